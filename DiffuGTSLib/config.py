@@ -1,0 +1,325 @@
+"""Every choice in one place: frozen dataclasses nested as the stages, presets by name, overrides by key.
+
+Order: defaults here → preset (one JSON a name, only what differs) → file → `--set inpainting.steps=30`.
+Where the paper is silent or could not be read, the default is our choice and the field says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.resources import resource_path
+
+
+def _require(condition: bool, key: str, expected: str, given: Any) -> None:
+    if not condition:
+        raise ConfigError(f"{key}: expected {expected}, got {given!r}.")
+
+
+@dataclass(frozen=True)
+class CanonicalConfig:
+    """The model's grid and intensities."""
+
+    spacing_mm: float = 2.0
+    """Isotropic voxel size. With `fit_multiple` only the aim, since the field of view decides."""
+    fit_multiple: int = 0
+    """0: keep `spacing_mm` and pad. Otherwise stretch the whole field of view onto a grid of multiples (MAISI: 128)."""
+    side_multiple: int = 4
+    """Pad every side to a multiple of this; the autoencoder halves twice."""
+    minimum_side: int = 64
+    """Pad shorter sides up to this many voxels: one window."""
+    ct_knots_hu: tuple[float, ...] = (-1000.0, 1000.0)
+    """HU of the rising intensity map; values beyond the ends are clipped (MAISI: -1000 to 1000)."""
+    ct_knots_unit: tuple[float, ...] = (0.0, 1.0)
+    """What those HU become."""
+    mr_percentiles: tuple[float, float] = (0.0, 99.5)
+    """MR intensities at these percentiles become 0 and 1 (MAISI's)."""
+    mr_clip: bool = False
+    """Whether MR intensities beyond the percentiles are clipped (MAISI: not)."""
+
+    def __post_init__(self) -> None:
+        _require(0.1 <= self.spacing_mm <= 20, "canonical.spacing_mm", "0.1 to 20 mm", self.spacing_mm)
+        _require(
+            self.fit_multiple >= 0 and self.fit_multiple % 32 == 0,
+            "canonical.fit_multiple",
+            "0 or a multiple of 32",
+            self.fit_multiple,
+        )
+        _require(
+            self.side_multiple >= 4 and self.side_multiple % 4 == 0,
+            "canonical.side_multiple",
+            "a multiple of 4",
+            self.side_multiple,
+        )
+        _require(
+            self.minimum_side >= 32 and self.minimum_side % 32 == 0,
+            "canonical.minimum_side",
+            "a multiple of 32",
+            self.minimum_side,
+        )
+        for name in ("ct_knots_hu", "ct_knots_unit", "mr_percentiles"):
+            knots = getattr(self, name)
+            rising = len(knots) >= 2 and all(a < b for a, b in itertools.pairwise(knots))
+            _require(rising, f"canonical.{name}", "at least two rising values", knots)
+        ends = (self.ct_knots_unit[0], self.ct_knots_unit[-1])
+        _require(ends == (0.0, 1.0), "canonical.ct_knots_unit", "a rise from 0 to 1", self.ct_knots_unit)
+        percent = len(self.mr_percentiles) == 2 and self.mr_percentiles[0] >= 0 and self.mr_percentiles[1] <= 100
+        _require(percent, "canonical.mr_percentiles", "two values from 0 to 100", self.mr_percentiles)
+        same = len(self.ct_knots_hu) == len(self.ct_knots_unit)
+        _require(same, "canonical.ct_knots_unit", f"{len(self.ct_knots_hu)} values, one a knot", self.ct_knots_unit)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen networks and how they are run over a scan."""
+
+    name: str = "mini"
+    """A model in Resources/Models, or a name in `DiffuGTSLib.backbones.BACKBONES`."""
+    folder: str = ""
+    """A model folder of your own (diffusers layout); empty: the bundled one of that name."""
+    class_label: dict[str, int] = field(default_factory=lambda: {"CT": 1, "MR": 8})
+    """MAISI's modality codes given to the denoiser."""
+    window_voxels: int = 64
+    """Side of the cubes in which a scan is encoded and decoded; cost is proportional to the scan."""
+    overlap: float = 0.25
+    """Share of a window that it has in common with its neighbor; blended with a Gaussian."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.window_voxels >= 32 and self.window_voxels % 16 == 0,
+            "backbone.window_voxels",
+            "a multiple of 16, at least 32",
+            self.window_voxels,
+        )
+        _require(0 <= self.overlap < 0.9, "backbone.overlap", "0 to 0.9", self.overlap)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The frozen sentence encoder."""
+
+    encoder: str = "minilm"
+    """A name in `DiffuGTSLib.text.encoder.ENCODERS`; built-in prompts come from its bank and need no text model."""
+    ensemble: bool = False
+    """Average several phrasings of each prompt. Paper not available to us; we chose the single sentence."""
+
+
+@dataclass(frozen=True)
+class MasksConfig:
+    """From a map to a mask."""
+
+    threshold: float = 0.5
+    """Abnormal share of the attention above which a voxel is a candidate (equal to argmax over two prompts)."""
+    rule: str = "fixed"
+    """"fixed", or "otsu": Otsu's threshold on the map where calibration drifts on unseen tumors."""
+    gate: float = 0.5
+    """Judge the scan normal, and stop, when its anomaly score is below this. 0: never."""
+    minimum_ml: float = 0.05
+    """Drop connected candidates smaller than this. Paper not available; the sketch dropped under 10 voxels."""
+    dilation_mm: float = 4.0
+    """Grow the candidate before repainting: the encoder's receptive field leaks tumor across its border."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.threshold < 1, "masks.threshold", "between 0 and 1", self.threshold)
+        _require(self.rule in ("fixed", "otsu"), "masks.rule", "'fixed' or 'otsu'", self.rule)
+        _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
+        _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)
+        _require(0 <= self.dilation_mm <= 50, "masks.dilation_mm", "0 to 50 mm", self.dilation_mm)
+
+
+@dataclass(frozen=True)
+class InpaintingConfig:
+    """Repainting the candidate as healthy tissue in latent space."""
+
+    steps: int = 10
+    """Denoising steps. MAISI's rectified flow uses 30, its DDPM 1000 (or DDIM 100)."""
+    resample: int = 1
+    """RePaint's resampling jumps a step; 1 means none, cost grows linearly."""
+    start: float = 1.0
+    """Noise level to start from; below 1 part of the tumor survives."""
+    seeds: int = 1
+    """Repaint with this many seeds and take the voxel-wise median, when the prior may paint the tumor back."""
+    margin_mm: float = 48.0
+    """Healthy context around the candidate that the denoiser sees."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.steps <= 1000, "inpainting.steps", "1 to 1000", self.steps)
+        _require(1 <= self.resample <= 50, "inpainting.resample", "1 to 50", self.resample)
+        _require(0 < self.start <= 1, "inpainting.start", "above 0, at most 1", self.start)
+        _require(1 <= self.seeds <= 32, "inpainting.seeds", "1 to 32", self.seeds)
+        _require(8 <= self.margin_mm <= 500, "inpainting.margin_mm", "8 to 500 mm", self.margin_mm)
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """What the repainting changed, and the refined mask from it."""
+
+    beta_pixel: float = 0.5
+    """Weight of the pixel residual (β1)."""
+    beta_feature: float = 0.5
+    """Weight of the feature residual (β2): the drop in abnormal attention."""
+    prior: float = 0.0
+    """Weight of the AOVA map itself in the fused map. Differs from the paper's form: ours, 0 turns it off."""
+    rule: str = "otsu"
+    """"otsu" inside the dilated candidate, or "fixed"."""
+    threshold: float = 0.5
+    """Used with the fixed rule."""
+
+    def __post_init__(self) -> None:
+        for name in ("beta_pixel", "beta_feature", "prior"):
+            _require(getattr(self, name) >= 0, f"residual.{name}", "0 or more", getattr(self, name))
+        _require(self.beta_pixel + self.beta_feature + self.prior > 0, "residual", "one weight above 0", 0)
+        _require(self.rule in ("fixed", "otsu"), "residual.rule", "'fixed' or 'otsu'", self.rule)
+        _require(0 < self.threshold < 1, "residual.threshold", "between 0 and 1", self.threshold)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where it runs."""
+
+    device: str = "auto"
+    """"auto" (CUDA when there is one, said in the record), "cpu", "cuda", "cuda:1"."""
+    precision: str = "float32"
+    """"float32", or "bfloat16" on CUDA. Half precision on most CPUs is a hundred times slower: refused there."""
+    seed: int = 0
+    """Every random draw follows from it."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precision in ("float32", "bfloat16"), "runtime.precision", "'float32' or 'bfloat16'", self.precision
+        )
+        _require(self.seed >= 0, "runtime.seed", "0 or more", self.seed)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration of one run; written beside every result."""
+
+    preset: str = "mini"
+    canonical: CanonicalConfig = field(default_factory=CanonicalConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    inpainting: InpaintingConfig = field(default_factory=InpaintingConfig)
+    residual: ResidualConfig = field(default_factory=ResidualConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, every key present."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+
+def presets() -> dict[str, str]:
+    """Return the bundled presets: name → one line of description."""
+    found = {}
+    for path in sorted(resource_path("Presets").glob("*.json")):
+        found[path.stem] = str(_read_json(path).get("description", ""))
+    return found
+
+
+def load_config(preset: str = "mini", file: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Resolve preset → file → overrides into one checked configuration.
+
+    Args:
+        preset: A name from `presets()`.
+        file: A JSON file of your own in the preset's form, read after the preset.
+        overrides: Strings "stage.key=value", applied last, in order.
+
+    Raises:
+        ConfigError: Unknown preset, stage or key ("did you mean"), or a value of the wrong type or range.
+    """
+    known = presets()
+    if preset not in known:
+        raise ConfigError(f"Unknown preset '{preset}'.", hint=did_you_mean(preset, known))
+    merged = _merged({}, _read_json(resource_path("Presets", f"{preset}.json")), f"preset {preset}")
+    if file is not None:
+        merged = _merged(merged, _read_json(file), str(file))
+    for override in overrides:
+        merged = _merged(merged, _parse_override(override), "--set")
+    config: Config = _build(Config, {**merged, "preset": preset}, "")
+    return config
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Rebuild a configuration from `Config.to_dict()`, for example from a result's record.
+
+    Raises:
+        ConfigError: As `load_config`.
+    """
+    config: Config = _build(Config, values, "")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"Configuration file {path} does not exist.") from None
+    except OSError as error:
+        raise ConfigError(f"Configuration file {path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"Configuration file {path} is not valid JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"Configuration file {path}: expected an object of stages, got {type(values).__name__}.")
+    return values
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in below.items()}
+    for key, value in above.items():
+        if key in ("description", "format", "preset"):
+            continue
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{origin}: '{key}' must hold an object of keys, got {value!r}.")
+        result.setdefault(key, {}).update(value)
+    return result
+
+
+def _parse_override(text: str) -> dict[str, dict[str, Any]]:
+    key, separator, value = text.partition("=")
+    stage, dot, name = key.strip().partition(".")
+    if not (separator and dot and stage and name):
+        raise ConfigError(
+            f"Cannot read the override '{text}'.", hint="write stage.key=value, as in inpainting.steps=30."
+        )
+    try:
+        return {stage: {name: json.loads(value)}}
+    except json.JSONDecodeError:
+        return {stage: {name: value}}
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path.rstrip('.') or 'configuration'}: expected an object of keys, got {values!r}.")
+    kinds = typing.get_type_hints(cls)
+    for key in values:
+        if key not in kinds:
+            raise ConfigError(f"Unknown configuration key '{path}{key}'.", hint=did_you_mean(key, kinds))
+    return cls(**{key: _converted(kinds[key], value, f"{path}{key}") for key, value in values.items()})
+
+
+def _converted(kind: Any, value: Any, path: str) -> Any:
+    """Turn a JSON value into a field's type, refusing what does not fit."""
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, f"{path}.")
+    origin = typing.get_origin(kind)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_converted(float, item, path) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(name): _converted(int, item, path) for name, item in value.items()}
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    expected = getattr(kind, "__name__", str(kind))
+    raise ConfigError(f"{path}: expected {expected}, got {value!r} ({type(value).__name__}).")

@@ -1,0 +1,29 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+from phantoms import Phantom, ct_phantom, mr_phantom
+
+
+@pytest.fixture(scope="session")
+def a_ct_phantom() -> Phantom:
+    """A trunk on a RAS grid of 2 mm with a lesion of known place and volume."""
+    return ct_phantom()
+
+
+@pytest.fixture(scope="session")
+def an_mr_phantom() -> Phantom:
+    """A head on a RAS grid of 2 mm with a lesion of known place and volume."""
+    return mr_phantom()
+
+
+@pytest.fixture
+def an_unchecked_library() -> Iterator[None]:
+    """The library as users meet it: without the type checks of these tests, which would refuse before it can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
