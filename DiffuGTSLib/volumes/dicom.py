@@ -1,0 +1,194 @@
+"""Chooses the one CT or MR series of a DICOM folder and refuses slices that do not make a box.
+
+GDCM groups and decodes; every check on positions is ours, since ITK turns gaps, tilts and repeated slices
+into a box of some average spacing. Positions are compared along the slice normal, so no frame is named here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from DiffuGTSLib.errors import GeometryError, InputError
+
+SCAN_MODALITIES = ("CT", "MR")
+GAP_TOLERANCE = 0.05
+"""How far a slice may lie from its even place, as a share of the slice distance."""
+DRIFT_TOLERANCE_MM = 0.1
+"""How far slice corners may stray sideways from the normal: beyond it the gantry was tilted."""
+DIRECTION_TOLERANCE = 1e-4
+"""Largest difference between direction cosines of slices of one orientation."""
+
+_NOT_A_BOX = "load it in 3D Slicer, which can straighten acquisitions, and save the volume as .nrrd."
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One file of a series as far as geometry goes; mm, in the patient frame of DICOM."""
+
+    file: str
+    position: NDArray[np.float64]
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+    grid: tuple[int, int, float, float]
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.file).name
+
+
+def series_files(folder: Path) -> tuple[list[str], str]:
+    """Return the files of the folder's one CT or MR series, in order along the slice normal, and its modality.
+
+    Segmentations, dose, structures and other objects beside the scan are passed over.
+
+    Raises:
+        InputError: If there is no CT or MR series, or more than one; each is listed.
+        GeometryError: If slices are missing, uneven, repeated, tilted, of several orientations or grids.
+    """
+    found = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)}
+    headers = {uid: _header(files[0]) for uid, files in found.items()}
+    scans = [uid for uid, header in headers.items() if _tag(header, "0008|0060") in SCAN_MODALITIES]
+    if len(scans) != 1:
+        listed = "; ".join(_described(uid, headers[uid], len(found[uid])) for uid in (scans or found))
+        wanted = "expected one CT or MR series"
+        raise InputError(
+            f"{folder}: {wanted}, got {len(scans)}: {listed}."
+            if listed
+            else f"{folder}: {wanted}, got no DICOM images.",
+            hint="pass a folder that holds the files of one series only.",
+            code="dicom_series",
+        )
+    modality = _tag(headers[scans[0]], "0008|0060")
+    slices = [_slice(file) for file in found[scans[0]]]
+    try:
+        return [s.file for s in _in_order(slices)], modality
+    except GeometryError as error:
+        raise GeometryError(f"{folder}: {error.message}", hint=error.hint) from None
+
+
+def _series(folder: Path) -> tuple[str, ...]:
+    uids: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    return uids
+
+
+def _header(file: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _tag(header: sitk.ImageFileReader, tag: str) -> str:
+    return header.GetMetaData(tag).strip(" \0") if header.HasMetaDataKey(tag) else ""
+
+
+def _described(uid: str, header: sitk.ImageFileReader, count: int) -> str:
+    return f"{_tag(header, '0008|0060')} '{_tag(header, '0008|103e')}' of {count} file(s), uid {uid}"
+
+
+def _slice(file: str) -> Slice:
+    header = _header(file)
+    size = header.GetSize()
+    if len(size) > 2 and size[2] > 1:
+        raise InputError(
+            f"{file} is a multi-frame DICOM file ({size[2]} frames); expected one file a slice.",
+            hint="load it in 3D Slicer and save the volume as .nrrd.",
+            code="dicom_multiframe",
+        )
+    if header.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{file} is a color image; expected one value a voxel.", hint="pass the original CT or MR series."
+        )
+    position = _numbers(header, "0020|0032", 3, file, "ImagePositionPatient")
+    cosines = _numbers(header, "0020|0037", 6, file, "ImageOrientationPatient")
+    vertical, horizontal = _numbers(header, "0028|0030", 2, file, "PixelSpacing").tolist()
+    return Slice(file, position, cosines[:3], cosines[3:], (size[0], size[1], horizontal, vertical))
+
+
+def _numbers(header: sitk.ImageFileReader, tag: str, count: int, file: str, name: str) -> NDArray[np.float64]:
+    parts = _tag(header, tag).split("\\")
+    try:
+        values = np.array([float(part) for part in parts])
+    except ValueError:
+        values = np.empty(0)
+    if len(values) != count or not np.isfinite(values).all():
+        raise GeometryError(
+            f"{file}: expected {count} numbers in {name} ({tag.replace('|', ',')}), got '{_tag(header, tag)}'.",
+            hint="export the series again; without it nobody knows where the slice lies.",
+        )
+    return values
+
+
+def _in_order(slices: list[Slice]) -> list[Slice]:
+    """Sort slices along their normal after checking that they stack to a box with perpendicular sides."""
+    first = slices[0]
+    if len(slices) < 2:
+        raise GeometryError(
+            f"{first.name} is a single slice; expected a series of at least 2.", hint="pass the whole series."
+        )
+    for other in slices[1:]:
+        if other.grid != first.grid:
+            raise GeometryError(
+                f"Slices of one series differ in size: {first.name} has columns, rows and mm {first.grid}, "
+                f"{other.name} has {other.grid}.",
+                hint="sort the images of each size into a folder of their own.",
+            )
+        turn = max(np.abs(other.row - first.row).max(), np.abs(other.column - first.column).max())
+        if turn > DIRECTION_TOLERANCE:
+            raise GeometryError(
+                f"Slices of one series have several orientations: {first.name} and {other.name} differ by {turn:.4g} in a "
+                f"direction cosine (allowed {DIRECTION_TOLERANCE:g}).",
+                hint="a localizer or reformat: sort the images of each orientation into a folder of their own.",
+            )
+    normal = np.cross(first.row, first.column)
+    ordered = sorted(slices, key=lambda s: float(s.position @ normal))
+    offsets = np.array([s.position - ordered[0].position for s in ordered])
+    _check_gaps(ordered, offsets @ normal)
+    _check_tilt(offsets, normal)
+    return ordered
+
+
+def _check_gaps(ordered: list[Slice], heights_mm: NDArray[np.float64]) -> None:
+    gaps = np.diff(heights_mm)
+    usual = float(np.median(gaps))
+    worst = int(np.argmin(gaps)) if gaps.min() <= 1e-3 else int(np.argmax(np.abs(gaps - usual)))
+    between = f"between {ordered[worst].name} and {ordered[worst + 1].name}, {heights_mm[worst]:.4g} mm into the series"
+    if gaps[worst] <= 1e-3:
+        raise GeometryError(
+            f"Several slices lie at one position: {between}.",
+            hint="time points, echoes or b-values: sort them into a folder each.",
+        )
+    even = np.linspace(0.0, heights_mm[-1], len(ordered))
+    if np.abs(heights_mm - even).max() <= GAP_TOLERANCE * usual:
+        return
+    missing = round(float(gaps[worst]) / usual) - 1
+    if missing >= 1:
+        raise GeometryError(
+            f"The series lacks {missing} slice(s): a gap of {gaps[worst]:.4g} mm where {usual:.4g} mm is usual, {between}.",
+            hint="export the whole series again.",
+        )
+    raise GeometryError(
+        f"Slices are unevenly spaced: {gaps.min():.4g} to {gaps.max():.4g} mm (allowed {GAP_TOLERANCE:.0%} of {usual:.4g} mm), "
+        f"worst {between}.",
+        hint=_NOT_A_BOX,
+    )
+
+
+def _check_tilt(offsets: NDArray[np.float64], normal: NDArray[np.float64]) -> None:
+    heights = offsets @ normal
+    drift = np.linalg.norm(offsets - np.outer(heights, normal), axis=1)
+    if drift.max() > DRIFT_TOLERANCE_MM:
+        worst = int(drift.argmax())
+        angle = np.degrees(np.arctan2(drift[worst], heights[worst]))
+        raise GeometryError(
+            f"The series is sheared (gantry tilt of about {angle:.1f} degrees): slices stray up to {drift.max():.4g} mm sideways, "
+            f"allowed {DRIFT_TOLERANCE_MM:g} mm.",
+            hint=_NOT_A_BOX,
+        )

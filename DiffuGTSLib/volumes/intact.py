@@ -1,0 +1,161 @@
+"""Refuses image files whose damage or silence ITK would pass over.
+
+Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
+sheared sform is replaced by the qform; a header without spacing or orientation gets 1 mm and an identity.
+Each of these would move or shrink a tumor without a word.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.volume import Geometry
+
+SPACING_TOLERANCE = 1e-3
+"""Largest relative difference between the two voxel sizes that a NIfTI header states (half a voxel in 512)."""
+
+_CHUNK_BYTES = 1 << 16
+_NIFTI1_BYTES = 348
+_NRRD_SPACES = {"LPS", "LAS", "RAS", "LEFT-POSTERIOR-SUPERIOR", "LEFT-ANTERIOR-SUPERIOR", "RIGHT-ANTERIOR-SUPERIOR"}
+
+
+def require_intact(path: Path) -> None:
+    """Refuse a NIfTI, NRRD or MetaImage file that is cut short, damaged, or silent about its place in the world.
+
+    Voxels in a second file (.nhdr, .mhd) are left to ITK, which notices when they are too few.
+
+    Raises:
+        InputError: If the file ends early or its compressed data fail their checksum.
+        GeometryError: If spacing or orientation are missing, sheared, singular or contradict each other.
+    """
+    with path.open("rb") as file:
+        name = path.name.lower()
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(file, path)
+        elif name.endswith((".nrrd", ".nhdr")):
+            _check_nrrd(file, path)
+        else:
+            _check_metaimage(file, path)
+
+
+def _check_nifti(file: BinaryIO, path: Path) -> None:
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    if packed:
+        header, length = _unpack(file, path)
+    else:
+        header, length = file.read(_NIFTI1_BYTES), path.stat().st_size
+    order = next(
+        (o for o in "<>" if len(header) == _NIFTI1_BYTES and struct.unpack_from(f"{o}i", header)[0] == 348), ""
+    )
+    if not order:
+        raise InputError(
+            f"{path} is not a NIfTI-1 file: its header is missing or damaged.", hint=_COPY_AGAIN, code="unreadable"
+        )
+    count, *sides = struct.unpack_from(f"{order}8h", header, 40)
+    (bits,) = struct.unpack_from(f"{order}h", header, 72)
+    (first,) = struct.unpack_from(f"{order}f", header, 108)
+    expected = int(first) + int(np.prod(np.maximum(sides[:count], 1), dtype=np.int64)) * bits // 8
+    if length < expected:
+        raise _ends_early(path, f"expected {expected} bytes, got {length}")
+    qform, sform = struct.unpack_from(f"{order}2h", header, 252)
+    if qform <= 0 and sform <= 0:
+        raise _no_place(path, "qform_code and sform_code are both 0")
+    if sform > 0 and count >= 3:
+        matrix = np.vstack([np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4)), [0, 0, 0, 1]])
+        _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
+
+
+def _check_sform(path: Path, matrix: np.ndarray, pixdim: np.ndarray) -> None:
+    try:
+        spacing = np.array(Geometry((1, 1, 1), matrix).spacing_mm)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", hint=error.hint) from None
+    if np.abs(spacing / np.maximum(pixdim, 1e-6) - 1).max() > SPACING_TOLERANCE:
+        raise GeometryError(
+            f"{path} states two voxel sizes: {np.round(pixdim, 5).tolist()} mm (pixdim) and "
+            f"{np.round(spacing, 5).tolist()} mm (sform).",
+            hint="find out which is right and write the file again; volumes in ml would be wrong.",
+        )
+
+
+def _check_nrrd(file: BinaryIO, path: Path) -> None:
+    fields = {}
+    for raw in file:
+        line = raw.decode("utf-8", errors="replace").strip()
+        if not line:
+            break
+        if match := re.match(r"([^#:=][^:=]*): (.*)", line):
+            fields[match[1].lower()] = match[2]
+    missing = [name for name in ("space", "space directions", "space origin") if name not in fields]
+    if fields.get("dimension") != "3":
+        return  # the reader refuses it, for the better reason
+    if missing:
+        raise _no_place(path, f"the header has no '{missing[0]}'")
+    if fields["space"].upper() not in _NRRD_SPACES:
+        raise _no_place(
+            path, f"its space is '{fields['space']}', expected one of left/right-posterior/anterior-superior"
+        )
+    attached = "data file" not in fields and "datafile" not in fields
+    if attached and fields.get("encoding", "") in ("gzip", "gz"):
+        _unpack(file, path)
+
+
+def _check_metaimage(file: BinaryIO, path: Path) -> None:
+    fields = {}
+    for raw in file:
+        key, _, value = raw.decode("utf-8", errors="replace").partition("=")
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    if fields.get("NDims") != "3":
+        return
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():
+        raise _no_place(path, "the header has no 'ElementSpacing'")
+    if not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
+        raise _no_place(path, "the header has no 'TransformMatrix'")
+    if fields.get("ElementDataFile") == "LOCAL" and fields.get("CompressedData") == "True":
+        _unpack(file, path)
+
+
+def _unpack(file: BinaryIO, path: Path) -> tuple[bytes, int]:
+    """Unpack a gzip or zlib stream to its end; return its first bytes and its length. Checksums are compared."""
+    header, length = b"", 0
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
+    try:
+        while chunk := file.read(_CHUNK_BYTES):
+            while chunk:
+                if decoder.eof:  # gzip allows several members one after the other
+                    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+                data = decoder.decompress(chunk)
+                header = header if len(header) >= _NIFTI1_BYTES else (header + data)[:_NIFTI1_BYTES]
+                length += len(data)
+                chunk = decoder.unused_data.lstrip(b"\0")
+    except zlib.error as error:
+        raise InputError(
+            f"{path} is damaged: its compressed data do not unpack ({error}).", hint=_COPY_AGAIN, code="unreadable"
+        ) from None
+    if not decoder.eof:
+        raise _ends_early(path, f"its compressed data stop after {length} unpacked bytes")
+    return header, length
+
+
+_COPY_AGAIN = "copy or export the file again."
+
+
+def _ends_early(path: Path, found: str) -> InputError:
+    return InputError(f"{path} ends early: {found}.", hint=_COPY_AGAIN, code="unreadable")
+
+
+def _no_place(path: Path, found: str) -> GeometryError:
+    return GeometryError(
+        f"{path} does not say where its voxels lie: {found}.",
+        hint="write it again with spacing and orientation, for example from 3D Slicer.",
+    )

@@ -1,0 +1,254 @@
+"""Scans and masks from and to files. The only place in the library that knows LPS and (k, j, i).
+
+SimpleITK does the file work: NIfTI, NRRD, MetaImage, and DICOM folders. Its world is LPS and its numpy
+arrays run (k, j, i); ours is RAS and (i, j, k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes.dicom import series_files
+from DiffuGTSLib.volumes.intact import require_intact
+from DiffuGTSLib.volumes.volume import Geometry, Volume, require_same_grid
+
+READ_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_FLOAT32_EXACT = 1 << 24
+_NEOPLASM = (
+    "Segmentation category and type - DICOM master list"
+    "~SCT^49755003^Morphologically Altered Structure~SCT^108369006^Neoplasm~^^"
+    "~Anatomic codes - DICOM master list~^^~^^"
+)
+
+
+def read_volume(path: Path | str) -> Volume:
+    """Read a scan from a NIfTI, NRRD or MetaImage file, or from a folder that holds one DICOM series.
+
+    Voxels become float32: whole numbers are kept exactly (refused where float32 could not), float64 is
+    rounded. Slope and intercept of NIfTI and DICOM are applied. The modality is known for DICOM only.
+
+    Raises:
+        InputError: If the path is missing, of unknown format, damaged, or not one value a voxel in 3D.
+        GeometryError: If the file's axes are sheared, singular or unstated, or DICOM slices do not make a box.
+    """
+    path = Path(path)
+    image, modality = _read(path)
+    voxels = np.transpose(sitk.GetArrayViewFromImage(image))
+    if (
+        voxels.dtype.kind in "iu"
+        and voxels.itemsize > 2
+        and max(-int(voxels.min()), int(voxels.max())) > _FLOAT32_EXACT
+    ):
+        raise InputError(
+            f"{path} holds whole numbers from {voxels.min()} to {voxels.max()}; beyond ±{_FLOAT32_EXACT} they cannot be kept exactly.",
+            hint="check for a padding value, and write the scan as 16-bit or floating point.",
+        )
+    return Volume(voxels.astype(np.float32), _geometry(image, path), modality)
+
+
+def read_mask(path: Path | str, like: Geometry) -> Volume:
+    """Read a mask on the scan's own grid as uint8: every label above 0 becomes 1.
+
+    Raises:
+        InputError: As `read_volume`; also if voxels are not the whole numbers 0, 1, 2…
+        GeometryError: If the mask lies on another grid than the scan.
+    """
+    path = Path(path)
+    image, _ = _read(path)
+    voxels = np.transpose(sitk.GetArrayViewFromImage(image))
+    if voxels.min() < 0 or not np.array_equal(voxels, np.round(voxels)):
+        raise InputError(
+            f"{path} is not a mask: expected the labels 0, 1, 2…, got values from {voxels.min()} to {voxels.max()}.",
+            hint="was the scan given in place of its mask, or a probability map?",
+            code="not_a_mask",
+        )
+    require_same_grid(like, _geometry(image, path), "mask")
+    return Volume((voxels > 0).astype(np.uint8), like)
+
+
+def write_volume(volume: Volume, path: Path | str) -> None:
+    """Write voxels, in their own type, and their grid to .nii.gz, .nii, .nrrd or .mha.
+
+    NIfTI keeps the matrix as float32: a grid comes back within 1e-4 mm, from the others within 1e-9 mm.
+
+    Raises:
+        InputError: If the suffix is another one.
+        StorageError: If the folder is missing or not writable, or the disk is full. Nothing is left behind.
+    """
+    _write(_image(volume), Path(path), WRITTEN_SUFFIXES)
+
+
+def write_segmentation(mask: Volume, path: Path | str, segment_name: str, color: tuple[float, float, float]) -> None:
+    """Write a mask as a 3D Slicer segmentation (.seg.nrrd) of one neoplasm segment, marked as in progress.
+
+    Args:
+        mask: 0 and 1.
+        path: Ends in .seg.nrrd.
+        segment_name: What Slicer shows; may be in any language.
+        color: Red, green, blue, each 0 to 1.
+
+    Raises:
+        InputError: If the suffix, the name, the color or the mask's values are not as above.
+        StorageError: As `write_volume`.
+    """
+    if not segment_name.strip() or min(color) < 0 or max(color) > 1:
+        raise InputError(f"Expected a segment name and a color of 0 to 1, got '{segment_name}' and {color}.")
+    if not np.isin(mask.array, (0, 1)).all():
+        raise InputError(
+            f"Expected a mask of 0 and 1, got values from {mask.array.min()} to {mask.array.max()}.", code="not_a_mask"
+        )
+    image = _image(mask.with_array(mask.array.astype(np.uint8)))
+    extent = " ".join(f"0 {side - 1}" for side in mask.geometry.shape)
+    header = {
+        "Segment0_ID": "Segment_1",
+        "Segment0_Name": " ".join(segment_name.split()),
+        "Segment0_NameAutoGenerated": "0",
+        "Segment0_Color": " ".join(f"{channel:.6g}" for channel in color),
+        "Segment0_ColorAutoGenerated": "0",
+        "Segment0_LabelValue": "1",
+        "Segment0_Layer": "0",
+        "Segment0_Extent": extent,
+        "Segment0_Tags": f"Segmentation.Status:inprogress|TerminologyEntry:{_NEOPLASM}|",
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",  # read by Slicer before 5.2
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    for key, value in header.items():
+        image.SetMetaData(key, value)
+    _write(image, Path(path), (".seg.nrrd",))
+
+
+def _read(path: Path) -> tuple[sitk.Image, str | None]:
+    """Return a 3D image of one value a voxel, and the modality where the file states it."""
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist.", hint="check the spelling and that the disk is connected.", code="missing"
+        )
+    modality = None
+    try:
+        with _quiet():
+            if path.is_dir():
+                files, modality = series_files(path)
+                image = _read_series(files)
+            else:
+                _require_suffix(path, READ_SUFFIXES)
+                require_intact(path)
+                image = _read_file(path)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", code="unreadable") from error
+    return image, modality
+
+
+def _read_series(files: list[str]) -> sitk.Image:
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    # Without it the first slice's type would cut the fractions off later slices with another rescale slope.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    image: sitk.Image = reader.Execute()
+    return image
+
+
+def _read_file(path: Path) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    size = reader.GetSize()
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{path}: expected one value a voxel, got {kind} ({reader.GetNumberOfComponents()} a voxel).",
+            code="components",
+        )
+    if len(size) != 3:
+        raise GeometryError(
+            f"{path}: expected a 3D scan, got {len(size)} dimensions of {size} voxels.",
+            hint="save one 3D volume of it, for example one time point.",
+        )
+    image: sitk.Image = reader.Execute()
+    return image
+
+
+def _unreadable(path: Path, error: RuntimeError) -> InputError:
+    if "orthonormal" in str(error) or "determinant" in str(error):
+        return GeometryError(
+            f"{path}: the voxel axes are sheared or singular; expected perpendicular axes.",
+            hint="resample the scan to an orthogonal grid first, or export it again.",
+        )
+    return InputError(
+        f"{path} cannot be read: {_last_line(error)}", hint="copy or export the file again.", code="unreadable"
+    )
+
+
+def _require_suffix(path: Path, known: tuple[str, ...]) -> str:
+    suffix = next((s for s in known if path.name.lower().endswith(s)), None)
+    if suffix is None:
+        hint = "for DICOM pass the folder of the series." if path.suffix.lower() in (".dcm", ".ima", "") else ""
+        raise InputError(f"{path}: unknown suffix; expected {', '.join(known)}.", hint=hint, code="suffix")
+    return suffix
+
+
+def _geometry(image: sitk.Image, path: Path) -> Geometry:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    try:
+        return Geometry(image.GetSize(), _LPS_TO_RAS @ matrix)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", hint=error.hint) from None
+
+
+def _image(volume: Volume) -> sitk.Image:
+    array: NDArray[Any] = volume.array
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    elif array.dtype == np.float16:
+        array = array.astype(np.float32)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.transpose(array)))
+    matrix = _LPS_TO_RAS @ volume.geometry.ijk_to_ras
+    image.SetOrigin(matrix[:3, 3].tolist())
+    image.SetSpacing(volume.geometry.spacing_mm)
+    image.SetDirection((_LPS_TO_RAS[:3, :3] @ volume.geometry.direction).ravel().tolist())
+    return image
+
+
+def _write(image: sitk.Image, path: Path, known: tuple[str, ...]) -> None:
+    """Write and check what arrived on the disk before the file gets its name."""
+    _require_suffix(path, known)
+    with whole_file(path) as temporary:
+        try:
+            with _quiet():
+                sitk.WriteImage(image, str(temporary), useCompression=True)
+            require_intact(temporary)  # ITK's NIfTI writer says nothing when the disk is full
+        except (RuntimeError, InputError) as error:
+            raise OSError(_last_line(error)) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ITK's warnings off the console: what matters in them is refused by our own checks."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -1,0 +1,188 @@
+"""DICOM folders: one series becomes one box, or is refused with the reason and the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from phantoms import Phantom, grid, write_dicom
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes.volume import Geometry, Volume
+
+
+@pytest.fixture
+def a_small_ct() -> Volume:
+    """Five by six by seven voxels of distinct HU on an oblique grid of 0.7 x 0.7 x 2.5 mm."""
+    geometry = grid((5, 6, 7), (0.7, 0.7, 2.5), np.diag([-1.0, -1.0, 1.0]), degrees=(12, -7, 21))
+    return Volume(np.arange(210, dtype=np.int16).reshape(5, 6, 7) - 1000, geometry, "CT")
+
+
+def _placed(scan: Volume, k: int, moved_mm: tuple[float, float, float]) -> dict[str, str]:
+    """Return the ImagePositionPatient tag of slice k, moved along (i, j, k)."""
+    ras = scan.geometry.to_ras(np.array([0, 0, k])) + scan.geometry.direction @ moved_mm
+    return {"0020|0032": "\\".join(f"{v:.10g}" for v in ras * (-1, -1, 1))}
+
+
+def test_a_series_comes_back_exactly_whatever_the_order_of_its_names(tmp_path: Path, a_small_ct: Volume) -> None:
+    write_dicom(a_small_ct, tmp_path)
+    scan = read_volume(tmp_path)
+    assert np.array_equal(scan.array, a_small_ct.array)
+    assert scan.array.dtype == np.float32
+    assert np.abs(scan.geometry.ijk_to_ras - a_small_ct.geometry.ijk_to_ras).max() <= 1e-4
+    assert scan.modality == "CT"
+
+
+def test_the_modality_of_mr_is_known_too(tmp_path: Path, an_mr_phantom: Phantom) -> None:
+    crop = an_mr_phantom.scan.array[20:30, 20:30, 20:24]
+    write_dicom(Volume(crop, grid(crop.shape), "MR"), tmp_path)
+    assert read_volume(tmp_path).modality == "MR"
+
+
+def test_rescale_slope_and_intercept_are_applied_slice_by_slice(tmp_path: Path, a_small_ct: Volume) -> None:
+    slopes = [1.0, 1.5, 2.0, 0.25, 1.0, 3.0, 1.0]
+    native = np.broadcast_to(np.array(slopes) * 10 - 4, (5, 6, 7))  # 10 is stored in every voxel
+    tags = {k: {"0028|1053": str(slope), "0028|1052": "-4"} for k, slope in enumerate(slopes)}
+    write_dicom(a_small_ct.with_array(native), tmp_path, slice_tags=tags)
+    # The first slice's values are whole; the fraction of the fourth must not be lost.
+    assert read_volume(tmp_path).array[0, 0].tolist() == [6, 11, 16, -1.5, 6, 26, 6]
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(InputError, match="expected one CT or MR series, got no DICOM images") as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "dicom_series"
+
+
+def test_two_series_are_refused_with_what_each_is(tmp_path: Path, a_small_ct: Volume) -> None:
+    write_dicom(a_small_ct, tmp_path)
+    write_dicom(a_small_ct, tmp_path, {"0008|103e": "Bone kernel"}, series=2)
+    with pytest.raises(InputError, match="expected one CT or MR series, got 2") as caught:
+        read_volume(tmp_path)
+    assert "CT 'Series 1' of 7 file(s), uid 1.2.826.0.1.3680043.2.1125.99.1" in caught.value.message
+    assert "CT 'Bone kernel' of 7 file(s)" in caught.value.message
+    assert "one series only" in caught.value.hint
+
+
+def test_other_objects_beside_the_scan_are_passed_over_but_are_no_scan_themselves(
+    tmp_path: Path, a_small_ct: Volume
+) -> None:
+    write_dicom(a_small_ct, tmp_path / "both")
+    write_dicom(a_small_ct, tmp_path / "both", {"0008|0060": "PT"}, series=2)
+    assert np.array_equal(read_volume(tmp_path / "both").array, a_small_ct.array)
+    write_dicom(a_small_ct, tmp_path / "alone", {"0008|0060": "PT"})
+    with pytest.raises(InputError, match="expected one CT or MR series, got 0: PT 'Series 1' of 7"):
+        read_volume(tmp_path / "alone")
+
+
+def test_a_missing_slice_is_refused_with_its_place(tmp_path: Path, a_small_ct: Volume) -> None:
+    files = write_dicom(a_small_ct, tmp_path)
+    files[4].unlink()
+    with pytest.raises(GeometryError, match="lacks 1 slice") as caught:
+        read_volume(tmp_path)
+    assert "a gap of 5 mm where 2.5 mm is usual" in caught.value.message
+    assert f"between {files[3].name} and {files[5].name}, 7.5 mm into the series" in caught.value.message
+
+
+def test_uneven_slices_are_refused_and_rounded_positions_are_not(tmp_path: Path, a_small_ct: Volume) -> None:
+    write_dicom(a_small_ct, tmp_path, slice_tags={3: _placed(a_small_ct, 3, (0, 0, 0.1))})  # 4 % of the distance
+    assert read_volume(tmp_path).geometry.spacing_mm[2] == pytest.approx(2.5, abs=1e-6)
+    files = write_dicom(a_small_ct, tmp_path, slice_tags={3: _placed(a_small_ct, 3, (0, 0, 0.4))})
+    with pytest.raises(GeometryError, match=r"unevenly spaced: 2\.1 to 2\.9 mm \(allowed 5% of 2\.5 mm\)") as caught:
+        read_volume(tmp_path)
+    assert files[3].name in caught.value.message
+
+
+def test_slices_at_one_position_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:
+    files = write_dicom(a_small_ct, tmp_path, slice_tags={3: _placed(a_small_ct, 2, (0, 0, 0))})
+    with pytest.raises(GeometryError, match="Several slices lie at one position: between") as caught:
+        read_volume(tmp_path)
+    assert files[2].name in caught.value.message
+    assert "5 mm into the series" in caught.value.message
+
+
+def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path: Path, a_small_ct: Volume) -> None:
+    step = 2.5 * np.tan(np.radians(15))
+    write_dicom(a_small_ct, tmp_path, slice_tags={k: _placed(a_small_ct, k, (0, k * step, 0)) for k in range(7)})
+    with pytest.raises(GeometryError, match=r"sheared \(gantry tilt of about 15\.0 degrees\)") as caught:
+        read_volume(tmp_path)
+    assert "up to 4.019 mm sideways, allowed 0.1 mm" in caught.value.message
+
+
+def test_several_orientations_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:
+    write_dicom(a_small_ct, tmp_path, slice_tags={0: {"0020|0037": "1\\0\\0\\0\\1\\0"}})
+    with pytest.raises(GeometryError, match=r"several orientations: .* differ by .* in a direction cosine"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("other", [grid((5, 5, 1), (0.7, 0.7, 2.5)), grid((5, 6, 1), (0.8, 0.7, 2.5))])
+def test_several_sizes_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume, other: Geometry) -> None:
+    files = write_dicom(a_small_ct, tmp_path)
+    (odd,) = write_dicom(Volume(np.zeros(other.shape), other, "CT"), tmp_path / "odd")
+    odd.replace(files[3])
+    with pytest.raises(GeometryError, match=r"differ in size: .* has columns, rows and mm \(5, "):
+        read_volume(tmp_path)
+
+
+def test_a_single_slice_is_refused(tmp_path: Path, a_small_ct: Volume) -> None:
+    for file in write_dicom(a_small_ct, tmp_path)[1:]:
+        file.unlink()
+    with pytest.raises(GeometryError, match=r"s1_007\.dcm is a single slice; expected a series of at least 2"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"0020|0032": ""}, r"expected 3 numbers in ImagePositionPatient \(0020,0032\), got"),
+        ({"0020|0037": "1\\0\\0"}, r"expected 6 numbers in ImageOrientationPatient \(0020,0037\), got"),
+    ],
+)
+def test_slices_without_a_place_are_refused(
+    tmp_path: Path, a_small_ct: Volume, tags: dict[str, str], message: str
+) -> None:
+    for file in write_dicom(a_small_ct, tmp_path):
+        _without_place(file, tags)
+    with pytest.raises(GeometryError, match=message):
+        read_volume(tmp_path)
+
+
+def _without_place(file: Path, tags: dict[str, str]) -> None:
+    """Blank a value inside the file, since the writer would put a default of its own."""
+    content = file.read_bytes()
+    for tag, text in tags.items():
+        group, element = (bytes.fromhex(part)[::-1] for part in tag.split("|"))
+        start = content.index(group + element)
+        length = int.from_bytes(content[start + 4 : start + 8], "little")
+        value = text.encode().ljust(length)
+        content = content[: start + 8] + value + content[start + 8 + length :]
+    file.write_bytes(content)
+
+
+def test_a_multi_frame_file_is_refused(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.zeros((3, 4, 5), dtype=np.int16))
+    image.SetMetaData("0008|0060", "CT")
+    sitk.WriteImage(image, str(tmp_path / "frames.dcm"))
+    with pytest.raises(InputError, match=r"frames\.dcm is a multi-frame DICOM file \(3 frames\)") as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "dicom_multiframe"
+
+
+def test_a_color_image_is_refused(tmp_path: Path) -> None:
+    image = sitk.GetImageFromArray(np.zeros((4, 5, 3), dtype=np.uint8), isVector=True)
+    image.SetMetaData("0008|0060", "MR")
+    sitk.WriteImage(image, str(tmp_path / "color.dcm"))
+    with pytest.raises(InputError, match=r"color\.dcm is a color image; expected one value a voxel"):
+        read_volume(tmp_path)
+
+
+def test_a_slice_whose_voxels_are_cut_off_is_refused(tmp_path: Path, a_small_ct: Volume) -> None:
+    files = write_dicom(a_small_ct, tmp_path)
+    content = files[3].read_bytes()
+    files[3].write_bytes(content[:-30])
+    with pytest.raises(InputError):
+        read_volume(tmp_path)

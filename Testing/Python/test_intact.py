@@ -1,0 +1,168 @@
+"""Damage and silence that ITK would pass over."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantoms import grid
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.intact import require_intact
+from DiffuGTSLib.volumes.io import read_volume, write_volume
+from DiffuGTSLib.volumes.volume import Volume
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+@pytest.fixture
+def a_noisy_scan() -> Volume:
+    """Noise, which cannot be compressed away."""
+    return Volume(np.random.default_rng(0).normal(size=(20, 22, 24)).astype(np.float32), grid((20, 22, 24)))
+
+
+def _nifti(path: Path, scan: Volume, edits: dict[int, bytes]) -> Path:
+    write_volume(scan, path)
+    content = bytearray(path.read_bytes())
+    for start, new in edits.items():
+        content[start : start + len(new)] = new
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_whole_file_passes(tmp_path: Path, a_noisy_scan: Volume, suffix: str) -> None:
+    write_volume(a_noisy_scan, tmp_path / f"scan{suffix}")
+    require_intact(tmp_path / f"scan{suffix}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.999])
+def test_a_file_cut_short_is_refused(tmp_path: Path, a_noisy_scan: Volume, suffix: str, share: float) -> None:
+    path = tmp_path / f"scan{suffix}"
+    write_volume(a_noisy_scan, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"ends early") as caught:
+        read_volume(path)
+    assert caught.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_damage_in_the_middle_of_compressed_voxels_is_refused(
+    tmp_path: Path, a_noisy_scan: Volume, suffix: str
+) -> None:
+    path = tmp_path / f"scan{suffix}"
+    write_volume(a_noisy_scan, path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged: its compressed data do not unpack"):
+        read_volume(path)
+
+
+def test_a_whole_gzip_stream_that_holds_too_few_voxels_is_refused(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    write_volume(a_noisy_scan, tmp_path / "scan.nii")
+    content = (tmp_path / "scan.nii").read_bytes()
+    assert len(content) == 352 + 4 * 20 * 22 * 24 == 42592
+    (tmp_path / "scan.nii.gz").write_bytes(gzip.compress(content[:-1]))
+    with pytest.raises(InputError, match="expected 42592 bytes, got 42591"):
+        read_volume(tmp_path / "scan.nii.gz")
+
+
+def test_gzip_in_several_members_and_with_padding_is_one_file(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    write_volume(a_noisy_scan, tmp_path / "scan.nii")
+    content = (tmp_path / "scan.nii").read_bytes()
+    (tmp_path / "two.nii.gz").write_bytes(gzip.compress(content[:100]) + gzip.compress(content[100:]) + bytes(64))
+    assert np.array_equal(read_volume(tmp_path / "two.nii.gz").array, a_noisy_scan.array)
+
+
+def test_a_big_endian_nifti_is_read(tmp_path: Path) -> None:
+    header = bytearray(352)
+    struct.pack_into(">i", header, 0, 348)
+    struct.pack_into(">8h", header, 40, 3, 2, 1, 1, 1, 1, 1, 1)
+    struct.pack_into(">2h", header, 70, 4, 16)
+    struct.pack_into(">8f", header, 76, 1, 2, 3, 4, 1, 1, 1, 1)
+    struct.pack_into(">f", header, 108, 352)
+    struct.pack_into(">2h", header, 252, 0, 1)
+    struct.pack_into(">12f", header, 280, 2, 0, 0, 5, 0, 3, 0, 6, 0, 0, 4, 7)
+    header[344:348] = b"n+1\0"
+    (tmp_path / "big.nii").write_bytes(header + struct.pack(">2h", 300, -300))
+    scan = read_volume(tmp_path / "big.nii")
+    assert scan.array.ravel().tolist() == [300, -300]
+    assert scan.geometry.ijk_to_ras.tolist() == [[2, 0, 0, 5], [0, 3, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1]]
+    (tmp_path / "big.nii").write_bytes(header + b"\0")
+    with pytest.raises(InputError, match="expected 356 bytes, got 353"):
+        require_intact(tmp_path / "big.nii")
+
+
+def test_a_file_that_is_no_nifti_is_refused(tmp_path: Path) -> None:
+    for content in (b"", bytes(400)):
+        (tmp_path / "scan.nii").write_bytes(content)
+        with pytest.raises(InputError, match="is not a NIfTI-1 file"):
+            require_intact(tmp_path / "scan.nii")
+
+
+def test_a_nifti_without_orientation_is_refused(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    path = _nifti(tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", 0, 0)})
+    with pytest.raises(GeometryError, match="does not say where its voxels lie: qform_code and sform_code are both 0"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("qform", [0, 1])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((2, 0.6, 0, 0), r"scan\.nii: The voxel axes are sheared"),
+        ((0, 0, 0, 0), r"scan\.nii: The ijk_to_ras matrix is singular"),
+        ((3, 0, 0, 0), r"states two voxel sizes: \[2.0, 2.0, 2.0\] mm \(pixdim\) and \[3.0, 2.0, 2.0\] mm \(sform\)"),
+    ],
+    ids=["sheared", "singular", "contradiction"],
+)
+def test_a_bad_sform_is_refused_even_where_itk_would_take_the_qform(
+    tmp_path: Path, a_noisy_scan: Volume, qform: int, row: tuple[float, ...], message: str
+) -> None:
+    sform = struct.pack("<12f", *row, 0, 2, 0, 0, 0, 0, 2, 0)
+    path = _nifti(tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", qform, 1), 280: sform})
+    with pytest.raises(GeometryError, match=message):
+        read_volume(path)
+
+
+def test_a_nifti_with_a_qform_only_is_read(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    path = _nifti(tmp_path / "scan.nii", a_noisy_scan, {254: struct.pack("<h", 0), 280: bytes(48)})
+    assert read_volume(path).geometry.difference(a_noisy_scan.geometry) == ""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pattern", "missing"),
+    [
+        (".nrrd", rb"space: .*\n", "the header has no 'space'"),
+        (".nrrd", rb"space directions: .*\n", "the header has no 'space directions'"),
+        (".nrrd", rb"space origin: .*\n", "the header has no 'space origin'"),
+        (".mha", rb"ElementSpacing = .*\n", "the header has no 'ElementSpacing'"),
+        (".mha", rb"TransformMatrix = .*\n", "the header has no 'TransformMatrix'"),
+    ],
+)
+def test_a_header_without_spacing_or_orientation_is_refused_and_gets_no_default(
+    tmp_path: Path, a_noisy_scan: Volume, suffix: str, pattern: bytes, missing: str
+) -> None:
+    path = tmp_path / f"scan{suffix}"
+    write_volume(a_noisy_scan, path)
+    changed, count = re.subn(pattern, b"", path.read_bytes(), count=1)
+    assert count == 1
+    path.write_bytes(changed)
+    with pytest.raises(GeometryError, match=missing):
+        read_volume(path)
+
+
+def test_a_space_that_is_not_of_the_patient_is_refused(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    path = tmp_path / "scan.nrrd"
+    write_volume(a_noisy_scan, path)
+    path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", b"3D-right-handed"))
+    with pytest.raises(GeometryError, match="its space is '3D-right-handed', expected one of"):
+        read_volume(path)
