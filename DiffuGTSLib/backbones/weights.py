@@ -1,0 +1,147 @@
+"""Model folders in the diffusers layout: strict, checksummed, safetensors only.
+
+    model_index.json             which class each subfolder holds
+    checksums.json               SHA-256 of every weight file
+    autoencoder/  denoiser/  aova/    config.json + diffusion_pytorch_model.safetensors
+    scheduler/                   scheduler_config.json
+
+diffusers' own `from_pretrained` fills missing tensors at random and only warns; ours refuses.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.storage import whole_file
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+CHECKSUMS_FILE = "checksums.json"
+
+Module = TypeVar("Module", bound=ModelMixin)
+
+
+def load_module(kind: type[Module], folder: Path) -> Module:
+    """Build a module from its `config.json` and fill it with exactly its weights, as float32, frozen.
+
+    Raises:
+        WeightsError: If a file is missing or unreadable, or a tensor is missing, unexpected or of another shape.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != kind.__name__:
+        raise WeightsError(f"{folder} holds a {config.get('_class_name')}; expected a {kind.__name__}.")
+    module: Module = kind.from_config(config)
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.") from None
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path} is not a complete safetensors file: {error}.", hint="copy it again; it was cut off or altered."
+        ) from error
+    load_strictly(module, tensors, str(path))
+    return freeze(module)
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
+    """Load tensors, as float32; every one that is missing, unexpected or misshapen is an error.
+
+    Raises:
+        WeightsError: Naming the first five of each and how many there are.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name}: {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if tensors[name].shape != own[name].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    words = [f"{len(names)} tensors {word} ({', '.join(names[:5])})" for word, names in faults.items() if names]
+    if words:
+        raise WeightsError(
+            f"{origin} does not fit {type(module).__name__}: {'; '.join(words)}.",
+            hint="the weights belong to another network or configuration.",
+        )
+    module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()})
+
+
+def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write `config.json` and the weights; half precision halves the file and is widened again on loading."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_config(folder)
+    tensors = {
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    with whole_file(folder / WEIGHTS_FILE) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+
+
+def write_checksums(model_folder: Path) -> None:
+    """Write the SHA-256 of every weight file below a model folder."""
+    sums = {path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(model_folder.rglob("*.safetensors"))}
+    with whole_file(model_folder / CHECKSUMS_FILE) as temporary:
+        temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+
+
+def verify_checksums(model_folder: Path) -> dict[str, str]:
+    """Return file → SHA-256 of a model folder after comparing every file with `checksums.json`.
+
+    Raises:
+        WeightsError: If the folder or a file is missing, or a file is not the one that was published.
+    """
+    if not model_folder.is_dir():
+        raise WeightsError(f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.")
+    expected = read_json(model_folder / CHECKSUMS_FILE)
+    for name, digest in expected.items():
+        path = model_folder / name
+        if not path.is_file():
+            raise WeightsError(f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.")
+        given = sha256(path)
+        if given != digest:
+            raise WeightsError(
+                f"{path} is not the published file: SHA-256 expected {digest[:12]}…, got {given[:12]}….",
+                hint="copy it again; it was cut off or altered.",
+                code="weights_hash",
+            )
+    return {str(name): str(digest) for name, digest in expected.items()}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a model folder.
+
+    Raises:
+        WeightsError: If it is missing or not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing.", hint="fetch or copy the whole model folder.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}.", hint="copy the model folder again.") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} holds a {type(values).__name__}; expected an object.")
+    return values
+
+
+def freeze(module: Module) -> Module:
+    """Return the module in evaluation mode, its parameters without gradient."""
+    module.eval()
+    module.requires_grad_(False)
+    return module

@@ -1,0 +1,70 @@
+"""A scan in windows: encoded and decoded piece by piece, blended with a Gaussian, so that cost follows the scan's size."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor
+
+from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
+
+OnWindow = Callable[[int, int], None]
+"""Called with (windows done, windows in all); may raise `Cancelled`."""
+
+
+def over_windows(
+    volume: Float[Tensor, "1 c X Y Z"],
+    side: int,
+    overlap: float,
+    look: Callable[[Tensor], tuple[Tensor, ...]],
+    on_window: OnWindow,
+) -> tuple[Tensor, ...]:
+    """Apply a function to every window and blend each of its outputs, which may be coarser than the window.
+
+    Args:
+        volume: Image or latent.
+        side: Window side in its voxels; shorter sides are seen whole.
+        overlap: Share that neighbors have in common.
+        look: Window → outputs, each at a whole-number fraction of (or multiple of) the window's size.
+        on_window: See `OnWindow`.
+    """
+    sides = tuple(min(side, length) for length in volume.shape[2:])
+    total, done = window_count(volume.shape[2:], sides, overlap), 0
+
+    def counted(window: Tensor) -> tuple[Tensor, ...]:
+        nonlocal done
+        outputs = look(window)
+        done += 1
+        on_window(done, total)
+        return outputs
+
+    with torch.inference_mode():
+        blended = sliding_window_inference(
+            volume, sides, sw_batch_size=1, predictor=counted, overlap=overlap, mode="gaussian"
+        )
+    return (blended,) if isinstance(blended, Tensor) else tuple(blended)
+
+
+def encode_scan(
+    image: Float[Tensor, "1 1 X Y Z"], autoencoder: LatentAutoencoder, side: int, overlap: float, on_window: OnWindow
+) -> Float[Tensor, "1 l x y z"]:
+    """Return the latent of a whole scan."""
+    return over_windows(image, side, overlap, lambda window: (autoencoder.encode(window).latent,), on_window)[0]
+
+
+def decode_scan(
+    latent: Float[Tensor, "1 l x y z"], autoencoder: LatentAutoencoder, side: int, overlap: float, on_window: OnWindow
+) -> Float[Tensor, "1 1 X Y Z"]:
+    """Return the image of a latent; `side` is in image voxels."""
+    cells = max(1, side // autoencoder.downsampling)
+    return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window),), on_window)[0]
+
+
+def window_count(shape: Sequence[int], sides: Sequence[int], overlap: float) -> int:
+    """Return how many windows MONAI's sliding inference visits."""
+    count = 1
+    for length, side in zip(shape, sides, strict=True):
+        interval = side if side == length else max(1, int(side * (1 - overlap)))
+        count *= -(-(length - side) // interval) + 1
+    return count
