@@ -1,0 +1,245 @@
+"""Anomaly-aware open-vocabulary attention: where, and how much, a scan looks like the abnormal prompt.
+
+Follows the approach of DiffuGTS (Jiang et al., CVPR 2025), whose body was not available to us; formulas come
+from the reference notes of this project (`docs/method.md`), and every choice of ours is named as one.
+
+Notation (code → formula):
+    features[l] → F_l, frozen encoder features of level l, C_l channels
+    adapted[l]  → F'_l = α · Adapter_l(F) + (1 - α) · F_l
+    queries     → Q_l = F'_l W_q,   keys → K_l = Reduce_l(T) W_k
+    attention   → A_l = softmax over prompts of Q_l K_lᵀ / √d_l
+    maps        → M_n = mean over levels of Resize(A_l[n])
+    class_embedding → g_n = MLP(pool(M_n)),   score_logit → MLP(max_n g_n)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
+from DiffuGTSLib.backbones.windows import OnWindow, over_windows
+from DiffuGTSLib.errors import ConfigError
+
+NORMAL, ABNORMAL = 0, 1
+"""Rows of the two prompts, everywhere."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the head says of one window.
+
+    Attributes:
+        maps: Probability of each prompt at every voxel, (b, n, X, Y, Z); they sum to 1 over n.
+        class_embeddings: One vector a map in the text's space, (b, n, d).
+        score_logits: The window's anomaly logit, (b,).
+    """
+
+    maps: Float[Tensor, "b n X Y Z"]
+    class_embeddings: Float[Tensor, "b n d"]
+    score_logits: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class AovaMaps:
+    """What the whole scan looks like.
+
+    Attributes:
+        abnormal: Share of the attention that the abnormal prompt wins, 0 to 1, (X, Y, Z) on the canonical grid.
+        anomaly_score: 0 (normal) to 1, the highest of all windows: one suspicious window makes a suspicious scan.
+            Paper not available to us: it scores a volume at once, we score windows since scans differ in size.
+        latent: The scan's latent, blended over windows, (1, l, x, y, z); inpainting starts from it.
+    """
+
+    abnormal: Float[Tensor, "X Y Z"]
+    anomaly_score: float
+    latent: Float[Tensor, "1 l x y z"]
+
+
+class MlpAdapter(nn.Module):
+    """The paper's adapter as we know it: a two-layer perceptron on channels, each voxel for itself."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(c, c, 1), nn.ReLU(), nn.Conv3d(c, c, 1)) for c in channels
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return one adapted tensor a level, shapes unchanged."""
+        return [level(feature) for level, feature in zip(self.levels, features, strict=True)]
+
+
+class ContextAdapter(nn.Module):
+    """A small convolutional pyramid over the frozen features, so that a voxel is judged in its surroundings.
+
+    Differs from the paper: a small autoencoder's features describe a voxel's neighborhood, not its meaning; a
+    per-voxel adapter cannot tell a nodule from a vessel. Two coarser levels (strides 8 and 16) see the whole window.
+
+    Args:
+        channels: Of the incoming features, fine to coarse.
+        widths: Of the pyramid: one a feature level, then one each further halving.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(nn.Conv3d(c, w, 1) for c, w in zip(channels, widths, strict=False))
+        self.down = nn.ModuleList(
+            nn.Conv3d(fine, coarse, 3, stride=2, padding=1)
+            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.enter = nn.ModuleList(ResidualBlock(w) for w in widths[1:])
+        self.up = nn.ModuleList(
+            nn.Conv3d(coarse, fine, 1) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+        )
+        # Full resolution holds 512 times the voxels of stride 8: there, each voxel for itself.
+        pointwise = nn.Sequential(nn.SiLU(), nn.Conv3d(widths[0], widths[0], 1), nn.SiLU())
+        self.leave = nn.ModuleList([pointwise, *(ResidualBlock(w) for w in widths[1:-1])])
+        self.heads = nn.ModuleList(nn.Conv3d(w, c, 1) for c, w in zip(channels, widths, strict=False))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return one adapted tensor a level, shapes unchanged."""
+        path = [self.stems[0](features[0])]
+        for level, (down, enter) in enumerate(zip(self.down, self.enter, strict=True), start=1):
+            hidden = down(path[-1])
+            if level < len(self.stems):
+                hidden = hidden + self.stems[level](features[level])
+            path.append(enter(hidden))
+        hidden = path.pop()
+        rising = []
+        for up, leave in zip(reversed(self.up), reversed(self.leave), strict=True):
+            skip = path.pop()
+            hidden = leave(skip + functional.interpolate(up(hidden), size=skip.shape[2:], mode="trilinear"))
+            rising.append(hidden)
+        fine_to_coarse = rising[::-1]
+        return [head(hidden) for head, hidden in zip(self.heads, fine_to_coarse, strict=False)]
+
+
+class ResidualBlock(nn.Module):
+    """Two normalized 3 × 3 × 3 convolutions around an identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        groups = 8 if width % 8 == 0 else 1
+        self.body = nn.Sequential(
+            nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv3d(width, width, 3, padding=1),
+            nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv3d(width, width, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the block's output, shape unchanged."""
+        return hidden + self.body(hidden)
+
+
+class AovaHead(ModelMixin, ConfigMixin):
+    """The only part that is trained for anomalies: adapters, queries, keys and the anomaly score.
+
+    Args:
+        feature_channels: Of the frozen encoder, fine to coarse; read from the encoder, never typed twice.
+        text_dim: Of the sentence embeddings.
+        adapter: "mlp" (the paper's form) or "context" (see `ContextAdapter`).
+        alpha: Share of the adapter in the adapted features (0.1 in CLIP-Adapter's form; we use more with context).
+        context_widths: Of the context pyramid; needs at least as many as there are features.
+        query_channels: Smallest query width; a fine level with few channels cannot tell many organs apart.
+        fuse: "probability" averages the levels' softmax (the paper's sum, divided by L), "logit" sums the logits
+            before one softmax, so that a sure level can overrule the others.
+        pool: Side of the grid to which maps are pooled for the class embedding (paper not available; resolution-free).
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        feature_channels: tuple[int, ...],
+        text_dim: int,
+        adapter: str = "mlp",
+        alpha: float = 0.1,
+        context_widths: tuple[int, ...] = (16, 32, 48, 64, 96),
+        query_channels: int = 32,
+        fuse: str = "probability",
+        pool: int = 4,
+    ) -> None:
+        super().__init__()
+        if adapter not in ("mlp", "context") or fuse not in ("probability", "logit"):
+            raise ConfigError(f"AOVA head: adapter is 'mlp' or 'context', fuse 'probability' or 'logit', got {adapter!r}, {fuse!r}.")
+        self.adapters = MlpAdapter(feature_channels) if adapter == "mlp" else ContextAdapter(feature_channels, context_widths)
+        widths = [max(c, query_channels) for c in feature_channels]
+        self.to_queries = nn.ModuleList(nn.Conv3d(c, w, 1, bias=False) for c, w in zip(feature_channels, widths, strict=True))
+        self.reducers = nn.ModuleList(
+            nn.Sequential(nn.Linear(text_dim, text_dim // 2), nn.GELU(), nn.Linear(text_dim // 2, w), nn.LayerNorm(w))
+            for w in widths
+        )
+        self.to_keys = nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)
+        self.embed = nn.Sequential(nn.Linear(pool**3, 256), nn.GELU(), nn.Linear(256, text_dim))
+        self.score = nn.Sequential(nn.Linear(text_dim, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, features: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> Attention:
+        """Attend from every voxel to the prompts.
+
+        Args:
+            features: Frozen features of a batch of windows, fine to coarse.
+            prompts: Sentence embeddings for each window, row 0 normal and row 1 abnormal.
+        """
+        logits = self.attention_logits(features, prompts)
+        size = features[0].shape[2:]
+        if self.config["fuse"] == "probability":
+            levels = [functional.interpolate(level.float().softmax(1), size=size, mode="trilinear") for level in logits]
+            maps = torch.stack(levels).mean(0)
+        else:
+            levels = [functional.interpolate(level.float(), size=size, mode="trilinear") for level in logits]
+            maps = torch.stack(levels).sum(0).softmax(1)
+        pooled = functional.adaptive_avg_pool3d(maps, self.config["pool"]).flatten(2)
+        class_embeddings = self.embed(pooled)
+        return Attention(maps, class_embeddings, self.score(class_embeddings.amax(1)).squeeze(-1))
+
+    def attention_logits(self, features: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> list[Tensor]:
+        """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s)."""
+        alpha = self.config["alpha"]
+        logits = []
+        adapted = self.adapters(features)
+        for level, feature in enumerate(features):
+            query = self.to_queries[level](alpha * adapted[level] + (1 - alpha) * feature)
+            key = self.to_keys[level](self.reducers[level](prompts.to(feature.dtype)))
+            logits.append(torch.einsum("bcxyz,bnc->bnxyz", query, key) / query.shape[1] ** 0.5)
+        return logits
+
+
+def attend(
+    image: Float[Tensor, "1 1 X Y Z"],
+    autoencoder: LatentAutoencoder,
+    head: AovaHead,
+    prompts: Float[Tensor, "2 d"],
+    window_voxels: int,
+    overlap: float,
+    on_window: OnWindow,
+) -> AovaMaps:
+    """Look at a whole scan, window by window, each encoded once.
+
+    Features at full resolution would not fit into memory for a whole scan, so each window's features live only
+    as long as the window; its map and its latent are blended with a Gaussian into the scan's.
+
+    Args:
+        image: Canonical image in [0, 1].
+        autoencoder: Frozen.
+        head: Trained on this autoencoder's features.
+        prompts: Embeddings of the normal and the abnormal sentence.
+        window_voxels: Side of the window; shorter sides are seen whole.
+        overlap: Share that neighboring windows have in common.
+        on_window: Called with (windows done, windows in all) after each; may raise `Cancelled`.
+    """
+    scores: list[float] = []
+
+    def look(window: Tensor) -> tuple[Tensor, Tensor]:
+        encoding = autoencoder.encode(window)
+        attention = head(encoding.features, prompts[None].to(window.device))
+        scores.append(float(attention.score_logits.sigmoid()))
+        return attention.maps[:, ABNORMAL:], encoding.latent.float()
+
+    abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window)
+    return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)

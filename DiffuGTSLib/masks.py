@@ -1,0 +1,104 @@
+"""From maps to masks: threshold, small parts, growth in millimeters. 1 = anomaly = repaint, everywhere."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from scipy import ndimage
+
+from DiffuGTSLib.config import MasksConfig, ResidualConfig
+
+
+def coarse_mask(
+    abnormal: Float[np.ndarray, "X Y Z"],
+    allowed: Bool[np.ndarray, "X Y Z"],
+    spacing_mm: tuple[float, float, float],
+    config: MasksConfig,
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Return the candidates of an AOVA map.
+
+    Paper not available to us; we chose abnormal share > threshold (0.5 equals the argmax over two prompts), because
+    the softmax makes it a probability. "otsu" lets the map choose, never below half of the threshold: Otsu would
+    part any noise.
+
+    Args:
+        abnormal: The abnormal prompt's share of attention, 0 to 1.
+        allowed: Where an anomaly may be: inside the scan, the organ and the region of interest.
+        spacing_mm: Of the grid.
+        config: Threshold, rule and smallest volume.
+    """
+    threshold = config.threshold
+    if config.rule == "otsu" and allowed.any():
+        threshold = max(otsu(abnormal[allowed]), config.threshold / 2)
+    return drop_small((abnormal > threshold) & allowed, spacing_mm, config.minimum_ml)
+
+
+def fine_mask(
+    fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Return the voxels of the candidate whose fused residual is high.
+
+    Otsu is computed inside the candidate only: over a whole, mostly empty volume it parts body from background. An
+    empty candidate, or one in which nothing changed, gives an empty mask.
+    """
+    if not candidate.any():
+        return candidate
+    return (fused > fine_threshold(fused, candidate, config)) & candidate
+
+
+def fine_threshold(
+    fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
+) -> float:
+    """Return the threshold that `fine_mask` cuts at."""
+    return otsu(fused[candidate]) if config.rule == "otsu" else config.threshold
+
+
+def dilate_mm(
+    mask: Bool[np.ndarray, "X Y Z"], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Grow a mask by a distance in mm, the same in all directions whatever the voxels' shape."""
+    if radius_mm <= 0 or not mask.any():
+        return mask
+    grown = mask.copy()
+    reach = [int(np.ceil(radius_mm / spacing)) + 1 for spacing in spacing_mm]
+    box = _bounding_box(mask, reach)
+    distance = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
+    grown[box] = distance <= radius_mm
+    return grown
+
+
+def drop_small(
+    mask: Bool[np.ndarray, "X Y Z"], spacing_mm: tuple[float, float, float], minimum_ml: float
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Remove connected parts (26 neighbors) smaller than a volume in ml."""
+    voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    if count == 0:
+        return mask
+    large = np.bincount(labels.ravel()) * voxel_ml >= minimum_ml * (1 - 1e-9)
+    large[0] = False
+    return np.asarray(large[labels])
+
+
+def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
+    """Return the threshold that parts intensities into two classes furthest from each other (Otsu, 1979).
+
+    The edge between two of `bins` equal bins; where several part equally well, the middle of them. Constant values
+    are their own threshold, so that nothing lies above it.
+    """
+    if values.size == 0 or values.min() == values.max():
+        return float(values.max()) if values.size else 0.0
+    counts, edges = np.histogram(values, bins=bins)
+    centers = (edges[:-1] + edges[1:]) / 2.0
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centers)
+    gap = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    between = below * above * gap**2
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
+    return float(edges[1:-1][best].mean())
+
+
+def _bounding_box(mask: Bool[np.ndarray, "X Y Z"], reach: list[int]) -> tuple[slice, ...]:
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return tuple(
+        slice(max(0, part.start - r), min(n, part.stop + r)) for part, r, n in zip(found, reach, mask.shape, strict=True)
+    )
