@@ -1,0 +1,1 @@
+"""Training: cases and splits, one trainer, one recipe for each trained part."""

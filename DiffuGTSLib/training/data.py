@@ -1,0 +1,249 @@
+"""Training cases: which scans, which patients are kept apart, and random windows cut from them.
+
+A protocol is one JSON file that names every case, its patient, its split and its masks; see
+`Resources/Protocols/mini.json`. Paths in it are relative to a data folder that the user names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes import CanonicalScan, Volume, read_mask, read_volume, to_canonical
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test", "excluded")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan of a protocol.
+
+    Attributes:
+        name: Unique name.
+        patient: Scans of one patient never fall into two splits.
+        split: "train", "validation", "test" or "excluded".
+        modality: "CT", "MR", or "labels" for an anatomy that is only ever painted with random contrasts.
+        image: Path of the scan (or label map), relative to the data folder.
+        organ: Organ of the tumor, or the organ that the whole scan shows.
+        tumor: Path of the tumor mask, or "".
+        labels: Path of an organ label map, or "".
+        label_names: Organ name → its values in the label map.
+        lung_by_air: Find the lungs of a CT as the air enclosed by the body.
+        healthy_only_in: Where the scan shows tumors that nobody outlined, the organs that are known to be healthy.
+        unmarked_near: Organ name → mm around it that may hold a tumor that nobody outlined.
+    """
+
+    name: str
+    patient: str
+    split: str
+    modality: str
+    image: str
+    organ: str = ""
+    tumor: str = ""
+    labels: str = ""
+    label_names: dict[str, list[int]] = field(default_factory=dict)
+    lung_by_air: bool = False
+    healthy_only_in: list[str] = field(default_factory=list)
+    unmarked_near: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScan:
+    """A case on the canonical grid.
+
+    Attributes:
+        case: Where it comes from.
+        scan: Image in [0, 1] and geometry.
+        tumor: Tumor mask (X, Y, Z), all false where none is outlined.
+        organs: Organ name → mask (X, Y, Z).
+        healthy: Where tissue may be learned as healthy: far from outlined tumors and from places that may hold
+            one that nobody outlined.
+    """
+
+    case: Case
+    scan: CanonicalScan
+    tumor: NDArray[np.bool_]
+    organs: dict[str, NDArray[np.bool_]]
+    healthy: NDArray[np.bool_]
+
+
+HEALTHY_MARGIN_MM = 10.0
+"""Tissue this close to an outlined tumor (edema, infiltration) does not count as healthy."""
+
+
+def read_protocol(path: Path) -> list[Case]:
+    """Read and check a protocol file.
+
+    Raises:
+        InputError: Unknown split, a name used twice, or a patient in two splits.
+    """
+    cases = [Case(**case) for case in json.loads(path.read_text(encoding="utf-8"))["cases"]]
+    split_of: dict[str, str] = {}
+    names: set[str] = set()
+    for case in cases:
+        if case.split not in SPLITS:
+            raise InputError(f"Case '{case.name}': unknown split '{case.split}'; expected one of {', '.join(SPLITS)}.")
+        if case.name in names:
+            raise InputError(f"Two cases are named '{case.name}' in {path}.")
+        names.add(case.name)
+        if split_of.setdefault(case.patient, case.split) != case.split:
+            raise InputError(
+                f"Patient '{case.patient}' is in splits '{split_of[case.patient]}' and '{case.split}'.",
+                hint="keep all scans of a patient in one split, or the figures are worthless.",
+                code="leakage",
+            )
+    return cases
+
+
+def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
+    """Read one case and bring it to the canonical grid."""
+    volume = read_volume(root / case.image)
+    if case.modality == "labels":
+        scan = _label_scan(volume, config)
+    else:
+        scan = to_canonical(volume, config, case.modality)
+    tumor = np.zeros(scan.image.shape, dtype=bool)
+    if case.tumor:
+        tumor = scan.project(read_mask(root / case.tumor, volume.geometry)) >= 0.5
+    organs = {}
+    if case.labels:
+        labels = read_volume(root / case.labels)
+        for name, values in case.label_names.items():
+            organs[name] = scan.project(labels.with_array(np.isin(labels.array, values).astype(np.uint8))) >= 0.5
+    if case.lung_by_air:
+        organs["lung"] = lung_by_air(scan)
+    if case.organ and case.organ not in organs:
+        organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
+    return TrainingScan(case, scan, tumor, organs, _healthy_mask(case, scan, tumor, organs))
+
+
+def load_split(cases: Sequence[Case], split: str, root: Path, config: CanonicalConfig) -> list[TrainingScan]:
+    """Load every case of one split, in the protocol's order."""
+    chosen = [case for case in cases if case.split == split]
+    if not chosen:
+        raise InputError(f"The protocol has no case in split '{split}'.")
+    logger.info("loading %d cases of split '%s'", len(chosen), split)
+    return [load_case(case, root, config) for case in chosen]
+
+
+_ORGAN_DEPTH_MM = {"brain": 18.0, "prostate": 40.0, "soft tissue": 6.0}
+"""How far below the skin the organ begins that a scan shows as a whole, when nobody outlined it."""
+
+
+def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
+    """Return the largest connected part that is brighter than air, filled, and everything in it that deep."""
+    threshold = 0.15 if scan.modality == "CT" else 0.08
+    smooth = ndimage.gaussian_filter(scan.image, 1.0)
+    body = ndimage.binary_opening(smooth > threshold, iterations=2)
+    parts, count = ndimage.label(body)
+    if count == 0:
+        return np.zeros(scan.image.shape, dtype=bool)
+    body = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    for axis in range(3):  # fill slice by slice: airways and cut ends open to the outside
+        for index in range(body.shape[axis]):
+            plane = np.take(body, index, axis)
+            body[(slice(None),) * axis + (index,)] = ndimage.binary_fill_holes(plane)
+    inside = np.zeros_like(body)
+    box = tuple(slice(a, b) for a, b in scan.inside)
+    inside[box] = body[box]
+    if depth_mm <= 0:
+        return inside
+    depth = ndimage.distance_transform_edt(np.pad(inside, 1, mode="edge"), sampling=scan.spacing_mm)[1:-1, 1:-1, 1:-1]
+    return np.asarray(depth > depth_mm)
+
+
+def lung_by_air(scan: CanonicalScan) -> NDArray[np.bool_]:
+    """Return the lungs of a CT: enclosed air at least 40 ml large, its vessels closed over, bowel gas left out."""
+    air = scan.intensity.to_native(scan.image) < -500
+    enclosed = air & body_mask(scan, depth_mm=4.0)
+    parts, count = ndimage.label(ndimage.binary_opening(enclosed, iterations=1))
+    lungs = np.zeros_like(enclosed)
+    voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
+    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+        part = parts[box] == number
+        typical_hu = float(np.median(scan.intensity.to_native(scan.image[box][part])))
+        if part.sum() * voxel_ml >= 40 and typical_hu > -950:  # pure gas (-1000 HU) is bowel or trachea
+            lungs[box] |= part
+    return np.asarray(ndimage.binary_closing(lungs, iterations=3))
+
+
+def _healthy_mask(
+    case: Case, scan: CanonicalScan, tumor: NDArray[np.bool_], organs: dict[str, NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    healthy = np.ones(scan.image.shape, dtype=bool)
+    suspects = [(tumor, HEALTHY_MARGIN_MM)] + [(organs[name], mm) for name, mm in case.unmarked_near.items()]
+    for suspect, margin_mm in suspects:
+        if suspect.any():
+            healthy &= ndimage.distance_transform_edt(~suspect, sampling=scan.spacing_mm) > margin_mm
+    if case.healthy_only_in:
+        healthy &= np.logical_or.reduce([organs[name] for name in case.healthy_only_in])
+    return healthy
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box of fixed size that may hang over the edge of a scan; what hangs over is padding."""
+
+    start: tuple[int, int, int]
+    side: tuple[int, int, int]
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the box from an array (X, Y, Z), zero outside of it."""
+        result = np.zeros(self.side, dtype=array.dtype)
+        source, target = [], []
+        for start, side, length in zip(self.start, self.side, array.shape, strict=True):
+            low, high = max(0, start), min(length, start + side)
+            if high <= low:
+                return result
+            source.append(slice(low, high))
+            target.append(slice(low - start, high - start))
+        result[tuple(target)] = array[tuple(source)]
+        return result
+
+
+def random_crop(
+    shape: Sequence[int], side: int, rng: np.random.Generator, around: NDArray[np.intp] | None = None, overhang: float = 0.15
+) -> Crop:
+    """Draw a cube: anywhere, or so that it holds the voxel `around` at a random place.
+
+    Args:
+        shape: Of the scan.
+        side: Of the cube, in voxels.
+        rng: Source of randomness.
+        around: A voxel (3,) that the cube must hold.
+        overhang: Largest share of the side that may lie outside the scan, so that nothing learns that tumors sit
+            in the middle of the picture.
+    """
+    start = []
+    for axis, length in enumerate(shape):
+        slack = int(side * overhang)
+        low, high = min(-slack, (length - side) // 2), max(length - side + slack, (length - side) // 2)
+        if around is not None:
+            low, high = max(low, int(around[axis]) - side + side // 8), min(high, int(around[axis]) - side // 8)
+            low, high = min(low, high), max(low, high)
+        start.append(int(rng.integers(low, high + 1)))
+    return Crop((start[0], start[1], start[2]), (side, side, side))
+
+
+def _label_scan(volume: Volume, config: CanonicalConfig) -> CanonicalScan:
+    """Bring a label map to the canonical grid, by nearest neighbor, as small whole numbers in the labels' order."""
+    _, index = np.unique(volume.array, return_inverse=True)
+    reference = to_canonical(volume.with_array(index.reshape(volume.array.shape).astype(np.float32)), config, "MR")
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in reference.image.shape), indexing="ij"), axis=-1)
+    source = np.round(volume.geometry.to_ijk(reference.geometry.to_ras(grid))).astype(np.intp)
+    inside = ((source >= 0) & (source < volume.geometry.shape)).all(axis=-1)
+    nearest = np.zeros(reference.image.shape, dtype=np.float32)
+    nearest[inside] = index.reshape(volume.array.shape)[tuple(source[inside].T)]
+    return replace(reference, image=nearest, modality="labels")
