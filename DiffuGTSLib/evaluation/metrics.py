@@ -1,0 +1,163 @@
+"""How well a mask agrees with a reference: overlap, surfaces in mm, and the order of anomaly scores.
+
+Distances are in mm: the caller gives the voxel size. What an empty mask means is stated once, in `EmptyPolicy`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Shaped
+from monai.metrics.surface_dice import compute_surface_dice
+from scipy.stats import rankdata
+
+from DiffuGTSLib.errors import InputError
+
+
+@dataclass(frozen=True)
+class EmptyPolicy:
+    """What Dice and surface Dice are when there is nothing to overlap.
+
+    Attributes:
+        both_empty: Nothing to find and nothing found. NaN, shown as "n/a" and left out of every mean: a 1 would
+            let healthy scans hide what happens on tumors. Judge healthy scans by false positives instead.
+        one_empty: A missed tumor, or a tumor seen where there is none.
+    """
+
+    both_empty: float = nan
+    one_empty: float = 0.0
+
+
+DEFAULT_POLICY = EmptyPolicy()
+
+
+def dice(
+    pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."], policy: EmptyPolicy = DEFAULT_POLICY
+) -> float:
+    """Return 2 |pred ∩ ref| / (|pred| + |ref|), 0 to 1.
+
+    Args:
+        pred: Mask, boolean or 0 and 1.
+        ref: Mask on the same grid.
+        policy: The value when one or both are empty.
+
+    Raises:
+        InputError: If the shapes differ, or a value is neither 0 nor 1.
+    """
+    pred, ref = as_masks(pred, ref)
+    empty = _when_empty(pred, ref, policy)
+    if empty is not None:
+        return empty
+    return float(2.0 * np.count_nonzero(pred & ref) / (np.count_nonzero(pred) + np.count_nonzero(ref)))
+
+
+def surface_dice(
+    pred: Shaped[np.ndarray, "_ _ _"],
+    ref: Shaped[np.ndarray, "_ _ _"],
+    spacing_mm: tuple[float, float, float],
+    tolerance_mm: float,
+    policy: EmptyPolicy = DEFAULT_POLICY,
+) -> float:
+    """Return the share of both surfaces that lies within a tolerance of the other one (NSD), 0 to 1.
+
+    MONAI's subvoxel form: the surface runs between voxels and each of its elements counts with its area in mm²,
+    so that thick slices do not weigh as thin ones. Nikolov et al., 2018 (arXiv:1809.04430).
+
+    Args:
+        pred: Mask, boolean or 0 and 1.
+        ref: Mask on the same grid.
+        spacing_mm: Voxel size along (i, j, k).
+        tolerance_mm: Accepted deviation; a distance of exactly this is accepted.
+        policy: The value when one or both are empty.
+
+    Raises:
+        InputError: As `dice`; or a spacing that is not positive, or a negative tolerance.
+    """
+    pred, ref = as_masks(pred, ref)
+    if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
+        raise InputError(f"Expected three voxel sizes above 0 mm, got {tuple(spacing_mm)}.")
+    if not 0 <= tolerance_mm < np.inf:
+        raise InputError(f"Expected a tolerance of 0 mm or more, got {tolerance_mm} mm.")
+    empty = _when_empty(pred, ref, policy)
+    if empty is not None:
+        return empty
+    box = _bounding_box(pred | ref)  # the surfaces lie inside it; a whole chest would cost memory for nothing
+    found, truth = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (pred, ref))
+    with warnings.catch_warnings():  # MONAI 1.6 calls itself with an argument that it has deprecated
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        share = compute_surface_dice(
+            found,
+            truth,
+            class_thresholds=[tolerance_mm],
+            include_background=True,
+            spacing=list(spacing_mm),
+            use_subvoxels=True,
+        )
+    return float(share)
+
+
+def auroc(scores: Sequence[float], anomalous: Sequence[bool]) -> float:
+    """Return the chance that an anomalous scan scores above a normal one, ties counting half; NaN without both kinds.
+
+    Args:
+        scores: One anomaly score a scan.
+        anomalous: Whether that scan truly holds an anomaly.
+
+    Raises:
+        InputError: If the lengths differ, or a score is not finite.
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(anomalous, dtype=bool)
+    if values.shape != truth.shape or values.ndim != 1:
+        raise InputError(f"Expected one label a score, got {values.size} scores and {truth.size} labels.")
+    if not np.isfinite(values).all():
+        raise InputError(f"Expected finite scores, got {int((~np.isfinite(values)).sum())} NaN or infinite ones.")
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return nan
+    # Mann-Whitney: the rank sum of the positives, less what they have among themselves.
+    wins = rankdata(values)[truth].sum() - positives * (positives + 1) / 2
+    return float(wins / (positives * negatives))
+
+
+def as_masks(
+    pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."]
+) -> tuple[Bool[np.ndarray, " *grid"], Bool[np.ndarray, " *grid"]]:
+    """Return two arrays as booleans.
+
+    Raises:
+        InputError: If the shapes differ, or a value is neither 0 nor 1: thresholding is the caller's choice.
+    """
+    if pred.shape != ref.shape:
+        raise InputError(
+            f"Prediction and reference differ in shape: {pred.shape} and {ref.shape}.",
+            hint="bring both to the grid of the scan first.",
+        )
+    return _as_mask(pred, "prediction"), _as_mask(ref, "reference")
+
+
+def _as_mask(array: Shaped[np.ndarray, " *grid"], name: str) -> Bool[np.ndarray, " *grid"]:
+    mask = array.astype(bool)
+    if array.dtype != bool and not np.array_equal(array, mask):
+        strange = array[array != mask].flat[0]
+        raise InputError(
+            f"The {name} is not a mask: expected 0 and 1, got {strange}.",
+            hint="choose a threshold or a label first.",
+            code="not_a_mask",
+        )
+    return mask
+
+
+def _when_empty(pred: Bool[np.ndarray, " *grid"], ref: Bool[np.ndarray, " *grid"], policy: EmptyPolicy) -> float | None:
+    some = int(pred.any()) + int(ref.any())
+    return (policy.both_empty, policy.one_empty, None)[some]
+
+
+def _bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
+    box = []
+    for axis in range(mask.ndim):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    return tuple(box)

@@ -1,0 +1,97 @@
+"""Lesions matched, counted and pooled, with numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.detection import detect, summarize_detections
+
+SPACING_MM = (1.0, 1.0, 5.0)
+
+
+def a_mask(*boxes: tuple[int, int]) -> np.ndarray:
+    """Bars 2 voxels thick along i, each from low to high."""
+    mask = np.zeros((100, 12, 6), dtype=np.uint8)
+    for low, high in boxes:
+        mask[low:high, 4:6, 2:4] = 1
+    return mask
+
+
+def test_a_lesion_is_found_from_an_iou_of_one_tenth_on() -> None:
+    # 10 voxels long each, so that sharing n of them gives n / (20 - n): 1 gives 0.053, 2 give 0.111.
+    assert detect(a_mask((19, 29)), a_mask((10, 20)), SPACING_MM).found == 0
+    two = detect(a_mask((18, 28)), a_mask((10, 20)), SPACING_MM)
+    assert two.found == 1 and two.reference[0].best_iou == pytest.approx(2 / 18)
+    assert detect(a_mask((18, 28)), a_mask((10, 20)), SPACING_MM, minimum_iou=0.12).found == 0
+    assert detect(a_mask((18, 28)), a_mask((10, 20)), SPACING_MM, minimum_iou=2 / 18).found == 1
+
+
+def test_found_missed_and_false_lesions_are_counted() -> None:
+    detection = detect(a_mask((10, 20), (60, 64)), a_mask((10, 20), (30, 50)), SPACING_MM)
+    assert (detection.found, detection.sensitivity) == (1, 0.5)
+    assert (detection.false_positives, detection.precision) == (1, 0.5)
+
+
+def test_sizes_are_in_ml_and_mm() -> None:
+    lesion = detect(a_mask(), a_mask((10, 20)), SPACING_MM).reference[0]
+    assert lesion.volume_ml == pytest.approx(10 * 2 * 2 * 5 / 1000)
+    # 10 mm by 2 mm between the middles of pixel sides: from (0, 0.5) to (10, 1.5).
+    assert lesion.longest_in_plane_diameter_mm == pytest.approx(math.hypot(10, 1))
+    assert lesion.best_iou == 0.0 and not lesion.matched
+
+
+def test_a_small_fragment_of_a_tumor_is_a_false_positive() -> None:
+    detection = detect(a_mask((10, 11)), a_mask((10, 40)), SPACING_MM)
+    assert (detection.found, detection.false_positives) == (0, 1)
+    assert detection.predicted[0].best_iou == pytest.approx(1 / 30)
+
+
+def test_one_prediction_over_two_lesions_finds_both() -> None:
+    detection = detect(a_mask((10, 40)), a_mask((10, 20), (30, 40)), SPACING_MM)
+    assert (detection.found, detection.false_positives) == (2, 0)
+
+
+def test_a_healthy_scan_has_no_sensitivity_but_false_positives() -> None:
+    detection = detect(a_mask((10, 20)), a_mask(), SPACING_MM)
+    assert math.isnan(detection.sensitivity) and detection.false_positives == 1
+    nothing = detect(a_mask(), a_mask(), SPACING_MM)
+    assert math.isnan(nothing.precision) and nothing.false_positives == 0
+
+
+def test_many_scans_are_pooled_by_lesion_and_by_size() -> None:
+    detections = [
+        detect(a_mask((0, 8), (50, 90)), a_mask((0, 8), (20, 35), (50, 90)), SPACING_MM),  # 2 of 3
+        detect(a_mask((60, 70)), a_mask(), SPACING_MM),  # healthy, one false
+        detect(a_mask(), a_mask(), SPACING_MM),  # healthy, clean
+        detect(a_mask((80, 90)), a_mask((0, 60)), SPACING_MM),  # 0 of 1, one false
+    ]
+    summary = summarize_detections(detections)
+    assert (summary.scans, summary.lesions, summary.healthy_scans) == (4, 4, 2)
+    assert summary.sensitivity == 0.5
+    assert summary.false_positives_per_scan == 0.5
+    assert summary.healthy_specificity == 0.5
+    assert summary.sensitivity_by_size == {
+        "below 10 mm": (1, 1),
+        "10 to 20 mm": (0, 1),
+        "20 to 50 mm": (1, 1),
+        "50 mm or more": (0, 1),
+    }
+
+
+def test_a_summary_of_nothing_is_not_a_number() -> None:
+    summary = summarize_detections([])
+    assert math.isnan(summary.sensitivity) and math.isnan(summary.false_positives_per_scan)
+    assert math.isnan(summary.healthy_specificity)
+
+
+@pytest.mark.parametrize("minimum_iou", [0.0, 1.1, -0.1, math.nan])
+def test_a_rule_out_of_range_is_refused(minimum_iou: float) -> None:
+    with pytest.raises(InputError, match=r"minimum IoU above 0 and at most 1"):
+        detect(a_mask(), a_mask(), SPACING_MM, minimum_iou)
+
+
+def test_masks_of_different_shapes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"differ in shape"):
+        detect(a_mask(), a_mask()[:50], SPACING_MM)
