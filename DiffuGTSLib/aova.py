@@ -14,6 +14,7 @@ Notation (code → formula):
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
-from DiffuGTSLib.backbones.windows import OnWindow, over_windows
+from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_windows
 from DiffuGTSLib.errors import ConfigError
 
 NORMAL, ABNORMAL = 0, 1
@@ -36,11 +37,13 @@ class Attention:
 
     Attributes:
         maps: Probability of each prompt at every voxel, (b, n, X, Y, Z); they sum to 1 over n.
+        log_maps: Their logarithm, exact where a probability is as good as 0; losses need it.
         class_embeddings: One vector a map in the text's space, (b, n, d).
         score_logits: The window's anomaly logit, (b,).
     """
 
     maps: Float[Tensor, "b n X Y Z"]
+    log_maps: Float[Tensor, "b n X Y Z"]
     class_embeddings: Float[Tensor, "b n d"]
     score_logits: Float[Tensor, " b"]
 
@@ -66,9 +69,7 @@ class MlpAdapter(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(c, c, 1), nn.ReLU(), nn.Conv3d(c, c, 1)) for c in channels
-        )
+        self.levels = nn.ModuleList(nn.Sequential(nn.Conv3d(c, c, 1), nn.ReLU(), nn.Conv3d(c, c, 1)) for c in channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return one adapted tensor a level, shapes unchanged."""
@@ -84,19 +85,21 @@ class ContextAdapter(nn.Module):
     Args:
         channels: Of the incoming features, fine to coarse.
         widths: Of the pyramid: one a feature level, then one each further halving.
+
+    Raises:
+        ConfigError: If a feature level has no width.
     """
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
+        if len(widths) < len(channels):
+            raise ConfigError(
+                f"AOVA head: expected a context width for each of {len(channels)} feature levels, got {len(widths)}."
+            )
         self.stems = nn.ModuleList(nn.Conv3d(c, w, 1) for c, w in zip(channels, widths, strict=False))
-        self.down = nn.ModuleList(
-            nn.Conv3d(fine, coarse, 3, stride=2, padding=1)
-            for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Conv3d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.enter = nn.ModuleList(ResidualBlock(w) for w in widths[1:])
-        self.up = nn.ModuleList(
-            nn.Conv3d(coarse, fine, 1) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.up = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         # Full resolution holds 512 times the voxels of stride 8: there, each voxel for itself.
         pointwise = nn.Sequential(nn.SiLU(), nn.Conv3d(widths[0], widths[0], 1), nn.SiLU())
         self.leave = nn.ModuleList([pointwise, *(ResidualBlock(w) for w in widths[1:-1])])
@@ -111,7 +114,7 @@ class ContextAdapter(nn.Module):
                 hidden = hidden + self.stems[level](features[level])
             path.append(enter(hidden))
         hidden = path.pop()
-        rising = []
+        rising = [hidden]
         for up, leave in zip(reversed(self.up), reversed(self.leave), strict=True):
             skip = path.pop()
             hidden = leave(skip + functional.interpolate(up(hidden), size=skip.shape[2:], mode="trilinear"))
@@ -133,7 +136,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the block's output, shape unchanged."""
-        return hidden + self.body(hidden)
+        changed: Tensor = hidden + self.body(hidden)
+        return changed
 
 
 class AovaHead(ModelMixin, ConfigMixin):
@@ -167,10 +171,16 @@ class AovaHead(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if adapter not in ("mlp", "context") or fuse not in ("probability", "logit"):
-            raise ConfigError(f"AOVA head: adapter is 'mlp' or 'context', fuse 'probability' or 'logit', got {adapter!r}, {fuse!r}.")
-        self.adapters = MlpAdapter(feature_channels) if adapter == "mlp" else ContextAdapter(feature_channels, context_widths)
+            raise ConfigError(
+                f"AOVA head: adapter is 'mlp' or 'context', fuse 'probability' or 'logit', got {adapter!r}, {fuse!r}."
+            )
+        self.adapters = (
+            MlpAdapter(feature_channels) if adapter == "mlp" else ContextAdapter(feature_channels, context_widths)
+        )
         widths = [max(c, query_channels) for c in feature_channels]
-        self.to_queries = nn.ModuleList(nn.Conv3d(c, w, 1, bias=False) for c, w in zip(feature_channels, widths, strict=True))
+        self.to_queries = nn.ModuleList(
+            nn.Conv3d(c, w, 1, bias=False) for c, w in zip(feature_channels, widths, strict=True)
+        )
         self.reducers = nn.ModuleList(
             nn.Sequential(nn.Linear(text_dim, text_dim // 2), nn.GELU(), nn.Linear(text_dim // 2, w), nn.LayerNorm(w))
             for w in widths
@@ -191,12 +201,14 @@ class AovaHead(ModelMixin, ConfigMixin):
         if self.config["fuse"] == "probability":
             levels = [functional.interpolate(level.float().softmax(1), size=size, mode="trilinear") for level in logits]
             maps = torch.stack(levels).mean(0)
+            log_maps = maps.clamp_min(1e-8).log()
         else:
             levels = [functional.interpolate(level.float(), size=size, mode="trilinear") for level in logits]
-            maps = torch.stack(levels).sum(0).softmax(1)
+            log_maps = torch.stack(levels).sum(0).log_softmax(1)
+            maps = log_maps.exp()
         pooled = functional.adaptive_avg_pool3d(maps, self.config["pool"]).flatten(2)
         class_embeddings = self.embed(pooled)
-        return Attention(maps, class_embeddings, self.score(class_embeddings.amax(1)).squeeze(-1))
+        return Attention(maps, log_maps, class_embeddings, self.score(class_embeddings.amax(1)).squeeze(-1))
 
     def attention_logits(self, features: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> list[Tensor]:
         """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s)."""
@@ -230,7 +242,7 @@ def attend(
         head: Trained on this autoencoder's features.
         prompts: Embeddings of the normal and the abnormal sentence.
         window_voxels: Side of the window; shorter sides are seen whole.
-        overlap: Share that neighboring windows have in common.
+        overlap: Least share that neighboring windows have in common.
         on_window: Called with (windows done, windows in all) after each; may raise `Cancelled`.
     """
     scores: list[float] = []
@@ -241,5 +253,6 @@ def attend(
         scores.append(float(attention.score_logits.sigmoid()))
         return attention.maps[:, ABNORMAL:], encoding.latent.float()
 
+    overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
     abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window)
     return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)

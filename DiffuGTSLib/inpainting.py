@@ -4,6 +4,7 @@ Follows the approach of DiffuGTS with RePaint's update (Lugmayr et al., CVPR 202
 DDIM) and rectified flow.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,13 +77,13 @@ def repaint(
                     on_step(done, total)
                 sample = following
             samples.append(sample)
-        healthy = torch.stack(samples).median(dim=0).values
-        return torch.where(mask > 0, healthy, latent)
+        return torch.where(mask > 0, _median(samples), latent)
 
 
 def mask_to_latent(mask: Float[Tensor, "1 1 X Y Z"], downsampling: int) -> Float[Tensor, "1 1 x y z"]:
     """Return the latent cells that hold any masked voxel: max-pooling, since nearest would lose small lesions."""
-    return functional.max_pool3d(mask, downsampling)
+    cells: Tensor = functional.max_pool3d(mask, downsampling)
+    return cells
 
 
 def _noised_again(
@@ -92,8 +93,15 @@ def _noised_again(
     signal, sigma = schedule.levels(time)
     noisier_signal, noisier_sigma = schedule.levels(noisier_time)
     share = noisier_signal / signal
-    added = max(0.0, noisier_sigma**2 - (share * sigma) ** 2) ** 0.5
+    added = math.sqrt(max(0.0, noisier_sigma**2 - (share * sigma) ** 2))
     return share * sample + added * _noise(sample, generator)
+
+
+def _median(samples: list[Tensor]) -> Tensor:
+    """Return the middle of the samples, or the mean of the two in the middle: torch's takes the lower one."""
+    ordered = torch.stack(samples).sort(dim=0).values
+    median: Tensor = (ordered[(len(samples) - 1) // 2] + ordered[len(samples) // 2]) / 2
+    return median
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

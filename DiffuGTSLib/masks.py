@@ -41,7 +41,8 @@ def fine_mask(
     """
     if not candidate.any():
         return candidate
-    return (fused > fine_threshold(fused, candidate, config)) & candidate
+    refined: Bool[np.ndarray, "X Y Z"] = (fused > fine_threshold(fused, candidate, config)) & candidate
+    return refined
 
 
 def fine_threshold(
@@ -61,7 +62,7 @@ def dilate_mm(
     reach = [int(np.ceil(radius_mm / spacing)) + 1 for spacing in spacing_mm]
     box = _bounding_box(mask, reach)
     distance = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
-    grown[box] = distance <= radius_mm
+    grown[box] = distance <= radius_mm + 1e-6  # 3 voxels of 0.1 mm are 0.30000000000000004 mm
     return grown
 
 
@@ -86,6 +87,7 @@ def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
     """
     if values.size == 0 or values.min() == values.max():
         return float(values.max()) if values.size else 0.0
+    values = values.astype(np.float64)  # the bins of nearly equal float32 values would have no width
     counts, edges = np.histogram(values, bins=bins)
     centers = (edges[:-1] + edges[1:]) / 2.0
     below = np.cumsum(counts)[:-1].astype(np.float64)
@@ -100,5 +102,6 @@ def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
 def _bounding_box(mask: Bool[np.ndarray, "X Y Z"], reach: list[int]) -> tuple[slice, ...]:
     found = ndimage.find_objects(mask.astype(np.uint8))[0]
     return tuple(
-        slice(max(0, part.start - r), min(n, part.stop + r)) for part, r, n in zip(found, reach, mask.shape, strict=True)
+        slice(max(0, part.start - r), min(n, part.stop + r))
+        for part, r, n in zip(found, reach, mask.shape, strict=True)
     )

@@ -1,6 +1,6 @@
 """The road of one scan: read it top to bottom in `segment`.
 
-    from DiffuGTSLib.pipeline import load_components, segment
+components = load_components(config); segment(read_volume(path), organ_prompts("liver", "CT"), components, config)
 """
 
 import time
@@ -10,54 +10,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
-from DiffuGTSLib.aova import AovaHead, AovaMaps, attend
-from DiffuGTSLib.backbones import build_backbone
-from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
-from DiffuGTSLib.backbones.weights import freeze, load_module
-from DiffuGTSLib.backbones.windows import decode_scan, encode_scan
+from DiffuGTSLib.aova import AovaMaps, attend
+from DiffuGTSLib.backbones.windows import OnWindow, decode_scan
+from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.masks import dilate_mm, drop_small, fine_threshold
 from DiffuGTSLib.residual import ResidualMaps, residuals
-from DiffuGTSLib.text.encoder import build_encoder, embed_pair
+from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.canonical import guess_modality
-from DiffuGTSLib.volumes.volume import require_same_grid
+from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
+
+__all__ = ["STAGES", "Cache", "Components", "Progress", "Segmentation", "load_components", "segment"]
 
 Progress = Callable[[str, float], None]
 """Called with (stage, share of it that is done); may raise `Cancelled`."""
 
 STAGES = ("aova", "repaint", "residual")
-
-
-@dataclass(frozen=True)
-class Components:
-    """Every trained part of one run, frozen and on its device.
-
-    Attributes:
-        autoencoder: Images to latents and features.
-        denoiser: The healthy prior.
-        schedule: Its noise levels.
-        head: Anomaly-aware attention.
-        text_encoder: Sentences to vectors.
-        weights: Weight file → SHA-256.
-        device: Where the networks are.
-        trained: False for the seeded test networks; a result of theirs means nothing.
-    """
-
-    autoencoder: LatentAutoencoder
-    denoiser: Denoiser
-    schedule: NoiseSchedule
-    head: AovaHead
-    text_encoder: TextEncoder
-    weights: dict[str, str]
-    device: torch.device
-    trained: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,38 +101,6 @@ class Twins:
     healthy: Tensor
 
 
-def load_components(config: Config, *, allow_untrained: bool = False) -> Components:
-    """Load every trained part that a configuration names.
-
-    Raises:
-        ConfigError: Unknown backbone, encoder or device.
-        WeightsError: Missing, altered or misfitting weights; or untrained networks that were not allowed.
-    """
-    device = _device(config)
-    backbone = build_backbone(config.backbone)
-    text_encoder = build_encoder(config.text.encoder)
-    if backbone.folder is not None:
-        head = load_module(AovaHead, backbone.folder / "aova")
-    elif not allow_untrained:
-        raise WeightsError(
-            f"The networks of preset '{config.preset}' are untrained; their results mean nothing.",
-            hint="use --preset mini, or --allow-untrained in a test.",
-            code="untrained",
-        )
-    else:
-        head = _untrained_head(backbone.autoencoder, text_encoder)
-    if head.config["text_dim"] != text_encoder.dim:
-        raise WeightsError(f"The head was trained on sentences of {head.config['text_dim']} numbers; "
-                           f"'{config.text.encoder}' gives {text_encoder.dim}.", hint="check text.encoder.")  # fmt: skip
-    for part in (backbone.autoencoder, backbone.denoiser, head):
-        if isinstance(part, torch.nn.Module):
-            part.to(device)
-    return Components(
-        backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
-        backbone.weights, device, backbone.folder is not None,
-    )  # fmt: skip
-
-
 def segment(
     volume: Volume,
     prompts: PromptPair,
@@ -185,8 +129,9 @@ def segment(
         on_progress: Called as the work goes on.
 
     Raises:
-        InputError: NaN, constant image, unclear modality; an empty coarse mask.
+        InputError: NaN, constant image, unclear modality; an empty coarse mask or region; another scan's cache.
         GeometryError: If a mask is not on the scan's grid.
+        ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
         MemoryLimitError: If the device has too little memory.
     """
     _check(volume, stages, region, coarse_mask)
@@ -195,16 +140,19 @@ def segment(
     if modality is None:
         modality, reason = guess_modality(volume)
     generator = torch.Generator().manual_seed(config.runtime.seed)
-    try:
+    half = config.runtime.precision == "bfloat16"
+    with _memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
+            _require_whole_cells(scan, components)
             allowed = _allowed(scan, region)
+            drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
         with clock.stage("aova"):
             seen = _look(scan, embeddings, components, config, cache, clock.report)
-        given = coarse_mask is not None
-        candidate = scan.project(coarse_mask) >= 0.5 if coarse_mask is not None else _candidate(seen, allowed, scan, config)
-        why_not = _stop_reason(seen, candidate, given, config)
+        found = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
+        candidate = found if drawn is None else drawn
+        why_not = _stop_reason(seen, candidate, config) if drawn is None else ""
         twins, maps = None, None
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
         if not why_not and "repaint" in stages:
@@ -215,18 +163,18 @@ def segment(
                     maps = _compare(twins, seen, repainted, embeddings, components, config, clock.report)
         with clock.stage("write back"):
             return _restore(
-                volume, scan, seen, candidate, repainted, twins, maps, coarse_mask, why_not,
+                volume, scan, seen, candidate, repainted, twins, maps, (coarse_mask, region), why_not,
                 (modality, reason, prompts, config), clock,
             )  # fmt: skip
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise MemoryLimitError(
-            f"Out of memory in stage '{clock.current}' on {components.device}: {str(error)[:200] or 'no details given'}.",
-            hint="try smaller windows (--set backbone.window_voxels=64), a region of interest, or --device cpu.",
-        ) from error
 
 
 def _look(
-    scan: CanonicalScan, embeddings: Tensor, components: Components, config: Config, cache: Cache | None, report: Callable[[float], None]
+    scan: CanonicalScan,
+    embeddings: Tensor,
+    components: Components,
+    config: Config,
+    cache: Cache | None,
+    report: Callable[[float], None],
 ) -> AovaMaps:
     """Detect, or take up what an earlier look at the same scan has left."""
     if cache is not None:
@@ -240,25 +188,23 @@ def _look(
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
-    return attend(
-        image, components.autoencoder, components.head, embeddings, window, overlap, lambda done, total: report(done / total)
-    )
+    return attend(image, components.autoencoder, components.head, embeddings, window, overlap, _span(report, 0.0, 1.0))
 
 
-def _candidate(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> np.ndarray:
-    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
-
-
-def _stop_reason(seen: AovaMaps, candidate: np.ndarray, given: bool, config: Config) -> str:
-    """Say why there is nothing to repaint, or return an empty string."""
-    if given and not candidate.any():
+def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
+    """Return the user's candidates on the canonical grid."""
+    candidate: np.ndarray = (scan.project(coarse_mask) >= 0.5) & allowed
+    if not candidate.any():
         raise InputError(
-            "The coarse mask is empty, or too small for one voxel of the model's grid.",
-            hint="paint the candidate, or leave the mask away to have it detected.",
+            "The coarse mask is too small for one voxel of the model's grid, or lies outside the region.",
+            hint="paint a larger candidate, or leave the mask away to have it detected.",
             code="empty_candidate",
         )
-    if given:
-        return ""
+    return candidate
+
+
+def _stop_reason(seen: AovaMaps, candidate: np.ndarray, config: Config) -> str:
+    """Say why there is nothing to repaint, or return an empty string."""
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
@@ -272,26 +218,24 @@ def _repaint(
 ) -> Twins:  # fmt: skip
     """Repaint the candidates' box with healthy context around, then decode the scan's latent and its twin alike."""
     factor = components.autoencoder.downsampling
-    cells = _cell_box(repainted, factor, components.denoiser.side_multiple, config.inpainting.margin_mm, scan.spacing_mm)
-    box = tuple(slice(part.start * factor, part.stop * factor) for part in cells)
+    cells = _cell_box(
+        repainted, factor, components.denoiser.side_multiple, config.inpainting.margin_mm, scan.spacing_mm
+    )
+    x, y, z = (slice(part.start * factor, part.stop * factor) for part in cells)
+    box = (x, y, z)
     latent = seen.latent[(..., *cells)]
     mask = torch.from_numpy(repainted[box].astype(np.float32))[None, None].to(latent)
     healthy_latent = repaint(
         latent, mask_to_latent(mask, factor), components.denoiser, components.schedule,
-        Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator,
-        lambda done, total: report(0.6 * done / total),
+        Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator, _span(report, 0.0, 0.6),
     )  # fmt: skip
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
-    decoded = [
-        decode_scan(
-            each, components.autoencoder, window, overlap,
-            lambda done, total, part=part: report(0.6 + 0.2 * part + 0.2 * done / total),
-        )[0, 0]  # fmt: skip
-        for part, each in enumerate((latent, healthy_latent))
-    ]
-    reconstruction, healthy = decoded
+    reconstruction, healthy = (
+        decode_scan(each, components.autoencoder, window, overlap, on_window)[0, 0]
+        for each, on_window in ((latent, _span(report, 0.6, 0.8)), (healthy_latent, _span(report, 0.8, 1.0)))
+    )
     # The decoder's receptive field carries the change a little beyond the mask: cut it there.
-    return Twins(box, reconstruction, torch.where(mask[0, 0] > 0, healthy, reconstruction))  # type: ignore[arg-type]
+    return Twins(box, reconstruction, torch.where(mask[0, 0] > 0, healthy, reconstruction))
 
 
 def _compare(
@@ -300,38 +244,42 @@ def _compare(
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
-    looks = [
+    before, after = (
         attend(
-            image[None, None], components.autoencoder, components.head, embeddings, window, overlap,
-            lambda done, total, part=part: report(0.5 * part + 0.5 * done / total),
-        ).abnormal  # fmt: skip
-        for part, image in enumerate((twins.reconstruction, twins.healthy))
-    ]
+            image[None, None], components.autoencoder, components.head, embeddings, window, overlap, on_window
+        ).abnormal
+        for image, on_window in (
+            (twins.reconstruction, _span(report, 0.0, 0.5)),
+            (twins.healthy, _span(report, 0.5, 1.0)),
+        )
+    )
     candidate = torch.from_numpy(repainted[twins.box].astype(np.float32)).to(twins.healthy)
     return residuals(
-        twins.reconstruction, twins.healthy, looks[0], looks[1], seen.abnormal[twins.box], candidate, config.residual
+        twins.reconstruction, twins.healthy, before, after, seen.abnormal[twins.box], candidate, config.residual
     )
 
 
 def _restore(
     volume: Volume, scan: CanonicalScan, seen: AovaMaps, candidate: np.ndarray, repainted: np.ndarray,
-    twins: Twins | None, maps: ResidualMaps | None, given: Volume | None, why_not: str,
+    twins: Twins | None, maps: ResidualMaps | None, masks: tuple[Volume | None, Volume | None], why_not: str,
     asked: tuple[str, str, PromptPair, Config], clock: "_Clock",
 ) -> Segmentation:  # fmt: skip
     """Carry every map back to the source grid; soft maps are thresholded there, so that edges are not staircases."""
     modality, reason, prompts, config = asked
+    given, region = masks
+    within = np.True_ if region is None else region.array > 0
     minimum_ml, spacing_mm = config.masks.minimum_ml, volume.geometry.spacing_mm
     aova = seen.abnormal.cpu().numpy()
     if given is not None:
-        coarse = given.array > 0
+        coarse = (given.array > 0) & within
     else:
-        coarse = drop_small(scan.restore(candidate) > 0.5, spacing_mm, minimum_ml)
+        coarse = drop_small((scan.restore(candidate) > 0.5) & within, spacing_mm, minimum_ml)
     mask, residual, pseudo_healthy = coarse, None, None
     if maps is not None and twins is not None:
         fused = np.zeros(scan.image.shape, dtype=np.float32)
         fused[twins.box] = maps.fused.cpu().numpy()
         residual = scan.restore(fused)
-        inside = scan.restore(repainted) > 0.5
+        inside = (scan.restore(repainted) > 0.5) & within
         threshold = fine_threshold(fused, repainted, config.residual)
         mask = drop_small((residual > threshold) & inside, spacing_mm, minimum_ml)
     if twins is not None:
@@ -362,11 +310,11 @@ def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins
 
 
 def _found(mask: np.ndarray, refined: bool) -> str:
-    from scipy import ndimage
-
     count = int(ndimage.label(mask, structure=np.ones((3, 3, 3)))[1])
-    if count == 0:
+    if count == 0 and refined:
         return "nothing left after refinement: repainting changed no candidate enough"
+    if count == 0:
+        return "nothing left: on the scan's own grid every candidate is smaller than masks.minimum_ml"
     parts = "1 finding" if count == 1 else f"{count} findings"
     return f"{parts}, {'refined by residuals' if refined else 'not refined'}"
 
@@ -375,55 +323,60 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     """Return where an anomaly may be: inside the scan, and in the region where there is one."""
     inside = np.zeros(scan.image.shape, dtype=bool)
     inside[tuple(slice(a, b) for a, b in scan.inside)] = True
-    return inside if region is None else inside & (scan.project(region) >= 0.5)
+    if region is not None:
+        inside &= scan.project(region) >= 0.5
+        if not inside.any():
+            raise InputError(
+                "The region is too small for one voxel of the model's grid.",
+                hint="paint a larger region, or leave it away.",
+                code="empty_region",
+            )
+    return inside
+
+
+def _require_whole_cells(scan: CanonicalScan, components: Components) -> None:
+    """Refuse sides that the denoiser cannot take: the last cells of a side could never be repainted."""
+    multiple = components.autoencoder.downsampling * components.denoiser.side_multiple
+    if any(side % multiple for side in scan.image.shape):
+        raise ConfigError(
+            f"The denoiser needs sides that are multiples of {multiple} voxels, got {scan.image.shape}.",
+            hint=f"use --set canonical.side_multiple={multiple}.",
+        )
 
 
 def _cell_box(
     mask: np.ndarray, factor: int, multiple: int, margin_mm: float, spacing_mm: tuple[float, float, float]
 ) -> tuple[slice, slice, slice]:
-    """Return the box of latent cells around a mask with its margin, each side a multiple that fits the scan."""
+    """Return the box of latent cells around a mask with its margin, each side a multiple; the scan's sides are multiples too."""
     parts = []
     for axis in range(3):
         along = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         length = mask.shape[axis] // factor
         margin = int(np.ceil(margin_mm / spacing_mm[axis] / factor))
         low, high = along[0] // factor - margin, along[-1] // factor + 1 + margin
-        side = min(-(-(high - low) // multiple) * multiple, length - length % multiple)
+        side = min(-(-(high - low) // multiple) * multiple, length)
         start = int(np.clip((low + high - side) // 2, 0, length - side))
         parts.append(slice(start, start + side))
     return parts[0], parts[1], parts[2]
 
 
 def _check(volume: Volume, stages: Sequence[str], region: Volume | None, coarse_mask: Volume | None) -> None:
+    require_scan(volume)
     for stage in stages:
         if stage not in STAGES:
             raise ConfigError(f"Unknown stage '{stage}'.", hint=did_you_mean(stage, STAGES))
     if tuple(stages) != STAGES[: len(stages)] or not stages:
-        raise ConfigError(f"Stages build on each other: expected a beginning of {', '.join(STAGES)}, got {', '.join(stages) or 'none'}.")
-    for mask, name in ((region, "region"), (coarse_mask, "coarse mask")):
+        raise ConfigError(
+            f"Stages build on each other: expected a beginning of {', '.join(STAGES)}, got {', '.join(stages) or 'none'}."
+        )
+    for mask, name, code in (
+        (region, "region", "empty_region"),
+        (coarse_mask, "coarse mask", "empty_candidate"),
+    ):
         if mask is not None:
             require_same_grid(volume.geometry, mask.geometry, name)
             if not mask.array.any():
-                raise InputError(f"The {name} is empty.", hint="paint it, or leave it away.", code="empty_candidate")
-
-
-def _device(config: Config) -> torch.device:
-    wish = config.runtime.device
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wish)
-    except RuntimeError as error:
-        raise ConfigError(f"Unknown device '{wish}'.", hint="use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("Device 'cuda' was asked for, but torch sees no CUDA GPU.", hint="use --device cpu, or see `diffugts doctor`.")
-    return device
-
-
-def _untrained_head(autoencoder: LatentAutoencoder, text_encoder: TextEncoder) -> AovaHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return freeze(AovaHead(autoencoder.feature_channels, text_encoder.dim))
+                raise InputError(f"The {name} is empty.", hint="paint it, or leave it away.", code=code)
 
 
 @dataclass
@@ -448,3 +401,24 @@ class _Clock:
     def report(self, share: float) -> None:
         if self.on_progress is not None:
             self.on_progress(self.current, share)
+
+
+@contextmanager
+def _memory_limit(clock: _Clock, device: torch.device) -> Iterator[None]:
+    """Turn every way in which memory runs out into one error; a CPU's is a bare RuntimeError of torch."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        signs = ("DefaultCPUAllocator", "bad_alloc")
+        is_ours = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
+        if not is_ours:
+            raise
+        raise MemoryLimitError(
+            f"Out of memory in stage '{clock.current}' on {device}: {str(error)[:200] or 'no details given'}.",
+            hint="try smaller windows (--set backbone.window_voxels=64), a region of interest, or --device cpu.",
+        ) from error
+
+
+def _span(report: Callable[[float], None], begin: float, end: float) -> OnWindow:
+    """Return a callback that reports (done, in all) as a share between begin and end."""
+    return lambda done, total: report(begin + (end - begin) * done / total)

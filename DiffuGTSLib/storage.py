@@ -16,7 +16,8 @@ from DiffuGTSLib.errors import StorageError
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Lend a temporary name in the same folder and move it to `path` at the end; on any failure nothing is left.
 
-    The temporary name ends in the suffixes of `path`, in lower case, since writers choose the format by them.
+    The temporary name ends in the suffixes of `path`, in lower case, since writers choose the format by them. The
+    file gets the permissions of any new file; some writers (safetensors) would keep it to its owner.
 
     Raises:
         StorageError: If the folder is missing or not writable, the disk is full, or `path` is a folder: for any
@@ -29,6 +30,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         try:
             yield temporary
+            temporary.chmod(_new_file_mode())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -37,6 +39,12 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
+
+
+def _new_file_mode() -> int:
+    umask = os.umask(0o077)  # it can only be read by setting it: to the careful one for that moment
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def _state_of(folder: Path) -> str:

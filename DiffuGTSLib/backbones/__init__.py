@@ -1,4 +1,7 @@
-"""Backbones: the frozen networks. The one registry, name → builder, is here."""
+"""Backbones: the frozen networks. The one registry, name → builder, is here.
+
+Networks are imported by their builders: whoever needs only a protocol or a schedule does not wait for MONAI.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +11,6 @@ from typing import Any
 import torch
 
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule
-from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
-from DiffuGTSLib.backbones.schedules import build_schedule
-from DiffuGTSLib.backbones.weights import freeze, load_module, read_json, verify_checksums
 from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.resources import resource_path
@@ -55,12 +55,8 @@ DDPM_SCHEDULER: dict[str, Any] = {
 }
 """MAISI-v1's DDPM noise levels, walked as DDIM."""
 
-PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
-    "maisi-ct": {},
-    "maisi-ct-ddpm": {"num_class_embeds": None, "region_index": True, "resblock_updown": False, "include_fc": False},
-    "maisi-mr-brain": {},
-}
-"""What differs from `MaisiUNet`'s defaults in each published checkpoint."""
+PUBLISHED = ("maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain")
+"""Models whose weights NVIDIA publishes; their networks are `DiffuGTSLib.backbones.maisi.published_networks`."""
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -77,35 +73,37 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     return BACKBONES[config.name](config)
 
 
-def published_networks(name: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
-    """Build the networks of a published MAISI checkpoint at full size, untrained: what its weights will fill.
-
-    Use `torch.device("meta")` around it to look at shapes without memory.
-
-    Raises:
-        ConfigError: Unknown name.
-    """
-    if name not in PUBLISHED_UNETS:
-        raise ConfigError(f"Unknown published model '{name}'.", hint=did_you_mean(name, PUBLISHED_UNETS))
-    return MaisiAutoencoder(), MaisiUNet(**PUBLISHED_UNETS[name])
-
-
 def _bundled(config: BackboneConfig) -> Backbone:
     return _from_folder(config, resource_path("Models", config.name))
 
 
 def _from_folder(config: BackboneConfig, folder: Path) -> Backbone:
     """Read a model folder, every file checked before any is used."""
+    from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
+    from DiffuGTSLib.backbones.schedules import DdimSchedule, FlowSchedule, build_schedule
+    from DiffuGTSLib.backbones.weights import load_module, read_json, verify_checksums
+
     weights = verify_checksums(folder)
-    index = read_json(folder / "model_index.json")
+    prediction = str(read_json(folder / "model_index.json").get("prediction"))
     schedule = build_schedule(read_json(folder / "scheduler" / "scheduler_config.json"))
+    fitting = {"flow": FlowSchedule, "epsilon": DdimSchedule}
+    if not isinstance(schedule, fitting.get(prediction, ())):
+        raise WeightsError(
+            f"{folder}: a denoiser that predicts '{prediction}' does not go with a {type(schedule).__name__}; "
+            "expected 'flow' with rectified flow, or 'epsilon' with DDIM.",
+            hint="check prediction in model_index.json and scheduler/scheduler_config.json.",
+        )
     unet = load_module(MaisiUNet, folder / "denoiser")
-    denoiser = MaisiDenoiser(unet, schedule, str(index.get("prediction", "flow")), config.class_label)
+    denoiser = MaisiDenoiser(unet, schedule, prediction, config.class_label)
     return Backbone(load_module(MaisiAutoencoder, folder / "autoencoder"), denoiser, schedule, weights, folder)
 
 
 def _tiny(config: BackboneConfig) -> Backbone:
     """Build real networks of a few channels, seeded and untrained: for tests, and refused elsewhere."""
+    from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
+    from DiffuGTSLib.backbones.schedules import build_schedule
+    from DiffuGTSLib.backbones.weights import freeze
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         autoencoder = MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4)
@@ -113,8 +111,11 @@ def _tiny(config: BackboneConfig) -> Backbone:
             num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
             norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
         )  # fmt: skip
-        # MONAI starts the last convolution at zero: an untrained network would predict exactly nothing.
-        torch.nn.init.normal_(unet.net.out[-1].conv.weight, std=0.02)
+        # MONAI starts the last convolution of the network and of every block at zero: untrained, it would predict
+        # exactly nothing, and whatever its conditions.
+        for weight in unet.parameters():
+            if weight.dim() > 1 and not weight.any():
+                torch.nn.init.normal_(weight, std=0.05)
     schedule = build_schedule(FLOW_SCHEDULER)
     denoiser = MaisiDenoiser(freeze(unet), schedule, "flow", config.class_label)
     return Backbone(freeze(autoencoder), denoiser, schedule, {}, None)
@@ -131,6 +132,6 @@ def _published(config: BackboneConfig) -> Backbone:
 BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {
     "mini": _bundled,
     "tiny": _tiny,
-    **dict.fromkeys(PUBLISHED_UNETS, _published),
+    **dict.fromkeys(PUBLISHED, _published),
 }
 """Name → builder."""

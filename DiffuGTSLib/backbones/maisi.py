@@ -6,6 +6,8 @@ every operation; `num_splits` can silently change shapes; `encode` returns (mean
 features random, so the mean is used; flash attention refuses to be built on a CPU.
 """
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -15,7 +17,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from torch import Tensor, nn
 
 from DiffuGTSLib.backbones.interfaces import Encoding, NoiseSchedule, Prediction
-from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.errors import ConfigError, GeometryError, InputError, did_you_mean
 
 
 class MaisiAutoencoder(ModelMixin, ConfigMixin):
@@ -188,7 +190,9 @@ class MaisiDenoiser(nn.Module):
                 hint="cut or pad the region: inpainting does it.",
             )
         if modality not in self.class_label:
-            raise InputError(f"The denoiser knows {sorted(self.class_label)}, not modality '{modality}'.", code="modality")
+            raise InputError(
+                f"The denoiser knows {sorted(self.class_label)}, not modality '{modality}'.", code="modality"
+            )
         batch = len(noisy)
         raw = self.unet(
             noisy,
@@ -200,6 +204,27 @@ class MaisiDenoiser(nn.Module):
         if self.prediction == "flow":  # noisy = (1 - s) clean + s noise, raw = clean - noise
             return Prediction(noisy + sigma * raw, noisy - signal * raw)
         return Prediction((noisy - sigma * raw) / signal, raw)
+
+
+PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
+    "maisi-ct": {},
+    "maisi-ct-ddpm": {"num_class_embeds": None, "region_index": True, "resblock_updown": False, "include_fc": False},
+    "maisi-mr-brain": {},
+}
+"""What differs from `MaisiUNet`'s defaults in each published checkpoint."""
+
+
+def published_networks(name: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
+    """Build the networks of a published MAISI checkpoint at full size, untrained: what its weights will fill.
+
+    Use `torch.device("meta")` around it to look at shapes without memory.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    if name not in PUBLISHED_UNETS:
+        raise ConfigError(f"Unknown published model '{name}'.", hint=did_you_mean(name, PUBLISHED_UNETS))
+    return MaisiAutoencoder(), MaisiUNet(**PUBLISHED_UNETS[name])
 
 
 def _use_native_group_norm(root: nn.Module) -> None:

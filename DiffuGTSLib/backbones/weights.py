@@ -9,6 +9,7 @@ diffusers' own `from_pretrained` fills missing tensors at random and only warns;
 """
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,23 +33,42 @@ def load_module(kind: type[Module], folder: Path) -> Module:
     """Build a module from its `config.json` and fill it with exactly its weights, as float32, frozen.
 
     Raises:
-        WeightsError: If a file is missing or unreadable, or a tensor is missing, unexpected or of another shape.
+        WeightsError: If a file is missing or unreadable, the configuration is another class's, or a tensor is
+            missing, unexpected or of another shape.
     """
-    config = read_json(folder / "config.json")
-    if config.get("_class_name") != kind.__name__:
-        raise WeightsError(f"{folder} holds a {config.get('_class_name')}; expected a {kind.__name__}.")
-    module: Module = kind.from_config(config)
+    module = _from_config(kind, folder)
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
     except FileNotFoundError:
         raise WeightsError(f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is not a complete safetensors file: {error}.", hint="copy it again; it was cut off or altered."
         ) from error
     load_strictly(module, tensors, str(path))
     return freeze(module)
+
+
+def _from_config(kind: type[Module], folder: Path) -> Module:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != kind.__name__:
+        raise WeightsError(f"{folder} holds a {config.get('_class_name')}; expected a {kind.__name__}.")
+    # JSON has no tuples, and diffusers only warns of a key that it does not know.
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if not key.startswith("_")}
+    unknown = sorted(values.keys() - inspect.signature(kind).parameters.keys())
+    if unknown:
+        raise WeightsError(
+            f"{folder / 'config.json'} names what {kind.__name__} does not know: {', '.join(unknown)}.",
+            hint="the model was made with another version of DiffuGTS.",
+        )
+    try:
+        module: Module = kind(**values)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{folder / 'config.json'} describes no {kind.__name__}: {error}.") from error
+    return module
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
@@ -72,13 +92,18 @@ def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: s
             f"{origin} does not fit {type(module).__name__}: {'; '.join(words)}.",
             hint="the weights belong to another network or configuration.",
         )
-    module.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()})
+    module.load_state_dict(
+        {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    )
 
 
 def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write `config.json` and the weights; half precision halves the file and is widened again on loading."""
     folder.mkdir(parents=True, exist_ok=True)
-    module.save_config(folder)
+    config = json.loads(module.to_json_string())
+    config.pop("_name_or_path", None)  # diffusers notes the folder it was read from: a path of this machine
+    with whole_file(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {
         name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in module.state_dict().items()
@@ -89,7 +114,9 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
 
 def write_checksums(model_folder: Path) -> None:
     """Write the SHA-256 of every weight file below a model folder."""
-    sums = {path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(model_folder.rglob("*.safetensors"))}
+    sums = {
+        path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(model_folder.rglob("*.safetensors"))
+    }
     with whole_file(model_folder / CHECKSUMS_FILE) as temporary:
         temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
@@ -98,11 +125,20 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
     """Return file → SHA-256 of a model folder after comparing every file with `checksums.json`.
 
     Raises:
-        WeightsError: If the folder or a file is missing, or a file is not the one that was published.
+        WeightsError: If the folder or a file is missing, or a file is not the one that was published, or not listed.
     """
     if not model_folder.is_dir():
         raise WeightsError(f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.")
     expected = read_json(model_folder / CHECKSUMS_FILE)
+    unlisted = sorted(
+        {path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*.safetensors")} - expected.keys()
+    )
+    if unlisted:
+        raise WeightsError(
+            f"{model_folder / CHECKSUMS_FILE} does not list {', '.join(unlisted[:5])}.",
+            hint="copy the whole model folder again.",
+            code="weights_hash",
+        )
     for name, digest in expected.items():
         path = model_folder / name
         if not path.is_file():
@@ -110,7 +146,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
         given = sha256(path)
         if given != digest:
             raise WeightsError(
-                f"{path} is not the published file: SHA-256 expected {digest[:12]}…, got {given[:12]}….",
+                f"{path} is not the published file: SHA-256 expected {str(digest)[:12]}…, got {given[:12]}….",
                 hint="copy it again; it was cut off or altered.",
                 code="weights_hash",
             )
@@ -133,6 +169,8 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing.", hint="fetch or copy the whole model folder.") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is not valid JSON: {error}.", hint="copy the model folder again.") from error
     if not isinstance(values, dict):

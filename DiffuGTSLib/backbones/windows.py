@@ -26,7 +26,8 @@ def over_windows(
         volume: Image or latent.
         side: Window side in its voxels; shorter sides are seen whole.
         overlap: Share that neighbors have in common.
-        look: Window → outputs, each at a whole-number fraction of (or multiple of) the window's size.
+        look: Window → outputs, each at a whole-number fraction of (or multiple of) the window's size, finer ones
+            first: MONAI carries the weights of one output on to the next. They are weighted in place.
         on_window: See `OnWindow`.
     """
     sides = tuple(min(side, length) for length in volume.shape[2:])
@@ -50,6 +51,7 @@ def encode_scan(
     image: Float[Tensor, "1 1 X Y Z"], autoencoder: LatentAutoencoder, side: int, overlap: float, on_window: OnWindow
 ) -> Float[Tensor, "1 l x y z"]:
     """Return the latent of a whole scan."""
+    overlap = aligned_overlap(side, overlap, autoencoder.downsampling)
     return over_windows(image, side, overlap, lambda window: (autoencoder.encode(window).latent,), on_window)[0]
 
 
@@ -59,6 +61,22 @@ def decode_scan(
     """Return the image of a latent; `side` is in image voxels."""
     cells = max(1, side // autoencoder.downsampling)
     return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window),), on_window)[0]
+
+
+def aligned_overlap(side: int, overlap: float, multiple: int) -> float:
+    """Return an overlap, at least the given one, at which every window begins on a whole cell of its coarser outputs.
+
+    MONAI would round each beginning down instead and blend outputs up to a cell away from where they belong.
+
+    Args:
+        side: Window side in voxels.
+        overlap: Share that neighbors have in common.
+        multiple: Voxels a cell.
+    """
+    stride = int(side * (1 - overlap))
+    aligned = max(multiple, stride - stride % multiple)
+    # Half a voxel more, so that MONAI's int(side * (1 - overlap)) cannot fall short by rounding.
+    return overlap if aligned == stride else max(0.0, 1 - (aligned + 0.5) / side)
 
 
 def window_count(shape: Sequence[int], sides: Sequence[int], overlap: float) -> int:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.findings import acquisition_axis, label_lesions
+from DiffuGTSLib.masks import otsu
 from DiffuGTSLib.volumes.volume import Volume
 
 CT_BODY_HU = -300.0
@@ -133,22 +134,6 @@ def body_mask(scan: Volume, modality: str) -> Bool[np.ndarray, "i j k"]:
     axis = acquisition_axis(scan.geometry.spacing_mm)
     slices = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(body, axis, 0)]
     return np.moveaxis(np.stack(slices), 0, axis)
-
-
-def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
-    """Return the threshold that parts intensities into two classes furthest from each other (Otsu, 1979).
-
-    The edge between two of `bins` equal bins; where several part equally well, the middle of them.
-    """
-    counts, edges = np.histogram(values, bins=bins)
-    centers = (edges[:-1] + edges[1:]) / 2.0
-    below = np.cumsum(counts)[:-1].astype(np.float64)
-    above = counts.sum() - below
-    sums: Float[np.ndarray, " edges"] = np.cumsum(counts * centers)
-    gap = sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)
-    between = below * above * gap**2
-    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
-    return float(edges[1:-1][best].mean())
 
 
 def _largest_part(mask: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:

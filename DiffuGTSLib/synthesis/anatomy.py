@@ -30,7 +30,8 @@ def paint_anatomy(labels: NDArray[np.float32], rng: np.random.Generator) -> NDAr
     image = means[index] + spread[index] * texture
     image = ndimage.gaussian_filter(image, rng.uniform(0.3, 0.8))
     image = image * (1 + 0.25 * rng.uniform() * smooth_noise(labels.shape, rng, sigma_voxels=16.0))
-    return np.clip(image + rng.normal(0, rng.uniform(0.002, 0.02), labels.shape), 0, 1).astype(np.float32)
+    image = image + rng.normal(0, rng.uniform(0.002, 0.02), labels.shape)
+    return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
 def vary_intensity(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -50,4 +51,4 @@ def smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, sigma_voxels:
     if step > 1:
         noise = ndimage.zoom(noise, step, order=1)
     noise = noise[tuple(slice(0, side) for side in shape)]
-    return ((noise - noise.mean()) / max(float(noise.std()), 1e-6)).astype(np.float32)
+    return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-6), dtype=np.float32)

@@ -67,7 +67,7 @@ def place_tumor(
             best, best_share = voxel, share
         if share >= 0.7:
             break
-    return best.astype(np.float64)
+    return np.asarray(best, dtype=np.float64)
 
 
 def paint_tumor(
@@ -133,7 +133,8 @@ def _tumor_texture(
     grain = 0.7 * float(np.median(np.abs(reference - np.median(reference)))) * rng.uniform(0.5, 1.3)
     texture = base + grain * smooth_noise(image.shape, rng, sigma_voxels=0.7)
     texture = texture + mottle * smooth_noise(image.shape, rng, sigma_voxels=rng.uniform(1.5, 5.0))
-    depth = ndimage.distance_transform_edt(mask, sampling=spacing_mm) / max(1.0, mask.sum() ** (1 / 3) * spacing_mm[0] / 2)
+    half_side_mm = float(np.cbrt(mask.sum() * np.prod(spacing_mm))) / 2
+    depth = ndimage.distance_transform_edt(mask, sampling=spacing_mm) / max(1.0, half_side_mm)
     kind = rng.random()
     if kind < 0.25:  # necrotic core
         texture = texture + np.clip((depth - 0.35) * 4, 0, 1) * rng.uniform(-3, 1) * max(mottle, 0.02)
@@ -151,10 +152,10 @@ def _base_and_mottle(
         if not 0.02 <= around + shift <= 0.98:
             shift = -shift
         return float(np.clip(around + shift, 0, 1)), float(rng.uniform(0.0, 0.08))
-    around_hu = float(intensity.to_native(np.array(around)))
+    around_hu = float(intensity.to_native(np.array([around]))[0])
     if look.absolute_hu and (not look.shift_hu or rng.random() < 0.5):
         hu = rng.uniform(*look.absolute_hu[rng.integers(len(look.absolute_hu))])
     else:
         hu = around_hu + rng.uniform(*look.shift_hu[rng.integers(len(look.shift_hu))])
-    low, high = intensity.to_unit(np.array([hu - 10, hu + 10]))
-    return float(intensity.to_unit(np.array(hu))), float(rng.uniform(0.0, 1.2) * (high - low))
+    low, middle, high = intensity.to_unit(np.array([hu - 10, hu, hu + 10]))
+    return float(middle), float(rng.uniform(0.0, 1.2) * (high - low))

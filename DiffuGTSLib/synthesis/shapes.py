@@ -57,4 +57,4 @@ def soft_shape(
     distance = np.sqrt(((turned / np.array(shape.radii_mm)) ** 2).sum(-1))  # 1 on the ellipsoid
     wave = smooth_noise(grid, rng, sigma_voxels=max(1.0, 0.35 * radius / min(spacing_mm)))
     inside_mm = (1 + 0.5 * shape.waviness * wave - distance) * radius
-    return np.clip(0.5 + inside_mm / max(shape.edge_mm, 1e-3), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(0.5 + inside_mm / max(shape.edge_mm, 1e-3), 0, 1), dtype=np.float32)

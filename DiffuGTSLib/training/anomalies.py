@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, vary_intensity
 from DiffuGTSLib.synthesis.handcrafted import paint_tumor
 from DiffuGTSLib.training.data import Crop, TrainingScan, random_crop
@@ -60,6 +61,9 @@ class AnomalySampler:
         scans: On the canonical grid.
         side: Window side in voxels.
         mixture: Shares of the kinds of windows.
+
+    Raises:
+        InputError: If there is no organ to paint into.
     """
 
     def __init__(self, scans: Sequence[TrainingScan], side: int, mixture: Mixture) -> None:
@@ -73,6 +77,11 @@ class AnomalySampler:
                 voxels = np.argwhere(mask & scan.healthy)
                 if len(voxels) >= 100:
                     self._places.setdefault(organ, []).append((scan, voxels[:: max(1, len(voxels) // 20000)]))
+        if not self._places:
+            raise InputError(
+                f"None of {len(scans)} scans shows 100 voxels of a healthy organ that a tumor could be painted into.",
+                hint="name an organ, a label map or lung_by_air in the protocol's cases.",
+            )
         self._organs = sorted(self._places)
         weights = np.array([_ORGAN_WEIGHT.get(organ, 1.0) for organ in self._organs])
         self._chances = weights / weights.sum()

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiResBlock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiResBlock
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, vary_intensity
 from DiffuGTSLib.training.data import Crop, TrainingScan, random_crop
 
@@ -27,6 +29,9 @@ class AutoencoderRecipe:
         validation: Scans to report the reconstruction error on.
         side: Window side in voxels.
         batch: Windows a step.
+
+    Raises:
+        InputError: Nothing to train on, or nothing to validate on.
     """
 
     kl_weight = 1e-6
@@ -41,6 +46,11 @@ class AutoencoderRecipe:
         side: int = 64,
         batch: int = 1,
     ) -> None:
+        if not scans or not validation:
+            raise InputError(
+                f"Expected scans to train the autoencoder on and to validate it on, got {len(scans)} and {len(validation)}.",
+                hint="add cases of modality CT or MR to the protocol's splits 'train' and 'validation'.",
+            )
         self.trainable = autoencoder
         self._scans = scans
         self._validation = validation
@@ -95,7 +105,8 @@ def start_linear(autoencoder: MaisiAutoencoder) -> None:
     for module in autoencoder.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     for module in autoencoder.modules():
         if isinstance(module, MaisiResBlock):
             nn.init.zeros_(module.conv2.conv.conv.weight)
@@ -111,7 +122,11 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
 
 
 def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[TrainingScan], side: int = 64) -> float:
-    """Return 1 / standard deviation of unscaled latents of the body, as MAISI defines its scale factor."""
+    """Return 1 / standard deviation of unscaled latents of the body, as MAISI defines its scale factor.
+
+    Raises:
+        InputError: If all are label maps.
+    """
     rng = np.random.default_rng(0)
     latents = []
     with torch.no_grad():
@@ -120,6 +135,11 @@ def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[Trainin
                 crop = _interesting_crop(scan, side, rng)
                 mean, _, _ = autoencoder.posterior(torch.from_numpy(crop.cut(scan.scan.image))[None, None])
                 latents.append(mean.flatten())
+    if not latents:
+        raise InputError(
+            "The latent scale needs a scan; the training split holds label maps only.",
+            hint="add a case of modality CT or MR to the protocol's split 'train'.",
+        )
     return float(1.0 / torch.cat(latents).std())
 
 

@@ -1,15 +1,10 @@
-"""Training cases: which scans, which patients are kept apart, and random windows cut from them.
-
-A protocol is one JSON file that names every case, its patient, its split and its masks; see
-`Resources/Protocols/mini.json`. Paths in it are relative to a data folder that the user names.
-"""
+"""Training scans on the canonical grid, what in them is healthy, and random windows cut from them."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +14,10 @@ from scipy import ndimage
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.volumes import CanonicalScan, Volume, read_mask, read_volume, to_canonical
 
 logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "validation", "test", "excluded")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One scan of a protocol.
-
-    Attributes:
-        name: Unique name.
-        patient: Scans of one patient never fall into two splits.
-        split: "train", "validation", "test" or "excluded".
-        modality: "CT", "MR", or "labels" for an anatomy that is only ever painted with random contrasts.
-        image: Path of the scan (or label map), relative to the data folder.
-        organ: Organ of the tumor, or the organ that the whole scan shows.
-        tumor: Path of the tumor mask, or "".
-        labels: Path of an organ label map, or "".
-        label_names: Organ name → its values in the label map.
-        lung_by_air: Find the lungs of a CT as the air enclosed by the body.
-        healthy_only_in: Where the scan shows tumors that nobody outlined, the organs that are known to be healthy.
-        unmarked_near: Organ name → mm around it that may hold a tumor that nobody outlined.
-    """
-
-    name: str
-    patient: str
-    split: str
-    modality: str
-    image: str
-    organ: str = ""
-    tumor: str = ""
-    labels: str = ""
-    label_names: dict[str, list[int]] = field(default_factory=dict)
-    lung_by_air: bool = False
-    healthy_only_in: list[str] = field(default_factory=list)
-    unmarked_near: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,30 +42,6 @@ class TrainingScan:
 
 HEALTHY_MARGIN_MM = 10.0
 """Tissue this close to an outlined tumor (edema, infiltration) does not count as healthy."""
-
-
-def read_protocol(path: Path) -> list[Case]:
-    """Read and check a protocol file.
-
-    Raises:
-        InputError: Unknown split, a name used twice, or a patient in two splits.
-    """
-    cases = [Case(**case) for case in json.loads(path.read_text(encoding="utf-8"))["cases"]]
-    split_of: dict[str, str] = {}
-    names: set[str] = set()
-    for case in cases:
-        if case.split not in SPLITS:
-            raise InputError(f"Case '{case.name}': unknown split '{case.split}'; expected one of {', '.join(SPLITS)}.")
-        if case.name in names:
-            raise InputError(f"Two cases are named '{case.name}' in {path}.")
-        names.add(case.name)
-        if split_of.setdefault(case.patient, case.split) != case.split:
-            raise InputError(
-                f"Patient '{case.patient}' is in splits '{split_of[case.patient]}' and '{case.split}'.",
-                hint="keep all scans of a patient in one split, or the figures are worthless.",
-                code="leakage",
-            )
-    return cases
 
 
 def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
@@ -159,7 +96,7 @@ def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
     box = tuple(slice(a, b) for a, b in scan.inside)
     inside[box] = body[box]
     if depth_mm <= 0:
-        return inside
+        return np.asarray(inside)
     depth = ndimage.distance_transform_edt(np.pad(inside, 1, mode="edge"), sampling=scan.spacing_mm)[1:-1, 1:-1, 1:-1]
     return np.asarray(depth > depth_mm)
 
@@ -168,7 +105,7 @@ def lung_by_air(scan: CanonicalScan) -> NDArray[np.bool_]:
     """Return the lungs of a CT: enclosed air at least 40 ml large, its vessels closed over, bowel gas left out."""
     air = scan.intensity.to_native(scan.image) < -500
     enclosed = air & body_mask(scan, depth_mm=4.0)
-    parts, count = ndimage.label(ndimage.binary_opening(enclosed, iterations=1))
+    parts, _ = ndimage.label(ndimage.binary_opening(enclosed, iterations=1))
     lungs = np.zeros_like(enclosed)
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
@@ -214,7 +151,11 @@ class Crop:
 
 
 def random_crop(
-    shape: Sequence[int], side: int, rng: np.random.Generator, around: NDArray[np.intp] | None = None, overhang: float = 0.15
+    shape: Sequence[int],
+    side: int,
+    rng: np.random.Generator,
+    around: NDArray[np.intp] | None = None,
+    overhang: float = 0.15,
 ) -> Crop:
     """Draw a cube: anywhere, or so that it holds the voxel `around` at a random place.
 

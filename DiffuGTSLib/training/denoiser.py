@@ -13,6 +13,7 @@ from torch.nn import functional
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiUNet
 from DiffuGTSLib.backbones.windows import encode_scan
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.training.data import Crop, TrainingScan
 
 
@@ -33,7 +34,9 @@ class LatentScan:
     modality: str
 
 
-def cache_latents(scans: Sequence[TrainingScan], autoencoder: LatentAutoencoder, side: int, overlap: float) -> list[LatentScan]:
+def cache_latents(
+    scans: Sequence[TrainingScan], autoencoder: LatentAutoencoder, side: int, overlap: float
+) -> list[LatentScan]:
     """Encode every scan once; scans without healthy tissue and label maps are left out."""
     cached = []
     for scan in scans:
@@ -60,6 +63,9 @@ class DenoiserRecipe:
         class_label: Modality name to code.
         cells: Sides of the latent crops; one is drawn each step.
         batch: Crops a step.
+
+    Raises:
+        InputError: No healthy tissue to train on, or none to validate on.
     """
 
     def __init__(
@@ -68,9 +74,15 @@ class DenoiserRecipe:
         latents: Sequence[LatentScan],
         validation: Sequence[LatentScan],
         class_label: dict[str, int],
-        cells: Sequence[int] = (16, 24),
+        cells: Sequence[int] = (16, 16, 24),
         batch: int = 4,
     ) -> None:
+        if not any(bool(scan.healthy.any()) for scan in latents) or not validation:
+            raise InputError(
+                f"The healthy prior needs scans with healthy tissue, to train and to validate on; got {len(latents)} and "
+                f"{len(validation)}.",
+                hint="add scans to the protocol that show healthy tissue more than 10 mm away from tumors.",
+            )
         self.trainable = unet
         self._latents = latents
         self._validation = validation
@@ -82,7 +94,7 @@ class DenoiserRecipe:
 
     def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the flow-matching loss on the healthy cells of one batch."""
-        side = int(self._cells[rng.integers(len(self._cells))])
+        side = self._cells[int(rng.integers(len(self._cells)))]
         chosen = [self._latents[rng.choice(len(self._latents), p=self._chances)] for _ in range(self._batch)]
         return {"total": self._flow_loss(chosen, side, rng)}
 
@@ -108,7 +120,8 @@ class DenoiserRecipe:
             torch.tensor([self._class_label[scan.modality] for scan in scans], device=device),
         )
         error = (raw.float() - (clean - noise)).square() * healthy
-        return error.sum() / (healthy.sum() * clean.shape[1]).clamp_min(1.0)
+        loss: Tensor = error.sum() / (healthy.sum() * clean.shape[1]).clamp_min(1.0)
+        return loss
 
 
 def _latent_crop(scan: LatentScan, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from DiffuGTSLib.aova import ABNORMAL, Attention
+from DiffuGTSLib.aova import ABNORMAL, NORMAL, Attention
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def head_losses(
         "anomaly": anomaly_loss(attention.score_logits.float(), abnormal),
         "similarity": similarity_loss(attention.class_embeddings.float(), prompts.float()),
         "dice": dice_loss(probability, mask, abnormal),
-        "voxel": voxel_loss(probability, mask),
+        "voxel": voxel_loss(attention.log_maps.float(), mask),
     }
     total = sum(getattr(weights, name) * term for name, term in terms.items())
     return {"total": torch.as_tensor(total), **terms}
@@ -73,14 +73,13 @@ def dice_loss(probability: Tensor, mask: Tensor, abnormal: Tensor, smooth: float
     return 1 - dice.mean()
 
 
-def voxel_loss(probability: Tensor, mask: Tensor) -> Tensor:
+def voxel_loss(log_maps: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy at every voxel, tumor and rest weighing 1 : 3 whatever their volumes.
 
     Not in the paper as known to us. Dice says nothing on normal images; without this term nothing presses the map
     down there but the one anomaly score. The rest is averaged on its own so that small tumors are not drowned.
+    Computed from logarithms: a clipped probability would have no slope just where it is most wrong.
     """
-    with torch.autocast(probability.device.type, enabled=False):
-        entropy = functional.binary_cross_entropy(probability.clamp(1e-6, 1 - 1e-6), mask, reduction="none")
-        inside = (entropy * mask).sum() / mask.sum().clamp_min(1.0)
-        outside = (entropy * (1 - mask)).sum() / (1 - mask).sum().clamp_min(1.0)
+    inside = -(log_maps[:, ABNORMAL:] * mask).sum() / mask.sum().clamp_min(1.0)
+    outside = -(log_maps[:, NORMAL : NORMAL + 1] * (1 - mask)).sum() / (1 - mask).sum().clamp_min(1.0)
     return 0.25 * inside + 0.75 * outside

@@ -23,14 +23,16 @@ from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import load_module, save_module, write_checksums
 from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
+from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.encoder import build_encoder
 from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.aova import HeadRecipe
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
-from DiffuGTSLib.training.data import Crop, TrainingScan, load_split, read_protocol
+from DiffuGTSLib.training.data import Crop, TrainingScan, load_split
 from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
+from DiffuGTSLib.training.losses import HeadLossWeights
 from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
 
 Report = Callable[[str], None]
@@ -45,7 +47,11 @@ MINI_UNET: dict[str, Any] = {
 MINI_HEAD: dict[str, Any] = {"adapter": "context", "alpha": 0.5, "fuse": "logit"}
 """What makes `mini` small; everything else is the published network's default."""
 
-ITERATIONS = {"autoencoder": 2250, "denoiser": 6000, "aova": 12000}
+MINI_LOSSES = HeadLossWeights(anomaly=0.2, similarity=0.05)
+"""At weight 1 the two image-level terms drive the maps to all-normal within a hundred iterations: their gradient
+reaches every voxel at once, and a map that is normal everywhere is the easiest to tell from its counterpart."""
+
+ITERATIONS = {"autoencoder": 2250, "denoiser": 6000, "aova": 8000}
 """What the bundled `mini` was meant to be trained with, on two CPU cores; its model card says what it got."""
 
 
@@ -58,7 +64,7 @@ def train_part(
     iterations: int | None = None,
     precision: str = "float32",
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
     dry_run: bool = False,
     report: Report = print,
 ) -> None:
@@ -66,38 +72,46 @@ def train_part(
 
     Args:
         part: "autoencoder", "denoiser" or "aova"; the latter two need the first in `output/model`.
-        protocol_path: Which scans, which split; see `training.data`.
+        protocol_path: Which scans, which split; see `DiffuGTSLib.protocol`.
         data: Folder that the protocol's paths start from.
         output: Run folder.
         iterations: Optimizer steps; None takes `ITERATIONS`.
         precision: "float32" or "bfloat16"; see `TrainingPlan`.
         seed: Of weights and draws.
-        device: "cpu", "cuda", …
+        device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
         dry_run: Load the data, say what would be done, and stop.
         report: Receives one line at a time.
 
     Raises:
-        InputError: Unknown part, or a protocol without the splits that are needed.
+        InputError: Unknown part, or a protocol without the splits or the tissue that are needed.
+        ConfigError: Unknown device or precision, or no iterations.
         WeightsError: If the autoencoder is missing or a checkpoint belongs to another network.
+        StorageError: If the run folder cannot be written to.
     """
     if part not in PARTS:
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
+    chosen_device = _device(device)
+    plan = TrainingPlan(ITERATIONS[part] if iterations is None else iterations, precision=precision, seed=seed)
     config = load_config("mini")
     cases = read_protocol(protocol_path)
     scans = {split: load_split(cases, split, data, config.canonical) for split in ("train", "validation")}
-    plan = TrainingPlan(iterations or ITERATIONS[part], precision=precision, seed=seed)
     for split, loaded in scans.items():
         report(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
-    report(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {device}")
+    report(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {chosen_device}")
     if dry_run:
         return
     torch.manual_seed(seed)
-    PARTS[part](scans, config, plan, output, torch.device(device), report)
+    PARTS[part](scans, config, plan, output, chosen_device, report)
     _write_index(output / "model")
 
 
 def _train_autoencoder(
-    scans: dict[str, list[TrainingScan]], config: Config, plan: TrainingPlan, output: Path, device: torch.device, report: Report
+    scans: dict[str, list[TrainingScan]],
+    _config: Config,
+    plan: TrainingPlan,
+    output: Path,
+    device: torch.device,
+    report: Report,
 ) -> None:
     """Many small windows first, then a fifth of the time on large ones, as MAISI went from 64³ to 128³."""
     autoencoder = MaisiAutoencoder(**MINI_AUTOENCODER)
@@ -118,7 +132,12 @@ def _train_autoencoder(
 
 
 def _train_denoiser(
-    scans: dict[str, list[TrainingScan]], config: Config, plan: TrainingPlan, output: Path, device: torch.device, report: Report
+    scans: dict[str, list[TrainingScan]],
+    config: Config,
+    plan: TrainingPlan,
+    output: Path,
+    device: torch.device,
+    report: Report,
 ) -> None:
     autoencoder = load_module(MaisiAutoencoder, output / "model" / "autoencoder")
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
@@ -135,15 +154,29 @@ def _train_denoiser(
 
 
 def _train_aova(
-    scans: dict[str, list[TrainingScan]], config: Config, plan: TrainingPlan, output: Path, device: torch.device, report: Report
+    scans: dict[str, list[TrainingScan]],
+    config: Config,
+    plan: TrainingPlan,
+    output: Path,
+    device: torch.device,
+    report: Report,
 ) -> None:
     autoencoder = load_module(MaisiAutoencoder, output / "model" / "autoencoder").to(device)
     text_encoder = build_encoder(config.text.encoder)
-    side = config.backbone.window_voxels
-    sampler = AnomalySampler(scans["train"], side, Mixture())
     head = AovaHead(autoencoder.feature_channels, text_encoder.dim, **MINI_HEAD).to(device)
-    recipe = HeadRecipe(head, autoencoder, text_encoder, sampler, validation_windows(scans["validation"], side))
-    _run(recipe, replace(plan, learning_rate=1e-3, average=0.998, checkpoint_every=500), output / "aova", report)
+    large = config.backbone.window_voxels
+    small = large * 3 // 4  # half of the iterations on windows that cost less than half: sooner to many tumors seen
+    first = plan.iterations // 2
+    phases = [
+        (small, replace(plan, iterations=max(1, first), learning_rate=6e-4, average=0.998, checkpoint_every=500)),
+        (large, replace(plan, iterations=plan.iterations - first, learning_rate=4e-4, average=0.998,
+                        checkpoint_every=500, seed=plan.seed + 1)),
+    ]  # fmt: skip
+    for number, (side, phase) in enumerate(phases, start=1):
+        sampler = AnomalySampler(scans["train"], side, Mixture())
+        windows = validation_windows(scans["validation"], side)
+        recipe = HeadRecipe(head, autoencoder, text_encoder, sampler, windows, weights=MINI_LOSSES)
+        _run(recipe, phase, output / "aova" / f"phase_{number}", report)
     save_module(head.cpu(), output / "model" / "aova", torch.float16)
 
 
@@ -152,6 +185,20 @@ PARTS: dict[str, Callable[[dict[str, list[TrainingScan]], Config, TrainingPlan, 
     "denoiser": _train_denoiser,
     "aova": _train_aova,
 }
+
+
+def _device(wish: str) -> torch.device:
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wish)
+    except RuntimeError as error:
+        raise ConfigError(f"Unknown device '{wish}'.", hint="use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"Device '{wish}' was asked for, but torch sees no CUDA GPU.", hint="use cpu, or see `diffugts doctor`."
+        )
+    return device
 
 
 def validation_windows(scans: Sequence[TrainingScan], side: int) -> list[Sample]:

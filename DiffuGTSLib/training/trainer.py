@@ -6,18 +6,19 @@ import csv
 import json
 import logging
 import math
-import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.errors import ConfigError, StorageError, WeightsError
+from DiffuGTSLib.storage import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,14 @@ class TrainingPlan:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """What a trained part must say: its weights, its loss on one drawn batch, and how good it is."""
 
-    trainable: nn.Module
+    @property
+    def trainable(self) -> nn.Module:
+        """The weights; read-only, so that a recipe may promise a network of its own kind."""
+        ...
 
     def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return named losses of one freshly drawn batch; "total" is minimized."""
@@ -79,7 +84,10 @@ class Recipe(Protocol):
 
 
 def train(
-    recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Callable[[int, int, dict[str, float]], None] | None = None
+    recipe: Recipe,
+    plan: TrainingPlan,
+    folder: Path,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> None:
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.
 
@@ -87,9 +95,10 @@ def train(
     optimizer, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the result.
 
     Raises:
-        WeightsError: If the checkpoint belongs to another plan or network.
+        WeightsError: If the checkpoint is damaged or belongs to another network.
+        StorageError: If the folder cannot be made or written to; the last checkpoint stays as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     model = recipe.trainable
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate, weight_decay=plan.weight_decay
@@ -97,7 +106,7 @@ def train(
     averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
     begin = _resume(folder, plan, model, optimizer, averaged)
     device = next(model.parameters()).device.type
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     clock = time.perf_counter()
     for iteration in range(begin, plan.iterations):
         for group in optimizer.param_groups:
@@ -111,19 +120,29 @@ def train(
         optimizer.step()
         _update_average(averaged, model, plan.average, iteration)
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / plan.every
+            seen.setdefault(name, []).append(float(value.detach()))
         done = iteration + 1
         if done % plan.every == 0 or done == plan.iterations:
-            row = {"iteration": float(done), **sums, "seconds": time.perf_counter() - clock}
+            means = {name: sum(values) / len(values) for name, values in seen.items()}
+            row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
             if done % plan.checkpoint_every == 0 or done == plan.iterations:
                 row |= _validated(recipe, model, averaged)
                 _save(folder, plan, model, optimizer, averaged, done)
             _log(folder / "log.csv", row)
             if progress is not None:
                 progress(done, plan.iterations, row)
-            sums, clock = {}, time.perf_counter()
+            seen, clock = {}, time.perf_counter()
     model.load_state_dict(averaged)
     model.eval()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror}.", hint="choose another --output."
+        ) from error
 
 
 def _update_average(averaged: dict[str, Tensor], model: nn.Module, decay: float, iteration: int) -> None:
@@ -148,13 +167,18 @@ def _validated(recipe: Recipe, model: nn.Module, averaged: dict[str, Tensor]) ->
 
 
 def _save(
-    folder: Path, plan: TrainingPlan, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor], done: int
+    folder: Path,
+    plan: TrainingPlan,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: dict[str, Tensor],
+    done: int,
 ) -> None:
-    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
+    with whole_file(folder / "plan.json") as temporary:
+        temporary.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
     state = {"iteration": done, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
-    temporary = folder / "state.pt.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / "state.pt")
+    with whole_file(folder / "state.pt") as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def _resume(
@@ -164,7 +188,12 @@ def _resume(
     if not path.exists():
         return 0
     device = next(model.parameters()).device
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(
+            f"The checkpoint {path} is damaged: {str(error)[:300]}.", hint="remove it to begin anew."
+        ) from error
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -180,16 +209,17 @@ def _resume(
 
 
 def _log(path: Path, row: dict[str, float]) -> None:
-    """Append one row; a row with columns that the file does not know yet rewrites the header above all rows."""
+    """Append one row; a row with columns that the file does not know yet rewrites the header above all rows.
+
+    Rows of a run that was stopped after its last checkpoint are dropped, since they come again.
+    """
     rows: list[dict[str, str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = [known for known in csv.DictReader(file) if float(known["iteration"]) < row["iteration"]]
     columns = list(dict.fromkeys([*(rows[0] if rows else {}), *row]))
     rows.append({name: f"{value:.6g}" for name, value in row.items()})
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)

@@ -1,12 +1,14 @@
 """Refuses image files whose damage or silence ITK would pass over.
 
 Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
-sheared sform is replaced by the qform; a header without spacing or orientation gets 1 mm and an identity.
+sheared sform is replaced by the qform; a header without spacing or orientation gets 1 mm and an identity; NaN
+and infinite voxels of a NIfTI file become 0.
 Each of these would move or shrink a tumor without a word.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 import struct
 import zlib
@@ -16,13 +18,14 @@ from typing import BinaryIO
 import numpy as np
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.volumes.volume import Geometry
+from DiffuGTSLib.volumes.volume import Geometry, not_finite
 
 SPACING_TOLERANCE = 1e-3
 """Largest relative difference between the two voxel sizes that a NIfTI header states (half a voxel in 512)."""
 
 _CHUNK_BYTES = 1 << 16
 _NIFTI1_BYTES = 348
+_NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _NRRD_SPACES = {"LPS", "LAS", "RAS", "LEFT-POSTERIOR-SUPERIOR", "LEFT-ANTERIOR-SUPERIOR", "RIGHT-ANTERIOR-SUPERIOR"}
 
 
@@ -65,12 +68,23 @@ def _check_nifti(file: BinaryIO, path: Path) -> None:
     expected = int(first) + int(np.prod(np.maximum(sides[:count], 1), dtype=np.int64)) * bits // 8
     if length < expected:
         raise _ends_early(path, f"expected {expected} bytes, got {length}")
+    (kind,) = struct.unpack_from(f"{order}h", header, 70)
+    if kind in _NIFTI_FLOATS:
+        _check_finite(path, packed, int(first), f"{order}{_NIFTI_FLOATS[kind]}")
     qform, sform = struct.unpack_from(f"{order}2h", header, 252)
     if qform <= 0 and sform <= 0:
         raise _no_place(path, "qform_code and sform_code are both 0")
     if sform > 0 and count >= 3:
         matrix = np.vstack([np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4)), [0, 0, 0, 1]])
         _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
+
+
+def _check_finite(path: Path, packed: bool, first: int, dtype: str) -> None:
+    with gzip.open(path) if packed else path.open("rb") as file:
+        voxels = np.frombuffer(file.read()[first:], dtype)
+    bad = int(voxels.size - np.isfinite(voxels).sum())
+    if bad:
+        raise not_finite(bad, voxels.size)
 
 
 def _check_sform(path: Path, matrix: np.ndarray, pixdim: np.ndarray) -> None:

@@ -154,17 +154,22 @@ def require_scan(volume: Volume) -> None:
     """
     bad = int(volume.array.size - np.isfinite(volume.array).sum())
     if bad:
-        raise InputError(
-            f"The scan holds {bad} NaN or infinite voxels of {volume.array.size}; expected finite intensities.",
-            hint="replace them by the value of air (CT -1000, MR 0) in the program that made the file.",
-            code="not_finite",
-        )
+        raise not_finite(bad, volume.array.size)
     if volume.array.min() == volume.array.max():
         raise InputError(
             f"The scan is constant: every voxel is {float(volume.array.min()):g}.",
             hint="check that the right file or series was chosen.",
             code="constant",
         )
+
+
+def not_finite(bad: int, voxels: int) -> InputError:
+    """Return the error for a scan with NaN or infinite voxels."""
+    return InputError(
+        f"The scan holds {bad} NaN or infinite voxels of {voxels}; expected finite intensities.",
+        hint="replace them by the value of air (CT -1000, MR 0) in the program that made the file.",
+        code="not_finite",
+    )
 
 
 def require_same_grid(scan: Geometry, other: Geometry, name: str) -> None:

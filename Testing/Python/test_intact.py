@@ -14,7 +14,7 @@ from phantoms import grid
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.intact import require_intact
 from DiffuGTSLib.volumes.io import read_volume, write_volume
-from DiffuGTSLib.volumes.volume import Volume
+from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
@@ -166,3 +166,19 @@ def test_a_space_that_is_not_of_the_patient_is_refused(tmp_path: Path, a_noisy_s
     path.write_bytes(path.read_bytes().replace(b"left-posterior-superior", b"3D-right-handed"))
     with pytest.raises(GeometryError, match="its space is '3D-right-handed', expected one of"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinite_voxels_of_a_nifti_file_are_refused_although_itk_reads_them_as_zero(tmp_path, suffix, bad):
+    array = np.zeros((4, 5, 6), dtype=np.float32)
+    array[1, 2, 3] = 7.0
+    path = tmp_path / f"scan{suffix}"
+    write_volume(Volume(array, Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 1.0))), path)
+    data = gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes()
+    spoiled = data.replace(np.float32(7.0).tobytes(), np.float32(bad).tobytes())
+    assert spoiled != data
+    path.write_bytes(gzip.compress(spoiled) if suffix == ".nii.gz" else spoiled)
+    with pytest.raises(InputError, match="1 NaN or infinite voxels of 120") as caught:
+        read_volume(path)
+    assert caught.value.code == "not_finite"

@@ -1,0 +1,69 @@
+"""The command `diffugts`: its commands, and the way in. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.cli import benchmarking, doctor, evaluating, inspecting, segmenting, training
+from DiffuGTSLib.cli.door import Door
+from DiffuGTSLib.cli.options import examples
+
+_EPILOG = examples(
+    "diffugts segment chest.nii.gz -o result --organ lung",
+    "Look at result/overview.png. Not what you see? Edit result/coarse_mask.nii.gz, then:",
+    "diffugts refine result",
+    "Does anything not work?",
+    "diffugts doctor",
+    "",
+    "Exit codes: 2 your data or wish, 3 weights, 4 memory, 6 disk, 130 stopped by Ctrl-C.",
+    "Research use only. Not for diagnosis.",
+)
+
+_LOOK, _MAKE = "What can be chosen, and whether it works", "Judge and train"
+
+app = typer.Typer(
+    cls=Door,
+    name="diffugts",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"diffugts {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+) -> None:
+    """Find tumors in CT and MR scans from two sentences: what is healthy, and what is not."""
+
+
+app.command("segment", epilog=segmenting.SEGMENT_EXAMPLES)(segmenting.segment)
+app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
+app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
+app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)
+app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES)(inspecting.prompts)
+app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
+app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.train)
+app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
+app.command("bench-case", hidden=True)(benchmarking.bench_case)
+
+
+def main() -> None:
+    """Run the program on the process's arguments and exit with its code."""
+    app(prog_name="diffugts")

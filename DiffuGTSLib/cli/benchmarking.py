@@ -1,0 +1,192 @@
+"""`bench`: seconds and peak memory of each stage, every scan in a process of its own so that peaks do not mix."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.options import (
+    AllowUntrained,
+    ConfigFile,
+    Device,
+    Overrides,
+    Preset,
+    Quiet,
+    Seed,
+    configured,
+    examples,
+)
+from DiffuGTSLib.cli.segmenting import Abnormal, Normal, Organ, chosen_prompts, require_prompt_choice
+from DiffuGTSLib.errors import DiffuGTSError, InputError
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.text.prompts import find_organ
+
+EXAMPLES = examples(
+    "diffugts bench",
+    "diffugts bench --scan chest.nii.gz --organ lung -o bench.json",
+)
+
+
+def bench(
+    scan: Annotated[
+        list[Path] | None, typer.Option("--scan", help="A scan to time after the bundled sample; may be repeated.")
+    ] = None,
+    sample: Annotated[bool, typer.Option(help="Whether the bundled sample is timed.")] = True,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the figures as JSON.")] = None,
+    organ: Annotated[str, typer.Option("--organ", help="Whose built-in prompts are used.")] = "lung",
+    preset: Preset = "mini",
+    config_file: ConfigFile = None,
+    device: Device = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    allow_untrained: AllowUntrained = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time every stage and its peak memory, on the bundled sample and on scans of your own."""
+    configured(preset, config_file, overrides, device=device, seed=seed)
+    find_organ(organ)
+    scans = [*([resource_path("SampleData", "chest_ct.nii.gz")] if sample else []), *(scan or [])]
+    if not scans:
+        raise InputError("Nothing to time.", hint="name a --scan, or leave out --no-sample.")
+    for path in scans:
+        if not path.exists():
+            raise InputError(f"{path} does not exist.", hint="check the spelling.", code="missing")
+    arguments = ["--organ", organ, "--preset", preset, *(["--allow-untrained"] if allow_untrained else [])]
+    for option, value in (("--config", config_file), ("--device", device), ("--seed", seed)):
+        arguments += [option, str(value)] if value is not None else []
+    arguments += [part for override in overrides or [] for part in ("--set", override)]
+    cases = []
+    for path in scans:
+        if not quiet:
+            ERR.print(f"Timing {path} …", markup=False, highlight=False, soft_wrap=True)
+        cases.append(_case_in_its_own_process(path, arguments))
+    if output is not None:
+        from DiffuGTSLib.results import versions
+
+        machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        figures = {"preset": preset, "machine": machine, "versions": versions(), "cases": cases}
+        with whole_file(output) as temporary:
+            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not quiet:
+        for case in cases:
+            OUT.print(_table(case))
+
+
+def bench_case(
+    scan: Annotated[Path, typer.Argument()],
+    organ: Organ = None,
+    normal: Normal = None,
+    abnormal: Abnormal = None,
+    preset: Preset = "mini",
+    config_file: ConfigFile = None,
+    device: Device = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    allow_untrained: AllowUntrained = False,
+) -> None:
+    """Time one scan in this process and print JSON: what bench starts for each of its scans."""
+    started_s = time.perf_counter()
+    config = configured(preset, config_file, overrides, device=device, seed=seed)
+    require_prompt_choice(organ, normal, abnormal)
+
+    from DiffuGTSLib.pipeline import STAGES, load_components, segment
+    from DiffuGTSLib.results import write_results
+    from DiffuGTSLib.volumes.canonical import guess_modality
+    from DiffuGTSLib.volumes.io import read_volume
+
+    meter = _Meter(started_s)
+    meter.end("import")
+    volume = read_volume(scan)
+    prompts = chosen_prompts(organ, normal, abnormal, guess_modality(volume)[0])
+    meter.end("open")
+    components = load_components(config, allow_untrained=allow_untrained)
+    meter.end("load")
+    peaks: dict[str, float | None] = {}
+
+    def notice(stage: str, _fraction: float) -> None:
+        stop_if_asked()
+        peaks[stage] = peak_memory_mb()
+
+    result = segment(volume, prompts, components, config, on_progress=notice)
+    for stage, seconds in result.timings_s.items():
+        meter.add(stage, seconds, peaks.get(stage))
+    meter.restart()
+    with tempfile.TemporaryDirectory() as folder:
+        write_results(folder, volume, scan, result, components, stages=STAGES)
+    meter.end("write")
+    case = {
+        "scan": scan.name,
+        "shape": list(volume.geometry.shape),
+        "spacing_mm": [round(side, 4) for side in volume.geometry.spacing_mm],
+        "outcome": result.outcome,
+        "stages": meter.stages,
+        "seconds": round(time.perf_counter() - started_s, 3),
+        "peak_mb": peak_memory_mb(),
+    }
+    typer.echo(json.dumps(case))
+
+
+def peak_memory_mb() -> float | None:
+    """Return the most memory that this process has held so far, in MB (2^20); None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+class _Meter:
+    """Seconds and peak memory from one `end` to the next."""
+
+    def __init__(self, started_s: float) -> None:
+        self.stages: list[dict[str, Any]] = []
+        self._since_s = started_s
+
+    def add(self, stage: str, seconds: float, peak_mb: float | None) -> None:
+        self.stages.append({"stage": stage, "seconds": round(seconds, 3), "peak_mb": peak_mb})
+
+    def end(self, stage: str) -> None:
+        self.add(stage, time.perf_counter() - self._since_s, peak_memory_mb())
+        self.restart()
+
+    def restart(self) -> None:
+        self._since_s = time.perf_counter()
+
+
+def _case_in_its_own_process(scan: Path, arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "DiffuGTSLib", "bench-case", str(scan), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        error = DiffuGTSError(
+            f"Timing {scan} failed with exit code {done.returncode}.", hint="the reason stands above."
+        )
+        error.exit_code = done.returncode if done.returncode > 0 else 1
+        raise error
+    case: dict[str, Any] = json.loads(done.stdout)
+    return case
+
+
+def _table(case: dict[str, Any]) -> Table:
+    shape = " x ".join(str(side) for side in case["shape"])
+    table = Table(title=Text(f"{case['scan']}, {shape} voxels"), caption=Text(case["outcome"]))
+    table.add_column("Stage")
+    table.add_column("Seconds", justify="right")
+    table.add_column("Peak memory so far\nMB", justify="right")
+    for row in [*case["stages"], {"stage": "whole program", **case}]:
+        peak = "n/a" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
+        table.add_row(row["stage"], f"{row['seconds']:.1f}", peak)
+    return table

@@ -1,0 +1,166 @@
+"""`evaluate`: one result against a reference mask, or a whole protocol of cases."""
+
+from __future__ import annotations
+
+import json
+from math import isnan
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.resources import resource_path
+
+EXAMPLES = examples(
+    "One result against a mask drawn by hand on the same scan:",
+    "diffugts evaluate --result result --reference tumor.nii.gz",
+    "All held-out cases of the bundled model's protocol:",
+    "diffugts evaluate --protocol mini --data scans -o report --split test",
+)
+
+TOLERANCE_MM = 2.0
+"""Surface deviation that counts as agreement."""
+
+_ONE, _MANY = "One case", "A protocol"
+
+Protocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="A bundled protocol's name, or a JSON file in its form.", rich_help_panel=_MANY),
+]
+
+
+def evaluate(
+    result: Annotated[Path | None, typer.Option("--result", help="A result folder.", rich_help_panel=_ONE)] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="The true mask, on the scan's grid.", rich_help_panel=_ONE)
+    ] = None,
+    protocol: Protocol = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder that the protocol's paths start from.", rich_help_panel=_MANY)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the report.", rich_help_panel=_MANY)
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Which cases: train, validation, test.", rich_help_panel=_MANY)
+    ] = "test",
+    preset: Preset = "mini",
+    config_file: ConfigFile = None,
+    device: Device = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a result against a reference, or every case of a protocol."""
+    one, many = (result, reference), (protocol, data, output)
+    if result is not None and reference is not None and many == (None, None, None):
+        rows = judged(result, reference)
+        if as_json:
+            typer.echo(json.dumps([_plain(row) for row in rows], indent=1))
+        else:
+            OUT.print(_table(rows))
+    elif protocol is not None and data is not None and output is not None and one == (None, None):
+        config = configured(preset, config_file, overrides, device=device, seed=seed)
+        path = protocol_path(protocol)
+        require_folder(data, "--data")
+
+        from DiffuGTSLib.evaluation.protocol import evaluate_protocol
+
+        with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+            evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done))
+            progress("cases", 1.0)
+        if not quiet:
+            OUT.print(f"Report: {output}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        raise InputError(
+            "Expected one case or one protocol.",
+            hint="write --result DIR --reference MASK, or --protocol NAME --data FOLDER -o DIR.",
+            code="choice",
+        )
+
+
+def judged(result: Path, reference: Path) -> list[dict[str, float | str]]:
+    """Return one row of figures for the refined mask and one for the coarse mask of a result.
+
+    Raises:
+        InputError: If a mask is missing or unreadable, or the reference lies on another grid.
+    """
+    from DiffuGTSLib import results
+    from DiffuGTSLib.evaluation.detection import detect
+    from DiffuGTSLib.evaluation.metrics import dice, surface_dice
+    from DiffuGTSLib.volumes.io import read_mask, read_volume
+
+    results.read_record(result)
+    grid = read_volume(result / results.SEGMENTATION).geometry
+    truth = read_mask(reference, grid).array
+    rows: list[dict[str, float | str]] = []
+    for name, file in (("refined", results.SEGMENTATION), ("coarse", results.COARSE_MASK)):
+        mask = read_mask(result / file, grid).array
+        detection = detect(mask, truth, grid.spacing_mm)
+        rows.append(
+            {
+                "mask": name,
+                "dice": dice(mask, truth),
+                "nsd_2mm": surface_dice(mask, truth, grid.spacing_mm, TOLERANCE_MM),
+                "lesions": len(detection.reference),
+                "lesion_sensitivity": detection.sensitivity,
+                "false_positives": detection.false_positives,
+                "volume_ml": float(mask.sum()) * grid.voxel_volume_ml,
+                "reference_ml": float(truth.sum()) * grid.voxel_volume_ml,
+            }
+        )
+    return rows
+
+
+def protocol_path(name: str) -> Path:
+    """Return a bundled protocol by name, or the file of that name.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    folder = resource_path("Protocols")
+    bundled = {path.stem: path for path in folder.glob("*.json")}
+    if name in bundled:
+        return bundled[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"Unknown protocol '{name}', and no such file.", hint=did_you_mean(name, bundled), code="missing")
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        InputError: Naming the option.
+    """
+    if not path.is_dir():
+        raise InputError(f"{option}: there is no folder {path}.", hint="check the spelling.", code="missing")
+
+
+def _table(rows: list[dict[str, float | str]]) -> Table:
+    table = Table(title="Agreement with the reference")
+    table.add_column("Mask")
+    for heading in ("Dice", f"NSD\n{TOLERANCE_MM:g} mm", "Lesions\nfound", "False\npositives", "Volume\nml"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        lesions, sensitivity = int(row["lesions"]), float(row["lesion_sensitivity"])
+        found = "n/a" if isnan(sensitivity) else f"{round(sensitivity * lesions)} of {lesions}"
+        volume = f"{row['volume_ml']:.2f} of {row['reference_ml']:.2f}"
+        figures = (_shown(float(row["dice"])), _shown(float(row["nsd_2mm"])))
+        table.add_row(str(row["mask"]), *figures, found, str(row["false_positives"]), volume)
+    return table
+
+
+def _shown(value: float) -> str:
+    return "n/a" if isnan(value) else f"{value:.3f}"
+
+
+def _plain(row: dict[str, float | str]) -> dict[str, float | str | None]:
+    """Return a row with null for NaN, which JSON has no word for."""
+    return {key: None if isinstance(value, float) and isnan(value) else value for key, value in row.items()}

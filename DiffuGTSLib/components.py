@@ -1,0 +1,118 @@
+"""The trained parts of one run: loaded, checked against each other, on their device."""
+
+from dataclasses import dataclass
+
+import torch
+
+from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.backbones import build_backbone
+from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
+from DiffuGTSLib.backbones.weights import freeze, load_module
+from DiffuGTSLib.config import Config, RuntimeConfig
+from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.text.encoder import build_encoder
+
+
+@dataclass(frozen=True)
+class Components:
+    """Every trained part of one run, frozen and on its device.
+
+    Attributes:
+        autoencoder: Images to latents and features.
+        denoiser: The healthy prior.
+        schedule: Its noise levels.
+        head: Anomaly-aware attention.
+        text_encoder: Sentences to vectors.
+        weights: Weight file → SHA-256.
+        device: Where the networks are.
+        trained: False for the seeded test networks; a result of theirs means nothing.
+    """
+
+    autoencoder: LatentAutoencoder
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    head: AovaHead
+    text_encoder: TextEncoder
+    weights: dict[str, str]
+    device: torch.device
+    trained: bool
+
+
+def load_components(config: Config, *, allow_untrained: bool = False) -> Components:
+    """Load every trained part that a configuration names.
+
+    Raises:
+        ConfigError: Unknown backbone, encoder or device, or a precision that the device is no good at.
+        WeightsError: Missing, altered or misfitting weights; or untrained networks that were not allowed.
+    """
+    device = find_device(config.runtime)
+    backbone = build_backbone(config.backbone)
+    text_encoder = build_encoder(config.text.encoder)
+    if backbone.folder is not None:
+        head = load_module(AovaHead, backbone.folder / "aova")
+    elif not allow_untrained:
+        raise WeightsError(
+            f"The networks of preset '{config.preset}' are untrained; their results mean nothing.",
+            hint="use --preset mini, or --allow-untrained in a test.",
+            code="untrained",
+        )
+    else:
+        head = _untrained_head(backbone.autoencoder, text_encoder)
+    _require_fitting(head, backbone.autoencoder, text_encoder, config)
+    for part in (backbone.autoencoder, backbone.denoiser, head):
+        if isinstance(part, torch.nn.Module):
+            part.to(device)
+    return Components(
+        backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
+        backbone.weights, device, backbone.folder is not None,
+    )  # fmt: skip
+
+
+def find_device(config: RuntimeConfig) -> torch.device:
+    """Return the device that was asked for.
+
+    Raises:
+        ConfigError: If there is no such device, or half precision was asked for on a CPU.
+    """
+    wish = config.device
+    if wish == "auto":
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wish)
+    except RuntimeError as error:
+        raise ConfigError(f"Unknown device '{wish}'.", hint="use auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"Device '{wish}' is not supported.", hint="use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"Device '{wish}' was asked for, but torch sees {torch.cuda.device_count() or 'no'} CUDA GPU.",
+            hint="use --device cpu, or see `diffugts doctor`.",
+        )
+    if device.type == "cpu" and config.precision != "float32":
+        raise ConfigError(
+            f"Precision '{config.precision}' was asked for on a CPU, where it is up to a hundred times slower.",
+            hint="use --set runtime.precision=float32, or a CUDA GPU.",
+        )
+    return device
+
+
+def _require_fitting(head: AovaHead, autoencoder: LatentAutoencoder, text_encoder: TextEncoder, config: Config) -> None:
+    if head.config["text_dim"] != text_encoder.dim:
+        raise WeightsError(
+            f"The head was trained on sentences of {head.config['text_dim']} numbers; "
+            f"'{config.text.encoder}' gives {text_encoder.dim}.",
+            hint="check text.encoder.",
+        )
+    if tuple(head.config["feature_channels"]) != autoencoder.feature_channels:
+        raise WeightsError(
+            f"The head was trained on features of {tuple(head.config['feature_channels'])} channels; "
+            f"the autoencoder gives {autoencoder.feature_channels}.",
+            hint="the model folder mixes parts of two models.",
+        )
+
+
+def _untrained_head(autoencoder: LatentAutoencoder, text_encoder: TextEncoder) -> AovaHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head: AovaHead = freeze(AovaHead(autoencoder.feature_channels, text_encoder.dim))
+    return head

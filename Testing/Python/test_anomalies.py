@@ -1,0 +1,132 @@
+"""Training windows of the head: real tumors, painted ones, healthy ones, and prompts that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mini_data import GRID, training_scan, write_case, write_labels
+from phantoms import ct_phantom, mr_phantom
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.data import TrainingScan
+
+SIDE = 32
+REAL = Mixture(real=1.0, healthy=0.0, other_organ=0.0)
+PAINTED = Mixture(real=0.0, healthy=0.0, other_organ=0.0)
+HEALTHY = Mixture(real=0.0, healthy=1.0, other_organ=0.0)
+
+
+@pytest.fixture(scope="module")
+def a_ct(tmp_path_factory: pytest.TempPathFactory) -> TrainingScan:
+    """A liver with a lesion."""
+    data = tmp_path_factory.mktemp("ct")
+    return training_scan(data, write_case(data, "ct", ct_phantom(GRID), "train"))
+
+
+@pytest.fixture(scope="module")
+def an_mr(tmp_path_factory: pytest.TempPathFactory) -> TrainingScan:
+    """A brain with a lesion."""
+    data = tmp_path_factory.mktemp("mr")
+    return training_scan(data, write_case(data, "mr", mr_phantom(GRID), "train"))
+
+
+@pytest.fixture(scope="module")
+def a_healthy_ct(tmp_path_factory: pytest.TempPathFactory) -> TrainingScan:
+    """A liver and a lung without any lesion; the lesion's voxels play the lung."""
+    data = tmp_path_factory.mktemp("healthy")
+    row = write_case(data, "ct", ct_phantom(GRID), "train", tumor="")
+    scan = training_scan(data, row)
+    scan.organs["lung"] = np.roll(scan.organs["liver"], 6, axis=2)
+    return scan
+
+
+@pytest.fixture(scope="module")
+def a_label_map(tmp_path_factory: pytest.TempPathFactory) -> TrainingScan:
+    data = tmp_path_factory.mktemp("labels")
+    return training_scan(data, write_labels(data, "labels", "train"))
+
+
+def drawn(sampler: AnomalySampler, count: int = 16) -> list[Sample]:
+    return [sampler.draw(np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_a_real_window_shows_the_outlined_tumor_under_its_organ_s_name(a_ct: TrainingScan) -> None:
+    samples = drawn(AnomalySampler([a_ct], SIDE, REAL))
+    assert {sample.organ for sample in samples} == {"liver"} and {sample.modality for sample in samples} == {"CT"}
+    assert all(sample.image.shape == sample.mask.shape == (SIDE,) * 3 for sample in samples)
+    assert max(sample.mask.sum() for sample in samples) == a_ct.tumor.sum()
+    assert np.mean([sample.abnormal for sample in samples]) > 0.8
+    # The lesion (20 HU) is darker than its liver (110 HU), and mirrored together with its mask.
+    for sample in samples:
+        if sample.mask.any():
+            ring = sample.image[sample.mask].mean()
+            assert ring < 0.7, "mask and image were mirrored differently"
+
+
+def test_a_painted_window_has_a_tumor_where_none_was(a_healthy_ct: TrainingScan) -> None:
+    samples = drawn(AnomalySampler([a_healthy_ct], SIDE, PAINTED), 24)
+    assert not a_healthy_ct.tumor.any()
+    assert np.mean([sample.abnormal for sample in samples]) > 0.7
+    assert {sample.organ for sample in samples} == {"liver", "lung"}
+
+
+def test_a_healthy_window_has_an_empty_target(a_healthy_ct: TrainingScan) -> None:
+    samples = drawn(AnomalySampler([a_healthy_ct], SIDE, HEALTHY))
+    assert not any(sample.mask.any() or sample.abnormal for sample in samples)
+
+
+def test_the_prompt_of_another_organ_has_an_empty_target(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
+    wrong = AnomalySampler([a_ct, an_mr], SIDE, Mixture(real=1.0, healthy=0.0, other_organ=1.0))
+    right = AnomalySampler([a_ct, an_mr], SIDE, REAL)
+    asked = 0
+    for seed in range(16):
+        fitting, other = (sampler.draw(np.random.default_rng(seed)) for sampler in (right, wrong))
+        if fitting.mask.any():
+            asked += 1
+            assert np.array_equal(fitting.image, other.image), "only the question differs"
+            assert other.organ != fitting.organ and not other.mask.any() and not other.abnormal
+    assert asked > 8
+
+
+def test_a_sampler_of_one_organ_cannot_ask_for_another(a_ct: TrainingScan) -> None:
+    sampler = AnomalySampler([a_ct], SIDE, Mixture(real=1.0, healthy=0.0, other_organ=1.0))
+    assert {sample.organ for sample in drawn(sampler, 6)} == {"liver"}
+
+
+def test_the_same_generator_draws_the_same_window(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
+    sampler = AnomalySampler([a_ct, an_mr], SIDE, Mixture())
+    for seed in range(6):
+        first, second = (sampler.draw(np.random.default_rng(seed)) for _ in range(2))
+        assert np.array_equal(first.image, second.image) and np.array_equal(first.mask, second.mask)
+        assert (first.organ, first.modality) == (second.organ, second.modality)
+
+
+def test_a_tumor_that_shows_in_its_own_organ_s_painted_window_stays_a_target(a_ct: TrainingScan) -> None:
+    """Painting is off, and still the lesion that lies in the window belongs to the liver that is asked for."""
+    samples = drawn(AnomalySampler([a_ct], SIDE, HEALTHY), 24)
+    assert any(sample.abnormal for sample in samples)
+
+
+def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:
+    samples = drawn(AnomalySampler([a_label_map], SIDE, PAINTED), 6)
+    assert {sample.modality for sample in samples} == {"MR"} and {sample.organ for sample in samples} == {"brain"}
+    assert all(0 <= sample.image.min() and sample.image.max() <= 1 for sample in samples)
+    assert len({float(sample.image.mean()) for sample in samples}) == 6, "a contrast of its own each time"
+
+
+def test_a_tumor_too_small_to_see_counts_as_normal() -> None:
+    mask = np.zeros((8, 8, 8), bool)
+    mask.reshape(-1)[: MINIMUM_VOXELS - 1] = True
+    image = np.zeros(mask.shape, np.float32)
+    assert not Sample(image, mask, "liver", "CT").abnormal
+    mask.reshape(-1)[MINIMUM_VOXELS] = True
+    assert Sample(image, mask, "liver", "CT").abnormal
+
+
+def test_scans_without_a_healthy_organ_are_refused(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", labels="", label_names={}, organ="")
+    with pytest.raises(InputError, match="None of 1 scans shows 100 voxels of a healthy organ"):
+        AnomalySampler([training_scan(tmp_path, row)], SIDE, Mixture())

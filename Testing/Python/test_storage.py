@@ -1,0 +1,117 @@
+"""A file arrives whole, or what was there before stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from DiffuGTSLib.errors import InputError, StorageError
+from DiffuGTSLib.storage import whole_file
+
+
+@pytest.fixture
+def an_older_file(tmp_path: Path) -> Path:
+    """A file that says "older", alone in its folder."""
+    path = tmp_path / "scan.nii.gz"
+    path.write_text("older", encoding="utf-8")
+    return path
+
+
+def assert_untouched(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == "older"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_file_appears_only_at_the_end_and_replaces_the_older_one(an_older_file: Path) -> None:
+    with whole_file(an_older_file) as temporary:
+        temporary.write_text("newer", encoding="utf-8")
+        assert an_older_file.read_text(encoding="utf-8") == "older"
+    assert an_older_file.read_text(encoding="utf-8") == "newer"
+    assert list(an_older_file.parent.iterdir()) == [an_older_file]
+
+
+@pytest.mark.parametrize(("name", "ending"), [("a.seg.nrrd", ".seg.nrrd"), ("A.NII.GZ", ".nii.gz"), ("plain", "")])
+def test_the_lent_name_is_hidden_in_the_same_folder_and_keeps_the_suffixes(
+    tmp_path: Path, name: str, ending: str
+) -> None:
+    with whole_file(str(tmp_path / name)) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith(ending)
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_two_writers_of_one_file_do_not_share_a_name(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
+        assert first != second
+        first.touch()
+        second.touch()
+
+
+def test_a_disk_that_fills_up_is_a_storage_error_with_the_room_that_is_left(an_older_file: Path) -> None:
+    with (
+        pytest.raises(StorageError, match=r"Cannot write .*scan.nii.gz: No space left") as caught,
+        whole_file(an_older_file) as temporary,
+    ):
+        temporary.write_text("half", encoding="utf-8")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert "MB free" in caught.value.hint
+    assert_untouched(an_older_file)
+
+
+def test_an_error_without_words_is_named_by_its_class(an_older_file: Path) -> None:
+    with pytest.raises(StorageError, match=r"scan.nii.gz: TimeoutError\."), whole_file(an_older_file):
+        raise TimeoutError
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, InputError("bad"), StorageError("already said")])
+def test_any_other_failure_passes_through_unchanged_and_leaves_nothing(
+    an_older_file: Path, error: BaseException | type[BaseException]
+) -> None:
+    with pytest.raises(BaseException) as caught, whole_file(an_older_file) as temporary:  # noqa: PT011
+        temporary.write_text("half", encoding="utf-8")
+        raise error
+    assert caught.value is error or caught.type is error
+    assert_untouched(an_older_file)
+
+
+def test_a_writer_that_wrote_nothing_is_a_storage_error(an_older_file: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"), whole_file(an_older_file):
+        pass
+    assert_untouched(an_older_file)
+
+
+def test_a_missing_folder_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("absent", "file"):
+        with pytest.raises(StorageError, match=f"there is no folder .*{folder}") as caught:
+            whole_file(tmp_path / folder / "a.csv").__enter__()
+        assert caught.value.hint == "create the folder first."
+
+
+def test_a_target_that_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(StorageError, match=r"Cannot write .*a.csv"), whole_file(tmp_path / "a.csv") as temporary:
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such permission there")
+def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        with (
+            pytest.raises(StorageError, match="Permission denied") as caught,
+            whole_file(tmp_path / "a.csv") as temporary,
+        ):
+            temporary.touch()
+    finally:
+        tmp_path.chmod(0o700)
+    assert "not writable for you" in caught.value.hint

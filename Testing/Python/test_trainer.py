@@ -1,0 +1,239 @@
+"""The training loop: its schedule, its average, its log, and that a stopped run goes on as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from DiffuGTSLib.errors import Cancelled, ConfigError, StorageError, WeightsError
+from DiffuGTSLib.training.trainer import TrainingPlan, _update_average, train
+
+
+class LineRecipe:
+    """Fits a line to noisy points: a real network with a real optimizer, in microseconds."""
+
+    def __init__(self, hidden: int = 4) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.trainable = nn.Sequential(nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        x = torch.from_numpy(rng.uniform(-1, 1, (16, 1)).astype(np.float32))
+        error = (self.trainable(x) - (2 * x + 1)).square().mean()
+        return {"total": error, "double": 2 * error}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        x = torch.linspace(-1, 1, 8)[:, None]
+        return {"error": float((self.trainable(x) - (2 * x + 1)).square().mean())}
+
+
+class ConstantRecipe(LineRecipe):
+    """Its loss at the n-th call is n: what a log row must show is known."""
+
+    calls = 0
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        self.calls += 1
+        return {"total": 0 * super().losses(rng)["total"] + self.calls}
+
+
+def stop_at(iteration: int) -> Callable[[int, int, dict[str, float]], None]:
+    def progress(done: int, total: int, row: dict[str, float]) -> None:
+        if done == iteration:
+            raise Cancelled("enough")
+
+    return progress
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
+    plan = TrainingPlan(150, learning_rate=2.0, warmup=50)
+    assert plan.learning_rate_at(0) == pytest.approx(2 / 50)
+    assert plan.learning_rate_at(24) == pytest.approx(1.0)
+    assert plan.learning_rate_at(49) == pytest.approx(2.0)
+    assert plan.learning_rate_at(50) == pytest.approx(2.0)
+    assert plan.learning_rate_at(100) == pytest.approx(2 * (0.01 + 0.99 / 2))  # half way down
+    assert plan.learning_rate_at(150) == pytest.approx(0.02)  # 1 %
+
+
+def test_the_average_follows_fast_when_young() -> None:
+    """Weights 1, average 0: decay 1/10 leaves 0.9; then decay 2/11 leaves 0.9 · 2/11 + 9/11 = 10.8/11."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    averaged = {"weight": torch.zeros(1, 1)}
+    _update_average(averaged, model, 0.99, 0)
+    assert float(averaged["weight"]) == pytest.approx(0.9)
+    _update_average(averaged, model, 0.99, 1)
+    assert float(averaged["weight"]) == pytest.approx(10.8 / 11)
+
+
+def test_an_old_average_keeps_the_plan_s_decay() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    averaged = {"weight": torch.zeros(1, 1)}
+    _update_average(averaged, model, 0.5, 1000)
+    assert float(averaged["weight"]) == pytest.approx(0.5)
+
+
+def test_counters_are_copied_not_averaged() -> None:
+    model = nn.BatchNorm1d(1)
+    model.num_batches_tracked.fill_(7)
+    averaged = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    _update_average(averaged, model, 0.9, 100)
+    assert int(averaged["num_batches_tracked"]) == 7
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    recipe = LineRecipe()
+    before = recipe.validate()["error"]
+    train(recipe, TrainingPlan(150, learning_rate=0.05, warmup=5, every=50, checkpoint_every=150), tmp_path)
+    assert recipe.validate()["error"] < 0.1 * before
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    plan = TrainingPlan(6, warmup=2, average=0.9, every=1, checkpoint_every=3)
+    whole, halved = LineRecipe(), LineRecipe()
+    train(whole, plan, tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        train(halved, plan, tmp_path / "halved", stop_at(3))
+    resumed = LineRecipe(hidden=4)
+    nn.init.zeros_(resumed.trainable[0].weight)  # whatever it starts from, the checkpoint decides
+    train(resumed, plan, tmp_path / "halved")
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "halved")]
+    for key in ("model", "averaged"):
+        for name, value in states[0][key].items():
+            assert torch.equal(value, states[1][key][name]), (key, name)
+    for name, value in whole.trainable.state_dict().items():
+        assert torch.equal(value, resumed.trainable.state_dict()[name]), name
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    first, second = LineRecipe(), LineRecipe()
+    train(first, TrainingPlan(3, seed=0), tmp_path / "a")
+    train(second, TrainingPlan(3, seed=1), tmp_path / "b")
+    assert not torch.equal(first.trainable[0].weight, second.trainable[0].weight)
+
+
+def test_the_result_is_the_average(tmp_path: Path) -> None:
+    recipe = LineRecipe()
+    train(recipe, TrainingPlan(4, average=0.9), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    weight = recipe.trainable.state_dict()["0.weight"]
+    assert torch.equal(weight, state["averaged"]["0.weight"])
+    assert not torch.equal(weight, state["model"]["0.weight"])
+
+
+def test_without_an_average_the_result_is_the_last_step(tmp_path: Path) -> None:
+    recipe = LineRecipe()
+    train(recipe, TrainingPlan(4, average=0.0), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(recipe.trainable.state_dict()["0.weight"], state["model"]["0.weight"])
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    train(LineRecipe(), TrainingPlan(3), tmp_path)
+    before = (tmp_path / "log.csv").read_bytes()
+    again = LineRecipe()
+    train(again, TrainingPlan(3), tmp_path)
+    assert (tmp_path / "log.csv").read_bytes() == before
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(again.trainable.state_dict()["0.weight"], state["averaged"]["0.weight"])
+
+
+def test_the_log_is_readable_and_gains_columns_when_validation_comes(tmp_path: Path) -> None:
+    train(LineRecipe(), TrainingPlan(4, every=1, checkpoint_every=2), tmp_path)
+    rows = rows_of(tmp_path)
+    assert [float(row["iteration"]) for row in rows] == [1, 2, 3, 4]
+    assert list(rows[0]) == ["iteration", "total", "double", "seconds", "validation_error"]
+    assert [row["validation_error"] == "" for row in rows] == [True, False, True, False]
+    assert float(rows[2]["double"]) == pytest.approx(2 * float(rows[2]["total"]), rel=1e-4)
+    assert json.loads((tmp_path / "plan.json").read_text())["iterations"] == 4
+
+
+def test_a_log_row_is_the_mean_since_the_last_row_a_short_last_one_too(tmp_path: Path) -> None:
+    train(ConstantRecipe(), TrainingPlan(5, every=2, checkpoint_every=10), tmp_path)
+    assert [float(row["total"]) for row in rows_of(tmp_path)] == [1.5, 3.5, 5.0]
+
+
+def test_rows_after_the_last_checkpoint_of_a_stopped_run_are_written_once(tmp_path: Path) -> None:
+    plan = TrainingPlan(6, every=1, checkpoint_every=3)
+    with pytest.raises(Cancelled):
+        train(LineRecipe(), plan, tmp_path, stop_at(5))
+    assert len(rows_of(tmp_path)) == 5
+    train(LineRecipe(), plan, tmp_path)
+    assert [float(row["iteration"]) for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_validation_sees_the_average_and_leaves_training_alone(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(LineRecipe):
+        def validate(self) -> dict[str, float]:
+            assert not self.trainable.training
+            seen.append(self.trainable.state_dict()["0.weight"].clone())
+            return super().validate()
+
+    train(Watched(), TrainingPlan(4, average=0.9, every=1, checkpoint_every=4), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(seen[-1], state["averaged"]["0.weight"])
+
+
+def test_half_precision_is_used_where_it_is_asked_for(tmp_path: Path) -> None:
+    kinds: list[torch.dtype] = []
+
+    class Watched(LineRecipe):
+        def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+            kinds.append(self.trainable(torch.ones(1, 1)).dtype)
+            return super().losses(rng)
+
+    train(Watched(), TrainingPlan(1), tmp_path / "a")
+    train(Watched(), TrainingPlan(1, precision="bfloat16"), tmp_path / "b")
+    assert kinds == [torch.float32, torch.bfloat16]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    train(LineRecipe(), TrainingPlan(1), tmp_path)
+    with pytest.raises(WeightsError, match="does not fit this network") as caught:
+        train(LineRecipe(hidden=8), TrainingPlan(1), tmp_path)
+    assert "another folder" in caught.value.hint
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(LineRecipe(), TrainingPlan(1), tmp_path)
+    path = tmp_path / "state.pt"
+    for content in (path.read_bytes()[:300], b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match="is damaged"):
+            train(LineRecipe(), TrainingPlan(1), tmp_path)
+
+
+def test_a_plan_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one training iteration, got 0"):
+        TrainingPlan(0)
+    with pytest.raises(ConfigError, match="'float32' or 'bfloat16', got 'float16'"):
+        TrainingPlan(1, precision="float16")
+
+
+def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(StorageError, match="Cannot make the folder"):
+        train(LineRecipe(), TrainingPlan(1), tmp_path / "run")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_half_written(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(StorageError, match="Cannot write"):
+        train(LineRecipe(), TrainingPlan(1), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]

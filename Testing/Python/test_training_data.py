@@ -1,0 +1,210 @@
+"""Training scans: what counts as healthy, where organs are found without a label, and the windows cut from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mini_data import GRID, canonical, training_scan, write_case, write_labels
+from phantoms import CENTER_RAS, Ellipsoid, ct_phantom, grid, mr_phantom
+from scipy import ndimage
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.training.data import Crop, body_mask, load_split, lung_by_air, random_crop
+from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical, write_volume
+
+
+def around_mm(mask: np.ndarray) -> np.ndarray:
+    """Return the distance of every voxel to a mask on the 4 mm grid."""
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=4.0))
+
+
+@pytest.fixture
+def a_case_row(tmp_path: Path) -> dict[str, Any]:
+    return write_case(tmp_path, "ct", ct_phantom(GRID), "train")
+
+
+def test_a_case_comes_to_the_canonical_grid_with_its_masks(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
+    phantom = ct_phantom(GRID)
+    scan = training_scan(tmp_path, a_case_row)
+    assert scan.scan.image.shape == scan.tumor.shape == scan.healthy.shape == (32, 32, 32)
+    assert scan.scan.spacing_mm == pytest.approx((4.0, 4.0, 4.0))
+    voxel_ml = 0.064
+    assert scan.tumor.sum() * voxel_ml == pytest.approx(phantom.lesion.array.sum() * voxel_ml, rel=0.01)
+    assert scan.organs["liver"].sum() == phantom.organ.array.sum()
+    center = scan.scan.geometry.to_ras(np.argwhere(scan.tumor)).mean(0)
+    assert center == pytest.approx(phantom.lesion_center_ras, abs=2.0)
+
+
+def test_healthy_is_what_lies_more_than_ten_mm_from_the_tumor(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
+    scan = training_scan(tmp_path, a_case_row)
+    assert np.array_equal(scan.healthy, around_mm(scan.tumor) > 10.0)
+    assert not (scan.healthy & scan.tumor).any() and scan.healthy.any()
+
+
+def test_tissue_near_an_organ_that_may_hold_a_tumor_is_not_healthy(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", tumor="", unmarked_near={"liver": 20.0})
+    scan = training_scan(tmp_path, row)
+    assert not scan.tumor.any()
+    assert np.array_equal(scan.healthy, around_mm(scan.organs["liver"]) > 20.0)
+
+
+def test_only_named_organs_are_healthy_where_nobody_outlined_the_tumors(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", tumor="", healthy_only_in=["liver"])
+    scan = training_scan(tmp_path, row)
+    assert np.array_equal(scan.healthy, scan.organs["liver"])
+
+
+def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "mr", mr_phantom(GRID), "train", labels="", label_names={})
+    scan = training_scan(tmp_path, row)
+    assert np.array_equal(scan.organs["brain"], body_mask(scan.scan, 18.0)) and scan.organs["brain"].any()
+
+
+def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path: Path) -> None:
+    scan = training_scan(tmp_path, write_labels(tmp_path, "labels", "train"))
+    assert np.unique(scan.scan.image).tolist() == [0.0, 1.0, 2.0]  # 0, 41 and 500 in the file
+    assert scan.scan.modality == "labels"
+    lesion = ((mr_phantom(GRID).lesion.array > 0)).sum()
+    assert (scan.scan.image == 1).sum() == lesion
+    assert np.array_equal(scan.organs["brain"], scan.scan.image > 0)
+
+
+def test_a_mask_on_another_grid_is_refused(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
+    other = grid((28, 26, 30), (4.0, 4.0, 5.0))
+    write_volume(Volume(np.ones(other.shape, np.uint8), other), tmp_path / "ct" / "organ.nii.gz")
+    with pytest.raises(GeometryError, match="different grids"):
+        training_scan(tmp_path, a_case_row)
+
+
+def test_a_split_is_loaded_in_the_protocol_s_order(tmp_path: Path) -> None:
+    rows = [write_case(tmp_path, name, ct_phantom(GRID), split) for name, split in (("b", "train"), ("a", "train"), ("c", "test"))]
+    cases = [Case(**row) for row in rows]
+    assert [scan.case.name for scan in load_split(cases, "train", tmp_path, canonical())] == ["b", "a"]
+
+
+def test_a_split_without_cases_is_refused(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="no case in split 'validation'"):
+        load_split([Case(**a_case_row)], "validation", tmp_path, canonical())
+
+
+# Windows
+
+
+def test_a_crop_inside_the_scan_is_the_array(tmp_path: Path) -> None:
+    array = np.arange(1000).reshape(10, 10, 10)
+    assert np.array_equal(Crop((1, 2, 3), (4, 5, 6)).cut(array), array[1:5, 2:7, 3:9])
+
+
+def test_what_hangs_over_the_edge_is_zero() -> None:
+    array = np.ones((4, 4, 4), np.float32)
+    window = Crop((-2, 0, 3), (4, 4, 4)).cut(array)
+    assert window.shape == (4, 4, 4) and window.dtype == np.float32
+    assert window.sum() == 2 * 4 * 1  # two planes along x, four along y, one along z are within
+    assert window[2:, :, :1].all() and not window[:2].any() and not window[:, :, 1:].any()
+
+
+def test_a_crop_beside_the_scan_is_all_zero() -> None:
+    array = np.ones((4, 4, 4), bool)
+    for start in ((4, 0, 0), (-4, 0, 0), (0, 0, 9)):
+        assert not Crop(start, (4, 4, 4)).cut(array).any()
+
+
+@pytest.mark.parametrize("overhang", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("shape", [(20, 40, 100), (64, 64, 64)])
+def test_a_random_crop_always_holds_the_voxel_that_it_should(shape: tuple[int, int, int], overhang: float) -> None:
+    rng = np.random.default_rng(0)
+    corners = [np.array(corner) for corner in ((0, 0, 0), np.array(shape) - 1)]
+    for number in range(300):
+        voxel = corners[number] if number < 2 else rng.integers(0, shape)
+        crop = random_crop(shape, 32, rng, voxel, overhang)
+        assert ((voxel >= crop.start) & (voxel < np.add(crop.start, crop.side))).all(), (voxel, crop)
+
+
+def test_the_held_voxel_is_not_always_in_the_middle() -> None:
+    rng = np.random.default_rng(0)
+    voxel = np.array([50, 50, 50])
+    offsets = {50 - random_crop((100, 100, 100), 32, rng, voxel).start[0] for _ in range(200)}
+    assert min(offsets) < 8 and max(offsets) > 24
+
+
+def test_a_random_crop_hangs_over_by_no_more_than_it_may() -> None:
+    rng = np.random.default_rng(0)
+    starts = np.array([random_crop((40, 40, 40), 20, rng, overhang=0.2).start for _ in range(400)])
+    assert starts.min() == -4 and starts.max() == 40 - 20 + 4
+    inside = np.array([random_crop((40, 40, 40), 20, rng, overhang=0.0).start for _ in range(400)])
+    assert inside.min() == 0 and inside.max() == 20
+
+
+def test_a_scan_smaller_than_the_crop_is_held_as_a_whole() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        start = random_crop((10, 10, 10), 32, rng, overhang=0.0).start
+        assert all(-22 <= s <= 0 for s in start)
+
+
+# Organs without labels
+
+
+def trunk(parts: list[Ellipsoid]) -> CanonicalScan:
+    """Lay ellipsoids of HU in air on a 4 mm grid."""
+    geometry = grid((80, 64, 64), (4.0, 4.0, 4.0))
+    points = geometry.to_ras(np.moveaxis(np.indices(geometry.shape), 0, -1))
+    image = np.full(geometry.shape, -1000.0, dtype=np.float32)
+    for part in parts:
+        image[part.covers(points)] = part.intensity
+    return to_canonical(Volume(image, geometry, "CT"), canonical(), "CT")
+
+
+BODY = Ellipsoid((0, 0, 0), (140, 105, 110), 40)
+LUNGS = [Ellipsoid((x, 10, 10), (42, 55, 70), -820) for x in (-70, 70)]
+GAS = Ellipsoid((0, 40, -80), (28, 20, 24), -1000)
+"""Bowel gas of 56 ml."""
+
+
+def covered(scan: CanonicalScan, parts: list[Ellipsoid]) -> np.ndarray:
+    points = scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1))
+    return np.logical_or.reduce([part.covers(points) for part in parts])
+
+
+def test_the_lungs_are_found_as_enclosed_air_without_bowel_gas() -> None:
+    scan = trunk([BODY, *LUNGS, GAS])
+    found, lungs = lung_by_air(scan), covered(scan, LUNGS)
+    overlap = 2 * (found & lungs).sum() / (found.sum() + lungs.sum())
+    assert overlap > 0.95
+    assert not (found & covered(scan, [GAS])).any()
+
+
+def test_a_vessel_in_the_lung_is_closed_over() -> None:
+    vessel = Ellipsoid((70, 10, 10), (5, 40, 5), 60)
+    scan = trunk([BODY, *LUNGS, vessel])
+    assert lung_by_air(scan)[covered(scan, [vessel])].mean() > 0.9
+
+
+def test_a_small_pocket_of_air_is_no_lung() -> None:
+    assert not lung_by_air(trunk([BODY, Ellipsoid((0, 0, 0), (18, 18, 18), -820)])).any()  # 24 ml
+
+
+def test_the_body_is_filled_and_the_table_is_not_part_of_it() -> None:
+    table = Ellipsoid((0, -121, 0), (150, 5, 150), 100)
+    scan = trunk([BODY, *LUNGS, table])
+    body = body_mask(scan, 0.0)
+    assert body[covered(scan, LUNGS)].all()
+    truth = covered(scan, [BODY])
+    assert 2 * (body & truth).sum() / (body.sum() + truth.sum()) > 0.95
+    assert not body[covered(scan, [table])].any()
+
+
+def test_depth_takes_away_that_many_mm_from_each_side() -> None:
+    scan = trunk([BODY])
+    center = np.round(scan.geometry.to_ijk(np.array(CENTER_RAS))).astype(int)
+    lengths = [int(body_mask(scan, depth)[:, center[1], center[2]].sum()) for depth in (0.0, 10.0, 20.0)]
+    # A voxel n layers below the skin is 4 n mm deep: more than 10 mm leaves two layers out, more than 20 mm five.
+    assert lengths[0] - lengths[1] == 2 * 2 and lengths[0] - lengths[2] == 2 * 5
+
+
+def test_a_scan_of_nothing_but_air_has_no_body() -> None:
+    assert not body_mask(trunk([Ellipsoid((0, 0, 0), (5, 5, 5), 0)]), 4.0).any()
