@@ -48,14 +48,16 @@ def tiny_autoencoder(seed: int = 0) -> MaisiAutoencoder:
     """Build a seeded autoencoder of 8 channels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MaisiAutoencoder(**AUTOENCODER)
+        autoencoder: MaisiAutoencoder = MaisiAutoencoder(**AUTOENCODER)
+    return autoencoder
 
 
 def tiny_unet(seed: int = 0) -> MaisiUNet:
     """Build a seeded UNet of two levels; as MONAI leaves it, it predicts exactly zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MaisiUNet(**UNET)
+        unet: MaisiUNet = MaisiUNet(**UNET)
+    return unet
 
 
 def write_case(data: Path, name: str, phantom: Phantom, split: str, **keys: Any) -> dict[str, Any]:
@@ -133,3 +135,11 @@ def train_mini(protocol: Path, output: Path, iterations: int = 1) -> Path:
                 device="cpu", report=lambda line: None,
             )  # fmt: skip
     return output / "model"
+
+
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one run folder for the whole session: its `data/`, and every part trained for one iteration a phase."""
+    output = tmp_path_factory.getbasetemp() / "mini_run"
+    if not output.exists():
+        train_mini(write_mini_data(output / "data"), output)
+    return output

@@ -12,7 +12,7 @@ import torch
 
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule
 from DiffuGTSLib.config import BackboneConfig
-from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 
 
@@ -74,7 +74,11 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 
 
 def _bundled(config: BackboneConfig) -> Backbone:
-    return _from_folder(config, resource_path("Models", config.name))
+    try:
+        folder = resource_path("Models", config.name)
+    except InputError as error:
+        raise WeightsError(error.message, hint=error.hint, code="weights_missing") from error
+    return _from_folder(config, folder)
 
 
 def _from_folder(config: BackboneConfig, folder: Path) -> Backbone:

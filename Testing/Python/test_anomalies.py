@@ -113,7 +113,7 @@ def test_a_tumor_that_shows_in_its_own_organ_s_painted_window_stays_a_target(a_c
 def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:
     samples = drawn(AnomalySampler([a_label_map], SIDE, PAINTED), 6)
     assert {sample.modality for sample in samples} == {"MR"} and {sample.organ for sample in samples} == {"brain"}
-    assert all(0 <= sample.image.min() and sample.image.max() <= 1 for sample in samples)
+    assert all(sample.image.min() >= 0 and sample.image.max() <= 1 for sample in samples)
     assert len({float(sample.image.mean()) for sample in samples}) == 6, "a contrast of its own each time"
 
 

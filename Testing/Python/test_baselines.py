@@ -12,7 +12,6 @@ from DiffuGTSLib.evaluation.baselines import (
     center_ellipsoid,
     fit_threshold,
     intensity_threshold,
-    otsu,
 )
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.volumes.volume import Geometry, Volume
@@ -44,16 +43,6 @@ def test_the_ellipsoid_has_the_volume_of_its_semi_axes_and_is_centered() -> None
 def test_a_box_too_small_for_the_margin_still_gets_a_small_ellipsoid() -> None:
     mask = center_ellipsoid((40, 160, 160), (1.0, 1.0, 1.0), margin_mm=50.0, minimum_semi_axis_mm=4.0)
     assert np.ptp(np.argwhere(mask)[:, 0]) + 1 == 8
-
-
-def test_otsu_parts_two_groups_in_the_middle_of_the_empty_gap() -> None:
-    # Ten bins over 0 to 10; 0, 0, 0 and 10, 10: every inner edge 1 to 9 parts them alike, so their middle, 5.
-    assert otsu(np.array([0.0, 0.0, 0.0, 10.0, 10.0]), bins=10) == pytest.approx(5.0)
-
-
-def test_otsu_of_three_groups_joins_the_two_close_ones() -> None:
-    values = np.repeat([0.0, 2.0, 10.0], [50, 50, 50])
-    assert 2.0 < otsu(values) < 10.0
 
 
 def test_the_body_holds_its_air_and_leaves_the_table_out() -> None:

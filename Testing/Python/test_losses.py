@@ -51,7 +51,7 @@ def test_the_similarity_loss_averages_over_the_batch() -> None:
 
 
 def test_the_dice_loss_of_four_voxels() -> None:
-    """p = 1/2 everywhere, one tumor voxel: 1 - (2 · 0.5 + 1) / (2 + 1 + 1) = 1/2."""
+    """One half everywhere, one tumor voxel: 1 - (2 · 0.5 + 1) / (2 + 1 + 1) = 1/2."""
     p = torch.full((1, 1, 2, 2, 1), 0.5)
     m = torch.zeros_like(p)
     m[0, 0, 0, 0, 0] = 1
@@ -66,31 +66,43 @@ def test_the_dice_loss_looks_at_abnormal_images_only() -> None:
     assert float(dice_loss(p, m, torch.tensor([False, False]))) == 0.0
 
 
-def test_the_voxel_loss_weighs_tumor_and_rest_one_to_three() -> None:
-    """p = 0.9 in one tumor voxel, 0.2 in three others: -0.25 ln 0.9 - 0.75 ln 0.8 = 0.19370."""
-    p = torch.tensor([0.9, 0.2, 0.2, 0.2]).reshape(1, 1, 4, 1, 1)
-    m = torch.tensor([1.0, 0, 0, 0]).reshape(1, 1, 4, 1, 1)
-    assert float(voxel_loss(p, m)) == pytest.approx(0.193698, abs=1e-5)
+def log_maps(p: list[float]) -> torch.Tensor:
+    """Return the logarithms of a normal and an abnormal map over a row of voxels, (1, 2, n, 1, 1)."""
+    abnormal = torch.tensor(p)
+    return torch.stack([1 - abnormal, abnormal]).log()[None, :, :, None, None]
 
 
-def test_the_voxel_loss_does_not_depend_on_how_large_the_tumor_is() -> None:
-    p = torch.full((1, 1, 10, 1, 1), 0.5)
-    for count in (1, 5):
-        m = torch.zeros_like(p)
-        m[:, :, :count] = 1
-        assert float(voxel_loss(p, m)) == pytest.approx(LN2)
+def row(m: list[float]) -> torch.Tensor:
+    """Return a mask over a row of voxels, (1, 1, n, 1, 1)."""
+    return torch.tensor(m)[None, None, :, None, None]
 
 
-def test_the_voxel_loss_is_finite_where_the_map_is_sure_and_wrong() -> None:
-    p = torch.tensor([0.0, 1.0]).reshape(1, 1, 2, 1, 1)
-    m = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
-    assert float(voxel_loss(p, m)) == pytest.approx(-math.log(1e-6), rel=0.01)
+def test_the_voxel_loss_is_cross_entropy_at_every_voxel() -> None:
+    """With p = 0.9 in one tumor voxel and 0.2 in three others: (-ln 0.9 - 3 ln 0.8) / 4 = 0.19370."""
+    assert float(voxel_loss(log_maps([0.9, 0.2, 0.2, 0.2]), row([1, 0, 0, 0.0]))) == pytest.approx(0.193698, abs=1e-5)
+
+
+def test_the_voxel_loss_is_least_at_the_true_share_of_tumor() -> None:
+    """All voxels count alike, so that a map that cannot tell them apart should answer 0.3 where 3 of 10 are tumor."""
+    mask = row([1.0] * 3 + [0.0] * 7)
+    loss = {p: float(voxel_loss(log_maps([p] * 10), mask)) for p in (0.2, 0.25, 0.3, 0.35, 0.4)}
+    assert min(loss, key=loss.__getitem__) == 0.3
+
+
+def test_the_voxel_loss_has_a_slope_where_the_map_is_sure_and_wrong() -> None:
+    """Logits 40 and -40 in a tumor voxel cost 80; each rise of the abnormal logit by 1 costs 1 less."""
+    logits = torch.tensor([40.0, -40.0])[None, :, None, None, None].requires_grad_()
+    loss = voxel_loss(logits.log_softmax(1), row([1.0]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(80.0)
+    assert logits.grad is not None and logits.grad.ravel().tolist() == pytest.approx([1.0, -1.0])
 
 
 @pytest.fixture
 def an_attention() -> Attention:
     """Half and half everywhere, orthogonal class embeddings, an undecided score."""
-    return Attention(torch.full((1, 2, 2, 2, 1), 0.5), torch.eye(2)[None], torch.zeros(1))
+    maps = torch.full((1, 2, 2, 2, 1), 0.5)
+    return Attention(maps, maps.log(), torch.eye(2)[None], torch.zeros(1))
 
 
 def test_the_total_is_the_weighted_sum(an_attention: Attention) -> None:
@@ -114,7 +126,7 @@ def test_without_dice_and_voxel_terms_the_mask_changes_nothing(an_attention: Att
 
 def test_the_abnormal_map_is_the_one_that_is_judged() -> None:
     maps = torch.stack([torch.zeros(2, 2, 1), torch.ones(2, 2, 1)])[None]
-    attention = Attention(maps, torch.eye(2)[None], torch.zeros(1))
+    attention = Attention(maps, maps.clamp_min(1e-8).log(), torch.eye(2)[None], torch.zeros(1))
     terms = head_losses(
         attention, torch.eye(2)[None], torch.tensor([True]), torch.ones(1, 1, 2, 2, 1), HeadLossWeights()
     )

@@ -20,7 +20,9 @@ SMALL_UNET = {
 def an_autoencoder() -> MaisiAutoencoder:
     """Real, small, seeded; its normalization learned something, so that scale and shift count."""
     torch.manual_seed(0)
-    autoencoder = MaisiAutoencoder((8, 16, 16), (1, 2, 1), norm_num_groups=4, scaling_factor=2.0).eval()
+    autoencoder: MaisiAutoencoder = MaisiAutoencoder(
+        (8, 16, 16), (1, 2, 1), norm_num_groups=4, scaling_factor=2.0
+    ).eval()
     for name, parameter in autoencoder.named_parameters():
         if ".norm" in name:
             torch.nn.init.normal_(parameter, 1.0, 0.5)
@@ -162,6 +164,7 @@ class Says(MaisiUNet):
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, spacing_mm: torch.Tensor, class_labels: torch.Tensor
     ) -> torch.Tensor:
+        """Return 0.5 everywhere."""
         return torch.full_like(noisy, 0.5)
 
 

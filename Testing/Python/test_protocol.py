@@ -16,9 +16,13 @@ ROW: dict[str, Any] = {"name": "a", "patient": "p", "split": "train", "modality"
 
 
 def test_a_case_is_read_with_its_defaults(tmp_path: Path) -> None:
-    path = write_protocol(tmp_path / "p.json", [{**ROW, "label_names": {"liver": [1, 2]}, "unmarked_near": {"liver": 8}}])
+    path = write_protocol(
+        tmp_path / "p.json", [{**ROW, "label_names": {"liver": [1, 2]}, "unmarked_near": {"liver": 8}}]
+    )
     (case,) = read_protocol(path)
-    assert case == Case("a", "p", "train", "CT", "a/ct.nii.gz", label_names={"liver": [1, 2]}, unmarked_near={"liver": 8})
+    assert case == Case(
+        "a", "p", "train", "CT", "a/ct.nii.gz", label_names={"liver": [1, 2]}, unmarked_near={"liver": 8}
+    )
     assert case.tumor == "" and case.healthy_only_in == [] and not case.framed_on_tumor
 
 

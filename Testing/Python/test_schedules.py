@@ -1,5 +1,7 @@
 """Noise levels and the one step for all: equal to diffusers' and MONAI's, where those are right."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def our_step(schedule: FlowSchedule | DdimSchedule, sample: Tensor, time: float,
 
 def our_walk(schedule: FlowSchedule | DdimSchedule, start: Tensor, steps: int) -> Tensor:
     times = schedule.timesteps(steps, start[0, 0].numel())
-    for time, next_time in zip(times[:-1], times[1:], strict=True):
+    for time, next_time in pairwise(times):
         start = our_step(schedule, start, time, next_time)
     return start
 
@@ -83,7 +85,7 @@ def test_the_timesteps_of_ddim_are_the_evenly_spaced_ones_of_diffusers(a_ddim: D
 
 
 def test_one_step_of_ours_is_one_of_diffusers_ddim_at_each_of_50_timesteps(a_ddim: DdimSchedule) -> None:
-    """diffusers takes t - 20 as the next level though its next timestep is t - 20.39: given its level, we agree."""
+    """The next level of diffusers is t - 20 though its next timestep is t - 20.39: given its level, we agree."""
     scheduler = DDIMScheduler.from_config(DDPM_SCHEDULER)
     scheduler.set_timesteps(50)
     sample = some_noise()

@@ -68,7 +68,7 @@ def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path:
     scan = training_scan(tmp_path, write_labels(tmp_path, "labels", "train"))
     assert np.unique(scan.scan.image).tolist() == [0.0, 1.0, 2.0]  # 0, 41 and 500 in the file
     assert scan.scan.modality == "labels"
-    lesion = ((mr_phantom(GRID).lesion.array > 0)).sum()
+    lesion = (mr_phantom(GRID).lesion.array > 0).sum()
     assert (scan.scan.image == 1).sum() == lesion
     assert np.array_equal(scan.organs["brain"], scan.scan.image > 0)
 
@@ -81,7 +81,10 @@ def test_a_mask_on_another_grid_is_refused(tmp_path: Path, a_case_row: dict[str,
 
 
 def test_a_split_is_loaded_in_the_protocol_s_order(tmp_path: Path) -> None:
-    rows = [write_case(tmp_path, name, ct_phantom(GRID), split) for name, split in (("b", "train"), ("a", "train"), ("c", "test"))]
+    rows = [
+        write_case(tmp_path, name, ct_phantom(GRID), split)
+        for name, split in (("b", "train"), ("a", "train"), ("c", "test"))
+    ]
     cases = [Case(**row) for row in rows]
     assert [scan.case.name for scan in load_split(cases, "train", tmp_path, canonical())] == ["b", "a"]
 
@@ -167,7 +170,8 @@ GAS = Ellipsoid((0, 40, -80), (28, 20, 24), -1000)
 
 def covered(scan: CanonicalScan, parts: list[Ellipsoid]) -> np.ndarray:
     points = scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1))
-    return np.logical_or.reduce([part.covers(points) for part in parts])
+    inside: np.ndarray = np.any([part.covers(points) for part in parts], axis=0)
+    return inside
 
 
 def test_the_lungs_are_found_as_enclosed_air_without_bowel_gas() -> None:

@@ -14,14 +14,12 @@ def silent(done: int, total: int) -> None:
     """Report to nobody."""
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 64), (80, 64, 48), (96, 112, 160), (65, 200, 32), (20, 20, 20)])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.4, 0.5, 0.89])
+@pytest.mark.parametrize("shape", [(64, 64, 64), (80, 64, 48), (96, 64, 112), (65, 130, 32), (20, 20, 20)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.4, 0.6])
 @pytest.mark.parametrize("side", [32, 64])
 def test_the_count_is_what_monai_visits(shape: tuple[int, int, int], overlap: float, side: int) -> None:
     sides = tuple(min(side, length) for length in shape)
     total = window_count(shape, sides, overlap)
-    if total > 150:
-        pytest.skip("many windows count like few")
     calls: list[tuple[int, int]] = []
     over_windows(
         torch.zeros(1, 1, *shape), side, overlap, lambda window: (window.clone(),), lambda *call: calls.append(call)
@@ -87,10 +85,12 @@ class MeanPooler:
     feature_strides = (1,)
 
     def encode(self, image: Tensor) -> "MeanPooler":
+        """Return the mean of each cell."""
         self.latent = torch.nn.functional.avg_pool3d(image, 4)
         return self
 
     def decode(self, latent: Tensor) -> Tensor:
+        """Return each cell as 4 x 4 x 4 voxels."""
         return torch.nn.functional.interpolate(latent, scale_factor=4.0)
 
 

@@ -1,0 +1,259 @@
+"""Anomaly-aware attention: shares that sum to 1, numbers worked by hand, and windows that make up a scan."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from DiffuGTSLib.aova import ABNORMAL, NORMAL, AovaHead, Attention, ContextAdapter, MlpAdapter, attend
+from DiffuGTSLib.backbones import build_backbone
+from DiffuGTSLib.backbones.interfaces import Encoding, LatentAutoencoder
+from DiffuGTSLib.backbones.weights import freeze
+from DiffuGTSLib.backbones.windows import window_count
+from DiffuGTSLib.config import BackboneConfig
+from DiffuGTSLib.errors import Cancelled, ConfigError
+
+CHANNELS = (4, 6, 8)
+DIM = 16
+KINDS = [("mlp", "probability"), ("mlp", "logit"), ("context", "probability"), ("context", "logit")]
+
+
+def a_head(adapter: str = "mlp", fuse: str = "probability", alpha: float = 0.1) -> AovaHead:
+    torch.manual_seed(0)
+    head: AovaHead = AovaHead(
+        CHANNELS, DIM, adapter=adapter, alpha=alpha, context_widths=(8, 16, 16, 16, 16), fuse=fuse
+    )
+    return head
+
+
+def some_features(batch: int = 1, side: int = 16, seed: int = 0) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(batch, channels, *(3 * (side // 2**level,)), generator=draw)
+        for level, channels in enumerate(CHANNELS)
+    ]
+
+
+def two_prompts(batch: int = 1) -> Tensor:
+    rows = torch.randn(2, DIM, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.normalize(rows, dim=-1).expand(batch, 2, DIM)
+
+
+@pytest.mark.parametrize(("adapter", "fuse"), KINDS)
+def test_the_maps_are_shares_that_sum_to_1_over_the_prompts(adapter: str, fuse: str) -> None:
+    attention = a_head(adapter, fuse)(some_features(2), two_prompts(2))
+    assert attention.maps.shape == (2, 2, 16, 16, 16)
+    assert attention.class_embeddings.shape == (2, 2, DIM) and attention.score_logits.shape == (2,)
+    torch.testing.assert_close(attention.maps.sum(1), torch.ones(2, 16, 16, 16), rtol=0, atol=1e-6)
+    assert attention.maps.min() >= 0 and attention.maps.std() > 1e-3
+    torch.testing.assert_close(attention.log_maps.exp(), attention.maps, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("adapter", "fuse"), KINDS)
+def test_prompts_that_say_the_same_share_every_voxel(adapter: str, fuse: str) -> None:
+    same = two_prompts()[:, :1].expand(1, 2, DIM)
+    maps = a_head(adapter, fuse)(some_features(), same).maps
+    torch.testing.assert_close(maps, torch.full_like(maps, 0.5), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fuse", ["probability", "logit"])
+def test_prompts_that_change_places_change_the_maps(fuse: str) -> None:
+    head, features = a_head("mlp", fuse), some_features()
+    maps = head(features, two_prompts()).maps
+    swapped = head(features, two_prompts().flip(1)).maps
+    torch.testing.assert_close(swapped, maps.flip(1), rtol=0, atol=1e-6)
+
+
+def a_scripted_head(fuse: str) -> AovaHead:
+    """Two levels of one channel and one voxel; the adapter is silenced, and keys are read off the prompts.
+
+    Queries are 2 F in the first of four directions; the normal key is (1, -1, 1, -1), the abnormal one its opposite.
+    """
+    head: AovaHead = AovaHead((1, 1), 2, alpha=0.0, query_channels=4, fuse=fuse)
+    key = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    weights = dict(head.named_parameters())
+    with torch.no_grad():
+        for level in range(2):
+            weights[f"to_queries.{level}.weight"].zero_()
+            weights[f"to_queries.{level}.weight"][0] = 2.0
+            weights[f"to_keys.{level}.weight"].copy_(torch.eye(4))
+            head.reducers[level] = reducer = torch.nn.Linear(2, 4, bias=False)
+            reducer.weight.copy_(torch.stack([key, -key], dim=1))
+    return head
+
+
+def test_the_attention_of_one_voxel_worked_by_hand() -> None:
+    """F = -1 and 0.5: q·k = 2 F (1) = -2 and 1, divided by √4 are -1 and 0.5 for normal, 1 and -0.5 for abnormal.
+
+    Softmax over the prompts: 1 / (1 + e^-2) = 0.880797 and 1 / (1 + e^1) = 0.268941 abnormal; their mean is 0.574869.
+    """
+    features = [torch.full((1, 1, 1, 1, 1), value) for value in (-1.0, 0.5)]
+    head = a_scripted_head("probability")
+    logits = head.attention_logits(features, torch.eye(2)[None])
+    assert [level.flatten().tolist() for level in logits] == [[-1.0, 1.0], [0.5, -0.5]]
+    maps = head(features, torch.eye(2)[None]).maps.detach()
+    assert float(maps[0, ABNORMAL]) == pytest.approx(0.574869, abs=1e-6)
+    assert float(maps[0, NORMAL]) == pytest.approx(0.425131, abs=1e-6)
+
+
+def test_the_attention_of_summed_logits_worked_by_hand() -> None:
+    # -1 + 0.5 = -0.5 for normal and 0.5 for abnormal: 1 / (1 + e^-1) = 0.731059.
+    features = [torch.full((1, 1, 1, 1, 1), value) for value in (-1.0, 0.5)]
+    maps = a_scripted_head("logit")(features, torch.eye(2)[None]).maps.detach()
+    assert float(maps[0, ABNORMAL]) == pytest.approx(0.731059, abs=1e-6)
+
+
+def test_alpha_is_the_share_of_the_adapter() -> None:
+    """Logits are linear in the adapted features: those of 0.3 lie between those of 0 and 1."""
+    features, prompts = some_features(), two_prompts()
+    logits = {}
+    for alpha in (0.0, 0.3, 1.0):
+        head = a_head(alpha=alpha)
+        logits[alpha] = head.attention_logits(features, prompts)
+    for none, some, all_of_it in zip(logits[0.0], logits[0.3], logits[1.0], strict=True):
+        torch.testing.assert_close(some, 0.7 * none + 0.3 * all_of_it, rtol=0, atol=1e-5)
+        assert not torch.allclose(none, all_of_it)
+
+
+@pytest.mark.parametrize("adapter", [MlpAdapter(CHANNELS), ContextAdapter(CHANNELS, (8, 16, 16, 16, 16))])
+@pytest.mark.parametrize("side", [16, 20, 12])
+def test_adapters_leave_shapes_as_they_are(adapter: torch.nn.Module, side: int) -> None:
+    features = some_features(side=side)
+    assert [tuple(f.shape) for f in adapter(features)] == [tuple(f.shape) for f in features]
+
+
+@pytest.mark.parametrize("widths", [(8, 16, 16), (8, 16, 16, 16)])
+def test_as_many_widths_as_features_are_enough(widths: tuple[int, ...]) -> None:
+    features = some_features()
+    adapted = ContextAdapter(CHANNELS, widths)(features)
+    assert [tuple(f.shape) for f in adapted] == [tuple(f.shape) for f in features]
+
+
+def test_fewer_widths_than_features_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a context width for each of 3 feature levels, got 2"):
+        AovaHead(CHANNELS, DIM, adapter="context", context_widths=(4, 8))
+
+
+def test_an_mlp_sees_each_voxel_alone_and_a_context_its_surroundings() -> None:
+    features = some_features()
+    elsewhere = [feature.clone() for feature in features]
+    for feature in elsewhere:
+        feature[..., 0, 0, 0] += 5.0
+    far = (..., -1, -1, -1)
+    mlp, context = MlpAdapter(CHANNELS), ContextAdapter(CHANNELS, (8, 16, 16, 16, 16))
+    assert torch.equal(mlp(features)[0][far], mlp(elsewhere)[0][far])
+    assert not torch.equal(context(features)[0][far], context(elsewhere)[0][far])
+
+
+@pytest.mark.parametrize(("key", "value"), [("adapter", "conv"), ("fuse", "max")])
+def test_an_unknown_adapter_or_fusion_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"AOVA head: adapter is 'mlp' or 'context'.*'{value}'"):
+        AovaHead(CHANNELS, DIM, **{key: value})
+
+
+@pytest.mark.parametrize("adapter", ["mlp", "context"])
+def test_the_gradient_reaches_all_of_the_head_and_nothing_else(adapter: str) -> None:
+    autoencoder = build_backbone(BackboneConfig(name="tiny")).autoencoder
+    head = AovaHead(
+        autoencoder.feature_channels, DIM, adapter=adapter, context_widths=(8, 16, 16, 16, 16), fuse="logit"
+    )
+    image, prompts = torch.rand(1, 1, 32, 32, 32), two_prompts()
+    attention = head(autoencoder.encode(image).features, prompts)
+    (attention.maps[:, ABNORMAL].mean() + attention.score_logits.sum()).backward()
+    without = [name for name, parameter in head.named_parameters() if parameter.grad is None]
+    assert without == []
+    assert isinstance(autoencoder, torch.nn.Module)
+    assert all(parameter.grad is None for parameter in autoencoder.parameters())
+    assert image.grad is None and prompts.grad is None
+
+
+@pytest.fixture(scope="module")
+def an_autoencoder() -> LatentAutoencoder:
+    """Real and tiny."""
+    return build_backbone(BackboneConfig(name="tiny")).autoencoder
+
+
+@pytest.fixture(scope="module")
+def a_fitting_head(an_autoencoder: LatentAutoencoder) -> AovaHead:
+    """Untrained, for the tiny features."""
+    torch.manual_seed(0)
+    head: AovaHead = freeze(AovaHead(an_autoencoder.feature_channels, DIM))
+    return head
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 32), (48, 32, 64), (80, 48, 16)])
+def test_a_scan_is_seen_window_by_window(
+    an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead, shape: tuple[int, int, int]
+) -> None:
+    calls: list[tuple[int, int]] = []
+    image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    seen = attend(image, an_autoencoder, a_fitting_head, two_prompts()[0], 32, 0.25, lambda *call: calls.append(call))
+    total = window_count(shape, [min(32, side) for side in shape], 0.25)
+    assert calls == [(done, total) for done in range(1, total + 1)]
+    assert seen.abnormal.shape == shape and seen.latent.shape == (1, 4, *(side // 4 for side in shape))
+    assert seen.abnormal.min() >= 0 and seen.abnormal.max() <= 1 and 0 <= seen.anomaly_score <= 1
+    assert not seen.abnormal.requires_grad
+
+
+def test_one_window_gives_the_heads_own_map_latent_and_score(
+    an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead
+) -> None:
+    image, prompts = torch.rand(1, 1, 32, 32, 32), two_prompts()
+    with torch.inference_mode():
+        encoding = an_autoencoder.encode(image)
+        attention = a_fitting_head(encoding.features, prompts)
+    seen = attend(image, an_autoencoder, a_fitting_head, prompts[0], 64, 0.25, lambda *_: None)
+    torch.testing.assert_close(seen.abnormal, attention.maps[0, ABNORMAL], rtol=0, atol=1e-6)
+    torch.testing.assert_close(seen.latent, encoding.latent, rtol=0, atol=1e-6)
+    assert seen.anomaly_score == pytest.approx(float(attention.score_logits.sigmoid()))
+
+
+@dataclasses.dataclass
+class Mirror:
+    """An autoencoder whose features are the picture itself: what a head says of them is known beforehand."""
+
+    downsampling: int = 4
+    latent_channels: int = 1
+    feature_channels: tuple[int, ...] = (1,)
+    feature_strides: tuple[int, ...] = (1,)
+
+    def encode(self, image: Tensor) -> Encoding:
+        """Return the picture as its own features."""
+        return Encoding(torch.nn.functional.avg_pool3d(image, 4), (image,))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the latent."""
+        return latent
+
+
+class Brightest(AovaHead):
+    """A head that takes brightness for an anomaly: the map is the picture, the score logit its maximum."""
+
+    def forward(self, features: tuple[Tensor, ...], prompts: Tensor) -> Attention:  # type: ignore[override]
+        """Return the picture as the abnormal map."""
+        bright = features[0]
+        maps = torch.cat([1 - bright, bright], 1)
+        return Attention(
+            maps=maps,
+            log_maps=maps.log(),
+            class_embeddings=torch.zeros(1, 2, DIM),
+            score_logits=bright.amax((1, 2, 3, 4)),
+        )
+
+
+def test_overlapping_windows_blend_into_one_map_and_the_most_suspicious_one_gives_the_score() -> None:
+    image = torch.rand(1, 1, 80, 32, 48) * 0.5
+    image[0, 0, 70, 5, 40] = 1.0
+    seen = attend(image, Mirror(), Brightest((1,), DIM), two_prompts()[0], 32, 0.33, lambda *_: None)
+    torch.testing.assert_close(seen.abnormal, image[0, 0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(seen.latent, torch.nn.functional.avg_pool3d(image, 4), rtol=0, atol=1e-6)
+    assert seen.anomaly_score == pytest.approx(0.731059, abs=1e-6), "1 / (1 + e^-1), from one window of many"
+
+
+def test_cancelling_in_a_window_stops_there(an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead) -> None:
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled(f"stopped after {done}")
+
+    with pytest.raises(Cancelled, match="stopped after 1"):
+        attend(torch.rand(1, 1, 64, 32, 32), an_autoencoder, a_fitting_head, two_prompts()[0], 32, 0.25, cancel)

@@ -1,0 +1,86 @@
+"""Loading the trained parts: what fits together, where it runs, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from DiffuGTSLib import components, pipeline
+from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.backbones import FLOW_SCHEDULER
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
+from DiffuGTSLib.backbones.weights import save_module, write_checksums
+from DiffuGTSLib.components import find_device, load_components
+from DiffuGTSLib.config import Config, RuntimeConfig, load_config
+from DiffuGTSLib.errors import ConfigError, WeightsError
+
+
+def tiny(*overrides: str) -> Config:
+    return load_config("tiny", overrides=overrides)
+
+
+def test_the_pipeline_hands_on_what_is_loaded_here() -> None:
+    assert pipeline.load_components is components.load_components
+    assert pipeline.Components is components.Components
+
+
+def test_two_loads_of_the_test_networks_are_one() -> None:
+    heads = [load_components(tiny(), allow_untrained=True).head.state_dict() for _ in range(2)]
+    assert all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
+
+
+def test_untrained_networks_are_refused_unless_asked_for() -> None:
+    with pytest.raises(WeightsError, match=r"preset 'tiny' are untrained; their results mean nothing") as caught:
+        load_components(tiny())
+    assert caught.value.code == "untrained" and "--allow-untrained" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("gpu7", "Unknown device 'gpu7'"), ("meta", "'meta' is not supported"), ("cuda:99", "'cuda:99' was asked for")],
+)
+def test_a_device_that_is_not_there_is_refused(device: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_components(tiny(f"runtime.device={device}"), allow_untrained=True)
+
+
+def test_half_precision_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Precision 'bfloat16' was asked for on a CPU") as caught:
+        find_device(RuntimeConfig(device="cpu", precision="bfloat16"))
+    assert "float32" in caught.value.hint
+    assert find_device(RuntimeConfig(device="cpu")) == torch.device("cpu")
+
+
+def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...]) -> Path:
+    unet = MaisiUNet(
+        num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
+        norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
+    )  # fmt: skip
+    save_module(MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4), folder / "autoencoder")
+    save_module(unet, folder / "denoiser")
+    save_module(AovaHead(channels, text_dim), folder / "aova")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(FLOW_SCHEDULER))
+    (folder / "model_index.json").write_text(json.dumps({"prediction": "flow"}))
+    write_checksums(folder)
+    return folder
+
+
+def test_a_model_folder_of_ones_own_is_loaded_as_trained(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
+    components = load_components(tiny(f"backbone.folder={folder}"))
+    assert components.trained and len(components.weights) == 3
+    assert not any(parameter.requires_grad for parameter in components.head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("text_dim", "channels", "said"),
+    [(768, (8, 8, 8), "sentences of 768 numbers; 'minilm' gives 384"), (384, (8, 16, 8), r"features of \(8, 16, 8\)")],
+)
+def test_a_head_that_does_not_fit_is_refused(
+    tmp_path: Path, text_dim: int, channels: tuple[int, ...], said: str
+) -> None:
+    folder = a_model_folder(tmp_path / "mixed", text_dim, channels)
+    with pytest.raises(WeightsError, match=said):
+        load_components(tiny(f"backbone.folder={folder}"))

@@ -1,0 +1,179 @@
+"""Scoring a protocol: the frame that must not tell where the tumor is, the refusals, and the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mini_data import GRID, mini_config, shared_run, write_case, write_protocol
+from phantoms import ct_phantom, grid, mr_phantom, orientations
+
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.protocol import AIR_HU, evaluate_protocol, reframe
+from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes.volume import Geometry
+
+
+@pytest.fixture(scope="module")
+def a_protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_run(tmp_path_factory) / "data" / "protocol.json"
+
+
+@pytest.fixture(scope="module")
+def a_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A model that `train_part` made in one iteration, and that calls every scan abnormal."""
+    model = shared_run(tmp_path_factory) / "model"
+    config = mini_config()
+    return replace(
+        config,
+        backbone=replace(config.backbone, folder=str(model)),
+        masks=replace(config.masks, gate=0.0),
+        runtime=replace(config.runtime, device="cpu"),
+    )
+
+
+# The frame
+
+
+def oblique() -> Geometry:
+    return grid((40, 36, 30), (2.0, 2.5, 4.0), list(orientations())[17], (12.0, -7.0, 20.0))
+
+
+@pytest.mark.parametrize("geometry", [GRID, oblique()], ids=["upright", "oblique"])
+def test_every_voxel_stays_at_its_place_in_the_world(geometry: Geometry) -> None:
+    phantom = ct_phantom(geometry)
+    phantom.scan.array[:] += np.random.default_rng(0).normal(0, 30, geometry.shape)
+    for seed in range(12):
+        scan, mask = reframe(phantom.scan, phantom.lesion, AIR_HU, np.random.default_rng(seed))
+        assert scan.geometry.difference(mask.geometry) == "" and scan.modality == "CT"
+        assert np.allclose(scan.geometry.ijk_to_ras[:3, :3], geometry.ijk_to_ras[:3, :3])
+        index = np.moveaxis(np.indices(scan.array.shape), 0, -1)
+        source = geometry.to_ijk(scan.geometry.to_ras(index))
+        assert np.abs(source - np.round(source)).max() < 1e-6, "voxels fall onto voxels: nothing was resampled"
+        source = np.round(source).astype(int)
+        within = ((source >= 0) & (source < geometry.shape)).all(axis=-1)
+        assert np.array_equal(scan.array[within], phantom.scan.array[tuple(source[within].T)])
+        assert np.array_equal(mask.array[within], phantom.lesion.array[tuple(source[within].T)])
+        assert (scan.array[~within] == AIR_HU).all() and not mask.array[~within].any()
+
+
+@pytest.mark.parametrize("geometry", [GRID, oblique()], ids=["upright", "oblique"])
+def test_the_tumor_is_never_cut_and_keeps_five_mm_around_it(geometry: Geometry) -> None:
+    phantom = ct_phantom(geometry)
+    spacing = np.array(geometry.spacing_mm)
+    before = np.argwhere(phantom.lesion.array)
+    room = (
+        np.minimum(5.0, before.min(0) * spacing),
+        np.minimum(5.0, (np.array(geometry.shape) - 1 - before.max(0)) * spacing),
+    )
+    for seed in range(40):
+        _, mask = reframe(phantom.scan, phantom.lesion, AIR_HU, np.random.default_rng(seed), reach_mm=200.0)
+        found = np.argwhere(mask.array)
+        assert mask.array.sum() == phantom.lesion.array.sum()
+        assert (found.min(0) * spacing >= room[0] - 1e-9).all()
+        assert ((np.array(mask.array.shape) - 1 - found.max(0)) * spacing >= room[1] - 1e-9).all()
+
+
+def test_the_frame_moves_by_no_more_than_its_reach_both_ways() -> None:
+    phantom = ct_phantom(GRID)
+    grown = [
+        (
+            np.array(reframe(phantom.scan, phantom.lesion, AIR_HU, np.random.default_rng(seed))[0].array.shape)
+            - GRID.shape
+        )
+        * 4
+        for seed in range(40)
+    ]
+    assert np.max(grown) <= 2 * 40 and np.min(grown) >= -2 * 40
+    assert np.max(grown) > 30 and np.min(grown) < -15
+
+
+def test_the_tumor_is_no_longer_in_the_middle() -> None:
+    phantom = ct_phantom(GRID)
+    middles = []
+    for seed in range(40):
+        _, mask = reframe(phantom.scan, phantom.lesion, AIR_HU, np.random.default_rng(seed))
+        middles.append((np.argwhere(mask.array).mean(0) + 0.5) / mask.array.shape)
+    assert np.std(middles, axis=0).min() > 0.08
+
+
+def test_a_tumor_at_the_edge_is_not_cut() -> None:
+    array = np.zeros(GRID.shape, np.uint8)
+    array[0, 0, 0] = array[-1, -1, -1] = 1
+    mask, scan = Volume(array, GRID), ct_phantom(GRID).scan
+    for seed in range(10):
+        assert reframe(scan, mask, AIR_HU, np.random.default_rng(seed))[1].array.sum() == 2
+
+
+def test_an_empty_mask_has_no_frame() -> None:
+    scan = ct_phantom(GRID).scan
+    with pytest.raises(InputError, match="The tumor mask is empty"):
+        reframe(scan, scan.with_array(np.zeros(GRID.shape, np.uint8)), AIR_HU, np.random.default_rng(0))
+
+
+# The report
+
+
+def test_a_protocol_is_scored_and_reported(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    evaluate_protocol(
+        a_protocol, a_protocol.parent, tmp_path / "a" / "report", a_config, on_progress=lambda *done: seen.append(done)
+    )
+    folder = tmp_path / "a" / "report"
+    assert sorted(path.name for path in folder.iterdir()) == ["cases.csv", "report.json", "report.md"]
+    with (folder / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["ct_3", "mr_3"]
+    assert seen == [("ct_3", 0.0), ("mr_3", 0.5)]
+    for row in rows:
+        for column in ("dice_ellipsoid", "dice_threshold", "dice_coarse", "dice_refined", "anomaly_score"):
+            assert 0 <= float(row[column]) <= 1, column
+        assert float(row["false_positives"]) == int(float(row["false_positives"]))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["title"] == "mini on protocol, split test"
+    assert sum("SHA-256" in note for note in report["notes"]) == 3
+    assert "patients" in report["interval"]
+
+
+def test_scoring_twice_gives_the_same_figures(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    figures = []
+    for name in ("a", "b"):
+        evaluate_protocol(a_protocol, a_protocol.parent, tmp_path / name, a_config, split="validation")
+        with (tmp_path / name / "cases.csv").open(newline="") as file:
+            figures.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
+    assert figures[0] == figures[1] and len(figures[0]) == 2
+
+
+def test_a_bright_lesion_is_found_by_the_threshold_baseline(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    """The MR lesion is the brightest thing in the head: the baseline must not be a straw man."""
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    with (tmp_path / "cases.csv").open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows["mr_3"]["dice_threshold"]) > 0.7
+
+
+def test_cases_that_were_trained_on_are_not_scored(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="were trained on") as caught:
+        evaluate_protocol(a_protocol, a_protocol.parent, tmp_path / "report", a_config, split="train")
+    assert caught.value.code == "leakage" and not (tmp_path / "report").exists()
+
+
+def test_a_patient_of_the_training_split_cannot_be_tested(a_config: Config, tmp_path: Path) -> None:
+    rows = [
+        write_case(tmp_path, "a", ct_phantom(GRID), "train", patient="one"),
+        write_case(tmp_path, "b", mr_phantom(GRID), "test", patient="one"),
+    ]
+    with pytest.raises(InputError, match="Patient 'one' is in splits") as caught:
+        evaluate_protocol(write_protocol(tmp_path / "p.json", rows), tmp_path, tmp_path / "report", a_config)
+    assert caught.value.code == "leakage"
+
+
+def test_a_split_without_masks_is_refused(a_config: Config, tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [write_case(tmp_path, "a", ct_phantom(GRID), "test", tumor="")])
+    with pytest.raises(InputError, match="no case with a mask in split 'test'"):
+        evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)

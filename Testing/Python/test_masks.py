@@ -1,0 +1,170 @@
+"""From maps to masks, with numbers worked by hand."""
+
+import numpy as np
+import pytest
+
+from DiffuGTSLib.config import MasksConfig, ResidualConfig
+from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
+
+MM = (1.0, 1.0, 1.0)
+
+
+def a_map(*patches: tuple[float, int]) -> np.ndarray:
+    """Lay patches of (share, voxels) along a line with a gap of two voxels between them; elsewhere 0.1."""
+    abnormal = np.full((64, 3, 3), 0.1, dtype=np.float32)
+    at = 1
+    for share, voxels in patches:
+        abnormal[at : at + voxels, 1, 1] = share
+        at += voxels + 2
+    return abnormal
+
+
+def everywhere(like: np.ndarray) -> np.ndarray:
+    return np.ones(like.shape, dtype=bool)
+
+
+def test_the_coarse_mask_is_what_is_above_the_threshold_and_not_on_it() -> None:
+    abnormal = a_map((0.5, 4), (0.51, 5))
+    mask = coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(threshold=0.5, minimum_ml=0.0))
+    assert mask.sum() == 5 and (abnormal[mask] > 0.5).all()
+
+
+def test_the_coarse_mask_stays_where_an_anomaly_may_be() -> None:
+    abnormal = a_map((0.9, 20))
+    allowed = everywhere(abnormal)
+    allowed[:11] = False
+    assert coarse_mask(abnormal, allowed, MM, MasksConfig(minimum_ml=0.0)).sum() == 10
+
+
+def test_the_smallest_volume_holds_after_the_organ_has_cut() -> None:
+    abnormal = a_map((0.9, 20))
+    allowed = everywhere(abnormal)
+    allowed[4:] = False
+    assert not coarse_mask(abnormal, allowed, MM, MasksConfig(minimum_ml=0.004)).any()
+
+
+def test_otsus_rule_finds_what_a_fixed_threshold_misses() -> None:
+    abnormal = a_map((0.45, 20))
+    assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(minimum_ml=0.0)).any()
+    assert coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).sum() == 20
+
+
+def test_otsus_rule_never_falls_below_half_of_the_threshold() -> None:
+    """Otsu would part any noise: 0.1 and 0.2 are both normal."""
+    abnormal = a_map((0.2, 20))
+    assert otsu(abnormal) < 0.2
+    assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).any()
+
+
+@pytest.mark.parametrize("rule", ["otsu", "fixed"])
+def test_nowhere_to_look_gives_an_empty_mask(rule: str) -> None:
+    abnormal = a_map((0.9, 20))
+    assert not coarse_mask(abnormal, np.zeros(abnormal.shape, dtype=bool), MM, MasksConfig(rule=rule)).any()
+
+
+def test_the_fine_mask_is_the_changed_part_of_the_candidate() -> None:
+    fused = a_map((0.8, 6))
+    candidate = np.zeros(fused.shape, dtype=bool)
+    candidate[:10, 1, 1] = True
+    fused[30:40] = 0.9  # outside
+    assert np.array_equal(fine_mask(fused, candidate, ResidualConfig()), (fused == np.float32(0.8)) & candidate)
+
+
+def test_the_threshold_of_the_fine_mask_is_otsus_inside_the_candidate_or_the_fixed_one() -> None:
+    fused = np.zeros((10, 1, 1), dtype=np.float32)
+    candidate = np.zeros(fused.shape, dtype=bool)
+    candidate[5:] = True
+    fused[8:] = 1.0  # 256 bins from 0 to 1; every inner edge parts 0 and 1 alike: the middle one
+    assert fine_threshold(fused, candidate, ResidualConfig()) == pytest.approx(0.5)
+    assert fine_threshold(fused, candidate, ResidualConfig(rule="fixed", threshold=0.7)) == 0.7
+    assert fine_mask(fused, candidate, ResidualConfig(rule="fixed", threshold=0.7)).sum() == 2
+
+
+def test_an_empty_candidate_or_one_in_which_nothing_changed_gives_an_empty_mask() -> None:
+    fused = a_map((0.8, 6))
+    nothing = np.zeros(fused.shape, dtype=bool)
+    assert not fine_mask(fused, nothing, ResidualConfig()).any()
+    assert not fine_mask(np.zeros_like(fused), everywhere(fused), ResidualConfig()).any()
+
+
+def test_growth_is_in_millimeters_whatever_the_voxels() -> None:
+    mask = np.zeros((21, 21, 21), dtype=bool)
+    mask[10, 10, 10] = True
+    grown = dilate_mm(mask, 4.0, (1.0, 2.0, 5.0))
+    reached = np.argwhere(grown) - 10
+    # 4 mm: 4 voxels of 1 mm, 2 of 2 mm, none of 5 mm.
+    assert np.abs(reached).max(axis=0).tolist() == [4, 2, 0]
+    # In the plane, x² + (2y)² <= 16: 9 voxels at y = 0, |x| <= 3.46 so 7 at each y = ±1, 1 at each y = ±2.
+    assert grown.sum() == 9 + 2 * 7 + 2 * 1
+    assert mask.sum() == 1, "the mask that was given is left as it was"
+
+
+def test_growth_at_the_border_stays_on_the_grid() -> None:
+    mask = np.zeros((5, 5, 5), dtype=bool)
+    mask[0, 0, 0] = True
+    assert dilate_mm(mask, 1.0, MM).sum() == 4
+
+
+def test_a_radius_of_whole_voxels_reaches_them_despite_rounding() -> None:
+    mask = np.zeros((9, 1, 1), dtype=bool)
+    mask[4] = True
+    assert dilate_mm(mask, 0.3, (0.1, 0.1, 0.1)).sum() == 7, "3 * 0.1 is more than 0.3 to a computer"
+
+
+@pytest.mark.parametrize("radius_mm", [0.0, 3.0])
+def test_nothing_grows_from_nothing_or_by_nothing(radius_mm: float) -> None:
+    mask = np.zeros((5, 5, 5), dtype=bool)
+    assert not dilate_mm(mask, radius_mm, MM).any()
+    mask[2, 2, 2] = radius_mm == 0
+    assert dilate_mm(mask, 0.0, MM).sum() == mask.sum()
+
+
+def test_voxels_that_touch_at_a_corner_are_one_part() -> None:
+    mask = np.zeros((6, 6, 6), dtype=bool)
+    for step in range(4):
+        mask[step, step, step] = True
+    mask[5, 0, 5] = True
+    assert drop_small(mask, (10.0, 10.0, 10.0), 2.0).sum() == 4, "4 ml; the lone voxel has 1 ml"
+
+
+def test_the_smallest_part_that_stays_is_the_one_of_exactly_that_volume() -> None:
+    mask = np.zeros((20, 3, 3), dtype=bool)
+    mask[1:6, 1, 1] = True  # 5 voxels of 0.5 x 0.4 x 0.7 mm: 0.0007 ml
+    mask[8:12, 1, 1] = True  # 4 voxels
+    kept = drop_small(mask, (0.5, 0.4, 0.7), 0.0007)
+    assert kept.sum() == 5 and kept[1:6, 1, 1].all()
+
+
+def test_dropping_from_nothing_leaves_nothing() -> None:
+    assert not drop_small(np.zeros((4, 4, 4), dtype=bool), MM, 0.1).any()
+
+
+def test_otsu_parts_two_groups_in_the_middle_of_the_empty_gap() -> None:
+    # Ten bins over 0 to 10; 0, 0, 0 and 10, 10: every inner edge 1 to 9 parts them alike, so their middle, 5.
+    assert otsu(np.array([0.0, 0.0, 0.0, 10.0, 10.0]), bins=10) == pytest.approx(5.0)
+
+
+def test_otsu_of_three_groups_joins_the_two_close_ones() -> None:
+    values = np.repeat([0.0, 2.0, 10.0], [50, 50, 50])
+    assert 2.0 < otsu(values) < 10.0
+
+
+def test_otsu_worked_by_hand() -> None:
+    # Four bins over 0 to 4, values at 0, 1, 1 and 4 lie in bins with the centers 0.5, 1.5, 1.5 and 3.5.
+    # n0 n1 (m0 - m1)²: cut at 1: 1 * 3 * (0.5 - 2.1667)² = 8.33; at 2 or 3: 3 * 1 * (1.1667 - 3.5)² = 16.33.
+    assert otsu(np.array([0, 1, 1, 4]), bins=4) == pytest.approx(2.5)
+
+
+def test_constant_values_are_their_own_threshold_so_that_nothing_lies_above() -> None:
+    values = np.full(100, 0.3, dtype=np.float32)
+    assert not (values > otsu(values)).any()
+
+
+def test_the_threshold_of_no_values_is_zero() -> None:
+    assert otsu(np.zeros(0)) == 0.0
+
+
+def test_nearly_constant_values_are_parted_and_do_not_fail() -> None:
+    low = np.float32(0.5)
+    values = np.repeat([low, np.nextafter(low, np.float32(1))], 10)
+    assert 0.5 < otsu(values) < 0.5 + 6e-8

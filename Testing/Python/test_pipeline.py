@@ -1,0 +1,441 @@
+"""The whole road with tiny real networks: where results lie, what they promise, and what is refused at the door."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from phantoms import Phantom, ct_phantom, grid, orientations
+
+from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.errors import (
+    Cancelled,
+    ConfigError,
+    DiffuGTSError,
+    GeometryError,
+    InputError,
+    MemoryLimitError,
+)
+from DiffuGTSLib.masks import dilate_mm
+from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes import Geometry, Volume
+
+ROOT = Path(__file__).parents[2]
+LIVER = organ_prompts("liver", "CT")
+
+
+def tiny(*overrides: str) -> Config:
+    """The test networks; the untrained head is everywhere undecided, so that half of a threshold lets all pass."""
+    return load_config("tiny", overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def some_components() -> Components:
+    """Tiny, real, untrained."""
+    return load_components(tiny(), allow_untrained=True)
+
+
+@pytest.fixture(scope="module")
+def a_result(some_components: Components) -> Segmentation:
+    """A phantom whose lesion was drawn by the user, all stages."""
+    phantom = ct_phantom()
+    return segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion)
+
+
+def outside_of(mask: Volume, config: Config) -> np.ndarray:
+    """Voxels beyond whatever a candidate can touch: its dilation, and two canonical voxels of interpolation."""
+    reach_mm = config.masks.dilation_mm + 3.5 * config.canonical.spacing_mm
+    return ~dilate_mm(mask.array > 0, reach_mm, mask.geometry.spacing_mm)
+
+
+def assert_same(first: Segmentation, second: Segmentation) -> None:
+    for name in ("mask", "coarse_mask", "aova", "pseudo_healthy", "residual"):
+        one, two = getattr(first, name), getattr(second, name)
+        assert (one is None) == (two is None), name
+        assert one is None or np.array_equal(one.array, two.array), name
+
+
+def test_five_lines_from_a_scan_to_a_segmentation(a_ct_phantom: Phantom) -> None:
+    config = load_config("tiny")
+    components = load_components(config, allow_untrained=True)
+    prompts = organ_prompts("liver", "CT")
+    result = segment(a_ct_phantom.scan, prompts, components, config)
+    assert result.mask.geometry is a_ct_phantom.scan.geometry
+    assert (result.modality, result.modality_reason) == ("CT", "the file says so")
+    assert result.prompts is prompts and result.config is config and result.outcome
+    assert not components.trained and components.weights == {}
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        grid((40, 36, 44), (2.6, 2.8, 2.5), degrees=(12, -20, 31)),
+        grid((44, 30, 38), (2.5, 3.1, 3.0), orientation=list(orientations())[27]),
+        grid((50, 60, 20), (2.2, 1.8, 6.0), orientation=np.diag([-1.0, -1.0, 1.0]), degrees=(0, 8, 0)),
+        grid((36, 44, 40), (2.9, 2.4, 2.7), orientation=np.diag([-1.0, 1.0, 1.0])),
+    ],
+    ids=["oblique", "permuted", "thick", "left-handed"],
+)
+def test_every_map_lies_on_exactly_the_grid_of_the_scan(some_components: Components, geometry: Geometry) -> None:
+    phantom = ct_phantom(geometry)
+    result = segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion)
+    for map_ in (result.mask, result.coarse_mask, result.aova, result.pseudo_healthy, result.residual):
+        assert map_ is not None
+        assert map_.array.shape == geometry.shape
+        assert np.array_equal(map_.geometry.ijk_to_ras, geometry.ijk_to_ras)
+    assert result.pseudo_healthy is not None
+    changed = result.pseudo_healthy.array != phantom.scan.array
+    assert changed[phantom.lesion.array > 0].mean() > 0.9, "repainted where the lesion is"
+    assert not changed[outside_of(phantom.lesion, tiny())].any(), "and nowhere else"
+    center = geometry.to_ras(np.argwhere(changed)).mean(axis=0)
+    assert np.linalg.norm(center - phantom.lesion_center_ras) < 6.0
+
+
+def test_masks_are_0_and_1_and_maps_are_shares(a_result: Segmentation) -> None:
+    for mask in (a_result.mask, a_result.coarse_mask):
+        assert mask.array.dtype == np.uint8 and set(np.unique(mask.array)) <= {0, 1}
+    assert a_result.residual is not None
+    for map_ in (a_result.aova, a_result.residual):
+        assert map_.array.dtype == np.float32 and map_.array.min() >= 0 and map_.array.max() <= 1
+    assert 0 <= a_result.anomaly_score <= 1
+    assert set(a_result.timings_s) == {"read", "aova", "repaint", "residual", "write back"}
+
+
+def test_the_twin_is_the_scan_itself_outside_what_was_repainted(a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    assert a_result.pseudo_healthy is not None
+    same = a_result.pseudo_healthy.array == phantom.scan.array
+    assert same[outside_of(phantom.lesion, tiny())].all()
+    assert not same[phantom.lesion.array > 0].any()
+    assert a_result.pseudo_healthy.array.min() >= -1000 - 1e-3 and a_result.pseudo_healthy.array.max() < 1500
+
+
+def test_a_drawn_candidate_is_kept_and_the_refined_one_stays_near_it(a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    assert np.array_equal(a_result.coarse_mask.array, phantom.lesion.array)
+    assert a_result.mask.array.any() and not a_result.mask.array[outside_of(phantom.lesion, tiny())].any()
+    assert a_result.outcome.endswith("refined by residuals")
+
+
+def test_a_drawn_candidate_overrules_the_judgment_normal(some_components: Components) -> None:
+    phantom = ct_phantom()
+    config = tiny("masks.gate=1.0")
+    result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
+    assert result.residual is not None and result.outcome.endswith("refined by residuals")
+
+
+def test_a_seed_gives_one_result_and_another_seed_another(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    torch.manual_seed(99)
+    again = segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion)
+    assert_same(a_result, again)
+    other = segment(phantom.scan, LIVER, some_components, tiny("runtime.seed=1"), coarse_mask=phantom.lesion)
+    assert other.pseudo_healthy is not None and a_result.pseudo_healthy is not None
+    assert np.array_equal(other.aova.array, a_result.aova.array), "looking draws nothing"
+    assert not np.array_equal(other.pseudo_healthy.array, a_result.pseudo_healthy.array)
+
+
+def test_a_cache_spares_the_look_and_changes_nothing(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    stages: list[tuple[str, float]] = []
+    again = segment(
+        phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion, cache=a_result.cache,
+        on_progress=lambda stage, share: stages.append((stage, share)),
+    )  # fmt: skip
+    assert_same(a_result, again)
+    assert [share for stage, share in stages if stage == "aova"] == [0.0, 1.0], "no window was looked at"
+
+
+def test_the_cache_of_another_grid_is_refused(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom(grid((90, 52, 60)))
+    with pytest.raises(InputError, match=r"cached map has shape \(32, 32, 32\), the canonical scan") as caught:
+        segment(phantom.scan, LIVER, some_components, tiny(), cache=a_result.cache)
+    assert caught.value.code == "cache"
+
+
+def seen_as(a_result: Segmentation, phantom: Phantom, inside: float, outside: float, score: float) -> Cache:
+    """The cache of a look that saw the lesion with these shares: what a trained head would have left."""
+    coarse = segment_coarse(phantom)
+    return Cache(a_result.cache.latent, np.where(coarse, inside, outside).astype(np.float32), score)
+
+
+def segment_coarse(phantom: Phantom) -> np.ndarray:
+    from DiffuGTSLib.volumes import to_canonical
+
+    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
+    return np.asarray(scan.project(phantom.lesion) >= 0.5)
+
+
+def test_a_detected_lesion_goes_the_whole_road(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
+    result = segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0.5"), cache=cache)
+    overlap = (result.coarse_mask.array & phantom.lesion.array).sum()
+    assert 2 * overlap / (result.coarse_mask.array.sum() + phantom.lesion.array.sum()) > 0.75
+    assert result.residual is not None and result.anomaly_score == 0.8
+
+
+def test_below_the_gate_a_scan_is_judged_normal(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.3)
+    result = segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0.5"), cache=cache)
+    assert result.outcome == "judged normal: anomaly score 0.30 is below the gate 0.50"
+    assert not result.mask.array.any() and not result.coarse_mask.array.any()
+    assert result.pseudo_healthy is None and result.residual is None
+    assert result.aova.array.max() > 0.8, "the map is shown all the same"
+
+
+def test_nothing_above_the_threshold_is_said(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.45, 0.2, 0.9)
+    result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache)
+    assert result.outcome == "nothing above the threshold: the highest abnormal attention is 0.45"
+    assert not result.mask.array.any() and result.pseudo_healthy is None
+
+
+def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:
+    phantom = ct_phantom()
+    half = np.zeros(phantom.scan.array.shape, dtype=np.uint8)
+    middle = int(np.argwhere(phantom.lesion.array)[:, 0].mean())
+    half[:middle] = 1
+    region = Volume(half, phantom.scan.geometry)
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
+    for given in (None, phantom.lesion):
+        result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache, region=region, coarse_mask=given)
+        assert result.mask.array.any() and not result.mask.array[half == 0].any()
+        assert result.coarse_mask.array.any() and not result.coarse_mask.array[half == 0].any()
+        assert result.pseudo_healthy is not None
+        changed = result.pseudo_healthy.array != phantom.scan.array
+        assert not changed[middle + 4 :].any(), "nor is anything repainted beyond a canonical voxel of its border"
+
+
+@pytest.mark.parametrize("stages", [("aova",), ("aova", "repaint")])
+def test_a_beginning_of_the_road_leaves_the_rest_out(
+    some_components: Components, a_result: Segmentation, stages: tuple[str, ...]
+) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
+    result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache, stages=stages)
+    assert (result.pseudo_healthy is not None) == ("repaint" in stages)
+    assert result.residual is None and np.array_equal(result.mask.array, result.coarse_mask.array)
+    assert result.outcome == "1 finding, not refined"
+    assert set(result.timings_s) == {"read", "write back", *stages}
+
+
+def test_candidates_too_small_for_the_scans_grid_are_said_to_be(
+    some_components: Components, a_result: Segmentation
+) -> None:
+    """One canonical voxel of 4 mm, 0.064 ml, loses its corners where it is read at 2 mm."""
+    phantom = ct_phantom()
+    aova = np.full_like(a_result.cache.aova, 0.1)
+    aova[16, 16, 16] = 0.9
+    cache = Cache(a_result.cache.latent, aova, 0.8)
+    config = tiny("masks.minimum_ml=0.064")
+    result = segment(phantom.scan, LIVER, some_components, config, cache=cache, stages=("aova",))
+    assert not result.mask.array.any() and "smaller than masks.minimum_ml" in result.outcome
+
+
+def test_a_head_in_mr_goes_the_same_road(some_components: Components, an_mr_phantom: Phantom) -> None:
+    brain = organ_prompts("brain", "MR")
+    result = segment(an_mr_phantom.scan, brain, some_components, tiny(), coarse_mask=an_mr_phantom.lesion)
+    assert result.modality == "MR" and result.pseudo_healthy is not None and result.residual is not None
+    same = result.pseudo_healthy.array == an_mr_phantom.scan.array
+    assert same[outside_of(an_mr_phantom.lesion, tiny())].all()
+
+
+def test_the_modality_is_guessed_with_a_reason_or_taken_as_told(
+    some_components: Components, a_ct_phantom: Phantom
+) -> None:
+    unnamed = dataclasses.replace(a_ct_phantom.scan, modality=None)
+    result = segment(unnamed, LIVER, some_components, tiny(), stages=("aova",))
+    assert result.modality == "CT" and "Hounsfield" in result.modality_reason
+    result = segment(unnamed, LIVER, some_components, tiny(), stages=("aova",), modality="MR")
+    assert (result.modality, result.modality_reason) == ("MR", "as asked")
+
+
+def test_progress_only_rises_within_a_stage_and_stages_follow_each_other(some_components: Components) -> None:
+    phantom = ct_phantom()
+    heard: list[tuple[str, float]] = []
+    segment(
+        phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion,
+        on_progress=lambda stage, share: heard.append((stage, share)),
+    )  # fmt: skip
+    order = list(dict.fromkeys(stage for stage, _ in heard))
+    assert order == ["read", *STAGES, "write back"]
+    for stage in order:
+        shares = [share for name, share in heard if name == stage]
+        assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] == 1.0
+    assert len([1 for stage, _ in heard if stage == "repaint"]) > 4, "each step is heard"
+
+
+@pytest.mark.parametrize("stage", ["read", "aova", "repaint", "residual", "write back"])
+def test_cancelling_in_any_stage_comes_through_as_it_is(some_components: Components, stage: str) -> None:
+    phantom = ct_phantom()
+    stop = Cancelled("stopped by the user")
+
+    def cancel(at: str, share: float) -> None:
+        if at == stage:
+            raise stop
+
+    before = phantom.scan.array.copy()
+    with pytest.raises(Cancelled) as caught:
+        segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion, on_progress=cancel)
+    assert caught.value is stop
+    assert np.array_equal(phantom.scan.array, before)
+
+
+def broken(phantom: Phantom, value: float) -> Volume:
+    array = phantom.scan.array.copy()
+    array[3, 3, 3] = value
+    return Volume(array, phantom.scan.geometry, None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_scan_with_holes_is_refused_whatever_its_modality(
+    some_components: Components, a_ct_phantom: Phantom, value: float
+) -> None:
+    with pytest.raises(InputError, match=r"1 NaN or infinite voxels"):
+        segment(broken(a_ct_phantom, value), LIVER, some_components, tiny())
+
+
+def test_a_constant_scan_is_refused(some_components: Components, a_ct_phantom: Phantom) -> None:
+    flat = a_ct_phantom.scan.with_array(np.full_like(a_ct_phantom.scan.array, 7.0))
+    with pytest.raises(InputError, match=r"constant: every voxel is 7"):
+        segment(flat, LIVER, some_components, tiny())
+
+
+@pytest.mark.parametrize("name", ["coarse mask", "region"])
+def test_an_empty_mask_or_one_on_another_grid_is_refused(
+    some_components: Components, a_ct_phantom: Phantom, name: str
+) -> None:
+    def give(mask: Volume) -> Segmentation:
+        if name == "region":
+            return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=mask)
+        return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=mask)
+
+    empty = a_ct_phantom.lesion.with_array(np.zeros_like(a_ct_phantom.lesion.array))
+    with pytest.raises(InputError, match=rf"The {name} is empty") as caught:
+        give(empty)
+    assert caught.value.code in ("empty_candidate", "empty_region")
+    with pytest.raises(GeometryError, match=rf"The {name} and the scan lie on different grids"):
+        give(ct_phantom(grid(spacing_mm=(2.0, 2.0, 2.1))).lesion)
+
+
+def one_voxel(phantom: Phantom) -> Volume:
+    array = np.zeros_like(phantom.lesion.array)
+    array[28, 26, 30] = 1
+    return phantom.lesion.with_array(array)
+
+
+def test_masks_too_small_for_the_models_grid_are_refused_before_anything_is_looked_at(
+    some_components: Components, a_ct_phantom: Phantom
+) -> None:
+    heard: list[str] = []
+    listen: Callable[[str, float], None] = lambda stage, share: heard.append(stage)  # noqa: E731
+    dot = one_voxel(a_ct_phantom)
+    with pytest.raises(InputError, match=r"too small for one voxel of the model's grid, or lies outside") as caught:
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=dot, on_progress=listen)
+    assert caught.value.code == "empty_candidate"
+    with pytest.raises(InputError, match=r"The region is too small for one voxel") as caught:
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=dot, on_progress=listen)
+    assert caught.value.code == "empty_region" and "aova" not in heard
+
+
+def test_a_candidate_outside_the_region_is_refused(some_components: Components, a_ct_phantom: Phantom) -> None:
+    elsewhere = a_ct_phantom.lesion.with_array(a_ct_phantom.lesion.array[::-1].copy())
+    with pytest.raises(InputError, match=r"lies outside the region"):
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=a_ct_phantom.lesion, region=elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        (("aova", "repeint"), "Unknown stage 'repeint'"),
+        (("repaint",), "expected a beginning of aova, repaint, residual, got repaint"),
+        (("aova", "residual"), "got aova, residual"),
+        ((), "got none"),
+    ],
+)
+def test_a_road_that_is_none_is_refused(
+    some_components: Components, a_ct_phantom: Phantom, stages: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), stages=stages)
+
+
+def test_sides_that_the_denoiser_cannot_take_are_refused(some_components: Components, a_ct_phantom: Phantom) -> None:
+    """Sides of 36 voxels are 9 latent cells, of which the last could never be repainted."""
+    config = tiny("canonical.side_multiple=4", "canonical.spacing_mm=3.0")
+    with pytest.raises(ConfigError, match=r"sides that are multiples of 8 voxels, got \(40, 36, 40\)") as caught:
+        segment(a_ct_phantom.scan, LIVER, some_components, config)
+    assert "canonical.side_multiple=8" in caught.value.hint
+
+
+def test_half_precision_goes_the_whole_road(some_components: Components, a_result: Segmentation) -> None:
+    """Refused on CPUs because it is slow, not because it fails: tiny networks do not mind."""
+    phantom = ct_phantom()
+    config = tiny("runtime.precision=bfloat16")
+    result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
+    assert result.pseudo_healthy is not None and np.isfinite(result.pseudo_healthy.array).all()
+    np.testing.assert_allclose(result.aova.array, a_result.aova.array, atol=0.05)
+
+
+SHORT_OF_MEMORY = """
+import resource
+import numpy as np
+from DiffuGTSLib.config import load_config
+from DiffuGTSLib.errors import MemoryLimitError
+from DiffuGTSLib.pipeline import load_components, segment
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes import Geometry, Volume
+config = load_config("tiny", overrides=["canonical.spacing_mm=1.0", "backbone.window_voxels=160"])
+components = load_components(config, allow_untrained=True)
+array = np.random.default_rng(0).normal(0, 100, (160, 160, 160)).astype(np.float32)
+scan = Volume(array, Geometry.from_spacing(array.shape, (1.0, 1.0, 1.0)), "CT")
+def short_of(room_mb):
+    pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (pages + room_mb * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    try:
+        segment(scan, organ_prompts("liver", "CT"), components, config)
+    except MemoryLimitError as error:
+        print(error.code, "|", error.message, "|", error.hint, "|", type(error.__cause__).__mro__)
+short_of(200)
+short_of(5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of address space is Linux's")
+def test_memory_that_runs_out_is_one_error_with_its_stage() -> None:
+    """On a CPU torch raises a bare RuntimeError, numpy a MemoryError: both are this error."""
+    program = [sys.executable, "-c", SHORT_OF_MEMORY]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    while_looking, while_reading = done.stdout.splitlines()
+    assert "Out of memory in stage 'aova' on cpu" in while_looking and "RuntimeError" in while_looking
+    assert "Out of memory in stage 'read' on cpu" in while_reading and "MemoryError" in while_reading
+    assert "backbone.window_voxels" in while_looking and while_looking.startswith("oom")
+
+
+def test_any_other_failure_of_torch_comes_through_as_it_is(some_components: Components, a_ct_phantom: Phantom) -> None:
+    def fail(stage: str, share: float) -> None:
+        raise RuntimeError("a device-side assert")
+
+    with pytest.raises(RuntimeError, match="a device-side assert") as caught:
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), on_progress=fail)
+    assert not isinstance(caught.value, DiffuGTSError)
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes", ""])
+def test_the_words_of_windows_and_of_cuda_are_understood(
+    some_components: Components, a_ct_phantom: Phantom, text: str
+) -> None:
+    def fail(stage: str, share: float) -> None:
+        raise RuntimeError(text) if text else torch.OutOfMemoryError("")
+
+    with pytest.raises(MemoryLimitError, match=text or "no details given"):
+        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), on_progress=fail)

@@ -1,0 +1,201 @@
+"""`train_part` from a data folder to a model folder that segments: end to end, with networks of a few channels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mini_data import GRID, mini_config, shared_run, tiny_networks, training_scan, write_case
+from phantoms import ct_phantom
+
+from DiffuGTSLib.backbones.weights import verify_checksums
+from DiffuGTSLib.config import load_config
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
+from DiffuGTSLib.pipeline import load_components, segment
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.training import run
+from DiffuGTSLib.training.run import train_part, validation_windows
+
+
+@pytest.fixture(scope="module")
+def a_protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms in three splits."""
+    return shared_run(tmp_path_factory) / "data" / "protocol.json"
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every part, trained for one iteration a phase."""
+    return shared_run(tmp_path_factory)
+
+
+@pytest.fixture
+def small_networks() -> Iterator[None]:
+    with tiny_networks():
+        yield
+
+
+def trained(part: str, protocol: Path, output: Path, **options: object) -> list[str]:
+    """Train a part and return what it reported."""
+    lines: list[str] = []
+    arguments: dict[str, object] = {"iterations": 1, "device": "cpu", "data": protocol.parent, **options}
+    train_part(part, protocol_path=protocol, output=output, report=lines.append, **arguments)  # type: ignore[arg-type]
+    return lines
+
+
+def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
+    model = a_run / "model"
+    index = json.loads((model / "model_index.json").read_text())
+    assert index["autoencoder"] == ["DiffuGTSLib.backbones.maisi", "MaisiAutoencoder"]
+    assert index["denoiser"] == ["DiffuGTSLib.backbones.maisi", "MaisiUNet"]
+    assert index["aova"] == ["DiffuGTSLib.aova", "AovaHead"] and index["prediction"] == "flow"
+    names = [f"{part}/diffusion_pytorch_model.safetensors" for part in ("aova", "autoencoder", "denoiser")]
+    assert sorted(verify_checksums(model)) == names
+    scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+    assert json.loads((model / "autoencoder" / "config.json").read_text())["scaling_factor"] > 0
+
+
+def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:
+    for folder in ("autoencoder/phase_1", "autoencoder/phase_2", "denoiser", "aova/phase_1", "aova/phase_2"):
+        present = sorted(path.name for path in (a_run / folder).iterdir())
+        assert present == ["log.csv", "plan.json", "state.pt"], folder
+    assert "validation_psnr_db" in (a_run / "autoencoder/phase_2/log.csv").read_text()
+    assert "validation_flow" in (a_run / "denoiser/log.csv").read_text()
+    assert "validation_dice_CT_liver" in (a_run / "aova/phase_2/log.csv").read_text()
+
+
+def test_the_model_folder_segments_a_scan(a_run: Path) -> None:
+    config = mini_config()
+    config = replace(
+        config,
+        backbone=replace(config.backbone, folder=str(a_run / "model")),
+        runtime=replace(config.runtime, device="cpu"),
+    )
+    components = load_components(config)
+    assert components.trained and len(components.weights) == 3
+    phantom = ct_phantom(GRID, noise_hu=10)
+    result = segment(
+        phantom.scan, organ_prompts("liver", "CT"), components, config, coarse_mask=phantom.lesion, modality="CT"
+    )
+    assert result.pseudo_healthy is not None and result.residual is not None
+    assert result.mask.geometry.difference(phantom.scan.geometry) == ""
+    far = phantom.lesion.array == 0
+    far[:, :, 6:] = False  # two voxels below the dilated lesion
+    assert np.array_equal(result.pseudo_healthy.array[far], phantom.scan.array[far])
+    assert float(result.aova.array.min()) >= 0 and float(result.aova.array.max()) <= 1
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_finished_part_is_not_trained_again_and_gives_the_same_file(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    before = verify_checksums(output / "model")
+    lines = trained("denoiser", a_protocol, output)
+    assert not any(line.startswith("denoiser 1/1") for line in lines), "no iteration was left to do"
+    assert verify_checksums(output / "model") == before
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_part_goes_on_where_it_stopped(a_run: Path, a_protocol: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    before = verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"]
+    lines = trained("aova", a_protocol, output, iterations=3)
+    assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == ["phase_2 2/2"]
+    assert torch.load(output / "aova" / "phase_2" / "state.pt", weights_only=True)["iteration"] == 2
+    assert verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"] != before
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(a_protocol: Path, tmp_path: Path) -> None:
+    lines = trained("autoencoder", a_protocol, tmp_path / "run", iterations=None, dry_run=True, seed=3)
+    assert lines == [
+        "train: 3 scans of 3 patients",
+        "validation: 2 scans of 2 patients",
+        "autoencoder: 2250 iterations, float32, seed 3, on cpu",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_other_parts_need_the_autoencoder(a_protocol: Path, tmp_path: Path) -> None:
+    for part in ("denoiser", "aova"):
+        with pytest.raises(WeightsError, match=r"autoencoder.config\.json is missing"):
+            trained(part, a_protocol, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_checkpoint_of_another_network_is_refused(
+    a_run: Path, a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    monkeypatch.setattr(run, "MINI_UNET", {**run.MINI_UNET, "num_channels": (8, 24)})
+    with pytest.raises(WeightsError, match="does not fit this network"):
+        trained("denoiser", a_protocol, output, iterations=2)
+
+
+def test_an_unknown_part_is_refused(a_protocol: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Unknown part 'denoser'") as caught:
+        trained("denoser", a_protocol, tmp_path)
+    assert caught.value.hint == "did you mean 'denoiser'?"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "at least one training iteration, got 0"),
+        ({"precision": "float16"}, "expected 'float32' or 'bfloat16'"),
+        ({"device": "gpu0"}, "Unknown device 'gpu0'"),
+    ],
+)
+def test_a_wish_that_cannot_be_granted_is_refused_before_data_is_read(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trained("autoencoder", tmp_path / "no protocol.json", tmp_path, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_graphics_card_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="torch sees no CUDA GPU"):
+        trained("autoencoder", tmp_path / "no protocol.json", tmp_path, device="cuda")
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_device_may_choose_itself(a_protocol: Path, tmp_path: Path) -> None:
+    chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    assert trained("aova", a_protocol, tmp_path, dry_run=True, device="auto")[-1].endswith(f"on {chosen}")
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_protocol_without_validation_is_refused(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train")
+    (tmp_path / "p.json").write_text(json.dumps({"cases": [row]}))
+    with pytest.raises(InputError, match="no case in split 'validation'"):
+        trained("autoencoder", tmp_path / "p.json", tmp_path)
+
+
+def test_validation_windows_are_fixed_and_show_the_real_tumor(tmp_path: Path) -> None:
+    scan = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "validation"))
+    first, second = (validation_windows([scan], 32) for _ in range(2))
+    assert len(first) == 2 + 8
+    assert all(
+        np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in zip(first, second, strict=True)
+    )
+    assert all(window.mask.any() and window.organ == "liver" for window in first[:2])
+
+
+def test_the_bundled_recipe_builds_the_windows_of_its_preset() -> None:
+    config = load_config("mini")
+    assert config.backbone.window_voxels % 16 == 0 and config.canonical.side_multiple % 16 == 0
+    assert set(run.ITERATIONS) == set(run.PARTS) == {"autoencoder", "denoiser", "aova"}
