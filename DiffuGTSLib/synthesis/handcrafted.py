@@ -29,13 +29,13 @@ class Appearance:
 
     shift_hu: tuple[tuple[float, float], ...] = ((-90, -20), (20, 70))
     absolute_hu: tuple[tuple[float, float], ...] = ()
-    radius_mm: tuple[float, float] = (4, 30)
+    radius_mm: tuple[float, float] = (6, 30)
 
 
 CT_APPEARANCE = {
-    "liver": Appearance(((-100, -25), (-100, -25), (25, 80)), radius_mm=(4, 45)),
+    "liver": Appearance(((-100, -25), (-100, -25), (25, 80)), radius_mm=(7, 45)),
     "pancreas": Appearance(((-80, -20), (20, 60)), radius_mm=(4, 25)),
-    "lung": Appearance((), ((-80, 100), (-80, 100), (-80, 100), (-500, -100)), radius_mm=(3.5, 32)),
+    "lung": Appearance((), ((-80, 100), (-80, 100), (-80, 100), (-500, -100)), radius_mm=(6, 28)),
     "kidney": Appearance(((-160, -30), (-110, -25), (25, 80)), radius_mm=(4, 40)),
     "spleen": Appearance(((-90, -25), (25, 60)), radius_mm=(4, 30)),
     "bone": Appearance((), ((0, 120), (450, 900)), radius_mm=(4, 30)),

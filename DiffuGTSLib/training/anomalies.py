@@ -27,9 +27,9 @@ class Mixture:
         other_organ: Share of windows with a tumor whose prompt names another organ, so that nothing is to be found.
     """
 
-    real: float = 0.35
-    healthy: float = 0.25
-    other_organ: float = 0.12
+    real: float = 0.25
+    healthy: float = 0.15
+    other_organ: float = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class AnomalySampler:
         return paint_anatomy(window, rng) if scan.case.modality == "labels" else vary_intensity(window, rng)
 
 
-_ORGAN_WEIGHT = {"lung": 3.0, "brain": 3.0, "soft tissue": 3.0, "liver": 2.0, "kidney": 1.5, "pancreas": 1.5}
+_ORGAN_WEIGHT = {"lung": 8.0, "brain": 3.0, "soft tissue": 2.0, "liver": 3.0, "kidney": 1.5}
 """Organs that people ask for more often are drawn more often; not fitted."""
 
 

@@ -45,7 +45,7 @@ MINI_UNET: dict[str, Any] = {
     "num_channels": (32, 64, 96), "attention_levels": (False, False, True), "num_head_channels": (0, 0, 32),
     "num_res_blocks": 1, "norm_num_groups": 16, "num_class_embeds": 16, "resblock_updown": False,
 }  # fmt: skip
-MINI_HEAD: dict[str, Any] = {"adapter": "context", "alpha": 0.5, "fuse": "logit"}
+MINI_HEAD: dict[str, Any] = {"adapter": "context", "alpha": 0.5, "fuse": "logit", "feature_scale": 7.0}
 """What makes `mini` small; everything else is the published network's default."""
 
 MINI_LOSSES = HeadLossWeights(anomaly=0.2, similarity=0.05, voxel=2.0)
@@ -53,8 +53,8 @@ MINI_LOSSES = HeadLossWeights(anomaly=0.2, similarity=0.05, voxel=2.0)
 and stayed so: the gradient of the two image-level terms reaches every voxel at once. We lowered these weights and the
 learning rate together and did not separate the causes."""
 
-ITERATIONS = {"autoencoder": 2250, "denoiser": 3000, "aova": 7000}
-"""What the bundled `mini` was trained with: about an hour and a half on two CPU cores with AVX-512 BF16."""
+ITERATIONS = {"autoencoder": 2250, "denoiser": 3000, "aova": 20000}
+"""A first size for two CPU cores with AVX-512 BF16 (about two hours); the head wants many more, see the model card."""
 
 
 def train_part(
@@ -167,10 +167,10 @@ def _train_aova(
     text_encoder = build_encoder(config.text.encoder)
     head = AovaHead(autoencoder.feature_channels, text_encoder.dim, **MINI_HEAD).to(device)
     large = config.backbone.window_voxels
-    small = large * 3 // 4  # half of the iterations on windows that cost less than half: sooner to many tumors seen
-    first = plan.iterations // 2
+    small = large * 3 // 4  # most iterations on windows that cost less than half: sooner to many tumors seen
+    first = plan.iterations * 3 // 4
     phases = [
-        (small, replace(plan, iterations=max(1, first), learning_rate=6e-4, average=0.998, checkpoint_every=500)),
+        (small, replace(plan, iterations=max(1, first), learning_rate=1e-3, average=0.998, checkpoint_every=500)),
         (large, replace(plan, iterations=plan.iterations - first, learning_rate=6e-4, average=0.998,
                         checkpoint_every=500, seed=plan.seed + 1)),
     ]  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from DiffuGTSLib.aova import ABNORMAL, NORMAL, AovaHead, Attention, ContextAdapter, MlpAdapter, attend
+from DiffuGTSLib.aova import ABNORMAL, NORMAL, AovaHead, Attention, ContextAdapter, MlpAdapter, attend, with_difference
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Encoding, LatentAutoencoder
 from DiffuGTSLib.backbones.weights import freeze
@@ -78,8 +78,9 @@ def a_scripted_head(fuse: str) -> AovaHead:
             weights[f"to_queries.{level}.weight"].zero_()
             weights[f"to_queries.{level}.weight"][0] = 2.0
             weights[f"to_keys.{level}.weight"].copy_(torch.eye(4))
-            head.reducers[level] = reducer = torch.nn.Linear(2, 4, bias=False)
-            reducer.weight.copy_(torch.stack([key, -key], dim=1))
+            # The sentence itself comes first and scaled by √2; its step away from the mean is not looked at here.
+            head.reducers[level] = reducer = torch.nn.Linear(4, 4, bias=False)
+            reducer.weight.copy_(torch.stack([key, -key, 0 * key, 0 * key], dim=1) / 2**0.5)
     return head
 
 
@@ -91,7 +92,8 @@ def test_the_attention_of_one_voxel_worked_by_hand() -> None:
     features = [torch.full((1, 1, 1, 1, 1), value) for value in (-1.0, 0.5)]
     head = a_scripted_head("probability")
     logits = head.attention_logits(features, torch.eye(2)[None])
-    assert [level.flatten().tolist() for level in logits] == [[-1.0, 1.0], [0.5, -0.5]]
+    for level, expected in zip(logits, ([-1.0, 1.0], [0.5, -0.5]), strict=True):
+        assert level.flatten().tolist() == pytest.approx(expected)
     maps = head(features, torch.eye(2)[None]).maps.detach()
     assert float(maps[0, ABNORMAL]) == pytest.approx(0.574869, abs=1e-6)
     assert float(maps[0, NORMAL]) == pytest.approx(0.425131, abs=1e-6)
@@ -257,3 +259,20 @@ def test_cancelling_in_a_window_stops_there(an_autoencoder: LatentAutoencoder, a
 
     with pytest.raises(Cancelled, match="stopped after 1"):
         attend(torch.rand(1, 1, 64, 32, 32), an_autoencoder, a_fitting_head, two_prompts()[0], 32, 0.25, cancel)
+
+
+def test_sentences_come_with_their_step_away_from_the_mean() -> None:
+    # (3, 4) and (3, -4): the mean is (3, 0), the steps are (0, 4) and (0, -4); unit length, times √2.
+    given = with_difference(torch.tensor([[[3.0, 4.0], [3.0, -4.0]]]))
+    expected = torch.tensor([[[0.6, 0.8, 0.0, 1.0], [0.6, -0.8, 0.0, -1.0]]]) * 2**0.5
+    torch.testing.assert_close(given, expected)
+
+
+def test_features_are_scaled_before_anything_else() -> None:
+    features, prompts = some_features(), two_prompts()
+    head = a_head("mlp", "probability")
+    doubled = [2 * feature for feature in features]
+    expected = head.attention_logits(doubled, prompts)
+    head.register_to_config(feature_scale=2.0)
+    for given, wanted in zip(head.attention_logits(features, prompts), expected, strict=True):
+        torch.testing.assert_close(given, wanted)

@@ -21,7 +21,7 @@ PACKAGE = "DiffuGTSLib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "resources", "storage"),
-    ("config", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
+    ("config", "protocol", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
     ("backbones", "text.encoder"),
     ("aova", "masks", "inpainting", "residual"),
     ("components", "pipeline", "cuts", "findings", "overview", "results", "synthesis", "evaluation"),

@@ -170,7 +170,9 @@ def test_a_space_that_is_not_of_the_patient_is_refused(tmp_path: Path, a_noisy_s
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_and_infinite_voxels_of_a_nifti_file_are_refused_although_itk_reads_them_as_zero(tmp_path, suffix, bad):
+def test_nan_and_infinite_voxels_of_a_nifti_are_refused_though_itk_reads_zero(
+    tmp_path: Path, suffix: str, bad: float
+) -> None:
     array = np.zeros((4, 5, 6), dtype=np.float32)
     array[1, 2, 3] = 7.0
     path = tmp_path / f"scan{suffix}"

@@ -256,5 +256,5 @@ def test_depth_in_a_tumor_is_measured_in_mm(an_organ: np.ndarray) -> None:
 
 
 def test_organs_without_a_row_of_their_own_get_the_general_look(an_organ: np.ndarray, a_window: np.ndarray) -> None:
-    assert "thyroid" not in CT_APPEARANCE and Appearance().radius_mm == (4, 30)
+    assert "thyroid" not in CT_APPEARANCE and Appearance().radius_mm == (6, 30)
     assert paint_tumor(a_window, an_organ, "thyroid", None, SPACING, np.random.default_rng(1)) is not None
