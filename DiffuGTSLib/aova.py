@@ -236,7 +236,8 @@ def with_difference(prompts: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
     prompts have no step, so that nothing wins.
     """
     step = functional.normalize(prompts - prompts.mean(dim=1, keepdim=True), dim=-1)
-    return torch.cat([functional.normalize(prompts, dim=-1), step], dim=-1) * prompts.shape[-1] ** 0.5
+    both: Tensor = torch.cat([functional.normalize(prompts, dim=-1), step], dim=-1) * float(prompts.shape[-1] ** 0.5)
+    return both
 
 
 def attend(
