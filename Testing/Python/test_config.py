@@ -24,7 +24,7 @@ def test_a_preset_changes_only_what_it_names() -> None:
     config = load_config("mini")
     assert config.canonical.mr_clip is True
     assert config.canonical.ct_knots_hu == (-1000.0, -200.0, 200.0, 1000.0)
-    assert config.residual == Config().residual
+    assert config.inpainting == Config().inpainting
 
 
 def test_a_file_wins_over_the_preset_and_an_override_over_the_file(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_every_knot_in_hounsfield_units_needs_its_value() -> None:
 
 def test_residual_maps_need_at_least_one_weight() -> None:
     with pytest.raises(ConfigError, match="residual: expected one weight above 0"):
-        load_config(overrides=["residual.beta_pixel=0", "residual.beta_feature=0"])
+        load_config(overrides=["residual.beta_pixel=0", "residual.beta_feature=0", "residual.prior=0"])
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ def test_a_part_goes_on_where_it_stopped(a_run: Path, a_protocol: Path, tmp_path
     output = tmp_path / "run"
     shutil.copytree(a_run, output)
     before = verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"]
-    lines = trained("aova", a_protocol, output, iterations=3)
-    assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == ["phase_2 2/2"]
+    lines = trained("aova", a_protocol, output, iterations=5)
+    assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == ["phase_1 3/3", "phase_2 2/2"]
     assert torch.load(output / "aova" / "phase_2" / "state.pt", weights_only=True)["iteration"] == 2
     assert verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"] != before
 
