@@ -54,7 +54,7 @@ and stayed so: the gradient of the two image-level terms reaches every voxel at 
 learning rate together and did not separate the causes."""
 
 ITERATIONS = {"autoencoder": 2250, "denoiser": 3000, "aova": 20000}
-"""A first size for two CPU cores with AVX-512 BF16 (about two hours); the head wants many more, see the model card."""
+"""Where nothing is asked for. The bundled head had fewer windows and wants more, see its model card."""
 
 
 def train_part(
