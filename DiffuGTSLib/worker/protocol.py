@@ -1,0 +1,316 @@
+"""What the worker and the program that started it say to each other, and the job that lies between them in a folder.
+
+Requests go to the worker's stdin, events come from its stdout, each one JSON object a line in ASCII, so that no locale
+can garble it. An event's line begins with `PREFIX`; every other line is log text. The worker stays between runs and
+keeps the loaded model. When its stdin ends it leaves, in the middle of a run too: nothing is orphaned.
+
+    → {"do": "run", "job": "/…/job"}            ← @diffugts {"event": "started", "job": "/…/job"}
+    → {"do": "cancel"}                          ← @diffugts {"event": "stage", "stage": "aova", "share": 0.25}
+                                                ← @diffugts {"event": "cancelled"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import PromptError, WorkerError, did_you_mean
+
+PROTOCOL = 1
+"""Told in `hello`. Another number on the other side: the two come from different versions of DiffuGTS."""
+PREFIX = "@diffugts "
+
+REQUESTS: dict[str, tuple[str, ...]] = {"run": ("job",), "cancel": (), "release": (), "stop": ()}
+"""Request → what it must carry. `job` is the absolute path of a job folder; `release` forgets the model."""
+
+EVENTS: dict[str, tuple[str, ...]] = {
+    "hello": ("protocol", "pid", "python", "versions", "devices"),
+    "ready": ("versions", "devices"),
+    "started": ("job",),
+    "stage": ("stage", "share"),
+    "artifact": ("kind", "path"),
+    "warning": ("message",),
+    "error": ("code", "message", "hint"),
+    "cancelled": (),
+    "released": (),
+    "done": ("outcome", "anomaly_score", "modality", "modality_reason", "timings_s", "findings"),
+}
+"""Event → what it carries at least.
+
+`hello` comes at once; its devices are empty, since torch is not loaded then. `ready` follows when it is, with the
+devices: graphics cards only, none on a computer that has just its processor.
+"""
+ENDINGS = ("done", "error", "cancelled")
+"""Exactly one of them ends a run; then the worker is idle and takes the next."""
+
+ROAD = ("aova", "repaint", "residual")
+"""What a job can ask for: a beginning of this."""
+STAGES = ("load", "read", *ROAD, "write back", "write")
+"""The stages of a `stage` event in their order. Those that a run skips are not told."""
+
+JOB_FILE = "job.json"
+SCAN_FILE = "input.nrrd"
+CACHE_FILE = "cache.safetensors"
+ARTIFACT_FILES = {
+    "aova": "aova.nrrd",
+    "coarse_mask": "coarse_mask_found.nrrd",
+    "pseudo_healthy": "pseudo_healthy.nrrd",
+    "residual": "residual.nrrd",
+    "segmentation": "segmentation.nrrd",
+    "findings": "findings.csv",
+    "record": "record.json",
+}
+"""Kind → file in the job folder, in the order of their events. A file is whole when it is announced.
+
+All images lie on exactly the scan's grid. `pseudo_healthy` and `residual` exist only where something was repainted.
+"""
+
+CODES = ("oom", "cuda_arch", "cuda", "disk_full", "weights_missing", "weights_corrupt", "import_failed", "protocol")
+"""Codes of `error` events beside those of `DiffuGTSLib.errors` and of the library's own refusals."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One wish, as it lies in a job folder's job.json.
+
+    Attributes:
+        scan: File of the scan, in the folder.
+        modality: "CT", "MR", or "" to have it guessed.
+        organ: Organ whose built-in sentences are meant; "" for sentences of one's own.
+        normal: The healthy sentence, where organ is "".
+        abnormal: The same with a tumor.
+        region: Mask file on the scan's grid, outside of which nothing is looked for; "" for everywhere.
+        coarse_mask: Mask file of the candidates, drawn or edited; "" to have them detected.
+        cache: cache.safetensors of an earlier job with the same scan, sentences and model; only with a coarse mask.
+        preset: Name of a preset.
+        overrides: "stage.key=value", applied to the preset in their order.
+        stages: A beginning of `ROAD`.
+        allow_untrained: For tests only.
+        format: Version of this form.
+
+    Raises:
+        WorkerError: Code "protocol": a value of another type, another format, or a combination that is none.
+        PromptError: Neither an organ nor two sentences, or both.
+    """
+
+    scan: str = SCAN_FILE
+    modality: str = ""
+    organ: str = ""
+    normal: str = ""
+    abnormal: str = ""
+    region: str = ""
+    coarse_mask: str = ""
+    cache: str = ""
+    preset: str = "mini"
+    overrides: Sequence[str] = ()
+    stages: Sequence[str] = ROAD
+    allow_untrained: bool = False
+    format: int = _FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != _FORMAT or isinstance(self.format, bool):
+            raise _foreign(f"The job has format {self.format!r}; expected {_FORMAT}.")
+        for name in ("scan", "modality", "organ", "normal", "abnormal", "region", "coarse_mask", "cache", "preset"):
+            _require_type(name, getattr(self, name), str, "text")
+        _require_type("allow_untrained", self.allow_untrained, bool, "true or false")
+        for name in ("overrides", "stages"):
+            values = getattr(self, name)
+            if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+                raise _foreign(f"The job's {name}: expected a list of texts, got {values!r}.")
+            object.__setattr__(self, name, tuple(values))
+        if not self.scan:
+            raise _foreign("The job names no scan.")
+        if self.modality not in ("", "CT", "MR"):
+            raise _foreign(f"The job's modality: expected CT, MR or nothing, got '{self.modality}'.")
+        if self.cache and not self.coarse_mask:
+            raise _foreign("The job names a cache, which is of use with a coarse mask only.")
+        self._require_prompts()
+
+    def _require_prompts(self) -> None:
+        sentences = (self.normal.strip(), self.abnormal.strip())
+        if self.organ.strip() and any(sentences):
+            raise PromptError(
+                "Expected an organ or sentences of your own, got both.", hint="leave one away.", code="choice"
+            )
+        if not self.organ.strip() and not all(sentences):
+            missing = "only one of two sentences" if any(sentences) else "nothing to look for"
+            raise PromptError(
+                f"Expected an organ or two sentences, got {missing}.",
+                hint="choose an organ, or write the healthy sentence and the one with a tumor.",
+                code="choice",
+            )
+
+    def to_json(self) -> str:
+        """Return the text of job.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """Read the text of a job.json.
+
+        Raises:
+            WorkerError: Code "protocol": no JSON object, or a key that is unknown; besides what `JobSpec` refuses.
+            PromptError: As `JobSpec`.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise _foreign(f"The job is not valid JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise _foreign(f"The job: expected an object, got {type(values).__name__}.")
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                raise _foreign(f"The job has the unknown key '{key}'; {did_you_mean(key, known)}")
+        if "format" not in values:
+            raise _foreign(f"The job names no format; expected {_FORMAT}.")
+        return cls(**values)
+
+
+def write_job(spec: JobSpec, folder: Path) -> None:
+    """Write job.json into a job folder."""
+    (folder / JOB_FILE).write_text(spec.to_json() + "\n", encoding="ascii")
+
+
+def read_job(folder: Path) -> JobSpec:
+    """Read job.json of a job folder.
+
+    Raises:
+        WorkerError: Code "protocol": the file is missing or unreadable; besides what `JobSpec.from_json` refuses.
+        PromptError: As `JobSpec`.
+    """
+    try:
+        text = (folder / JOB_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _foreign(f"The job {folder / JOB_FILE} cannot be read: {error}.") from error
+    return JobSpec.from_json(text)
+
+
+def request_line(do: str, **values: Any) -> str:
+    """Return a request as the line to write to the worker's stdin.
+
+    Raises:
+        WorkerError: Code "protocol": an unknown request, or one that lacks what it must carry.
+    """
+    request = {"do": do, **values}
+    _require_known(request, "do", REQUESTS)
+    return json.dumps(request) + "\n"
+
+
+def parse_request(line: str) -> dict[str, Any]:
+    """Return a line of the worker's stdin as a request.
+
+    Raises:
+        WorkerError: Code "protocol": anything but a request.
+    """
+    request = _object(line)
+    _require_known(request, "do", REQUESTS)
+    return request
+
+
+def event_line(event: str, **values: Any) -> str:
+    """Return an event as the line that the worker writes; NaN and infinity, for which JSON has no word, become null.
+
+    Raises:
+        WorkerError: Code "protocol": an unknown event, or one that lacks what it must carry.
+    """
+    told = {"event": event, **values}
+    _require_known(told, "event", EVENTS)
+    return PREFIX + json.dumps(_finite(told), allow_nan=False) + "\n"
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Return a line of the worker's stdout as an event, or None where it is log text.
+
+    Raises:
+        WorkerError: Code "protocol": a line that begins as an event and is none that this side knows.
+    """
+    if not line.startswith(PREFIX):
+        return None
+    event = _object(line.removeprefix(PREFIX))
+    _require_known(event, "event", EVENTS)
+    return event
+
+
+class LineBuffer:
+    """Puts lines together from the pieces in which a pipe delivers them."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> Iterator[str]:
+        """Take a piece and yield every line that is now whole, without its end; what is no UTF-8 becomes \ufffd."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
+
+    def rest(self) -> str:
+        """Return what came after the last line's end, at the end of the pipe."""
+        rest, self._rest = self._rest, b""
+        return rest.decode("utf-8", "replace")
+
+
+def worker_environment() -> dict[str, str]:
+    """Return the variables that the worker's process needs besides those of its parent.
+
+    The library is found whatever the current folder, nothing is fetched from the network, and nothing draws progress
+    bars or holds lines back.
+    """
+    return {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",
+    }
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _foreign(f"A line is not valid JSON: {text.strip()[:200]!r}.") from error
+    if not isinstance(values, dict):
+        raise _foreign(f"A line: expected an object, got {text.strip()[:200]!r}.")
+    return values
+
+
+def _require_known(message: Mapping[str, Any], key: str, known: Mapping[str, tuple[str, ...]]) -> None:
+    name = message.get(key)
+    if not isinstance(name, str) or name not in known:
+        raise _foreign(f"Unknown message: '{key}' is {name!r}; known: {', '.join(known)}.")
+    missing = [part for part in known[name] if part not in message]
+    if missing:
+        raise _foreign(f"The message '{name}' lacks {', '.join(missing)}.")
+
+
+def _require_type(name: str, value: object, kind: type, words: str) -> None:
+    if not isinstance(value, kind):
+        raise _foreign(f"The job's {name}: expected {words}, got {value!r}.")
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no word for, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _foreign(message: str) -> WorkerError:
+    return WorkerError(
+        message, hint="the two sides are of different versions of DiffuGTS: restart the program.", code="protocol"
+    )
