@@ -28,10 +28,13 @@ from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
 
-__all__ = ["STAGES", "Cache", "Components", "Progress", "Segmentation", "load_components", "segment"]
+__all__ = ["STAGES", "Cache", "Components", "OnArtifact", "Progress", "Segmentation", "load_components", "segment"]
 
 Progress = Callable[[str, float], None]
 """Called with (stage, share of it that is done); may raise `Cancelled`."""
+
+OnArtifact = Callable[[str, Volume], None]
+"""Called with (field of `Segmentation`, what it holds) as soon as that exists; may raise `Cancelled`."""
 
 STAGES = ("aova", "repaint", "residual")
 
@@ -113,6 +116,7 @@ def segment(
     cache: Cache | None = None,
     stages: Sequence[str] = STAGES,
     on_progress: Progress | None = None,
+    on_artifact: OnArtifact | None = None,
 ) -> Segmentation:
     """Find, repaint and outline what looks abnormal.
 
@@ -127,6 +131,7 @@ def segment(
         cache: Of an earlier result of the same scan and prompts.
         stages: A beginning of `STAGES`: "aova" alone stops at the candidates.
         on_progress: Called as the work goes on.
+        on_artifact: Called with aova and coarse_mask before anything is repainted, then with pseudo_healthy, if any.
 
     Raises:
         InputError: NaN, constant image, unclear modality; an empty coarse mask or region; another scan's cache.
@@ -136,6 +141,7 @@ def segment(
     """
     _check(volume, stages, region, coarse_mask)
     clock = _Clock(on_progress)
+    show = on_artifact or (lambda kind, made: None)
     reason = "as asked"
     if modality is None:
         modality, reason = guess_modality(volume)
@@ -150,21 +156,31 @@ def segment(
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
         with clock.stage("aova"):
             seen = _look(scan, embeddings, components, config, cache, clock.report)
+            aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
+        show("aova", aova)
         found = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
         candidate = found if drawn is None else drawn
         why_not = _stop_reason(seen, candidate, config) if drawn is None else ""
-        twins, maps = None, None
+        coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
+        show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
+        mask, healthy, residual, maps = coarse, None, None, None
         if not why_not and "repaint" in stages:
             with clock.stage("repaint"):
                 twins = _repaint(scan, seen, repainted, components, config, generator, clock.report)
+                healthy = volume.with_array(_composite(volume, scan, repainted, twins))
+            show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, embeddings, components, config, clock.report)
         with clock.stage("write back"):
-            return _restore(
-                volume, scan, seen, candidate, repainted, twins, maps, (coarse_mask, region), why_not,
-                (modality, reason, prompts, config), clock,
+            if maps is not None:
+                outlined, soft = _refined(scan, twins.box, maps, repainted, region, config)
+                mask, residual = volume.with_array(outlined), volume.with_array(soft)
+            return Segmentation(
+                mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
+                clock.seconds, why_not or _found(mask.array, residual is not None),
+                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score),
             )  # fmt: skip
 
 
@@ -259,54 +275,45 @@ def _compare(
     )
 
 
-def _restore(
-    volume: Volume, scan: CanonicalScan, seen: AovaMaps, candidate: np.ndarray, repainted: np.ndarray,
-    twins: Twins | None, maps: ResidualMaps | None, masks: tuple[Volume | None, Volume | None], why_not: str,
-    asked: tuple[str, str, PromptPair, Config], clock: "_Clock",
-) -> Segmentation:  # fmt: skip
-    """Carry every map back to the source grid; soft maps are thresholded there, so that edges are not staircases."""
-    modality, reason, prompts, config = asked
-    given, region = masks
-    within = np.True_ if region is None else region.array > 0
-    minimum_ml, spacing_mm = config.masks.minimum_ml, volume.geometry.spacing_mm
-    aova = seen.abnormal.cpu().numpy()
-    if given is not None:
-        coarse = (given.array > 0) & within
-    else:
-        coarse = drop_small((scan.restore(candidate) > 0.5) & within, spacing_mm, minimum_ml)
-    mask, residual, pseudo_healthy = coarse, None, None
-    if maps is not None and twins is not None:
-        fused = np.zeros(scan.image.shape, dtype=np.float32)
-        fused[twins.box] = maps.fused.cpu().numpy()
-        residual = scan.restore(fused)
-        inside = (scan.restore(repainted) > 0.5) & within
-        threshold = fine_threshold(fused, repainted, config.residual)
-        mask = drop_small((residual > threshold) & inside, spacing_mm, minimum_ml)
-    if twins is not None:
-        pseudo_healthy = _composite(volume, scan, repainted, twins)
+def _candidates(
+    scan: CanonicalScan, candidate: np.ndarray, given: Volume | None, region: Volume | None, config: Config, why_not: str
+) -> np.ndarray:  # fmt: skip
+    """Return the candidates on the source grid: what was drawn, or what was found there; none where there is a reason."""
     if why_not:
-        mask = np.zeros_like(coarse)
-        coarse = mask if seen.anomaly_score < config.masks.gate else coarse
-    return Segmentation(
-        volume.with_array(mask.astype(np.uint8)),
-        volume.with_array(coarse.astype(np.uint8)),
-        volume.with_array(np.clip(scan.restore(aova), 0, 1)),
-        pseudo_healthy,
-        None if residual is None else volume.with_array(residual),
-        seen.anomaly_score, modality, reason, prompts, config, clock.seconds,
-        why_not or _found(mask, maps is not None),
-        Cache(seen.latent[0].cpu().numpy(), aova, seen.anomaly_score),
-    )  # fmt: skip
+        coarse = np.zeros(scan.source.shape, dtype=bool)
+    elif given is not None:
+        coarse = (given.array > 0) & _within(region)
+    else:
+        coarse = (scan.restore(candidate) > 0.5) & _within(region)
+        coarse = drop_small(coarse, scan.source.spacing_mm, config.masks.minimum_ml)
+    return coarse.astype(np.uint8)
 
 
-def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins: Twins) -> Volume:
+def _refined(
+    scan: CanonicalScan, box: tuple[slice, slice, slice], maps: ResidualMaps, repainted: np.ndarray,
+    region: Volume | None, config: Config,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return mask and residual; the soft map is thresholded on the source grid, so that edges are not staircases."""
+    fused = np.zeros(scan.image.shape, dtype=np.float32)
+    fused[box] = maps.fused.cpu().numpy()
+    residual = scan.restore(fused)
+    inside = (scan.restore(repainted) > 0.5) & _within(region)
+    mask = (residual > fine_threshold(fused, repainted, config.residual)) & inside
+    return drop_small(mask, scan.source.spacing_mm, config.masks.minimum_ml).astype(np.uint8), residual
+
+
+def _within(region: Volume | None) -> np.ndarray:
+    return np.array(True) if region is None else np.asarray(region.array > 0)
+
+
+def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins: Twins) -> np.ndarray:
     """Put the healthy twin into the scan, in native units; every voxel outside the repainted region is the scan's."""
     healthy = scan.image.copy()
     healthy[twins.box] = twins.healthy.cpu().numpy()
     soft = scan.restore(repainted)
     painted = scan.intensity.to_native(scan.restore(healthy))
     native = volume.array.astype(np.float32)
-    return volume.with_array(np.where(soft > 0, soft * painted + (1 - soft) * native, native).astype(np.float32))
+    return np.where(soft > 0, soft * painted + (1 - soft) * native, native).astype(np.float32)
 
 
 def _found(mask: np.ndarray, refined: bool) -> str:
