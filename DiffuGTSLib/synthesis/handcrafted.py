@@ -135,11 +135,13 @@ def _tumor_texture(
     texture = texture + mottle * smooth_noise(image.shape, rng, sigma_voxels=rng.uniform(1.5, 5.0))
     half_side_mm = float(np.cbrt(mask.sum() * np.prod(spacing_mm))) / 2
     depth = ndimage.distance_transform_edt(mask, sampling=spacing_mm) / max(1.0, half_side_mm)
+    # Contrast agents make a far larger difference between rim and core on MR than on CT.
+    relief = max(mottle, 0.02) if intensity is not None else rng.uniform(0.02, 0.12)
     kind = rng.random()
     if kind < 0.25:  # necrotic core
-        texture = texture + np.clip((depth - 0.35) * 4, 0, 1) * rng.uniform(-3, 1) * max(mottle, 0.02)
+        texture = texture + np.clip((depth - 0.35) * 4, 0, 1) * rng.uniform(-3, 1) * relief
     elif kind < 0.4:  # enhancing rim
-        texture = texture + np.exp(-((depth / 0.2) ** 2)) * rng.uniform(0, 4) * max(mottle, 0.02)
+        texture = texture + np.exp(-((depth / 0.2) ** 2)) * rng.uniform(0, 4) * relief
     return np.asarray(texture, dtype=np.float32)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import paint_anatomy, thicken_slices, vary_intensity
 from DiffuGTSLib.synthesis.handcrafted import paint_tumor
-from DiffuGTSLib.training.data import Crop, TrainingScan, random_crop
+from DiffuGTSLib.training.data import Crop, TrainingScan, View, random_crop, random_view
 
 MINIMUM_VOXELS = 8
 """A window with fewer tumor voxels than this counts as normal: nobody could see it."""
@@ -25,11 +25,18 @@ class Mixture:
         real: Share of windows around a real outlined tumor; 0 trains label-free.
         healthy: Share of the other windows that stay healthy.
         other_organ: Share of windows with a tumor whose prompt names another organ, so that nothing is to be found.
+        anywhere: Share of windows from any place of a scan, where the prompted organ need not be: a whole scan is
+            mostly such windows.
+        turned: Share of windows that are turned and scaled.
+        thick: Share of windows that are blurred as thick slices are.
     """
 
-    real: float = 0.25
-    healthy: float = 0.15
+    real: float = 0.3
+    healthy: float = 0.25
     other_organ: float = 0.05
+    anywhere: float = 0.15
+    turned: float = 0.6
+    thick: float = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +77,8 @@ class AnomalySampler:
         self._side = side
         self._mixture = mixture
         self._with_tumor = [scan for scan in scans if scan.tumor.any()]
-        # Organs that can be painted into, each organ of each scan an equal chance within its organ, organs alike.
+        self._known = [(scan, organs) for scan in scans if (organs := _known_organs(scan))]
+        # Organs that can be painted into. Within an organ, scans that show much of it are drawn more often.
         self._places: dict[str, list[tuple[TrainingScan, NDArray[np.intp]]]] = {}
         for scan in scans:
             for organ, mask in scan.organs.items():
@@ -83,6 +91,10 @@ class AnomalySampler:
                 hint="name an organ, a label map or lung_by_air in the protocol's cases.",
             )
         self._organs = sorted(self._places)
+        self._scan_chances = {}
+        for organ, places in self._places.items():
+            shown = np.sqrt([scan.organs[organ].sum() for scan, _ in places])
+            self._scan_chances[organ] = shown / shown.sum()
         weights = np.array([_ORGAN_WEIGHT.get(organ, 1.0) for organ in self._organs])
         self._chances = weights / weights.sum()
 
@@ -94,8 +106,11 @@ class AnomalySampler:
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Draw one window."""
-        if self._with_tumor and rng.random() < self._mixture.real:
+        kind = rng.random()
+        if self._with_tumor and kind < self._mixture.real:
             sample = self._real(rng)
+        elif self._known and kind > 1 - self._mixture.anywhere:
+            sample = self._anywhere(rng)
         else:
             sample = self._painted(rng)
         if sample.mask.any() and rng.random() < self._mixture.other_organ:
@@ -109,16 +124,24 @@ class AnomalySampler:
         scan = self._with_tumor[rng.integers(len(self._with_tumor))]
         voxels = np.argwhere(scan.tumor)
         around = voxels[rng.integers(len(voxels))] if rng.random() < 0.85 else None
-        crop = random_crop(scan.scan.image.shape, self._side, rng, around, overhang=0.3)
-        image = vary_intensity(crop.cut(scan.scan.image), rng)
-        return _mirrored(image, crop.cut(scan.tumor), scan.case.organ, scan.scan.modality, rng)
+        view = self._view(random_crop(scan.scan.image.shape, self._side, rng, around, overhang=0.3), rng)
+        return self._sample(self._image(scan, view, rng), view.cut(scan.tumor), scan.case.organ, scan, rng)
+
+    def _anywhere(self, rng: np.random.Generator) -> Sample:
+        scan, organs = self._known[rng.integers(len(self._known))]
+        organ = organs[rng.integers(len(organs))]
+        view = self._view(random_crop(scan.scan.image.shape, self._side, rng), rng)
+        image = self._image(scan, view, rng)
+        mask = view.cut(scan.tumor) if organ == scan.case.organ else np.zeros(image.shape, dtype=bool)
+        return self._sample(image, mask, organ, scan, rng)
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         organ = self._organs[rng.choice(len(self._organs), p=self._chances)]
-        scan, voxels = self._places[organ][rng.integers(len(self._places[organ]))]
+        scan, voxels = self._places[organ][rng.choice(len(self._places[organ]), p=self._scan_chances[organ])]
         crop = random_crop(scan.scan.image.shape, self._side, rng, voxels[rng.integers(len(voxels))])
-        image = self._image(scan, crop, rng)
-        place = crop.cut(scan.organs[organ] & scan.healthy)
+        view = self._view(crop, rng)
+        image = self._image(scan, view, rng)
+        place = view.cut(scan.organs[organ]) & view.cut(scan.healthy)
         mask = np.zeros(image.shape, dtype=bool)
         if rng.random() >= self._mixture.healthy:
             for _ in range(1 + int(rng.random() < 0.25) + int(rng.random() < 0.1)):
@@ -126,20 +149,44 @@ class AnomalySampler:
                 painted = paint_tumor(image, place, organ, intensity, scan.scan.spacing_mm, rng)
                 if painted is not None:
                     image, mask = painted[0], mask | painted[1]
-        modality = "CT" if scan.case.modality == "CT" else "MR"
         # A real tumor that happens to lie in the window is one of the soft tissue, never of the painted organ.
         if organ == scan.case.organ:
-            mask = mask | crop.cut(scan.tumor)
-        return _mirrored(image, mask, organ, modality, rng)
+            mask = mask | view.cut(scan.tumor)
+        return self._sample(image, mask, organ, scan, rng)
+
+    def _view(self, crop: Crop, rng: np.random.Generator) -> Crop | View:
+        return random_view(crop, rng) if rng.random() < self._mixture.turned else crop
+
+    def _sample(
+        self,
+        image: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        organ: str,
+        scan: TrainingScan,
+        rng: np.random.Generator,
+    ) -> Sample:
+        if rng.random() < self._mixture.thick:
+            image = thicken_slices(image, rng)
+        return _mirrored(image, mask, organ, "CT" if scan.case.modality == "CT" else "MR", rng)
 
     @staticmethod
-    def _image(scan: TrainingScan, crop: Crop, rng: np.random.Generator) -> NDArray[np.float32]:
-        window = crop.cut(scan.scan.image)
-        return paint_anatomy(window, rng) if scan.case.modality == "labels" else vary_intensity(window, rng)
+    def _image(scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
+        if scan.case.modality == "labels":
+            return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
+        return vary_intensity(view.cut(scan.scan.image), rng, 0.1 if scan.case.modality == "CT" else 0.25)
 
 
-_ORGAN_WEIGHT = {"lung": 8.0, "brain": 3.0, "soft tissue": 2.0, "liver": 3.0, "kidney": 1.5}
+_ORGAN_WEIGHT = {"lung": 7.0, "brain": 5.0, "liver": 3.0, "soft tissue": 2.5, "kidney": 2.0}
 """Organs that people ask for more often are drawn more often; not fitted."""
+
+
+def _known_organs(scan: TrainingScan) -> list[str]:
+    """Return the organs whose every tumor in the scan is outlined, so that any window may be asked about them."""
+    case = scan.case
+    shown = [organ for organ, mask in scan.organs.items() if mask.any()]
+    if case.healthy_only_in:
+        return [organ for organ in shown if organ in case.healthy_only_in]
+    return [organ for organ in shown if organ not in case.unmarked_near]
 
 
 def _mirrored(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
@@ -148,6 +149,40 @@ class Crop:
             target.append(slice(low - start, high - start))
         result[tuple(target)] = array[tuple(source)]
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A crop seen turned and scaled around its middle, as a patient who lies askew or is smaller would show it.
+
+    Attributes:
+        crop: The box, before it is turned.
+        turn: Step between voxels of the window → step between voxels of the scan, (3, 3).
+    """
+
+    crop: Crop
+    turn: NDArray[np.float64]
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the window from an array (X, Y, Z), zero outside of it.
+
+        Floating point values are interpolated; masks and whole numbers take the nearest voxel.
+        """
+        middle = (np.array(self.crop.side) - 1) / 2
+        offset = np.array(self.crop.start) + middle - self.turn @ middle
+        smooth = np.issubdtype(array.dtype, np.floating)
+        source = array if smooth else array.astype(np.uint8, copy=False)
+        window = ndimage.affine_transform(
+            source, self.turn, offset, output_shape=self.crop.side, order=1 if smooth else 0, mode="constant"
+        )
+        return np.asarray(window.astype(array.dtype, copy=False))
+
+
+def random_view(crop: Crop, rng: np.random.Generator) -> View:
+    """Turn a crop by about 12° around a random axis, and scale it by about 15 %, each axis a little differently."""
+    turn = Rotation.from_rotvec(rng.normal(size=3) * np.deg2rad(12) / np.sqrt(3)).as_matrix()
+    scale = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.05, 3))
+    return View(crop, turn * scale)
 
 
 def random_crop(

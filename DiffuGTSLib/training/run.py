@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from DiffuGTSLib.aova import AovaHead
@@ -33,6 +34,7 @@ from DiffuGTSLib.training.aova import HeadRecipe
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.data import Crop, TrainingScan, load_split
 from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
+from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.losses import HeadLossWeights
 from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
 
@@ -92,97 +94,120 @@ def train_part(
     """
     if part not in PARTS:
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
-    chosen_device = find_device(RuntimeConfig(device=device))
+    chosen = find_device(RuntimeConfig(device=device))
     plan = TrainingPlan(ITERATIONS[part] if iterations is None else iterations, precision=precision, seed=seed)
     config = load_config("mini")
     cases = read_protocol(protocol_path)
-    scans = {split: load_split(cases, split, data, config.canonical) for split in ("train", "validation")}
-    for split, loaded in scans.items():
-        report(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
-    report(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {chosen_device}")
-    if dry_run:
-        return
-    torch.manual_seed(seed)
-    PARTS[part](scans, config, plan, output, chosen_device, report)
-    _write_index(output / "model")
+    with process_group(chosen) as own_device:
+        say = report if rank() == 0 else _silence
+        scans = {split: load_split(cases, split, data, config.canonical) for split in ("train", "validation")}
+        for split, loaded in scans.items():
+            say(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
+        together = f", {world_size()} processes" if world_size() > 1 else ""
+        say(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {own_device}{together}")
+        if dry_run:
+            return
+        torch.manual_seed(seed)
+        PARTS[part](Job(scans, config, plan, output, own_device, say))
+        if rank() == 0:
+            _write_index(output / "model")
 
 
-def _train_autoencoder(
-    scans: dict[str, list[TrainingScan]],
-    _config: Config,
-    plan: TrainingPlan,
-    output: Path,
-    device: torch.device,
-    report: Report,
-) -> None:
+@dataclass(frozen=True)
+class Job:
+    """What every part is trained with: loaded scans by split, configuration, plan, run folder, device, and who is told."""
+
+    scans: dict[str, list[TrainingScan]]
+    config: Config
+    plan: TrainingPlan
+    output: Path
+    device: torch.device
+    report: Report
+
+    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> None:
+        """Train a recipe in a folder of the run, going on from its checkpoint."""
+        name = Path(folder).name
+
+        def progress(done: int, total: int, row: dict[str, float]) -> None:
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
+            self.report(f"{name} {done}/{total}: {figures}")
+
+        train(recipe, plan, self.output / folder, progress)
+
+    def load_autoencoder(self) -> MaisiAutoencoder:
+        """Return the run's autoencoder, frozen."""
+        autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.output / "model" / "autoencoder")
+        return autoencoder
+
+    def save(self, name: str, module: ModelMixin) -> None:
+        """Put a trained part into the model folder; of several processes the first one writes."""
+        if rank() == 0:
+            save_module(module.cpu(), self.output / "model" / name, torch.float16)
+
+
+def _train_autoencoder(job: Job) -> None:
     """Many small windows first, then a fifth of the time on large ones, as MAISI went from 64³ to 128³."""
     autoencoder = MaisiAutoencoder(**MINI_AUTOENCODER)
     start_linear(autoencoder)
-    autoencoder.to(device)
-    validation = [scan for scan in scans["validation"] if scan.case.modality != "labels"]
+    autoencoder.to(job.device)
+    plan, train_scans = job.plan, job.scans["train"]
+    validation = [scan for scan in job.scans["validation"] if scan.case.modality != "labels"]
     large = max(1, plan.iterations // 5)
     phases = [
         (32, 6, replace(plan, iterations=max(1, plan.iterations - large), learning_rate=1e-3, average=0.99)),
         (64, 1, replace(plan, iterations=large, learning_rate=3e-4, average=0.99, seed=plan.seed + 1)),
     ]
     for number, (side, batch, phase) in enumerate(phases, start=1):
-        recipe = AutoencoderRecipe(autoencoder, scans["train"], validation, side, batch)
-        _run(recipe, phase, output / "autoencoder" / f"phase_{number}", report)
+        job.run(
+            AutoencoderRecipe(autoencoder, train_scans, validation, side, batch), phase, f"autoencoder/phase_{number}"
+        )
     autoencoder.cpu()
-    autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, scans["train"]))
-    save_module(autoencoder, output / "model" / "autoencoder", torch.float16)
+    autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, train_scans))
+    job.save("autoencoder", autoencoder)
 
 
-def _train_denoiser(
-    scans: dict[str, list[TrainingScan]],
-    config: Config,
-    plan: TrainingPlan,
-    output: Path,
-    device: torch.device,
-    report: Report,
-) -> None:
-    autoencoder = load_module(MaisiAutoencoder, output / "model" / "autoencoder")
-    window, overlap = config.backbone.window_voxels, config.backbone.overlap
-    latents = {split: cache_latents(loaded, autoencoder, window, overlap) for split, loaded in scans.items()}
-    report(f"denoiser: {sum(scan.healthy.sum() for scan in latents['train']):.0f} healthy latent cells to learn from")
-    unet = MaisiUNet(**MINI_UNET).to(device)
-    recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], config.backbone.class_label)
-    _run(recipe, replace(plan, learning_rate=1e-3, average=0.999, checkpoint_every=500), output / "denoiser", report)
-    save_module(unet.cpu(), output / "model" / "denoiser", torch.float16)
-    scheduler = output / "model" / "scheduler"
-    scheduler.mkdir(parents=True, exist_ok=True)
-    with whole_file(scheduler / "scheduler_config.json") as temporary:
-        temporary.write_text(json.dumps(FLOW_SCHEDULER, indent=1) + "\n", encoding="utf-8")
+def _train_denoiser(job: Job) -> None:
+    autoencoder = job.load_autoencoder()
+    backbone = job.config.backbone
+    latents = {
+        split: cache_latents(loaded, autoencoder, backbone.window_voxels, backbone.overlap)
+        for split, loaded in job.scans.items()
+    }
+    cells = sum(scan.healthy.sum() for scan in latents["train"])
+    job.report(f"denoiser: {cells:.0f} healthy latent cells to learn from")
+    unet = MaisiUNet(**MINI_UNET).to(job.device)
+    recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], backbone.class_label)
+    job.run(recipe, replace(job.plan, learning_rate=1e-3, average=0.999, checkpoint_every=500), "denoiser")
+    job.save("denoiser", unet)
+    if rank() == 0:
+        scheduler = job.output / "model" / "scheduler"
+        scheduler.mkdir(parents=True, exist_ok=True)
+        with whole_file(scheduler / "scheduler_config.json") as temporary:
+            temporary.write_text(json.dumps(FLOW_SCHEDULER, indent=1) + "\n", encoding="utf-8")
 
 
-def _train_aova(
-    scans: dict[str, list[TrainingScan]],
-    config: Config,
-    plan: TrainingPlan,
-    output: Path,
-    device: torch.device,
-    report: Report,
-) -> None:
-    autoencoder = load_module(MaisiAutoencoder, output / "model" / "autoencoder").to(device)
-    text_encoder = build_encoder(config.text.encoder)
-    head = AovaHead(autoencoder.feature_channels, text_encoder.dim, **MINI_HEAD).to(device)
-    large = config.backbone.window_voxels
+def _train_aova(job: Job) -> None:
+    autoencoder = job.load_autoencoder().to(job.device)
+    text_encoder = build_encoder(job.config.text.encoder)
+    head = AovaHead(autoencoder.feature_channels, text_encoder.dim, **MINI_HEAD)
+    head = head.to(job.device, memory_format=torch.channels_last_3d)
+    large = job.config.backbone.window_voxels
     small = large * 3 // 4  # most iterations on windows that cost less than half: sooner to many tumors seen
+    plan = replace(job.plan, average=0.999, checkpoint_every=500)
     first = plan.iterations * 3 // 4
     phases = [
-        (small, replace(plan, iterations=max(1, first), learning_rate=1e-3, average=0.998, checkpoint_every=500)),
-        (large, replace(plan, iterations=plan.iterations - first, learning_rate=6e-4, average=0.998,
-                        checkpoint_every=500, seed=plan.seed + 1)),
-    ]  # fmt: skip
+        (small, replace(plan, iterations=max(1, first), learning_rate=1e-3)),
+        (large, replace(plan, iterations=plan.iterations - first, learning_rate=5e-4, seed=plan.seed + 1)),
+    ]
     for number, (side, phase) in enumerate(phases, start=1):
-        sampler = AnomalySampler(scans["train"], side, Mixture())
-        windows = validation_windows(scans["validation"], side)
+        sampler = AnomalySampler(job.scans["train"], side, Mixture())
+        windows = validation_windows(job.scans["validation"], side)
         recipe = HeadRecipe(head, autoencoder, text_encoder, sampler, windows, weights=MINI_LOSSES)
-        _run(recipe, phase, output / "aova" / f"phase_{number}", report)
-    save_module(head.cpu(), output / "model" / "aova", torch.float16)
+        job.run(recipe, phase, f"aova/phase_{number}")
+    job.save("aova", head)
 
 
-PARTS: dict[str, Callable[[dict[str, list[TrainingScan]], Config, TrainingPlan, Path, torch.device, Report], None]] = {
+PARTS: dict[str, Callable[[Job], None]] = {
     "autoencoder": _train_autoencoder,
     "denoiser": _train_denoiser,
     "aova": _train_aova,
@@ -201,17 +226,13 @@ def validation_windows(scans: Sequence[TrainingScan], side: int) -> list[Sample]
                 crop = Crop((int(start[0]), int(start[1]), int(start[2])), (side, side, side))
                 mask = crop.cut(scan.tumor)
                 windows.append(Sample(crop.cut(scan.scan.image), mask, scan.case.organ, scan.scan.modality))
-    painted = AnomalySampler(scans, side, Mixture(real=0.0, healthy=0.4, other_organ=0.0))
+    painted = AnomalySampler(scans, side, Mixture(real=0.0, healthy=0.4, other_organ=0.0, anywhere=0.0, turned=0.0))
     windows += [painted.draw(rng) for _ in range(8)]
     return windows
 
 
-def _run(recipe: Recipe, plan: TrainingPlan, folder: Path, report: Report) -> None:
-    def progress(done: int, total: int, row: dict[str, float]) -> None:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "iteration")
-        report(f"{folder.name} {done}/{total}: {figures}")
-
-    train(recipe, plan, folder, progress)
+def _silence(line: str) -> None:
+    """Say nothing: of several processes the first one speaks."""
 
 
 def _write_index(model_folder: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from DiffuGTSLib.errors import ConfigError, StorageError, WeightsError
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.training.distributed import average_gradients, rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class TrainingPlan:
         every: Iterations between a log line, with validation and checkpoint each `checkpoint_every`.
         checkpoint_every: Iterations between checkpoints.
         precision: "float32" or "bfloat16" (autocast; fast on CUDA and on CPUs with AVX-512 BF16).
-        seed: Iteration n draws from the generator (seed, n), so that a resumed run is the same run.
+        seed: Iteration n draws from the generator (seed, n, process), so that a resumed run is the same run.
     """
 
     iterations: int
@@ -113,16 +114,17 @@ def train(
             group["lr"] = plan.learning_rate_at(iteration)
         model.train()
         with torch.autocast(device, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            losses = recipe.losses(np.random.default_rng([plan.seed, iteration]))
+            losses = recipe.losses(np.random.default_rng(_draw(plan.seed, iteration)))
         optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
         optimizer.step()
         _update_average(averaged, model, plan.average, iteration)
         for name, value in losses.items():
             seen.setdefault(name, []).append(float(value.detach()))
         done = iteration + 1
-        if done % plan.every == 0 or done == plan.iterations:
+        if rank() == 0 and (done % plan.every == 0 or done == plan.iterations):
             means = {name: sum(values) / len(values) for name, values in seen.items()}
             row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
             if done % plan.checkpoint_every == 0 or done == plan.iterations:
@@ -134,6 +136,11 @@ def train(
             seen, clock = {}, time.perf_counter()
     model.load_state_dict(averaged)
     model.eval()
+
+
+def _draw(seed: int, iteration: int) -> list[int]:
+    """Return the seed of one iteration's draw in this process; alone it needs no number."""
+    return [seed, iteration] if world_size() == 1 else [seed, iteration, rank()]
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixtu
 from DiffuGTSLib.training.data import TrainingScan
 
 SIDE = 32
-REAL = Mixture(real=1.0, healthy=0.0, other_organ=0.0)
-PAINTED = Mixture(real=0.0, healthy=0.0, other_organ=0.0)
-HEALTHY = Mixture(real=0.0, healthy=1.0, other_organ=0.0)
+PLAIN = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0)
+REAL = replace(PLAIN, real=1.0)
+PAINTED = PLAIN
+HEALTHY = replace(PLAIN, healthy=1.0)
+ANYWHERE = replace(PLAIN, anywhere=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_a_healthy_window_has_an_empty_target(a_healthy_ct: TrainingScan) -> Non
 
 
 def test_the_prompt_of_another_organ_has_an_empty_target(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
-    wrong = AnomalySampler([a_ct, an_mr], SIDE, Mixture(real=1.0, healthy=0.0, other_organ=1.0))
+    wrong = AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, other_organ=1.0))
     right = AnomalySampler([a_ct, an_mr], SIDE, REAL)
     asked = 0
     for seed in range(16):
@@ -92,7 +95,7 @@ def test_the_prompt_of_another_organ_has_an_empty_target(a_ct: TrainingScan, an_
 
 
 def test_a_sampler_of_one_organ_cannot_ask_for_another(a_ct: TrainingScan) -> None:
-    sampler = AnomalySampler([a_ct], SIDE, Mixture(real=1.0, healthy=0.0, other_organ=1.0))
+    sampler = AnomalySampler([a_ct], SIDE, replace(REAL, other_organ=1.0))
     assert {sample.organ for sample in drawn(sampler, 6)} == {"liver"}
 
 
@@ -108,6 +111,48 @@ def test_a_tumor_that_shows_in_its_own_organ_s_painted_window_stays_a_target(a_c
     """Painting is off, and still the lesion that lies in the window belongs to the liver that is asked for."""
     samples = drawn(AnomalySampler([a_ct], SIDE, HEALTHY), 24)
     assert any(sample.abnormal for sample in samples)
+
+
+def test_a_window_from_anywhere_asks_for_what_is_known(a_ct: TrainingScan, a_healthy_ct: TrainingScan) -> None:
+    samples = drawn(AnomalySampler([a_ct, a_healthy_ct], SIDE, ANYWHERE), 32)
+    assert {sample.organ for sample in samples} == {"liver", "lung"}
+    assert not any(sample.mask.any() for sample in samples if sample.organ == "lung")
+    assert any(sample.mask.any() for sample in samples), "the outlined lesion stays a target of the liver"
+
+
+def test_nobody_asks_anywhere_for_an_organ_that_may_hold_an_unmarked_tumor(a_healthy_ct: TrainingScan) -> None:
+    suspect = replace(a_healthy_ct, case=replace(a_healthy_ct.case, unmarked_near={"liver": 5.0}))
+    certain = replace(a_healthy_ct, case=replace(a_healthy_ct.case, healthy_only_in=["lung"]))
+    for scan in (suspect, certain):
+        assert {sample.organ for sample in drawn(AnomalySampler([scan], SIDE, ANYWHERE), 12)} == {"lung"}
+
+
+def test_a_turned_window_carries_its_mask_along(a_ct: TrainingScan) -> None:
+    """The lesion (20 HU) is darker than its liver (110 HU) however the window is turned."""
+    turned = drawn(AnomalySampler([a_ct], SIDE, replace(REAL, turned=1.0)))
+    plain = drawn(AnomalySampler([a_ct], SIDE, REAL))
+    assert not any(np.array_equal(one.image, other.image) for one, other in zip(turned, plain, strict=True))
+    seen = [sample for sample in turned if sample.abnormal]
+    assert len(seen) > 8
+    assert all(sample.image[sample.mask].mean() < 0.7 for sample in seen)
+
+
+def test_a_thick_window_is_smoother(a_ct: TrainingScan) -> None:
+    thick, thin = (AnomalySampler([a_ct], SIDE, replace(REAL, thick=share)) for share in (1.0, 0.0))
+    for seed in range(4):
+        blurred, sharp = (sampler.draw(np.random.default_rng(seed)) for sampler in (thick, thin))
+        assert np.abs(np.diff(blurred.image, axis=2)).mean() < np.abs(np.diff(sharp.image, axis=2)).mean()
+
+
+def test_a_scan_that_shows_more_of_an_organ_is_drawn_more_often(a_healthy_ct: TrainingScan) -> None:
+    less = replace(
+        a_healthy_ct,
+        organs={"liver": a_healthy_ct.organs["liver"] & (np.indices(a_healthy_ct.tumor.shape)[0] % 4 == 0)},
+    )
+    sampler = AnomalySampler(
+        [replace(a_healthy_ct, organs={"liver": a_healthy_ct.organs["liver"]}), less], SIDE, PAINTED
+    )
+    assert sampler._scan_chances["liver"] == pytest.approx([2 / 3, 1 / 3], abs=0.03)  # square roots of 4 and 1
 
 
 def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:

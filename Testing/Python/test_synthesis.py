@@ -8,7 +8,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import load_config
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, smooth_noise, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import paint_anatomy, smooth_noise, thicken_slices, vary_intensity
 from DiffuGTSLib.synthesis.handcrafted import CT_APPEARANCE, Appearance, _box, paint_tumor, place_tumor
 from DiffuGTSLib.synthesis.shapes import TumorShape, draw_shape, soft_shape
 from DiffuGTSLib.volumes.canonical import IntensityMap
@@ -87,6 +87,29 @@ def test_smooth_noise_has_mean_zero_and_deviation_one(sigma: float) -> None:
     noise = smooth_noise((30, 33, 36), np.random.default_rng(0), sigma)
     assert noise.shape == (30, 33, 36)
     assert float(noise.mean()) == pytest.approx(0, abs=1e-3) and float(noise.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_thick_slices_blur_along_one_axis_and_keep_the_mean() -> None:
+    image = np.random.default_rng(0).random((24, 24, 24)).astype(np.float32)
+    axes = []
+    for seed in range(20):
+        thick = thicken_slices(image, np.random.default_rng(seed))
+        assert thick.mean() == pytest.approx(image.mean(), abs=0.01)
+        changes = [
+            np.abs(np.diff(thick, axis=axis)).mean() / np.abs(np.diff(image, axis=axis)).mean() for axis in range(3)
+        ]
+        axes.append(int(np.argmin(changes)))
+        assert min(changes) < 0.75 * sorted(changes)[1]
+    assert axes.count(2) > 10, "mostly along the patient"
+
+
+def test_contrast_on_mr_varies_more_where_it_is_asked_to() -> None:
+    window = np.full((4, 4, 4), 0.5, np.float32)
+    spread = [
+        np.std([vary_intensity(window, np.random.default_rng(seed), gamma).mean() for seed in range(100)])
+        for gamma in (0.1, 0.25)
+    ]
+    assert spread[1] > 2 * spread[0]
 
 
 def test_wider_noise_is_smoother() -> None:

@@ -10,10 +10,11 @@ import pytest
 from mini_data import GRID, canonical, training_scan, write_case, write_labels
 from phantoms import CENTER_RAS, Ellipsoid, ct_phantom, grid, mr_phantom
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.training.data import Crop, body_mask, load_split, lung_by_air, random_crop
+from DiffuGTSLib.training.data import Crop, View, body_mask, load_split, lung_by_air, random_crop, random_view
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical, write_volume
 
 
@@ -147,6 +148,49 @@ def test_a_scan_smaller_than_the_crop_is_held_as_a_whole() -> None:
     for _ in range(50):
         start = random_crop((10, 10, 10), 32, rng, overhang=0.0).start
         assert all(-22 <= s <= 0 for s in start)
+
+
+# Turned windows
+
+
+def test_a_view_that_is_not_turned_is_its_crop() -> None:
+    array = np.random.default_rng(0).random((9, 8, 7)).astype(np.float32)
+    crop = Crop((-1, 2, 3), (6, 6, 6))
+    np.testing.assert_allclose(View(crop, np.eye(3)).cut(array), crop.cut(array), atol=1e-6)
+    assert np.array_equal(View(crop, np.eye(3)).cut(array > 0.5), crop.cut(array > 0.5))
+
+
+def test_a_quarter_turn_is_the_array_turned_around_the_crop_s_middle() -> None:
+    array = np.random.default_rng(0).random((8, 8, 8)).astype(np.float32)
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # a step in x of the window is one in y of the scan
+    window = View(Crop((1, 1, 1), (5, 5, 5)), turn).cut(array)
+    assert window[4, 2, 2] == pytest.approx(array[3, 5, 3]) and window[2, 4, 2] == pytest.approx(array[1, 3, 3])
+
+
+def test_a_view_at_twice_the_step_shows_everything_half_as_large() -> None:
+    ball = (np.indices((40, 40, 40)) - 19.5) ** 2
+    ball = ball.sum(0) < 12**2
+    window = View(Crop((0, 0, 0), (40, 40, 40)), 2 * np.eye(3)).cut(ball)
+    assert window.dtype == bool
+    assert window.sum() == pytest.approx(ball.sum() / 8, rel=0.05)
+
+
+def test_labels_are_never_mixed_by_a_turn() -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:, :, :], labels[:, 10:, :] = 40, 7
+    view = random_view(Crop((0, 0, 0), (20, 20, 20)), np.random.default_rng(2))
+    assert set(np.unique(view.cut(labels))) <= {0, 7, 40}
+
+
+def test_random_views_turn_and_scale_moderately() -> None:
+    views = [random_view(Crop((0, 0, 0), (8, 8, 8)), np.random.default_rng(seed)) for seed in range(300)]
+    scales = np.array([np.cbrt(np.linalg.det(view.turn)) for view in views])
+    assert np.log(scales).std() == pytest.approx(0.15, abs=0.03) and abs(np.log(scales).mean()) < 0.03
+    angles = [
+        np.rad2deg(Rotation.from_matrix(view.turn / np.linalg.norm(view.turn, axis=0)).magnitude()) for view in views
+    ]
+    assert 8 < np.mean(angles) < 14
+    assert np.array_equal(random_view(views[0].crop, np.random.default_rng(0)).turn, views[0].turn)
 
 
 # Organs without labels

@@ -1,0 +1,108 @@
+"""Training by several processes: what two of them do together is what one would do with both of their draws."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, world_size
+
+ROOT = Path(__file__).parents[2]
+
+LINE = """
+import sys, json, pathlib
+import numpy as np
+import torch
+from torch import nn
+from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.trainer import TrainingPlan, train
+
+class Line:
+    def __init__(self):
+        torch.manual_seed(0)
+        self.trainable = nn.Linear(1, 1)
+    def losses(self, rng):
+        x = torch.from_numpy(rng.uniform(-1, 1, (4, 1)).astype(np.float32))
+        return {"total": (self.trainable(x) - (2 * x + 1)).square().mean()}
+    def validate(self):
+        return {"weight": float(self.trainable.weight)}
+
+with process_group(torch.device("cpu")) as device:
+    line = Line()
+    plan = TrainingPlan(3, learning_rate=0.1, warmup=0, every=1, checkpoint_every=1, clip_norm=1e6)
+    train(line, plan, pathlib.Path(sys.argv[1]))
+    print(json.dumps([rank(), world_size(), str(device), line.trainable.weight.item(), line.trainable.bias.item()]))
+print("left", rank(), world_size())
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+def together(folder: Path, count: int = 2) -> list[str]:
+    """Run the script in as many processes as torchrun would start, and return what each printed."""
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", LINE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * count, outputs
+    return [output for output, _ in outputs]
+
+
+def test_two_processes_take_the_step_of_one_that_saw_both_draws(tmp_path: Path) -> None:
+    printed = together(tmp_path / "run")
+    first, second = (json.loads(text.splitlines()[0]) for text in printed)
+    assert first[:3] == [0, 2, "cpu"] and second[:3] == [1, 2, "cpu"]
+    assert first[3:] == second[3:], "both hold the same network, bit for bit"
+    assert all(text.splitlines()[1] == "left 0 1" for text in printed)
+    torch.manual_seed(0)
+    line = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(line.parameters(), lr=0.1, weight_decay=1e-5)
+    for iteration in range(3):
+        optimizer.param_groups[0]["lr"] = 0.1 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * iteration / 3)))
+        draws = [np.random.default_rng([0, iteration, number]).uniform(-1, 1, (4, 1)) for number in range(2)]
+        x = torch.from_numpy(np.concatenate(draws).astype(np.float32))
+        optimizer.zero_grad()
+        (line(x) - (2 * x + 1)).square().mean().backward()
+        optimizer.step()
+    assert first[3:] == pytest.approx([line.weight.item(), line.bias.item()], abs=1e-5)
+
+
+def test_the_first_process_alone_writes(tmp_path: Path) -> None:
+    together(tmp_path / "run")
+    rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3, "a header and a row an iteration, not two"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.csv", "plan.json", "state.pt"]
+
+
+def test_one_process_alone_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    line = nn.Linear(1, 1)
+    line(torch.ones(1, 1)).backward()
+    with process_group(torch.device("cpu")) as device:
+        assert (rank(), world_size(), device) == (0, 1, torch.device("cpu"))
+        average_gradients(line)
+    assert line.weight.grad == torch.ones(1, 1)
