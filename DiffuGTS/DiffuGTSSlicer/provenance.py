@@ -1,0 +1,76 @@
+"""How a segmentation came about, kept in the scene: the run's whole record as a text, the short facts as attributes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import slicer
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSSlicer.scene import placeBeside
+
+ROLE = "DiffuGTS.Provenance"
+"""Reference from the segmentation node to its text node."""
+
+
+def writeProvenance(
+    segmentationNode: slicer.vtkMRMLSegmentationNode, record: Mapping[str, Any]
+) -> slicer.vtkMRMLTextNode:
+    """Keep a run's record beside its segmentation; an earlier record of that segmentation is replaced."""
+    node = segmentationNode.GetNodeReference(ROLE)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", f"{segmentationNode.GetName()} provenance")
+        segmentationNode.SetNodeReferenceID(ROLE, node.GetID())
+        placeBeside(node, segmentationNode)
+    node.SetText(json.dumps(record, indent=1, ensure_ascii=False))
+    for name, value in _shortFacts(record).items():
+        for each in (segmentationNode, node):
+            each.SetAttribute(f"DiffuGTS.{name}", value)
+    return node
+
+
+def readProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, Any] | None:
+    """Return the record of the run that made a segmentation, None where there is none.
+
+    Raises:
+        InputError: If the text was edited and is no record any more.
+    """
+    node = segmentationNode.GetNodeReference(ROLE)
+    if node is None or not node.GetText():
+        return None
+    try:
+        record = json.loads(node.GetText())
+    except ValueError as error:
+        raise _damaged(node, str(error)) from error
+    if not isinstance(record, dict):
+        raise _damaged(node, f"expected an object, got {type(record).__name__}")
+    return record
+
+
+def _damaged(node: slicer.vtkMRMLTextNode, reason: str) -> InputError:
+    return InputError(
+        f"The provenance text '{node.GetName()}' cannot be read: {reason}.",
+        hint="it was edited: segment again to have a new one.",
+        code="record",
+    )
+
+
+def _shortFacts(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return what a data table or a script may want to see at once; None removes what an earlier run had left."""
+    prompts = record.get("prompts") or {}
+    facts = {
+        "Version": (record.get("versions") or {}).get("diffugts"),
+        "Created": record.get("created"),
+        "Outcome": record.get("outcome"),
+        "AnomalyScore": record.get("anomaly_score"),
+        "Modality": record.get("modality"),
+        "Organ": prompts.get("organ"),
+        "NormalPrompt": prompts.get("normal"),
+        "AbnormalPrompt": prompts.get("abnormal"),
+        "Seed": record.get("seed"),
+        "Device": record.get("device"),
+        "Notice": record.get("notice"),
+    }
+    return {name: None if value in (None, "") else str(value) for name, value in facts.items()}

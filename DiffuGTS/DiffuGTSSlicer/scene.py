@@ -1,0 +1,286 @@
+"""Scans, regions and results between the MRML scene and the files of a job.
+
+A file holds a scan as its node does, in the node's own frame:
+parent transforms stay in the scene, and every result hangs under the same transform as its scan. Slicer's own functions
+resample what lies on another grid, which only a region of the user's may.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from numpy.typing import NDArray
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes.io import read_mask, read_volume
+from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
+from DiffuGTSSlicer.grids import roiMask, segmentMask, setSegmentMask, volumeGeometry
+from DiffuGTSSlicer.terminology import terminologyEntry
+
+SCAN_ROLE = "DiffuGTS.Scan"
+"""Reference from a result to the scan that it belongs to."""
+TUMOR_COLOR = (0.85, 0.33, 0.31)
+CANDIDATE_COLOR = (0.98, 0.78, 0.22)
+IN_PROGRESS = "InProgress"
+STATUSES = ("NotStarted", IN_PROGRESS, "Completed", "Flagged")
+"""As Slicer calls them. What a model drew and nobody has looked at is in progress."""
+
+_ORGAN_TAG = "DiffuGTS.Organ"
+_TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
+    "i8": "int64",
+    "u8": "uint64",
+    "f4": "float",
+    "f8": "double",
+}
+"""numpy's type → its name in NRRD."""
+
+
+# --- From the scene to files
+
+
+def exportVolume(volumeNode: Any, path: Path | str) -> Geometry:
+    """Write a scan's voxels, untouched and in their own type, and its grid to a .nrrd file; return the grid.
+
+    Raises:
+        InputError, GeometryError: As `volumeGeometry`.
+        StorageError: If the file cannot be written. Nothing is left behind.
+    """
+    geometry = volumeGeometry(volumeNode)
+    _writeNrrd(slicer.util.arrayFromVolume(volumeNode), geometry, Path(path))
+    return geometry
+
+
+def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, path: Path | str) -> None:
+    """Write one segment as a mask on the scan's grid, resampled where it lies on another one.
+
+    Raises:
+        InputError: If there is no such segment (code "missing"), or none of it lies in the scan (code "empty_region").
+        GeometryError: As `volumeGeometry`.
+        StorageError: As `exportVolume`.
+    """
+    _exportMask(segmentMask(segmentationNode, segmentId, volumeNode), volumeNode, path, "empty_region")
+
+
+def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> None:
+    """Write the candidate region that the user drew or edited; as `exportSegmentMask`, with the code "empty_candidate"."""
+    _exportMask(segmentMask(segmentationNode, segmentId, scanNode), scanNode, path, "empty_candidate")
+
+
+def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> None:
+    """Write which of the scan's voxels have their center in a box, turned and transformed as it may be.
+
+    Raises:
+        InputError: If there is none (code "empty_region").
+        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
+        StorageError: As `exportVolume`.
+    """
+    _exportMask(roiMask(roiNode, volumeNode), volumeNode, path, "empty_region")
+
+
+def exportRegion(
+    path: Path | str, volumeNode: Any, segmentationNode: Any = None, segmentId: str = "", roiNode: Any = None
+) -> bool:
+    """Write where an anomaly may be: in the organ's segment, in the box, or in both where both are given.
+
+    Args:
+        path: Written only where there is a restriction.
+        volumeNode: The scan.
+        segmentationNode: With the organ; None for the whole scan.
+        segmentId: Of the organ; may be left away where there is just one segment.
+        roiNode: A box; None for the whole scan.
+
+    Returns:
+        Whether there is a restriction.
+
+    Raises:
+        InputError, GeometryError, StorageError: As `exportSegmentMask` and `exportRoiMask`.
+    """
+    masks = []
+    if segmentationNode is not None:
+        masks.append(segmentMask(segmentationNode, segmentId, volumeNode))
+    if roiNode is not None:
+        masks.append(roiMask(roiNode, volumeNode))
+    if not masks:
+        return False
+    if len(masks) == 2 and masks[0].any() and masks[1].any() and not (masks[0] & masks[1]).any():
+        raise InputError(
+            f"The organ's segment and the box '{roiNode.GetName()}' have no voxel of the scan in common.",
+            hint="move the box onto the organ, or use only one of the two.",
+            code="empty_region",
+        )
+    _exportMask(np.bitwise_and.reduce(masks), volumeNode, path, "empty_region")
+    return True
+
+
+# --- From files to the scene
+
+
+def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -> Any:
+    """Show a map of a job as a volume on exactly the scan's grid, under its transform and beside it in the hierarchy.
+
+    Args:
+        path: Of a file on the scan's grid.
+        scanNode: The scan.
+        name: Of a new node.
+        node: Of an earlier run, whose voxels are replaced; None, or one that was deleted, makes a new one.
+
+    Raises:
+        GeometryError: If the file lies on another grid than the scan.
+        InputError: If the file cannot be read.
+    """
+    volume = read_volume(path)
+    require_same_grid(volumeGeometry(scanNode), volume.geometry, "map")
+    isNew = node is None or node.GetScene() is None
+    if isNew:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    if isNew or node.GetNodeReferenceID(SCAN_ROLE) != scanNode.GetID():
+        node.SetName(name)
+    node.CopyOrientation(scanNode)
+    slicer.util.updateVolumeFromArray(node, forNode(volume.array.T))
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+    _belongTo(node, scanNode)
+    return node
+
+
+def forNode(array: NDArray[Any]) -> NDArray[Any]:
+    """Return voxels in a type that Slicer draws: it takes no 64-bit whole numbers, half precision or truth values.
+
+    Raises:
+        InputError: If whole numbers do not fit into 32 bits.
+    """
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype == np.float16:
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        limits = np.iinfo(np.int32)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise InputError(
+                f"Voxels from {array.min()} to {array.max()} do not fit into 32 bits.",
+                hint="write them as floating point.",
+            )
+        return array.astype(np.int32)
+    return array
+
+
+def newSegmentation(scanNode: Any, name: str) -> Any:
+    """Make an empty segmentation on the scan's grid, under its transform and beside it in the hierarchy.
+
+    Raises:
+        InputError, GeometryError: As `volumeGeometry`.
+    """
+    volumeGeometry(scanNode)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(scanNode)
+    _belongTo(node, scanNode)
+    return node
+
+
+def importMask(
+    path: Path | str,
+    scanNode: Any,
+    segmentationNode: Any,
+    segmentName: str,
+    organ: str = "",
+    status: str = IN_PROGRESS,
+    segmentId: str = "",
+    color: tuple[float, float, float] = TUMOR_COLOR,
+) -> str:
+    """Show a mask of a job as a segment and return the segment's ID.
+
+    Args:
+        path: Of a mask on the scan's grid; may be empty.
+        scanNode: The scan.
+        segmentationNode: From `newSegmentation`, or any that the user chose.
+        segmentName: Also tells a nodule, a cyst or a metastasis, left or right: see `terminologyEntry`.
+        organ: Where the lesion lies; "" leaves it open.
+        status: One of `STATUSES`.
+        segmentId: Of the segment to replace, made if absent; "" makes one. Name, color and terminology of an existing
+            segment are the user's, unless the organ has changed since.
+        color: Of a new segment.
+
+    Raises:
+        GeometryError: If the mask lies on another grid than the scan.
+        InputError: If the file is no mask, or the status is unknown.
+    """
+    if status not in STATUSES:
+        raise InputError(f"Unknown status '{status}'.", hint=did_you_mean(status, STATUSES))
+    mask = read_mask(path, volumeGeometry(scanNode))
+    segmentation = segmentationNode.GetSegmentation()
+    segmentId = segmentId or segmentation.GenerateUniqueSegmentID(segmentName)
+    segment = segmentation.GetSegment(segmentId)
+    if segment is None:
+        segmentation.AddEmptySegment(segmentId, segmentName, color)
+        segment = segmentation.GetSegment(segmentId)
+        segment.SetNameAutoGenerated(False)
+        segment.SetColorAutoGenerated(False)
+    told = vtk.reference("")
+    if not segment.GetTag(_ORGAN_TAG, told) or str(told) != organ:
+        segment.SetName(segmentName)
+        segment.SetTerminology(terminologyEntry(organ, segmentName))
+        segment.SetTag(_ORGAN_TAG, organ)
+    setSegmentMask(mask.array.T, scanNode, segmentationNode, segmentId)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(segment, getattr(logic, status))
+    return segmentId
+
+
+def placeBeside(node: Any, scanNode: Any) -> None:
+    """Put a node under the parent of the scan in the subject hierarchy: its study, its folder, or the scene."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    parent = hierarchy.GetItemParent(_hierarchyItem(hierarchy, scanNode))
+    hierarchy.SetItemParent(_hierarchyItem(hierarchy, node), parent or hierarchy.GetSceneItemID())
+
+
+def _belongTo(node: Any, scanNode: Any) -> None:
+    node.SetAndObserveTransformNodeID(scanNode.GetTransformNodeID())
+    node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
+    placeBeside(node, scanNode)
+
+
+def _hierarchyItem(hierarchy: Any, node: Any) -> int:
+    """Return a node's item; the application makes items by itself, the bare scene does not."""
+    return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+
+def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> None:
+    if not mask.any():
+        what = "candidate region" if code == "empty_candidate" else "region"
+        raise InputError(
+            f"The {what} holds no voxel of '{volumeNode.GetName()}'.",
+            hint="paint it, or move it into the scan; the Transforms module shows whether something moved it away.",
+            code=code,
+        )
+    _writeNrrd(mask, volumeGeometry(volumeNode), Path(path))
+
+
+def _writeNrrd(voxels: NDArray[Any], geometry: Geometry, path: Path) -> None:
+    """Write voxels (k, j, i) without compression, since the interface waits, and every digit of the grid."""
+    toLps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.ijk_to_ras + 0.0
+    vectors = ["(" + ",".join(repr(float(value)) for value in toLps[:3, axis]) + ")" for axis in range(4)]
+    header = (
+        "NRRD0004",
+        f"type: {_TYPES[voxels.dtype.str[1:]]}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, geometry.shape))}",
+        f"space directions: {' '.join(vectors[:3])}",
+        "kinds: domain domain domain",
+        f"endian: {sys.byteorder}",
+        "encoding: raw",
+        f"space origin: {vectors[3]}",
+    )
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        file.write(("\n".join(header) + "\n\n").encode("ascii"))
+        np.ascontiguousarray(voxels).tofile(file)
