@@ -32,6 +32,9 @@ IN_PROGRESS = "InProgress"
 STATUSES = ("NotStarted", IN_PROGRESS, "Completed", "Flagged")
 """As Slicer calls them. What a model drew and nobody has looked at is in progress."""
 
+DROPPED_TAG = "DiffuGTS.Dropped"
+"""Tag of a segment: the lesions that the user has taken out of it, see `findings`."""
+
 _ORGAN_TAG = "DiffuGTS.Organ"
 _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
     "i8": "int64",
@@ -228,6 +231,7 @@ def importMask(
         segment.SetName(segmentName)
         segment.SetTerminology(terminologyEntry(organ, segmentName))
         segment.SetTag(_ORGAN_TAG, organ)
+    segment.RemoveTag(DROPPED_TAG)
     setSegmentMask(mask.array.T, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(segment, getattr(logic, status))

@@ -1,0 +1,259 @@
+"""How results look in the slice views, and which views there are. Nothing here computes, and nothing needs a model.
+
+Slices draw a voxel of an overlay or leave it out, never half: a map therefore shows from a threshold up, and the
+opacity is the layer's. Views are reached through their nodes; only a change of layout needs the application.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+
+INFERNO = "vtkMRMLColorTableNodeFileInferno.txt"
+OWN_COLORS = "DiffuGTS heat"
+"""The table that stands in where Slicer's own is missing."""
+RESIDUAL_THRESHOLD = 0.1
+SYNTHETIC = "DiffuGTS.Synthetic"
+"""Attribute of images that no scanner has made."""
+LAYOUTS = {
+    "overlay": "SlicerLayoutOneUpRedSliceView",
+    "side by side": "SlicerLayoutSideBySideView",
+    "four up": "SlicerLayoutFourUpView",
+}
+"""Name → Slicer's layout. Side by side has the scan in the red view and its pseudo-healthy twin in the yellow one."""
+
+_HEAT = (
+    (0.0, 0, 0, 0.02),
+    (0.25, 0.34, 0.06, 0.43),
+    (0.5, 0.73, 0.22, 0.33),
+    (0.75, 0.98, 0.55, 0.04),
+    (1.0, 0.99, 1, 0.64),
+)
+"""Position, red, green, blue: dark to light, so that it reads without color vision too."""
+_LEFT, _RIGHT = "Red", "Yellow"
+_BEFORE = "DiffuGTS.Before"
+"""Attribute of the nodes of the right view: what to restore when the comparison ends."""
+
+
+# --- Maps
+
+
+def showAova(volumeNode: Any, threshold: float) -> None:
+    """Style an AOVA map: colors for 0 to 1, and the anatomy where abnormal attention is below the threshold."""
+    _showMap(volumeNode, threshold, _("Abnormal attention"))
+
+
+def showResidual(volumeNode: Any) -> None:
+    """Style a fused residual, 0 to 1; it is 0 wherever nothing was repainted."""
+    _showMap(volumeNode, RESIDUAL_THRESHOLD, _("Residual"))
+
+
+def stylePseudoHealthy(volumeNode: Any, scanNode: Any) -> None:
+    """Style the pseudo-healthy image as its scan, and mark it as made by a model, in name, attribute and description.
+
+    The name is what Slicer writes into the corner of every view that shows the image.
+    """
+    volumeNode.SetAttribute(SYNTHETIC, "1")
+    volumeNode.SetDescription(_("Synthetic image: not for diagnosis."))
+    if "synthetic" not in volumeNode.GetName().lower():
+        volumeNode.SetName(f"{volumeNode.GetName()} (synthetic)")
+    display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
+    if scan is None:
+        return
+    display.AutoWindowLevelOff()
+    display.SetWindowLevel(scan.GetWindow(), scan.GetLevel())
+    display.SetAndObserveColorNodeID(scan.GetColorNodeID())
+    display.SetInterpolate(scan.GetInterpolate())
+    display.ApplyThresholdOff()
+
+
+def isSynthetic(volumeNode: Any) -> bool:
+    """Say whether a model made this image."""
+    return volumeNode is not None and volumeNode.GetAttribute(SYNTHETIC) == "1"
+
+
+def setThreshold(volumeNode: Any, value: float) -> int:
+    """Show a map from this value up; return how many voxels that are."""
+    display = volumeNode.GetDisplayNode()
+    display.AutoThresholdOff()
+    display.SetThreshold(float(value), max(1.0, float(value)))
+    display.ApplyThresholdOn()
+    return int(np.count_nonzero(slicer.util.arrayFromVolume(volumeNode) >= np.float32(value)))
+
+
+def setLegend(volumeNode: Any, visible: bool) -> None:
+    """Show or hide the color bar of a map, in the views that show the map."""
+    logic = slicer.modules.colors.logic()
+    legend = logic.GetColorLegendDisplayNode(volumeNode)
+    if legend is None:
+        if not visible:
+            return
+        legend = logic.AddDefaultColorLegendDisplayNode(volumeNode)
+    legend.SetTitleText(volumeNode.GetAttribute("DiffuGTS.Legend") or volumeNode.GetName())
+    legend.SetLabelFormat("%.1f")
+    legend.SetNumberOfLabels(5)
+    legend.SetVisibility(visible)
+
+
+# --- Segments
+
+
+def styleSegmentation(segmentationNode: Any, fill: float = 0.2) -> None:
+    """Draw segments as a full outline with a faint filling, so that the image under them can be read."""
+    if segmentationNode.GetDisplayNode() is None:
+        segmentationNode.CreateDefaultDisplayNodes()
+    display = segmentationNode.GetDisplayNode()
+    display.SetVisibility2DFill(fill > 0)
+    display.SetOpacity2DFill(fill)
+    display.SetVisibility2DOutline(True)
+    display.SetOpacity2DOutline(1.0)
+
+
+def show3D(segmentationNode: Any, visible: bool) -> bool:
+    """Show or hide the segments as surfaces; say whether there is any surface to show."""
+    made = bool(segmentationNode.CreateClosedSurfaceRepresentation()) if visible else True
+    segmentationNode.GetDisplayNode().SetVisibility3D(visible)
+    return made
+
+
+# --- Layers and views
+
+
+def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> None:
+    """Lay a map, or nothing, over the scan in every slice view; the twin of a comparison stays bare."""
+    for view, layers in _views():
+        if view.GetAttribute(_BEFORE) is not None:
+            continue
+        layers.SetBackgroundVolumeID(scanNode.GetID())
+        layers.SetForegroundVolumeID(None if overlayNode is None else overlayNode.GetID())
+        layers.SetForegroundOpacity(float(opacity))
+
+
+def setLayout(name: str, scanNode: Any = None, healthyNode: Any = None) -> None:
+    """Change to a layout; without a layout manager, as in tests of the application, nothing happens.
+
+    Args:
+        name: One of `LAYOUTS`.
+        scanNode: Comes back into the right view after a comparison; None: what the left one shows.
+        healthyNode: For "side by side": the right view shows it, in the plane of the left, and both move together.
+
+    Raises:
+        InputError: If there is no layout of that name.
+    """
+    if name not in LAYOUTS:
+        raise InputError(f"Unknown layout '{name}'.", hint=did_you_mean(name, LAYOUTS), code="layout")
+    manager = slicer.app.layoutManager()
+    if manager is None:
+        return
+    manager.setLayout(getattr(slicer.vtkMRMLLayoutNode, LAYOUTS[name]))
+    views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
+    if _LEFT not in views or _RIGHT not in views:
+        return
+    if name == "side by side" and healthyNode is not None:
+        _compare(*views[_LEFT], *views[_RIGHT], healthyNode)
+    else:
+        _endComparison(views[_LEFT][1], *views[_RIGHT], scanNode)
+
+
+def jumpTo(rasMm: Sequence[float]) -> None:
+    """Center every slice view on a point of the world, and put the crosshair there."""
+    r, a, s = (float(value) for value in rasMm)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, r, a, s, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None:
+        crosshair.SetCrosshairRAS(r, a, s)
+
+
+# --- Comparing in place: the opacity of the pseudo-healthy layer at a phase, 0 to 1 of one cycle
+
+
+def rock(phase: float) -> float:
+    """Fade to the pseudo-healthy image and back."""
+    return (1 - math.cos(2 * math.pi * phase)) / 2
+
+
+def flicker(phase: float) -> float:
+    """Switch between the two, half a cycle each."""
+    return float(phase % 1 >= 0.5)
+
+
+def reveal(phase: float) -> float:
+    """Fade to the pseudo-healthy image once, and stay for the last quarter."""
+    share = min(phase % 1 / 0.75, 1.0)
+    return share * share * (3 - 2 * share)
+
+
+# --- Inside
+
+
+def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
+    volumeNode.SetAttribute("DiffuGTS.Legend", title)
+    if volumeNode.GetDisplayNode() is None:
+        volumeNode.CreateDefaultDisplayNodes()
+    display = volumeNode.GetDisplayNode()
+    display.SetAndObserveColorNodeID(_heat().GetID())
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0.0, 1.0)
+    display.InterpolateOn()
+    setThreshold(volumeNode, threshold)
+
+
+def _heat() -> Any:
+    """Return Slicer's Inferno, or our own table where it is missing."""
+    node = slicer.mrmlScene.GetNodeByID(INFERNO) or slicer.mrmlScene.GetFirstNodeByName(OWN_COLORS)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", OWN_COLORS)
+        colors = node.GetColorTransferFunction()
+        colors.RemoveAllPoints()
+        for point in _HEAT:
+            colors.AddRGBPoint(*point)
+    return node
+
+
+def _views() -> Iterator[tuple[Any, Any]]:
+    """Yield the node of each slice view with the node of its layers."""
+    layers = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        if view.GetLayoutName() in layers:
+            yield view, layers[view.GetLayoutName()]
+
+
+def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, healthyNode: Any) -> None:
+    if right.GetAttribute(_BEFORE) is None:
+        right.SetAttribute(_BEFORE, right.GetOrientation())
+        for layers in (leftLayers, rightLayers):
+            layers.SetAttribute(_BEFORE, f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}")
+    rightLayers.SetBackgroundVolumeID(healthyNode.GetID())
+    rightLayers.SetForegroundVolumeID(None)
+    right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
+    right.UpdateMatrices()
+    width, _height, depth = left.GetFieldOfView()
+    pixels = right.GetDimensions()
+    right.SetFieldOfView(width, width * pixels[1] / max(pixels[0], 1), depth)
+    for layers in (leftLayers, rightLayers):
+        layers.SetLinkedControl(True)
+        layers.SetHotLinkedControl(True)
+
+
+def _endComparison(leftLayers: Any, right: Any, rightLayers: Any, scanNode: Any) -> None:
+    orientation = right.GetAttribute(_BEFORE)
+    if orientation is None:
+        return
+    right.SetOrientation(orientation)
+    right.RemoveAttribute(_BEFORE)
+    for layers in (leftLayers, rightLayers):
+        linked, hot = (layers.GetAttribute(_BEFORE) or "0 0").split()
+        layers.SetLinkedControl(int(linked))
+        layers.SetHotLinkedControl(int(hot))
+        layers.RemoveAttribute(_BEFORE)
+    rightLayers.SetBackgroundVolumeID(leftLayers.GetBackgroundVolumeID() if scanNode is None else scanNode.GetID())
+    rightLayers.SetForegroundVolumeID(leftLayers.GetForegroundVolumeID())
+    rightLayers.SetForegroundOpacity(leftLayers.GetForegroundOpacity())
