@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+import torch
 from phantoms import Phantom, ct_phantom, mr_phantom
+
+from DiffuGTSLib.text.bank import PromptBank
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,12 @@ def a_ct_phantom() -> Phantom:
 def an_mr_phantom() -> Phantom:
     """A head on a RAS grid of 2 mm with a lesion of known place and volume."""
     return mr_phantom()
+
+
+@pytest.fixture
+def a_small_bank() -> PromptBank:
+    """Two sentences on a plane, by a model that nobody has."""
+    return PromptBank(("lung", "lung nodule"), torch.tensor([[1.0, 0.0], [0.6, 0.8]]), "0" * 64, "mean")
 
 
 @pytest.fixture

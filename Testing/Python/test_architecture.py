@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "DiffuGTSLib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "resources", "storage"),
+    ("errors", "resources", "storage", "versions"),
     ("config", "protocol", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
-    ("backbones", "text.encoder"),
+    ("backbones", "text.bank", "text.encoder"),
     ("aova", "masks", "inpainting", "residual"),
-    ("components", "pipeline", "cuts", "findings", "overview", "results", "synthesis", "evaluation"),
+    ("components", "pipeline", "cuts", "findings", "overview", "record", "results", "synthesis", "evaluation"),
     ("training",),
     ("cli", "progress", "cohort", "worker.__main__", "__main__"),
 )
