@@ -1,0 +1,114 @@
+"""What every test of the Slicer side stands on: the real MRML core of Slicer, and a Qt that answers as Slicer's.
+
+Where slicer-core or PySide6 is not installed, the files that need them are skipped with the command that installs them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NEEDED = ("slicer_core", "PySide6")
+STOOD_IN_FOR = {"slicer", "qt", "ctk"}
+"""Names that only the installed packages, or our stand-ins over them, can answer."""
+
+
+def _renderer() -> str | None:
+    """Return the render window that can draw here without a screen, or None for the system's own."""
+    for library, window in (("libEGL.so.1", "vtkEGLRenderWindow"), ("libOSMesa.so.8", "vtkOSOpenGLRenderWindow")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return window
+    return None
+
+
+def _set_environment() -> None:
+    """Set what Qt, VTK and matplotlib read when they are imported."""
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    os.environ.setdefault("PYSIDE6_OPTION_PYTHON_ENUM", "0x02")
+    os.environ.setdefault("MPLBACKEND", "Agg")  # a QApplication would make it choose Qt
+    window = _renderer() if sys.platform.startswith("linux") else None
+    if window:
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", window)
+
+
+class _Absent:
+    """Turns the import of what is not installed into a skip, whether of a file or of a test."""
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        """Skip for the names that we stand in for; leave others to whoever finds them."""
+        if name.split(".")[0] in STOOD_IN_FOR:
+            pytest.skip(
+                "slicer-core and PySide6 are not installed; run: "
+                "python -m pip install -c constraints.txt slicer-core PySide6-Essentials",
+                allow_module_level=True,
+            )
+        return None
+
+
+_set_environment()
+if all(importlib.util.find_spec(name) for name in NEEDED):
+    sys.path += [str(HERE / "harness" / "shim"), str(HERE / "harness"), str(ROOT / "DiffuGTS")]
+    import slicer_headless
+
+    slicer_headless.boot()
+    import gui
+
+    gui.install()
+else:
+    sys.meta_path.insert(0, _Absent())
+
+
+@pytest.fixture
+def a_scene() -> Iterator[Any]:
+    """The MRML scene, empty, with the views of the conventional layout. VTK must not complain during the test.
+
+    A test that makes VTK complain on purpose ends with `vtk_messages.forget()`.
+    """
+    import slicer
+
+    slicer_headless.reset()
+    yield slicer.mrmlScene
+    said = sys.modules["vtk_messages"].forget()
+    slicer_headless.reset()
+    assert said == [], "VTK complained"
+
+
+@pytest.fixture
+def a_qt_application() -> Iterator[Any]:
+    """The application object of Qt. An exception in a slot, which Qt only prints, fails the test."""
+    import qt
+
+    raised: list[BaseException] = []
+    before = sys.excepthook
+
+    def keep(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        raised.append(error)
+        before(kind, error, trace)
+
+    sys.excepthook = keep
+    yield qt.QApplication.instance()
+    sys.excepthook = before
+    if raised:
+        raise raised[0]
+
+
+@pytest.fixture
+def a_demo_scan(a_scene: Any) -> Any:
+    """The chest CT of the sample data as a volume node."""
+    import slicer
+
+    return slicer.util.loadVolume(str(ROOT / "Resources" / "SampleData" / "chest_ct.nii.gz"), {"name": "Chest CT"})

@@ -1,0 +1,35 @@
+"""`qt` as scripted modules of 3D Slicer see it: PySide6 made to answer as PythonQt.
+
+What is imitated was checked against a real PythonQt 4.1: `test_qt_conformance.py` asks the same questions.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("PYSIDE6_OPTION_PYTHON_ENUM", "0x02")  # enumerations compare with numbers
+
+import pythonqt_properties
+import pythonqt_signals
+import pythonqt_spelling
+from PySide6 import QtCore, QtGui, QtNetwork, QtSvg, QtUiTools, QtWidgets
+
+_MODULES = (QtCore, QtGui, QtWidgets, QtUiTools, QtNetwork, QtSvg)
+_NAMES = {name: getattr(module, name) for module in _MODULES for name in dir(module) if name[0] in "Qqc"}
+_APPLICATION = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
+_SPECIAL = {"connect": pythonqt_signals.connect, "disconnect": pythonqt_signals.disconnect}
+
+pythonqt_properties.patch(
+    {value for value in _NAMES.values() if isinstance(value, type) and issubclass(value, QtCore.QObject)},
+    _SPECIAL,
+    pythonqt_signals.Signal,
+)
+pythonqt_spelling.patch()
+for _name, _method in _SPECIAL.items():
+    setattr(QtCore.QObject, _name, _method)
+
+globals().update(_NAMES)
+Signal, Slot, Property, SIGNAL = QtCore.Signal, QtCore.Slot, QtCore.Property, QtCore.SIGNAL
+
+from ui_loader import QUiLoader  # noqa: E402

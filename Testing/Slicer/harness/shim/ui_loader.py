@@ -1,0 +1,51 @@
+"""The loader of .ui files: promoted widgets as Slicer's designer plugins give them, and connections of MRML signals."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from pythonqt_properties import property_value
+from PySide6 import QtCore, QtUiTools
+
+_CUSTOM: dict[str, type] = {}
+
+
+def register(cls: type) -> type:
+    """Offer a widget class to .ui files."""
+    _CUSTOM[cls.__name__] = cls
+    return cls
+
+
+class QUiLoader(QtUiTools.QUiLoader):
+    """Refuses what Slicer would only warn of: an unknown class, a connection to a widget that is not there."""
+
+    def __init__(self, parent: QtCore.QObject | None = None) -> None:
+        super().__init__(parent)
+        for cls in _CUSTOM.values():
+            self.registerCustomWidget(cls)
+
+    def load(self, file: Any, parent: Any = None) -> Any:
+        """Make the widgets of a .ui file."""
+        path = file.fileName() if isinstance(file, QtCore.QFile) else str(file)
+        root = ET.parse(path).getroot()
+        unknown = {tag.findtext("class") for tag in root.iter("customwidget")} - set(_CUSTOM)
+        if unknown:
+            raise RuntimeError(f"{path}: no stand-in for {', '.join(sorted(map(str, unknown)))}")
+        widget = super().load(file, parent)
+        for connection in root.iter("connection"):
+            _connect(path, widget, *(connection.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")))
+        return widget
+
+
+def _connect(path: str, root: Any, sender: str, signal: str, receiver: str, slot: str) -> None:
+    """Make a connection that carries an MRML object, which Qt's own loader cannot; the others it has made."""
+    ends = [_named(root, name) for name in (sender, receiver)]
+    if None in ends:
+        raise RuntimeError(f"{path}: the connection from {sender} to {receiver} has an end that is not there")
+    if "vtk" in signal:
+        ends[0].connect(signal, getattr(ends[1], slot.split("(")[0]))
+
+
+def _named(root: Any, name: str) -> Any:
+    return root if property_value(root, "objectName") == name else root.findChild(QtCore.QObject, name)
