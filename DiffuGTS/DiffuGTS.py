@@ -1,0 +1,167 @@
+"""DiffuGTS in 3D Slicer: the classes that Slicer looks for. Everything else lives in DiffuGTSSlicer and DiffuGTSLib."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+# In the source tree library and Resources lie one level up, in an installed extension beside this file.
+_HERE = Path(__file__).resolve().parent
+for _folder in (_HERE, _HERE.parent):
+    if str(_folder) not in sys.path and ((_folder / "DiffuGTSLib").is_dir() or _folder == _HERE):
+        sys.path.append(str(_folder))
+
+from DiffuGTSSlicer.logic import DiffuGTSLogic  # noqa: E402
+from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters  # noqa: E402
+
+from DiffuGTSLib.resources import resource_path  # noqa: E402
+
+__all__ = ["DiffuGTS", "DiffuGTSLogic", "DiffuGTSParameterNode", "DiffuGTSTest", "DiffuGTSWidget"]
+
+SAMPLE_NAME = "DiffuGTSChestCT"
+SAMPLE_SHA256 = "9dea0ea6a3166859491d055d9d6fe829b931f1f7018da584b3ba795c161cadba"
+HOMEPAGE = "https://github.com/DiffuGTS/SlicerDiffuGTS"
+
+
+class DiffuGTS(ScriptedLoadableModule):
+    """What the module is called and who made it."""
+
+    def __init__(self, parent: Any) -> None:
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = "DiffuGTS"
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        parent.dependencies = []
+        parent.contributors = ["The DiffuGTS contributors"]
+        parent.helpText = _(
+            "Finds tumors in CT and MR from two sentences, one of the healthy organ and one with a tumor. "
+            'Research use only, not for diagnosis. <a href="{homepage}#readme">Tutorial</a>.'
+        ).format(homepage=HOMEPAGE)
+        parent.acknowledgementText = _(
+            "An independent implementation of the approach of Jiang et al., Advancing Generalizable Tumor Segmentation "
+            "with Anomaly-Aware Open-Vocabulary Attention Maps and Frozen Foundation Diffusion Models, CVPR 2025. "
+            "Sample data: LIDC-IDRI, The Cancer Imaging Archive, CC BY 3.0."
+        )
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offer the bundled chest CT in the Sample Data module; it is read from the disk, nothing is downloaded."""
+    try:
+        import SampleData
+    except ImportError:  # in tests without the application
+        return
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="DiffuGTS",
+        sampleName=SAMPLE_NAME,
+        thumbnailFileName=str(resource_path("Icons", "DiffuGTS.png")),
+        uris=resource_path("SampleData", "chest_ct.nii.gz").as_uri(),
+        fileNames="DiffuGTSChestCT.nii.gz",
+        checksums=f"SHA256:{SAMPLE_SHA256}",
+        nodeNames="DiffuGTSChestCT",
+    )
+
+
+class DiffuGTSWidget(ScriptedLoadableModuleWidget):
+    """The shell around the panel."""
+
+    def __init__(self, parent: Any = None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        self.logic = None
+        self.panel = None
+
+    def setup(self) -> None:
+        """Load the `.ui` and build the panel over it."""
+        from DiffuGTSSlicer.panel import Panel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTS.ui")))
+        self.layout.addWidget(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = DiffuGTSLogic()
+        self.panel = Panel(uiWidget, self.logic)
+        self.ui = self.panel.ui
+        self.panel.connectScene()
+
+    def enter(self) -> None:
+        """The user opened the module."""
+        self.panel.enter()
+
+    def exit(self) -> None:
+        """The user went to another module; a run goes on."""
+        self.panel.exit()
+
+    def cleanup(self) -> None:
+        """The application closes, or the module is reloaded."""
+        if self.panel is not None:
+            self.panel.cleanup()
+            self.panel = None
+
+    def onReload(self) -> None:
+        """Reload our packages too, which Slicer does not do by itself."""
+        for name in [name for name in sys.modules if name.split(".")[0] in ("DiffuGTSSlicer", "DiffuGTSLib")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class DiffuGTSTest(ScriptedLoadableModuleTest):
+    """Reload and Test: the demo scan through the real worker, where the packages are installed."""
+
+    def setUp(self) -> None:
+        """Begin with an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self) -> None:
+        """Run every test."""
+        self.setUp()
+        self.test_whatCanBeRefusedIsRefusedBeforeTheWorkerStarts()
+        self.setUp()
+        self.test_theDemoScanIsSegmented()
+
+    def demoScan(self) -> Any:
+        """Load the bundled scan."""
+        return slicer.util.loadVolume(str(resource_path("SampleData", "chest_ct.nii.gz")))
+
+    def test_whatCanBeRefusedIsRefusedBeforeTheWorkerStarts(self) -> None:
+        """A prompt without words never reaches the worker."""
+        logic = DiffuGTSLogic()
+        try:
+            logic.process(self.demoScan(), RunParameters(normal="lung", abnormal="lung without tumor"))
+        except ValueError:
+            _require(not logic.client.isWarm, "the worker was started")
+        else:
+            raise AssertionError("a negated prompt was taken")
+        finally:
+            logic.cleanup()
+
+    def test_theDemoScanIsSegmented(self) -> None:
+        """Every artifact becomes a node on the scan's own grid."""
+        from DiffuGTSSlicer.requirements import Requirements
+
+        missing = Requirements().missing()
+        if missing:
+            self.delayDisplay(f"Skipped: not installed: {', '.join(missing)}")
+            return
+        logic = DiffuGTSLogic()
+        try:
+            scan = self.demoScan()
+            run = logic.process(scan, RunParameters(organ="lung", steps=2))
+            _require(run.failure is None, str(run.failure))
+            sizes = [node.GetImageData().GetDimensions() for node in (run.nodes["aova"], scan)]
+            _require(sizes[0] == sizes[1], f"AOVA has the size {sizes[0]}, the scan {sizes[1]}")
+            _require("segmentation" in run.nodes, "no segmentation came")
+        finally:
+            logic.cleanup()
+        self.delayDisplay("Test passed")
+
+
+def _require(isTrue: bool, words: str) -> None:
+    if not isTrue:
+        raise AssertionError(words)

@@ -1,0 +1,1 @@
+"""The Slicer side in rooms: nodes in, nodes out; never torch."""

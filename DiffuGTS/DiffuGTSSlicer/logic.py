@@ -1,0 +1,297 @@
+"""Nodes and sentences in, nodes out: scriptable, without a widget; owns the worker and the one run under way.
+
+logic = DiffuGTSLogic()
+run = logic.process(scanNode, RunParameters(organ="lung"))
+run.nodes["segmentation"]
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
+from slicer.util import VTKObservationMixin
+
+from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
+from DiffuGTSLib.worker import protocol
+from DiffuGTSSlicer import scene
+from DiffuGTSSlicer.messages import failureOf, failureOfError
+from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters
+from DiffuGTSSlicer.result_import import importArtifact
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run, scanState
+from DiffuGTSSlicer.run_progress import RunProgress
+from DiffuGTSSlicer.worker_client import WorkerClient
+
+CANDIDATE_FILE = "candidate.nrrd"
+REGION_FILE = "region.nrrd"
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
+    """Starts, follows and cancels runs.
+
+    Attributes:
+        run: The last run, or the one under way.
+        progress: How far it is.
+        onEvent: Told every event of the worker, and {"event": "imported", "kind", "node"} when a node is there.
+        onLog: Told every line of the worker's that is no event.
+        onState: Told the worker's state.
+    """
+
+    def __init__(self, parent: Any = None, client: WorkerClient | None = None) -> None:
+        ScriptedLoadableModuleLogic.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.run: Run | None = None
+        self.progress = RunProgress()
+        self.onEvent: Listener = lambda event: None
+        self.onLog: Callable[[str], None] = lambda line: None
+        self.onState: Callable[[str], None] = lambda state: None
+        self._client = client
+        if client is not None:
+            self._adopt(client)
+        self._session: Path | None = None
+        self._cacheKey: tuple[Any, ...] | None = None
+
+    def getParameterNode(self) -> DiffuGTSParameterNode:
+        """Return the panel's state in the scene."""
+        return DiffuGTSParameterNode(super().getParameterNode())
+
+    @property
+    def client(self) -> WorkerClient:
+        """The worker's client; made when it is first asked for."""
+        if self._client is None:
+            self._client = WorkerClient()
+            self._adopt(self._client)
+        return self._client
+
+    def _adopt(self, client: WorkerClient) -> None:
+        client.onEvent = self._takeEvent
+        client.onLog, client.onState = self._tellLine, self._tellState
+
+    def _tellLine(self, line: str) -> None:
+        self.onLog(line)
+
+    def _tellState(self, state: str) -> None:
+        self.onState(state)
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a run is under way; one that is being cancelled still is."""
+        return self.run is not None and not self.run.isOver
+
+    def process(
+        self, scanNode: Any, parameters: RunParameters, waitForCompletion: bool = True, onEvent: Listener | None = None
+    ) -> Run:
+        """Find, repaint and outline what looks abnormal.
+
+        Args:
+            scanNode: Scalar volume.
+            parameters: What to look for, and how.
+            waitForCompletion: Return when it is over, handling Slicer's events meanwhile; else at once.
+            onEvent: Told every event of this run.
+
+        Raises:
+            DiffuGTSError: What can be refused before the worker starts: prompts, settings, geometry, a run under way.
+                What goes wrong later is `Run.failure`.
+        """
+        return self._begin(scanNode, parameters, False, waitForCompletion, onEvent)
+
+    def refine(
+        self, scanNode: Any, parameters: RunParameters, waitForCompletion: bool = True, onEvent: Listener | None = None
+    ) -> Run:
+        """Take the candidates of `parameters.candidate` as they stand; only repainting and refinement run again.
+
+        What the last run has found out about the same scan and prompts is re-used.
+
+        Raises:
+            DiffuGTSError: As `process`; and code "empty_candidate" without a candidate.
+        """
+        if parameters.candidate is None or not parameters.candidateSegmentId:
+            raise InputError("There is no candidate region to refine.", hint="segment first.", code="empty_candidate")
+        return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
+
+    def cancel(self) -> None:
+        """Stop the run under way at its next step; what it has imported stays, marked as partial."""
+        if self.isRunning:
+            logging.info("DiffuGTS: canceling")
+            self.client.cancel()
+
+    def release(self) -> None:
+        """Have the worker forget its model, so that its memory and the graphics card's are free."""
+        if self._client is not None:
+            self._client.release()
+
+    def cleanup(self) -> None:
+        """End the worker and remove every file; call it when the module goes away."""
+        if self.isRunning:
+            self._drop()
+        self.onEvent, self.onLog, self.onState = (lambda x: None,) * 3
+        if self._client is not None:
+            self._client.stop()
+        self.removeObservers()
+        self.forget()
+        if self.run is not None:
+            self.run.removeFolder()
+
+    def forget(self) -> None:
+        """Remove what was kept for a refinement."""
+        self._cacheKey = None
+        if self._session is not None:
+            shutil.rmtree(self._session, ignore_errors=True)
+            self._session = None
+
+    # A run's beginning
+
+    def _begin(
+        self, scanNode: Any, parameters: RunParameters, isRefinement: bool, wait: bool, onEvent: Listener | None
+    ) -> Run:
+        if self.isRunning:
+            raise WorkerError("A run is under way.", hint="wait for its end, or cancel it.", code="busy")
+        if scanNode is None:
+            raise InputError("There is no scan.", hint="load a volume and choose it under Inputs.", code="no_scan")
+        parameters.job()  # refuses before anything is written
+        run = Run(scanNode, parameters, isRefinement, onEvent)
+        try:
+            self._writeJob(run)
+        except BaseException:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            raise
+        self.run = run
+        self.progress.begin(skip=("aova",) if isRefinement else ())
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
+        logging.info("DiffuGTS: %s %s", "refining" if isRefinement else "segmenting", scanNode.GetName())
+        self.client.run(run.folder)
+        if wait:
+            self.wait(run)
+        return run
+
+    @staticmethod
+    def wait(run: Run) -> None:
+        """Handle Slicer's events until a run is over."""
+        while not run.isOver:
+            slicer.app.processEvents()
+            time.sleep(0.005)
+
+    def _writeJob(self, run: Run) -> None:
+        wish, files = run.parameters, {}
+        scene.exportVolume(run.scanNode, str(run.folder / protocol.SCAN_FILE))
+        region = str(run.folder / REGION_FILE)
+        if scene.exportRegion(region, run.scanNode, wish.organSegmentation, wish.organSegmentId, wish.roi):
+            files["region"] = REGION_FILE
+        if run.isRefinement:
+            candidate = str(run.folder / CANDIDATE_FILE)
+            scene.exportCandidate(wish.candidate, wish.candidateSegmentId, run.scanNode, candidate)
+            files["coarse_mask"] = CANDIDATE_FILE
+            cache = self._cacheFile()
+            if cache is not None and self._cacheKey == self._keyOf(run):
+                files["cache"] = str(cache)
+        protocol.write_job(wish.job(**files), run.folder)
+
+    # A run's events
+
+    def _takeEvent(self, event: dict[str, Any]) -> None:
+        run, name = self.run, event["event"]
+        if run is None or run.isOver:
+            self.onEvent(event)
+            return
+        if name == "stage":
+            self.progress.update(str(event["stage"]), float(event["share"]))
+        elif name == "artifact" and not run.isDropped and run.failure is None:
+            self._import(run, event)
+        elif name in protocol.ENDINGS:
+            event = self._finish(run, event)
+        run.onEvent(event)
+        self.onEvent(event)
+
+    def _import(self, run: Run, event: dict[str, Any]) -> None:
+        kind = str(event["kind"])
+        try:
+            importArtifact(run, kind, run.folder / str(event["path"]))
+        except DiffuGTSError as error:
+            self._giveUp(run, error)
+        except (OSError, ValueError, RuntimeError) as error:
+            self._giveUp(run, WorkerError(f"The file '{kind}' of the worker cannot be read: {error}"))
+        else:
+            if kind in run.nodes:
+                told = {"event": "imported", "kind": kind, "node": run.nodes[kind]}
+                run.onEvent(told)
+                self.onEvent(told)
+
+    def _giveUp(self, run: Run, error: DiffuGTSError) -> None:
+        logging.exception("DiffuGTS: a result cannot be imported")
+        run.failure = failureOfError(error)
+        self.client.cancel()
+
+    def _finish(self, run: Run, event: dict[str, Any]) -> dict[str, Any]:
+        """Settle a run's fate and tidy up behind it; return the ending as it is to be told."""
+        self.removeObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
+        self.removeObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
+        if run.failure is not None:
+            event = {"event": "error", "code": run.failure.code, "message": run.failure.message, "hint": ""}
+        elif event["event"] == "error":
+            run.failure = failureOf(
+                str(event["code"]), str(event["message"]), str(event.get("hint", "")), str(event.get("detail", ""))
+            )
+        elif event["event"] == "done":
+            run.result = {key: value for key, value in event.items() if key != "event"}
+            self.progress.learn(run.result.get("timings_s", {}))
+            self._keepCache(run)
+        run.state = {"done": DONE, "error": FAILED, "cancelled": CANCELLED}[event["event"]]
+        if run.state != DONE and not run.isDropped:
+            for node in run.nodes.values():
+                if slicer.mrmlScene.IsNodePresent(node):
+                    node.SetAttribute("DiffuGTS.Partial", "1")
+        elif not run.isDropped:
+            for node in run.nodes.values():
+                node.RemoveAttribute("DiffuGTS.Partial")
+        run.removeFolder()
+        logging.info("DiffuGTS: %s", run.state)
+        return event
+
+    # A run's scan or scene goes away
+
+    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+        self._drop()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeGoes(self, _caller: Any, _event: Any, node: Any) -> None:
+        if self.run is not None and node is self.run.scanNode:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Cancel, and import nothing more."""
+        if self.run is not None and not self.run.isOver:
+            self.run.isDropped = True
+            self.cancel()
+        self.forget()
+
+    # What a refinement re-uses
+
+    def _keyOf(self, run: Run) -> tuple[Any, ...]:
+        wish = run.parameters
+        region = (wish.roi, wish.organSegmentation, wish.organSegmentId)
+        return (*scanState(run.scanNode), wish.detectionKey(), region)
+
+    def _cacheFile(self) -> Path | None:
+        path = None if self._session is None else self._session / protocol.CACHE_FILE
+        return path if path is not None and path.exists() else None
+
+    def _keepCache(self, run: Run) -> None:
+        """Move the worker's cache out of the job folder, which goes away; the last one is kept."""
+        written = run.folder / protocol.CACHE_FILE
+        if run.isDropped or not written.exists():
+            return
+        if self._session is None:
+            self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
+        shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
+        self._cacheKey = self._keyOf(run)

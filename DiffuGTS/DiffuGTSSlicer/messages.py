@@ -1,0 +1,102 @@
+"""What went wrong and what to do next, for every code of an error, in words that can be translated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import DiffuGTSError
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as the panel shows it.
+
+    Attributes:
+        code: The stable word.
+        message: What is wrong, in the words of whoever noticed.
+        nextStep: What to do about it.
+        detail: The last lines of a worker that died.
+    """
+
+    code: str
+    message: str
+    nextStep: str = ""
+    detail: str = ""
+
+    def text(self) -> str:
+        """Return what is wrong and the next step, one paragraph each."""
+        return "\n".join(filter(None, [self.message, self.nextStep]))
+
+
+def failureOf(code: str, message: str, hint: str = "", detail: str = "") -> Failure:
+    """Return a failure with the next step of its code; the library's own hint where the panel knows no better."""
+    step = nextSteps().get(code) or (_("Next step: {hint}").format(hint=hint) if hint else nextSteps()["error"])
+    return Failure(code, message, step, detail)
+
+
+def failureOfError(error: DiffuGTSError) -> Failure:
+    """Return the failure that an error of the library is."""
+    return failureOf(error.code, error.message, error.hint)
+
+
+def nextSteps() -> dict[str, str]:
+    """Return code → next step, in the language that is set now.
+
+    Codes whose hint from the library is already a step in this panel (wrong prompts, geometry) are left to it.
+    """
+    return {
+        "oom": _("Choose a region of interest, close other programs, or take a smaller preset under Advanced."),
+        "cuda_arch": _(
+            "This PyTorch was not built for your graphics card: reinstall it in the PyTorch module, "
+            "or set Device to CPU under Advanced."
+        ),
+        "cuda": _("Restart the worker with Release memory and try again, or set Device to CPU under Advanced."),
+        "disk_full": _("Make room on the disk of Slicer's temporary folder, or choose another in the settings."),
+        "weights_missing": _("Open Models… under Setup: it tells which model folder is expected, and where."),
+        "weights_corrupt": _("Copy the model folder again; Models… under Setup shows where it lies."),
+        "weights_hash": _("Copy the model folder again; Models… under Setup shows where it lies."),
+        "weights": _("Open Models… under Setup and check the model folder."),
+        "untrained": _("Choose the preset mini under Advanced."),
+        "import_failed": _("Press Install under Setup; if that was done already, restart Slicer."),
+        "empty_candidate": _("Lower the candidate threshold under Advanced, or paint the candidate region yourself."),
+        "empty_region": _("Paint the organ's segment or move the region of interest, or set both to None."),
+        "cache": _("Press Segment instead of Refine: the scan or the settings have changed."),
+        "crashed": _("Press Segment to start a new worker. If it happens again, copy the log and report it."),
+        "protocol": _("Restart Slicer, so that panel and worker are of the same version."),
+        "worker": _("Press Segment to start a new worker."),
+        "storage": _("Check that Slicer's temporary folder can be written to and has room."),
+        "resource_missing": _("Install the extension again."),
+        "missing": _("Press Segment again; the files of this run are gone."),
+        "unreadable": _("Press Segment again; the files of this run cannot be read."),
+        "modality": _("Set the modality under Inputs instead of having it guessed."),
+        "declined": _("Press Install under Setup when you are ready."),
+        "pytorch_extension": _("Install the PyTorch extension in the Extensions Manager and restart Slicer."),
+        "install_failed": _("Copy the message and look at the installation log."),
+        "error": _("Copy the log and report it."),
+    }
+
+
+def stageName(stage: str) -> str:
+    """Return what a stage does, for the progress bar."""
+    names = {
+        "": _("Starting the worker"),
+        "load": _("Loading the model"),
+        "read": _("Reading the scan"),
+        "aova": _("Looking for what is abnormal"),
+        "repaint": _("Repainting as healthy"),
+        "residual": _("Comparing"),
+        "write back": _("Carrying the result back to the scan"),
+        "write": _("Writing"),
+    }
+    return names.get(stage, stage)
+
+
+def timeLeft(seconds: float | None) -> str:
+    """Return "about 20 s left", in steps that do not flicker; empty where it is not known."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return _("about {seconds} s left").format(seconds=max(5, 5 * round(seconds / 5)))
+    return _("about {minutes} min left").format(minutes=round(seconds / 60))

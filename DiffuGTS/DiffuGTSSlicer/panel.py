@@ -1,0 +1,140 @@
+"""The panel: its sections, the parameter node that they show, and what the scene does to both."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.util import VTKObservationMixin
+
+from DiffuGTSSlicer.logic import DiffuGTSLogic
+from DiffuGTSSlicer.messages import Failure
+from DiffuGTSSlicer.panel_advanced import AdvancedSection
+from DiffuGTSSlicer.panel_handoff import HandOffSection, RefineSection
+from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
+from DiffuGTSSlicer.panel_review import ReviewSection
+from DiffuGTSSlicer.panel_run import RunSection
+from DiffuGTSSlicer.panel_setup import SetupSection
+from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
+from DiffuGTSSlicer.requirements import Requirements
+
+
+class Panel(VTKObservationMixin):
+    """Composes the sections over one `.ui`; logic and installer are given to it."""
+
+    def __init__(self, uiWidget: Any, logic: DiffuGTSLogic, requirements: Requirements | None = None) -> None:
+        VTKObservationMixin.__init__(self)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.logic = logic
+        self.requirements = Requirements() if requirements is None else requirements
+        self.parameterNode: Any = None
+        self._tag: Any = None
+        self._isRefreshing = False
+        self.setup = SetupSection(self)
+        self.inputs = InputsSection(self)
+        self.prompts = PromptsSection(self)
+        self.run = RunSection(self)
+        self.review = ReviewSection(self)
+        self.refine = RefineSection(self)
+        self.handOff = HandOffSection(self)
+        self.advanced = AdvancedSection(self)
+        self.sections = (
+            self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.advanced,
+        )  # fmt: skip
+        logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
+        self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneIsThere)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneIsThere)
+        self._isShown = False
+
+    def _shortcut(self, uiWidget: Any, keys: str) -> Any:
+        shortcut = qt.QShortcut(qt.QKeySequence(keys), uiWidget)
+        shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        shortcut.connect("activated()", self.run.start)
+        return shortcut
+
+    def enter(self) -> None:
+        """The module is shown: take up the scene's state."""
+        self._isShown = True
+        self.connectScene()
+
+    def exit(self) -> None:
+        """Another module is shown; a run goes on."""
+        self._isShown = False
+        self.review.stopComparing()
+
+    def cleanup(self) -> None:
+        """The module goes away: nothing of it may stay."""
+        for section in self.sections:
+            section.close()
+        self.setParameterNode(None)
+        self.removeObservers()
+        self.logic.cleanup()
+
+    # The scene
+
+    def connectScene(self) -> None:
+        """Show the scene's parameter node; a new one gets a volume, an organ and a preset."""
+        node = self.logic.getParameterNode()
+        if not node.preset:
+            applyPreset(node, DEFAULT_PRESET)
+            applyOrgan(node, DEFAULT_ORGAN)
+        if node.inputVolume is None:
+            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+            if first is not None:
+                node.inputVolume = first
+        self.setParameterNode(node)
+
+    def setParameterNode(self, node: Any) -> None:
+        """Show another parameter node, or none."""
+        if self.parameterNode is not None:
+            self.parameterNode.disconnectGui(self._tag)
+            self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.parameterNode, self._tag = node, None
+        if node is not None:
+            self._tag = node.connectGui(self.ui)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.refresh()
+
+    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+        self.review.stopComparing()
+        self.setParameterNode(None)
+
+    def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
+        self.logic.forget()
+        if self._isShown:
+            self.connectScene()
+
+    def _onModified(self, _caller: Any = None, _event: Any = None) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Have every section show the state; what a section changes meanwhile is shown in the same round."""
+        if self._isRefreshing:
+            return
+        self._isRefreshing = True
+        try:
+            for section in self.sections:
+                section.refresh()
+        finally:
+            self._isRefreshing = False
+
+    # The run
+
+    def _onState(self, _state: str) -> None:
+        self.refresh()
+
+    def _onEvent(self, event: dict[str, Any]) -> None:
+        for section in self.sections:
+            section.onEvent(event)
+        if event["event"] != "stage":
+            self.refresh()
+
+    def showFailure(self, failure: Failure) -> None:
+        """Say what went wrong and what to do next, in the panel: no box in the way."""
+        logging.error("DiffuGTS: %s: %s", failure.code, failure.message)
+        self.run.showFailure(failure)

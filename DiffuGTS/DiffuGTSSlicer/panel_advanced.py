@@ -1,0 +1,92 @@
+"""Advanced: preset, device, seed, thresholds, interpreter, and memory; numbers are bound by the `.ui`."""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.config import presets
+from DiffuGTSLib.errors import InputError
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_setup import INTERPRETER_KEY, setSetting, setting
+from DiffuGTSSlicer.parameters import applyPreset
+
+HIDDEN_PRESETS = ("tiny",)
+"""For tests; a scene that names one shows it all the same."""
+
+
+class AdvancedSection(Section):
+    """What most people never open."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        ui = self.ui
+        self.forTests: dict[str, Any] = {}
+        """More run parameters; only tests set them."""
+        self._preset = ChoiceBox(ui.presetComboBox, self._presets(""), self._choosePreset)
+        devices = [("auto", _("Graphics card if there is one")), ("cpu", _("Processor")), ("cuda", _("Graphics card"))]
+        self._device = ChoiceBox(ui.deviceComboBox, devices, self._chooseDevice)
+        ui.interpreterPathEdit.currentPath = setting(INTERPRETER_KEY)
+        ui.interpreterPathEdit.connect("currentPathChanged(QString)", self.onInterpreter)
+        ui.diceButton.connect("clicked()", self.onDice)
+        ui.releaseButton.connect("clicked()", self.onRelease)
+
+    @staticmethod
+    def _presets(shown: str) -> list[tuple[str, str]]:
+        return [(name, name) for name in presets() if name not in HIDDEN_PRESETS or name == shown]
+
+    def refresh(self) -> None:
+        """Show preset and device."""
+        ui, state = self.ui, self.state
+        ui.releaseButton.enabled = self.logic.client.isWarm and not self.logic.isRunning
+        ui.advancedCollapsibleButton.enabled = state is not None
+        if state is None:
+            return
+        self._preset.offer(self._presets(state.preset))
+        self._preset.show(state.preset)
+        ui.presetComboBox.setToolTip(presets().get(state.preset, ""))
+        self._device.show(state.device)
+        ui.refinementThresholdSlider.enabled = not state.autoRefinement
+
+    @door
+    def _choosePreset(self, preset: str) -> None:
+        """Take a preset with its values."""
+        if self.state is not None:
+            applyPreset(self.state, preset)
+
+    def _chooseDevice(self, device: str) -> None:
+        if self.state is not None:
+            self.state.device = device
+
+    @door
+    def onInterpreter(self, path: str) -> None:
+        """Use another Python; refused where there is none."""
+        if path and not Path(path).is_file():
+            raise InputError(
+                _("{path} is no program.").format(path=path),
+                hint=_("choose the python of an environment that has the packages, or leave it empty."),
+                code="interpreter",
+            )
+        setSetting(INTERPRETER_KEY, path)
+        self.panel.refresh()
+
+    @door
+    def onDice(self) -> None:
+        """Draw another seed."""
+        if self.state is not None:
+            self.state.seed = random.randrange(1_000_000)  # noqa: S311 no secret
+
+    @door
+    def onRelease(self) -> None:
+        """Have the worker give its memory back."""
+        logging.info("DiffuGTS: release memory")
+        self.logic.release()
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Tell that the memory is free."""
+        if event["event"] == "released":
+            self.panel.run.log(_("The worker has forgotten the model; its memory is free."))

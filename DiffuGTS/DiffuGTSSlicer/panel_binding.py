@@ -1,0 +1,93 @@
+"""What every section of the panel needs: a door that shows errors, and combo boxes over words of the library."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSSlicer.messages import Failure, failureOfError
+
+
+class Section:
+    """One part of the panel. Its widgets are `ui`'s; what it changes goes through the panel."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel = panel
+        self.ui = panel.ui
+
+    @property
+    def state(self) -> Any:
+        """The parameter node; None while no scene is shown."""
+        return self.panel.parameterNode
+
+    @property
+    def logic(self) -> Any:
+        """The logic."""
+        return self.panel.logic
+
+    def refresh(self) -> None:
+        """Show what the parameter node and the run say now."""
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Hear what the worker said."""
+
+    def close(self) -> None:
+        """Let go of timers."""
+
+
+def door(slot: Callable[..., Any]) -> Callable[..., Any]:
+    """Show what goes wrong in a slot instead of letting Qt swallow it."""
+
+    @functools.wraps(slot)
+    def guarded(section: Any, *arguments: Any) -> Any:
+        try:
+            return slot(section, *arguments)
+        except DiffuGTSError as error:
+            section.panel.showFailure(failureOfError(error))
+        except Exception as error:  # the panel is one of the three doors
+            logging.exception("DiffuGTS: %s", slot.__name__)
+            words = _("Something unexpected went wrong: {error}").format(error=f"{type(error).__name__}: {error}")
+            section.panel.showFailure(Failure("error", words, _("Copy the log and report it.")))
+        return None
+
+    return guarded
+
+
+class ChoiceBox:
+    """A combo box that shows translated words and chooses among stable ones."""
+
+    def __init__(self, comboBox: Any, choices: Sequence[tuple[str, str]], onChosen: Callable[[str], None]) -> None:
+        self._comboBox = comboBox
+        self._onChosen = onChosen
+        self._values: list[str] = []
+        self.offer(choices)
+        comboBox.connect("currentIndexChanged(int)", self._chosen)
+
+    def offer(self, choices: Sequence[tuple[str, str]]) -> None:
+        """Replace the choices, (word, shown words) each."""
+        values = [value for value, _words in choices]
+        if values == self._values:
+            return
+        wasBlocked = self._comboBox.blockSignals(True)
+        self._comboBox.clear()
+        for _value, words in choices:
+            self._comboBox.addItem(words)
+        self._values = values
+        self._comboBox.blockSignals(wasBlocked)
+
+    def show(self, value: str) -> None:
+        """Show a choice without telling anybody."""
+        index = self._values.index(value) if value in self._values else -1
+        if self._comboBox.currentIndex != index:
+            wasBlocked = self._comboBox.blockSignals(True)
+            self._comboBox.setCurrentIndex(index)
+            self._comboBox.blockSignals(wasBlocked)
+
+    def _chosen(self, index: int) -> None:
+        if 0 <= index < len(self._values):
+            self._onChosen(self._values[index])

@@ -1,0 +1,103 @@
+"""Inputs and prompts: the scan, where to look in it, and the two sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.text.prompts import organs
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.parameters import applyOrgan, promptFault
+
+OWN_SENTENCES = ""
+
+
+class InputsSection(Section):
+    """Volume, modality, region of interest and organ segment; the nodes are bound by the `.ui`."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        modalities = [("", _("Guess from the scan")), ("CT", _("CT")), ("MR", _("MR"))]
+        self._modality = ChoiceBox(self.ui.modalityComboBox, modalities, self._chooseModality)
+        self._segment = ChoiceBox(self.ui.organSegmentComboBox, [], self._chooseSegment)
+
+    def refresh(self) -> None:
+        """Show modality and segments."""
+        state = self.state
+        self.ui.inputsCollapsibleButton.enabled = state is not None
+        if state is None:
+            return
+        self._modality.show(state.modality)
+        segments = self._segments()
+        self._segment.offer(segments)
+        self.ui.organSegmentComboBox.enabled = bool(segments)
+        known = [segmentId for segmentId, _name in segments]
+        if state.organSegmentId not in known:
+            wish = known[0] if known else ""
+            if state.organSegmentId != wish:
+                state.organSegmentId = wish
+        self._segment.show(state.organSegmentId)
+
+    def _segments(self) -> list[tuple[str, str]]:
+        node = self.state.organSegmentation
+        if node is None:
+            return []
+        segmentation = node.GetSegmentation()
+        return [(each, segmentation.GetSegment(each).GetName()) for each in segmentation.GetSegmentIDs()]
+
+    @door
+    def _chooseModality(self, modality: str) -> None:
+        """Take the modality; an organ's own sentences follow it."""
+        if self.state is None:
+            return
+        builtIn = self.state.organ and not self.panel.prompts.areEdited
+        self.state.modality = modality
+        if builtIn:
+            applyOrgan(self.state, self.state.organ)
+
+    def _chooseSegment(self, segmentId: str) -> None:
+        if self.state is not None:
+            self.state.organSegmentId = segmentId
+
+
+class PromptsSection(Section):
+    """Organ and sentences; the texts are bound by the `.ui`."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        choices = [(OWN_SENTENCES, _("Own sentences")), *((name, _(name.capitalize())) for name in organs())]
+        self._organ = ChoiceBox(self.ui.organComboBox, choices, self._chooseOrgan)
+        self.ui.resetPromptsButton.connect("clicked()", self.onReset)
+
+    @property
+    def areEdited(self) -> bool:
+        """Whether the sentences are not the organ's own."""
+        from DiffuGTSSlicer.parameters import RunParameters
+
+        if self.state is None or promptFault(self.state) is not None:
+            return True
+        return "organ" not in RunParameters.fromNode(self.state).jobPrompts()
+
+    def refresh(self) -> None:
+        """Show the organ, and what is wrong with the sentences."""
+        state = self.state
+        self.ui.promptsCollapsibleButton.enabled = state is not None
+        if state is None:
+            return
+        self._organ.show(state.organ)
+        fault = promptFault(state)
+        self.ui.promptHintLabel.setText("" if fault is None else str(fault))
+        self.ui.resetPromptsButton.enabled = bool(state.organ) and self.areEdited
+
+    @door
+    def _chooseOrgan(self, organ: str) -> None:
+        """Take an organ with its sentences."""
+        if self.state is not None:
+            applyOrgan(self.state, organ)
+
+    @door
+    def onReset(self) -> None:
+        """Put the organ's own sentences back."""
+        if self.state is not None and self.state.organ:
+            applyOrgan(self.state, self.state.organ)

@@ -1,0 +1,257 @@
+"""Review: what lies over the scan, how the twin compares, and the findings; works on a reopened scene, without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import isnan
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from DiffuGTSSlicer import display
+from DiffuGTSSlicer.findings import Finding, Findings
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+
+TICK_MS = 40
+CYCLE_S = {"rock": 2.0, "flicker": 1.0, "reveal": 3.0}
+PHASES: dict[str, Callable[[float], float]] = {
+    "rock": display.rock,
+    "flicker": display.flicker,
+    "reveal": display.reveal,
+}
+KEEP_COLUMN = 0
+
+
+class ReviewSection(Section):
+    """Overlay, layouts, comparison and findings."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        ui = self.ui
+        overlays = [
+            ("none", _("None")),
+            ("aova", _("AOVA (abnormal attention)")),
+            ("residual", _("Residual")),
+            ("pseudo_healthy", _("Pseudo-healthy (synthetic)")),
+        ]
+        self._overlay = ChoiceBox(ui.overlayComboBox, overlays, self._chooseOverlay)
+        self._shown: tuple[Any, ...] = ()
+        self._threshold: tuple[Any, float] | None = None
+        self.findings: Findings | None = None
+        self._measured: tuple[Any, ...] | None = None
+        self._isFilling = False
+        self._comparing, self._since = "", 0.0
+        self._timer = qt.QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.connect("timeout()", self._tick)
+        for name, button in (
+            ("overlay", ui.overlayLayoutButton),
+            ("side by side", ui.sideBySideLayoutButton),
+            ("four up", ui.fourUpLayoutButton),
+        ):
+            button.connect("clicked()", self._layoutSlot(name))
+        self._modes = {"rock": ui.rockButton, "flicker": ui.flickerButton, "reveal": ui.revealButton}
+        for name, button in self._modes.items():
+            button.connect("toggled(bool)", self._modeSlot(name))
+        ui.findingsTable.setColumnCount(6)
+        ui.findingsTable.setHorizontalHeaderLabels(
+            [_("Keep"), _("Volume (ml)"), _("Diameter (mm)"), _("Mean AOVA"), _("Max AOVA"), _("Change")]
+        )
+        ui.findingsTable.connect("cellClicked(int,int)", self._jump)
+        ui.findingsTable.connect("itemChanged(QTableWidgetItem*)", self._keep)
+
+    def close(self) -> None:
+        """Stop comparing."""
+        self.stopComparing()
+
+    # Overlay
+
+    def maps(self) -> dict[str, Any]:
+        """Return the maps that are there, by their words."""
+        state = self.state
+        if state is None:
+            return {}
+        nodes = {"aova": state.aova, "residual": state.residual, "pseudo_healthy": state.pseudoHealthy}
+        return {word: node for word, node in nodes.items() if node is not None}
+
+    @door
+    def refresh(self) -> None:
+        """Show what there is to review."""
+        ui, state = self.ui, self.state
+        maps = self.maps()
+        hasScan = state is not None and state.resultVolume is not None
+        for widget in (ui.overlayComboBox, ui.opacitySlider, ui.overlayLayoutButton, ui.fourUpLayoutButton):
+            widget.enabled = hasScan
+        ui.overlayThresholdSlider.enabled = ui.legendCheckBox.enabled = hasScan and "aova" in maps
+        for widget in (ui.sideBySideLayoutButton, *self._modes.values()):
+            widget.enabled = hasScan and "pseudo_healthy" in maps
+        ui.syntheticLabel.setVisible("pseudo_healthy" in maps)
+        if state is None:
+            self._overlay.show("none")
+            self._fill(())
+            return
+        self._overlay.show(state.overlay)
+        if hasScan:
+            self._applyThreshold()
+            self._applyOverlay()
+        if not self.logic.isRunning:
+            self._measure()
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Show AOVA as soon as it is there, and everything again at the end."""
+        if event["event"] == "imported":
+            self._shown = ()
+            if event["kind"] == "aova" and self.state is not None:
+                self._threshold = None
+                self.state.overlay = "aova"
+        elif event["event"] == "done":
+            self._shown, self._measured, self._threshold = (), None, None
+
+    def _chooseOverlay(self, overlay: str) -> None:
+        self.stopComparing()
+        if self.state is not None:
+            self.state.overlay = overlay
+
+    def _applyOverlay(self) -> None:
+        """Lay the chosen map over the scan; the views are touched only when the choice changed."""
+        state, maps = self.state, self.maps()
+        node = maps.get(state.overlay)
+        wish = (state.resultVolume, node, state.opacity, state.legend)
+        if self._comparing or wish == self._shown:
+            return
+        self._shown = wish
+        display.setOverlay(state.resultVolume, node, state.opacity)
+        for word in ("aova", "residual"):
+            if word in maps:
+                display.setLegend(maps[word], bool(state.legend) and word == state.overlay)
+
+    def _applyThreshold(self) -> None:
+        state = self.state
+        wish = (state.aova, state.overlayThreshold)
+        if state.aova is None or wish == self._threshold:
+            if state.aova is None:
+                self.ui.voxelCountLabel.setText("")
+            return
+        self._threshold = wish
+        voxels = display.setThreshold(*wish)
+        spacing = state.aova.GetSpacing()
+        ml = voxels * spacing[0] * spacing[1] * spacing[2] / 1000
+        self.ui.voxelCountLabel.setText(_("{voxels} voxels, {ml} ml").format(voxels=voxels, ml=f"{ml:.2f}"))
+
+    # Layouts and comparison
+
+    def _layoutSlot(self, name: str) -> Callable[[], None]:
+        def show() -> None:
+            self.showLayout(name)
+
+        return show
+
+    @door
+    def showLayout(self, name: str) -> None:
+        """Change the layout; only ever on a click."""
+        self.stopComparing()
+        state = self.state
+        if state is not None and state.resultVolume is not None:
+            display.setLayout(name, state.resultVolume, state.pseudoHealthy)
+            self._shown = ()
+            self._applyOverlay()
+
+    def _modeSlot(self, name: str) -> Callable[[bool], None]:
+        def toggle(isOn: bool) -> None:
+            self.compare(name if isOn else "", name)
+
+        return toggle
+
+    @door
+    def compare(self, mode: str, asked: str) -> None:
+        """Begin to rock, flicker or reveal; an empty mode ends what was asked for."""
+        if not mode:
+            if self._comparing == asked:
+                self.stopComparing()
+            return
+        for name, button in self._modes.items():
+            if name != mode:
+                wasBlocked = button.blockSignals(True)
+                button.setChecked(False)
+                button.blockSignals(wasBlocked)
+        self._comparing, self._since = mode, time.monotonic()
+        self._timer.start()
+        self._tick()
+
+    def stopComparing(self) -> None:
+        """Show the overlay again."""
+        self._timer.stop()
+        if not self._comparing:
+            return
+        self._comparing, self._shown = "", ()
+        for button in self._modes.values():
+            wasBlocked = button.blockSignals(True)
+            button.setChecked(False)
+            button.blockSignals(wasBlocked)
+        if self.state is not None and self.state.resultVolume is not None:
+            self._applyOverlay()
+
+    def _tick(self) -> None:
+        state = self.state
+        if state is None or state.resultVolume is None or state.pseudoHealthy is None:
+            self.stopComparing()
+            return
+        phase = (time.monotonic() - self._since) / CYCLE_S[self._comparing] % 1
+        display.setOverlay(state.resultVolume, state.pseudoHealthy, PHASES[self._comparing](phase))
+
+    # Findings
+
+    def _measure(self) -> None:
+        """Measure the findings again when segment or maps are others than last time."""
+        state = self.state
+        node = state.segmentation
+        segment = node.GetSegmentation().GetSegment(state.tumorSegmentId) if node is not None else None
+        if segment is None or state.resultVolume is None:
+            self.findings, self._measured = None, None
+            self._fill(())
+            return
+        wish = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
+        if wish != self._measured:
+            self._measured = wish
+            self.findings = Findings(*wish)
+            self._fill(self.findings.rows)
+
+    def _fill(self, rows: tuple[Finding, ...]) -> None:
+        table = self.ui.findingsTable
+        self._isFilling = True
+        table.setRowCount(len(rows))
+        for row, finding in enumerate(rows):
+            keep = qt.QTableWidgetItem(str(finding.number))
+            keep.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | qt.Qt.ItemIsUserCheckable)
+            keep.setCheckState(qt.Qt.Checked if finding.kept else qt.Qt.Unchecked)
+            table.setItem(row, KEEP_COLUMN, keep)
+            values = (
+                f"{finding.volumeMl:.2f}", f"{finding.diameterMm:.1f}", _number(finding.meanAova, ".2f"),
+                _number(finding.maxAova, ".2f"), _number(finding.meanChange, ".0f"),
+            )  # fmt: skip
+            for column, text in enumerate(values, start=1):
+                table.setItem(row, column, qt.QTableWidgetItem(text))
+        table.resizeColumnsToContents()
+        self._isFilling = False
+
+    @door
+    def _jump(self, row: int, _column: int) -> None:
+        """Show the finding in every slice view."""
+        if self.findings is not None:
+            self.findings.jump(row + 1)
+
+    @door
+    def _keep(self, item: Any) -> None:
+        """Drop a finding from the segment, or put it back."""
+        if self._isFilling or self.findings is None or item.column() != KEEP_COLUMN:
+            return
+        kept = item.checkState() == qt.Qt.Checked
+        if self.findings.rows[item.row()].kept != kept:
+            self.findings.keep(item.row() + 1, kept)
+            self._fill(self.findings.rows)
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if isnan(value) else format(value, form)

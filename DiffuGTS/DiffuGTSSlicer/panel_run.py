@@ -1,0 +1,205 @@
+"""The button that segments and cancels, how far it is, what came out, and the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSLib import __version__
+from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
+from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.panel_setup import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
+from DiffuGTSSlicer.parameters import RunParameters, promptFault
+from DiffuGTSSlicer.run import CANCELLED, DONE
+from DiffuGTSSlicer.worker_client import CANCELLING
+
+REFRESH_MS = 500
+FULL = 1000
+"""Steps of the progress bar."""
+
+
+class RunSection(Section):
+    """One button, Segment or Cancel, never blocked."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.failure: Failure | None = None
+        self._ticker = qt.QTimer()
+        self._ticker.setInterval(REFRESH_MS)
+        self._ticker.connect("timeout()", self.showProgress)
+        self.ui.progressBar.setMaximum(FULL)
+        self.ui.messageLabel.setTextFormat(qt.Qt.PlainText)
+        self.ui.runButton.connect("clicked()", self.onButton)
+        self.ui.copyLogButton.connect("clicked()", self.onCopy)
+
+    def close(self) -> None:
+        """Stop the clock."""
+        self._ticker.stop()
+
+    def onButton(self) -> None:
+        """Start, or cancel what is under way."""
+        if self.logic.isRunning:
+            self.logic.cancel()
+        else:
+            self.start()
+
+    @door
+    def start(self) -> None:
+        """Segment; does nothing while a run is under way."""
+        self._begin(isRefinement=False)
+
+    @door
+    def startRefinement(self) -> None:
+        """Run repainting and outlining again with the candidate region as it is."""
+        self._begin(isRefinement=True)
+
+    def _begin(self, isRefinement: bool) -> None:
+        if self.logic.isRunning or self.state is None or self.obstacle():
+            return
+        self.clear()
+        interpreter = setting(INTERPRETER_KEY)
+        if not self.panel.setup.isReady:
+            self.panel.setup.install()
+        wish = RunParameters.fromNode(self.state, modelFolder=setting(MODEL_FOLDER_KEY), **self.panel.advanced.forTests)
+        if not interpreter and self.panel.requirements.needsTextModel(wish.jobPrompts()):
+            self.panel.requirements.ensureTextModel()
+        self._useInterpreter(interpreter)
+        begin = self.logic.refine if isRefinement else self.logic.process
+        begin(self.state.inputVolume, wish, waitForCompletion=False)
+        self._ticker.start()
+        self.panel.refresh()
+
+    def _useInterpreter(self, interpreter: str) -> None:
+        """Start anew where another interpreter was chosen than the warm worker runs on."""
+        if self.logic.client.interpreter != interpreter:
+            self.logic.client.stop()
+            self.logic.client.interpreter = interpreter
+
+    def obstacle(self) -> str:
+        """Say why no run can start, or return an empty string."""
+        state = self.state
+        if state is None or state.inputVolume is None:
+            return _("Load a volume and choose it under Inputs.")
+        fault = promptFault(state)
+        return "" if fault is None else str(fault)
+
+    def refresh(self) -> None:
+        """Show button, progress and message."""
+        ui, isRunning = self.ui, self.logic.isRunning
+        obstacle = "" if isRunning else self.obstacle()
+        isCancelling = isRunning and self.logic.client.state == CANCELLING
+        ui.runButton.setText(_("Canceling…") if isCancelling else _("Cancel") if isRunning else _("Segment"))
+        ui.runButton.enabled = not obstacle and not isCancelling
+        ui.runButton.setToolTip(
+            obstacle
+            or (
+                _("Stop at the next step. What is already there stays.")
+                if isRunning
+                else _("Find, repaint and outline what looks abnormal (Ctrl+Enter).")
+            )
+        )
+        ui.segmentationSelector.enabled = not isRunning
+        ui.progressBar.setVisible(isRunning)
+        ui.stageLabel.setVisible(isRunning)
+        self.showProgress()
+        self.showOutcome()
+
+    def showProgress(self) -> None:
+        """Show stage, share and time left."""
+        if not self.logic.isRunning:
+            self._ticker.stop()
+            return
+        progress = self.logic.progress
+        self.ui.progressBar.setValue(int(progress.share * FULL))
+        words = [stageName(progress.stage), timeLeft(progress.leftS)]
+        if self.logic.client.state == CANCELLING:
+            words = [_("Canceling: the step under way is finished first")]
+        self.ui.stageLabel.setText(", ".join(filter(None, words)))
+
+    def showOutcome(self) -> None:
+        """Say what came out, what went wrong, or why nothing can start."""
+        if self.failure is not None:
+            text = self.failure.text()
+        elif self.logic.isRunning:
+            text = ""
+        elif self.logic.run is not None and self.logic.run.state == CANCELLED:
+            text = _("Canceled.")
+        elif self.state is not None and self.state.outcome:
+            text = self.state.outcome
+        else:
+            text = self.obstacle() if self.state is None or self.state.inputVolume is None else ""
+        self.ui.messageLabel.setText(text)
+        self.ui.messageLabel.setVisible(bool(text))
+
+    def showFailure(self, failure: Failure) -> None:
+        """Say what went wrong and what to do next; the log opens, since it will be asked for."""
+        self.failure = failure
+        self.log(f"{failure.code}: {failure.message}")
+        if failure.detail:
+            self.ui.logCollapsibleButton.collapsed = False
+        self.showOutcome()
+
+    def clear(self) -> None:
+        """Forget the last run's message."""
+        self.failure = None
+        self.ui.logText.clear()
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Follow a run."""
+        name = event["event"]
+        if name == "stage":
+            self.showProgress()
+        elif name == "warning":
+            self.log(str(event["message"]))
+        elif name == "imported":
+            self._keep(event["kind"])
+        elif name == "error":
+            failure = self.logic.run.failure if self.logic.run is not None else None
+            self.panel.showFailure(failure or failureOf(event["code"], event["message"], event.get("hint", "")))
+        elif name == "done":
+            self._takeResult(event)
+
+    def _keep(self, kind: str) -> None:
+        """Note a node that a run has made in the scene's state."""
+        run, state = self.logic.run, self.state
+        if state is None or run is None:
+            return
+        names = {
+            "aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "coarse_mask": "candidate",
+            "segmentation": "segmentation",
+        }  # fmt: skip
+        setattr(state, names[kind], run.nodes[kind])
+        if kind == "coarse_mask":
+            state.candidateSegmentId = run.segmentIds[kind]
+        elif kind == "segmentation":
+            state.tumorSegmentId = run.segmentIds[kind]
+        state.resultVolume = run.scanNode
+
+    def _takeResult(self, event: dict[str, Any]) -> None:
+        if self.state is None or self.logic.run is None or self.logic.run.state != DONE:
+            return
+        self.state.outcome = self.logic.run.outcome
+        reason = _("Modality: {modality} ({reason})")
+        self.log(reason.format(modality=event["modality"], reason=event["modality_reason"]))
+
+    def log(self, line: str) -> None:
+        """Add a line to the log."""
+        self.ui.logText.appendPlainText(line)
+
+    @door
+    def onCopy(self) -> None:
+        """Copy the log with what a report needs: versions and settings."""
+        logging.info("DiffuGTS: copy log")
+        head = [f"DiffuGTS {__version__}", f"Python {sys.version.split()[0]}", f"{sys.platform}"]
+        head.append(f"Slicer {getattr(slicer.app, 'applicationVersion', '?')}")
+        if self.state is not None:
+            wish = RunParameters.fromNode(self.state)
+            head += [f"preset {wish.preset}", *wish.overrideTexts()]
+        message = "" if self.failure is None else f"{self.failure.code}: {self.failure.text()}\n{self.failure.detail}"
+        text = "\n".join([*head, message, self.ui.logText.plainText])
+        qt.QApplication.clipboard().setText(text)

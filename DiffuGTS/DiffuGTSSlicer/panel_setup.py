@@ -1,0 +1,151 @@
+"""Setup: what is installed, on what it computes, which model; folds itself away when all is there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.config import load_config
+from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.panel_models import ModelsWindow, modelFolder
+from DiffuGTSSlicer.parameters import DEFAULT_PRESET
+
+MODEL_FOLDER_KEY = "DiffuGTS/modelFolder"
+INTERPRETER_KEY = "DiffuGTS/interpreter"
+
+
+def setting(key: str) -> str:
+    """Return a setting of this computer, empty where there is none."""
+    return str(slicer.app.settings().value(key, "") or "")
+
+
+def setSetting(key: str, value: str) -> None:
+    """Keep a setting of this computer."""
+    slicer.app.settings().setValue(key, value)
+
+
+class SetupSection(Section):
+    """Packages, device, model; Install, Check, Models…."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.missing: list[str] = []
+        self._devices: list[dict[str, Any]] | None = None
+        self._versions: dict[str, str] = {}
+        self.window: ModelsWindow | None = None
+        self.ui.installButton.connect("clicked()", self.onInstall)
+        self.ui.checkButton.connect("clicked()", self.onCheck)
+        self.ui.modelsButton.connect("clicked()", self.onModels)
+        self.look()
+        self.ui.setupCollapsibleButton.collapsed = self.isReady
+
+    @property
+    def isReady(self) -> bool:
+        """Whether a run could start; another interpreter answers for its packages itself."""
+        return not self.missing or bool(setting(INTERPRETER_KEY))
+
+    def look(self) -> None:
+        """See what is installed; nothing is imported and nothing fetched."""
+        self.missing = self.panel.requirements.missing()
+
+    def refresh(self) -> None:
+        """Tell packages, device and model."""
+        ui = self.ui
+        ui.packagesLabel.setText(self._packagesText())
+        ui.installButton.enabled = not self.isReady and not self.logic.isRunning
+        ui.checkButton.enabled = self.isReady and not self.logic.isRunning
+        ui.deviceLabel.setText(self._deviceText())
+        ui.modelLabel.setText(self._modelText())
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Note the devices that a worker finds."""
+        if event["event"] == "ready":
+            self._devices, self._versions = list(event["devices"]), dict(event["versions"])
+        elif event["event"] == "ended":
+            self._devices = None
+
+    @door
+    def onInstall(self) -> None:
+        """Install what is missing, after asking."""
+        logging.info("DiffuGTS: install")
+        self.install()
+
+    def install(self) -> None:
+        """Install what is missing, and see what is there then.
+
+        Raises:
+            InstallationError: If it is not there afterwards.
+        """
+        try:
+            self.panel.requirements.ensure()
+        finally:
+            self.look()
+            self.ui.setupCollapsibleButton.collapsed = self.isReady
+            self.panel.refresh()
+
+    @door
+    def onCheck(self) -> None:
+        """Start the worker, which tells its devices."""
+        logging.info("DiffuGTS: check")
+        self.logic.client.interpreter = setting(INTERPRETER_KEY)
+        self.logic.client.warmUp()
+        self.ui.deviceLabel.setText(_("Device: asking the worker…"))
+
+    @door
+    def onModels(self) -> None:
+        """Show which models there are."""
+        self.window = ModelsWindow(self.ui.modelsButton, lambda: setting(MODEL_FOLDER_KEY), self.chooseModelFolder)
+        self.window.show()
+
+    def chooseModelFolder(self, folder: str) -> None:
+        """Use a model folder of the user's own; empty: the preset's.
+
+        Raises:
+            InputError: If it holds no model.
+        """
+        if folder and not (Path(folder) / "model_index.json").exists():
+            raise InputError(
+                _("{folder} holds no model: it has no model_index.json.").format(folder=folder),
+                hint=_("choose the folder that holds autoencoder, denoiser and aova."),
+                code="weights_missing",
+            )
+        setSetting(MODEL_FOLDER_KEY, folder)
+        self.panel.refresh()
+
+    def _packagesText(self) -> str:
+        interpreter = setting(INTERPRETER_KEY)
+        if interpreter:
+            return _("Packages: those of {interpreter}").format(interpreter=interpreter)
+        if not self.missing:
+            return _("Packages: installed")
+        return _("Packages: {count} missing ({names})").format(count=len(self.missing), names=", ".join(self.missing))
+
+    def _deviceText(self) -> str:
+        if self._devices is None:
+            return _("Device: known when the worker has started")
+        if not self._devices:
+            return _("Device: processor (PyTorch {version} sees no graphics card)").format(
+                version=self._versions.get("torch", "?")
+            )
+        names = [
+            _("{name}, {gb} GB").format(name=device["name"], gb=round(device.get("total_bytes", 0) / 1e9))
+            for device in self._devices
+        ]
+        return _("Device: {names}").format(names="; ".join(names))
+
+    def _modelText(self) -> str:
+        preset = (self.state.preset if self.state is not None else "") or DEFAULT_PRESET
+        try:
+            config = load_config(preset)
+        except ConfigError as error:
+            return error.message
+        own = setting(MODEL_FOLDER_KEY)
+        found = Path(own) if own else modelFolder(config)
+        if found is None:
+            return _("Model: {preset} is not installed").format(preset=preset)
+        return _("Model: {preset} ({folder})").format(preset=preset, folder=found.name)

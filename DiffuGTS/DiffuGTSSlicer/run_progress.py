@@ -1,0 +1,65 @@
+"""How far a run is and how long it will take: from the stages' shares, and from how long they took last time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from DiffuGTSLib.worker.protocol import STAGES
+
+TYPICAL_S: Mapping[str, float] = {
+    "load": 4.0,
+    "read": 0.5,
+    "aova": 8.0,
+    "repaint": 8.0,
+    "residual": 3.0,
+    "write back": 0.5,
+    "write": 0.5,
+}
+"""Before anything was measured: the bundled chest CT on a laptop. Only the proportions matter."""
+
+
+class RunProgress:
+    """Turns stages into one share and an estimate."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._weights = dict(TYPICAL_S)
+        self.begin()
+
+    def begin(self, skip: tuple[str, ...] = ()) -> None:
+        """Start the clock of a run that will not come through the stages of `skip`."""
+        self._start = self._clock()
+        self._skip = skip
+        self.stage, self.stageShare = "", 0.0
+
+    def update(self, stage: str, share: float) -> None:
+        """Take up a stage event; stages that are unknown change nothing."""
+        if stage in STAGES:
+            self.stage, self.stageShare = stage, min(max(share, 0.0), 1.0)
+
+    def learn(self, timingsS: Mapping[str, float]) -> None:
+        """Remember how long the stages took."""
+        self._weights.update({stage: max(float(s), 0.01) for stage, s in timingsS.items() if stage in STAGES})
+
+    @property
+    def elapsedS(self) -> float:
+        """Seconds since `begin`."""
+        return self._clock() - self._start
+
+    @property
+    def share(self) -> float:
+        """How much of the whole run is done, 0 to 1."""
+        if not self.stage:
+            return 0.0
+        weights = {stage: 0.0 if stage in self._skip else self._weights[stage] for stage in STAGES}
+        before = sum(weights[stage] for stage in STAGES[: STAGES.index(self.stage)])
+        return (before + weights[self.stage] * self.stageShare) / (sum(weights.values()) or 1.0)
+
+    @property
+    def leftS(self) -> float | None:
+        """Seconds left at the pace so far, or None while it is too early to say."""
+        share = self.share
+        if share < 0.05 or self.elapsedS < 1.0:
+            return None
+        return self.elapsedS * (1.0 - share) / share

@@ -1,0 +1,414 @@
+"""One warm worker process: started when first needed, fed job folders, cancelled in three steps, never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import qt
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import WorkerError
+from DiffuGTSLib.worker import protocol
+
+Event = dict[str, Any]
+
+IDLE, STARTING, RUNNING, IMPORTING, CANCELLING = "idle", "starting", "running", "importing", "cancelling"
+
+CANCEL_GRACE_S = 5.0
+"""A cancelled worker has this long to finish its step before it is asked to end."""
+TERMINATE_GRACE_S = 2.0
+"""And this long to end before its whole tree is killed."""
+HELLO_TIMEOUT_S = 120.0
+TAIL_LINES = 20
+
+
+class Process(Protocol):
+    """What the client needs of a process; `QtProcess` is the one in Slicer."""
+
+    onOutput: Callable[[bytes], None]
+    onErrorOutput: Callable[[bytes], None]
+    onFinished: Callable[[int, bool], None]
+    """Called with the exit code and whether it crashed."""
+
+    def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        """Start it; a failure to start is told through `onFinished`."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to its standard input."""
+
+    def isRunning(self) -> bool:
+        """Return whether it is starting or running."""
+
+    def processId(self) -> int:
+        """Return the process id that the system knows: of a launcher, where there is one."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+class QtProcess:
+    """A QProcess that hands over bytes as they come, without ever waiting."""
+
+    def __init__(self) -> None:
+        self.onOutput: Callable[[bytes], None] = lambda data: None
+        self.onErrorOutput: Callable[[bytes], None] = lambda data: None
+        self.onFinished: Callable[[int, bool], None] = lambda exitCode, crashed: None
+        self._process = qt.QProcess()
+        self._process.connect("readyReadStandardOutput()", self._readOutput)
+        self._process.connect("readyReadStandardError()", self._readErrorOutput)
+        self._process.connect("finished(int,QProcess::ExitStatus)", self._finished)
+        self._process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
+
+    def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
+        """Start it; a failure to start is told through `onFinished`."""
+        variables = qt.QProcessEnvironment()
+        for name, value in environment.items():
+            variables.insert(name, value)
+        self._process.setProcessEnvironment(variables)
+        self._process.start(program, arguments)
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to its standard input."""
+        self._process.write(data)
+
+    def isRunning(self) -> bool:
+        """Return whether it is starting or running."""
+        return self._process.state() != qt.QProcess.NotRunning
+
+    def processId(self) -> int:
+        """Return the process id that Qt knows: of a launcher, where there is one."""
+        return int(self._process.processId())
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+
+    def _readOutput(self) -> None:
+        self.onOutput(bytes(self._process.readAllStandardOutput().data()))
+
+    def _readErrorOutput(self) -> None:
+        self.onErrorOutput(bytes(self._process.readAllStandardError().data()))
+
+    def _finished(self, exitCode: int, exitStatus: Any) -> None:
+        self._readOutput()
+        self._readErrorOutput()
+        self.onFinished(int(exitCode), exitStatus == qt.QProcess.CrashExit)
+
+    def _failed(self, error: Any) -> None:
+        if error == qt.QProcess.FailedToStart:
+            self.onErrorOutput(self._process.errorString().encode("utf-8", errors="replace") + b"\n")
+            self.onFinished(-1, False)
+
+
+class WorkerClient:
+    """Speaks the worker's protocol over a process, and keeps the process warm between runs.
+
+    Set `onEvent`, `onLog` and `onState`. Exactly one of done, error and cancelled ends a run, whatever happens to the
+    process: where the worker could not say so itself, the client does.
+    """
+
+    def __init__(self, process: Process | None = None, arguments: list[str] | None = None) -> None:
+        self.onEvent: Callable[[Event], None] = lambda event: None
+        self.onLog: Callable[[str], None] = lambda line: None
+        self.onState: Callable[[str], None] = lambda state: None
+        self.state = IDLE
+        self.hello: Event = {}
+        self.interpreter = ""
+        """Another Python than Slicer's; empty: Slicer's."""
+        self.cancelGraceS, self.terminateGraceS, self.helloTimeoutS = CANCEL_GRACE_S, TERMINATE_GRACE_S, HELLO_TIMEOUT_S
+        self._arguments = ["-m", "DiffuGTSLib.worker"] if arguments is None else arguments
+        self._process: Process = QtProcess() if process is None else process
+        self._process.onOutput = self._takeOutput
+        self._process.onErrorOutput = self._takeErrorOutput
+        self._process.onFinished = self._takeEnd
+        self._pending: Path | None = None
+        self._lines: deque[str] = deque()
+        self._breath = qt.QTimer()
+        self._breath.setSingleShot(True)
+        self._breath.connect("timeout()", self._drain)
+        self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self._timeIsUp)
+        self._onTimeout: Callable[[], None] = lambda: None
+
+    @property
+    def isWarm(self) -> bool:
+        """Whether a process is there."""
+        return self._process.isRunning()
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether a run is under way."""
+        return self.state != IDLE
+
+    @property
+    def processId(self) -> int:
+        """The interpreter's own id, told in its hello; 0 where there is none. Qt knows only Slicer's launcher."""
+        return int(self.hello.get("pid", 0)) if self.isWarm else 0
+
+    def run(self, folder: Path) -> None:
+        """Hand a job folder to the worker, starting it first where there is none."""
+        if self.isBusy:
+            raise RuntimeError("The worker is busy; check isBusy first.")
+        self._tail.clear()
+        if self.isWarm and self.hello:
+            self._setState(RUNNING)
+            self._send("run", job=str(folder))
+            return
+        self._pending = folder
+        self._setState(STARTING)
+        self.warmUp()
+
+    def warmUp(self) -> None:
+        """Start the worker where there is none, so that it tells its versions and devices."""
+        if self.isWarm:
+            return
+        self.hello = {}
+        self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
+        program = self.interpreter or slicerPython()
+        logging.info("Starting the DiffuGTS worker: %s %s", program, " ".join(self._arguments))
+        self._process.start(program, self._arguments, workerEnvironment(bool(self.interpreter)))
+        self._after(self.helloTimeoutS, self._helloIsLate)
+
+    def cancel(self) -> None:
+        """Ask the run to stop at its next step; if it does not, end the process, then kill its tree."""
+        if self.state in (IDLE, CANCELLING):
+            return
+        if self._pending is not None:
+            self._pending = None
+            self._setState(CANCELLING)
+            self._endProcess()
+            return
+        self._setState(CANCELLING)
+        self._send("cancel")
+        self._after(self.cancelGraceS, self._endProcess)
+
+    def release(self) -> None:
+        """Have an idle worker forget its model and give its memory back."""
+        if self.isWarm and not self.isBusy and self.hello:
+            self._send("release")
+
+    def stop(self) -> None:
+        """End the worker now, its tree included; safe to call at any time, and at Slicer's end."""
+        self._timer.stop()
+        self._pending = None
+        self._killTree()
+
+    def _send(self, do: str, **values: Any) -> None:
+        self._process.write(protocol.request_line(do, **values).encode("ascii"))
+
+    def _setState(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.onState(state)
+
+    # Output
+
+    def _takeOutput(self, data: bytes) -> None:
+        self._lines.extend(self._output.feed(data))
+        if not self._breath.isActive():
+            self._drain()
+
+    def _drain(self) -> None:
+        """Take the lines that came; after one that brings a file, which takes time to import, let Slicer breathe."""
+        while self._lines:
+            if self._takeLine(self._lines.popleft()):
+                self._breath.start(0)
+                return
+
+    def _takeErrorOutput(self, data: bytes) -> None:
+        for line in self._errorOutput.feed(data):
+            self._note(line)
+
+    def _note(self, line: str) -> None:
+        if line.strip():
+            self._tail.append(line)
+            self.onLog(line)
+
+    def _takeLine(self, line: str) -> bool:
+        """Take a line and return whether that was an artifact."""
+        try:
+            event = protocol.parse_event(line)
+        except WorkerError as error:
+            self._note(line)
+            self._fail(error.code, error.message, error.hint)
+            return False
+        if event is None:
+            self._note(line)
+            return False
+        name = event["event"]
+        if name == "hello":
+            self._greet(event)
+        elif name in protocol.ENDINGS:
+            self._endRun(event)
+        elif name == "artifact" and self.state in (RUNNING, IMPORTING):
+            self._setState(IMPORTING)
+            self.onEvent(event)
+            return True
+        else:
+            if name == "stage" and self.state == IMPORTING:
+                self._setState(RUNNING)
+            self.onEvent(event)
+        return False
+
+    def _greet(self, event: Event) -> None:
+        self._timer.stop()
+        self.hello = event
+        if event.get("protocol") != protocol.PROTOCOL:
+            words = _("The worker speaks protocol {given}, this panel protocol {expected}.")
+            self._fail("protocol", words.format(given=event.get("protocol"), expected=protocol.PROTOCOL))
+            return
+        self.onEvent(event)
+        if self._pending is not None and self.state == STARTING:
+            folder, self._pending = self._pending, None
+            self._setState(RUNNING)
+            self._send("run", job=str(folder))
+
+    def _endRun(self, event: Event) -> None:
+        """Pass on what ends a run; a worker that is done while it was being cancelled has cancelled as far as we care."""
+        if not self.isBusy:
+            return
+        self._timer.stop()
+        if self.state == CANCELLING and event["event"] == "done":
+            event = {"event": "cancelled"}
+        self._setState(IDLE)
+        self.onEvent(event)
+
+    # Ends
+
+    def _fail(self, code: str, message: str, hint: str = "") -> None:
+        """End the run with an error of the client's own; such a worker is not trusted with another job."""
+        self._pending = None
+        self._killTree()
+        self._endRun({"event": "error", "code": code, "message": message, "hint": hint})
+
+    def _takeEnd(self, exitCode: int, crashed: bool) -> None:
+        self._breath.stop()
+        while self._lines:
+            self._takeLine(self._lines.popleft())
+        for buffer in (self._output, self._errorOutput):
+            self._note(buffer.rest())
+        self._timer.stop()
+        greeted, self.hello, self._pending = bool(self.hello), {}, None
+        if self.state == CANCELLING:
+            self._endRun({"event": "cancelled"})
+        elif self.isBusy:
+            self._endRun(_deathCertificate(exitCode, crashed, greeted, list(self._tail)))
+        self.onEvent({"event": "ended", "exit_code": exitCode})
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self._onTimeout = action
+        self._timer.start(int(seconds * 1000))
+
+    def _timeIsUp(self) -> None:
+        self._onTimeout()
+
+    def _helloIsLate(self) -> None:
+        words = _("The worker said nothing for {seconds} s after it was started.")
+        self._fail("crashed", words.format(seconds=int(self.helloTimeoutS)))
+
+    def _endProcess(self) -> None:
+        self._process.terminate()
+        self._after(self.terminateGraceS, self._killTree)
+
+    def _killTree(self) -> None:
+        """Kill the interpreter that said hello and its children, then what Qt started."""
+        if not self.isWarm:
+            return
+        for processId in {self.processId, self._process.processId()} - {0}:
+            killTree(processId)
+        self._process.kill()
+
+
+def slicerPython() -> str:
+    """Return Slicer's Python: inside Slicer `sys.executable` may be the application."""
+    return shutil.which("PythonSlicer") or sys.executable
+
+
+def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
+    """Return the variables that a worker starts with; another interpreter must not see those that Slicer set."""
+    environment = dict(os.environ)
+    if isForeign:
+        import slicer
+
+        with contextlib.suppress(AttributeError):
+            environment = dict(slicer.util.startupEnvironment())
+    threads = str(max(1, (os.cpu_count() or 2) - 1))
+    needed = protocol.worker_environment()
+    inherited = "" if isForeign else environment.get("PYTHONPATH", "")
+    paths = os.pathsep.join(filter(None, [needed["PYTHONPATH"], inherited]))
+    return {"OMP_NUM_THREADS": threads, **environment, **needed, "PYTHONPATH": paths}
+
+
+def killTree(processId: int) -> None:
+    """Kill a process and all its descendants."""
+    if sys.platform == "win32":
+        command = ["taskkill", "/PID", str(processId), "/T", "/F"]
+        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
+        return
+    for each in [*_descendants(processId), processId]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(each, signal.SIGKILL)
+
+
+def _descendants(processId: int) -> list[int]:
+    """Return the ids of all children's children, the youngest first."""
+    children: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        children.setdefault(parent, []).append(child)
+    found, waiting = [], [processId]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found.extend(below)
+        waiting.extend(below)
+    return found[::-1]
+
+
+def _parents() -> list[tuple[int, int]]:
+    """Return (process, its parent) of all processes; Slicer ships no psutil."""
+    if Path("/proc/self/stat").exists():
+        pairs = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                    pairs.append((int(entry.name), int(fields[1])))
+        return pairs
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, timeout=1, check=False)  # noqa: S607
+    return [(int(a), int(b)) for a, b in (line.split() for line in listing.stdout.splitlines())]
+
+
+def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, tail: list[str]) -> Event:
+    """Say what a worker died of, as far as its exit code and last lines tell."""
+    said = "\n".join(tail)
+    if not greeted and any(sign in said for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
+        code, message = "import_failed", _("The worker could not load its packages.")
+    elif any(sign in said for sign in ("OutOfMemoryError", "MemoryError", "DefaultCPUAllocator", "bad_alloc")):
+        code, message = "oom", _("The worker ran out of memory.")
+    elif "No space left on device" in said:
+        code, message = "disk_full", _("The disk is full.")
+    else:
+        code = "crashed"
+        message = _("The worker ended unexpectedly ({how} {exitCode}).").format(
+            how=_("crash, code") if crashed else _("exit code"), exitCode=exitCode
+        )
+    return {"event": "error", "code": code, "message": message, "hint": "", "detail": said}
