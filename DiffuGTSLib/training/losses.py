@@ -74,13 +74,18 @@ def dice_loss(probability: Tensor, mask: Tensor, abnormal: Tensor, smooth: float
 
 
 def voxel_loss(log_maps: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of the maps at every voxel, all voxels alike.
+    """Cross-entropy of the maps at every voxel; a tumor's voxels weigh √(rest / tumor) times as much, 30 at most.
 
-    Not in the paper as known to us. Dice says nothing on normal images; without this term nothing presses the map
-    down there but the one anomaly score. Weighing tumor and rest alike whatever their volumes was tried first: maps
-    then call a voxel abnormal at a true probability of about 0.15, and masks come out several times too large.
-    Computed from logarithms: a clipped probability would have no slope just where it is most wrong.
+    Not in the paper as known to us. Dice says nothing on normal images, and nothing on a tumor whose probability is
+    as good as 0, where its slope vanishes. With all voxels alike, windows that a tumor fills decide everything: our
+    head learned sarcomas and called every small tumor of every other organ normal. With tumor and rest weighing the
+    same whatever their volumes, masks came out 3 to 7 times too large. The square root lies between: a tumor of 1 % of
+    the window pulls a third as hard as one of 10 %, not a tenth. Computed from logarithms: a clipped probability would
+    have no slope just where it is most wrong.
     """
-    inside = log_maps[:, ABNORMAL:] * mask
-    outside = log_maps[:, NORMAL : NORMAL + 1] * (1 - mask)
-    return -(inside + outside).mean()
+    tumor = mask.flatten(1).sum(1)
+    rest = mask[0].numel() - tumor
+    weight = (rest / tumor.clamp_min(1.0)).sqrt().clamp(1.0, 30.0)
+    inside = (log_maps[:, ABNORMAL:] * mask).flatten(1).sum(1) * weight
+    outside = (log_maps[:, NORMAL : NORMAL + 1] * (1 - mask)).flatten(1).sum(1)
+    return -(inside + outside).mean() / mask[0].numel()

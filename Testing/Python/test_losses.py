@@ -77,16 +77,23 @@ def row(m: list[float]) -> torch.Tensor:
     return torch.tensor(m)[None, None, :, None, None]
 
 
-def test_the_voxel_loss_is_cross_entropy_at_every_voxel() -> None:
-    """With p = 0.9 in one tumor voxel and 0.2 in three others: (-ln 0.9 - 3 ln 0.8) / 4 = 0.19370."""
-    assert float(voxel_loss(log_maps([0.9, 0.2, 0.2, 0.2]), row([1, 0, 0, 0.0]))) == pytest.approx(0.193698, abs=1e-5)
+def test_the_voxel_loss_is_cross_entropy_with_the_tumor_weighed_up() -> None:
+    """With p = 0.9 in one tumor voxel, 0.2 in three others: (-√3 ln 0.9 - 3 ln 0.8) / 4 = 0.21298."""
+    assert float(voxel_loss(log_maps([0.9, 0.2, 0.2, 0.2]), row([1, 0, 0, 0.0]))) == pytest.approx(0.212980, abs=1e-5)
 
 
-def test_the_voxel_loss_is_least_at_the_true_share_of_tumor() -> None:
-    """All voxels count alike, so that a map that cannot tell them apart should answer 0.3 where 3 of 10 are tumor."""
+def test_the_voxel_loss_is_least_where_the_odds_are_the_root_of_the_true_odds() -> None:
+    """A map that cannot tell voxels apart should answer √(3/7) / (1 + √(3/7)) = 0.396 where 3 of 10 are tumor."""
     mask = row([1.0] * 3 + [0.0] * 7)
-    loss = {p: float(voxel_loss(log_maps([p] * 10), mask)) for p in (0.2, 0.25, 0.3, 0.35, 0.4)}
-    assert min(loss, key=loss.__getitem__) == 0.3
+    loss = {p: float(voxel_loss(log_maps([p] * 10), mask)) for p in (0.3, 0.35, 0.396, 0.45, 0.5)}
+    assert min(loss, key=lambda p: loss[p]) == 0.396
+
+
+def test_the_tiniest_tumor_weighs_thirty_times_and_a_large_one_never_less_than_its_surroundings() -> None:
+    tiny = row([1.0] + [0.0] * 1999)
+    assert float(voxel_loss(log_maps([0.5] * 2000), tiny)) == pytest.approx(math.log(2) * (30 + 1999) / 2000, rel=1e-5)
+    large = row([1.0] * 9 + [0.0])
+    assert float(voxel_loss(log_maps([0.5] * 10), large)) == pytest.approx(math.log(2), rel=1e-5)
 
 
 def test_the_voxel_loss_has_a_slope_where_the_map_is_sure_and_wrong() -> None:
@@ -110,7 +117,8 @@ def test_the_total_is_the_weighted_sum(an_attention: Attention) -> None:
     mask[0, 0, 0, 0, 0] = 1
     weights = HeadLossWeights(anomaly=2, similarity=0, dice=3, voxel=5)
     terms = head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), mask, weights)
-    assert float(terms["total"]) == pytest.approx(2 * LN2 + 3 * 0.5 + 5 * LN2)
+    voxel = LN2 * (3 + math.sqrt(3)) / 4  # one tumor voxel of four
+    assert float(terms["total"]) == pytest.approx(2 * LN2 + 3 * 0.5 + 5 * voxel)
     assert set(terms) == {"total", "anomaly", "similarity", "dice", "voxel"}
 
 
