@@ -102,16 +102,12 @@ def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> NDArr
         )
     made = not segmentation.ContainsRepresentation(_LABELMAP) and segmentation.CreateRepresentation(_LABELMAP)
     try:
-        ids = vtk.vtkStringArray()
-        ids.InsertNextValue(segmentId)
-        merged = slicer.vtkOrientedImageData()
-        slicer.vtkSlicerSegmentationsModuleLogic.GenerateMergedLabelmapInReferenceGeometry(
-            segmentationNode, volumeNode, ids, slicer.vtkSegmentation.EXTENT_REFERENCE_GEOMETRY, merged
-        )
+        labelmap = slicer.vtkOrientedImageData()
+        segmentationNode.GetBinaryLabelmapRepresentation(segmentId, labelmap)
     finally:
         if made:
             segmentation.RemoveRepresentation(_LABELMAP)
-    return _pasted(merged, geometry)
+    return _pasted(_onScan(labelmap, segmentationNode, volumeNode, geometry), geometry)
 
 
 def roiMask(roiNode: Any, volumeNode: Any) -> NDArray[np.uint8]:
@@ -174,6 +170,28 @@ def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, seg
 def _span(line: NDArray[np.bool_]) -> slice:
     where = np.flatnonzero(line)
     return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _onScan(labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geometry) -> Any:
+    """Return a labelmap on the scan's grid, each voxel that of the nearest one of the segment."""
+    if labelmap.IsEmpty():
+        return labelmap
+    parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
+    if parents[0] is None or parents[0].IsTransformToWorldLinear():
+        toScan = vtk.vtkTransform()
+        matrix = np.linalg.inv(worldFromNode(volumeNode)) @ worldFromNode(segmentationNode)
+        toScan.SetMatrix(slicer.util.vtkMatrixFromArray(np.eye(4) if parents[0] is parents[1] else matrix))
+    else:
+        toScan = vtk.vtkGeneralTransform()
+        slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(*parents, toScan)
+    like, result = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
+    like.SetExtent([edge for side in geometry.shape for edge in (0, side - 1)])
+    like.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    like.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        labelmap, like, result, False, False, toScan
+    )
+    return result
 
 
 def _pasted(labelmap: Any, geometry: Geometry) -> NDArray[np.uint8]:

@@ -1,0 +1,91 @@
+"""Small pieces of a scene that several tests need: scans on any grid, transforms, and files as the worker writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+from numpy.typing import NDArray
+from phantoms import rotation
+
+from DiffuGTSLib.volumes import Geometry, Volume, write_volume
+
+
+def scan_node(geometry: Geometry, array: NDArray[Any], name: str = "Scan") -> Any:
+    """Add a scalar volume of voxels (i, j, k)."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(array.T))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def noise(geometry: Geometry, seed: int = 0) -> NDArray[np.int16]:
+    """Return CT numbers, each voxel its own."""
+    return np.random.default_rng(seed).integers(-1000, 3000, geometry.shape).astype(np.int16)
+
+
+def blob(geometry: Geometry, center: tuple[float, float, float], radius: float) -> NDArray[np.uint8]:
+    """Return a ball in voxels (i, j, k)."""
+    distance = np.linalg.norm(np.moveaxis(np.indices(geometry.shape), 0, -1) - center, axis=-1)
+    return (distance <= radius).astype(np.uint8)
+
+
+def on_disk(geometry: Geometry, array: NDArray[Any], path: Path) -> Path:
+    """Write voxels (i, j, k) as the worker does."""
+    write_volume(Volume(array, geometry), path)
+    return path
+
+
+def matrix_of(node: Any) -> NDArray[np.float64]:
+    """Return a volume's own matrix from voxels to RAS."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return np.array(slicer.util.arrayFromVTKMatrix(matrix))
+
+
+def rigid(degrees: tuple[float, float, float], offset_mm: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Return a matrix that turns about x, y, z and then moves."""
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = rotation(degrees), offset_mm
+    return matrix
+
+
+def linear_transform(matrix: NDArray[np.float64], parent: Any = None, name: str = "Transform") -> Any:
+    """Add a linear transform, under another one or not."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+    if parent is not None:
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    return node
+
+
+def bending_transform() -> Any:
+    """Add a thin-plate spline that moves one point of five."""
+    points, targets = vtk.vtkPoints(), vtk.vtkPoints()
+    for index, point in enumerate(((0, 0, 0), (50, 0, 0), (0, 50, 0), (0, 0, 50), (40, 40, 40))):
+        points.InsertNextPoint(point)
+        targets.InsertNextPoint([value + 5 * (index == 4) for value in point])
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetSourceLandmarks(points)
+    spline.SetTargetLandmarks(targets)
+    spline.SetBasisToR()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Bend")
+    node.SetAndObserveTransformToParent(spline)
+    return node
+
+
+def under(node: Any, transform: Any) -> None:
+    """Put a node under a transform."""
+    node.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def roi_node(size_mm: tuple[float, float, float], matrix: NDArray[np.float64]) -> Any:
+    """Add a box, turned and moved by a matrix."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    node.SetSize(*size_mm)
+    node.SetAndObserveObjectToNodeMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    return node

@@ -1,0 +1,216 @@
+"""What the display of results says about itself, and what the views are told; the pictures are in test_views.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+from phantoms import grid
+from scene_parts import blob, noise, scan_node
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSSlicer import display, scene
+from DiffuGTSSlicer.grids import setSegmentMask
+
+GRID = grid((20, 24, 16), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
+
+
+@pytest.fixture
+def a_scan(a_scene) -> Any:
+    """A small CT with a window of its own."""
+    node = scan_node(GRID, noise(GRID))
+    node.GetDisplayNode().AutoWindowLevelOff()
+    node.GetDisplayNode().SetWindowLevel(1500, -600)
+    return node
+
+
+@pytest.fixture
+def a_map(a_scan) -> Any:
+    """A map of 0, 0.25, 0.5, 0.75 and 1 on its grid."""
+    return scan_node(GRID, (noise(GRID, 3) % 5 / 4).astype(np.float32), "AOVA")
+
+
+@pytest.fixture
+def a_twin(a_scan) -> Any:
+    """A pseudo-healthy image on its grid."""
+    return scan_node(GRID, noise(GRID, 4).astype(np.float32), "Scan pseudo-healthy")
+
+
+@pytest.fixture
+def no_layout_manager(monkeypatch) -> None:
+    """Slicer as its own tests start it: without a main window."""
+    monkeypatch.setattr(slicer.app, "layoutManager", lambda: None)
+
+
+def layers(view: str) -> Any:
+    return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode()
+
+
+def plane(view: str) -> Any:
+    return slicer.app.layoutManager().sliceWidget(view).mrmlSliceNode()
+
+
+def test_an_aova_map_is_colored_from_0_to_1_and_shows_from_its_threshold_up(a_map) -> None:
+    display.showAova(a_map, 0.5)
+    node = a_map.GetDisplayNode()
+    assert not node.GetAutoWindowLevel() and (node.GetWindowLevelMin(), node.GetWindowLevelMax()) == (0, 1)
+    assert node.GetApplyThreshold() and not node.GetAutoThreshold()
+    assert (node.GetLowerThreshold(), node.GetUpperThreshold()) == (0.5, 1.0)
+    assert node.GetColorNodeID() == display.INFERNO
+
+
+def test_without_slicers_table_there_is_one_of_ours_and_only_one(a_scene, a_map, monkeypatch) -> None:
+    monkeypatch.setattr(display, "INFERNO", "vtkMRMLColorTableNodeThatIsMissing")
+    other = scan_node(GRID, np.zeros(GRID.shape, np.float32))
+    display.showAova(a_map, 0.5)
+    display.showResidual(other)
+    own = a_map.GetDisplayNode().GetColorNode()
+    assert own.GetName() == display.OWN_COLORS and other.GetDisplayNode().GetColorNode() is own
+    colors = own.GetColorTransferFunction()
+    light = [np.dot(colors.GetColor(x), (0.2126, 0.7152, 0.0722)) for x in np.linspace(0, 1, 21)]
+    assert np.all(np.diff(light) > 0)  # dark to light, all the way
+
+
+def test_a_residual_shows_what_changed_at_all_noticeably(a_map) -> None:
+    display.showResidual(a_map)
+    assert a_map.GetDisplayNode().GetLowerThreshold() == pytest.approx(0.1)
+    assert (a_map.GetDisplayNode().GetWindowLevelMin(), a_map.GetDisplayNode().GetWindowLevelMax()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "values"), [(0.0, (0, 1, 2, 3, 4)), (0.25, (1, 2, 3, 4)), (0.6, (3, 4)), (1.0, (4,))]
+)
+def test_the_threshold_says_how_many_voxels_it_leaves(a_map, value, values) -> None:
+    array = slicer.util.arrayFromVolume(a_map)
+    assert display.setThreshold(a_map, value) == np.isin(array, np.array(values) / 4).sum() > 0
+    assert a_map.GetDisplayNode().GetLowerThreshold() == value
+
+
+def test_a_threshold_that_half_precision_of_a_slider_blurs_counts_what_the_view_draws(a_map) -> None:
+    slicer.util.updateVolumeFromArray(a_map, np.full(GRID.shape[::-1], 0.7, np.float32))
+    assert display.setThreshold(a_map, 0.7) == np.prod(GRID.shape)
+
+
+def test_the_twin_looks_as_its_scan_and_says_that_it_is_synthetic(a_scan, a_twin) -> None:
+    display.stylePseudoHealthy(a_twin, a_scan)
+    assert (a_twin.GetDisplayNode().GetWindow(), a_twin.GetDisplayNode().GetLevel()) == (1500, -600)
+    assert not a_twin.GetDisplayNode().GetAutoWindowLevel()
+    assert a_twin.GetName() == "Scan pseudo-healthy (synthetic)"
+    assert display.isSynthetic(a_twin) and not display.isSynthetic(a_scan) and not display.isSynthetic(None)
+    assert "not for diagnosis" in a_twin.GetDescription()
+    display.stylePseudoHealthy(a_twin, a_scan)
+    assert a_twin.GetName().count("synthetic") == 1
+
+
+def test_a_scan_without_a_display_leaves_the_twin_its_own(a_scan, a_twin) -> None:
+    slicer.mrmlScene.RemoveNode(a_scan.GetDisplayNode())
+    display.stylePseudoHealthy(a_twin, a_scan)
+    assert display.isSynthetic(a_twin)
+
+
+def test_the_legend_says_what_it_is_of_and_can_be_hidden(a_map) -> None:
+    display.showAova(a_map, 0.5)
+    logic = slicer.modules.colors.logic()
+    display.setLegend(a_map, False)
+    assert logic.GetColorLegendDisplayNode(a_map) is None
+    display.setLegend(a_map, True)
+    legend = logic.GetColorLegendDisplayNode(a_map)
+    assert legend.GetVisibility() and legend.GetTitleText() == "Abnormal attention"
+    display.setLegend(a_map, False)
+    assert not legend.GetVisibility()
+    display.setLegend(a_map, True)
+    assert logic.GetColorLegendDisplayNode(a_map) is legend and legend.GetVisibility()
+
+
+def test_an_overlay_lies_over_the_scan_in_every_view_and_can_be_taken_off(a_scan, a_map) -> None:
+    display.setOverlay(a_scan, a_map, 0.4)
+    for view in ("Red", "Green", "Yellow"):
+        assert layers(view).GetBackgroundVolumeID() == a_scan.GetID()
+        assert layers(view).GetForegroundVolumeID() == a_map.GetID()
+        assert layers(view).GetForegroundOpacity() == pytest.approx(0.4)
+    display.setOverlay(a_scan)
+    assert layers("Green").GetForegroundVolumeID() is None
+
+
+def test_layouts_have_names(a_scan) -> None:
+    manager = slicer.app.layoutManager()
+    for name, views in (
+        ("overlay", ("Red",)),
+        ("side by side", ("Red", "Yellow")),
+        ("four up", ("Red", "Green", "Yellow")),
+    ):
+        display.setLayout(name)
+        assert set(manager.sliceViewNames()) == set(views), name
+    with pytest.raises(InputError, match="Unknown layout 'four-up'") as refusal:
+        display.setLayout("four-up")
+    assert "did you mean 'four up'" in refusal.value.hint
+
+
+def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan, a_map, a_twin) -> None:
+    display.setOverlay(a_scan, a_map, 0.4)
+    plane("Red").SetSliceOffset(12.0)
+    before = (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl())
+    display.setLayout("side by side", a_scan, a_twin)
+    assert layers("Red").GetForegroundVolumeID() == a_map.GetID()
+    assert layers("Yellow").GetBackgroundVolumeID() == a_twin.GetID()
+    assert layers("Yellow").GetForegroundVolumeID() is None
+    assert plane("Yellow").GetOrientation() == "Axial" and plane("Yellow").GetSliceOffset() == pytest.approx(12.0)
+    assert np.allclose(plane("Yellow").GetFieldOfView(), plane("Red").GetFieldOfView())
+    for view in ("Red", "Yellow"):
+        assert layers(view).GetLinkedControl() and layers(view).GetHotLinkedControl()
+    display.setOverlay(a_scan, a_map, 0.9)  # the twin stays bare
+    assert layers("Yellow").GetBackgroundVolumeID() == a_twin.GetID()
+    assert layers("Yellow").GetForegroundVolumeID() is None
+    display.setLayout("side by side", a_scan, a_twin)  # again changes nothing
+    display.setLayout("four up", a_scan)
+    assert plane("Yellow").GetOrientation() == "Sagittal"
+    assert layers("Yellow").GetBackgroundVolumeID() == a_scan.GetID()
+    assert layers("Yellow").GetForegroundVolumeID() == a_map.GetID()
+    assert layers("Yellow").GetForegroundOpacity() == pytest.approx(0.9)
+    assert (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl()) == before
+
+
+def test_without_a_layout_manager_only_nodes_change(a_scan, a_map, a_twin, no_layout_manager) -> None:
+    display.setLayout("side by side", a_scan, a_twin)
+    display.setOverlay(a_scan, a_map)
+    display.jumpTo((1, 2, 3))
+    with pytest.raises(InputError, match="Unknown layout"):
+        display.setLayout("nine")
+
+
+def test_a_jump_centers_every_view_and_carries_the_crosshair(a_scan) -> None:
+    display.setOverlay(a_scan)
+    display.jumpTo((10.0, -20.0, 30.0))
+    for view in ("Red", "Green", "Yellow"):
+        to_ras = plane(view).GetXYToRAS()
+        width, height, _ = plane(view).GetDimensions()
+        middle = np.array(to_ras.MultiplyPoint((width / 2, height / 2, 0, 1))[:3])
+        assert np.linalg.norm(middle - (10, -20, 30)) < 1.5
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    assert np.allclose(crosshair.GetCrosshairRAS(), (10, -20, 30))
+
+
+def test_rock_flicker_and_reveal_are_opacities_of_a_phase() -> None:
+    assert [display.rock(phase) for phase in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [display.flicker(phase) for phase in (0, 0.49, 0.5, 0.99, 1)] == [0, 0, 1, 1, 0]
+    assert [display.reveal(phase) for phase in (0, 0.375, 0.75, 0.99)] == pytest.approx([0, 0.5, 1, 1])
+    phases = np.linspace(0, 3, 301)
+    for course in (display.rock, display.flicker, display.reveal):
+        assert all(0 <= course(phase) <= 1 for phase in phases)
+
+
+def test_segments_are_outlined_with_a_faint_filling_and_stand_up_as_surfaces(a_scan) -> None:
+    segmentation = scene.newSegmentation(a_scan, "Tumor")
+    segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    setSegmentMask(blob(GRID, (9, 12, 8), 4).T, a_scan, segmentation, "tumor")
+    slicer.mrmlScene.RemoveNode(segmentation.GetDisplayNode())
+    display.styleSegmentation(segmentation)
+    node = segmentation.GetDisplayNode()
+    assert node.GetOpacity2DFill() == pytest.approx(0.2) and node.GetOpacity2DOutline() == 1
+    display.styleSegmentation(segmentation, fill=0)
+    assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline()
+    assert display.show3D(segmentation, True) and node.GetVisibility3D()
+    assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert display.show3D(segmentation, False) and not node.GetVisibility3D()

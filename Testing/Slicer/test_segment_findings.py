@@ -1,0 +1,197 @@
+"""The table of findings: right numbers in the world, and lesions that can be dropped and come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from phantoms import grid
+from scene_parts import blob, linear_transform, noise, on_disk, rigid, scan_node, under
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.findings import find_lesions
+from DiffuGTSLib.volumes import Volume
+from DiffuGTSSlicer import findings, scene
+from DiffuGTSSlicer.findings import Findings
+from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, worldFromNode
+
+GRID = grid((30, 28, 20), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
+LARGE, MIDDLE, SMALL = blob(GRID, (8, 8, 8), 4), blob(GRID, (20, 19, 12), 3), blob(GRID, (26, 4, 16), 1)
+MASK = LARGE | MIDDLE | SMALL
+
+
+@pytest.fixture
+def a_result(a_scene) -> tuple[Any, str, Any, Any, Any]:
+    """A segmentation of three balls, its segment, the scan, the AOVA map and the pseudo-healthy image."""
+    scan = scan_node(GRID, noise(GRID))
+    aova = scan_node(GRID, np.random.default_rng(5).random(GRID.shape).astype(np.float32), "AOVA")
+    healthy = scan_node(GRID, noise(GRID, 6).astype(np.float32), "Healthy")
+    segmentation = scene.newSegmentation(scan, "Result")
+    segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    setSegmentMask(MASK.T, scan, segmentation, "tumor")
+    return segmentation, "tumor", scan, aova, healthy
+
+
+def voxels(result: tuple[Any, str, Any, Any, Any]) -> np.ndarray:
+    """Return what the segment holds, (i, j, k)."""
+    return segmentMask(*result[:3]).T
+
+
+def test_the_table_is_that_of_the_command_line(a_result) -> None:
+    _, _, scan, aova, healthy = a_result
+    expected = find_lesions(
+        *(
+            Volume(array, GRID)
+            for array in (
+                MASK,
+                slicer.util.arrayFromVolume(aova).T,
+                slicer.util.arrayFromVolume(scan).T,
+                slicer.util.arrayFromVolume(healthy).T,
+            )
+        )
+    )
+    rows = Findings(*a_result).rows
+    assert [row.number for row in rows] == [1, 2, 3] and all(row.kept for row in rows)
+    for row, wanted in zip(rows, expected, strict=True):
+        assert row.volumeMl == pytest.approx(wanted.volume_ml)
+        assert row.diameterMm == pytest.approx(wanted.longest_in_plane_diameter_mm)
+        assert row.centroidRas == pytest.approx(wanted.centroid_ras_mm)
+        assert (row.meanAova, row.maxAova) == pytest.approx((wanted.mean_aova, wanted.max_aova))
+        assert row.meanChange == pytest.approx(wanted.mean_intensity_change)
+
+
+def test_what_was_not_computed_is_no_number(a_result) -> None:
+    row = Findings(*a_result[:3]).rows[0]
+    assert np.isnan([row.meanAova, row.maxAova, row.meanChange]).all()
+    assert row.volumeMl == pytest.approx(LARGE.sum() * 1.1 * 0.7 * 2.5 / 1000)
+
+
+def test_places_are_of_the_world_and_sizes_too(a_result) -> None:
+    segmentation, _, scan, *_ = a_result
+    before = Findings(*a_result).rows
+    matrix = rigid((0, 0, 30), (100, 0, 0)) @ np.diag([2.0, 2.0, 2.0, 1.0])
+    for node in (segmentation, *a_result[2:]):
+        under(node, linear_transform(matrix))
+    for row, wanted in zip(Findings(*a_result).rows, before, strict=True):
+        assert row.volumeMl == pytest.approx(8 * wanted.volumeMl)
+        assert row.diameterMm == pytest.approx(2 * wanted.diameterMm)
+        assert row.centroidRas == pytest.approx(tuple((matrix @ [*wanted.centroidRas, 1])[:3]))
+        assert row.meanChange == pytest.approx(wanted.meanChange)
+    assert np.allclose(worldFromNode(scan), matrix)
+
+
+def test_a_dropped_lesion_leaves_the_segment_and_comes_back_voxel_by_voxel(a_result) -> None:
+    table = Findings(*a_result)
+    first = table.rows
+    table.keep(2, False)
+    assert np.array_equal(voxels(a_result), LARGE | SMALL)
+    assert [row.kept for row in table.rows] == [True, False, True]
+    assert [row.volumeMl for row in table.rows] == [row.volumeMl for row in first]  # numbers and sizes stay
+    table.keep(1, False)
+    table.keep(3, False)
+    assert not voxels(a_result).any() and len(table.rows) == 3
+    for number in (1, 2, 3):
+        table.keep(number, True)
+    assert np.array_equal(voxels(a_result), MASK) and table.rows == first
+
+
+def test_dropping_twice_or_keeping_what_is_kept_changes_nothing(a_result) -> None:
+    table = Findings(*a_result)
+    table.keep(1, True)
+    table.keep(2, False)
+    table.keep(2, False)
+    assert np.array_equal(voxels(a_result), LARGE | SMALL)
+    table.keep(2, True)
+    assert np.array_equal(voxels(a_result), MASK)
+
+
+def test_another_table_of_the_same_segment_knows_what_was_dropped(a_result) -> None:
+    Findings(*a_result).keep(1, False)
+    again = Findings(*a_result)
+    assert [row.kept for row in again.rows] == [False, True, True]
+    again.keep(1, True)
+    assert np.array_equal(voxels(a_result), MASK)
+
+
+def test_what_the_user_edits_meanwhile_is_not_lost(a_result) -> None:
+    segmentation, segment, scan, *_ = a_result
+    table = Findings(*a_result)
+    drawn = blob(GRID, (20, 4, 4), 2)
+    setSegmentMask(MASK.T | drawn.T, scan, segmentation, segment)
+    table.keep(2, False)  # by the table from before the edit
+    assert np.array_equal(voxels(a_result), LARGE | SMALL | drawn)
+    assert [row.kept for row in table.rows] == [True, False, True, True]
+    table.keep(2, True)
+    assert np.array_equal(voxels(a_result), MASK | drawn)
+    setSegmentMask(SMALL.T, scan, segmentation, segment)
+    assert len(table.update()) == 1 and table.rows[0].number == 1
+
+
+def test_a_new_run_forgets_what_was_dropped_from_the_old_one(a_result, tmp_path) -> None:
+    segmentation, segment, scan, *_ = a_result
+    Findings(*a_result).keep(2, False)
+    path = on_disk(GRID, LARGE, tmp_path / "m.nrrd")
+    scene.importMask(path, scan, segmentation, "Tumor", segmentId=segment)
+    assert len(Findings(*a_result).rows) == 1
+
+
+def test_voxels_that_touch_by_a_corner_are_one_lesion(a_result) -> None:
+    segmentation, segment, scan, *_ = a_result
+    mask = np.zeros(GRID.shape, np.uint8)
+    mask[3, 3, 3] = mask[4, 4, 4] = mask[9, 9, 9] = 1
+    setSegmentMask(mask.T, scan, segmentation, segment)
+    rows = Findings(*a_result).rows
+    assert [round(row.volumeMl / GRID.voxel_volume_ml) for row in rows] == [2, 1]
+    # One voxel measures its longer side within the slice, which lies across the 2.5 mm.
+    assert rows[1].diameterMm == pytest.approx(1.1)
+
+
+def test_an_empty_segment_has_no_findings(a_result) -> None:
+    segmentation, segment, scan, *_ = a_result
+    setSegmentMask(np.zeros(GRID.shape[::-1]), scan, segmentation, segment)
+    table = Findings(*a_result)
+    assert table.rows == ()
+    with pytest.raises(InputError, match="no finding 1; expected 1 to 0"):
+        table.keep(1, False)
+    with pytest.raises(InputError, match="no finding 0"):
+        table.jump(0)
+
+
+def test_a_map_of_another_scan_is_refused(a_result) -> None:
+    other = grid((30, 28, 20), (1.1, 0.7, 2.6))
+    with pytest.raises(GeometryError, match="AOVA map and the scan lie on different grids"):
+        Findings(*a_result[:3], scan_node(other, np.zeros(other.shape, np.float32)))
+
+
+def test_a_jump_goes_to_a_voxel_of_the_lesion_even_in_a_crescent(a_result) -> None:
+    segmentation, segment, scan, *_ = a_result
+    ring = blob(GRID, (14, 14, 10), 8) & ~blob(GRID, (14, 14, 10), 6)
+    setSegmentMask(ring.T, scan, segmentation, segment)
+    Findings(*a_result).jump(1)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    i, j, k = np.rint(GRID.to_ijk(np.array(crosshair.GetCrosshairRAS()))).astype(int)
+    assert ring[i, j, k] == 1
+
+
+def test_a_tag_that_is_damaged_or_of_another_grid_drops_nothing(a_result) -> None:
+    segmentation, segment, *_ = a_result
+    tumor = segmentation.GetSegmentation().GetSegment(segment)
+    Findings(*a_result).keep(2, False)
+    good = vtk.reference("")
+    tumor.GetTag(scene.DROPPED_TAG, good)
+    for text in ("", "nonsense", "1,2", str(good)[:-9], str(good) + "!", str(good).replace("20,28,30", "20,28,31", 1)):
+        tumor.SetTag(scene.DROPPED_TAG, text)
+        assert len(Findings(*a_result).rows) == 2, text
+    tumor.SetTag(scene.DROPPED_TAG, str(good))
+    assert len(Findings(*a_result).rows) == 3
+    assert len(str(good)) < 300  # short enough for the header of a file
+
+
+def test_the_text_of_dropped_voxels_is_exact_for_any_mask() -> None:
+    for seed in range(5):
+        mask = np.random.default_rng(seed).random((5, 7, 9)) > 0.7
+        assert np.array_equal(findings._unpacked(findings._packed(mask), mask.shape), mask)
+    assert findings._packed(np.zeros((2, 3, 4), bool)) == ""
