@@ -7,7 +7,13 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-MAPS = {"Inferno": "inferno", "Viridis": "viridis", "Plasma": "plasma", "DivergingBlueRed": "bwr"}
+MAPS = {
+    "Inferno": "inferno",
+    "Viridis": "viridis",
+    "Plasma": "plasma",
+    "DivergingBlueRed": "bwr",
+    "GenericColors": "tab20",
+}
 """Slicer's table by the map that it looks like. Its nodes are called vtkMRMLColorTableNodeFile<name>.txt."""
 ENTRIES = 256
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -51,10 +51,9 @@ def loadModule(name: str, folder: Path = DIFFUGTS) -> Any:
     """
     install()
     path = Path(folder, f"{name}.py")
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    sys.modules.pop(name, None)
-    module = importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     parent = ScriptedModule(name, path)
     setattr(slicer.modules, name.lower(), parent)
     setattr(slicer.moduleNames, name, name)

@@ -32,19 +32,30 @@ class QUiLoader(QtUiTools.QUiLoader):
         unknown = {tag.findtext("class") for tag in root.iter("customwidget")} - set(_CUSTOM)
         if unknown:
             raise RuntimeError(f"{path}: no stand-in for {', '.join(sorted(map(str, unknown)))}")
-        widget = super().load(file, parent)
-        for connection in root.iter("connection"):
+        connections = [c for holder in root.iter("connections") for c in _without_mrml(holder)]
+        text = QtCore.QBuffer()
+        text.setData(ET.tostring(root))
+        text.open(QtCore.QIODevice.ReadOnly)
+        widget = super().load(text, parent)
+        for connection in connections:
             _connect(path, widget, *(connection.findtext(tag) for tag in ("sender", "signal", "receiver", "slot")))
         return widget
 
 
+def _without_mrml(holder: ET.Element) -> list[ET.Element]:
+    """Take the connections that carry an MRML object, which Qt's own loader cannot make, out of their holder."""
+    found = [connection for connection in holder if "vtk" in (connection.findtext("signal") or "")]
+    for connection in found:
+        holder.remove(connection)
+    return found
+
+
 def _connect(path: str, root: Any, sender: str, signal: str, receiver: str, slot: str) -> None:
-    """Make a connection that carries an MRML object, which Qt's own loader cannot; the others it has made."""
     ends = [_named(root, name) for name in (sender, receiver)]
     if None in ends:
         raise RuntimeError(f"{path}: the connection from {sender} to {receiver} has an end that is not there")
-    if "vtk" in signal:
-        ends[0].connect(signal, getattr(ends[1], slot.split("(")[0]))
+    if not ends[0].connect(signal, getattr(ends[1], slot.split("(")[0])):
+        raise RuntimeError(f"{path}: {sender} has no signal {signal}")
 
 
 def _named(root: Any, name: str) -> Any:
