@@ -1,35 +1,26 @@
 """The result folder: the same names every time, written whole or not at all, with enough on record to run it again."""
 
-import dataclasses
-import hashlib
-import importlib.metadata
 import json
-import math
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from DiffuGTSLib import __version__
 from DiffuGTSLib.config import Config, from_dict
-from DiffuGTSLib.errors import GeometryError, InputError, StorageError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import InputError, StorageError, WeightsError, did_you_mean
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.overview import write_overview
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, input_sha256, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.text.prompts import PromptPair
-from DiffuGTSLib.volumes.dicom import series_files
 from DiffuGTSLib.volumes.io import read_volume, write_segmentation, write_volume
-from DiffuGTSLib.volumes.volume import Geometry, Volume
+from DiffuGTSLib.volumes.volume import Volume
 
 SEGMENTATION = "segmentation.nii.gz"
 COARSE_MASK = "coarse_mask.nii.gz"
@@ -58,14 +49,10 @@ NAMES = (
 FORMATS = ("nifti", "nrrd")
 """nrrd adds Slicer's segmentation to the NIfTI files."""
 
-RESEARCH_USE = "Research use only. Not for diagnosis."
 UNTRAINED = "Untrained networks: for tests only, this result means nothing."
 
-_FORMAT = 1
 _STAGING_PREFIX = ".diffugts-"
 _COLOR = (0.85, 0.33, 0.31)
-_PACKAGES = ("torch", "monai", "diffusers", "transformers", "safetensors", "SimpleITK", "scipy", "numpy")
-_DETACHED = (".nhdr", ".mhd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +170,8 @@ def write_results(
     require_result_folder(folder, force)
     findings = find_lesions(result.mask, result.aova, scan, result.pseudo_healthy)
     about = {"region": region is not None, "stages": list(stages), "format": image_format, "findings": len(findings)}
-    record = {**_record(scan, scan_path, result, components), **about, **(notes or {})}
+    outcome = {"outcome": _outcome_of_all_files(result)}
+    record = {**make_record(scan, scan_path, result, components), **outcome, **about, **(notes or {})}
     with _staged(folder) as staging:
         _write_images(staging, scan, result, image_format)
         write_findings(findings, staging / FINDINGS)
@@ -192,9 +180,8 @@ def write_results(
             findings=findings, prompts=(result.prompts.normal, result.prompts.abnormal), modality=result.modality,
             note="" if components.trained else UNTRAINED,
         )  # fmt: skip
-        (staging / CACHE).write_bytes(_packed_cache(result.cache, region, record["input"]["sha256"]))
-        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-        (staging / RECORD).write_text(text + "\n", encoding="utf-8")
+        (staging / CACHE).write_bytes(packed_cache(result.cache, region, record["input"]["sha256"]))
+        (staging / RECORD).write_text(record_text(record), encoding="utf-8")
     return findings
 
 
@@ -220,7 +207,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         dict(record["weights"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / RECORD} lacks or garbles the entry {error}.", hint=_RUN_AGAIN, code="record"
+            f"{folder / RECORD} lacks or garbles the entry {error}.", hint=RUN_AGAIN, code="record"
         ) from error
     if not path.exists():
         raise InputError(
@@ -236,11 +223,11 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
             hint="restore the scan, or run diffugts segment again.",
             code="scan_changed",
         )
-    cache, region = _unpacked_cache(folder / CACHE, scan.geometry, expected)
+    cache, region = unpacked_cache(folder / CACHE, scan.geometry, expected)
     if record.get("region") and region is None:
         raise InputError(
             f"{folder / CACHE} is missing, and with it the region that this result was restricted to.",
-            hint=_RUN_AGAIN,
+            hint=RUN_AGAIN,
             code="cache",
         )
     config = from_dict(config_values)
@@ -265,32 +252,23 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", code="record") from error
     except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.", hint=_RUN_AGAIN, code="record") from error
-    if not isinstance(record, dict) or record.get("schema") != _FORMAT:
+        raise InputError(f"{path} is damaged: {error}.", hint=RUN_AGAIN, code="record") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         version = record.get("schema") if isinstance(record, dict) else None
         raise InputError(
-            f"{path}: expected a record of schema {_FORMAT}, got {version!r}.", hint=_RUN_AGAIN, code="record"
+            f"{path}: expected a record of schema {SCHEMA}, got {version!r}.", hint=RUN_AGAIN, code="record"
         )
     return record
 
 
-def input_sha256(path: Path, scan: Volume) -> str:
-    """Return the digest of a scan's file: what sha256sum prints for it.
-
-    Of a DICOM folder: the files of its series one after the other, in slice order. Of a header whose voxels lie in
-    another file (.nhdr, .mhd): the header, then the voxels as read.
-    """
-    digest = hashlib.sha256()
-    for file in series_files(path)[0] if path.is_dir() else [path]:
-        with Path(file).open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    if path.suffix.lower() in _DETACHED:
-        digest.update(np.ascontiguousarray(scan.array).data)
-    return digest.hexdigest()
-
-
-_RUN_AGAIN = "run diffugts segment again."
+def _outcome_of_all_files(result: Segmentation) -> str:
+    """Say it where a file stands for something that was not made."""
+    outcome = result.outcome.rstrip(".")
+    if result.pseudo_healthy is None:
+        return outcome + "; nothing was repainted: the pseudo-healthy image equals the scan and the residual is 0"
+    if result.residual is None:
+        return outcome + "; nothing was compared: the residual is 0"
+    return outcome
 
 
 def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format: str) -> None:
@@ -302,89 +280,6 @@ def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format
     write_volume(result.residual or zero, folder / RESIDUAL)
     if image_format == "nrrd":
         write_segmentation(result.mask, folder / SLICER_SEGMENTATION, result.prompts.abnormal, _COLOR)
-
-
-def _record(scan: Volume, scan_path: Path, result: Segmentation, components: Components) -> dict[str, Any]:
-    outcome = result.outcome.rstrip(".")
-    if result.pseudo_healthy is None:
-        outcome += "; nothing was repainted: the pseudo-healthy image equals the scan and the residual is 0"
-    elif result.residual is None:
-        outcome += "; nothing was compared: the residual is 0"
-    return {
-        "schema": _FORMAT,
-        "notice": RESEARCH_USE,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "outcome": outcome,
-        "anomaly_score": _finite(result.anomaly_score),
-        "input": {
-            "name": scan_path.name,
-            "path": str(scan_path.absolute()),
-            "sha256": input_sha256(scan_path, scan),
-            "shape": list(scan.geometry.shape),
-            "spacing_mm": list(scan.geometry.spacing_mm),
-            "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
-        },
-        "modality": result.modality,
-        "modality_reason": result.modality_reason,
-        "prompts": dataclasses.asdict(result.prompts),
-        "seed": result.config.runtime.seed,
-        "config": result.config.to_dict(),
-        "weights": dict(components.weights),
-        "trained": components.trained,
-        "device": str(components.device),
-        "timings_s": {stage: round(seconds, 3) for stage, seconds in result.timings_s.items()},
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return what the result was made with: DiffuGTS, Python, platform, and the packages that matter."""
-    found = {"diffugts": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def _finite(value: float) -> float | None:
-    """Return a number that JSON has a word for."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _packed_cache(cache: Cache, region: Volume | None, scan_sha256: str) -> bytes:
-    tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
-    if region is not None:
-        tensors["region_bits"] = np.packbits(region.array > 0)
-    about = {"scan_sha256": scan_sha256, "anomaly_score": _finite(cache.anomaly_score)}
-    return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
-
-
-def _unpacked_cache(path: Path, geometry: Geometry, scan_sha256: str) -> tuple[Cache | None, Volume | None]:
-    """Return the cache and the region; neither where the file is gone."""
-    if not path.exists():
-        return None, None
-    try:
-        with safetensors.safe_open(str(path), framework="np") as file:
-            about = json.loads((file.metadata() or {})["cache"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-        score = about["anomaly_score"]
-        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score))
-        fits = about["scan_sha256"] == scan_sha256
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is damaged: {error!r}.", hint=_RUN_AGAIN, code="cache") from error
-    if not fits:
-        raise InputError(f"{path} belongs to another scan than {RECORD} beside it.", hint=_RUN_AGAIN, code="cache")
-    if "region_bits" not in tensors:
-        return cache, None
-    voxels = math.prod(geometry.shape)
-    bits = tensors["region_bits"]
-    if bits.size != (voxels + 7) // 8:
-        raise GeometryError(
-            f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=_RUN_AGAIN
-        )
-    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
 
 
 @contextmanager

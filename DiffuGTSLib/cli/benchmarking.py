@@ -74,7 +74,7 @@ def bench(
             ERR.print(f"Timing {path} …", markup=False, highlight=False, soft_wrap=True)
         cases.append(_case_in_its_own_process(path, arguments))
     if output is not None:
-        from DiffuGTSLib.results import versions
+        from DiffuGTSLib.versions import versions
 
         machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         figures = {"preset": preset, "machine": machine, "versions": versions(), "cases": cases}

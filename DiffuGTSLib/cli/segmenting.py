@@ -333,6 +333,7 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
     """Print what was found and where it lies."""
     from DiffuGTSLib import results
     from DiffuGTSLib.findings import findings_table
+    from DiffuGTSLib.record import RESEARCH_USE
 
     record = results.read_record(folder)
     if as_json:
@@ -349,7 +350,7 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
     if not record["trained"]:
         OUT.print(Text(results.UNTRAINED, style="yellow"))
     OUT.print(Text(f"Overview: {folder / results.OVERVIEW}"), soft_wrap=True)
-    OUT.print(Text(results.RESEARCH_USE, style="dim"))
+    OUT.print(Text(RESEARCH_USE, style="dim"))
 
 
 def _plain(finding: dict[str, Any]) -> dict[str, Any]:

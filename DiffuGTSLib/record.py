@@ -1,0 +1,127 @@
+"""What lies beside the maps of a result: the record of how they were made, and the cache for a second look."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.versions import versions
+from DiffuGTSLib.volumes.dicom import series_files
+from DiffuGTSLib.volumes.volume import Geometry, Volume
+
+SCHEMA = 1
+RESEARCH_USE = "Research use only. Not for diagnosis."
+RUN_AGAIN = "run diffugts segment again."
+
+_DETACHED = (".nhdr", ".mhd")
+
+
+def make_record(scan: Volume, scan_path: Path, result: Segmentation, components: Components) -> dict[str, Any]:
+    """Return what was found in which scan, and with which prompts, configuration, weights, seed and versions."""
+    return {
+        "schema": SCHEMA,
+        "notice": RESEARCH_USE,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outcome": result.outcome.rstrip("."),
+        "anomaly_score": _finite(result.anomaly_score),
+        "input": {
+            "name": scan_path.name,
+            "path": str(scan_path.absolute()),
+            "sha256": input_sha256(scan_path, scan),
+            "shape": list(scan.geometry.shape),
+            "spacing_mm": list(scan.geometry.spacing_mm),
+            "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
+        },
+        "modality": result.modality,
+        "modality_reason": result.modality_reason,
+        "prompts": dataclasses.asdict(result.prompts),
+        "seed": result.config.runtime.seed,
+        "config": result.config.to_dict(),
+        "weights": dict(components.weights),
+        "trained": components.trained,
+        "device": str(components.device),
+        "timings_s": {stage: round(seconds, 3) for stage, seconds in result.timings_s.items()},
+        "versions": versions(),
+    }
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """Return a record as the text of its file."""
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def input_sha256(path: Path, scan: Volume) -> str:
+    """Return the digest of a scan's file: what sha256sum prints for it.
+
+    Of a DICOM folder: the files of its series one after the other, in slice order. Of a header whose voxels lie in
+    another file (.nhdr, .mhd): the header, then the voxels as read.
+    """
+    digest = hashlib.sha256()
+    for file in series_files(path)[0] if path.is_dir() else [path]:
+        with Path(file).open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    if path.suffix.lower() in _DETACHED:
+        digest.update(np.ascontiguousarray(scan.array).data)
+    return digest.hexdigest()
+
+
+def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:
+    """Return a cache as the content of its file.
+
+    Args:
+        cache: From a `Segmentation`.
+        region: Where anomalies were allowed; kept with it.
+        made_of: Digest of what the cache belongs to: of the scan's file, or of more.
+    """
+    tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
+    if region is not None:
+        tensors["region_bits"] = np.packbits(region.array > 0)
+    about = {"scan_sha256": made_of, "anomaly_score": _finite(cache.anomaly_score)}
+    return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
+
+
+def unpacked_cache(path: Path, geometry: Geometry, made_of: str) -> tuple[Cache | None, Volume | None]:
+    """Return the cache and the region; neither where the file is gone.
+
+    Raises:
+        InputError: If the file is damaged, or was made of another scan (code "cache").
+        GeometryError: If the region has another number of voxels than the scan.
+    """
+    if not path.exists():
+        return None, None
+    try:
+        with safetensors.safe_open(str(path), framework="np") as file:
+            about = json.loads((file.metadata() or {})["cache"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+        score = about["anomaly_score"]
+        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score))
+        fits = about["scan_sha256"] == made_of
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error
+    if not fits:
+        raise InputError(f"{path} belongs to another scan than record.json beside it.", hint=RUN_AGAIN, code="cache")
+    if "region_bits" not in tensors:
+        return cache, None
+    voxels = math.prod(geometry.shape)
+    bits = tensors["region_bits"]
+    if bits.size != (voxels + 7) // 8:
+        raise GeometryError(
+            f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=RUN_AGAIN
+        )
+    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has a word for."""
+    return float(value) if math.isfinite(value) else None
