@@ -41,12 +41,16 @@ def load_module(kind: type[Module], folder: Path) -> Module:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise WeightsError(f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.") from None
+        raise WeightsError(
+            f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.", code="weights_missing"
+        ) from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.", code="weights_corrupt") from error
     except SafetensorError as error:
         raise WeightsError(
-            f"{path} is not a complete safetensors file: {error}.", hint="copy it again; it was cut off or altered."
+            f"{path} is not a complete safetensors file: {error}.",
+            hint="copy it again; it was cut off or altered.",
+            code="weights_corrupt",
         ) from error
     load_strictly(module, tensors, str(path))
     return freeze(module)
@@ -128,7 +132,9 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
         WeightsError: If the folder or a file is missing, or a file is not the one that was published, or not listed.
     """
     if not model_folder.is_dir():
-        raise WeightsError(f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.")
+        raise WeightsError(
+            f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.", code="weights_missing"
+        )
     expected = read_json(model_folder / CHECKSUMS_FILE)
     unlisted = sorted(
         {path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*.safetensors")} - expected.keys()
@@ -142,7 +148,9 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
     for name, digest in expected.items():
         path = model_folder / name
         if not path.is_file():
-            raise WeightsError(f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.")
+            raise WeightsError(
+                f"Weights are missing: {path}.", hint="fetch or copy the whole model folder.", code="weights_missing"
+            )
         given = sha256(path)
         if given != digest:
             raise WeightsError(
@@ -168,11 +176,15 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(f"{path} is missing.", hint="fetch or copy the whole model folder.") from None
+        raise WeightsError(
+            f"{path} is missing.", hint="fetch or copy the whole model folder.", code="weights_missing"
+        ) from None
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.", code="weights_corrupt") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}.", hint="copy the model folder again.") from error
+        raise WeightsError(
+            f"{path} is not valid JSON: {error}.", hint="copy the model folder again.", code="weights_corrupt"
+        ) from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path} holds a {type(values).__name__}; expected an object.")
     return values

@@ -158,6 +158,7 @@ def build_clinicalbert(folder: Path | None = None, allow_download: bool = False)
         raise WeightsError(
             "Bio_ClinicalBERT is not bundled and no folder was given.",
             hint=f"download {CLINICALBERT_ID} (436 MB, MIT license) and name its folder, or allow the download.",
+            code="weights_missing",
         )
     if folder is not None and not (folder / "config.json").is_file():
         raise WeightsError(f"There is no text model in {folder}.", hint="name the folder that holds config.json.")
@@ -214,7 +215,9 @@ def _minilm_folder() -> Path:
     # find_spec does not run the package, whose own loader wants sentence-transformers.
     found = importlib.util.find_spec(MINILM_PACKAGE)
     if found is None or found.origin is None:
-        raise WeightsError("The text model all-MiniLM-L6-v2 is not installed.", hint=MINILM_INSTALL)
+        raise WeightsError(
+            "The text model all-MiniLM-L6-v2 is not installed.", hint=MINILM_INSTALL, code="weights_missing"
+        )
     return Path(found.origin).parent / "model"
 
 

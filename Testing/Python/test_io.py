@@ -311,11 +311,23 @@ from DiffuGTSLib.volumes.io import write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # no file may grow beyond 20 kB
 scan = Volume(np.random.default_rng(0).normal(size=(30, 30, 30)).astype(np.float32), Geometry((30, 30, 30), np.eye(4)))
-try:
-    write_volume(scan, sys.argv[1])
-except StorageError as error:
-    sys.exit(error.exit_code)
+codes = []
+for compressed in (True, False):
+    try:
+        write_volume(scan, sys.argv[1], compressed=compressed)
+    except StorageError as error:
+        codes.append(error.exit_code)
+sys.exit(codes[0] if len(codes) == 2 else 1)
 """
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_may_be_written_without_compression(tmp_path: Path, a_small_scan: Volume, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    write_volume(a_small_scan, path, compressed=False)
+    back = read_volume(path)
+    assert np.array_equal(back.array, a_small_scan.array) and not back.geometry.difference(a_small_scan.geometry)
+    assert suffix == ".nii.gz" or path.stat().st_size >= a_small_scan.array.nbytes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
