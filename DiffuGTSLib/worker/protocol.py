@@ -46,7 +46,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
 devices: graphics cards only, none on a computer that has just its processor.
 """
 ENDINGS = ("done", "error", "cancelled")
-"""Exactly one of them ends a run; then the worker is idle and takes the next."""
+"""Exactly one of them ends a run; then the worker is idle and takes the next.
+
+Only after an `error` with the code import_failed or cuda it leaves by itself: the process is of no more use then. A line
+that is no request is answered by an `error` too, code "protocol".
+"""
 
 ROAD = ("aova", "repaint", "residual")
 """What a job can ask for: a beginning of this."""
@@ -212,6 +216,8 @@ def parse_request(line: str) -> dict[str, Any]:
     """
     request = _object(line)
     _require_known(request, "do", REQUESTS)
+    if not isinstance(request.get("job", ""), str):
+        raise _foreign(f"The message '{request['do']}': expected job to be a path, got {request['job']!r}.")
     return request
 
 

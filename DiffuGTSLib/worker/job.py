@@ -1,0 +1,142 @@
+"""One job: from the files in its folder to the files in its folder."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from DiffuGTSLib.components import Components
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.findings import Finding, find_lesions, write_findings
+from DiffuGTSLib.pipeline import Cache, Segmentation, segment
+from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
+from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
+from DiffuGTSLib.volumes.volume import require_scan
+from DiffuGTSLib.worker.model import WarmModel
+from DiffuGTSLib.worker.protocol import ARTIFACT_FILES, CACHE_FILE, JobSpec
+from DiffuGTSLib.worker.teller import Teller
+
+
+def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, teller: Teller) -> None:
+    """Do a job, tell of it as it goes, and tell `done` at the end.
+
+    Args:
+        folder: Of the job.
+        spec: What it says.
+        config: What its preset and overrides come to.
+        model: Keeps the networks for the next one.
+        teller: Takes the events; may raise `Cancelled`.
+
+    Raises:
+        DiffuGTSError: Whatever reading, `load_components` and `segment` refuse, or a file that cannot be written.
+    """
+    with teller.stage("load"):
+        scan = read_volume(folder / spec.scan)
+        require_scan(scan)
+        modality, reason = (spec.modality, "as asked") if spec.modality else guess_modality(scan)
+        prompts = chosen_prompts(spec, modality)
+        region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
+        drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
+        teller.progress("load", 0.5)
+        components = model.components(config, spec.allow_untrained)
+        made_of = digest_of_look(scan, prompts, modality, config, components)
+        cache = earlier_look(folder / spec.cache, scan, made_of, teller) if spec.cache else None
+
+    def show(kind: str, made: Volume) -> None:
+        write_volume(made, folder / ARTIFACT_FILES[kind], compressed=False)
+        teller.artifact(kind, folder / ARTIFACT_FILES[kind])
+
+    result = segment(
+        scan, prompts, components, config, modality=modality, region=region, coarse_mask=drawn, cache=cache,
+        stages=spec.stages, on_progress=teller.progress, on_artifact=show,
+    )  # fmt: skip
+    result = replace(result, modality_reason=reason)
+    with teller.stage("write"):
+        if result.residual is not None:
+            show("residual", result.residual)
+        show("segmentation", result.mask)
+        findings = find_lesions(result.mask, result.aova, scan, result.pseudo_healthy)
+        write_findings(findings, folder / ARTIFACT_FILES["findings"])
+        teller.artifact("findings", folder / ARTIFACT_FILES["findings"])
+        with whole_file(folder / CACHE_FILE) as temporary:
+            temporary.write_bytes(packed_cache(result.cache, None, made_of))
+        write_record(folder, spec, scan, result, components, findings)
+        teller.artifact("record", folder / ARTIFACT_FILES["record"])
+    seconds = {"load": teller.seconds["load"], **result.timings_s, "write": teller.seconds["write"]}
+    teller.tell(
+        "done",
+        outcome=result.outcome,
+        anomaly_score=float(result.anomaly_score),
+        modality=modality,
+        modality_reason=reason,
+        timings_s={stage: round(taken_s, 3) for stage, taken_s in seconds.items()},
+        findings=[asdict(finding) for finding in findings],
+    )
+
+
+def chosen_prompts(spec: JobSpec, modality: str) -> PromptPair:
+    """Return the organ's built-in sentences, or the user's own.
+
+    Raises:
+        PromptError: As `organ_prompts` and `free_prompts`.
+    """
+    return organ_prompts(spec.organ, modality) if spec.organ else free_prompts(spec.normal, spec.abnormal)
+
+
+def digest_of_look(scan: Volume, prompts: PromptPair, modality: str, config: Config, components: Components) -> str:
+    """Return what a look at a scan depends on as a digest, so that a cache is never taken for another look's.
+
+    Of the scan the voxels and the grid, not the file: the same node may be written again with another header.
+    """
+    asked = [
+        prompts.normal,
+        prompts.abnormal,
+        modality,
+        asdict(config.canonical),
+        asdict(config.backbone),
+        asdict(config.text),
+        components.weights,
+        scan.geometry.ijk_to_ras.tolist(),
+        scan.geometry.shape,
+    ]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(scan.array).data)
+    return digest.hexdigest()
+
+
+def earlier_look(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:
+    """Return the cache of an earlier job, or None, with a warning, where it is gone, damaged or another look's."""
+    try:
+        cache, _ = unpacked_cache(path, scan.geometry, made_of)
+    except InputError as error:
+        reason = (
+            "is of another scan, other prompts or another model" if "another scan" in error.message else "is damaged"
+        )
+        teller.tell("warning", message=f"The earlier result {reason}: the scan is looked at again.")
+        return None
+    if cache is None:
+        teller.tell("warning", message="The earlier result is gone: the scan is looked at again.")
+    return cache
+
+
+def write_record(
+    folder: Path, spec: JobSpec, scan: Volume, result: Segmentation, components: Components, findings: list[Finding]
+) -> None:
+    """Write record.json: as in a result folder, and what the job asked for."""
+    about = {
+        "region": bool(spec.region),
+        "stages": list(spec.stages),
+        "format": "nrrd",
+        "findings": len(findings),
+        "asked": asdict(spec),
+    }
+    with whole_file(folder / ARTIFACT_FILES["record"]) as temporary:
+        text = record_text({**make_record(scan, folder / spec.scan, result, components), **about})
+        temporary.write_text(text, encoding="utf-8")

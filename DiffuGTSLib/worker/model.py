@@ -1,0 +1,74 @@
+"""The loaded networks, kept from one run to the next."""
+
+import gc
+import json
+from dataclasses import asdict
+
+import torch
+
+from DiffuGTSLib.components import Components, find_device, load_components
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import WorkerError
+
+
+class WarmModel:
+    """Holds one set of networks: those of the last run."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._components: Components | None = None
+
+    def components(self, config: Config, allow_untrained: bool) -> Components:
+        """Return the networks that a configuration names: those at hand, or else those loaded in their place.
+
+        Raises:
+            WorkerError: Code "cuda_arch": torch has no kernels for that graphics card.
+            ConfigError, WeightsError: As `load_components`.
+        """
+        key = model_key(config, allow_untrained)
+        if self._components is None or key != self._key:
+            self.release()  # first: two sets may not fit
+            require_kernels(find_device(config.runtime))
+            self._components = load_components(config, allow_untrained=allow_untrained)
+            self._key = key
+        return self._components
+
+    def release(self) -> None:
+        """Forget the networks and give their memory back."""
+        self._components = None
+        give_memory_back()
+
+
+def model_key(config: Config, allow_untrained: bool) -> str:
+    """Return all that decides which networks are loaded, and where to."""
+    runtime = (config.runtime.device, config.runtime.precision)
+    return json.dumps([asdict(config.backbone), asdict(config.text), runtime, allow_untrained], sort_keys=True)
+
+
+def give_memory_back() -> None:
+    """Free what nobody holds any more, on the graphics card too: other programs need it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def require_kernels(device: torch.device) -> None:
+    """Refuse a graphics card that the installed torch was not built for, by the smallest computation there is.
+
+    Raises:
+        WorkerError: Code "cuda_arch".
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        if "no kernel image" not in str(error):
+            raise
+        major, minor = torch.cuda.get_device_capability(device)
+        raise WorkerError(
+            f"PyTorch {torch.__version__} has no kernels for {torch.cuda.get_device_name(device)} (sm_{major}{minor}); "
+            f"it was built for {', '.join(torch.cuda.get_arch_list())}.",
+            hint="install a PyTorch for this card (in Slicer: the PyTorch module), or choose the processor.",
+            code="cuda_arch",
+        ) from error

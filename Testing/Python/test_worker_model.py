@@ -1,0 +1,48 @@
+"""Networks that stay from one run to the next."""
+
+import weakref
+
+import pytest
+import torch
+
+from DiffuGTSLib.config import load_config
+from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.worker.model import WarmModel, model_key, require_kernels
+
+
+def test_the_same_networks_serve_until_others_are_asked_for_or_they_are_released() -> None:
+    model, config = WarmModel(), load_config("tiny")
+    first = model.components(config, True)
+    assert model.components(load_config("tiny", overrides=["masks.threshold=0.3", "runtime.seed=4"]), True) is first
+    gone = weakref.ref(first.denoiser)
+    other = model.components(load_config("tiny", overrides=["backbone.overlap=0.3"]), True)
+    assert other is not first
+    del first
+    model.release()
+    del other
+    model.release()
+    assert gone() is None, "their memory is given back"
+    assert model.components(config, True) is not None
+
+
+def test_networks_kept_from_a_test_do_not_serve_whoever_did_not_allow_them() -> None:
+    model, config = WarmModel(), load_config("tiny")
+    model.components(config, True)
+    with pytest.raises(WeightsError, match="untrained"):
+        model.components(config, False)
+
+
+@pytest.mark.parametrize(
+    "override", ["backbone.name=mini", "backbone.folder=x", "text.encoder=clinicalbert", "runtime.device=cuda"]
+)
+def test_whatever_decides_which_networks_are_loaded_is_in_the_key(override: str) -> None:
+    assert model_key(load_config("tiny", overrides=[override]), True) != model_key(load_config("tiny"), True)
+
+
+def test_a_processor_has_every_kernel() -> None:
+    require_kernels(torch.device("cpu"))
+
+
+@pytest.mark.gpu
+def test_a_graphics_card_that_torch_was_built_for_is_taken() -> None:
+    require_kernels(torch.device("cuda"))
