@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -50,7 +49,7 @@ class _Absent:
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
         """Skip for the names that we stand in for; leave others to whoever finds them."""
-        if name.split(".")[0] in STOOD_IN_FOR:
+        if name.split(".", maxsplit=1)[0] in STOOD_IN_FOR:
             pytest.skip(
                 "slicer-core and PySide6 are not installed; run: "
                 "python -m pip install -c constraints.txt slicer-core PySide6-Essentials",
@@ -104,6 +103,24 @@ def a_qt_application() -> Iterator[Any]:
     sys.excepthook = before
     if raised:
         raise raised[0]
+
+
+@pytest.fixture
+def the_message_boxes(a_scene: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts of the message boxes that a user would see; each is answered by its default button."""
+    import qt
+    import slicer
+
+    shown: list[str] = []
+
+    def show(text: str, parent: Any = None, **options: Any) -> int:
+        shown.append(text)
+        return int(options.get("standardButtons", qt.QMessageBox.Ok)) & (qt.QMessageBox.Ok | qt.QMessageBox.Yes)
+
+    monkeypatch.setattr(slicer.util, "messageBox", show)
+    monkeypatch.setattr(slicer.app, "main_window", object())
+    monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
+    return shown
 
 
 @pytest.fixture

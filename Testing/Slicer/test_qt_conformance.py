@@ -32,7 +32,7 @@ def answer(code: list[str]) -> str:
     exec("def probe():\n" + textwrap.indent("\n".join(code), "    "), scope)
     try:
         return repr(scope["probe"]())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - its name is the answer
         return f"!{type(error).__name__}"
 
 

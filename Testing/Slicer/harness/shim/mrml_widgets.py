@@ -326,8 +326,13 @@ class qMRMLSegmentsTableView(
     declare(
         "qMRMLSegmentsTableView",
         QtWidgets.QWidget,
-        [("bool", "readOnly", False, ""), ("bool", "headerVisible", True, ""), ("bool", "statusColumnVisible", False, "")]
-        + [("bool", "opacityColumnVisible", True, ""), ("bool", "visibilityColumnVisible", True, "")],
+        [
+            ("bool", "readOnly", False, ""),
+            ("bool", "headerVisible", True, ""),
+            ("bool", "statusColumnVisible", False, ""),
+            ("bool", "opacityColumnVisible", True, ""),
+            ("bool", "visibilityColumnVisible", True, ""),
+        ],
         ["selectionChanged(QItemSelection,QItemSelection)", *SCENE_SIGNAL],
         mixins=(HasSegmentation,),
     )
@@ -392,7 +397,9 @@ class qMRMLSegmentationShow3DButton(
 
 
 qMRMLColorTableComboBox = declare("qMRMLColorTableComboBox", qMRMLNodeComboBox)
-qMRMLSliderWidget = declare("qMRMLSliderWidget", ctk.ctkSliderWidget, [("QString", "quantity", "", "")], mixins=(HasScene,))
+qMRMLSliderWidget = declare(
+    "qMRMLSliderWidget", ctk.ctkSliderWidget, [("QString", "quantity", "", "")], mixins=(HasScene,)
+)
 qMRMLSpinBox = declare("qMRMLSpinBox", QtWidgets.QDoubleSpinBox, [("QString", "quantity", "", "")], mixins=(HasScene,))
 qMRMLRangeWidget = declare("qMRMLRangeWidget", ctk.ctkRangeWidget, mixins=(HasScene,))
 qMRMLCollapsibleButton = declare("qMRMLCollapsibleButton", ctk.ctkCollapsibleButton, mixins=(HasScene,))

@@ -63,7 +63,7 @@ def _attach(target: QObject, key: str, signature: str, connection: _Connection) 
     if target.metaObject().indexOfSignal(signature) >= 0:
         _plain_connect(target, QtCore.SIGNAL(signature), slot)
     else:  # declared in Python, where every argument crosses as an object
-        QObject.__getattribute__(target, signature.split("(")[0]).raw.connect(slot)
+        QObject.__getattribute__(target, signature.split("(", maxsplit=1)[0]).raw.connect(slot)
 
 
 def _detach(target: QObject, key: str, slot: Slot) -> bool:

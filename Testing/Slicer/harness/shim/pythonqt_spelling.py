@@ -42,10 +42,14 @@ def _settings_value(original: Callable[..., Any]) -> Callable[..., Any]:
     return value
 
 
+def _delete(self: QtCore.QObject) -> None:
+    shiboken6.delete(self)
+
+
 def patch() -> None:
     """Change the classes of PySide6."""
     QtCore.QObject.className = lambda self: self.metaObject().className()
-    QtCore.QObject.delete = lambda self: shiboken6.delete(self)
+    QtCore.QObject.delete = _delete
     QtCore.QSettings.value = _settings_value(QtCore.QSettings.value)
     for cls, method in TAKE_ANY_TEXT:
         _converting(cls, method, str)

@@ -13,6 +13,7 @@ os.environ.setdefault("PYSIDE6_OPTION_PYTHON_ENUM", "0x02")  # enumerations comp
 import pythonqt_properties
 import pythonqt_signals
 import pythonqt_spelling
+import ui_loader
 from PySide6 import QtCore, QtGui, QtNetwork, QtSvg, QtUiTools, QtWidgets
 
 _MODULES = (QtCore, QtGui, QtWidgets, QtUiTools, QtNetwork, QtSvg)
@@ -31,5 +32,4 @@ for _name, _method in _SPECIAL.items():
 
 globals().update(_NAMES)
 Signal, Slot, Property, SIGNAL = QtCore.Signal, QtCore.Slot, QtCore.Property, QtCore.SIGNAL
-
-from ui_loader import QUiLoader  # noqa: E402
+QUiLoader = ui_loader.QUiLoader

@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from pythonqt_properties import property_value
 from PySide6 import QtCore, QtUiTools
+from pythonqt_properties import property_value
 
 _CUSTOM: dict[str, type] = {}
 
@@ -54,7 +54,7 @@ def _connect(path: str, root: Any, sender: str, signal: str, receiver: str, slot
     ends = [_named(root, name) for name in (sender, receiver)]
     if None in ends:
         raise RuntimeError(f"{path}: the connection from {sender} to {receiver} has an end that is not there")
-    if not ends[0].connect(signal, getattr(ends[1], slot.split("(")[0])):
+    if not ends[0].connect(signal, getattr(ends[1], slot.split("(", maxsplit=1)[0])):
         raise RuntimeError(f"{path}: {sender} has no signal {signal}")
 
 

@@ -17,10 +17,14 @@ class PyTorchUtilsLogic:
         """Say whether torch is there."""
         return installed
 
-    def installTorch(self, askConfirmation: bool = False, forceComputationBackend: str | None = None, **options: Any) -> Any:
+    def installTorch(
+        self, askConfirmation: bool = False, forceComputationBackend: str | None = None, **options: Any
+    ) -> Any:
         """Pretend to install; return something where torch is there afterwards, or None."""
-        global installed
-        calls.append({"askConfirmation": askConfirmation, "forceComputationBackend": forceComputationBackend, **options})
+        global installed  # noqa: PLW0603
+        calls.append(
+            {"askConfirmation": askConfirmation, "forceComputationBackend": forceComputationBackend, **options}
+        )
         if askConfirmation and not agrees:
             return None
         installed = True
@@ -32,12 +36,12 @@ class PyTorchUtilsLogic:
 
     def uninstallTorch(self) -> None:
         """Pretend to remove."""
-        global installed
+        global installed  # noqa: PLW0603
         installed = False
 
 
 def forget() -> None:
     """Start anew: torch is there, nothing was asked, the user agrees."""
-    global installed, agrees
+    global installed, agrees  # noqa: PLW0603
     calls.clear()
     installed = agrees = True

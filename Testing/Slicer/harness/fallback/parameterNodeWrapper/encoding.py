@@ -42,7 +42,7 @@ class Codec:
     def check(self, value: Any) -> None:
         """Raise TypeError or ValueError for a value that is not allowed."""
         allowed = (int, float) if self.kind is float else self.kind
-        if isinstance(value, bool) and self.kind is not bool or not isinstance(value, allowed):
+        if (isinstance(value, bool) and self.kind is not bool) or not isinstance(value, allowed):
             raise TypeError(f"Value must be of {self.kind}, got {value!r}")
         for validator in self.validators:
             validator.validate(value)
@@ -194,23 +194,23 @@ def parameterPack(cls: type) -> type:
     codecs = {name: codec_of(hint) for name, hint in hints(cls).items()}
     defaults = {name: default_of(cls, name, hint, codecs[name]) for name, hint in hints(cls).items()}
 
-    def __init__(self: Any, *positional: Any, **named: Any) -> None:
+    def initialize(self: Any, *positional: Any, **named: Any) -> None:
         given = {**dict(zip(codecs, positional, strict=False)), **named}
         for name, value in {**defaults, **given}.items():
             setattr(self, name, value)
 
-    def __setattr__(self: Any, name: str, value: Any) -> None:
+    def set_member(self: Any, name: str, value: Any) -> None:
         codecs[name].check(value) if name in codecs else None
         self.__dict__[name] = value
         if name in codecs and "_keep" in self.__dict__:
             self.__dict__["_keep"](name, value)
 
-    def __eq__(self: Any, other: object) -> bool:
+    def equals(self: Any, other: object) -> bool:
         return type(self) is type(other) and all(getattr(self, name) == getattr(other, name) for name in codecs)
 
-    cls.__init__, cls.__setattr__, cls.__eq__ = __init__, __setattr__, __eq__  # type: ignore[method-assign]
-    cls.getValue = lambda self, name: getattr(self, name)
-    cls.setValue = lambda self, name, value: setattr(self, name, value)
+    cls.__init__, cls.__setattr__, cls.__eq__ = initialize, set_member, equals
+    cls.getValue = cls.__getattribute__
+    cls.setValue = set_member
     cls.dataType = staticmethod(lambda name: hints(cls)[name])
     cls.allParameters = codecs
     cls._is_parameter_pack = True

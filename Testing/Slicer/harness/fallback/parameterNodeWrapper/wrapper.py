@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import qt
 import slicer
@@ -18,9 +18,9 @@ SlicerParameterNamePropertyName = "SlicerParameterName"
 class _Wrapper:
     """What every decorated class can do."""
 
-    allParameters: dict[str, Codec] = {}
-    _defaults: dict[str, Any] = {}
-    _hints: dict[str, Any] = {}
+    allParameters: ClassVar[dict[str, Codec]] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
+    _hints: ClassVar[dict[str, Any]] = {}
     _is_parameter_node_wrapper = True
 
     def __init__(self, parameterNode: Any, prefix: str | None = None) -> None:
@@ -34,7 +34,7 @@ class _Wrapper:
                 codec.write(parameterNode, self._prefix + name, self._defaults[name])
 
     def _check(self, name: str) -> None:
-        if name.split(".")[0] not in self.allParameters:
+        if name.split(".", maxsplit=1)[0] not in self.allParameters:
             raise ValueError(f"Cannot find a param with the given name: {name}; known: {sorted(self.allParameters)}")
 
     def getValue(self, name: str) -> Any:

@@ -22,7 +22,7 @@ class PackageNotFoundError(Exception):
 
 def forget() -> None:
     """Start anew: nothing was asked, everything is there."""
-    global installing
+    global installing  # noqa: PLW0603
     calls.clear()
     missing.clear()
     installing = None
