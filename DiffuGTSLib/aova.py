@@ -248,6 +248,7 @@ def attend(
     window_voxels: int,
     overlap: float,
     on_window: OnWindow,
+    mirror: bool = False,
 ) -> AovaMaps:
     """Look at a whole scan, window by window, each encoded once.
 
@@ -262,14 +263,22 @@ def attend(
         window_voxels: Side of the window; shorter sides are seen whole.
         overlap: Least share that neighboring windows have in common.
         on_window: Called with (windows done, windows in all) after each; may raise `Cancelled`.
+        mirror: Look at each window's left-right mirror image too, and take the mean of maps and scores. Not in the
+            paper as known to us; what only one of the two shows is rarely a tumor.
     """
     scores: list[float] = []
+    prompts = prompts[None].to(image.device)
 
     def look(window: Tensor) -> tuple[Tensor, Tensor]:
         encoding = autoencoder.encode(window)
-        attention = head(encoding.features, prompts[None].to(window.device))
-        scores.append(float(attention.score_logits.sigmoid()))
-        return attention.maps[:, ABNORMAL:], encoding.latent.float()
+        attention = head(encoding.features, prompts)
+        maps, score = attention.maps[:, ABNORMAL:], attention.score_logits.sigmoid()
+        if mirror:
+            mirrored = head(autoencoder.encode(window.flip(2)).features, prompts)
+            maps = (maps + mirrored.maps[:, ABNORMAL:].flip(2)) / 2
+            score = (score + mirrored.score_logits.sigmoid()) / 2
+        scores.append(float(score))
+        return maps, encoding.latent.float()
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
     abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window)

@@ -92,6 +92,8 @@ class BackboneConfig:
     """Side of the cubes in which a scan is encoded and decoded; cost is proportional to the scan."""
     overlap: float = 0.25
     """Share of a window that it has in common with its neighbor; blended with a Gaussian."""
+    mirror: bool = False
+    """Look at every window's left-right mirror image too and average the maps; twice the time of this stage."""
 
     def __post_init__(self) -> None:
         _require(

@@ -203,8 +203,22 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    window, overlap = config.backbone.window_voxels, config.backbone.overlap
-    return attend(image, components.autoencoder, components.head, embeddings, window, overlap, _span(report, 0.0, 1.0))
+    return _attend(image, embeddings, components, config, _span(report, 0.0, 1.0))
+
+
+def _attend(image: Tensor, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow) -> AovaMaps:
+    """Attend as the configuration says."""
+    how = config.backbone
+    return attend(
+        image,
+        components.autoencoder,
+        components.head,
+        embeddings,
+        how.window_voxels,
+        how.overlap,
+        on_window,
+        how.mirror,
+    )
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
@@ -259,11 +273,8 @@ def _compare(
     report: Callable[[float], None],
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
-    window, overlap = config.backbone.window_voxels, config.backbone.overlap
     before, after = (
-        attend(
-            image[None, None], components.autoencoder, components.head, embeddings, window, overlap, on_window
-        ).abnormal
+        _attend(image[None, None], embeddings, components, config, on_window).abnormal
         for image, on_window in (
             (twins.reconstruction, _span(report, 0.0, 0.5)),
             (twins.healthy, _span(report, 0.5, 1.0)),

@@ -253,6 +253,22 @@ def test_overlapping_windows_blend_into_one_map_and_the_most_suspicious_one_give
     assert seen.anomaly_score == pytest.approx(0.731059, abs=1e-6), "1 / (1 + e^-1), from one window of many"
 
 
+def test_the_mirror_image_is_looked_at_too_and_averaged(
+    an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead
+) -> None:
+    image = torch.rand(1, 1, 32, 32, 32)
+    prompts = two_prompts()[0]
+    plain, mirrored = (
+        attend(each, an_autoencoder, a_fitting_head, prompts, 32, 0.25, lambda *_: None)
+        for each in (image, image.flip(2))
+    )
+    both = attend(image, an_autoencoder, a_fitting_head, prompts, 32, 0.25, lambda *_: None, mirror=True)
+    assert not torch.equal(plain.abnormal, mirrored.abnormal.flip(0))
+    torch.testing.assert_close(both.abnormal, (plain.abnormal + mirrored.abnormal.flip(0)) / 2, rtol=0, atol=1e-6)
+    assert both.anomaly_score == pytest.approx((plain.anomaly_score + mirrored.anomaly_score) / 2)
+    assert torch.equal(both.latent, plain.latent), "the latent is the scan's own"
+
+
 def test_cancelling_in_a_window_stops_there(an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead) -> None:
     def cancel(done: int, total: int) -> None:
         raise Cancelled(f"stopped after {done}")
