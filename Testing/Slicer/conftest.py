@@ -118,7 +118,7 @@ def the_message_boxes(a_scene: Any, monkeypatch: pytest.MonkeyPatch) -> list[str
         return int(options.get("standardButtons", qt.QMessageBox.Ok)) & (qt.QMessageBox.Ok | qt.QMessageBox.Yes)
 
     monkeypatch.setattr(slicer.util, "messageBox", show)
-    monkeypatch.setattr(slicer.app, "main_window", object())
+    monkeypatch.setattr(slicer.util, "mainWindow", lambda *_: object())
     monkeypatch.setattr(slicer.app, "testingEnabled", lambda: False)
     return shown
 

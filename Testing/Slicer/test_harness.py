@@ -1,20 +1,125 @@
-"""The harness itself: a real scene, pictures of it, and a panel that is bound to a node."""
+"""The harness itself: a real scene, pictures of it, a panel bound to a node, and processes under a running event loop."""
 
 from __future__ import annotations
 
+import enum
+import sys
+from typing import Annotated, Any
+
+import ctk
+import gui
 import numpy as np
+import pytest
+import qt
 import slicer
+import vtk
 import vtk_messages
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
-def test_the_scene_is_real_and_empty(a_scene) -> None:
+class Quality(enum.Enum):
+    """Kept by its name."""
+
+    FAST = "fast"
+    FULL = "full"
+
+
+@parameterNodeWrapper
+class Parameters:
+    """What a module would keep."""
+
+    scan: slicer.vtkMRMLScalarVolumeNode
+    prompt: str = "lung nodule"
+    threshold: Annotated[float, WithinRange(0, 1)] = 0.5
+    quality: Quality = Quality.FULL
+    legend: bool = True
+
+
+def test_the_scene_is_real_and_empty(a_scene: Any) -> None:
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
-    assert slicer.app.layoutManager().sliceViewNames() == ("Red", "Green", "Yellow")
+    assert set(slicer.app.layoutManager().sliceViewNames()) == {"Red", "Green", "Yellow"}
     assert vtk_messages.heard() == []
 
 
-def test_a_scan_is_drawn_in_its_slice_view(a_demo_scan) -> None:
+def test_an_emptied_scene_has_as_many_nodes_as_before(a_scene: Any) -> None:
+    import slicer_headless
+
+    before = a_scene.GetNumberOfNodes()
+    slicer.util.addVolumeFromArray(np.zeros((4, 5, 6), np.int16))
+    slicer_headless.reset()
+    assert a_scene.GetNumberOfNodes() == before
+
+
+def test_what_vtk_complains_of_is_heard(a_scene: Any) -> None:
+    vtk.vtkMatrix4x4().SetElement(0, 0, 1.0)
+    reader = vtk.vtkXMLImageDataReader()
+    reader.SetFileName("no such file")
+    reader.Update()
+    assert any("no such file" in said for said in vtk_messages.forget())
+
+
+def test_a_scan_its_segment_and_its_surface_are_drawn(a_demo_scan: Any) -> None:
     slicer.util.setSliceViewerLayers(background=a_demo_scan, fit=True)
-    picture = slicer.app.layoutManager().sliceWidget("Red").picture()
-    assert picture.shape == (400, 400, 3)
-    assert np.ptp(picture) > 200
+    red = slicer.app.layoutManager().sliceWidget("Red")
+    plain = red.picture()
+    assert plain.shape == (400, 400, 3)
+    assert np.ptp(plain) > 200
+    assert (plain[..., 0] == plain[..., 1]).all(), "a CT is gray"
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    segmentation.CreateDefaultDisplayNodes()
+    segmentation.SetReferenceImageGeometryParameterFromVolumeNode(a_demo_scan)
+    segment = segmentation.GetSegmentation().AddEmptySegment("ball", "ball", (1, 0, 0))
+    mask = np.zeros(slicer.util.arrayFromVolume(a_demo_scan).shape, np.uint8)
+    mask[tuple(slice(n // 3, 2 * n // 3) for n in mask.shape)] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segment, a_demo_scan)
+    colored = red.picture().astype(int)
+    assert ((colored[..., 0] - colored[..., 1]) > 50).sum() > 500
+    segmentation.CreateClosedSurfaceRepresentation()
+    view = slicer.app.layoutManager().threeDWidget(0)
+    view.lookFrom("Anterior")
+    surface = view.picture().astype(int)
+    assert ((surface[..., 0] - surface[..., 2]) > 50).sum() > 5000
+
+
+def test_a_member_and_its_widget_follow_one_another(a_scene: Any, a_qt_application: Any) -> None:
+    parameters = Parameters(a_scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    window = qt.QWidget()
+    widgets = {"prompt": qt.QTextEdit(window), "threshold": ctk.ctkSliderWidget(window)}
+    widgets |= {"quality": qt.QComboBox(window), "legend": qt.QCheckBox(window)}
+    for name, widget in widgets.items():
+        widget.setProperty("SlicerParameterName", name)
+    tag = parameters.connectGui(window)
+    assert widgets["prompt"].toPlainText() == "lung nodule"
+    assert widgets["threshold"].value == 0.5
+    widgets["threshold"].value = 0.25
+    widgets["quality"].currentIndex = 0
+    assert (parameters.threshold, parameters.quality) == (0.25, Quality.FAST)
+    assert parameters.parameterNode.GetParameter("quality") == "FAST"
+    parameters.legend = False
+    assert not widgets["legend"].checked
+    with pytest.raises(ValueError, match="within|range|less"):
+        parameters.threshold = 2.0
+    if tag is not None:
+        parameters.disconnectGui(tag)
+        widgets["threshold"].value = 0.75
+        assert parameters.threshold == 0.25
+
+
+def test_a_widget_that_slicer_cannot_bind_is_refused(a_scene: Any, a_qt_application: Any) -> None:
+    parameters = Parameters(a_scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    with pytest.raises(RuntimeError, match="GUI connector"):
+        parameters.connectParametersToGui({"prompt": qt.QPlainTextEdit()})
+
+
+def test_a_process_is_heard_while_qt_works(a_qt_application: Any) -> None:
+    process, heard = qt.QProcess(), []
+    process.readyReadStandardOutput.connect(lambda: heard.append(process.readAllStandardOutput().data()))
+    process.start(sys.executable, ["-c", "print('hello')"])
+    assert gui.spin(lambda: process.state() == qt.QProcess.NotRunning, timeout_s=60)
+    assert b"".join(heard).strip() == b"hello"
+
+
+def test_a_message_box_is_kept_and_answered(the_message_boxes: list[str]) -> None:
+    assert slicer.util.confirmYesNoDisplay("Install?")
+    slicer.util.errorDisplay("No memory")
+    assert the_message_boxes == ["Install?", "No memory"]
