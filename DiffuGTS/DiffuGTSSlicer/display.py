@@ -106,8 +106,8 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
 # --- Segments
 
 
-def styleSegmentation(segmentationNode: Any, fill: float = 0.2) -> None:
-    """Draw segments as a full outline with a faint filling, so that the image under them can be read."""
+def styleSegmentation(segmentationNode: Any, fill: float = 0.0) -> None:
+    """Draw segments as outlines, filled or not: without a filling the image and the overlay in them can be read."""
     if segmentationNode.GetDisplayNode() is None:
         segmentationNode.CreateDefaultDisplayNodes()
     display = segmentationNode.GetDisplayNode()

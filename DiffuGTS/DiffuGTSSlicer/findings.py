@@ -13,6 +13,7 @@ from math import nan
 from typing import Any
 
 import numpy as np
+import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
@@ -105,7 +106,10 @@ class Findings:
         gains, loses = (present, dropped) if kept else (dropped, present)
         gains[lesion.box] |= lesion.voxels & loses[lesion.box]
         loses[lesion.box] &= ~lesion.voxels
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        status = logic.GetSegmentStatus(self._segment())  # Slicer takes an emptied segment for one not yet started
         setSegmentMask(present, self._scanNode, self._segmentationNode, self._segmentId)
+        logic.SetSegmentStatus(self._segment(), status)
         self._segment().SetTag(DROPPED_TAG, _packed(dropped))
         self.update()
 

@@ -21,6 +21,7 @@ from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
+from DiffuGTSSlicer.display import styleSegmentation
 from DiffuGTSSlicer.grids import roiMask, segmentMask, setSegmentMask, volumeGeometry
 from DiffuGTSSlicer.terminology import terminologyEntry
 
@@ -182,7 +183,7 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
     """
     volumeGeometry(scanNode)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.CreateDefaultDisplayNodes()
+    styleSegmentation(node)
     node.SetReferenceImageGeometryParameterFromVolumeNode(scanNode)
     _belongTo(node, scanNode)
     return node

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
+from DiffuGTSSlicer import display, scene
+from DiffuGTSSlicer.grids import setSegmentMask
 from phantoms import grid
 from scene_parts import blob, noise, scan_node
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSSlicer import display, scene
-from DiffuGTSSlicer.grids import setSegmentMask
 
 GRID = grid((20, 24, 16), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
 
@@ -201,16 +201,16 @@ def test_rock_flicker_and_reveal_are_opacities_of_a_phase() -> None:
         assert all(0 <= course(phase) <= 1 for phase in phases)
 
 
-def test_segments_are_outlined_with_a_faint_filling_and_stand_up_as_surfaces(a_scan) -> None:
+def test_segments_are_outlined_and_stand_up_as_surfaces(a_scan) -> None:
     segmentation = scene.newSegmentation(a_scan, "Tumor")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     setSegmentMask(blob(GRID, (9, 12, 8), 4).T, a_scan, segmentation, "tumor")
-    slicer.mrmlScene.RemoveNode(segmentation.GetDisplayNode())
-    display.styleSegmentation(segmentation)
     node = segmentation.GetDisplayNode()
-    assert node.GetOpacity2DFill() == pytest.approx(0.2) and node.GetOpacity2DOutline() == 1
-    display.styleSegmentation(segmentation, fill=0)
-    assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline()
+    assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline() and node.GetOpacity2DOutline() == 1
+    slicer.mrmlScene.RemoveNode(node)
+    display.styleSegmentation(segmentation, fill=0.2)
+    node = segmentation.GetDisplayNode()
+    assert node.GetVisibility2DFill() and node.GetOpacity2DFill() == pytest.approx(0.2)
     assert display.show3D(segmentation, True) and node.GetVisibility3D()
     assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert display.show3D(segmentation, False) and not node.GetVisibility3D()

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+from DiffuGTSSlicer import findings, scene
+from DiffuGTSSlicer.findings import Findings
+from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, worldFromNode
 from phantoms import grid
 from scene_parts import blob, linear_transform, noise, on_disk, rigid, scan_node, under
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.findings import find_lesions
 from DiffuGTSLib.volumes import Volume
-from DiffuGTSSlicer import findings, scene
-from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, worldFromNode
 
 GRID = grid((30, 28, 20), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
 LARGE, MIDDLE, SMALL = blob(GRID, (8, 8, 8), 4), blob(GRID, (20, 19, 12), 3), blob(GRID, (26, 4, 16), 1)
@@ -84,6 +84,8 @@ def test_places_are_of_the_world_and_sizes_too(a_result) -> None:
 
 
 def test_a_dropped_lesion_leaves_the_segment_and_comes_back_voxel_by_voxel(a_result) -> None:
+    logic, tumor = slicer.vtkSlicerSegmentationsModuleLogic, a_result[0].GetSegmentation().GetSegment("tumor")
+    logic.SetSegmentStatus(tumor, logic.InProgress)
     table = Findings(*a_result)
     first = table.rows
     table.keep(2, False)
@@ -93,6 +95,7 @@ def test_a_dropped_lesion_leaves_the_segment_and_comes_back_voxel_by_voxel(a_res
     table.keep(1, False)
     table.keep(3, False)
     assert not voxels(a_result).any() and len(table.rows) == 3
+    assert logic.GetSegmentStatus(tumor) == logic.InProgress
     for number in (1, 2, 3):
         table.keep(number, True)
     assert np.array_equal(voxels(a_result), MASK) and table.rows == first
