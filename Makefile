@@ -39,7 +39,8 @@ demo: $(INSTALLED) ## segment the bundled chest CT, show the findings, and compa
 	$(BIN)/diffugts evaluate --result demo --reference Resources/SampleData/chest_ct_tumor.nii.gz
 
 test: $(SLICER_PARTS) ## run every test, and require 90 % branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest Testing/Python --cov --cov-report=term
+	$(BIN)/python -m pytest Testing/Slicer
 
 lint: $(INSTALLED) ## check style and spelling
 	$(BIN)/ruff check .
