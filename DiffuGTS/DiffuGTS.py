@@ -76,17 +76,18 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         self.logic = None
         self.panel = None
+        self.uiWidget = None
 
     def setup(self) -> None:
         """Load the `.ui` and build the panel over it."""
         from DiffuGTSSlicer.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
-        uiWidget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTS.ui")))
-        self.layout.addWidget(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.uiWidget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTS.ui")))
+        self.layout.addWidget(self.uiWidget)
+        self.uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = DiffuGTSLogic()
-        self.panel = Panel(uiWidget, self.logic)
+        self.panel = Panel(self.uiWidget, self.logic)
         self.ui = self.panel.ui
         self.panel.connectScene()
 
@@ -103,6 +104,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         if self.panel is not None:
             self.panel.cleanup()
             self.panel = None
+            self.uiWidget.setMRMLScene(None)
 
     def onReload(self) -> None:
         """Reload our packages too, which Slicer does not do by itself."""

@@ -133,7 +133,7 @@ class WorkerClient:
         self.interpreter = ""
         """Another Python than Slicer's; empty: Slicer's."""
         self.cancelGraceS, self.terminateGraceS, self.helloTimeoutS = CANCEL_GRACE_S, TERMINATE_GRACE_S, HELLO_TIMEOUT_S
-        self._arguments = ["-m", "DiffuGTSLib.worker"] if arguments is None else arguments
+        self.arguments = ["-m", "DiffuGTSLib.worker"] if arguments is None else arguments
         self._process: Process = QtProcess() if process is None else process
         self._process.onOutput = self._takeOutput
         self._process.onErrorOutput = self._takeErrorOutput
@@ -185,8 +185,8 @@ class WorkerClient:
         self.hello = {}
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
         program = self.interpreter or slicerPython()
-        logging.info("Starting the DiffuGTS worker: %s %s", program, " ".join(self._arguments))
-        self._process.start(program, self._arguments, workerEnvironment(bool(self.interpreter)))
+        logging.info("Starting the DiffuGTS worker: %s %s", program, " ".join(self.arguments))
+        self._process.start(program, self.arguments, workerEnvironment(bool(self.interpreter)))
         self._after(self.helloTimeoutS, self._helloIsLate)
 
     def cancel(self) -> None:

@@ -1,9 +1,8 @@
 """A real process that speaks the worker's protocol and does what a job folder's script.json says; no torch.
 
-Each step is a list: ["stage", name, share], ["say", text], ["sleep", seconds], ["raw", line], ["artifact", kind],
-["error", code, message, hint], ["done"], ["die", exit code], ["kill"], ["deaf"] (does not hear a cancel),
-["child"] (starts a process of its own). Run with "mute" it never says hello, with "foreign" it speaks protocol 99, with
-"broken" it fails as Python does where a package is missing.
+Each step is a list: the name of one of `STEP` and its values, as ["stage", "aova", 0.5]. The first argument is "", or "mute"
+(never says hello), "foreign" (speaks protocol 99) or "broken" (fails as Python does where a package is missing); the
+second is a file of steps for jobs without their own.
 """
 
 from __future__ import annotations
@@ -18,9 +17,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
+from DiffuGTSLib.volumes import read_volume, write_volume
 from DiffuGTSLib.worker import protocol
 
 KIND = sys.argv[1] if len(sys.argv) > 1 else ""
+STEPS = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+"""What to do where a job folder has no script.json of its own."""
 requests: queue.Queue[dict] = queue.Queue()
 cancelled = threading.Event()
 deaf = threading.Event()
@@ -48,54 +52,91 @@ def run(folder: Path) -> None:
     """Do the steps of a job until one of them ends it."""
     cancelled.clear()
     say("started", job=str(folder))
-    for name, *values in json.loads((folder / "script.json").read_text()):
+    own = folder / "script.json"
+    script = own if own.exists() or STEPS is None else STEPS
+    for name, *values in json.loads(script.read_text()):
         if cancelled.is_set() and not deaf.is_set():
             say("cancelled")
             return
-        if step(folder, name, values):
+        if STEP[name](folder, *values):
             return
     say("cancelled")
 
 
-def step(folder: Path, name: str, values: list) -> bool:
-    """Do one step; return whether it ended the run."""
-    if name == "sleep":
-        end = time.monotonic() + values[0]
-        while time.monotonic() < end and (deaf.is_set() or not cancelled.is_set()):
-            time.sleep(0.01)
-    elif name == "stage":
-        say("stage", stage=values[0], share=values[1])
-    elif name == "say":
-        print(values[0], file=sys.stderr, flush=True)
-    elif name == "raw":
-        print(values[0], flush=True)
-    elif name == "artifact":
-        say("artifact", kind=values[0], path=str(folder / protocol.ARTIFACT_FILES[values[0]]))
-    elif name == "deaf":
-        deaf.set()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elif name == "child":
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        (folder / "child").write_text(str(child.pid))
-    elif name == "die":
-        os._exit(values[0])
-    elif name == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif name == "error":
-        say("error", code=values[0], message=values[1], hint=values[2])
-        return True
-    elif name == "done":
-        say(
-            "done",
-            outcome="1 finding",
-            anomaly_score=0.9,
-            modality="CT",
-            modality_reason="as asked",
-            timings_s={},
-            findings=[],
-        )
-        return True
-    return False
+def sleep(_folder: Path, seconds: float) -> None:
+    """Wait, unless a cancel comes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (deaf.is_set() or not cancelled.is_set()):
+        time.sleep(0.01)
+
+
+def artifact(folder: Path, kind: str) -> None:
+    """Write a file of this kind, where there is a scan to lie on, and announce it: two balls, one larger."""
+    path = folder / protocol.ARTIFACT_FILES[kind]
+    if (folder / protocol.SCAN_FILE).exists():
+        scan = read_volume(folder / protocol.SCAN_FILE)
+        places = np.moveaxis(np.indices(scan.geometry.shape), 0, -1) / np.array(scan.geometry.shape)
+        far = np.minimum(np.linalg.norm(places - 0.3, axis=-1), np.linalg.norm(places - 0.7, axis=-1) + 0.05)
+        if kind == "record":
+            path.write_text(json.dumps({"outcome": "2 findings", "seed": 0}))
+        elif kind == "findings":
+            path.write_text("number\n")
+        elif kind in ("coarse_mask", "segmentation"):
+            write_volume(scan.with_array((far < 0.2).astype(np.uint8)), path)
+        elif kind == "pseudo_healthy":
+            write_volume(scan.with_array(scan.array.astype(np.float32)), path)
+        else:
+            write_volume(scan.with_array(np.clip(1 - far, 0, 1).astype(np.float32)), path)
+    say("artifact", kind=kind, path=str(path))
+
+
+def garble(folder: Path, kind: str) -> None:
+    """Announce a file that is none."""
+    path = folder / protocol.ARTIFACT_FILES[kind]
+    path.write_text("no image")
+    say("artifact", kind=kind, path=str(path))
+
+
+def go_deaf(_folder: Path) -> None:
+    """Hear no cancel and no terminate any more."""
+    deaf.set()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def child(folder: Path) -> None:
+    """Start a process of our own."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (folder / "child").write_text(str(process.pid))
+
+
+def fail(_folder: Path, code: str, message: str, hint: str) -> bool:
+    """End with an error."""
+    say("error", code=code, message=message, hint=hint)
+    return True
+
+
+def done(_folder: Path) -> bool:
+    """End well."""
+    about = {"modality": "CT", "modality_reason": "as asked", "timings_s": {}, "findings": []}
+    say("done", outcome="2 findings, refined by residuals", anomaly_score=0.9, **about)
+    return True
+
+
+STEP = {
+    "sleep": sleep,
+    "stage": lambda _folder, stage, share: say("stage", stage=stage, share=share),
+    "say": lambda _folder, text: print(text, file=sys.stderr, flush=True),
+    "raw": lambda _folder, text: print(text, flush=True),
+    "warning": lambda _folder, text: say("warning", message=text),
+    "artifact": artifact,
+    "garble": garble,
+    "deaf": go_deaf,
+    "child": child,
+    "die": lambda _folder, code: os._exit(code),
+    "kill": lambda _folder: os.kill(os.getpid(), signal.SIGKILL),
+    "error": fail,
+    "done": done,
+}
 
 
 if KIND == "broken":
