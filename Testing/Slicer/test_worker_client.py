@@ -40,17 +40,21 @@ class Listener:
         self.client.onState = self.states.append
 
     def names(self) -> list[str]:
+        """Return the names of all events so far."""
         return [event["event"] for event in self.events]
 
     def last(self, name: str) -> dict[str, Any]:
+        """Return the newest event of a name."""
         return next(event for event in reversed(self.events) if event["event"] == name)
 
     def wait(self, name: str, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Wait for one more event of a name and return it."""
         count = self.names().count(name)
         assert gui.spin(lambda: self.names().count(name) > count, timeout_s), (name, self.events, self.lines)
         return self.last(name)
 
     def waitIdle(self, timeout_s: float = 20.0) -> None:
+        """Wait until no run is going on."""
         assert gui.spin(lambda: not self.client.isBusy, timeout_s), (self.client.state, self.events)
 
 
