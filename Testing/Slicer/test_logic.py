@@ -1,4 +1,4 @@
-"""The logic with the real worker: runs, refinements, cancelation, and what happens when scene or worker go away."""
+"""The logic with the real worker: runs, refinements, cancellation, and what happens when scene or worker go away."""
 
 from __future__ import annotations
 
@@ -344,6 +344,13 @@ def test_every_code_has_a_next_step() -> None:
         assert failure.nextStep and failure.text().startswith("What is wrong.\n")
     for code in (*protocol.CODES, "crashed", "geometry", "empty_candidate"):
         assert failureOf(code, "x", "" if code in nextSteps() else "y").nextStep != nextSteps()["error"], code
+
+
+def test_a_step_of_the_command_line_is_not_told_in_the_panel() -> None:
+    for hint in ("use --device cpu.", "see `diffugts doctor`."):
+        assert "Advanced" in failureOf("config", "No GPU.", hint).nextStep
+        assert hint not in failureOf("a_new_code", "What.", hint).nextStep
+    assert failureOf("a_new_code", "What.", "wait.").nextStep == "Next step: wait."
 
 
 def test_progress_is_weighed_by_how_long_stages_took() -> None:
