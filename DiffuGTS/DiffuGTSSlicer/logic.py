@@ -234,8 +234,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def _finish(self, run: Run, event: dict[str, Any]) -> dict[str, Any]:
         """Settle a run's fate and tidy up behind it; return the ending as it is to be told."""
-        self.removeObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
-        self.removeObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
+        self.removeObservers(self._onSceneCloses)
+        self.removeObservers(self._onNodeGoes)
         if run.failure is not None:
             event = {"event": "error", "code": run.failure.code, "message": run.failure.message, "hint": ""}
         elif event["event"] == "error":

@@ -32,7 +32,10 @@ class Failure:
 
 def failureOf(code: str, message: str, hint: str = "", detail: str = "") -> Failure:
     """Return a failure with the next step of its code; the library's own hint where the panel knows no better."""
-    step = nextSteps().get(code) or (_("Next step: {hint}").format(hint=hint) if hint else nextSteps()["error"])
+    steps = nextSteps()
+    if "--" in hint or "diffugts " in hint:  # meant for the command line
+        hint = ""
+    step = steps.get(code) or (_("Next step: {hint}").format(hint=hint) if hint else steps["error"])
     return Failure(code, message, step, detail)
 
 
@@ -58,6 +61,7 @@ def nextSteps() -> dict[str, str]:
         "weights_corrupt": _("Copy the model folder again; Models… under Setup shows where it lies."),
         "weights_hash": _("Copy the model folder again; Models… under Setup shows where it lies."),
         "weights": _("Open Models… under Setup and check the model folder."),
+        "config": _("Check preset, device and values under Advanced."),
         "untrained": _("Choose the preset mini under Advanced."),
         "import_failed": _("Press Install under Setup; if that was done already, restart Slicer."),
         "empty_candidate": _("Lower the candidate threshold under Advanced, or paint the candidate region yourself."),

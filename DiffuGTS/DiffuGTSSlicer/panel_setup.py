@@ -14,6 +14,7 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_models import ModelsWindow, modelFolder
 from DiffuGTSSlicer.parameters import DEFAULT_PRESET
+from DiffuGTSSlicer.requirements import nameOf
 
 MODEL_FOLDER_KEY = "DiffuGTS/modelFolder"
 INTERPRETER_KEY = "DiffuGTS/interpreter"
@@ -123,7 +124,9 @@ class SetupSection(Section):
             return _("Packages: those of {interpreter}").format(interpreter=interpreter)
         if not self.missing:
             return _("Packages: installed")
-        return _("Packages: {count} missing ({names})").format(count=len(self.missing), names=", ".join(self.missing))
+        return _("Packages: {count} missing ({names})").format(
+            count=len(self.missing), names=", ".join(map(nameOf, self.missing))
+        )
 
     def _deviceText(self) -> str:
         if self._devices is None:

@@ -101,10 +101,17 @@ class QtProcess:
         self._process.kill()
 
     def _readOutput(self) -> None:
-        self.onOutput(bytes(self._process.readAllStandardOutput().data()))
+        self.onOutput(self._read("readAllStandardOutput"))
 
     def _readErrorOutput(self) -> None:
-        self.onErrorOutput(bytes(self._process.readAllStandardError().data()))
+        self.onErrorOutput(self._read("readAllStandardError"))
+
+    def _read(self, method: str) -> bytes:
+        """Read what there is; nothing where Slicer ends and Qt's object is gone, whose end is still told."""
+        try:
+            return bytes(getattr(self._process, method)().data())
+        except (RuntimeError, ValueError):
+            return b""
 
     def _finished(self, exitCode: int, exitStatus: Any) -> None:
         self._readOutput()

@@ -96,7 +96,11 @@ def test_a_new_scene_is_ready_to_run(a_panel: Opened, a_scan: Any) -> None:
 def test_every_widget_that_can_be_used_says_what_it_does(a_panel: Opened) -> None:
     kinds = (qt.QAbstractButton, qt.QComboBox, qt.QTextEdit, qt.QSpinBox, slicer.qMRMLNodeComboBox, qt.QTableWidget)
     named = {name: w for name, w in vars(a_panel.ui).items() if type(w) in kinds or type(w).__mro__[1] in kinds}
-    silent = [name for name, widget in named.items() if not widget.toolTip and not name.endswith("CollapsibleButton")]
+    silent = [
+        name
+        for name, widget in named.items()
+        if not widget.toolTip and not name.endswith("CollapsibleButton") and not name.startswith("qt_")
+    ]
     assert len(named) > 25 and silent == []
 
 
@@ -419,7 +423,7 @@ def test_the_panels_state_comes_back_with_the_scene(a_panel: Opened, tmp_path: P
     assert slicer.util.saveScene(path)
     slicer.mrmlScene.Clear(0)
     assert a_panel.state.steps != 42
-    assert slicer.util.loadScene(path)
+    slicer.util.loadScene(path)
     assert a_panel.state.steps == 42 and a_panel.ui.stepsSpinBox.value == 42
     assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.messageLabel.text.startswith("2 findings")
     assert a_panel.ui.rockButton.enabled, "Review works on a reopened scene"

