@@ -39,6 +39,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+        distributed.barrier()  # whoever left first would take the meeting point away from under the others
     finally:
         distributed.destroy_process_group()
 
