@@ -129,3 +129,19 @@ def a_demo_scan(a_scene: Any) -> Any:
     import slicer
 
     return slicer.util.loadVolume(str(ROOT / "Resources" / "SampleData" / "chest_ct.nii.gz"), {"name": "Chest CT"})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave at once after the last test: VTK's and Qt's bindings may abort while Python is torn down around them."""
+    status = getattr(config, "diffugts_exit_status", None)
+    if status is not None and "slicer_core" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Keep the status that pytest is about to end with."""
+    session.config.diffugts_exit_status = int(session.exitstatus)  # type: ignore[attr-defined]
