@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import qt
@@ -112,6 +114,15 @@ class Panel(VTKObservationMixin):
     def _onModified(self, _caller: Any = None, _event: Any = None) -> None:
         self.refresh()
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Change many parameters without showing each; whoever holds refreshes afterwards."""
+        before, self._isRefreshing = self._isRefreshing, True
+        try:
+            yield
+        finally:
+            self._isRefreshing = before
+
     def refresh(self) -> None:
         """Have every section show the state; what a section changes meanwhile is shown in the same round."""
         if self._isRefreshing:
@@ -129,8 +140,9 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onEvent(self, event: dict[str, Any]) -> None:
-        for section in self.sections:
-            section.onEvent(event)
+        with self.held():
+            for section in self.sections:
+                section.onEvent(event)
         if event["event"] != "stage":
             self.refresh()
 

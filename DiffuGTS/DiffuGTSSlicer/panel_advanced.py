@@ -27,6 +27,7 @@ class AdvancedSection(Section):
         ui = self.ui
         self.forTests: dict[str, Any] = {}
         """More run parameters; only tests set them."""
+        self._described = presets()
         self._preset = ChoiceBox(ui.presetComboBox, self._presets(""), self._choosePreset)
         devices = [("auto", _("Graphics card if there is one")), ("cpu", _("Processor")), ("cuda", _("Graphics card"))]
         self._device = ChoiceBox(ui.deviceComboBox, devices, self._chooseDevice)
@@ -35,9 +36,8 @@ class AdvancedSection(Section):
         ui.diceButton.connect("clicked()", self.onDice)
         ui.releaseButton.connect("clicked()", self.onRelease)
 
-    @staticmethod
-    def _presets(shown: str) -> list[tuple[str, str]]:
-        return [(name, name) for name in presets() if name not in HIDDEN_PRESETS or name == shown]
+    def _presets(self, shown: str) -> list[tuple[str, str]]:
+        return [(name, name) for name in self._described if name not in HIDDEN_PRESETS or name == shown]
 
     def refresh(self) -> None:
         """Show preset and device."""
@@ -48,7 +48,7 @@ class AdvancedSection(Section):
             return
         self._preset.offer(self._presets(state.preset))
         self._preset.show(state.preset)
-        ui.presetComboBox.setToolTip(presets().get(state.preset, ""))
+        ui.presetComboBox.setToolTip(self._described.get(state.preset, ""))
         self._device.show(state.device)
         ui.refinementThresholdSlider.enabled = not state.autoRefinement
 

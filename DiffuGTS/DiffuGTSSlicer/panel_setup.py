@@ -38,6 +38,7 @@ class SetupSection(Section):
         self.missing: list[str] = []
         self._devices: list[dict[str, Any]] | None = None
         self._versions: dict[str, str] = {}
+        self._model = ("", "", "")
         self.window: ModelsWindow | None = None
         self.ui.installButton.connect("clicked()", self.onInstall)
         self.ui.checkButton.connect("clicked()", self.onCheck)
@@ -143,11 +144,17 @@ class SetupSection(Section):
 
     def _modelText(self) -> str:
         preset = (self.state.preset if self.state is not None else "") or DEFAULT_PRESET
+        own = setting(MODEL_FOLDER_KEY)
+        if (preset, own) != self._model[:2]:
+            self._model = (preset, own, self._describeModel(preset, own))
+        return self._model[2]
+
+    @staticmethod
+    def _describeModel(preset: str, own: str) -> str:
         try:
             config = load_config(preset)
         except ConfigError as error:
             return error.message
-        own = setting(MODEL_FOLDER_KEY)
         found = Path(own) if own else modelFolder(config)
         if found is None:
             return _("Model: {preset} is not installed").format(preset=preset)

@@ -1,5 +1,6 @@
 """What the user wishes: kept in the scene as a parameter node, handed to a run as one frozen value."""
 
+import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -160,30 +161,10 @@ class RunParameters:
         Raises:
             PromptError: As the library: empty, negated, too long or identical sentences, an unknown organ.
         """
-        normal, abnormal = self.normal.strip(), self.abnormal.strip()
-        if not normal and not abnormal:
-            if not self.organ:
-                raise PromptError(
-                    "There is nothing to look for.",
-                    hint="choose an organ, or write the healthy sentence and the one with a tumor.",
-                    code="choice",
-                )
-            return {"organ": organ_prompts(self.organ, self.modality or "CT").organ}
-        if self.organ and self._areBuiltIn(normal, abnormal):
-            return {"organ": organ_prompts(self.organ, self.modality or "CT").organ}
-        pair = free_prompts(normal, abnormal)
-        return {"normal": pair.normal, "abnormal": pair.abnormal}
-
-    def _areBuiltIn(self, normal: str, abnormal: str) -> bool:
-        given = (sentence_key(normal), sentence_key(abnormal))
-        for modality in [self.modality] if self.modality else MODALITIES[1:]:
-            try:
-                pair = organ_prompts(self.organ, modality)
-            except PromptError:
-                return False
-            if given == (sentence_key(pair.normal), sentence_key(pair.abnormal)):
-                return True
-        return False
+        found = _resolved(self.organ, self.modality, self.normal.strip(), self.abnormal.strip())
+        if isinstance(found, PromptError):
+            raise PromptError(found.message, hint=found.hint, code=found.code)
+        return dict(found)
 
     def job(self, **files: str) -> JobSpec:
         """Return the job of these parameters, checked.
@@ -251,6 +232,38 @@ def promptFault(node: Any) -> DiffuGTSError | None:
     except DiffuGTSError as error:
         return error
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _resolved(organ: str, modality: str, normal: str, abnormal: str) -> dict[str, str] | PromptError:
+    """Return a job's prompts, or what is wrong; the panel asks for the same ones again and again."""
+    try:
+        if not normal and not abnormal:
+            if not organ:
+                raise PromptError(
+                    "There is nothing to look for.",
+                    hint="choose an organ, or write the healthy sentence and the one with a tumor.",
+                    code="choice",
+                )
+            return {"organ": organ_prompts(organ, modality or "CT").organ}
+        if organ and _areBuiltIn(organ, modality, normal, abnormal):
+            return {"organ": organ_prompts(organ, modality or "CT").organ}
+        pair = free_prompts(normal, abnormal)
+    except PromptError as error:
+        return error
+    return {"normal": pair.normal, "abnormal": pair.abnormal}
+
+
+def _areBuiltIn(organ: str, modality: str, normal: str, abnormal: str) -> bool:
+    given = (sentence_key(normal), sentence_key(abnormal))
+    for each in [modality] if modality else MODALITIES[1:]:
+        try:
+            pair = organ_prompts(organ, each)
+        except PromptError:
+            return False
+        if given == (sentence_key(pair.normal), sentence_key(pair.abnormal)):
+            return True
+    return False
 
 
 def _rounded(value: float | None) -> float | None:
