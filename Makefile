@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench evaluate wheel clean
+.PHONY: help install demo test lint types bench screenshots evaluate wheel clean
 
 PYTHON ?=
 TORCH_INDEX ?=
@@ -52,6 +52,9 @@ types: $(INSTALLED) ## check the types of the library
 
 bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
 	$(BIN)/diffugts bench -o bench.json $(if $(BENCH_SCAN),--scan "$(BENCH_SCAN)")
+
+screenshots: $(SLICER_PARTS) ## draw the pictures of the Slicer panel into Resources/Screenshots
+	$(BIN)/python Testing/Slicer/screenshots.py
 
 evaluate: $(INSTALLED) ## judge the bundled model on the scans that it was not trained on; needs DATA=folder
 	@if [ -z "$(DATA)" ]; then echo "Name the folder of the scans: make evaluate DATA=folder" >&2; exit 2; fi
