@@ -1,7 +1,8 @@
 """Several processes that train one network: each draws windows of its own, and their gradients are averaged.
 
-Started by torch's own launcher: `torchrun --nproc-per-node 2 -m DiffuGTSLib train aova ...`. On a CPU one process a core is
-a quarter faster than one process with as many threads, and does not stall when another program takes a core.
+Started by torch's own launcher: `torchrun --nproc-per-node 2 -m DiffuGTSLib train aova ...`. On a CPU one process a core
+makes more of the cores than one process with as many threads: measured on the head at 48³ in bfloat16, one thread took
+215 ms a window, two threads 135 ms.
 """
 
 from __future__ import annotations
