@@ -19,7 +19,7 @@ from itertools import pairwise
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -249,6 +249,7 @@ def attend(
     overlap: float,
     on_window: OnWindow,
     mirror: bool = False,
+    where: Bool[Tensor, "X Y Z"] | None = None,
 ) -> AovaMaps:
     """Look at a whole scan, window by window, each encoded once.
 
@@ -266,6 +267,8 @@ def attend(
         mirror: Look at each window's left-right mirror image too, and take the mean of maps and scores. Not in the
             paper as known to us. On validation sarcomas it changed little, on three windows with painted lung tumors
             Dice rose by 0.05, 0.08 and 0.15.
+        where: Voxels whose attention is wanted; None for all. Elsewhere map and latent are of no use, and the score
+            speaks of the windows that were looked at.
     """
     scores: list[float] = []
     prompts = prompts[None].to(image.device)
@@ -282,5 +285,5 @@ def attend(
         return maps, encoding.latent.float()
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
-    abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window)
+    abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window, where)
     return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)

@@ -206,19 +206,16 @@ def _look(
     return _attend(image, embeddings, components, config, _span(report, 0.0, 1.0))
 
 
-def _attend(image: Tensor, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow) -> AovaMaps:
+def _attend(
+    image: Tensor, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow,
+    where: Tensor | None = None,
+) -> AovaMaps:  # fmt: skip
     """Attend as the configuration says."""
     how = config.backbone
     return attend(
-        image,
-        components.autoencoder,
-        components.head,
-        embeddings,
-        how.window_voxels,
-        how.overlap,
-        on_window,
-        how.mirror,
-    )
+        image, components.autoencoder, components.head, embeddings, how.window_voxels, how.overlap, on_window,
+        how.mirror, where,
+    )  # fmt: skip
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
@@ -255,14 +252,19 @@ def _repaint(
     box = (x, y, z)
     latent = seen.latent[(..., *cells)]
     mask = torch.from_numpy(repainted[box].astype(np.float32))[None, None].to(latent)
+    cells_mask = mask_to_latent(mask, factor)
     healthy_latent = repaint(
-        latent, mask_to_latent(mask, factor), components.denoiser, components.schedule,
+        latent, cells_mask, components.denoiser, components.schedule,
         Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator, _span(report, 0.0, 0.6),
     )  # fmt: skip
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
+    # The reconstruction is the context of every later look; of the twin only the repainted voxels are taken.
     reconstruction, healthy = (
-        decode_scan(each, components.autoencoder, window, overlap, on_window)[0, 0]
-        for each, on_window in ((latent, _span(report, 0.6, 0.8)), (healthy_latent, _span(report, 0.8, 1.0)))
+        decode_scan(each, components.autoencoder, window, overlap, on_window, where)[0, 0]
+        for each, on_window, where in (
+            (latent, _span(report, 0.6, 0.8), None),
+            (healthy_latent, _span(report, 0.8, 1.0), cells_mask[0, 0] > 0),
+        )
     )
     # The decoder's receptive field carries the change a little beyond the mask: cut it there.
     return Twins(box, reconstruction, torch.where(mask[0, 0] > 0, healthy, reconstruction))
@@ -273,17 +275,18 @@ def _compare(
     report: Callable[[float], None],
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
+    candidate = torch.from_numpy(repainted[twins.box]).to(twins.healthy.device)
     before, after = (
-        _attend(image[None, None], embeddings, components, config, on_window).abnormal
+        _attend(image[None, None], embeddings, components, config, on_window, candidate).abnormal
         for image, on_window in (
             (twins.reconstruction, _span(report, 0.0, 0.5)),
             (twins.healthy, _span(report, 0.5, 1.0)),
         )
     )
-    candidate = torch.from_numpy(repainted[twins.box].astype(np.float32)).to(twins.healthy)
     return residuals(
-        twins.reconstruction, twins.healthy, before, after, seen.abnormal[twins.box], candidate, config.residual
-    )
+        twins.reconstruction, twins.healthy, before, after, seen.abnormal[twins.box], candidate.to(twins.healthy),
+        config.residual,
+    )  # fmt: skip
 
 
 def _candidates(

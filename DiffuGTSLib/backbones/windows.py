@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
@@ -19,6 +19,7 @@ def over_windows(
     overlap: float,
     look: Callable[[Tensor], tuple[Tensor, ...]],
     on_window: OnWindow,
+    where: Bool[Tensor, "X Y Z"] | None = None,
 ) -> tuple[Tensor, ...]:
     """Apply a function to every window and blend each of its outputs, which may be coarser than the window.
 
@@ -29,13 +30,21 @@ def over_windows(
         look: Window → outputs, each at a whole-number fraction of (or multiple of) the window's size, finer ones
             first: MONAI carries the weights of one output on to the next. They are weighted in place.
         on_window: See `OnWindow`.
+        where: Voxels of the volume whose outputs are wanted; None for all. A window without any is not looked at:
+            the wanted outputs are the same numbers, the others are of no use.
     """
     sides = tuple(min(side, length) for length in volume.shape[2:])
     total, done = window_count(volume.shape[2:], sides, overlap), 0
+    channels = volume.shape[1]
+    if where is not None:  # the wish travels with its window
+        volume = torch.cat([volume, where[None, None].to(volume)], dim=1)
+    shapes: list[torch.Size] = []
 
     def counted(window: Tensor) -> tuple[Tensor, ...]:
         nonlocal done
-        outputs = look(window)
+        wanted = where is None or not shapes or bool(window[:, channels:].any())
+        outputs = look(window[:, :channels]) if wanted else tuple(window.new_zeros(shape) for shape in shapes)
+        shapes[:] = [output.shape for output in outputs]
         done += 1
         on_window(done, total)
         return outputs
@@ -56,11 +65,16 @@ def encode_scan(
 
 
 def decode_scan(
-    latent: Float[Tensor, "1 l x y z"], autoencoder: LatentAutoencoder, side: int, overlap: float, on_window: OnWindow
+    latent: Float[Tensor, "1 l x y z"],
+    autoencoder: LatentAutoencoder,
+    side: int,
+    overlap: float,
+    on_window: OnWindow,
+    where: Bool[Tensor, "x y z"] | None = None,
 ) -> Float[Tensor, "1 1 X Y Z"]:
-    """Return the image of a latent; `side` is in image voxels."""
+    """Return the image of a latent; `side` is in image voxels, `where` names the cells whose image is wanted."""
     cells = max(1, side // autoencoder.downsampling)
-    return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window),), on_window)[0]
+    return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window),), on_window, where)[0]
 
 
 def aligned_overlap(side: int, overlap: float, multiple: int) -> float:

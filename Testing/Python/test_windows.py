@@ -132,3 +132,26 @@ def test_cancelling_in_a_window_stops_there() -> None:
     with pytest.raises(Cancelled):
         over_windows(torch.zeros(1, 1, 64, 64, 64), 32, 0.0, lambda window: (window,), cancel)
     assert done == [1]
+
+
+def test_windows_without_a_wanted_voxel_are_passed_over_and_the_wanted_ones_stay_the_same() -> None:
+    backbone = build_backbone(BackboneConfig(name="tiny"))
+    volume = torch.rand(1, 1, 96, 64, 32, generator=torch.Generator().manual_seed(0))
+    wanted = torch.zeros(96, 64, 32, dtype=torch.bool)
+    wanted[70:80, 40:50, 8:20] = True
+    looked: list[Tensor] = []
+
+    def look(window: Tensor) -> tuple[Tensor, ...]:
+        looked.append(window)
+        encoding = backbone.autoencoder.encode(window)
+        return encoding.features[0].clone(), encoding.latent
+
+    calls: list[tuple[int, int]] = []
+    every = over_windows(volume, 32, 0.25, look, silent)
+    all_windows = len(looked)
+    looked.clear()
+    some = over_windows(volume, 32, 0.25, look, lambda *call: calls.append(call), wanted)
+
+    assert torch.equal(some[0][..., wanted], every[0][..., wanted])
+    assert len(looked) < all_windows == len(calls)
+    assert all(window.shape[1] == 1 for window in looked)
