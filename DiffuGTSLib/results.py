@@ -1,11 +1,7 @@
 """The result folder: the same names every time, written whole or not at all, with enough on record to run it again."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from DiffuGTSLib.config import Config, from_dict
-from DiffuGTSLib.errors import InputError, StorageError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.overview import write_overview
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
 from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, input_sha256, make_record, packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.io import read_volume, write_segmentation, write_volume
 from DiffuGTSLib.volumes.volume import Volume
@@ -51,7 +48,6 @@ FORMATS = ("nifti", "nrrd")
 
 UNTRAINED = "Untrained networks: for tests only, this result means nothing."
 
-_STAGING_PREFIX = ".diffugts-"
 _COLOR = (0.85, 0.33, 0.31)
 
 
@@ -109,25 +105,7 @@ def require_result_folder(folder: Path | str, force: bool = False) -> None:
         InputError: If it holds files already, an earlier result included, and `force` is off (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
-    folder = Path(folder)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise StorageError(f"Cannot write results to {folder}: it is a file.", hint="name a folder.")
-        present = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
-    except StorageError:
-        raise
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    if present and not force:
-        earlier = RECORD in present
-        what = "an earlier result" if earlier else f"files that are not ours ({', '.join(present[:3])}…)"
-        hint = "diffugts refine re-runs it; --force replaces it." if earlier else "choose an empty or new folder."
-        raise InputError(f"{folder} already holds {what}.", hint=hint, code="exists")
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    try:
-        Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=existing)).rmdir()
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+    require_folder_for(folder, RECORD, force, hint="diffugts refine re-runs it; --force replaces it.")
 
 
 def write_results(
@@ -172,7 +150,7 @@ def write_results(
     about = {"region": region is not None, "stages": list(stages), "format": image_format, "findings": len(findings)}
     outcome = {"outcome": _outcome_of_all_files(result)}
     record = {**make_record(scan, scan_path, result, components), **outcome, **about, **(notes or {})}
-    with _staged(folder) as staging:
+    with whole_folder(folder, NAMES) as staging:
         _write_images(staging, scan, result, image_format)
         write_findings(findings, staging / FINDINGS)
         write_overview(
@@ -280,66 +258,3 @@ def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format
     write_volume(result.residual or zero, folder / RESIDUAL)
     if image_format == "nrrd":
         write_segmentation(result.mask, folder / SLICER_SEGMENTATION, result.prompts.abnormal, _COLOR)
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """Lend an empty folder inside `folder` and move what it holds up at the end.
-
-    Inside, since beside it may be another disk, as where `folder` is a mount.
-
-    Raises:
-        StorageError: For any OSError; named after the final place, and with everything as it was before.
-    """
-    made: list[Path] = []
-    try:
-        for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
-            missing.mkdir(exist_ok=True)
-            made.append(missing)
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder))
-        try:
-            yield staging
-            _move_in(staging, folder)
-            made.clear()
-        except StorageError as error:
-            message = error.message.replace(f"{staging}{os.sep}", f"{folder}{os.sep}").replace(
-                str(staging), str(folder)
-            )
-            raise StorageError(message, hint=error.hint, code=error.code) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    finally:
-        for path in reversed(made):
-            path.rmdir()
-
-
-def _move_in(staging: Path, folder: Path) -> None:
-    """Put an earlier result aside, the new one in its place; on any failure put everything back."""
-    aside = staging / "earlier"
-    aside.mkdir()
-    moves = [(folder / name, aside / name) for name in reversed(NAMES) if (folder / name).exists()]
-    moves += [(staging / name, folder / name) for name in NAMES if (staging / name).exists()]
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            if source.is_dir():
-                raise StorageError(f"Cannot replace {source}: it is a folder.", hint="move or rename that folder.")
-            os.replace(source, target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            os.replace(target, source)
-        raise
-
-
-def _not_writable(folder: Path, error: OSError) -> StorageError:
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    free_mb = shutil.disk_usage(existing).free / 2**20
-    return StorageError(
-        f"Cannot write results to {folder}: {(error.strerror or str(error)).rstrip('.')}.",
-        hint=f"choose another folder; the disk of {existing} has {free_mb:.0f} MB free.",
-    )

@@ -1,15 +1,18 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from DiffuGTSLib.errors import StorageError
+from DiffuGTSLib.errors import InputError, StorageError
+
+_STAGING_PREFIX = ".diffugts-"
 
 
 @contextmanager
@@ -39,6 +42,110 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
+
+
+def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str) -> None:
+    """Refuse, before anything is computed, a folder that results could not or should not be written to.
+
+    Args:
+        folder: Need not exist.
+        mark: The file by which an earlier result of ours is known.
+        force: Whether files that are there already may be replaced.
+        hint: What to do about an earlier result.
+
+    Raises:
+        InputError: If it holds files already, and `force` is off (code "exists").
+        StorageError: If it is a file, or nothing can be created there.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorageError(f"Cannot write results to {folder}: it is a file.", hint="name a folder.")
+        present = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    if present and not force:
+        earlier = mark in present
+        what = "an earlier result" if earlier else f"files that are not ours ({', '.join(present[:3])}…)"
+        raise InputError(
+            f"{folder} already holds {what}.",
+            hint=hint if earlier else "choose an empty or new folder.",
+            code="exists",
+        )
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=existing)).rmdir()
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+@contextmanager
+def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Lend an empty folder inside `folder` and move what it holds up at the end.
+
+    Inside, since beside it may be another disk, as where `folder` is a mount.
+
+    Args:
+        folder: Made if absent. Files of other names in it are left alone.
+        names: Every file that may be lent, the one that marks a whole result last.
+
+    Raises:
+        StorageError: For any OSError; named after the final place, and with everything as it was before.
+    """
+    made: list[Path] = []
+    try:
+        for missing in reversed([p for p in (folder, *folder.parents) if not p.exists()]):
+            missing.mkdir(exist_ok=True)
+            made.append(missing)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder))
+        try:
+            yield staging
+            _move_in(staging, folder, names)
+            made.clear()
+        except StorageError as error:
+            message = error.message.replace(f"{staging}{os.sep}", f"{folder}{os.sep}").replace(
+                str(staging), str(folder)
+            )
+            raise StorageError(message, hint=error.hint, code=error.code) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    finally:
+        for path in reversed(made):
+            path.rmdir()
+
+
+def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Put an earlier result aside, the new one in its place; on any failure put everything back."""
+    aside = staging / "earlier"
+    aside.mkdir()
+    moves = [(folder / name, aside / name) for name in reversed(names) if (folder / name).exists()]
+    moves += [(staging / name, folder / name) for name in names if (staging / name).exists()]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            if source.is_dir():
+                raise StorageError(f"Cannot replace {source}: it is a folder.", hint="move or rename that folder.")
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free_mb = shutil.disk_usage(existing).free / 2**20
+    return StorageError(
+        f"Cannot write results to {folder}: {(error.strerror or str(error)).rstrip('.')}.",
+        hint=f"choose another folder; the disk of {existing} has {free_mb:.0f} MB free.",
+    )
 
 
 def _new_file_mode() -> int:

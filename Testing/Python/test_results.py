@@ -33,12 +33,12 @@ from DiffuGTSLib.results import (
     RESIDUAL,
     SEGMENTATION,
     SLICER_SEGMENTATION,
-    _staged,
     read_record,
     read_results,
     require_result_folder,
     write_results,
 )
+from DiffuGTSLib.storage import whole_folder
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume
@@ -236,7 +236,7 @@ def test_a_target_that_cannot_be_replaced_leaves_the_earlier_result_as_it_was(
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
 def test_nothing_is_left_when_writing_is_stopped(tmp_path: Path, stop: type[BaseException]) -> None:
-    with pytest.raises(stop), _staged(tmp_path / "new" / "result") as staging:
+    with pytest.raises(stop), whole_folder(tmp_path / "new" / "result", NAMES) as staging:
         (staging / SEGMENTATION).write_bytes(b"half")
         raise stop
     assert list(tmp_path.iterdir()) == []
@@ -246,10 +246,11 @@ _FILLS_THE_DISK = """
 import resource, sys
 from pathlib import Path
 from DiffuGTSLib.errors import StorageError
-from DiffuGTSLib.results import _staged
+from DiffuGTSLib.results import NAMES
+from DiffuGTSLib.storage import whole_folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # no file may grow beyond 20 kB
 try:
-    with _staged(Path(sys.argv[1])) as staging:
+    with whole_folder(Path(sys.argv[1]), NAMES) as staging:
         (staging / "record.json").write_text("new")
         (staging / "cache.safetensors").write_bytes(bytes(30000))
 except StorageError as error:
