@@ -7,11 +7,12 @@ run.nodes["segmentation"]
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer import scene
+from DiffuGTSSlicer.batch import Batch, Case
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters
 from DiffuGTSSlicer.result_import import importArtifact
@@ -36,11 +38,18 @@ REGION_FILE = "region.nrrd"
 Listener = Callable[[dict[str, Any]], None]
 
 
+def handleEvents() -> None:
+    """Let Slicer work for a moment."""
+    slicer.app.processEvents()
+    time.sleep(0.005)
+
+
 class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     """Starts, follows and cancels runs.
 
     Attributes:
         run: The last run, or the one under way.
+        batch: The last batch, or the one under way.
         progress: How far it is.
         onEvent: Told every event of the worker, and {"event": "imported", "kind", "node"} when a node is there.
         onLog: Told every line of the worker's that is no event.
@@ -51,6 +60,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         ScriptedLoadableModuleLogic.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.run: Run | None = None
+        self.batch: Batch | None = None
         self.progress = RunProgress()
         self.onEvent: Listener = lambda event: None
         self.onLog: Callable[[str], None] = lambda line: None
@@ -85,7 +95,11 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     @property
     def isRunning(self) -> bool:
-        """Whether a run is under way; one that is being cancelled still is."""
+        """Whether a run or a batch is under way; one that is being cancelled still is."""
+        return self._isRunUnderWay or (self.batch is not None and not self.batch.isOver)
+
+    @property
+    def _isRunUnderWay(self) -> bool:
         return self.run is not None and not self.run.isOver
 
     def process(
@@ -103,6 +117,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             DiffuGTSError: What can be refused before the worker starts: prompts, settings, geometry, a run under way.
                 What goes wrong later is `Run.failure`.
         """
+        self._requireIdle()
         return self._begin(scanNode, parameters, False, waitForCompletion, onEvent)
 
     def refine(
@@ -115,13 +130,54 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         Raises:
             DiffuGTSError: As `process`; and code "empty_candidate" without a candidate.
         """
+        self._requireIdle()
         if parameters.candidate is None or not parameters.candidateSegmentId:
             raise InputError("There is no candidate region to refine.", hint="segment first.", code="empty_candidate")
         return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
 
+    def startBatch(
+        self,
+        scans: Sequence[Any],
+        parameters: RunParameters,
+        onCase: Callable[[Case], None] | None = None,
+        onDone: Callable[[Batch], None] | None = None,
+    ) -> Batch:
+        """Segment many scans, one after the other, and return at once; every scan gets result nodes of its own.
+
+        Args:
+            scans: Scalar volumes, or files that are loaded when their turn comes.
+            parameters: What to look for, in all of them.
+            onCase: Told each case whose status changes.
+            onDone: Told the batch when all is over.
+
+        Raises:
+            DiffuGTSError: What can be refused for all of them: prompts, settings, no scan, a run under way.
+        """
+        self._requireIdle()
+        parameters.job()
+        begin = functools.partial(self._begin, isRefinement=False, wait=False)
+        self.batch = Batch(begin, self._cancelRun, scans, parameters, onCase, onDone)
+        self.batch.start()
+        return self.batch
+
+    def processMany(
+        self, scans: Sequence[Any], parameters: RunParameters, onCase: Callable[[Case], None] | None = None
+    ) -> Batch:
+        """Segment many scans and return when all are over, handling Slicer's events meanwhile; else as `startBatch`."""
+        batch = self.startBatch(scans, parameters, onCase)
+        while not batch.isOver:
+            handleEvents()
+        return batch
+
     def cancel(self) -> None:
-        """Stop the run under way at its next step; what it has imported stays, marked as partial."""
-        if self.isRunning:
+        """Stop the run under way at its next step, and its batch; what was imported stays, marked as partial."""
+        if self.batch is not None and not self.batch.isOver:
+            self.batch.cancel()
+        else:
+            self._cancelRun()
+
+    def _cancelRun(self) -> None:
+        if self._isRunUnderWay:
             logging.info("DiffuGTS: canceling")
             self.client.cancel()
 
@@ -132,7 +188,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """End the worker and remove every file; call it when the module goes away."""
-        if self.isRunning:
+        if self.batch is not None:
+            self.batch.cancel()
+        if self._isRunUnderWay:
             self._drop()
         self.onEvent, self.onLog, self.onState = (lambda x: None,) * 3
         if self._client is not None:
@@ -151,11 +209,18 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     # A run's beginning
 
+    def _requireIdle(self) -> None:
+        """Refuse a second run beside the first.
+
+        Raises:
+            WorkerError: Code "busy".
+        """
+        if self.isRunning:
+            raise WorkerError("A run is under way.", hint="wait for its end, or cancel it.", code="busy")
+
     def _begin(
         self, scanNode: Any, parameters: RunParameters, isRefinement: bool, wait: bool, onEvent: Listener | None
     ) -> Run:
-        if self.isRunning:
-            raise WorkerError("A run is under way.", hint="wait for its end, or cancel it.", code="busy")
         if scanNode is None:
             raise InputError("There is no scan.", hint="load a volume and choose it under Inputs.", code="no_scan")
         parameters.job()  # refuses before anything is written
@@ -179,8 +244,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def wait(run: Run) -> None:
         """Handle Slicer's events until a run is over."""
         while not run.isOver:
-            slicer.app.processEvents()
-            time.sleep(0.005)
+            handleEvents()
 
     def _writeJob(self, run: Run) -> None:
         wish, files = run.parameters, {}
@@ -261,6 +325,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     # A run's scan or scene goes away
 
     def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+        if self.batch is not None:
+            self.batch.cancel()
         self._drop()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -272,7 +338,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Cancel, and import nothing more."""
         if self.run is not None and not self.run.isOver:
             self.run.isDropped = True
-            self.cancel()
+            self._cancelRun()
         self.forget()
 
     # What a refinement re-uses

@@ -1,0 +1,162 @@
+"""Many scans through one worker: one after the other, whatever becomes of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gui
+import pytest
+import slicer
+import vtk_messages
+from DiffuGTSSlicer.batch import WAITING, Batch
+from DiffuGTSSlicer.logic import DiffuGTSLogic
+from DiffuGTSSlicer.parameters import RunParameters
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
+from DiffuGTSSlicer.worker_client import QtProcess, WorkerClient
+from scene_parts import noise, on_disk, scan_node
+
+from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
+from DiffuGTSLib.volumes import Geometry
+
+SCRIPT = Path(__file__).parent / "scripted_worker.py"
+GRID = Geometry.from_spacing((12, 10, 8), (2.0, 2.0, 3.0))
+LUNG = RunParameters(organ="lung", modality="CT")
+GOOD = [["artifact", "aova"], ["artifact", "segmentation"], ["artifact", "record"], ["done"]]
+
+
+@pytest.fixture
+def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Callable[..., DiffuGTSLogic]]:
+    """A logic over a scripted worker that does the same steps for every job."""
+    made: list[DiffuGTSLogic] = []
+
+    def make(*steps: list[Any]) -> DiffuGTSLogic:
+        (tmp_path / "steps.json").write_text(json.dumps(steps))
+        client = WorkerClient(QtProcess(), [str(SCRIPT), "", str(tmp_path / "steps.json")])
+        made.append(DiffuGTSLogic(client=client))
+        return made[-1]
+
+    yield make
+    for logic in made:
+        logic.cleanup()
+        assert gui.spin(lambda each=logic: not each.client.isWarm, 10)
+
+
+def scans(count: int) -> list[Any]:
+    """Add some small scans."""
+    return [scan_node(GRID, noise(GRID, seed), f"Scan {seed}") for seed in range(count)]
+
+
+def states(batch: Batch) -> list[str]:
+    """Return the status of every case."""
+    return [case.status for case in batch.cases]
+
+
+def test_every_scan_gets_results_of_its_own_from_one_worker(a_logic) -> None:
+    logic = a_logic(*GOOD)
+    told, ended = [], []
+    nodes = scans(3)
+    batch = logic.startBatch(nodes, LUNG, lambda case: told.append((case.name, case.status)), ended.append)
+    assert states(batch) == [WAITING] * 3 and logic.isRunning
+    assert gui.spin(lambda: ended, 30), states(batch)
+    assert ended == [batch] and states(batch) == [DONE] * 3 and not logic.isRunning
+    assert told == [(node.GetName(), status) for node in nodes for status in ("running", "done")]
+    segmentations = [case.run.nodes["segmentation"] for case in batch.cases]
+    assert len(set(segmentations)) == 3
+    for case, node in zip(batch.cases, nodes, strict=True):
+        assert case.run.nodes["aova"].GetNodeReference("DiffuGTS.Scan") is node is case.scanNode
+        assert case.findingCount == 0 and "findings" in case.message
+
+
+def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
+    logic = a_logic(*GOOD)
+    sheared, gone, good = scans(3)
+    matrix = GRID.ijk_to_ras.copy()
+    matrix[:3, 2] += 0.3 * matrix[:3, 0]
+    sheared.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    batch = logic.startBatch([sheared, gone, good], LUNG)
+    slicer.mrmlScene.RemoveNode(gone)
+    assert gui.spin(lambda: batch.isOver, 30)
+    assert states(batch) == [FAILED, FAILED, DONE]
+    assert "sheared" in batch.cases[0].message and "resample" in batch.cases[0].message
+    assert "no longer in the scene" in batch.cases[1].message
+
+
+def test_what_the_worker_refuses_is_told_with_the_next_step(a_logic) -> None:
+    batch = a_logic(["error", "oom", "Too big.", "Smaller."]).processMany(scans(2), LUNG)
+    assert states(batch) == [FAILED, FAILED]
+    assert batch.cases[0].message.startswith("Too big.\n") and len(batch.cases[0].message) > 20
+
+
+def test_a_worker_that_dies_is_started_again_for_the_next_case(a_logic) -> None:
+    logic = a_logic(["sleep", 0.1], ["kill"])
+    assert states(logic.processMany(scans(2), LUNG)) == [FAILED, FAILED]
+    assert all("unexpectedly" in case.message for case in logic.batch.cases)
+
+
+def test_a_program_that_cannot_be_started_fails_every_case(a_logic) -> None:
+    logic = a_logic(*GOOD)
+    logic.client.interpreter = "/nowhere/python"
+    assert states(logic.processMany(scans(2), LUNG)) == [FAILED, FAILED]
+
+
+def test_cancel_stops_the_case_under_way_and_those_that_wait(a_logic) -> None:
+    logic = a_logic(["artifact", "aova"], ["stage", "repaint", 0.1], ["sleep", 60])
+    ended = []
+    batch = logic.startBatch(scans(3), LUNG, onDone=ended.append)
+    assert gui.spin(lambda: logic.progress.stage == "repaint", 30)
+    logic.cancel()
+    assert gui.spin(lambda: ended, 10)
+    assert states(batch) == [CANCELLED] * 3 and len(ended) == 1
+    assert batch.cases[0].run.nodes["aova"].GetAttribute("DiffuGTS.Partial") == "1"
+
+
+def test_cancel_before_the_first_case_begins_leaves_all_of_them(a_logic) -> None:
+    ended = []
+    batch = a_logic(*GOOD).startBatch(scans(2), LUNG, onDone=ended.append)
+    batch.cancel()
+    assert gui.spin(lambda: ended, 10) and states(batch) == [CANCELLED] * 2
+
+
+def test_a_closing_scene_cancels_the_batch(a_logic) -> None:
+    logic = a_logic(["stage", "repaint", 0.1], ["sleep", 60])
+    batch = logic.startBatch(scans(2), LUNG)
+    assert gui.spin(lambda: logic.progress.stage == "repaint", 30)
+    slicer.mrmlScene.Clear()
+    assert gui.spin(lambda: batch.isOver, 10) and states(batch) == [CANCELLED] * 2
+
+
+def test_files_are_loaded_when_their_turn_comes(a_logic, tmp_path: Path) -> None:
+    path = on_disk(GRID, noise(GRID), tmp_path / "scan.nrrd")
+    garbled = tmp_path / "garbled.nrrd"
+    garbled.write_text("no image")
+    batch = a_logic(*GOOD).processMany([path, garbled, str(tmp_path / "missing.nrrd")], LUNG)
+    vtk_messages.forget()
+    assert states(batch) == [DONE, FAILED, FAILED]
+    assert batch.cases[0].scanNode.GetName() == "scan"
+    assert "cannot be loaded" in batch.cases[1].message and "does not exist" in batch.cases[2].message
+
+
+def test_the_table_tells_every_case(a_logic) -> None:
+    batch = a_logic(*GOOD).processMany(scans(2), LUNG)
+    head, first, _second = batch.table()
+    assert head[:3] == ("Scan", "Status", "Findings") and first[:4] == ("Scan 0", "done", "0", "0.00")
+    node = batch.tableNode()
+    assert (node.GetNumberOfRows(), node.GetNumberOfColumns()) == (2, len(head))
+    assert node.GetCellText(1, 0) == "Scan 1"
+
+
+def test_a_batch_refuses_what_no_case_could_survive(a_logic) -> None:
+    logic = a_logic(["sleep", 60])
+    with pytest.raises(InputError) as refused:
+        logic.startBatch([], LUNG)
+    assert refused.value.code == "no_scan" and not logic.isRunning
+    with pytest.raises(PromptError):
+        logic.startBatch(scans(1), RunParameters(organ="heart"))
+    logic.startBatch(scans(1), LUNG)
+    for start in (logic.startBatch, logic.process):
+        with pytest.raises(DiffuGTSError) as busy:
+            start(scans(1)[0:1] if start == logic.startBatch else scans(1)[0], LUNG)
+        assert busy.value.code == "busy"
