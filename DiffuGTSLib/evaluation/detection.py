@@ -1,12 +1,14 @@
 """Lesions found and missed: what a radiologist counts, beside what overlaps.
 
-Rule: a reference lesion is found when one predicted lesion overlaps it with an IoU of at least `minimum_iou`. A
-predicted lesion that finds no reference lesion is a false positive, fragments of a tumor included. One predicted
-lesion may find several references that it covers, so that merging neighbors is not punished twice.
+Rule: a lesion is matched when it touches the other mask, with an IoU of at least `minimum_iou` with one of its lesions
+and at least `minimum_coverage` of its own voxels in that mask. A reference lesion that is matched was found; a predicted
+one that is not is a false positive, fragments of a tumor included. One predicted lesion may find several references that
+it covers, so that merging neighbors is not punished twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, nan
 
 import numpy as np
@@ -29,13 +31,20 @@ class Lesion:
         volume_ml: Its volume.
         longest_in_plane_diameter_mm: Its diameter, measured as in `DiffuGTSLib.findings`.
         best_iou: Highest IoU with any lesion of the other mask; 0 when none touches it.
-        matched: Whether that IoU reaches the rule: found (reference), or a true positive (prediction).
+        coverage: Share of its voxels that lie in the other mask.
+        matched: Whether both reach the rule: found (reference), or a true positive (prediction).
     """
 
     volume_ml: float
     longest_in_plane_diameter_mm: float
     best_iou: float
+    coverage: float
     matched: bool
+
+    @property
+    def radius_mm(self) -> float:
+        """Radius of the ball of the same volume: (3 V / 4 π)^⅓."""
+        return ball_radius_mm(self.volume_ml)
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,13 @@ class Detection:
         reference: Lesions that are there, in the order of the grid.
         predicted: Lesions that were seen, in the order of the grid.
         minimum_iou: The rule they were matched with.
+        minimum_coverage: Its other half.
     """
 
     reference: tuple[Lesion, ...]
     predicted: tuple[Lesion, ...]
     minimum_iou: float
+    minimum_coverage: float = 0.0
 
     @property
     def found(self) -> int:
@@ -101,6 +112,7 @@ def detect(
     ref: Shaped[np.ndarray, "_ _ _"],
     spacing_mm: tuple[float, float, float],
     minimum_iou: float = 0.1,
+    minimum_coverage: float = 0.0,
 ) -> Detection:
     """Match the lesions of a prediction to those of a reference.
 
@@ -108,13 +120,16 @@ def detect(
         pred: Mask, boolean or 0 and 1; its lesions are 26-connected components.
         ref: Mask on the same grid.
         spacing_mm: Voxel size along (i, j, k).
-        minimum_iou: Overlap from which a lesion counts as found; above 0, at most 1. Equality counts.
+        minimum_iou: Overlap with one lesion from which a lesion counts as matched; at 0 a single voxel is enough.
+            Equality counts.
+        minimum_coverage: Share of a lesion's own voxels that must lie in the other mask; at 0 a single voxel is enough.
 
     Raises:
         InputError: If the shapes differ, a value is neither 0 nor 1, or the rule is out of range.
     """
-    if not 0 < minimum_iou <= 1:
-        raise InputError(f"Expected a minimum IoU above 0 and at most 1, got {minimum_iou}.")
+    for name, value in (("IoU", minimum_iou), ("coverage", minimum_coverage)):
+        if not 0 <= value <= 1:
+            raise InputError(f"Expected a minimum {name} of 0 to 1, got {value}.")
     pred, ref = as_masks(pred, ref)
     predicted, predicted_count = label_lesions(pred)
     reference, reference_count = label_lesions(ref)
@@ -122,14 +137,38 @@ def detect(
     union = pred | ref
     pairs = np.zeros((reference_count + 1, predicted_count + 1), dtype=np.int64)
     np.add.at(pairs, (reference[union], predicted[union]), 1)
-    shared = pairs[1:, 1:]
-    either = pairs.sum(axis=1)[1:, None] + pairs.sum(axis=0)[None, 1:] - shared
-    iou = shared / np.maximum(either, 1)
+    rule = (minimum_iou, minimum_coverage)
     return Detection(
-        reference=_lesions(reference, iou.max(axis=1, initial=0.0), spacing_mm, minimum_iou),
-        predicted=_lesions(predicted, iou.max(axis=0, initial=0.0), spacing_mm, minimum_iou),
+        reference=_lesions(reference, pairs, spacing_mm, rule),
+        predicted=_lesions(predicted, pairs.T, spacing_mm, rule),
         minimum_iou=minimum_iou,
+        minimum_coverage=minimum_coverage,
     )
+
+
+def ball_radius_mm(volume_ml: float) -> float:
+    """Return the radius of the ball of that volume."""
+    return float(np.cbrt(3 * volume_ml * 1000 / (4 * np.pi)))
+
+
+def by_size(
+    lesions: Sequence[Lesion], edges_mm: Sequence[float], size_mm: Callable[[Lesion], float]
+) -> Iterator[tuple[str, list[Lesion]]]:
+    """Yield the lesions of each size class with its name, smallest first; one exactly on an edge is in the larger.
+
+    Args:
+        lesions: In any order.
+        edges_mm: What parts the classes, rising, without 0 and infinity.
+        size_mm: What of a lesion is compared with them.
+
+    Raises:
+        InputError: If the edges do not rise from above 0.
+    """
+    edges = (0.0, *edges_mm, inf)
+    if any(low >= high for low, high in pairwise(edges)):
+        raise InputError(f"Expected size edges that rise from above 0 mm, got {tuple(edges_mm)}.")
+    for low, high in pairwise(edges):
+        yield _size_name(low, high), [lesion for lesion in lesions if low <= size_mm(lesion) < high]
 
 
 def summarize_detections(
@@ -138,10 +177,6 @@ def summarize_detections(
     """Pool the lesions of many scans into one summary; a lesion exactly on an edge belongs to the larger class."""
     lesions = [lesion for detection in detections for lesion in detection.reference]
     healthy = [detection for detection in detections if not detection.reference]
-    by_size = {}
-    for low, high in zip((0.0, *size_edges_mm), (*size_edges_mm, inf), strict=True):
-        within = [lesion.matched for lesion in lesions if low <= lesion.longest_in_plane_diameter_mm < high]
-        by_size[_size_name(low, high)] = (sum(within), len(within))
     return DetectionSummary(
         scans=len(detections),
         lesions=len(lesions),
@@ -149,24 +184,40 @@ def summarize_detections(
         false_positives_per_scan=_share(sum(d.false_positives for d in detections), len(detections)),
         healthy_scans=len(healthy),
         healthy_specificity=_share(sum(not d.predicted for d in healthy), len(healthy)),
-        sensitivity_by_size=by_size,
+        sensitivity_by_size={
+            name: (sum(lesion.matched for lesion in within), len(within))
+            for name, within in by_size(lesions, size_edges_mm, lambda lesion: lesion.longest_in_plane_diameter_mm)
+        },
     )
 
 
 def _lesions(
     labels: Shaped[np.ndarray, "i j k"],
-    best_iou: Shaped[np.ndarray, " lesions"],
+    pairs: Shaped[np.ndarray, "own other"],
     spacing_mm: tuple[float, float, float],
-    minimum_iou: float,
+    rule: tuple[float, float],
 ) -> tuple[Lesion, ...]:
+    """Measure and judge one mask's lesions.
+
+    Args:
+        labels: Their numbers on the grid.
+        pairs: Voxels by own number and the other mask's number, 0 being outside.
+        spacing_mm: Voxel size.
+        rule: Smallest IoU and coverage.
+    """
+    shared = pairs[1:, 1:]
+    own = pairs[1:].sum(axis=1)
+    either = own[:, None] + pairs.sum(axis=0)[None, 1:] - shared
+    iou = (shared / np.maximum(either, 1)).max(axis=1, initial=0.0)
+    coverage = shared.sum(axis=1) / np.maximum(own, 1)
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
     axis = acquisition_axis(spacing_mm)
     lesions = []
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        voxels = labels[box] == number
-        iou = float(best_iou[number - 1])
-        diameter_mm = longest_in_plane_diameter_mm(voxels, spacing_mm, axis)
-        lesions.append(Lesion(int(voxels.sum()) * voxel_ml, diameter_mm, iou, iou >= minimum_iou))
+    for number, box in enumerate(ndimage.find_objects(labels)):
+        diameter_mm = longest_in_plane_diameter_mm(labels[box] == number + 1, spacing_mm, axis)
+        figures = float(iou[number]), float(coverage[number])
+        matched = figures[1] > 0 and all(value >= least for value, least in zip(figures, rule, strict=True))
+        lesions.append(Lesion(int(own[number]) * voxel_ml, diameter_mm, *figures, matched))
     return tuple(lesions)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import detect, summarize_detections
+from DiffuGTSLib.evaluation.detection import by_size, detect, summarize_detections
 
 SPACING_MM = (1.0, 1.0, 5.0)
 
@@ -86,10 +86,38 @@ def test_a_summary_of_nothing_is_not_a_number() -> None:
     assert math.isnan(summary.healthy_specificity)
 
 
-@pytest.mark.parametrize("minimum_iou", [0.0, 1.1, -0.1, math.nan])
-def test_a_rule_out_of_range_is_refused(minimum_iou: float) -> None:
-    with pytest.raises(InputError, match=r"minimum IoU above 0 and at most 1"):
-        detect(a_mask(), a_mask(), SPACING_MM, minimum_iou)
+def test_any_overlap_is_a_rule_too() -> None:
+    # One voxel in a thousand is enough, none is not.
+    assert detect(a_mask((19, 60)), a_mask((10, 20)), SPACING_MM, minimum_iou=0.0).found == 1
+    apart = detect(a_mask((20, 60)), a_mask((10, 19)), SPACING_MM, minimum_iou=0.0)
+    assert (apart.found, apart.false_positives) == (0, 1)
+
+
+def test_coverage_is_the_share_of_a_lesions_own_voxels() -> None:
+    # 4 of the tumor's 10 columns are covered, by two predictions of 2 each; each prediction lies within it.
+    detection = detect(a_mask((10, 12), (18, 20)), a_mask((10, 20)), SPACING_MM, 0.0, minimum_coverage=0.4)
+    assert detection.found == 1 and detection.reference[0].coverage == pytest.approx(0.4)
+    assert [lesion.coverage for lesion in detection.predicted] == [1.0, 1.0] and detection.false_positives == 0
+    assert detect(a_mask((10, 12), (18, 20)), a_mask((10, 20)), SPACING_MM, 0.0, minimum_coverage=0.41).found == 0
+
+
+def test_a_lesions_radius_is_that_of_the_ball_of_its_volume() -> None:
+    lesion = detect(a_mask(), a_mask((10, 20)), SPACING_MM).reference[0]
+    assert 4 / 3 * math.pi * lesion.radius_mm**3 == pytest.approx(200.0)
+
+
+@pytest.mark.parametrize("value", [1.1, -0.1, math.nan])
+def test_a_rule_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(InputError, match=r"minimum IoU of 0 to 1, got"):
+        detect(a_mask(), a_mask(), SPACING_MM, value)
+    with pytest.raises(InputError, match=r"minimum coverage of 0 to 1, got"):
+        detect(a_mask(), a_mask(), SPACING_MM, 0.1, value)
+
+
+@pytest.mark.parametrize("edges", [(0.0, 5.0), (5.0, 5.0), (9.0, 5.0)])
+def test_size_edges_that_do_not_rise_are_refused(edges: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match=r"size edges that rise from above 0 mm"):
+        list(by_size([], edges, lambda lesion: lesion.radius_mm))
 
 
 def test_masks_of_different_shapes_are_refused() -> None:
