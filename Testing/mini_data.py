@@ -127,9 +127,9 @@ def tiny_networks() -> Iterator[None]:
 
 
 def train_mini(protocol: Path, output: Path, iterations: int = 1) -> Path:
-    """Train every part for a few iterations and return the model folder."""
+    """Train every part of a model folder for a few iterations and return it."""
     with tiny_networks():
-        for part in run.PARTS:
+        for part in (name for name, known in run.PARTS.items() if known.in_model):
             run.train_part(
                 part, protocol_path=protocol, data=protocol.parent, output=output, iterations=iterations,
                 device="cpu", report=lambda line: None,

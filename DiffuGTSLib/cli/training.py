@@ -11,20 +11,27 @@ from rich.text import Text
 from DiffuGTSLib.cli.door import OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import examples
-from DiffuGTSLib.errors import Cancelled
+from DiffuGTSLib.errors import Cancelled, ConfigError
 
 EXAMPLES = examples(
     "In this order, into one run folder; each needs the part before it:",
     "diffugts train autoencoder --data scans -o run",
     "diffugts train denoiser --data scans -o run",
     "diffugts train aova --data scans -o run",
+    "The painter of tumors, into a run folder; it needs the VQGAN before it:",
+    "diffugts train vqgan --data scans -o run",
+    "diffugts train tumor-painter --data scans -o run --set timesteps=4",
     "See what would be trained, on how many scans and how long, without doing it:",
     "diffugts train denoiser --data scans -o run --dry-run",
 )
 
 
+PartName = Literal["autoencoder", "denoiser", "aova", "vqgan", "tumor-painter", "segmenter"]
+"""The keys of `DiffuGTSLib.training.run.PARTS`, known before torch is loaded."""
+
+
 def train(
-    part: Annotated[Literal["autoencoder", "denoiser", "aova"], typer.Argument(help="What to train.")],
+    part: Annotated[PartName, typer.Argument(help="What to train.")],
     data: Annotated[Path, typer.Option("--data", help="Folder that the protocol's paths start from.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder: checkpoints, log and weights.")],
     protocol: Annotated[
@@ -36,10 +43,20 @@ def train(
     ] = "float32",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A choice of the part's own; --dry-run shows them. May be repeated."
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's curves beside log.csv.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
     path = protocol_path(protocol)
+    options = key_values(overrides)
     require_folder(data, "--data")
 
     from DiffuGTSLib.training.run import train_part
@@ -51,7 +68,22 @@ def train(
     try:
         train_part(
             part, protocol_path=path, data=data, output=output, iterations=iterations, precision=precision, seed=seed,
-            device=device, dry_run=dry_run, report=report,
+            device=device, options=options, tensorboard=tensorboard, dry_run=dry_run, report=report,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled("Stopped. The last checkpoint is kept.", hint="the same command goes on from there.") from None
+
+
+def key_values(overrides: list[str] | None) -> dict[str, str]:
+    """Return what `--set KEY=VALUE` says, by key.
+
+    Raises:
+        ConfigError: For a word without a key or without an equals sign.
+    """
+    values = {}
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--set: expected KEY=VALUE, got '{override}'.", hint="for instance --set timesteps=4.")
+        values[key] = value
+    return values

@@ -9,22 +9,21 @@ is done; `RUN/<part>/` holds the log and the checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
-from DiffuGTSLib.backbones.weights import load_module, save_module, write_checksums
+from DiffuGTSLib.backbones.weights import write_checksums
 from DiffuGTSLib.components import find_device
-from DiffuGTSLib.config import Config, RuntimeConfig, load_config
+from DiffuGTSLib.config import RuntimeConfig, load_config
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.storage import whole_file
@@ -35,10 +34,9 @@ from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_f
 from DiffuGTSLib.training.data import Crop, TrainingScan, load_split
 from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.job import Job, Part, Report
 from DiffuGTSLib.training.losses import HeadLossWeights
-from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
-
-Report = Callable[[str], None]
+from DiffuGTSLib.training.trainer import TrainingPlan
 
 MINI_AUTOENCODER: dict[str, Any] = {
     "num_channels": (16, 32, 64), "num_res_blocks": (1, 1, 1), "norm_num_groups": 1, "norm_eps": 1.0,
@@ -55,9 +53,6 @@ MINI_LOSSES = HeadLossWeights(anomaly=0.2, similarity=0.05)
 and stayed so: the gradient of the two image-level terms reaches every voxel at once. We lowered these weights and the
 learning rate together and did not separate the causes."""
 
-ITERATIONS = {"autoencoder": 2250, "denoiser": 3000, "aova": 20000}
-"""Where nothing is asked for. The bundled head had fewer windows and wants more, see its model card."""
-
 
 def train_part(
     part: str,
@@ -69,80 +64,57 @@ def train_part(
     precision: str = "float32",
     seed: int = 0,
     device: str = "auto",
+    options: Mapping[str, str] | None = None,
+    tensorboard: bool = False,
     dry_run: bool = False,
     report: Report = print,
 ) -> None:
     """Train one part, going on from its checkpoint when there is one.
 
     Args:
-        part: "autoencoder", "denoiser" or "aova"; the latter two need the first in `output/model`.
+        part: A key of `PARTS`. The denoiser and the head need the autoencoder in `output/model`.
         protocol_path: Which scans, which split; see `DiffuGTSLib.protocol`.
         data: Folder that the protocol's paths start from.
         output: Run folder.
-        iterations: Optimizer steps; None takes `ITERATIONS`.
+        iterations: Optimizer steps; None takes the part's own number.
         precision: "float32" or "bfloat16"; see `TrainingPlan`.
         seed: Of weights and draws.
         device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
+        options: The part's own choices by name, see `Part.options`.
+        tensorboard: Write the log as TensorBoard's curves too.
         dry_run: Load the data, say what would be done, and stop.
         report: Receives one line at a time.
 
     Raises:
         InputError: Unknown part, or a protocol without the splits or the tissue that are needed.
-        ConfigError: Unknown device or precision, or no iterations.
+        ConfigError: Unknown device, precision or option, or no iterations.
         WeightsError: If the autoencoder is missing or a checkpoint belongs to another network.
         StorageError: If the run folder cannot be written to.
     """
     if part not in PARTS:
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
-    chosen = find_device(RuntimeConfig(device=device))
-    plan = TrainingPlan(ITERATIONS[part] if iterations is None else iterations, precision=precision, seed=seed)
+    chosen, own = PARTS[part], PARTS[part].chosen(options or {})
+    wanted = find_device(RuntimeConfig(device=device))
+    length = chosen.iterations if iterations is None else iterations
+    plan = TrainingPlan(length, precision=precision, seed=seed, tensorboard=tensorboard)
     config = load_config("mini")
-    cases = read_protocol(protocol_path)
-    with process_group(chosen) as own_device:
+    canonical = config.canonical if chosen.grid is None else chosen.grid(own)
+    cases = [case for case in read_protocol(protocol_path) if case.modality in chosen.modalities]
+    with process_group(wanted) as own_device:
         say = report if rank() == 0 else _silence
-        scans = {split: load_split(cases, split, data, config.canonical) for split in ("train", "validation")}
+        scans = {split: load_split(cases, split, data, canonical) for split in ("train", "validation")}
         for split, loaded in scans.items():
             say(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
         together = f", {world_size()} processes" if world_size() > 1 else ""
         say(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {own_device}{together}")
+        if own is not None:
+            say(f"{part}: " + ", ".join(f"{name} {value}" for name, value in asdict(own).items()))
         if dry_run:
             return
         torch.manual_seed(seed)
-        PARTS[part](Job(scans, config, plan, output, own_device, say))
-        if rank() == 0:
+        chosen.train(Job(scans, config, plan, output, own_device, say, own))
+        if rank() == 0 and chosen.in_model:
             _write_index(output / "model")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every part is trained with: loaded scans by split, configuration, plan, run folder, device, and who is told."""
-
-    scans: dict[str, list[TrainingScan]]
-    config: Config
-    plan: TrainingPlan
-    output: Path
-    device: torch.device
-    report: Report
-
-    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> None:
-        """Train a recipe in a folder of the run, going on from its checkpoint."""
-        name = Path(folder).name
-
-        def progress(done: int, total: int, row: dict[str, float]) -> None:
-            figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
-            self.report(f"{name} {done}/{total}: {figures}")
-
-        train(recipe, plan, self.output / folder, progress)
-
-    def load_autoencoder(self) -> MaisiAutoencoder:
-        """Return the run's autoencoder, frozen."""
-        autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.output / "model" / "autoencoder")
-        return autoencoder
-
-    def save(self, name: str, module: ModelMixin) -> None:
-        """Put a trained part into the model folder; of several processes the first one writes."""
-        if rank() == 0:
-            save_module(module.cpu(), self.output / "model" / name, torch.float16)
 
 
 def _train_autoencoder(job: Job) -> None:
@@ -207,11 +179,13 @@ def _train_aova(job: Job) -> None:
     job.save("aova", head)
 
 
-PARTS: dict[str, Callable[[Job], None]] = {
-    "autoencoder": _train_autoencoder,
-    "denoiser": _train_denoiser,
-    "aova": _train_aova,
+PARTS: dict[str, Part] = {
+    "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
+    "denoiser": Part(_train_denoiser, 3000, in_model=True),
+    "aova": Part(_train_aova, 20000, in_model=True),
 }
+"""What can be trained, and for how many iterations where nothing is asked for. The bundled head had fewer windows and
+wants more, see its model card."""
 
 
 def validation_windows(scans: Sequence[TrainingScan], side: int) -> list[Sample]:

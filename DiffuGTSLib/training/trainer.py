@@ -1,4 +1,8 @@
-"""One training loop for every part: cosine schedule, checkpoints that resume to the step, a log to plot."""
+"""One training loop for every part: cosine schedule, checkpoints that resume to the step, a log to plot.
+
+Most recipes take one step an iteration: all weights, one loss. One with opponents, such as a decoder and its critics,
+names its steps itself; they are taken in turn, each with an optimizer of its own.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,14 @@ class TrainingPlan:
         weight_decay: AdamW's.
         clip_norm: Largest gradient norm.
         average: Decay of the running average of the weights that is kept as the result; 0 keeps the last.
+        average_every: Iterations between two updates of that average.
+        average_after: Before this iteration an update copies the weights.
+        accumulate: Batches whose gradients are averaged before a step.
         every: Iterations between a log line, with validation and checkpoint each `checkpoint_every`.
         checkpoint_every: Iterations between checkpoints.
         precision: "float32" or "bfloat16" (autocast; fast on CUDA and on CPUs with AVX-512 BF16).
         seed: Iteration n draws from the generator (seed, n, process), so that a resumed run is the same run.
+        tensorboard: Write the log as TensorBoard's curves too.
     """
 
     iterations: int
@@ -47,10 +55,14 @@ class TrainingPlan:
     weight_decay: float = 1e-5
     clip_norm: float = 1.0
     average: float = 0.0
+    average_every: int = 1
+    average_after: int = 0
+    accumulate: int = 1
     every: int = 25
     checkpoint_every: int = 250
     precision: str = "float32"
     seed: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -84,6 +96,30 @@ class Recipe(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Step:
+    """One update of one optimizer, within an iteration.
+
+    Attributes:
+        module: Whose trainable weights it moves; a part of the recipe's `trainable`.
+        losses: As `Recipe.losses`. What another step of the same iteration also needs may be kept between them.
+        betas: AdamW's.
+    """
+
+    module: nn.Module
+    losses: Callable[[np.random.Generator], dict[str, Tensor]]
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@runtime_checkable
+class SteppedRecipe(Recipe, Protocol):
+    """A recipe that takes several steps an iteration, in order; `losses` is then the first one's."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps; their losses go under names of their own into one row of the log."""
+        ...
+
+
 def train(
     recipe: Recipe,
     plan: TrainingPlan,
@@ -93,49 +129,140 @@ def train(
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.
 
     Writes `plan.json`, `log.csv` (one row each `plan.every` iterations), and `state.pt` (weights, their average,
-    optimizer, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the result.
+    optimizers, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the result.
 
     Raises:
         WeightsError: If the checkpoint is damaged or belongs to another network.
         StorageError: If the folder cannot be made or written to; the last checkpoint stays as it was.
+        ConfigError: If curves are asked for and TensorBoard is not installed.
     """
     _make_folder(folder)
     model = recipe.trainable
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=plan.learning_rate, weight_decay=plan.weight_decay
-    )
-    averaged = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    begin = _resume(folder, plan, model, optimizer, averaged)
-    device = next(model.parameters()).device.type
+    run = _Run(recipe, plan, folder)
+    begin = run.resume()
+    curves = Curves(folder) if plan.tensorboard and rank() == 0 else None
     seen: dict[str, list[float]] = {}
     clock = time.perf_counter()
     for iteration in range(begin, plan.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate_at(iteration)
-        model.train()
-        with torch.autocast(device, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            losses = recipe.losses(np.random.default_rng(_draw(plan.seed, iteration)))
-        optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip_norm)
-        optimizer.step()
-        _update_average(averaged, model, plan.average, iteration)
-        for name, value in losses.items():
-            seen.setdefault(name, []).append(float(value.detach()))
+        for name, value in run.iterate(iteration).items():
+            seen.setdefault(name, []).append(value)
         done = iteration + 1
         if rank() == 0 and (done % plan.every == 0 or done == plan.iterations):
             means = {name: sum(values) / len(values) for name, values in seen.items()}
             row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
             if done % plan.checkpoint_every == 0 or done == plan.iterations:
-                row |= _validated(recipe, model, averaged)
-                _save(folder, plan, model, optimizer, averaged, done)
+                row |= _validated(recipe, model, run.averaged)
+                run.save(done)
             _log(folder / "log.csv", row)
+            if curves is not None:
+                curves.add(row)
             if progress is not None:
                 progress(done, plan.iterations, row)
             seen, clock = {}, time.perf_counter()
-    model.load_state_dict(averaged)
+    model.load_state_dict(run.averaged)
     model.eval()
+
+
+class _Run:
+    """What a run changes: weights, their average, and one optimizer a step."""
+
+    def __init__(self, recipe: Recipe, plan: TrainingPlan, folder: Path) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._model = recipe.trainable
+        self._device = next(self._model.parameters()).device
+        self._steps = recipe.steps() if isinstance(recipe, SteppedRecipe) else (Step(self._model, recipe.losses),)
+        self._optimizers = [
+            torch.optim.AdamW(_moved(step), lr=plan.learning_rate, betas=step.betas, weight_decay=plan.weight_decay)
+            for step in self._steps
+        ]
+        self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """Take every step once, and return the losses."""
+        plan, rng = self._plan, np.random.default_rng(_draw(self._plan.seed, iteration))
+        self._model.train()
+        seen: dict[str, float] = {}
+        for step, optimizer in zip(self._steps, self._optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate_at(iteration)
+            optimizer.zero_grad(set_to_none=True)
+            for _ in range(plan.accumulate):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                    losses = step.losses(rng)
+                (losses["total"] / plan.accumulate).backward()
+                for name, value in losses.items():
+                    seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
+            average_gradients(step.module)
+            torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
+            optimizer.step()
+        if iteration % plan.average_every == 0:
+            decay = plan.average if iteration >= plan.average_after else 0.0
+            _update_average(self.averaged, self._model, decay, iteration)
+        return seen
+
+    def save(self, done: int) -> None:
+        """Write the plan, and the state that `resume` reads."""
+        with whole_file(self._folder / "plan.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self._plan), indent=1) + "\n", encoding="utf-8")
+        state = {
+            "iteration": done,
+            "model": self._model.state_dict(),
+            "averaged": self.averaged,
+            "optimizer": self._optimizers[0].state_dict(),
+            "further_optimizers": [optimizer.state_dict() for optimizer in self._optimizers[1:]],
+        }
+        with whole_file(self._folder / "state.pt") as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
+
+    def resume(self) -> int:
+        """Return the iteration to go on from: 0, or the checkpoint's, whose state is then ours."""
+        path = self._folder / "state.pt"
+        if not path.exists():
+            return 0
+        state = _read_state(path, self._device)
+        try:
+            self._model.load_state_dict(state["model"])
+            stored = [state["optimizer"], *state.get("further_optimizers", [])]
+            for optimizer, values in zip(self._optimizers, stored, strict=True):
+                optimizer.load_state_dict(values)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise WeightsError(
+                f"The checkpoint {path} does not fit this network: {str(error)[:300]}.",
+                hint="train into another folder, or remove the old one.",
+            ) from error
+        for name, value in state["averaged"].items():
+            self.averaged[name].copy_(value)
+        logger.info("going on from iteration %d of %d", state["iteration"], self._plan.iterations)
+        return int(state["iteration"])
+
+
+class Curves:
+    """The log as TensorBoard reads it, in the run's own folder.
+
+    Raises:
+        ConfigError: If TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "Curves were asked for, but TensorBoard is not installed.", hint="pip install tensorboard."
+            ) from error
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def add(self, row: dict[str, float]) -> None:
+        """Add one row of the log, at once, so that a stopped run has its curves."""
+        for name, value in row.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, int(row["iteration"]))  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+
+def _moved(step: Step) -> list[nn.Parameter]:
+    return [parameter for parameter in step.module.parameters() if parameter.requires_grad]
 
 
 def _draw(seed: int, iteration: int) -> list[int]:
@@ -173,46 +300,14 @@ def _validated(recipe: Recipe, model: nn.Module, averaged: dict[str, Tensor]) ->
     return {f"validation_{name}": value for name, value in figures.items()}
 
 
-def _save(
-    folder: Path,
-    plan: TrainingPlan,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: dict[str, Tensor],
-    done: int,
-) -> None:
-    with whole_file(folder / "plan.json") as temporary:
-        temporary.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
-    state = {"iteration": done, "model": model.state_dict(), "averaged": averaged, "optimizer": optimizer.state_dict()}
-    with whole_file(folder / "state.pt") as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
-
-
-def _resume(
-    folder: Path, plan: TrainingPlan, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor]
-) -> int:
-    path = folder / "state.pt"
-    if not path.exists():
-        return 0
-    device = next(model.parameters()).device
+def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"The checkpoint {path} is damaged: {str(error)[:300]}.", hint="remove it to begin anew."
         ) from error
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"The checkpoint {path} does not fit this network: {str(error)[:300]}.",
-            hint="train into another folder, or remove the old one.",
-        ) from error
-    for name, value in state["averaged"].items():
-        averaged[name].copy_(value)
-    logger.info("going on from iteration %d of %d", state["iteration"], plan.iterations)
-    return int(state["iteration"])
+    return state
 
 
 def _log(path: Path, row: dict[str, float]) -> None:
