@@ -1,0 +1,116 @@
+"""What one part of a training run is given, and what a part must say about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.backbones.weights import load_module, save_module
+from DiffuGTSLib.config import CanonicalConfig, Config
+from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.protocol import MODALITIES
+from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.distributed import rank
+from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every part is trained with.
+
+    Attributes:
+        scans: Loaded scans by split, on the part's grid.
+        config: Of the preset `mini`.
+        plan: How long, how precise, from which seed.
+        output: Run folder.
+        device: Of this process.
+        report: Is told one line at a time.
+        options: The part's own choices, an instance of the class of `Part.options`; None where it has none.
+    """
+
+    scans: dict[str, list[TrainingScan]]
+    config: Config
+    plan: TrainingPlan
+    output: Path
+    device: torch.device
+    report: Report
+    options: Any = None
+
+    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> None:
+        """Train a recipe in a folder of the run, going on from its checkpoint."""
+        name = Path(folder).name
+
+        def progress(done: int, total: int, row: dict[str, float]) -> None:
+            figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
+            self.report(f"{name} {done}/{total}: {figures}")
+
+        train(recipe, plan, self.output / folder, progress)
+
+    def load_autoencoder(self) -> MaisiAutoencoder:
+        """Return the run's autoencoder, frozen."""
+        autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.output / "model" / "autoencoder")
+        return autoencoder
+
+    def save(self, name: str, module: ModelMixin) -> None:
+        """Put a trained part into the model folder; of several processes the first one writes."""
+        if rank() == 0:
+            save_module(module.cpu(), self.output / "model" / name, torch.float16)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that `train` can train: an entry of `DiffuGTSLib.training.run.PARTS`.
+
+    Attributes:
+        train: Does it.
+        iterations: Where nothing is asked for.
+        options: The defaults of its own choices: an instance of a frozen dataclass of str, int, float and bool, or
+            None. `--set key=value` changes a field.
+        grid: The grid that its scans are loaded on, from its options; None takes the preset's.
+        modalities: Cases of other modalities are not loaded.
+        in_model: Whether it belongs to the model folder that `segment` reads, whose index is then written anew.
+    """
+
+    train: Callable[[Job], None]
+    iterations: int
+    options: Any = None
+    grid: Callable[[Any], CanonicalConfig] | None = None
+    modalities: tuple[str, ...] = MODALITIES
+    in_model: bool = False
+
+    def chosen(self, values: Mapping[str, str]) -> Any:
+        """Return the options with some fields changed, each value read as its default's type.
+
+        Raises:
+            ConfigError: For a key that the part does not have, or a value of another type.
+        """
+        defaults = {} if self.options is None else {f.name: getattr(self.options, f.name) for f in fields(self.options)}
+        read = {}
+        for key, value in values.items():
+            if key not in defaults:
+                hint = did_you_mean(key, defaults) if defaults else "this part has no options."
+                raise ConfigError(f"Unknown option '{key}'.", hint=hint)
+            read[key] = _read(key, value, type(defaults[key]))
+        return replace(self.options, **read) if read else self.options
+
+
+def _read(key: str, value: str, kind: type) -> Any:
+    """Read a word of the command line as a number, a truth value or a text."""
+    if kind is bool:
+        known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if value.lower() in known:
+            return known[value.lower()]
+    else:
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    raise ConfigError(f"{key}: expected a {kind.__name__}, got '{value}'.", hint=f"write --set {key}=VALUE.")
