@@ -1,0 +1,381 @@
+"""What a segmenter is trained on: real cases as they are, and healthy cases into which tumors are painted on the fly.
+
+Follows the approach of DiffTumor, section 1.3 of our description. Windows are painted in native units before they are
+augmented; upstream varies intensities first, so that its contrasts are no longer HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR
+from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.training.data import Crop, TrainingScan, body_mask
+from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_volume, to_canonical
+from DiffuGTSLib.volumes.volume import require_same_grid
+
+SEGMENTER_GRID = CanonicalConfig(
+    spacing_mm=1.0, minimum_side=96, side_multiple=4, ct_knots_hu=(-175.0, 250.0), ct_knots_unit=(0.0, 1.0)
+)
+"""RAS, 1 mm, -175 to 250 HU as 0 to 1, at least 96 voxels a side: what the published segmenters were trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterScan:
+    """One case on the segmenter's grid.
+
+    Attributes:
+        name: Of the case.
+        scan: Image in [0, 1] and geometry.
+        organ: Organ mask (X, Y, Z), its tumors included.
+        tumor: Mask of outlined tumors; all false in a healthy case.
+        known: Where the labels may be learned. Elsewhere a tumor was outlined that this training must not see, or may
+            lie that nobody outlined.
+        places: Where tumors may be painted; all false in a real case.
+        organ_name: The organ whose file says how its tumors look.
+    """
+
+    name: str
+    scan: CanonicalScan
+    organ: NDArray[np.bool_]
+    tumor: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    places: NDArray[np.bool_]
+    organ_name: str
+
+    @property
+    def healthy(self) -> bool:
+        """Whether tumors are painted into it: a real case is never changed."""
+        return bool(self.places.any())
+
+    def labels(self, crop: Crop | None = None) -> NDArray[np.uint8]:
+        """Return the classes (X, Y, Z) of a box, or of the whole scan: 0 background, 1 organ, 2 tumor."""
+        organ, tumor = (array if crop is None else crop.cut(array) for array in (self.organ, self.tumor))
+        labels = np.where(organ, ORGAN, BACKGROUND).astype(np.uint8)
+        labels[tumor] = TUMOR
+        return labels
+
+
+def load_listed(
+    name: str,
+    image: Path,
+    label: Path,
+    organ_name: str,
+    *,
+    healthy: bool,
+    config: CanonicalConfig = SEGMENTER_GRID,
+    modality: str = "CT",
+) -> SegmenterScan:
+    """Read a case of DiffTumor's lists: a scan and its label map on the same grid.
+
+    A real case's labels are 0 background, 1 organ, 2 tumor, 3 cyst (KiTS; counts as organ). A healthy case's are 0 and
+    anything above, which all is organ.
+
+    Raises:
+        InputError: For labels other than these, or no organ at all.
+        GeometryError: If the label map lies on another grid.
+    """
+    volume, labels = read_volume(image), read_volume(label)
+    require_same_grid(volume.geometry, labels.geometry, "label map")
+    strange = np.setdiff1d(np.unique(labels.array), (0, 1, 2, 3))
+    if not healthy and len(strange):
+        raise InputError(
+            f"{label} holds the label {strange[0]:g}; expected 0 background, 1 organ, 2 tumor, 3 cyst.",
+            hint="is it a healthy case? Its label path must contain liver_label, pancreas_label or kidney_label.",
+        )
+    if not (labels.array > 0).any():
+        raise InputError(f"{label} holds no organ: every voxel is 0.", code="empty_mask")
+    scan = to_canonical(volume, config, modality)
+    organ = scan.project(labels.with_array((labels.array > 0).astype(np.uint8))) >= 0.5
+    tumor = np.zeros_like(organ)
+    if not healthy:
+        tumor = scan.project(labels.with_array((labels.array == TUMOR).astype(np.uint8))) >= 0.5
+    known = np.ones_like(organ)
+    return SegmenterScan(name, scan, organ, tumor, known, organ if healthy else ~known, organ_name)
+
+
+def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> list[SegmenterScan]:
+    """Return what a protocol's case shows of some organs.
+
+    With one organ, that is what class 1 means. With several, class 1 is the body, since a protocol's case names only
+    some of its organs.
+
+    Args:
+        case: A CT or MR scan; label maps give nothing.
+        organs: The organs to find tumors in.
+        real: As a real case, with its outlined tumors, or as healthy cases: one for each organ that shows 1 ml of
+            healthy tissue, in which the surroundings of the outlined tumors are unknown.
+    """
+    if case.case.modality == "labels":
+        return []
+    shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
+    if not shown:
+        return []
+    organ = next(iter(shown.values())) if len(organs) == 1 else body_mask(case.scan, depth_mm=6.0)
+    nowhere = np.zeros_like(case.tumor)
+    if real:
+        if not (case.tumor.any() and case.case.organ in organs):
+            return []
+        unmarked = bool(case.case.unmarked_near or case.case.healthy_only_in)
+        known = case.healthy | case.tumor if unmarked else ~nowhere
+        return [SegmenterScan(case.case.name, case.scan, organ, case.tumor, known, nowhere, case.case.organ)]
+    voxel_ml = float(np.prod(case.scan.spacing_mm)) / 1000
+    return [
+        SegmenterScan(f"{case.case.name} {name}", case.scan, organ, nowhere, case.healthy, mask & case.healthy, name)
+        for name, mask in shown.items()
+        if (mask & case.healthy).sum() * voxel_ml >= 1.0
+    ]
+
+
+@dataclass(frozen=True)
+class SynthesisChances:
+    """How often what is painted into a healthy window; DiffTumor's figures.
+
+    Attributes:
+        rate: Share of healthy windows that are painted into.
+        stages: "early", "medium" or "large" → its share of those.
+        early: "tiny" or "small" → its share of the early ones.
+        counts: Size → fewest and most tumors in one window.
+    """
+
+    rate: float = 0.5
+    stages: Mapping[str, float] = field(default_factory=lambda: {"early": 0.8, "medium": 0.1, "large": 0.1})
+    early: Mapping[str, float] = field(default_factory=lambda: {"tiny": 0.5, "small": 0.5})
+    counts: Mapping[str, tuple[int, int]] = field(
+        default_factory=lambda: {"tiny": (1, 3), "small": (1, 3), "medium": (1, 1), "large": (1, 1)}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ConfigError(f"Expected a synthesis rate of 0 to 1, got {self.rate}.")
+        for name, shares in (("stages", self.stages), ("early", self.early)):
+            if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+                raise ConfigError(f"Expected {name} to share out 1, got {dict(shares)}.")
+
+    def draw(self, rng: np.random.Generator) -> str | None:
+        """Draw the size of the tumors of one healthy window, or None: it stays healthy."""
+        if rng.random() <= 1 - self.rate:
+            return None
+        stage = _drawn(self.stages, rng)
+        return _drawn(self.early, rng) if stage == "early" else stage
+
+    def draw_count(self, size: str, rng: np.random.Generator) -> int:
+        """Draw how many tumors of a size are painted."""
+        low, high = self.counts[size]
+        return int(rng.integers(low, high + 1))
+
+
+def _drawn(shares: Mapping[str, float], rng: np.random.Generator) -> str:
+    return str(rng.choice(list(shares), p=list(shares.values())))
+
+
+class PaintTumors(Protocol):
+    """Paints tumors into a window: made once, used for the whole training."""
+
+    def minimum_radius_mm(self, organ_name: str) -> float:
+        """Return the radius of the sphere whose volume a healthy window must show of the organ."""
+        ...
+
+    def paint(
+        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """Return the window in native units with its tumors and their mask, or None where there was no room."""
+        ...
+
+
+ATTEMPTS = 30
+"""After so many windows with too little of the organ the next one is taken as it is."""
+
+
+def required_radius_mm(radius_mm: float, attempt: int) -> float:
+    """Return the radius whose sphere the organ must fill in the window of one attempt (from 1); 0 accepts anything.
+
+    Relaxed by 5, 10, 15, 20, 25 mm after more than 5, 10, 15, 20, 25 attempts, never below 5 mm (DiffTumor, 1.3).
+    """
+    if attempt > ATTEMPTS:
+        return 0.0
+    return max(5.0, radius_mm - 5.0 * min(5, (attempt - 1) // 5))
+
+
+@dataclass(frozen=True)
+class HealthyCrop:
+    """A box that shows enough of an organ, and what it took to find it."""
+
+    crop: Crop
+    attempts: int
+    required_mm: float
+
+
+def healthy_crop(scan: SegmenterScan, side: int, radius_mm: float, rng: np.random.Generator) -> HealthyCrop:
+    """Draw boxes until one shows more of the organ than a sphere has; never more than 31 (DiffTumor, 1.3)."""
+    voxel_mm3 = float(np.prod(scan.scan.spacing_mm))
+    for attempt in range(1, ATTEMPTS + 2):
+        crop = balanced_crop(scan.places, side, rng)
+        required = required_radius_mm(radius_mm, attempt)
+        if required == 0 or crop.cut(scan.places).sum() * voxel_mm3 > 4 / 3 * np.pi * required**3:
+            break
+    return HealthyCrop(crop, attempt, required)
+
+
+def balanced_crop(foreground: NDArray[np.bool_], side: int, rng: np.random.Generator) -> Crop:
+    """Draw a cube around a voxel of the foreground or, as often, of the background, inside the scan where it fits."""
+    voxel = _random_voxel(foreground, rng.random() < 0.5, rng)
+    start = [
+        int(np.clip(center - side // 2, min(0, length - side), max(0, length - side)))
+        for center, length in zip(voxel, foreground.shape, strict=True)
+    ]
+    return Crop((start[0], start[1], start[2]), (side, side, side))
+
+
+def _random_voxel(mask: NDArray[np.bool_], wanted: bool, rng: np.random.Generator) -> tuple[int, ...]:
+    """Draw a voxel of a mask or of what it leaves, without listing tens of millions unless they are rare."""
+    for _ in range(64):
+        voxel = tuple(int(rng.integers(length)) for length in mask.shape)
+        if mask[voxel] == wanted:
+            return voxel
+    flat = np.flatnonzero(mask == wanted)
+    if len(flat) == 0:  # a mask that is empty, or fills the scan: any voxel will do
+        return voxel
+    return tuple(int(i) for i in np.unravel_index(flat[rng.integers(len(flat))], mask.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterWindow:
+    """One training window.
+
+    Attributes:
+        image: (X, Y, Z), in [0, 1] up to the augmentation.
+        labels: Classes (X, Y, Z).
+        known: Where the labels may be learned (X, Y, Z).
+        kind: "real", "healthy" or "synthetic".
+        size: Of the painted tumors, "" without any.
+        attempts: Windows that were drawn before this one was taken.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    known: NDArray[np.bool_]
+    kind: str
+    size: str = ""
+    attempts: int = 1
+
+
+class SegmenterSampler:
+    """Draws training windows; safe to call from several threads, each with a generator of its own.
+
+    Args:
+        scans: Real and healthy cases.
+        side: Window side in voxels.
+        painter: Paints tumors; None leaves every healthy window healthy.
+        chances: See `SynthesisChances`.
+        real_share: Share of windows from real cases; None draws every case as often, as DiffTumor does.
+        augment: Flip, turn, scale and shift windows.
+
+    Raises:
+        InputError: Without any case, or with a share of real ones where there are only real or only healthy ones.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[SegmenterScan],
+        side: int,
+        painter: PaintTumors | None = None,
+        chances: SynthesisChances | None = None,
+        real_share: float | None = None,
+        augment: bool = True,
+    ) -> None:
+        self._healthy = [scan for scan in scans if scan.healthy]
+        self._real = [scan for scan in scans if not scan.healthy]
+        share = len(self._real) / max(1, len(scans)) if real_share is None else real_share
+        if not scans or (share > 0 and not self._real) or (share < 1 and not self._healthy):
+            raise InputError(
+                f"Windows were asked for from {share:.0%} real cases; there are {len(self._real)} real and "
+                f"{len(self._healthy)} healthy ones.",
+                hint="add cases of the other kind, or choose another share: 0 for synthetic tumors only, 1 for real ones.",
+            )
+        self._share = share
+        self._side = side
+        self._painter = painter
+        self._chances = chances or SynthesisChances()
+        self._augment = augment
+
+    def draw(self, rng: np.random.Generator) -> SegmenterWindow:
+        """Draw one window."""
+        real = rng.random() < self._share
+        pool = self._real if real else self._healthy
+        scan = pool[rng.integers(len(pool))]
+        window = self._real_window(scan, rng) if real else self._healthy_window(scan, rng)
+        return augmented(window, rng) if self._augment else window
+
+    def _real_window(self, scan: SegmenterScan, rng: np.random.Generator) -> SegmenterWindow:
+        crop = balanced_crop(scan.organ, self._side, rng)
+        return SegmenterWindow(crop.cut(scan.scan.image), scan.labels(crop), crop.cut(scan.known), "real")
+
+    def _healthy_window(self, scan: SegmenterScan, rng: np.random.Generator) -> SegmenterWindow:
+        radius_mm = self._painter.minimum_radius_mm(scan.organ_name) if self._painter else 0.0
+        found = healthy_crop(scan, self._side, radius_mm, rng)
+        image, known = found.crop.cut(scan.scan.image), found.crop.cut(scan.known)
+        window = SegmenterWindow(image, scan.labels(found.crop), known, "healthy", attempts=found.attempts)
+        size = self._chances.draw(rng)
+        if size is None or self._painter is None:
+            return window
+        return paint_window(window, scan, found.crop, self._painter, (size, self._chances.draw_count(size, rng)), rng)
+
+
+def paint_window(
+    window: SegmenterWindow,
+    scan: SegmenterScan,
+    crop: Crop,
+    painter: PaintTumors,
+    wish: tuple[str, int],
+    rng: np.random.Generator,
+) -> SegmenterWindow:
+    """Paint tumors into the healthy places of a window; where none finds room, it comes back healthy.
+
+    Voxels that no tumor touched keep their value to the last bit.
+
+    Args:
+        window: Cut from `scan` at `crop`.
+        scan: Its case.
+        crop: Its box.
+        painter: Who paints.
+        wish: Size and number of the tumors.
+        rng: Source of randomness.
+    """
+    size, count = wish
+    matrix = scan.scan.geometry.ijk_to_ras.copy()
+    matrix[:3, 3] = scan.scan.geometry.to_ras(np.array(crop.start))
+    geometry = Geometry(crop.side, matrix)
+    native = scan.scan.intensity.to_native(window.image)
+    volume = Volume(native, geometry, scan.scan.modality)
+    places = Volume(crop.cut(scan.places).astype(np.uint8), geometry)
+    painted = painter.paint(volume, places, scan.organ_name, size, count, rng)
+    if painted is None or not painted[1].any():
+        return window
+    image = np.where(painted[0] == native, window.image, scan.scan.intensity.to_unit(painted[0]))
+    labels = np.where(painted[1], TUMOR, window.labels).astype(np.uint8)
+    return replace(window, image=image.astype(np.float32), labels=labels, kind="synthetic", size=size)
+
+
+def augmented(window: SegmenterWindow, rng: np.random.Generator) -> SegmenterWindow:
+    """Flip each axis (20 %), turn in the axial plane (20 %), scale and shift intensities by up to 0.1 (15 % each)."""
+    image, labels, known = window.image, window.labels, window.known
+    for axis in range(3):
+        if rng.random() < 0.2:
+            image, labels, known = (np.flip(array, axis) for array in (image, labels, known))
+    if rng.random() < 0.2:
+        turns = int(rng.integers(1, 4))
+        image, labels, known = (np.rot90(array, turns, (0, 1)) for array in (image, labels, known))
+    if rng.random() < 0.15:
+        image = image * np.float32(1 + rng.uniform(-0.1, 0.1))
+    if rng.random() < 0.15:
+        image = image + np.float32(rng.uniform(-0.1, 0.1))
+    image, labels, known = (np.ascontiguousarray(array) for array in (image, labels, known))
+    return replace(window, image=image.astype(np.float32, copy=False), labels=labels, known=known)
