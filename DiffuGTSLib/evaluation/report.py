@@ -124,10 +124,7 @@ def write_report(
     drawn = "patients" if group_by is not None else "cases"
     method = f"mean with 95 % percentile bootstrap interval, {_RESAMPLES} draws of {drawn}, seed {seed}"
     folder = Path(folder)
-    with whole_file(folder / "cases.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0])
-        writer.writerows([_cell(value, "") for value in row.values()] for row in rows)
+    write_rows(rows, folder / "cases.csv")
     report = {
         "title": title,
         "interval": method,
@@ -135,11 +132,45 @@ def write_report(
         "cases": [dict(row) for row in rows],
         "notes": list(notes),
     }
-    with whole_file(folder / "report.json") as path:
-        path.write_text(json.dumps(_plain(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(report, folder / "report.json")
     with whole_file(folder / "report.md") as path:
         path.write_text(markdown(rows, estimates, title=title, method=method, notes=notes), encoding="utf-8")
     return estimates
+
+
+def write_rows(rows: Sequence[Row], path: Path | str) -> None:
+    """Write rows of the same columns as a CSV file with a header; NaN as `NOT_APPLICABLE`.
+
+    Raises:
+        InputError: As `summarize`.
+        StorageError: If the file cannot be written.
+    """
+    _checked_columns(rows)
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows[0])
+        writer.writerows([_cell(value, "") for value in row.values()] for row in rows)
+
+
+def write_json(value: Any, path: Path | str) -> None:
+    """Write a value as JSON: numpy scalars as Python's, NaN as null.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def table_lines(rows: Sequence[Row], form: str = ".3f") -> list[str]:
+    """Return rows of the same columns as the lines of a Markdown table, numbers to the right.
+
+    Raises:
+        InputError: As `summarize`.
+    """
+    columns = _checked_columns(rows)
+    edges = ["---" if isinstance(rows[0][name], str) else "---:" for name in columns]
+    return [_line(columns), _line(edges), *(_line([_cell(row[name], form) for name in columns]) for row in rows)]
 
 
 def markdown(
@@ -147,8 +178,7 @@ def markdown(
 ) -> str:
     """Return the report as Markdown: one line a case, then mean, interval, median and how many cases count."""
     columns = list(rows[0])
-    lines = [f"# {title}", "", _line(columns), _line(["---:" if name in estimates else "---" for name in columns])]
-    lines += [_line([_cell(row[name], ".3f") for name in columns]) for row in rows]
+    lines = [f"# {title}", "", *table_lines(rows)]
     summary = {name: _summary_cells(estimate) for name, estimate in estimates.items()}
     for number, name in enumerate(("**mean**", "95 % CI", "median", "cases (n/a)")):
         cells = [summary[column][number] if column in summary else "" for column in columns]
@@ -198,12 +228,12 @@ def _cell(value: str | int | float | np.integer[Any], form: str) -> str:
     return NOT_APPLICABLE if isnan(value) else format(float(value), form)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON values: numpy scalars as Python's, NaN as null, which JSON has no word for."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not isfinite(value) else value
