@@ -51,12 +51,15 @@ def thicken_slices(window: NDArray[np.float32], rng: np.random.Generator) -> NDA
     return np.asarray(ndimage.gaussian_filter1d(window, rng.uniform(0.5, 1.5), axis=axis), dtype=np.float32)
 
 
-def smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, sigma_voxels: float) -> NDArray[np.float32]:
-    """Return Gaussian noise of mean 0 and standard deviation 1, correlated over `sigma_voxels`."""
-    step = max(1, int(sigma_voxels / 2))  # wide noise is drawn coarse and enlarged: the same, far cheaper
-    coarse = tuple(-(-side // step) + 1 for side in shape)
-    noise = ndimage.gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), sigma_voxels / step, mode="wrap")
-    if step > 1:
+def smooth_noise(
+    shape: tuple[int, ...], rng: np.random.Generator, sigma_voxels: float | NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return Gaussian noise of mean 0 and standard deviation 1, correlated over `sigma_voxels` (one, or one an axis)."""
+    sigma = np.broadcast_to(np.asarray(sigma_voxels, dtype=np.float64), len(shape))
+    step = np.maximum(1, (sigma / 2).astype(int))  # wide noise is drawn coarse and enlarged: the same, far cheaper
+    coarse = tuple(-(-side // int(s)) + 1 for side, s in zip(shape, step, strict=True))
+    noise = ndimage.gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), sigma / step, mode="wrap")
+    if step.max() > 1:
         noise = ndimage.zoom(noise, step, order=1)
     noise = noise[tuple(slice(0, side) for side in shape)]
     return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-6), dtype=np.float32)

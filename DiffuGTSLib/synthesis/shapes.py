@@ -1,60 +1,246 @@
-"""Tumor shapes in millimeters: an ellipsoid, turned, with a wavy border, softened at its edge."""
+"""Tumor shapes in millimeters: an ellipsoid, turned, bent by a spline, with a wavy border and sometimes spicules.
+
+Size classes and elastic deformation follow DiffTumor, whose lengths are voxels of 1 mm; ours are mm on any grid.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.synthesis.anatomy import smooth_noise
 
+SIZE_NAMES = ("tiny", "small", "medium", "large")
+"""The size classes; "mix" is a wish for any of them and no class."""
+
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""First and last + 1 voxel along each axis, counted from the voxel in which the tumor's center lies."""
+
+_PLANES = ((0, 1), (1, 2), (0, 2))
+"""The elastic deformation bends these planes, each with displacements of its own."""
+
 
 @dataclass(frozen=True)
-class TumorShape:
-    """An ellipsoid with a wavy border.
+class SizeClass:
+    """How large, how bent and how many the tumors of one class are.
 
     Attributes:
-        radii_mm: Three half axes.
-        rotation: Direction of the half axes.
-        waviness: How far the border strays from the ellipsoid, as a share of the radius.
-        edge_mm: Width over which tumor fades into its surroundings; 0 is a sharp edge.
+        name: One of `SIZE_NAMES`.
+        radius_mm: Nominal radius.
+        semi_axis_mm: Range of each half axis.
+        elastic_mm: Range of the standard deviation of the nine control points' displacements.
+        count: Fewest and most tumors in a scan.
+        waviness: Range of the border's fine waves, as a share of the radius.
+        spicules: Fewest and most thin strands that run from the tumor into its surroundings.
     """
 
-    radii_mm: tuple[float, float, float]
-    rotation: Rotation
-    waviness: float
-    edge_mm: float
+    name: str
+    radius_mm: float
+    semi_axis_mm: tuple[float, float]
+    elastic_mm: tuple[float, float]
+    count: tuple[int, int] = (1, 1)
+    waviness: tuple[float, float] = (0.0, 0.3)
+    spicules: tuple[int, int] = (0, 0)
 
 
-def draw_shape(radius_mm: tuple[float, float], rng: np.random.Generator) -> TumorShape:
-    """Draw a shape whose mean radius lies in a range (log-uniform: small tumors are as frequent as large ones)."""
-    mean = float(np.exp(rng.uniform(*np.log(radius_mm))))
-    stretch = np.exp(rng.normal(0, 0.22, 3))
-    radii = mean * stretch / np.prod(stretch) ** (1 / 3)
-    rotation = Rotation.from_quat(rng.normal(size=4))
-    return TumorShape(
-        (float(radii[0]), float(radii[1]), float(radii[2])),
-        rotation,
-        waviness=float(rng.uniform(0.0, 0.35)),
-        edge_mm=float(rng.uniform(0.5, 3.0)),
+DIFFTUMOR_SIZES = {
+    "tiny": SizeClass("tiny", 4.0, (3.0, 5.0), (0.5, 1.0), (1, 3)),
+    "small": SizeClass("small", 8.0, (6.0, 10.0), (1.0, 2.0), (1, 3)),
+    "medium": SizeClass("medium", 16.0, (12.0, 20.0), (3.0, 6.0), (1, 1)),
+    "large": SizeClass("large", 32.0, (24.0, 64.0), (5.0, 10.0), (1, 1)),
+}
+"""DiffTumor, mask generator. An organ file may change any of it."""
+
+
+def size_of_radius(radius_mm: float, sizes: Mapping[str, SizeClass] = DIFFTUMOR_SIZES) -> SizeClass:
+    """Return a class of one radius: half axes of 0.75 to 1.25 of it, the rest as in the class nearest to it.
+
+    Args:
+        radius_mm: Nominal radius.
+        sizes: Classes to choose from.
+    """
+    nearest = min(sizes.values(), key=lambda size: abs(np.log(radius_mm / size.radius_mm)))
+    scale = radius_mm / nearest.radius_mm
+    return replace(
+        nearest,
+        radius_mm=radius_mm,
+        semi_axis_mm=(0.75 * radius_mm, 1.25 * radius_mm),
+        elastic_mm=(scale * nearest.elastic_mm[0], scale * nearest.elastic_mm[1]),
     )
 
 
-def soft_shape(
+@dataclass(frozen=True, eq=False)
+class TumorShape:
+    """One tumor's shape, without a place.
+
+    Attributes:
+        semi_axes_mm: Three half axes.
+        rotation: Direction of the half axes.
+        control_mm: Displacements of the control points: plane, axis within the plane, 3 x 3; (3, 2, 3, 3).
+        waviness: How far fine waves stray from the border, as a share of the radius.
+        spicules: A row a strand: unit vector (3), length as a share of the local radius, sharpness; (n, 5).
+    """
+
+    semi_axes_mm: tuple[float, float, float]
+    rotation: Rotation = field(default_factory=Rotation.identity)
+    control_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 2, 3, 3)))
+    waviness: float = 0.0
+    spicules: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 5)))
+
+    @property
+    def radius_mm(self) -> float:
+        """Radius of the ball as large as the ellipsoid."""
+        return float(np.prod(self.semi_axes_mm) ** (1 / 3))
+
+    @property
+    def half_extent_mm(self) -> NDArray[np.float64]:
+        """Half the box around the ellipsoid along x, y, z, before it is bent."""
+        return np.asarray(np.sqrt(((self.rotation.as_matrix() * np.array(self.semi_axes_mm)) ** 2).sum(axis=1)))
+
+    @property
+    def reach_mm(self) -> NDArray[np.float64]:
+        """How far from the center the bent, wavy shape may reach along x, y, z."""
+        longest = float(self.spicules[:, 3].max(initial=0.0))
+        bent = self.half_extent_mm * (1 + 0.9 * self.waviness + longest) + 1.5 * np.abs(self.control_mm).max(
+            initial=0.0
+        )
+        return np.asarray(np.minimum(bent, 2.0 * max(self.semi_axes_mm) + 4.0))
+
+
+def draw_shape(size: SizeClass, rng: np.random.Generator) -> TumorShape:
+    """Draw a shape of a size class.
+
+    Differs from DiffTumor: half axes are not whole numbers, the ellipsoid is turned, and its border has fine waves,
+    because three bends of a 3 x 3 grid leave every tumor as smooth as a pebble.
+    """
+    semi_axes = rng.uniform(*size.semi_axis_mm, 3)
+    rotation = Rotation.from_quat(rng.normal(size=4))
+    control = rng.normal(0.0, rng.uniform(*size.elastic_mm), (3, 2, 3, 3))
+    waviness = float(rng.uniform(*size.waviness))
+    count = int(rng.integers(size.spicules[0], size.spicules[1] + 1))
+    spicules = np.zeros((count, 5))
+    if count:
+        directions = rng.normal(size=(count, 3))
+        spicules[:, :3] = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        spicules[:, 3] = rng.uniform(0.25, 0.9, count)
+        spicules[:, 4] = rng.uniform(50, 200, count)
+    return TumorShape(
+        (float(semi_axes[0]), float(semi_axes[1]), float(semi_axes[2])), rotation, control, waviness, spicules
+    )
+
+
+def rasterize(
     shape: TumorShape,
-    grid: tuple[int, int, int],
-    center_voxel: NDArray[np.float64],
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
+    window: Window | None = None,
 ) -> NDArray[np.float32]:
-    """Return how much of each voxel is tumor, 0 to 1, on a grid (X, Y, Z); 0.5 is the border."""
-    radius = float(np.prod(shape.radii_mm) ** (1 / 3))
-    axes = [(np.arange(n) - c) * s for n, c, s in zip(grid, center_voxel, spacing_mm, strict=True)]
-    offset_mm = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    turned = offset_mm @ shape.rotation.as_matrix()
-    distance = np.sqrt(((turned / np.array(shape.radii_mm)) ** 2).sum(-1))  # 1 on the ellipsoid
-    wave = smooth_noise(grid, rng, sigma_voxels=max(1.0, 0.35 * radius / min(spacing_mm)))
-    inside_mm = (1 + 0.5 * shape.waviness * wave - distance) * radius
-    return np.asarray(np.clip(0.5 + inside_mm / max(shape.edge_mm, 1e-3), 0, 1), dtype=np.float32)
+    """Return how much of each voxel is tumor, 0 to 1, on a grid of that spacing; 0.5 is the border.
+
+    Args:
+        shape: What to draw.
+        spacing_mm: Voxel size.
+        rng: Draws the waves of the border.
+        window: Voxels around the center; None: all that the shape reaches, the center in the middle voxel.
+    """
+    return share_of(distance_to_center(shape, spacing_mm, rng, window), shape.radius_mm, spacing_mm)
+
+
+def share_of(
+    distance: NDArray[np.float32], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> NDArray[np.float32]:
+    """Return 1 inside, 0 outside and a ramp as wide as a voxel between, from the distance of `distance_to_center`."""
+    ramp_mm = float(np.prod(spacing_mm)) ** (1 / 3)
+    return np.asarray(np.clip(0.5 + (1 - distance) * (radius_mm / ramp_mm), 0, 1), dtype=np.float32)
+
+
+def full_window(shape: TumorShape, spacing_mm: tuple[float, float, float]) -> Window:
+    """Return the window that holds the whole shape and a voxel more."""
+    reach = np.ceil(shape.reach_mm / np.array(spacing_mm)).astype(int) + 1
+    x, y, z = ((-int(r), int(r) + 1) for r in reach)
+    return x, y, z
+
+
+def distance_to_center(
+    shape: TumorShape,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    window: Window | None = None,
+) -> NDArray[np.float32]:
+    """Return the distance to the tumor's center in local radii, (X, Y, Z): 0 there, 1 on the border.
+
+    The three bends are added up instead of done one after the other as in DiffTumor, so that one pass over the grid
+    serves all; they differ in the second order only (see the tests).
+    """
+    window = window or full_window(shape, spacing_mm)
+    axes_mm = [np.arange(a, b) * s for (a, b), s in zip(window, spacing_mm, strict=True)]
+    points = [
+        axis.reshape([-1 if i == j else 1 for j in range(3)]).astype(np.float32) for i, axis in enumerate(axes_mm)
+    ]
+    half = np.maximum(shape.half_extent_mm, 1e-6)
+    weights = [_spline_weights(1 + axis / (2 * h)) for axis, h in zip(axes_mm, half, strict=True)]
+    bent: list[Any] = list(points)
+    for plane, control in zip(_PLANES, shape.control_mm, strict=True):
+        for axis, displacements in zip(plane, control, strict=True):
+            field_mm = weights[plane[0]] @ displacements @ weights[plane[1]].T
+            bent[axis] = bent[axis] + np.expand_dims(field_mm, 3 - sum(plane)).astype(np.float32)
+    turn = shape.rotation.as_matrix() / np.array(shape.semi_axes_mm)
+    form = (turn @ turn.T).astype(np.float32)
+    squared = sum(form[i, i] * bent[i] ** 2 for i in range(3))
+    for i, j in itertools.combinations(range(3), 2):
+        if abs(form[i, j]) > 1e-9:
+            squared = squared + 2 * form[i, j] * bent[i] * bent[j]
+    distance = np.sqrt(np.maximum(squared, 0.0))
+    if len(shape.spicules):
+        distance = distance / (1 + _spicule_length(shape.spicules, points))
+    if shape.waviness:
+        sigma = np.maximum(0.6, 0.3 * shape.radius_mm / np.array(spacing_mm))
+        distance = distance - 0.5 * shape.waviness * smooth_noise(distance.shape, rng, sigma)
+    return np.asarray(distance, dtype=np.float32)
+
+
+def deform_elastic(
+    mask: NDArray[np.bool_], displacements: NDArray[np.float64], plane: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Bend one plane of a voxel mask, exactly as the reference does; `rasterize` does it in mm on any grid.
+
+    DiffTumor, mask generator, step 2: a cubic spline through 3 x 3 control points (mirrored at the ends) displaces
+    every voxel of the plane, all slices along the third axis alike; the nearest voxel is taken, 0 outside.
+
+    Args:
+        mask: (X, Y, Z).
+        displacements: In voxels, (2, 3, 3): axis within the plane, control points.
+        plane: The two axes, in rising order.
+    """
+    first, second = (mask.shape[axis] for axis in plane)
+    weights = _spline_weights(np.linspace(0, 2, first)), _spline_weights(np.linspace(0, 2, second))
+    index = np.meshgrid(np.arange(first, dtype=np.float64), np.arange(second, dtype=np.float64), indexing="ij")
+    source = [i + weights[0] @ d @ weights[1].T for i, d in zip(index, displacements, strict=True)]
+    slices = np.moveaxis(mask, 3 - sum(plane), 0).astype(np.uint8)
+    bent = [ndimage.map_coordinates(one, source, order=0, mode="constant", cval=0) for one in slices]
+    return np.asarray(np.moveaxis(np.array(bent), 0, 3 - sum(plane)) > 0)
+
+
+def _spline_weights(position: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how much each of three control points (at 0, 1, 2) weighs at each position, (n, 3)."""
+    position = np.atleast_1d(np.asarray(position, dtype=np.float64))
+    columns = [ndimage.map_coordinates(unit, [position], order=3, mode="mirror") for unit in np.eye(3)]
+    return np.stack(columns, axis=1)
+
+
+def _spicule_length(spicules: NDArray[np.float64], points: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return by how much of the local radius strands lengthen the tumor, in the direction of each voxel."""
+    length_mm = np.maximum(np.sqrt(sum(p**2 for p in points)), 1e-3)
+    unit = [p / length_mm for p in points]
+    longer = np.zeros(length_mm.shape, dtype=np.float32)
+    for x, y, z, share, sharpness in spicules.astype(np.float32):
+        cosine = x * unit[0] + y * unit[1] + z * unit[2]
+        longer = np.maximum(longer, share * np.exp(sharpness * (cosine - 1)))
+    return longer

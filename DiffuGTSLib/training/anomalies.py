@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, thicken_slices, vary_intensity
-from DiffuGTSLib.synthesis.handcrafted import paint_tumor
+from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
+from DiffuGTSLib.synthesis.organs import OrganSpec, organ_names, organ_spec
+from DiffuGTSLib.synthesis.outline import outline_tumor
+from DiffuGTSLib.synthesis.painter import paint_outline
+from DiffuGTSLib.synthesis.placement import NoPlace, place
+from DiffuGTSLib.synthesis.shapes import SIZE_NAMES, draw_shape, size_of_radius
 from DiffuGTSLib.training.data import Crop, TrainingScan, View, random_crop, random_view
+from DiffuGTSLib.volumes.canonical import IntensityMap
 
 MINIMUM_VOXELS = 8
 """A window with fewer tumor voxels than this counts as normal: nobody could see it."""
@@ -95,6 +101,7 @@ class AnomalySampler:
         for organ, places in self._places.items():
             shown = np.sqrt([scan.organs[organ].sum() for scan, _ in places])
             self._scan_chances[organ] = shown / shown.sum()
+        self._specs = {organ: training_spec(organ) for organ in self._organs}
         weights = np.array([_ORGAN_WEIGHT.get(organ, 1.0) for organ in self._organs])
         self._chances = weights / weights.sum()
 
@@ -141,14 +148,14 @@ class AnomalySampler:
         crop = random_crop(scan.scan.image.shape, self._side, rng, voxels[rng.integers(len(voxels))])
         view = self._view(crop, rng)
         image = self._image(scan, view, rng)
-        place = view.cut(scan.organs[organ]) & view.cut(scan.healthy)
         mask = np.zeros(image.shape, dtype=bool)
         if rng.random() >= self._mixture.healthy:
-            for _ in range(1 + int(rng.random() < 0.25) + int(rng.random() < 0.1)):
-                intensity = scan.scan.intensity if scan.case.modality == "CT" else None
-                painted = paint_tumor(image, place, organ, intensity, scan.scan.spacing_mm, rng)
-                if painted is not None:
-                    image, mask = painted[0], mask | painted[1]
+            healthy_organ = view.cut(scan.organs[organ]) & view.cut(scan.healthy)
+            count = 1 + int(rng.random() < 0.25) + int(rng.random() < 0.1)
+            intensity = scan.scan.intensity if scan.case.modality == "CT" else None
+            image, mask = paint_tumors(
+                image, healthy_organ, self._specs[organ], count, intensity, scan.scan.spacing_mm, rng
+            )
         # A real tumor that happens to lie in the window is one of the soft tissue, never of the painted organ.
         if organ == scan.case.organ:
             mask = mask | view.cut(scan.tumor)
@@ -175,6 +182,64 @@ class AnomalySampler:
             return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
         return vary_intensity(view.cut(scan.scan.image), rng, 0.1 if scan.case.modality == "CT" else 0.25)
 
+
+EXOPHYTIC_CHANCE = 0.3
+"""Share of training tumors that may leave their organ, whatever the organ, so that the head follows them out."""
+
+
+def training_spec(organ: str) -> OrganSpec:
+    """Return the organ's file with the chance of leaving the organ raised; unknown organs get the general file."""
+    spec = organ_spec(organ if organ in organ_names() else "other")
+    chances = {name: max(EXOPHYTIC_CHANCE, spec.exophytic_chance.get(name, 0.0)) for name in SIZE_NAMES}
+    return replace(spec, exophytic_chance=chances)
+
+
+def paint_tumors(
+    image: NDArray[np.float32],
+    organ: NDArray[np.bool_],
+    spec: OrganSpec,
+    count: int,
+    intensity: IntensityMap | None,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Paint tumors into a canonical window; those that find no place are left out.
+
+    Args:
+        image: (X, Y, Z) in [0, 1].
+        organ: Where they may lie.
+        spec: The organ; radii are log-uniform in its range, so that small tumors are as frequent as large ones.
+        count: How many are tried.
+        intensity: The CT's map from HU, through which it is painted; None for MR and painted anatomy.
+        spacing_mm: Of the window.
+        rng: Source of randomness.
+
+    Returns:
+        (painted image, tumor mask).
+    """
+    modality = "MR" if intensity is None else "CT"
+    native = image if intensity is None else intensity.to_native(image)
+    image, mask = image.copy(), np.zeros(image.shape, dtype=bool)
+    for _ in range(count):
+        size = size_of_radius(float(np.exp(rng.uniform(*np.log(spec.radius_mm)))), spec.sizes)
+        shape = draw_shape(size, rng)
+        found = place(organ, shape.radius_mm, spacing_mm, rng)
+        if isinstance(found, NoPlace):
+            continue
+        outline = outline_tumor(native, organ, shape, found.center_voxel, spec, size.name, spacing_mm, modality, rng)
+        if isinstance(outline, NoPlace):
+            continue
+        box, changed = outline.box, outline.share > 0
+        painted = paint_outline(native[box], organ[box], outline, _PAINTER, spec, spacing_mm, modality, rng)
+        unit = painted[changed] if intensity is None else intensity.to_unit(painted[changed])
+        image[box][changed] = np.clip(unit, 0, 1)
+        native = native.copy()
+        native[box] = painted
+        mask[box] |= outline.mask
+    return image, mask
+
+
+_PAINTER = HandcraftedPainter()
 
 _ORGAN_WEIGHT = {"lung": 7.0, "brain": 5.0, "liver": 3.0, "soft tissue": 2.5, "kidney": 2.0}
 """Organs that people ask for more often are drawn more often; not fitted."""

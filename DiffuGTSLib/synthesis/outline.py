@@ -1,0 +1,162 @@
+"""Where in a scan one tumor lies: a shape laid into an organ, kept inside it or not, softened for the blend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from DiffuGTSLib.synthesis.organs import OrganSpec
+from DiffuGTSLib.synthesis.placement import NoPlace, Voxel
+from DiffuGTSLib.synthesis.shapes import TumorShape, Window, distance_to_center, full_window, share_of
+
+Box = tuple[slice, slice, slice]
+
+
+LEAST_VOXELS = 6
+"""A tumor with fewer voxels is not painted: nobody could outline it."""
+LEAST_KEPT = 0.1
+"""A tumor of which the organ leaves less than this share is not painted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """Where one tumor lies on a grid, before it is painted.
+
+    Attributes:
+        box: Of the array that it lies in.
+        share: How much of each voxel of the box is tumor, 0 to 1, softened.
+        mask: The tumor, binary.
+        distance: To its center in local radii; see `shapes.distance_to_center`.
+        center_voxel: In the box.
+        radius_mm: Of the shape.
+        size: Name of its class.
+    """
+
+    box: Box
+    share: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    distance: NDArray[np.float32]
+    center_voxel: NDArray[np.float64]
+    radius_mm: float
+    size: str
+
+
+def outline_tumor(
+    image: NDArray[np.float32],
+    organ: NDArray[np.bool_],
+    shape: TumorShape,
+    center: Voxel,
+    spec: OrganSpec,
+    size: str,
+    spacing_mm: tuple[float, float, float],
+    modality: str,
+    rng: np.random.Generator,
+    *,
+    context_mm: float = 0.0,
+    blocked: NDArray[np.bool_] | None = None,
+) -> Outline | NoPlace:
+    """Lay a shape into an organ: what of each voxel it takes, softened, kept inside the organ unless it is exophytic.
+
+    Args:
+        image: (X, Y, Z), native units.
+        organ: Organ mask.
+        shape: The tumor's shape.
+        center: Voxel of its center.
+        spec: The organ.
+        size: Name of the tumor's class.
+        spacing_mm: Voxel size.
+        modality: "CT" or "MR".
+        rng: Draws waves, blur, and whether it is exophytic.
+        context_mm: Least side of the box.
+        blocked: Earlier tumors; stay as they are.
+    """
+    window = _context_window(full_window(shape, spacing_mm), context_mm, spacing_mm)
+    box, window = _cut(window, center, organ.shape)
+    distance = distance_to_center(shape, spacing_mm, rng, window)
+    sharp = share_of(distance, shape.radius_mm, spacing_mm)
+    whole = float(np.count_nonzero(sharp > 0.5))
+    sigma_mm = min(float(rng.uniform(*spec.blend_sigma_mm)), 0.3 * shape.radius_mm)
+    exophytic = rng.random() < spec.exophytic_chance.get(size, 0.0)
+    room = (
+        _open_room(image[box], organ[box], modality) if exophytic else _closed(organ[box], spec.closing_mm, spacing_mm)
+    )
+    if blocked is not None:
+        room = room & ~blocked[box]
+    mask = _largest_part((sharp > 0.5) & room)
+    voxels = np.count_nonzero(mask)
+    if voxels < LEAST_VOXELS:
+        return NoPlace(f"fewer than {LEAST_VOXELS} voxels of it fit into the organ")
+    if voxels < LEAST_KEPT * whole:
+        return NoPlace(f"the organ leaves {100 * voxels / whole:.0f} % of it")
+    share = soften(sharp, mask, room, sigma_mm, spacing_mm)
+    center_in_box = np.array([-low for low, _ in window], dtype=np.float64)
+    return Outline(box, share, mask, distance, center_in_box, shape.radius_mm, size)
+
+
+def soften(
+    sharp: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    room: NDArray[np.bool_],
+    sigma_mm: float,
+    spacing_mm: tuple[float, float, float],
+) -> NDArray[np.float32]:
+    """Return the weights of the blend: the tumor's share, blurred, and 0 outside its room.
+
+    Args:
+        sharp: Share of each voxel before it is blurred.
+        mask: The tumor that is kept of it.
+        room: Where it may be.
+        sigma_mm: Of the Gaussian; 0 leaves the share as it is.
+        spacing_mm: Voxel size.
+    """
+    near = ndimage.maximum_filter(mask.view(np.uint8), 3).astype(bool)  # the ramp beside the mask, no lost crumbs
+    share = np.where(near & room, sharp, 0).astype(np.float32)
+    if sigma_mm > 0:
+        share = ndimage.gaussian_filter(share, sigma_mm / np.array(spacing_mm), mode="nearest", truncate=3.0)
+    return np.asarray(np.where(room & (share > 1e-3), share, 0), dtype=np.float32)
+
+
+_MARGIN_MM = 8.0
+"""Tissue around the shape that a painter sees and the blur may reach."""
+
+
+def _context_window(window: Window, context_mm: float, spacing_mm: tuple[float, float, float]) -> Window:
+    sides = []
+    for (low, high), spacing in zip(window, spacing_mm, strict=True):
+        margin, half = int(np.ceil(_MARGIN_MM / spacing)), int(np.ceil(context_mm / 2 / spacing))
+        sides.append((min(low - margin, -half), max(high + margin, half)))
+    x, y, z = sides
+    return x, y, z
+
+
+def _cut(window: Window, center: Voxel, shape: tuple[int, ...]) -> tuple[Box, Window]:
+    """Return the box of a window around a voxel, and the part of the window that lies in the array."""
+    kept = [(max(low, -c), min(high, n - c)) for (low, high), c, n in zip(window, center, shape, strict=True)]
+    x, y, z = kept
+    a, b, c = (slice(low + c, high + c) for (low, high), c in zip(kept, center, strict=True))
+    return (a, b, c), (x, y, z)
+
+
+def _open_room(image: NDArray[np.float32], organ: NDArray[np.bool_], modality: str) -> NDArray[np.bool_]:
+    """Return where an exophytic tumor may grow: anywhere on MR; on CT neither into air nor into bone."""
+    if modality != "CT":
+        return np.ones(organ.shape, dtype=bool)
+    return np.asarray(organ | ((image > -250) & (image < 300)))
+
+
+def _closed(organ: NDArray[np.bool_], closing_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    size = tuple(2 * round(closing_mm / 2 / s) + 1 for s in spacing_mm)
+    if size == (1, 1, 1):
+        return organ
+    grown = ndimage.maximum_filter(organ.view(np.uint8), size, mode="nearest")
+    return np.asarray(organ | ndimage.minimum_filter(grown, size, mode="nearest").astype(bool))
+
+
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    parts, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))

@@ -1,0 +1,91 @@
+"""Painted anatomy: random contrasts for label maps, varied contrast for scans, thick slices, smooth noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from DiffuGTSLib.synthesis.anatomy import paint_anatomy, smooth_noise, thicken_slices, vary_intensity
+
+
+def test_a_painted_label_map_stays_between_zero_and_one() -> None:
+    labels = np.random.default_rng(0).integers(0, 6, (20, 24, 28)).astype(np.float32)
+    for seed in range(10):
+        image = paint_anatomy(labels, np.random.default_rng(seed))
+        assert image.shape == labels.shape and image.dtype == np.float32
+        assert image.min() >= 0 and image.max() <= 1
+
+
+def test_each_label_gets_a_contrast_of_its_own_and_another_one_each_time() -> None:
+    labels = np.zeros((24, 24, 24), np.float32)
+    labels[:, 8:16], labels[:, 16:] = 1, 2
+    means = []
+    for seed in range(6):
+        image = paint_anatomy(labels, np.random.default_rng(seed))
+        means.append([float(np.median(image[:, start + 2 : start + 6])) for start in (0, 8, 16)])
+    assert np.ptp(means, axis=0)[1:].min() > 0.2, "no label has a fixed contrast"
+    assert np.mean(np.array(means)[:, 0] < 0.1) > 0.5, "background is dark most of the time"
+
+
+def test_the_same_seed_paints_the_same_anatomy() -> None:
+    labels = np.random.default_rng(0).integers(0, 3, (12, 12, 12)).astype(np.float32)
+    first, second, other = (paint_anatomy(labels, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    assert np.array_equal(first, second) and not np.array_equal(first, other)
+
+
+def test_varied_intensity_is_a_power_that_keeps_the_ends_of_the_range() -> None:
+    window = np.array([0.0, 0.25, 1.0], np.float32).reshape(3, 1, 1)
+    noisy = 0
+    for seed in range(30):
+        varied = vary_intensity(window, np.random.default_rng(seed))
+        assert varied.dtype == np.float32 and varied.min() >= 0 and varied.max() <= 1
+        gamma = np.exp(np.random.default_rng(seed).normal(0, 0.1))
+        if varied.ravel() == pytest.approx([0.0, 0.25**gamma, 1.0], abs=1e-6):
+            assert 0.7 < gamma < 1.4
+        else:
+            noisy += 1
+            assert varied.ravel() == pytest.approx([0.0, 0.25**gamma, 1.0], abs=0.07)
+    assert 3 <= noisy <= 15  # three in ten
+
+
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 16.0])
+def test_smooth_noise_has_mean_zero_and_deviation_one(sigma: float) -> None:
+    noise = smooth_noise((30, 33, 36), np.random.default_rng(0), sigma)
+    assert noise.shape == (30, 33, 36)
+    assert float(noise.mean()) == pytest.approx(0, abs=1e-3) and float(noise.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_thick_slices_blur_along_one_axis_and_keep_the_mean() -> None:
+    image = np.random.default_rng(0).random((24, 24, 24)).astype(np.float32)
+    axes = []
+    for seed in range(20):
+        thick = thicken_slices(image, np.random.default_rng(seed))
+        assert thick.mean() == pytest.approx(image.mean(), abs=0.01)
+        changes = [
+            np.abs(np.diff(thick, axis=axis)).mean() / np.abs(np.diff(image, axis=axis)).mean() for axis in range(3)
+        ]
+        axes.append(int(np.argmin(changes)))
+        assert min(changes) < 0.75 * sorted(changes)[1]
+    assert axes.count(2) > 10, "mostly along the patient"
+
+
+def test_contrast_on_mr_varies_more_where_it_is_asked_to() -> None:
+    window = np.full((4, 4, 4), 0.5, np.float32)
+    spread = [
+        np.std([vary_intensity(window, np.random.default_rng(seed), gamma).mean() for seed in range(100)])
+        for gamma in (0.1, 0.25)
+    ]
+    assert spread[1] > 2 * spread[0]
+
+
+def test_wider_noise_is_smoother() -> None:
+    rough, fine = (
+        np.abs(np.diff(smooth_noise((40, 40, 40), np.random.default_rng(0), s), axis=0)).mean() for s in (1.0, 8.0)
+    )
+    assert fine < rough / 3
+
+
+def test_noise_may_be_wider_along_one_axis() -> None:
+    noise = smooth_noise((40, 40, 40), np.random.default_rng(0), np.array([1.0, 1.0, 6.0]))
+    steps = [np.abs(np.diff(noise, axis=axis)).mean() for axis in range(3)]
+    assert noise.shape == (40, 40, 40) and steps[2] < 0.4 * min(steps[:2])
