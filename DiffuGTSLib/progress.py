@@ -18,6 +18,7 @@ STAGE_NAMES = {
     "write back": "To the scan's grid",
     "write": "Writing the files",
     "cases": "Cases",
+    "synthesize": "Painting",
 }
 """What a stage is called on the screen; others are shown by their own name."""
 

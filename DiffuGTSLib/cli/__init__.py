@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli import benchmarking, doctor, evaluating, inspecting, segmenting, training
+from DiffuGTSLib.cli import benchmarking, doctor, evaluating, inspecting, segmenting, synthesizing, training
 from DiffuGTSLib.cli.door import Door
 from DiffuGTSLib.cli.options import examples
 
@@ -22,7 +22,7 @@ _EPILOG = examples(
     "Research use only. Not for diagnosis.",
 )
 
-_LOOK, _MAKE = "What can be chosen, and whether it works", "Judge and train"
+_LOOK, _MAKE = "What can be chosen, and whether it works", "Judge, train and paint"
 
 app = typer.Typer(
     cls=Door,
@@ -58,6 +58,7 @@ app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)
 app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES)(inspecting.prompts)
+app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(synthesizing.synthesize)
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
 app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.train)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)

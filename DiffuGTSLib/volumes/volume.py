@@ -145,6 +145,18 @@ class Volume:
         """Return other voxels on the same grid."""
         return Volume(array, self.geometry, self.modality)
 
+    def cut(self, box: tuple[slice, slice, slice]) -> Volume:
+        """Return the voxels of a box, each where it was in the world.
+
+        Args:
+            box: Start and stop along (i, j, k), inside the grid, without step.
+        """
+        ijk_to_ras = self.geometry.ijk_to_ras.copy()
+        ijk_to_ras[:3, 3] = self.geometry.to_ras(np.array([part.start for part in box]))
+        array = self.array[box]
+        i, j, k = array.shape
+        return Volume(array, Geometry((i, j, k), ijk_to_ras), self.modality)
+
 
 def require_scan(volume: Volume) -> None:
     """Refuse a scan that no method can read: NaN or infinite voxels, or one value everywhere.

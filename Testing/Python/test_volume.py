@@ -157,3 +157,16 @@ def test_at_45_degrees_each_voxel_axis_is_still_used_once() -> None:
     permutation, signs = closest_ras(Geometry((4, 4, 4), matrix))
     assert sorted(permutation.tolist()) == [0, 1, 2]
     assert set(np.abs(signs).tolist()) == {1}
+
+
+def test_a_box_that_is_cut_out_stays_where_it_was_in_the_world() -> None:
+    scan = Volume(
+        np.arange(5 * 6 * 7).reshape(5, 6, 7),
+        grid((5, 6, 7), (1.0, 2.0, 3.0), np.diag([-1.0, -1.0, 1.0]), (10, 0, 20)),
+        "CT",
+    )
+    part = scan.cut((slice(1, 4), slice(0, 6), slice(5, 7)))
+    assert part.geometry.shape == (3, 6, 2)
+    assert part.modality == "CT"
+    np.testing.assert_allclose(part.geometry.to_ras(np.zeros(3)), scan.geometry.to_ras(np.array([1, 0, 5])))
+    assert part.array[2, 3, 1] == scan.array[3, 3, 6]

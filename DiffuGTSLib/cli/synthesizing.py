@@ -1,0 +1,305 @@
+"""`synthesize`: paint tumors into one healthy scan, or into a folder of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.segmenting import open_mask, open_scan
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InputError
+from DiffuGTSLib.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.synthesis.organs import OrganSpec
+    from DiffuGTSLib.synthesis.painter import Painter, TumorWish
+
+EXAMPLES = examples(
+    "A liver tumor of any size, and a picture of it:",
+    "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --preview",
+    "Three small ones; the same seed paints the same tumors:",
+    "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --size small --count 3 --seed 7",
+    "One of 12 mm radius at a place in the world:",
+    "diffugts synthesize ct.nii.gz --organ lung --organ-mask lungs.nii.gz -o painted --radius 12 --at=-60,10,120",
+    "Every scan of a folder, masks under the same names; run it again to go on:",
+    "diffugts synthesize scans --organ liver --organ-mask masks -o painted --repeat 4",
+    "",
+    "The content of the papers whose approach this follows is covered by patents pending, say their authors, and their "
+    "published weights are under conflicting licenses: see synthesis.json or the README before commercial use.",
+)
+
+_TUMORS, _PAINT = "Tumors", "Paint"
+
+
+def synthesize(
+    scan: Annotated[Path, typer.Argument(help="A healthy scan, or a folder of them.")],
+    organ: Annotated[
+        str, typer.Option("--organ", help="A name with an organ file (liver, lung, …), or an organ file of your own.")
+    ],
+    organ_mask: Annotated[
+        Path, typer.Option("--organ-mask", help="The organ on the scan's grid; for a folder, masks of the same names.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the painted case; of all cases' folders.")],
+    size: Annotated[
+        Literal["tiny", "small", "medium", "large", "mix"],
+        typer.Option("--size", help="Radius about 4, 8, 16, 32 mm; mix draws as the organ file says.",
+                     rich_help_panel=_TUMORS),
+    ] = "mix",
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Default: as the organ file says.", rich_help_panel=_TUMORS)
+    ] = None,
+    radius: Annotated[
+        float | None, typer.Option("--radius", metavar="MM", help="Instead of a size.", rich_help_panel=_TUMORS)
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="R,A,S", help="Center in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+    ] = None,
+    avoid_vessels: Annotated[
+        bool, typer.Option("--avoid-vessels/--ignore-vessels", help="Keep clear of bright vessels.",
+                           rich_help_panel=_TUMORS)
+    ] = True,
+    mass_effect: Annotated[
+        bool, typer.Option("--mass-effect", help="Push the tissue around it outwards.", rich_help_panel=_TUMORS)
+    ] = False,
+    capsule: Annotated[
+        bool, typer.Option("--capsule", help="A bright rim, as liver carcinomas have.", rich_help_panel=_TUMORS)
+    ] = False,
+    painter: Annotated[
+        str,
+        typer.Option("--painter", help="handcrafted, recipe (SyntheticTumors' texture), or a trained painter's folder.",
+                     rich_help_panel=_PAINT),
+    ] = "handcrafted",
+    device: Annotated[
+        str, typer.Option("--device", help="Of a trained painter: auto, cpu, cuda.", rich_help_panel=_PAINT)
+    ] = "auto",
+    modality: Annotated[Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
+    repeat: Annotated[
+        int, typer.Option("--repeat", min=1, help="Paint each scan so many times, each into its own folder.")
+    ] = 1,
+    patch: Annotated[
+        float | None, typer.Option("--patch", metavar="MM", help="Write only a cube of this side around the tumors.")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Write preview.png: before, after, outline.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace earlier cases.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
+    from DiffuGTSLib.synthesis.organs import organ_spec
+    from DiffuGTSLib.synthesis.painter import TumorWish
+
+    if not scan.exists():
+        raise InputError(f"There is no {scan}.", hint="check the spelling.", code="missing")
+    spec = organ_spec(organ)
+    wish = TumorWish(
+        size=size, count=count, center_ras_mm=None if at is None else parse_point(at), radius_mm=radius,
+        avoid_vessels=avoid_vessels, mass_effect=mass_effect, capsule=capsule,
+    )  # fmt: skip
+    cases = planned_cases(scan, organ_mask, output, repeat, seed)
+    brush, weights = chosen_painter(painter, device)
+    how = _How(spec, wish, brush, weights, modality, patch, preview, force, quiet)
+    if len(cases) == 1:
+        rows = [(cases[0], how.paint(cases[0]))]
+    else:
+        rows = list(how.paint_each(cases))
+    if as_json:
+        typer.echo(json.dumps([{"folder": str(case.folder), **record} for case, record in rows], indent=1))
+    elif not quiet:
+        OUT.print(_table(rows))
+    failed = [record for _, record in rows if "error" in record]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(rows)} cases failed; the others are whole.",
+            hint="mend them and run the same command again: what is there already is kept.",
+            code="cases_failed",
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case to paint: which scan, within which mask, into which folder, from which seed."""
+
+    scan: Path
+    organ_mask: Path
+    folder: Path
+    seed: int
+
+
+def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed: int) -> list[Case]:
+    """Return what is to be painted: one scan, or where both are folders each scan in it; `repeat` times, seeds rising.
+
+    Raises:
+        InputError: No scan in the folder, or one without a mask of the same name (code "missing").
+    """
+    if not (scan.is_dir() and organ_mask.is_dir()):
+        pairs = [(scan, organ_mask, output)]
+    else:
+        pairs = [(path, _mask_of(path, organ_mask), output / _stem(path)) for path in _scans(scan)]
+    if repeat == 1:
+        return [Case(path, mask, folder, seed) for path, mask, folder in pairs]
+    return [
+        Case(path, mask, folder / f"{number:03d}", seed + number - 1)
+        for path, mask, folder in pairs
+        for number in range(1, repeat + 1)
+    ]
+
+
+def chosen_painter(name: str, device: str) -> tuple[Painter, dict[str, str]]:
+    """Return a painter, and the SHA-256 of each of its weight files; painters by hand have none.
+
+    Raises:
+        InputError: If it is neither a painter by hand nor a folder (code "painter").
+        WeightsError: If the folder holds no painter, or a damaged one.
+        ConfigError: Unknown device.
+    """
+    from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
+
+    by_hand: dict[str, Painter] = {painter.name: painter for painter in (HandcraftedPainter(), RecipePainter())}
+    if name in by_hand:
+        return by_hand[name], {}
+    folder = Path(name)
+    if not folder.is_dir():
+        raise InputError(
+            f"Unknown painter '{name}', and no such folder.",
+            hint=f"write --painter {' or '.join(by_hand)}, or the folder of a trained latent painter.",
+            code="painter",
+        )
+    from DiffuGTSLib.components import find_device
+    from DiffuGTSLib.config import RuntimeConfig
+    from DiffuGTSLib.synthesis.latent_painter import load_painter
+
+    painter = load_painter(folder, find_device(RuntimeConfig(device=device)))
+    return painter, dict(painter.weights)
+
+
+def parse_point(text: str) -> tuple[float, float, float]:
+    """Return three RAS coordinates in mm.
+
+    Raises:
+        InputError: If they are not three finite numbers (code "point").
+    """
+    try:
+        point = [float(part) for part in text.split(",")]
+    except ValueError:
+        point = []
+    if len(point) != 3 or not all(abs(value) < 1e6 for value in point):
+        raise InputError(
+            f"--at: expected three numbers in mm, got '{text}'.",
+            hint="write --at=-60,10,120: R, A and S grow to the patient's right, front and head.",
+            code="point",
+        )
+    return point[0], point[1], point[2]
+
+
+@dataclass(frozen=True)
+class _How:
+    """Everything that all cases of one call share."""
+
+    spec: OrganSpec
+    wish: TumorWish
+    painter: Painter
+    weights: dict[str, str]
+    modality: str | None
+    patch_mm: float | None
+    preview: bool
+    force: bool
+    quiet: bool
+
+    def paint(self, case: Case) -> dict[str, Any]:
+        """Paint one case into its folder and return its record."""
+        import numpy as np
+
+        from DiffuGTSLib.synthesis.case import Origin, require_case_folder, write_case
+        from DiffuGTSLib.synthesis.painter import synthesize as paint
+
+        require_case_folder(case.folder, self.force)
+        volume, modality = open_scan(case.scan, self.modality, self.quiet)
+        organ = open_mask(case.organ_mask, volume.geometry)
+        with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
+            painted = paint(
+                volume, organ, self.spec, self.wish, self.painter, modality=modality,
+                rng=np.random.default_rng(case.seed), on_progress=progress,
+            )  # fmt: skip
+            progress("write", 0.0)
+            origin = Origin(
+                volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name,
+                self.weights, case.seed,
+            )  # fmt: skip
+            record = write_case(
+                case.folder, origin, painted, patch_mm=self.patch_mm, preview=self.preview, force=self.force
+            )
+            progress("write", 1.0)
+        return record
+
+    def paint_each(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+        """Paint many cases; what is whole already is kept, and one that fails does not stop the others."""
+        from DiffuGTSLib.synthesis.case import RECORD, is_case
+
+        for number, case in enumerate(cases, start=1):
+            if is_case(case.folder) and not self.force:
+                yield case, json.loads((case.folder / RECORD).read_text(encoding="utf-8"))
+                continue
+            if not self.quiet:
+                ERR.print(Text(f"{number} of {len(cases)}: {case.folder.name}"), soft_wrap=True)
+            try:
+                yield case, self.paint(case)
+            except DiffuGTSError as error:
+                if isinstance(error, Cancelled):
+                    raise
+                tell(error)
+                yield case, {"error": error.message, "hint": error.hint}
+
+
+def _scans(folder: Path) -> list[Path]:
+    from DiffuGTSLib.volumes.io import READ_SUFFIXES
+
+    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(READ_SUFFIXES))
+    if not found:
+        raise InputError(
+            f"There is no scan in {folder}.", hint=f"scans end in {', '.join(READ_SUFFIXES)}.", code="missing"
+        )
+    return found
+
+
+def _mask_of(scan: Path, folder: Path) -> Path:
+    named_alike = [path for path in sorted(folder.iterdir()) if path.is_file() and _stem(path) == _stem(scan)]
+    if len(named_alike) != 1:
+        raise InputError(
+            f"{scan.name}: expected one mask of its name in {folder}, found {len(named_alike)}.",
+            hint="give scan and mask the same name, as in scans/case1.nii.gz and masks/case1.nii.gz.",
+            code="missing",
+        )
+    return named_alike[0]
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _table(rows: Sequence[tuple[Case, dict[str, Any]]]) -> Table:
+    table = Table(title="Painted tumors")
+    for heading in ("Folder", "Size"):
+        table.add_column(heading)
+    for heading in ("Volume\nml", "Radius\nmm", "Center\nR, A, S mm"):
+        table.add_column(heading, justify="right")
+    for case, record in rows:
+        if "error" in record:
+            table.add_row(str(case.folder), Text(f"failed: {record['error']}", style="red"), "", "", "")
+        for tumor in record.get("tumors", ()):
+            center = ", ".join(f"{value:.0f}" for value in tumor["center_ras_mm"])
+            table.add_row(
+                str(case.folder), tumor["size"], f"{tumor['volume_ml']:.2f}", f"{tumor['radius_mm']:.1f}", center
+            )
+        for reason in record.get("skipped", ()):
+            table.add_row(str(case.folder), Text(f"skipped: {reason}", style="yellow"), "", "", "")
+    return table

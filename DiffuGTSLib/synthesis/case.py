@@ -1,0 +1,193 @@
+"""The folder of one painted scan: scan, tumor, labels, picture and record, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.record import RESEARCH_USE, input_sha256, record_text
+from DiffuGTSLib.storage import require_folder_for, whole_folder
+from DiffuGTSLib.synthesis.organs import OrganSpec
+from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
+from DiffuGTSLib.synthesis.preview import write_preview
+from DiffuGTSLib.versions import versions
+from DiffuGTSLib.volumes.io import write_volume
+from DiffuGTSLib.volumes.volume import Volume
+
+SCAN = "scan.nii.gz"
+TUMOR = "tumor.nii.gz"
+LABEL = "label.nii.gz"
+PREVIEW = "preview.png"
+RECORD = "synthesis.json"
+NAMES = (SCAN, TUMOR, LABEL, PREVIEW, RECORD)
+"""Everything that may lie in the folder, the record last: a folder without it is no case."""
+
+SCHEMA = 1
+
+NOTICE = (
+    "Tumors painted here follow the approach of SyntheticTumors (CVPR 2023) and DiffTumor (CVPR 2024), whose authors "
+    "state that the content of their papers is covered by patents pending: ask them before commercial use. Their code "
+    "is CC BY-NC-ND 4.0 and none of it is in here. Their published weights are marked Apache-2.0, which conflicts with "
+    "the license of the code that made them; they are not distributed with DiffuGTS."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a painted case comes from.
+
+    Attributes:
+        scan: As it was read.
+        scan_path: From where.
+        organ: Mask of the organ on the scan's grid.
+        organ_path: From where.
+        spec: The organ's file.
+        wish: What was asked for.
+        modality: "CT" or "MR".
+        painter: Name of the painter.
+        weights: File → SHA-256 of the painter's weights; empty for the handcrafted one.
+        seed: Of the generator that painted it.
+    """
+
+    scan: Volume
+    scan_path: Path
+    organ: Volume
+    organ_path: Path
+    spec: OrganSpec
+    wish: TumorWish
+    modality: str
+    painter: str
+    weights: Mapping[str, str]
+    seed: int
+
+
+def require_case_folder(folder: Path, force: bool = False) -> None:
+    """Refuse, before anything is painted, a folder that a case could not or should not be written to.
+
+    Raises:
+        InputError: If it holds files already, and `force` is off (code "exists").
+        StorageError: If it is a file, or nothing can be created there.
+    """
+    require_folder_for(folder, RECORD, force, hint="--force replaces it.")
+
+
+def is_case(folder: Path) -> bool:
+    """Tell whether a folder holds a whole case."""
+    return (folder / RECORD).is_file()
+
+
+def write_case(
+    folder: Path, origin: Origin, painted: Synthesis, *, patch_mm: float | None = None, preview: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the folder of one painted scan and return its record.
+
+    `scan.nii.gz` has the source's grid and, outside the paint, its very voxels; `tumor.nii.gz` is 1 in the tumors;
+    `label.nii.gz` is 1 in the organ and 2 in the tumors, as DiffTumor's labels are.
+
+    Args:
+        folder: Made if absent. Files of other names in it are left alone.
+        origin: What it was painted from, and how.
+        painted: What `synthesize` returned.
+        patch_mm: Side of a cube around the tumors that is written instead of the whole scan; None: all of it.
+        preview: Write `preview.png` too: before, after, and where.
+        force: Replace an earlier case.
+
+    Raises:
+        InputError: If the folder is in use, or the tumors do not fit into the patch (code "patch").
+        StorageError: If a file cannot be written.
+    """
+    require_case_folder(folder, force)
+    label = origin.organ.with_array(np.where(painted.tumor.array > 0, 2, origin.organ.array > 0).astype(np.uint8))
+    box = None if patch_mm is None else patch_box(painted.tumor, patch_mm)
+    record = make_case_record(origin, painted, box)
+    image = painted.image.with_array(as_the_scan_is_kept(origin.scan, painted.image))
+    with whole_folder(folder, NAMES) as staging:
+        for volume, name in ((image, SCAN), (painted.tumor, TUMOR), (label, LABEL)):
+            write_volume(volume if box is None else volume.cut(box), staging / name)
+        if preview:
+            title = f"{origin.spec.name.capitalize()} tumors, painted by the {origin.painter} painter"
+            write_preview(staging / PREVIEW, origin.scan, painted.image, painted.tumor, origin.modality, title)
+        (staging / RECORD).write_text(record_text(record), encoding="utf-8")
+    return record
+
+
+def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice, slice] | None) -> dict[str, Any]:
+    """Return what was painted where, from what, by which painter, and with which seed and versions."""
+    geometry = origin.scan.geometry
+    return {
+        "schema": SCHEMA,
+        "notice": RESEARCH_USE,
+        "synthetic": "this scan shows painted tumors; it is no patient's",
+        "rights": NOTICE,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": {
+            "name": origin.scan_path.name,
+            "path": str(origin.scan_path.absolute()),
+            "sha256": input_sha256(origin.scan_path, origin.scan),
+            "shape": list(geometry.shape),
+            "spacing_mm": list(geometry.spacing_mm),
+            "ijk_to_ras": geometry.ijk_to_ras.tolist(),
+        },
+        "organ_mask": {
+            "path": str(origin.organ_path.absolute()),
+            "sha256": input_sha256(origin.organ_path, origin.organ),
+        },
+        "modality": origin.modality,
+        "organ": json.loads(json.dumps(dataclasses.asdict(origin.spec))),
+        "wish": dataclasses.asdict(origin.wish),
+        "painter": origin.painter,
+        "weights": dict(origin.weights),
+        "seed": origin.seed,
+        "patch_ijk": None if box is None else [[part.start, part.stop] for part in box],
+        "tumors": [dataclasses.asdict(tumor) for tumor in painted.tumors],
+        "skipped": list(painted.skipped),
+        "versions": versions(),
+    }
+
+
+def as_the_scan_is_kept(scan: Volume, painted: Volume) -> NDArray[Any]:
+    """Return the painted voxels as int16 where the scan is whole numbers of that range, as CT is; else as float32."""
+    limits = np.iinfo(np.int16)
+    low, high = scan.array.min(), scan.array.max()
+    if low < limits.min or high > limits.max or not np.array_equal(scan.array, np.rint(scan.array)):
+        return painted.array.astype(np.float32)
+    return np.clip(np.rint(painted.array), limits.min, limits.max).astype(np.int16)
+
+
+def patch_box(tumor: Volume, side_mm: float) -> tuple[slice, slice, slice]:
+    """Return the voxels of a cube around all tumors, moved inside the scan where it would leave it.
+
+    Args:
+        tumor: Mask; without a tumor the patch lies in the middle of the scan.
+        side_mm: Side of the cube; a scan that is shorter along an axis is kept whole there.
+
+    Raises:
+        InputError: If the tumors reach further than the cube (code "patch").
+    """
+    shape = np.array(tumor.array.shape)
+    sides = np.minimum(np.maximum(np.round(side_mm / np.array(tumor.geometry.spacing_mm)), 1).astype(int), shape)
+    if tumor.array.any():
+        along = [np.flatnonzero(tumor.array.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        low, high = (np.array([indices[end] for indices in along]) for end in (0, -1))
+    else:
+        low = high = shape // 2
+    if (high - low + 1 > sides).any():
+        needed = float(((high - low + 1) * np.array(tumor.geometry.spacing_mm)).max())
+        raise InputError(
+            f"The tumors reach over {needed:.0f} mm, the patch over {side_mm:g} mm.",
+            hint=f"ask for --patch {np.ceil(needed):.0f} or more, or for one tumor.",
+            code="patch",
+        )
+    start = np.clip((low + high + 1 - sides) // 2, 0, shape - sides)
+    i, j, k = (slice(int(begin), int(begin + side)) for begin, side in zip(start, sides, strict=True))
+    return i, j, k

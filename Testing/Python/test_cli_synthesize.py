@@ -1,0 +1,151 @@
+"""`diffugts synthesize` as a person uses it: one scan, a folder of them, again after a stop, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantoms import Phantom
+from terminal import coarse_body, plain, refused, run, write_case
+
+from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
+
+LIVER = ("--organ", "liver", "--size", "small", "--count", "1")
+
+
+@pytest.fixture(scope="module")
+def a_body() -> Phantom:
+    """A phantom on a coarse grid."""
+    return coarse_body()
+
+
+@pytest.fixture(scope="module")
+def a_folder(tmp_path_factory: pytest.TempPathFactory, a_body: Phantom) -> Path:
+    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
+    return write_case(tmp_path_factory.mktemp("data"), a_body)
+
+
+@pytest.fixture
+def a_cohort(tmp_path: Path, a_folder: Path) -> Path:
+    """Two scans, and masks of the same names; the mask of the second shows nothing."""
+    for name in ("one", "two"):
+        for kind, source in (("scans", "scan"), ("masks", "organ")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            shutil.copy(a_folder / f"{source}.nii.gz", tmp_path / kind / f"{name}.nii.gz")
+    organ = read_volume(tmp_path / "masks" / "two.nii.gz")
+    write_volume(organ.with_array(np.zeros_like(organ.array)), tmp_path / "masks" / "two.nii.gz")
+    return tmp_path
+
+
+def test_a_scan_is_painted_and_the_same_seed_paints_the_same(a_folder: Path, tmp_path: Path) -> None:
+    one = ("synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", *LIVER, "--seed", "4")
+    done = run(*one, "-o", tmp_path / "a", "--preview")
+    assert done.exit_code == 0, done.output
+    assert "Painted tumors" in done.stdout
+    assert "Modality: CT" in plain(done.stderr)
+    assert (tmp_path / "a" / "preview.png").stat().st_size > 10_000
+    again = run(*one, "-o", tmp_path / "b", "--json", "--quiet")
+    (record,) = json.loads(again.stdout)
+    assert record["folder"] == str(tmp_path / "b")
+    scans = [read_volume(tmp_path / name / "scan.nii.gz") for name in "ab"]
+    assert np.array_equal(scans[0].array, scans[1].array)
+    other = run(*one[:-1], "5", "-o", tmp_path / "c", "--json", "--quiet")
+    assert json.loads(other.stdout)[0]["tumors"] != record["tumors"]
+
+
+def test_a_place_and_a_radius_are_taken_as_given(a_folder: Path, a_body: Phantom, tmp_path: Path) -> None:
+    wanted = np.argwhere(a_body.organ.array > 0).mean(axis=0)
+    r, a, s = a_body.organ.geometry.to_ras(wanted)
+    done = run(
+        "synthesize", a_folder / "scan.nii.gz", "--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz",
+        f"--at={r:.1f},{a:.1f},{s:.1f}", "--radius", "10", "--painter", "recipe", "-o", tmp_path, "--json", "--quiet",
+    )  # fmt: skip
+    (tumor,) = json.loads(done.stdout)[0]["tumors"]
+    assert np.linalg.norm(np.array(tumor["center_ras_mm"]) - (r, a, s)) < 5
+    assert 6 < tumor["radius_mm"] < 14
+    assert tumor["mean_shift"] < 0  # the recipe makes darker
+
+
+def test_a_scan_is_painted_several_times_with_rising_seeds(a_folder: Path, tmp_path: Path) -> None:
+    done = run(
+        "synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", *LIVER, "-o", tmp_path,
+        "--repeat", "2", "--seed", "8", "--json", "--quiet",
+    )  # fmt: skip
+    records = json.loads(done.stdout)
+    assert [(Path(record["folder"]).name, record["seed"]) for record in records] == [("001", 8), ("002", 9)]
+    assert records[0]["tumors"] != records[1]["tumors"]
+
+
+def test_of_a_folder_a_case_that_fails_does_not_stop_the_others_and_a_second_call_goes_on(a_cohort: Path) -> None:
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out")
+    first = run(*call)
+    assert first.exit_code == 2
+    assert "1 of 2 cases failed" in plain(first.stderr)
+    assert "The mask" in plain(first.stderr)
+    made = a_cohort / "out" / "one" / "scan.nii.gz"
+    written = made.stat().st_mtime_ns
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    second = run(*call)
+    assert second.exit_code == 0, second.output
+    assert made.stat().st_mtime_ns == written
+    assert read_mask(a_cohort / "out" / "two" / "tumor.nii.gz", read_volume(made).geometry).array.any()
+
+
+def test_the_help_teaches_and_says_what_is_patented() -> None:
+    words = plain(run("synthesize", "--help").stdout)
+    assert "diffugts synthesize ct.nii.gz --organ liver" in words
+    assert "patents pending" in words
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        (("--organ", "livr"), "no organ file for 'livr'", "liver"),
+        (("--organ", "liver", "--at=1,2"), "--at: expected three numbers", "--at=-60,10,120"),
+        (("--organ", "liver", "--at=9000,0,0"), "outside the scan", "right, anterior, superior"),
+        (("--organ", "liver", "--radius", "0"), "radius of more than 0", ""),
+        (("--organ", "liver", "--painter", "monet"), "Unknown painter 'monet'", "handcrafted or recipe"),
+        (("--organ", "liver", "--size", "large", "--radius", "30", "--patch", "20"), "the patch over 20 mm", "--patch"),
+    ],
+)
+def test_a_wish_that_cannot_be_met_is_refused_and_nothing_is_written(
+    a_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str, hint: str
+) -> None:
+    output = tmp_path / "out"
+    done = run(
+        "synthesize",
+        a_folder / "scan.nii.gz",
+        "--organ-mask",
+        a_folder / "organ.nii.gz",
+        "-o",
+        output,
+        "--quiet",
+        *options,
+    )
+    refused(done, 2, message, hint)
+    assert not output.exists()
+
+
+def test_a_mask_on_another_grid_is_refused(a_folder: Path, a_body: Phantom, tmp_path: Path) -> None:
+    write_volume(a_body.organ.cut((slice(0, 30), slice(0, 40), slice(0, 30))), tmp_path / "cut.nii.gz")
+    done = run(
+        "synthesize", a_folder / "scan.nii.gz", "--organ-mask", tmp_path / "cut.nii.gz", *LIVER, "-o", tmp_path / "out",
+        "--quiet",
+    )  # fmt: skip
+    refused(done, 2, "mask", "")
+
+
+@pytest.mark.parametrize(("where", "message"), [("scans", "There is no scan in"), ("masks", "expected one mask")])
+def test_a_folder_without_scans_or_masks_is_refused(a_cohort: Path, where: str, message: str) -> None:
+    for path in (a_cohort / where).iterdir():
+        path.unlink()
+    done = run("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out")
+    refused(done, 2, message, "")
+
+
+def test_a_scan_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = run("synthesize", tmp_path / "no.nii.gz", "--organ-mask", tmp_path / "no.nii.gz", *LIVER, "-o", tmp_path)
+    refused(done, 2, "There is no", "spelling")
