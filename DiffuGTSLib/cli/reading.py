@@ -1,0 +1,201 @@
+"""`reading build` and `reading score`: the visual Turing test, from scans to exact figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.evaluation.reading_statistics import Agreement, Reading, Share, Study
+
+EXAMPLES = examples(
+    "A session of 64 mm cubes around each tumor, 20 real and 20 synthetic ones:",
+    "diffugts reading build --real real --synthetic painted -o session --seed 7 --crop-mm 64 --per-side 20",
+    "Readers open session/reading.html in a browser, or the folder in 3D Slicer. Then:",
+    "diffugts reading score answers_R1.json answers_R2.json --key session_key.json",
+)
+
+app = typer.Typer(
+    help="Can readers tell synthetic tumors from real ones? Builds blinded sessions and scores the answers.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=EXAMPLES,
+)
+
+_WHAT, _HOW, _WHERE = "Scans", "Session", "Output"
+
+Scans = "A folder of scans (a.nii.gz, its mask a_tumor.nii.gz), or a text file: scan, mask."
+Real = Annotated[Path, typer.Option("--real", help=f"Real tumors. {Scans}", rich_help_panel=_WHAT)]
+Synthetic = Annotated[
+    Path, typer.Option("--synthetic", help="Painted tumors, in the same form.", rich_help_panel=_WHAT)
+]
+CropMm = Annotated[
+    float | None,
+    typer.Option(
+        "--crop-mm", min=8.0, help="Side of a cube around the tumor; else whole scans.", rich_help_panel=_WHAT
+    ),
+]
+PerSide = Annotated[
+    int | None, typer.Option("--per-side", min=1, help="Draw as many of each at random.", rich_help_panel=_WHAT)
+]
+AllowUnbalanced = Annotated[
+    bool, typer.Option("--allow-unbalanced", help="More of one kind is meant.", rich_help_panel=_WHAT)
+]
+Harmonize = Annotated[
+    bool,
+    typer.Option(
+        "--harmonize",
+        help="Where grids, limits or fractions would tell them apart: change all scans alike.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Modality = Annotated[str | None, typer.Option("--modality", help="CT or MR; else guessed.", rich_help_panel=_WHAT)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the order and the draw.", rich_help_panel=_HOW)]
+Title = Annotated[str, typer.Option("--title", help="What readers see above the scans.", rich_help_panel=_HOW)]
+Window = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--window", metavar="BLACK WHITE", help="Intensities at first.", rich_help_panel=_HOW),
+]
+NoPage = Annotated[bool, typer.Option("--no-page", help="Scans only, for 3D Slicer.", rich_help_panel=_WHERE)]
+KeyOut = Annotated[
+    Path | None, typer.Option("--key", help="Where the truth goes; else SESSION_key.json.", rich_help_panel=_WHERE)
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the session.", rich_help_panel=_WHERE)]
+
+
+@app.command("build", epilog=EXAMPLES)
+def build(
+    real: Real,
+    synthetic: Synthetic,
+    output: Output,
+    seed: Seed = 0,
+    crop_mm: CropMm = None,
+    per_side: PerSide = None,
+    allow_unbalanced: AllowUnbalanced = False,
+    harmonize: Harmonize = False,
+    modality: Modality = None,
+    title: Title = "Real or synthetic?",
+    window: Window = None,
+    key: KeyOut = None,
+    no_page: NoPage = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a blinded session of real and synthetic scans: a page for the browser, a folder for 3D Slicer, and the key."""
+    if modality not in (None, "CT", "MR"):
+        raise InputError(f"Unknown modality '{modality}'.", hint="CT or MR.", code="modality")
+    if window is not None and window[0] >= window[1]:
+        raise InputError(f"Expected black below white, got --window {window[0]:g} {window[1]:g}.", code="window")
+
+    from DiffuGTSLib.evaluation.reading_session import SessionWish, build_session, key_path_of
+
+    wish = SessionWish(
+        seed=seed,
+        crop_mm=crop_mm,
+        per_side=per_side,
+        allow_unbalanced=allow_unbalanced,
+        harmonize=harmonize,
+        modality=modality,
+        window=window,
+        title=title,
+        with_page=not no_page,
+    )
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        built = build_session(real, synthetic, output, wish, key_path=key, told=progress)
+    for words in built.changed:
+        ERR.print(f"Changed: {words}.", markup=False, highlight=False, soft_wrap=True)
+    if not quiet:
+        page = "" if no_page else f", page of {built.page_mb:.1f} MB"
+        lines = (
+            f"Session: {output}, {len(built.card.files)} scans{page}. For the readers.",
+            f"Key:     {key or key_path_of(output)}. Not for the readers.",
+        )
+        OUT.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("score", epilog=EXAMPLES)
+def score(
+    answers: Annotated[list[Path], typer.Argument(help="Answer sheets: JSON or CSV from the page or 3D Slicer.")],
+    key: Annotated[Path, typer.Option("--key", help="The key of the session.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A JSON file for all figures.", rich_help_panel=_WHERE)
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Take sheets on which cases are missing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score answers: accuracy, sensitivity, specificity with exact intervals, agreement between readers, time."""
+    from DiffuGTSLib.evaluation.reading_answers import read_answers
+    from DiffuGTSLib.evaluation.reading_key import read_key
+    from DiffuGTSLib.evaluation.reading_statistics import score_study, study_record
+    from DiffuGTSLib.storage import whole_file
+
+    study = score_study([read_answers(path) for path in answers], read_key(key), allow_incomplete=allow_incomplete)
+    text = json.dumps(study_record(study), indent=1, ensure_ascii=False, allow_nan=False)
+    if output is not None:
+        with whole_file(output) as path:
+            path.write_text(f"{text}\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+    else:
+        _show(study)
+
+
+def _show(study: Study) -> None:
+    OUT.print(_rates(study))
+    if study.agreement:
+        OUT.print(_agreement(study.agreement))
+    for note in study.notes:
+        OUT.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _rates(study: Study) -> Table:
+    table = Table(title=f"{study.real} real and {study.synthetic} synthetic scans")
+    table.add_column("Reader")
+    table.add_column("Unsure")
+    for heading in (
+        "Accuracy",
+        "Sensitivity\nreal as real",
+        "Specificity\nsynthetic as synthetic",
+        "p",
+        "Time (s)\nmedian",
+    ):
+        table.add_column(heading, justify="right")
+    for reader in (*study.readers, *([study.pooled] if study.pooled is not None else [])):
+        for index, (way, reading) in enumerate((("excluded", reader.excluded), ("is wrong", reader.wrong))):
+            name = "" if index else reader.name
+            unsure = f"{way} ({reader.unsure})"
+            time = "" if index else f"{reader.time.median_s:.1f}"
+            table.add_row(name, unsure, *_figures(reading), time)
+        table.add_section()
+    return table
+
+
+def _figures(reading: Reading) -> tuple[str, str, str, str]:
+    p = "–" if reading.p_chance is None else f"{reading.p_chance:.2g}"
+    return _shown(reading.accuracy), _shown(reading.sensitivity), _shown(reading.specificity), p
+
+
+def _shown(share: Share) -> str:
+    if share.share is None:
+        return "–"
+    return f"{100 * share.share:.1f} %\n{share.count}/{share.of}, {100 * share.low:.0f}–{100 * share.high:.0f}"
+
+
+def _agreement(agreement: tuple[Agreement, ...]) -> Table:
+    table = Table(title="Agreement between readers")
+    for heading in ("Readers", "Cases", "Agree", "Kappa"):
+        table.add_column(heading, justify="left" if heading == "Readers" else "right")
+    for row in agreement:
+        kappa = "–" if row.kappa is None else f"{row.kappa:.2f}"
+        table.add_row(", ".join(row.readers), str(row.cases), f"{100 * row.observed:.0f} %", kappa)
+    return table
