@@ -1,0 +1,145 @@
+"""Early and late tumors kept apart: DiffTumor trains one painter for tumors up to 10 mm in radius, one for larger ones.
+
+Follows the approach of DiffTumor, section 1.2 of our description, whose complement for late tumors we infer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
+from DiffuGTSLib.errors import ConfigError, InputError, StorageError, did_you_mean
+from DiffuGTSLib.evaluation.detection import ball_radius_mm
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.training.case_lists import ListedCase
+from DiffuGTSLib.volumes import read_volume, write_volume
+
+EARLY_RADIUS_MM = 10.0
+"""A tumor is early when the ball of its volume has at most this radius (diameter 2 cm)."""
+LEAST_VOXELS = 8
+"""Face-connected parts with fewer voxels are specks; they count as organ in every stage."""
+CYST = 3
+"""KiTS's label of cysts; they count as organ."""
+STAGES = ("early", "late")
+
+
+@dataclass(frozen=True, eq=False)
+class StagedLabels:
+    """A label map with the tumors of one stage.
+
+    Attributes:
+        labels: (i, j, k), uint8: 0 background, 1 organ, 2 tumor of the stage.
+        kept_mm: Radius of each tumor that stayed.
+        other_mm: Radius of each tumor of the other stage, now organ.
+        specks: How many parts were too small to count.
+    """
+
+    labels: NDArray[np.uint8]
+    kept_mm: tuple[float, ...]
+    other_mm: tuple[float, ...]
+    specks: int
+
+
+def keep_stage(labels: NDArray[np.integer], spacing_mm: tuple[float, float, float], stage: str) -> StagedLabels:
+    """Turn every tumor of the other stage into organ.
+
+    A tumor is a face-connected part of label 2; its radius is that of the ball of its volume, (3 V / 4 π)^⅓.
+
+    Args:
+        labels: (i, j, k): 0 background, 1 organ, 2 tumor, 3 cyst.
+        spacing_mm: Voxel size.
+        stage: "early" keeps radii up to 10 mm, "late" the others.
+
+    Raises:
+        ConfigError: For another stage.
+        InputError: For another label.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"Unknown stage '{stage}'.", hint=did_you_mean(stage, STAGES))
+    strange = np.setdiff1d(np.unique(labels), (0, ORGAN, TUMOR, CYST))
+    if len(strange):
+        raise InputError(
+            f"Expected the labels 0 background, 1 organ, 2 tumor, 3 cyst, got {strange[0]:g}.", code="not_a_mask"
+        )
+    staged = (labels > 0).astype(np.uint8) * np.uint8(ORGAN)
+    parts, _ = ndimage.label(labels == TUMOR)  # face-connected: scipy's default
+    kept, other, specks = [], [], 0
+    for number, voxels in enumerate(np.bincount(parts.ravel())[1:], start=1):
+        radius_mm = ball_radius_mm(float(voxels * np.prod(spacing_mm)) / 1000)
+        if voxels < LEAST_VOXELS:
+            specks += 1
+        elif (radius_mm <= EARLY_RADIUS_MM) == (stage == "early"):
+            staged[parts == number] = TUMOR
+            kept.append(radius_mm)
+        else:
+            other.append(radius_mm)
+    return StagedLabels(staged, tuple(kept), tuple(other), specks)
+
+
+def filter_cases(
+    cases: Sequence[ListedCase], stage: str, output: Path, list_name: str, report: Callable[[str], None]
+) -> list[StagedLabels]:
+    """Write label maps with one stage's tumors, and the list of the cases that have any.
+
+    A label map keeps its path of the list, below `output`; the list, `output/list_name`, is written last, so that it
+    stands for a finished run. Healthy cases are left out.
+
+    Args:
+        cases: Their scans stay where they are.
+        stage: "early" or "late".
+        output: Folder; made if absent.
+        list_name: Of the new list.
+        report: Is told one line a case.
+
+    Returns:
+        One entry a case with a tumor in the list, kept or not.
+
+    Raises:
+        InputError: For a label that is none of ours, a case outside of the list's root, or no tumor of that stage.
+        StorageError: If something cannot be written.
+    """
+    lines, filtered = [], []
+    for case in (case for case in cases if not case.healthy):
+        volume = read_volume(case.label)
+        staged = keep_stage(volume.array.astype(np.int64), volume.geometry.spacing_mm, stage)
+        target = output / _inside(case.label_name)
+        _make_folder(target.parent)
+        write_volume(volume.with_array(staged.labels), target)
+        filtered.append(staged)
+        if staged.kept_mm:
+            lines.append(f"{case.image_name}\t{case.label_name}")
+        report(f"{case.name}: {len(staged.kept_mm)} {stage}, {len(staged.other_mm)} not, {staged.specks} specks")
+    if not lines:
+        raise InputError(
+            f"None of {len(cases)} cases has a tumor of the stage '{stage}'.",
+            hint="is it the right list?",
+            code="empty",
+        )
+    with whole_file(output / list_name) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return filtered
+
+
+def _inside(name: str) -> PurePath:
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"The label map {name} lies outside of the list's root, so that it has no place in another folder.",
+            hint="write the list's paths relative to one root.",
+        )
+    return path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror}.", hint="choose another --output."
+        ) from error
