@@ -6,6 +6,8 @@ With `scene` the only place on Slicer's side that knows (k, j, i).
 from __future__ import annotations
 
 import itertools
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError, did_you_mean
 from DiffuGTSLib.volumes.volume import Geometry
+from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 
+LATTICE_TOLERANCE_VOXELS = 1e-3
+"""A labelmap whose voxels lie closer to the scan's is pasted; any other one is resampled."""
 _LABELMAP = "Binary labelmap"
 
 
@@ -79,7 +84,14 @@ def worldFromNode(node: Any) -> NDArray[np.float64]:
     return np.array(slicer.util.arrayFromVTKMatrix(matrix))
 
 
-def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> NDArray[np.uint8]:
+def scanState(scanNode: Any) -> tuple[Any, ...]:
+    """Return what tells one state of a scan's voxels and place from another, within a session."""
+    image = scanNode.GetImageData()
+    return (scanNode, image.GetMTime() if image is not None else 0, scanNode.GetOrigin(), scanNode.GetSpacing())
+
+
+@stepwise
+def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> Work[NDArray[np.uint8]]:
     """Return a segment's voxels (k, j, i) on the scan's grid, 0 and 1, transforms of both taken into account.
 
     Raises:
@@ -87,30 +99,24 @@ def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> NDArr
         GeometryError: As `volumeGeometry`.
     """
     geometry = volumeGeometry(volumeNode)
-    segmentation = segmentationNode.GetSegmentation()
-    known = list(segmentation.GetSegmentIDs())
-    if not segmentId and len(known) == 1:
-        segmentId = known[0]
-    if segmentId not in known:
-        names = [segmentation.GetSegment(each).GetName() for each in known]
-        raise InputError(
-            f"'{segmentationNode.GetName()}' has no segment '{segmentId}'.",
-            hint=f"choose one of its segments; {did_you_mean(segmentId, names)}"
-            if names
-            else "it has no segment at all.",
-            code="missing",
-        )
-    made = not segmentation.ContainsRepresentation(_LABELMAP) and segmentation.CreateRepresentation(_LABELMAP)
-    try:
-        labelmap = slicer.vtkOrientedImageData()
-        segmentationNode.GetBinaryLabelmapRepresentation(segmentId, labelmap)
-    finally:
-        if made:
-            segmentation.RemoveRepresentation(_LABELMAP)
-    return _pasted(_onScan(labelmap, segmentationNode, volumeNode, geometry), geometry)
+    segmentId = _knownSegment(segmentationNode, segmentId)
+    labelmap = _labelmap(segmentationNode, segmentId)
+    mask = np.zeros(geometry.shape[::-1], dtype=np.uint8)
+    if labelmap.IsEmpty():
+        return mask
+    offset = _latticeOffset(labelmap, segmentationNode, volumeNode, geometry)
+    toScan = None if offset is not None else _toScan(segmentationNode, volumeNode)
+    for slab in slabs(mask.shape):
+        yield None
+        if offset is not None:
+            _paste(labelmap, offset, mask, slab)
+        else:
+            _paste(_resampled(labelmap, geometry, slab, toScan), np.zeros(3, dtype=int), mask, slab)
+    return mask
 
 
-def roiMask(roiNode: Any, volumeNode: Any) -> NDArray[np.uint8]:
+@stepwise
+def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
     """Return which voxels (k, j, i) of the scan have their center in a box, 0 and 1.
 
     Raises:
@@ -130,11 +136,65 @@ def roiMask(roiNode: Any, volumeNode: Any) -> NDArray[np.uint8]:
     high = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, geometry.shape).astype(int)
     i, j = np.arange(low[0], high[0]), np.arange(low[1], high[1])[:, None]
     for k in range(low[2], high[2]):  # slice by slice: a whole scan of float64 would be gigabytes
+        yield None
         inside = np.ones((len(j), len(i)), dtype=bool)
         for (a, b, c, d), side in zip(toBox[:3], half, strict=True):
             inside &= np.abs(a * i + b * j + (c * k + d)) <= side + 1e-9
         mask[k, low[1] : high[1], low[0] : high[0]] = inside
-    return 1 - mask if roiNode.GetInsideOut() else mask
+    if roiNode.GetInsideOut():
+        for slab in slabs(mask.shape):
+            yield None
+            np.subtract(1, mask[slab], out=mask[slab])
+    return mask
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedMask:
+    """A mask as the box that holds all of it, which is small where a lesion is.
+
+    Attributes:
+        box: Ranges (k, j, i) in the scan's grid; empty ones for an empty mask.
+        voxels: What lies in the box, 0 and 1.
+    """
+
+    box: tuple[slice, slice, slice]
+    voxels: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: NDArray[Any]) -> BoxedMask:
+        """Find the box of a mask (k, j, i)."""
+        lines = [mask.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+        k, j, i = (_span(line) for line in lines)
+        return cls((k, j, i), np.ascontiguousarray(mask[k, j, i] > 0).view(np.uint8))
+
+    @property
+    def digest(self) -> str:
+        """A checksum of which voxels of the scan are in the mask."""
+        place = repr([(side.start, side.stop) for side in self.box]).encode("ascii")
+        return f"{zlib.crc32(np.packbits(self.voxels).tobytes(), zlib.crc32(place)):08x}"
+
+
+@stepwise
+def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[BoxedMask | None]:
+    """Return a segment as it is stored, or None where that is not on the scan's own grid.
+
+    Raises:
+        InputError, GeometryError: As `segmentMask`.
+    """
+    geometry = volumeGeometry(scanNode)
+    labelmap = _labelmap(segmentationNode, _knownSegment(segmentationNode, segmentId))
+    if labelmap.IsEmpty():
+        return BoxedMask.of(np.zeros((1, 1, 1), dtype=np.uint8))
+    offset = _latticeOffset(labelmap, segmentationNode, scanNode, geometry)
+    if offset is None:
+        return None
+    found = yield from inBackground(BoxedMask.of, _voxels(labelmap))
+    low = np.array(labelmap.GetExtent()[::2]) + offset
+    k, j, i = (
+        slice(int(side.start + start), int(side.stop + start)) if side.stop else side
+        for side, start in zip(found.box, low[::-1], strict=True)
+    )
+    return BoxedMask((k, j, i), found.voxels)
 
 
 def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
@@ -143,39 +203,94 @@ def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, seg
     Raises:
         GeometryError: If a transform shears the segmentation against the scan.
     """
+    setSegmentBox(BoxedMask.of(mask), scanNode, segmentationNode, segmentId)
+
+
+def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
+    """Replace a segment by a mask in its box; else as `setSegmentMask`, which takes longer to find the box.
+
+    Raises:
+        GeometryError: If a transform shears the segmentation against the scan.
+    """
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    if not mask.any():
+    if not mask.voxels.size:
         logic.ClearSegment(segmentationNode, segmentId)
         return
-    box = tuple(_span(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
     labelmap = slicer.vtkOrientedImageData()
-    labelmap.SetExtent([edge for side in reversed(box) for edge in (side.start, side.stop - 1)])
-    toWorld = worldFromNode(scanNode) @ volumeGeometry(scanNode).ijk_to_ras
-    toSegmentation = np.linalg.inv(worldFromNode(segmentationNode)) @ toWorld
-    if segmentationNode.GetParentTransformNode() is scanNode.GetParentTransformNode():
-        toSegmentation = volumeGeometry(scanNode).ijk_to_ras
+    labelmap.SetExtent([edge for side in reversed(mask.box) for edge in (side.start, side.stop - 1)])
+    geometry = volumeGeometry(scanNode)
+    toSegmentation = geometry.ijk_to_ras
+    if segmentationNode.GetParentTransformNode() is not scanNode.GetParentTransformNode():
+        toSegmentation = np.linalg.inv(worldFromNode(segmentationNode)) @ worldFromNode(scanNode) @ toSegmentation
     try:
-        Geometry(mask.shape[::-1], toSegmentation)
+        Geometry(geometry.shape, toSegmentation)
     except GeometryError as error:
         raise GeometryError(
             f"'{segmentationNode.GetName()}' and '{scanNode.GetName()}' lie under transforms that are sheared against each other.",
             hint="put both under the same transform.",
         ) from error
     labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toSegmentation))
-    voxels = numpy_to_vtk(np.ascontiguousarray(mask[box] > 0).view(np.uint8).ravel(), deep=True)
-    labelmap.GetPointData().SetScalars(voxels)
+    labelmap.GetPointData().SetScalars(numpy_to_vtk(mask.voxels.ravel(), deep=True))
     logic.SetBinaryLabelmapToSegment(labelmap, segmentationNode, segmentId, logic.MODE_REPLACE)
 
 
 def _span(line: NDArray[np.bool_]) -> slice:
     where = np.flatnonzero(line)
-    return slice(int(where[0]), int(where[-1]) + 1)
+    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
 
 
-def _onScan(labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geometry) -> Any:
-    """Return a labelmap on the scan's grid, each voxel that of the nearest one of the segment."""
-    if labelmap.IsEmpty():
-        return labelmap
+def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
+    """Return a segment's ID; the only one there is needs no name.
+
+    Raises:
+        InputError: If there is no such segment.
+    """
+    segmentation = segmentationNode.GetSegmentation()
+    known = list(segmentation.GetSegmentIDs())
+    if not segmentId and len(known) == 1:
+        return str(known[0])
+    if segmentId not in known:
+        names = [segmentation.GetSegment(each).GetName() for each in known]
+        raise InputError(
+            f"'{segmentationNode.GetName()}' has no segment '{segmentId}'.",
+            hint=f"choose one of its segments; {did_you_mean(segmentId, names)}"
+            if names
+            else "it has no segment at all.",
+            code="missing",
+        )
+    return segmentId
+
+
+def _labelmap(segmentationNode: Any, segmentId: str) -> Any:
+    """Return a copy of a segment's labelmap; a surface is filled for it, and left as it was."""
+    segmentation = segmentationNode.GetSegmentation()
+    made = not segmentation.ContainsRepresentation(_LABELMAP) and segmentation.CreateRepresentation(_LABELMAP)
+    labelmap = slicer.vtkOrientedImageData()
+    try:
+        segmentationNode.GetBinaryLabelmapRepresentation(segmentId, labelmap)
+    finally:
+        if made:
+            segmentation.RemoveRepresentation(_LABELMAP)
+    return labelmap
+
+
+def _latticeOffset(
+    labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geometry
+) -> NDArray[np.intp] | None:
+    """Return what to add to a labelmap's (i, j, k) to have the scan's, or None where its voxels are others."""
+    if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
+        return None
+    matrix = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(matrix)
+    toScan = np.linalg.inv(geometry.ijk_to_ras) @ slicer.util.arrayFromVTKMatrix(matrix)
+    offset = np.rint(toScan[:3, 3]).astype(np.intp)
+    corners = np.array(list(itertools.product(*np.array(labelmap.GetExtent()).reshape(3, 2))))
+    moved = corners @ toScan[:3, :3].T + toScan[:3, 3]
+    return offset if np.abs(moved - (corners + offset)).max() < LATTICE_TOLERANCE_VOXELS else None
+
+
+def _toScan(segmentationNode: Any, volumeNode: Any) -> Any:
+    """Return the transform from a segmentation's frame to the scan's."""
     parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
     if parents[0] is None or parents[0].IsTransformToWorldLinear():
         toScan = vtk.vtkTransform()
@@ -184,8 +299,13 @@ def _onScan(labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geo
     else:
         toScan = vtk.vtkGeneralTransform()
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(*parents, toScan)
+    return toScan
+
+
+def _resampled(labelmap: Any, geometry: Geometry, slab: slice, toScan: Any) -> Any:
+    """Return a labelmap on some slices of the scan's grid, each voxel that of the nearest one of the segment."""
     like, result = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
-    like.SetExtent([edge for side in geometry.shape for edge in (0, side - 1)])
+    like.SetExtent(0, geometry.shape[0] - 1, 0, geometry.shape[1] - 1, slab.start, slab.stop - 1)
     like.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
     like.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
     slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
@@ -194,20 +314,26 @@ def _onScan(labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geo
     return result
 
 
-def _pasted(labelmap: Any, geometry: Geometry) -> NDArray[np.uint8]:
-    """Return the labelmap's voxels in the whole grid (k, j, i), 0 and 1; it may cover only a box of it."""
-    mask = np.zeros(geometry.shape[::-1], dtype=np.uint8)
-    extent, scalars = labelmap.GetExtent(), labelmap.GetPointData().GetScalars()
-    if scalars is None or labelmap.IsEmpty():
-        return mask
-    low = np.maximum(extent[::2], 0)
-    high = np.minimum(extent[1::2], np.array(geometry.shape) - 1)
+def _voxels(labelmap: Any) -> NDArray[Any]:
+    """Return a labelmap's voxels (k, j, i), as they lie in its extent."""
+    extent = labelmap.GetExtent()
     shape = [extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0)]
-    voxels = vtk_to_numpy(scalars).reshape(shape)
-    target = tuple(slice(int(low[axis]), int(high[axis]) + 1) for axis in (2, 1, 0))
+    voxels: NDArray[Any] = vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(shape)
+    return voxels
+
+
+def _paste(labelmap: Any, offset: NDArray[np.intp], mask: NDArray[np.uint8], slab: slice) -> None:
+    """Set those voxels of some slices of a mask (k, j, i) that a labelmap has; it may cover only a box of them."""
+    if labelmap.IsEmpty() or labelmap.GetPointData().GetScalars() is None:
+        return
+    extent = np.array(labelmap.GetExtent()).reshape(3, 2) + offset[:, None]
+    low = np.maximum(extent[::-1, 0], (slab.start, 0, 0))
+    high = np.minimum(extent[::-1, 1] + 1, (slab.stop, *mask.shape[1:]))
+    if (low >= high).any():
+        return
+    target = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
     source = tuple(
-        slice(side.start - extent[2 * axis], side.stop - extent[2 * axis])
-        for side, axis in zip(target, (2, 1, 0), strict=True)
+        slice(side.start - int(start), side.stop - int(start))
+        for side, start in zip(target, extent[::-1, 0], strict=True)
     )
-    mask[target] = voxels[source] > 0
-    return mask
+    np.greater(_voxels(labelmap)[source], 0, out=mask[target].view(np.bool_))

@@ -23,17 +23,16 @@ from slicer.util import VTKObservationMixin
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
 from DiffuGTSLib.worker import protocol
-from DiffuGTSSlicer import scene
 from DiffuGTSSlicer.batch import Batch, Case
-from DiffuGTSSlicer.messages import failureOf, failureOfError
+from DiffuGTSSlicer.grids import volumeGeometry
+from DiffuGTSSlicer.job_export import exportJob
+from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters
 from DiffuGTSSlicer.result_import import importArtifact
-from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run, scanState
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 from DiffuGTSSlicer.run_progress import RunProgress
+from DiffuGTSSlicer.steps import StepQueue, Work, inBackground
 from DiffuGTSSlicer.worker_client import WorkerClient
-
-CANDIDATE_FILE = "candidate.nrrd"
-REGION_FILE = "region.nrrd"
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -68,6 +67,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._client = client
         if client is not None:
             self._adopt(client)
+        self._steps = StepQueue()
         self._session: Path | None = None
         self._cacheKey: tuple[Any, ...] | None = None
 
@@ -177,9 +177,15 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self._cancelRun()
 
     def _cancelRun(self) -> None:
-        if self._isRunUnderWay:
-            logging.info("DiffuGTS: canceling")
+        run = self.run
+        if run is None or run.isOver:
+            return
+        logging.info("DiffuGTS: canceling")
+        if self.client.isBusy:
             self.client.cancel()
+        elif not run.isHandedOver and not run.isStopped:
+            run.isStopped = True
+            self._end(run, {"event": "cancelled"})
 
     def release(self) -> None:
         """Have the worker forget its model, so that its memory and the graphics card's are free."""
@@ -188,17 +194,18 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """End the worker and remove every file; call it when the module goes away."""
+        self.onEvent, self.onLog, self.onState = (lambda x: None,) * 3
         if self.batch is not None:
             self.batch.cancel()
-        if self._isRunUnderWay:
-            self._drop()
-        self.onEvent, self.onLog, self.onState = (lambda x: None,) * 3
+        self._steps.clear()
         if self._client is not None:
             self._client.stop()
+        if self.run is not None:
+            self.run.isDropped = True
+            self.run.removeFolder()
+            self._settle(self.run, {"event": "cancelled"})
         self.removeObservers()
         self.forget()
-        if self.run is not None:
-            self.run.removeFolder()
 
     def forget(self) -> None:
         """Remove what was kept for a refinement."""
@@ -219,23 +226,29 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise WorkerError("A run is under way.", hint="wait for its end, or cancel it.", code="busy")
 
     def _begin(
-        self, scanNode: Any, parameters: RunParameters, isRefinement: bool, wait: bool, onEvent: Listener | None
+        self,
+        scanNode: Any,
+        parameters: RunParameters,
+        isRefinement: bool = False,
+        wait: bool = False,
+        onEvent: Listener | None = None,
     ) -> Run:
         if scanNode is None:
             raise InputError("There is no scan.", hint="load a volume and choose it under Inputs.", code="no_scan")
         parameters.job()  # refuses before anything is written
-        run = Run(scanNode, parameters, isRefinement, onEvent)
-        try:
-            self._writeJob(run)
-        except BaseException:
-            shutil.rmtree(run.folder, ignore_errors=True)
-            raise
-        self.run = run
+        volumeGeometry(scanNode)
+        self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
         self.progress.begin(skip=("aova",) if isRefinement else ())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
         logging.info("DiffuGTS: %s %s", "refining" if isRefinement else "segmenting", scanNode.GetName())
-        self.client.run(run.folder)
+        cache = self._cacheFile() if isRefinement and self._cacheKey == run.cacheKey else None
+        self._steps.add(
+            exportJob.steps(run, cache),
+            onEnd=lambda _none: self._handOver(run),
+            onError=lambda error: self._failExport(run, error),
+            isWanted=lambda: not run.isStopped,
+        )
         if wait:
             self.wait(run)
         return run
@@ -246,58 +259,60 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         while not run.isOver:
             handleEvents()
 
-    def _writeJob(self, run: Run) -> None:
-        wish, files = run.parameters, {}
-        scene.exportVolume(run.scanNode, str(run.folder / protocol.SCAN_FILE))
-        region = str(run.folder / REGION_FILE)
-        if scene.exportRegion(region, run.scanNode, wish.organSegmentation, wish.organSegmentId, wish.roi):
-            files["region"] = REGION_FILE
-        if run.isRefinement:
-            candidate = str(run.folder / CANDIDATE_FILE)
-            scene.exportCandidate(wish.candidate, wish.candidateSegmentId, run.scanNode, candidate)
-            files["coarse_mask"] = CANDIDATE_FILE
-            cache = self._cacheFile()
-            if cache is not None and self._cacheKey == self._keyOf(run):
-                files["cache"] = str(cache)
-        protocol.write_job(wish.job(**files), run.folder)
+    def _handOver(self, run: Run) -> None:
+        """Give the worker its job: from here on it is the worker's end that ends the run."""
+        run.isHandedOver = True
+        self.client.run(run.folder)
+
+    def _failExport(self, run: Run, error: Exception) -> None:
+        run.failure = _failure(error, "The scan cannot be handed to the worker")
+        self._end(run, {"event": "error"})
 
     # A run's events
 
     def _takeEvent(self, event: dict[str, Any]) -> None:
+        """Follow the worker; what it has written is imported in the order in which it was told, and so is the end."""
         run, name = self.run, event["event"]
         if run is None or run.isOver:
             self.onEvent(event)
-            return
-        if name == "stage":
-            self.progress.update(str(event["stage"]), float(event["share"]))
-        elif name == "artifact" and not run.isDropped and run.failure is None:
-            self._import(run, event)
         elif name in protocol.ENDINGS:
-            event = self._finish(run, event)
+            self._end(run, event)
+        else:
+            if name == "stage":
+                self.progress.update(str(event["stage"]), float(event["share"]))
+            elif name == "artifact":
+                self._import(run, str(event["kind"]), run.folder / str(event["path"]))
+            self._tell(run, event)
+
+    def _tell(self, run: Run, event: dict[str, Any]) -> None:
         run.onEvent(event)
         self.onEvent(event)
 
-    def _import(self, run: Run, event: dict[str, Any]) -> None:
-        kind = str(event["kind"])
-        try:
-            importArtifact(run, kind, run.folder / str(event["path"]))
-        except DiffuGTSError as error:
-            self._giveUp(run, error)
-        except (OSError, ValueError, RuntimeError) as error:
-            self._giveUp(run, WorkerError(f"The file '{kind}' of the worker cannot be read: {error}"))
-        else:
+    def _import(self, run: Run, kind: str, path: Path) -> None:
+        def tell(_none: None) -> None:
             if kind in run.nodes:
-                told = {"event": "imported", "kind": kind, "node": run.nodes[kind]}
-                run.onEvent(told)
-                self.onEvent(told)
+                self._tell(run, {"event": "imported", "kind": kind, "node": run.nodes[kind]})
 
-    def _giveUp(self, run: Run, error: DiffuGTSError) -> None:
-        logging.exception("DiffuGTS: a result cannot be imported")
-        run.failure = failureOfError(error)
-        self.client.cancel()
+        def giveUp(error: Exception) -> None:
+            run.failure = _failure(error, f"The file '{kind}' of the worker cannot be read")
+            self.client.cancel()
 
-    def _finish(self, run: Run, event: dict[str, Any]) -> dict[str, Any]:
-        """Settle a run's fate and tidy up behind it; return the ending as it is to be told."""
+        wanted = lambda: not run.isDropped and run.failure is None  # noqa: E731
+        self._steps.add(importArtifact.steps(run, kind, path), onEnd=tell, onError=giveUp, isWanted=wanted)
+
+    def _end(self, run: Run, event: dict[str, Any]) -> None:
+        """Tidy up behind a run and settle its fate, after all that is still to be imported."""
+        self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event))
+
+    def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
+        if event["event"] == "done" and run.failure is None:
+            self._keepCache(run)
+        yield from inBackground(run.removeFolder)
+
+    def _settle(self, run: Run, event: dict[str, Any]) -> None:
+        """Say how a run has ended, in its state and to whoever listens."""
+        if run.isOver:
+            return
         self.removeObservers(self._onSceneCloses)
         self.removeObservers(self._onNodeGoes)
         if run.failure is not None:
@@ -309,18 +324,10 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         elif event["event"] == "done":
             run.result = {key: value for key, value in event.items() if key != "event"}
             self.progress.learn(run.result.get("timings_s", {}))
-            self._keepCache(run)
         run.state = {"done": DONE, "error": FAILED, "cancelled": CANCELLED}[event["event"]]
-        if run.state != DONE and not run.isDropped:
-            for node in run.nodes.values():
-                if slicer.mrmlScene.IsNodePresent(node):
-                    node.SetAttribute("DiffuGTS.Partial", "1")
-        elif not run.isDropped:
-            for node in run.nodes.values():
-                node.RemoveAttribute("DiffuGTS.Partial")
-        run.removeFolder()
+        run.markNodes()
         logging.info("DiffuGTS: %s", run.state)
-        return event
+        self._tell(run, event)
 
     # A run's scan or scene goes away
 
@@ -343,11 +350,6 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     # What a refinement re-uses
 
-    def _keyOf(self, run: Run) -> tuple[Any, ...]:
-        wish = run.parameters
-        region = (wish.roi, wish.organSegmentation, wish.organSegmentId)
-        return (*scanState(run.scanNode), wish.detectionKey(), region)
-
     def _cacheFile(self) -> Path | None:
         path = None if self._session is None else self._session / protocol.CACHE_FILE
         return path if path is not None and path.exists() else None
@@ -360,4 +362,12 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._session is None:
             self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
         shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
-        self._cacheKey = self._keyOf(run)
+        self._cacheKey = run.cacheKey
+
+
+def _failure(error: Exception, words: str) -> Failure:
+    """Return what an error in a step means, with its trace in Slicer's log."""
+    logging.error("DiffuGTS: %s", words, exc_info=error)
+    if not isinstance(error, DiffuGTSError):
+        error = WorkerError(f"{words}: {error}")
+    return failureOfError(error)

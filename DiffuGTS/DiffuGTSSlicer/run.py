@@ -10,10 +10,14 @@ from typing import Any
 
 import slicer
 
+from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters
 
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
+
+PARTIAL = "DiffuGTS.Partial"
+"""Attribute of the nodes of a run that was cancelled or failed."""
 
 
 class Run:
@@ -29,6 +33,9 @@ class Run:
         result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings.
         record: The run's record, as it is kept in the scene.
         failure: Why it failed.
+        cacheKey: What a detection depends on, as it was at the beginning.
+        isHandedOver: Whether the worker has the job, or had it.
+        isStopped: It was cancelled before that.
         isDropped: Its scan or its scene is gone; nothing is imported any more.
     """
 
@@ -49,7 +56,8 @@ class Run:
         self.result: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
         self.failure: Failure | None = None
-        self.isDropped = False
+        self.cacheKey = self._cacheKey()
+        self.isHandedOver = self.isStopped = self.isDropped = False
         self.folder = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
 
     @property
@@ -62,13 +70,20 @@ class Run:
         """One sentence: what was found, or why nothing was."""
         return str(self.result.get("outcome", ""))
 
+    def markNodes(self) -> None:
+        """Mark the nodes of a run that did not come to its end as partial, and those of one that did as whole."""
+        for node in self.nodes.values():
+            if self.state == DONE:
+                node.RemoveAttribute(PARTIAL)
+            elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
+                node.SetAttribute(PARTIAL, "1")
+
+    def _cacheKey(self) -> tuple[Any, ...]:
+        wish = self.parameters
+        region = (wish.roi, wish.organSegmentation, wish.organSegmentId)
+        return (*scanState(self.scanNode), wish.detectionKey(), region)
+
     def removeFolder(self) -> None:
         """Remove the job folder, unless it was asked to stay."""
         if not self.parameters.keepFiles or self.isDropped:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def scanState(scanNode: Any) -> tuple[Any, ...]:
-    """Return what tells one state of a scan's voxels and place from another, within a session."""
-    image = scanNode.GetImageData()
-    return (scanNode, image.GetMTime() if image is not None else 0, scanNode.GetOrigin(), scanNode.GetSpacing())

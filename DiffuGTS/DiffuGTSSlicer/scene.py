@@ -8,6 +8,7 @@ resample what lies on another grid, which only a region of the user's may.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer.display import styleSegmentation
-from DiffuGTSSlicer.grids import roiMask, segmentMask, setSegmentMask, volumeGeometry
+from DiffuGTSSlicer.grids import BoxedMask, roiMask, scanState, segmentMask, setSegmentBox, volumeGeometry
+from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 from DiffuGTSSlicer.terminology import terminologyEntry
 
 SCAN_ROLE = "DiffuGTS.Scan"
@@ -33,6 +36,8 @@ IN_PROGRESS = "InProgress"
 STATUSES = ("NotStarted", IN_PROGRESS, "Completed", "Flagged")
 """As Slicer calls them. What a model drew and nobody has looked at is in progress."""
 
+DIGEST_TAG = "DiffuGTS.Digest"
+"""Tag of a segment: what it was when it was imported, so that an edited one is never written over."""
 DROPPED_TAG = "DiffuGTS.Dropped"
 """Tag of a segment: the lesions that the user has taken out of it, see `findings`."""
 
@@ -49,19 +54,31 @@ _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int
 # --- From the scene to files
 
 
-def exportVolume(volumeNode: Any, path: Path | str) -> Geometry:
+@stepwise
+def exportVolume(volumeNode: Any, path: Path | str) -> Work[Geometry]:
     """Write a scan's voxels, untouched and in their own type, and its grid to a .nrrd file; return the grid.
 
     Raises:
-        InputError, GeometryError: As `volumeGeometry`.
+        InputError, GeometryError: As `volumeGeometry`; also if the scan is changed meanwhile (code "changed").
         StorageError: If the file cannot be written. Nothing is left behind.
     """
     geometry = volumeGeometry(volumeNode)
-    _writeNrrd(slicer.util.arrayFromVolume(volumeNode), geometry, Path(path))
+    before = scanState(volumeNode)
+
+    def voxels() -> NDArray[Any]:
+        if scanState(volumeNode) != before:
+            raise InputError(
+                f"'{volumeNode.GetName()}' was changed while it was read.", hint="run it again.", code="changed"
+            )
+        array: NDArray[Any] = slicer.util.arrayFromVolume(volumeNode)
+        return array
+
+    yield from _writeNrrd(voxels, geometry, Path(path))
     return geometry
 
 
-def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, path: Path | str) -> None:
+@stepwise
+def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, path: Path | str) -> Work[None]:
     """Write one segment as a mask on the scan's grid, resampled where it lies on another one.
 
     Raises:
@@ -69,15 +86,19 @@ def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, pa
         GeometryError: As `volumeGeometry`.
         StorageError: As `exportVolume`.
     """
-    _exportMask(segmentMask(segmentationNode, segmentId, volumeNode), volumeNode, path, "empty_region")
+    mask = yield from segmentMask.steps(segmentationNode, segmentId, volumeNode)
+    yield from _exportMask(mask, volumeNode, path, "empty_region")
 
 
-def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> None:
+@stepwise
+def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
     """Write the candidate region that the user drew or edited; as `exportSegmentMask`, with the code "empty_candidate"."""
-    _exportMask(segmentMask(segmentationNode, segmentId, scanNode), scanNode, path, "empty_candidate")
+    mask = yield from segmentMask.steps(segmentationNode, segmentId, scanNode)
+    yield from _exportMask(mask, scanNode, path, "empty_candidate")
 
 
-def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> None:
+@stepwise
+def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> Work[None]:
     """Write which of the scan's voxels have their center in a box, turned and transformed as it may be.
 
     Raises:
@@ -85,12 +106,14 @@ def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> None:
         GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
         StorageError: As `exportVolume`.
     """
-    _exportMask(roiMask(roiNode, volumeNode), volumeNode, path, "empty_region")
+    mask = yield from roiMask.steps(roiNode, volumeNode)
+    yield from _exportMask(mask, volumeNode, path, "empty_region")
 
 
+@stepwise
 def exportRegion(
     path: Path | str, volumeNode: Any, segmentationNode: Any = None, segmentId: str = "", roiNode: Any = None
-) -> bool:
+) -> Work[bool]:
     """Write where an anomaly may be: in the organ's segment, in the box, or in both where both are given.
 
     Args:
@@ -108,48 +131,56 @@ def exportRegion(
     """
     masks = []
     if segmentationNode is not None:
-        masks.append(segmentMask(segmentationNode, segmentId, volumeNode))
+        masks.append((yield from segmentMask.steps(segmentationNode, segmentId, volumeNode)))
     if roiNode is not None:
-        masks.append(roiMask(roiNode, volumeNode))
+        masks.append((yield from roiMask.steps(roiNode, volumeNode)))
     if not masks:
         return False
-    if len(masks) == 2 and masks[0].any() and masks[1].any() and not (masks[0] & masks[1]).any():
+    allowed = yield from inBackground(np.bitwise_and.reduce, masks)
+    if len(masks) == 2 and all(mask.any() for mask in masks) and not allowed.any():
         raise InputError(
             f"The organ's segment and the box '{roiNode.GetName()}' have no voxel of the scan in common.",
             hint="move the box onto the organ, or use only one of the two.",
             code="empty_region",
         )
-    _exportMask(np.bitwise_and.reduce(masks), volumeNode, path, "empty_region")
+    yield from _exportMask(allowed, volumeNode, path, "empty_region")
     return True
 
 
 # --- From files to the scene
 
 
-def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -> Any:
+@stepwise
+def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -> Work[Any]:
     """Show a map of a job as a volume on exactly the scan's grid, under its transform and beside it in the hierarchy.
 
     Args:
         path: Of a file on the scan's grid.
         scanNode: The scan.
-        name: Of a new node.
+        name: Of a new node, whose window and level are left to `display`: finding some takes a while.
         node: Of an earlier run, whose voxels are replaced; None, or one that was deleted, makes a new one.
 
     Raises:
         GeometryError: If the file lies on another grid than the scan.
         InputError: If the file cannot be read.
     """
-    volume = read_volume(path)
+    volume = yield from inBackground(read_volume, path)
     require_same_grid(volumeGeometry(scanNode), volume.geometry, "map")
+    voxels = yield from inBackground(forNode, volume.array.T)
+    image = vtk.vtkImageData()
+    image.SetDimensions(volume.geometry.shape)
+    image.AllocateScalars(get_vtk_array_type(voxels.dtype), 1)
+    yield from inBackground(np.copyto, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(voxels.shape), voxels)
     isNew = node is None or node.GetScene() is None
     if isNew:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     if isNew or node.GetNodeReferenceID(SCAN_ROLE) != scanNode.GetID():
         node.SetName(name)
     node.CopyOrientation(scanNode)
-    slicer.util.updateVolumeFromArray(node, forNode(volume.array.T))
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().AutoWindowLevelOff()
+    node.SetAndObserveImageData(image)
     _belongTo(node, scanNode)
     return node
 
@@ -189,6 +220,7 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
     return node
 
 
+@stepwise
 def importMask(
     path: Path | str,
     scanNode: Any,
@@ -198,7 +230,7 @@ def importMask(
     status: str = IN_PROGRESS,
     segmentId: str = "",
     color: tuple[float, float, float] = TUMOR_COLOR,
-) -> str:
+) -> Work[str]:
     """Show a mask of a job as a segment and return the segment's ID.
 
     Args:
@@ -218,7 +250,8 @@ def importMask(
     """
     if status not in STATUSES:
         raise InputError(f"Unknown status '{status}'.", hint=did_you_mean(status, STATUSES))
-    mask = read_mask(path, volumeGeometry(scanNode))
+    geometry = volumeGeometry(scanNode)
+    mask = yield from inBackground(lambda: BoxedMask.of(read_mask(path, geometry).array.T))
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentId or segmentation.GenerateUniqueSegmentID(segmentName)
     segment = segmentation.GetSegment(segmentId)
@@ -233,7 +266,9 @@ def importMask(
         segment.SetTerminology(terminologyEntry(organ, segmentName))
         segment.SetTag(_ORGAN_TAG, organ)
     segment.RemoveTag(DROPPED_TAG)
-    setSegmentMask(mask.array.T, scanNode, segmentationNode, segmentId)
+    segment.SetTag(DIGEST_TAG, mask.digest)
+    yield None
+    setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(segment, getattr(logic, status))
     return segmentId
@@ -259,24 +294,24 @@ def _hierarchyItem(hierarchy: Any, node: Any) -> int:
     return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
 
-def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> None:
-    if not mask.any():
+def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> Work[None]:
+    if not (yield from inBackground(mask.any)):
         what = "candidate region" if code == "empty_candidate" else "region"
         raise InputError(
             f"The {what} holds no voxel of '{volumeNode.GetName()}'.",
             hint="paint it, or move it into the scan; the Transforms module shows whether something moved it away.",
             code=code,
         )
-    _writeNrrd(mask, volumeGeometry(volumeNode), Path(path))
+    yield from _writeNrrd(lambda: mask, volumeGeometry(volumeNode), Path(path))
 
 
-def _writeNrrd(voxels: NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write voxels (k, j, i) without compression, since the interface waits, and every digit of the grid."""
+def _writeNrrd(voxels: Callable[[], NDArray[Any]], geometry: Geometry, path: Path) -> Work[None]:
+    """Write voxels (k, j, i) without compression, since a person waits, and every digit of the grid."""
     toLps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.ijk_to_ras + 0.0
     vectors = ["(" + ",".join(repr(float(value)) for value in toLps[:3, axis]) + ")" for axis in range(4)]
     header = (
         "NRRD0004",
-        f"type: {_TYPES[voxels.dtype.str[1:]]}",
+        f"type: {_TYPES[voxels().dtype.str[1:]]}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {' '.join(map(str, geometry.shape))}",
@@ -286,6 +321,8 @@ def _writeNrrd(voxels: NDArray[Any], geometry: Geometry, path: Path) -> None:
         "encoding: raw",
         f"space origin: {vectors[3]}",
     )
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
         file.write(("\n".join(header) + "\n\n").encode("ascii"))
-        np.ascontiguousarray(voxels).tofile(file)
+        for slab in slabs(geometry.shape[::-1]):
+            # A copy, since the thread must not look into what belongs to a node.
+            yield from inBackground(file.write, voxels()[slab].tobytes())

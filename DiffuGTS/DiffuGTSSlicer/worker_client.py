@@ -22,13 +22,15 @@ from DiffuGTSLib.worker import protocol
 
 Event = dict[str, Any]
 
-IDLE, STARTING, RUNNING, IMPORTING, CANCELLING = "idle", "starting", "running", "importing", "cancelling"
+IDLE, STARTING, RUNNING, CANCELLING = "idle", "starting", "running", "cancelling"
 
-CANCEL_GRACE_S = 5.0
+CANCEL_GRACE_S = 1.5
 """A cancelled worker has this long to finish its step before it is asked to end."""
-TERMINATE_GRACE_S = 2.0
-"""And this long to end before its whole tree is killed."""
+TERMINATE_GRACE_S = 0.7
+"""And this long to end before its whole tree is killed: less than 3 s in all."""
 HELLO_TIMEOUT_S = 120.0
+IDLE_TIMEOUT_S = 600.0
+"""A warm worker that nobody needs is ended after this time, and its memory is free."""
 TAIL_LINES = 20
 
 
@@ -140,16 +142,16 @@ class WorkerClient:
         self.interpreter = ""
         """Another Python than Slicer's; empty: Slicer's."""
         self.cancelGraceS, self.terminateGraceS, self.helloTimeoutS = CANCEL_GRACE_S, TERMINATE_GRACE_S, HELLO_TIMEOUT_S
+        self.idleTimeoutS = IDLE_TIMEOUT_S
+        """0: an idle worker stays until Slicer ends."""
         self.arguments = ["-m", "DiffuGTSLib.worker"] if arguments is None else arguments
         self._process: Process = QtProcess() if process is None else process
         self._process.onOutput = self._takeOutput
         self._process.onErrorOutput = self._takeErrorOutput
         self._process.onFinished = self._takeEnd
         self._pending: Path | None = None
-        self._lines: deque[str] = deque()
-        self._breath = qt.QTimer()
-        self._breath.setSingleShot(True)
-        self._breath.connect("timeout()", self._drain)
+        self._tree: set[int] = set()
+        """Processes that shall not outlive the worker."""
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._timer = qt.QTimer()
@@ -172,22 +174,27 @@ class WorkerClient:
         """The interpreter's own id, told in its hello; 0 where there is none. Qt knows only Slicer's launcher."""
         return int(self.hello.get("pid", 0)) if self.isWarm else 0
 
+    @property
+    def _isLeaving(self) -> bool:
+        """Whether the process that is still there has been ended."""
+        return bool(self._tree)
+
     def run(self, folder: Path) -> None:
         """Hand a job folder to the worker, starting it first where there is none."""
         if self.isBusy:
             raise RuntimeError("The worker is busy; check isBusy first.")
         self._tail.clear()
-        if self.isWarm and self.hello:
-            self._setState(RUNNING)
-            self._send("run", job=str(folder))
-            return
+        self._timer.stop()
         self._pending = folder
-        self._setState(STARTING)
-        self.warmUp()
+        if self.isWarm and self.hello and not self._isLeaving:
+            self._sendPending()
+        else:
+            self._setState(STARTING)
+            self.warmUp()
 
     def warmUp(self) -> None:
         """Start the worker where there is none, so that it tells its versions and devices."""
-        if self.isWarm:
+        if self.isWarm:  # one that leaves is followed by a new one, see `_takeEnd`
             return
         self.hello = {}
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
@@ -211,7 +218,7 @@ class WorkerClient:
 
     def release(self) -> None:
         """Have an idle worker forget its model and give its memory back."""
-        if self.isWarm and not self.isBusy and self.hello:
+        if self.isWarm and not self.isBusy and self.hello and not self._isLeaving:
             self._send("release")
 
     def stop(self) -> None:
@@ -219,6 +226,11 @@ class WorkerClient:
         self._timer.stop()
         self._pending = None
         self._killTree()
+
+    def _sendPending(self) -> None:
+        folder, self._pending = self._pending, None
+        self._setState(RUNNING)
+        self._send("run", job=str(folder))
 
     def _send(self, do: str, **values: Any) -> None:
         self._process.write(protocol.request_line(do, **values).encode("ascii"))
@@ -231,16 +243,8 @@ class WorkerClient:
     # Output
 
     def _takeOutput(self, data: bytes) -> None:
-        self._lines.extend(self._output.feed(data))
-        if not self._breath.isActive():
-            self._drain()
-
-    def _drain(self) -> None:
-        """Take the lines that came; after one that brings a file, which takes time to import, let Slicer breathe."""
-        while self._lines:
-            if self._takeLine(self._lines.popleft()):
-                self._breath.start(0)
-                return
+        for line in self._output.feed(data):
+            self._takeLine(line)
 
     def _takeErrorOutput(self, data: bytes) -> None:
         for line in self._errorOutput.feed(data):
@@ -251,31 +255,21 @@ class WorkerClient:
             self._tail.append(line)
             self.onLog(line)
 
-    def _takeLine(self, line: str) -> bool:
-        """Take a line and return whether that was an artifact."""
+    def _takeLine(self, line: str) -> None:
         try:
             event = protocol.parse_event(line)
         except WorkerError as error:
             self._note(line)
             self._fail(error.code, error.message, error.hint)
-            return False
+            return
         if event is None:
             self._note(line)
-            return False
-        name = event["event"]
-        if name == "hello":
+        elif event["event"] == "hello":
             self._greet(event)
-        elif name in protocol.ENDINGS:
+        elif event["event"] in protocol.ENDINGS:
             self._endRun(event)
-        elif name == "artifact" and self.state in (RUNNING, IMPORTING):
-            self._setState(IMPORTING)
+        elif event["event"] != "artifact" or self.state == RUNNING:
             self.onEvent(event)
-            return True
-        else:
-            if name == "stage" and self.state == IMPORTING:
-                self._setState(RUNNING)
-            self.onEvent(event)
-        return False
 
     def _greet(self, event: Event) -> None:
         self._timer.stop()
@@ -286,9 +280,9 @@ class WorkerClient:
             return
         self.onEvent(event)
         if self._pending is not None and self.state == STARTING:
-            folder, self._pending = self._pending, None
-            self._setState(RUNNING)
-            self._send("run", job=str(folder))
+            self._sendPending()
+        else:
+            self._rest()
 
     def _endRun(self, event: Event) -> None:
         """Pass on what ends a run; a worker that is done while it was being cancelled has cancelled as far as we care."""
@@ -298,9 +292,22 @@ class WorkerClient:
         if self.state == CANCELLING and event["event"] == "done":
             event = {"event": "cancelled"}
         self._setState(IDLE)
+        self._rest()
         self.onEvent(event)
 
+    def _rest(self) -> None:
+        """Wait for the next run, but not forever."""
+        if self.isWarm and not self._isLeaving and self.idleTimeoutS > 0:
+            self._after(self.idleTimeoutS, self._leaveUnused)
+
     # Ends
+
+    def _leaveUnused(self) -> None:
+        words = _(
+            "The worker was ended after {minutes} min without work; its memory is free. The next run starts another."
+        )
+        self.onLog(words.format(minutes=f"{self.idleTimeoutS / 60:.3g}"))
+        self._killTree()
 
     def _fail(self, code: str, message: str, hint: str = "") -> None:
         """End the run with an error of the client's own; such a worker is not trusted with another job."""
@@ -309,18 +316,22 @@ class WorkerClient:
         self._endRun({"event": "error", "code": code, "message": message, "hint": hint})
 
     def _takeEnd(self, exitCode: int, crashed: bool) -> None:
-        self._breath.stop()
-        while self._lines:
-            self._takeLine(self._lines.popleft())
         for buffer in (self._output, self._errorOutput):
             self._note(buffer.rest())
         self._timer.stop()
-        greeted, self.hello, self._pending = bool(self.hello), {}, None
-        if self.state == CANCELLING:
-            self._endRun({"event": "cancelled"})
-        elif self.isBusy:
-            self._endRun(_deathCertificate(exitCode, crashed, greeted, list(self._tail)))
+        isFollowed = self._isLeaving and self.state == STARTING
+        for processId in self._tree:  # where only a launcher or the worker itself heard that it shall end
+            _kill(processId)
+        greeted, self.hello, self._tree = bool(self.hello), {}, set()
+        if not isFollowed:
+            self._pending = None
+            if self.state == CANCELLING:
+                self._endRun({"event": "cancelled"})
+            elif self.isBusy:
+                self._endRun(_deathCertificate(exitCode, crashed, greeted, list(self._tail)))
         self.onEvent({"event": "ended", "exit_code": exitCode})
+        if isFollowed and self._pending is not None:
+            self.warmUp()
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._onTimeout = action
@@ -334,6 +345,7 @@ class WorkerClient:
         self._fail("crashed", words.format(seconds=int(self.helloTimeoutS)))
 
     def _endProcess(self) -> None:
+        self._tree = self._processes()
         self._process.terminate()
         self._after(self.terminateGraceS, self._killTree)
 
@@ -341,9 +353,15 @@ class WorkerClient:
         """Kill the interpreter that said hello and its children, then what Qt started."""
         if not self.isWarm:
             return
-        for processId in {self.processId, self._process.processId()} - {0}:
-            killTree(processId)
+        self._tree |= self._processes()
+        for processId in self._tree:
+            _kill(processId)
         self._process.kill()
+
+    def _processes(self) -> set[int]:
+        """Return all that belongs to the worker: once a process is gone, nobody can tell what it had started."""
+        own = {self.processId, self._process.processId()} - {0}
+        return {each for processId in own for each in processTree(processId)}
 
 
 def slicerPython() -> str:
@@ -368,21 +386,16 @@ def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
 
 def killTree(processId: int) -> None:
     """Kill a process and all its descendants."""
-    if sys.platform == "win32":
-        command = ["taskkill", "/PID", str(processId), "/T", "/F"]
-        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
-        return
-    for each in [*_descendants(processId), processId]:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(each, signal.SIGKILL)
+    for each in processTree(processId):
+        _kill(each)
 
 
-def _descendants(processId: int) -> list[int]:
-    """Return the ids of all children's children, the youngest first."""
+def processTree(processId: int) -> list[int]:
+    """Return a process and its children's children, the youngest first; on Windows just itself, see `_kill`."""
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
-    found, waiting = [], [processId]
+    found, waiting = [processId], [processId]
     while waiting:
         below = children.get(waiting.pop(), [])
         found.extend(below)
@@ -390,8 +403,20 @@ def _descendants(processId: int) -> list[int]:
     return found[::-1]
 
 
+def _kill(processId: int) -> None:
+    """Kill a process; Windows kills those that it started, too."""
+    if sys.platform == "win32":
+        command = ["taskkill", "/PID", str(processId), "/T", "/F"]
+        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(processId, signal.SIGKILL)
+
+
 def _parents() -> list[tuple[int, int]]:
     """Return (process, its parent) of all processes; Slicer ships no psutil."""
+    if sys.platform == "win32":
+        return []
     if Path("/proc/self/stat").exists():
         pairs = []
         for entry in Path("/proc").iterdir():

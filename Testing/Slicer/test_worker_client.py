@@ -15,7 +15,6 @@ import pytest
 from DiffuGTSSlicer.worker_client import (
     CANCELLING,
     IDLE,
-    IMPORTING,
     RUNNING,
     STARTING,
     QtProcess,
@@ -97,7 +96,7 @@ def test_a_run_is_told_from_its_beginning_to_its_end(a_listener, a_job) -> None:
     listener.wait("done")
     assert listener.names() == ["hello", "ready", "started", "stage", "artifact", "done"]
     assert gui.spin(lambda: "hello there" in listener.lines, 5)
-    assert listener.states == [STARTING, RUNNING, IMPORTING, IDLE]
+    assert listener.states == [STARTING, RUNNING, IDLE]
 
 
 def test_the_second_run_takes_the_warm_worker(a_listener, a_job) -> None:
