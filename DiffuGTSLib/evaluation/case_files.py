@@ -1,0 +1,119 @@
+"""The cases of a study: files of the same name in folders for predictions, references, organs and scans."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes import Geometry, Volume, read_volume
+from DiffuGTSLib.volumes.io import READ_SUFFIXES
+from DiffuGTSLib.volumes.volume import require_same_grid
+
+
+@dataclass(frozen=True)
+class StudyCase:
+    """One case and its files by role.
+
+    Attributes:
+        name: Of the file without its suffix, or of the folder that holds it.
+        files: Role ("predictions", "organs", …) → file.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+
+
+def find_files(folder: Path, inside: str = "segmentation") -> dict[str, Path]:
+    """Return name → file: the folder's own images, and `inside` (any suffix) of each of its folders.
+
+    The second are result folders as `diffugts segment` writes them; hidden files are passed over.
+
+    Raises:
+        InputError: If there is no such folder, it holds no image, or one name twice.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.", hint="check the spelling.", code="missing")
+    found: dict[str, Path] = {}
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    named = [(_stem(path), path) for path in entries if path.is_file()]
+    named += [(path.name, file) for path in entries if path.is_dir() for file in _images(path, inside)]
+    for name, path in named:
+        if not name:
+            continue
+        if name in found:
+            raise InputError(f"{folder} holds '{name}' twice: {found[name].name} and {path.name}.")
+        found[name] = path
+    if not found:
+        raise InputError(
+            f"{folder} holds no image.",
+            hint=f"expected NAME.nii.gz, or folders with {inside}.nii.gz in them.",
+            code="missing",
+        )
+    return found
+
+
+def pair_cases(first: str, folders: Mapping[str, Path | None], inside: str = "segmentation") -> list[StudyCase]:
+    """Return the cases of the folder with role `first`, each with its file of the same name in all others.
+
+    Args:
+        first: The role that says which cases there are.
+        folders: Role → folder; None where a role is not used.
+        inside: As in `find_files`.
+
+    Raises:
+        InputError: As `find_files`; or a case lacks a file of a role, since leaving it out would flatter the figures.
+    """
+    files = {role: find_files(folder, inside) for role, folder in folders.items() if folder is not None}
+    names = list(files[first])
+    for role, present in files.items():
+        missing = [name for name in names if name not in present]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(names)} cases have nothing in {role}: {', '.join(missing[:5])}"
+                f"{'…' if len(missing) > 5 else ''}.",
+                hint=f"each needs a file of the same name in {folders[role]}.",
+                code="missing",
+            )
+    return [StudyCase(name, {role: present[name] for role, present in files.items()}) for name in names]
+
+
+def read_label(path: Path, like: Geometry | None = None, label: int | None = None) -> Volume:
+    """Read one label of a label map as a mask of 0 and 1, or everything above 0.
+
+    Args:
+        path: The label map.
+        like: The grid that it has to lie on; None: its own.
+        label: Which label; None: any.
+
+    Raises:
+        InputError: As `DiffuGTSLib.volumes.read_volume`; also if voxels are not the whole numbers 0, 1, 2…
+        GeometryError: If it lies on another grid than `like`.
+    """
+    volume = read_volume(path)
+    if like is not None:
+        require_same_grid(like, volume.geometry, "label map")
+    _require_labels(volume, path)
+    return volume.with_array((volume.array > 0 if label is None else volume.array == label).astype(np.uint8))
+
+
+def _require_labels(volume: Volume, path: Path) -> None:
+    array = volume.array
+    if array.min() < 0 or not np.array_equal(array, np.round(array)):
+        raise InputError(
+            f"{path} is not a label map: expected the labels 0, 1, 2…, got values from {array.min()} to {array.max()}.",
+            hint="was the scan given in place of its mask, or a probability map?",
+            code="not_a_mask",
+        )
+
+
+def _stem(path: Path) -> str:
+    """Return an image's name without its suffix; an empty string for any other file."""
+    suffix = next((s for s in READ_SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: -len(suffix)].removesuffix(".seg") if suffix else ""
+
+
+def _images(folder: Path, name: str) -> Sequence[Path]:
+    """Return the first file of that name and a known suffix, if any: result folders hold some masks twice."""
+    return [path for suffix in READ_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()][:1]

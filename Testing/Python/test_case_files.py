@@ -1,0 +1,83 @@
+"""Which file belongs to which case, and what is refused instead of being left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.evaluation.case_files import find_files, pair_cases, read_label
+from DiffuGTSLib.volumes import Geometry, Volume
+from DiffuGTSLib.volumes.io import write_volume
+
+GRID = Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 2.0))
+
+
+def write(path: Path, value: float = 1.0, grid: Geometry = GRID) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.zeros(grid.shape, np.float32)
+    array[1:3, 1:3, 1:3] = value
+    write_volume(Volume(array, grid), path)
+    return path
+
+
+def test_files_and_result_folders_are_found_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz")
+    write(tmp_path / "b.1.seg.nrrd")
+    write(tmp_path / "c" / "segmentation.nrrd")
+    write(tmp_path / "d" / "other.nii.gz")
+    (tmp_path / "notes.txt").write_text("no image")
+    write(tmp_path / ".hidden.nii.gz")
+    found = find_files(tmp_path)
+    assert list(found) == ["a", "b.1", "c"]
+    assert found["c"] == tmp_path / "c" / "segmentation.nrrd"
+    assert list(find_files(tmp_path, inside="other")) == ["a", "b.1", "d"]
+
+
+def test_every_case_gets_its_file_of_each_role(tmp_path: Path) -> None:
+    for role in ("predictions", "references"):
+        for name in ("a", "b"):
+            write(tmp_path / role / f"{name}.nii.gz")
+    write(tmp_path / "predictions" / "extra.nii.gz")
+    folders = {role: tmp_path / role for role in ("predictions", "references")}
+    cases = pair_cases("references", {**folders, "organs": None})
+    assert [case.name for case in cases] == ["a", "b"]
+    assert cases[1].files == {role: folder / "b.nii.gz" for role, folder in folders.items()}
+
+
+def test_a_case_without_a_prediction_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "r" / "a.nii.gz")
+    write(tmp_path / "r" / "b.nii.gz")
+    write(tmp_path / "p" / "a.nii.gz")
+    with pytest.raises(InputError, match=r"1 of 2 cases have nothing in predictions: b") as caught:
+        pair_cases("references", {"references": tmp_path / "r", "predictions": tmp_path / "p"})
+    assert caught.value.code == "missing" and "same name" in caught.value.hint
+
+
+def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no folder"):
+        find_files(tmp_path / "no")
+    with pytest.raises(InputError, match="holds no image"):
+        find_files(tmp_path)
+    write(tmp_path / "a.nii.gz")
+    write(tmp_path / "a.nrrd")
+    with pytest.raises(InputError, match="holds 'a' twice"):
+        find_files(tmp_path)
+
+
+def test_one_label_or_all_of_a_label_map(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii.gz", value=2)
+    assert read_label(path).array.sum() == 8
+    assert read_label(path, GRID, label=2).array.sum() == 8
+    assert read_label(path, label=1).array.sum() == 0
+
+
+def test_no_label_map_and_another_grid_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii.gz", value=0.5)
+    with pytest.raises(InputError, match="is not a label map") as caught:
+        read_label(path, label=1)
+    assert caught.value.code == "not_a_mask"
+    with pytest.raises(InputError, match="is not a label map"):
+        read_label(path)
+    with pytest.raises(GeometryError, match="label map"):
+        read_label(write(tmp_path / "b.nii.gz"), Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 3.0)), label=1)
