@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli import benchmarking, doctor, evaluating, inspecting, reading, segmenting, synthesizing, training
+from DiffuGTSLib.cli import (
+    benchmarking,
+    doctor,
+    evaluating,
+    inspecting,
+    preparing,
+    reading,
+    segmenting,
+    synthesizing,
+    training,
+)
 from DiffuGTSLib.cli.door import Door
 from DiffuGTSLib.cli.options import examples
 
@@ -62,6 +72,7 @@ app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(s
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
 app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.train)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
+app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)
 

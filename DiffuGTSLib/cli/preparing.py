@@ -1,0 +1,66 @@
+"""`data`: case lists and label maps, made ready for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import OUT, stop_if_asked
+from DiffuGTSLib.cli.evaluating import require_folder
+from DiffuGTSLib.cli.options import examples
+
+EXAMPLES = examples(
+    "Label maps with the tumors of at most 10 mm in radius only, and the list of the cases that have any:",
+    "diffugts data filter-tumors --list real_tumor_train_0.txt --data Task03_Liver --stage early -o liver_early_fold",
+)
+
+app = typer.Typer(
+    help="Case lists and label maps, made ready for training.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=EXAMPLES,
+)
+
+
+@app.callback()
+def _data() -> None:
+    """Case lists and label maps, made ready for training."""
+
+
+@app.command("filter-tumors", epilog=EXAMPLES)
+def filter_tumors(
+    case_list: Annotated[
+        Path, typer.Option("--list", help="Two columns of text, scan and label map, or a Decathlon JSON.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder that the list's paths start from.")],
+    stage: Annotated[
+        Literal["early", "late"], typer.Option("--stage", help="early: radius of at most 10 mm; late: the others.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder of the new label maps and the new list, both as named before."),
+    ],
+) -> None:
+    """Keep the tumors of one stage; the others become organ. Parts of fewer than 8 voxels are no tumors."""
+    require_folder(data, "--data")
+
+    from DiffuGTSLib.training.case_lists import read_decathlon, read_list
+    from DiffuGTSLib.training.tumor_sizes import filter_cases
+
+    if case_list.suffix == ".json":
+        found = read_decathlon(case_list, data)
+        lists = {f"{split}.txt": cases for split, cases in found.items() if cases}
+    else:
+        lists = {case_list.name: read_list(case_list, data)}
+
+    def report(line: str) -> None:
+        stop_if_asked()
+        OUT.print(Text(line), soft_wrap=True)
+
+    for name, cases in lists.items():
+        filtered = filter_cases(cases, stage, output, name, report)
+        kept = sum(bool(staged.kept_mm) for staged in filtered)
+        report(f"{output / name}: {kept} of {len(cases)} cases, {sum(len(s.kept_mm) for s in filtered)} tumors")
