@@ -167,9 +167,8 @@ def historical_keys(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     renamed = {}
     for name, tensor in tensors.items():
-        for prefix in ("module.", "backbone."):
-            name = name.removeprefix(prefix)
-        if name.startswith(_IDLE):
+        bare = name.removeprefix("module.").removeprefix("backbone.")
+        if bare.startswith(_IDLE):
             continue
-        renamed[name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")] = tensor
+        renamed[bare.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")] = tensor
     return renamed

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.segmenter import TrainedSegmenter, class_probs
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.training.segmenter_data import SegmenterSampler, SegmenterScan
+from DiffuGTSLib.training.segmenter_cases import SegmenterScan
+from DiffuGTSLib.training.segmenter_data import SegmenterSampler
 from DiffuGTSLib.training.trainer import TrainingPlan
 
 SCHEDULES = ("warmup_cosine", "cosine_anneal", "none")
@@ -68,43 +68,6 @@ class SegmenterPlan(TrainingPlan):
             return self.learning_rate * (epoch + 1) / warmup
         share = min(1.0, (epoch - warmup) / max(1, epochs - warmup))
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def plan_epochs(
-    epochs: int,
-    cases: int,
-    *,
-    batch: int,
-    processes: int = 1,
-    validate_every: int = 200,
-    warmup_epochs: int = 100,
-    learning_rate: float = 4e-4,
-    weight_decay: float = 1e-5,
-    schedule: str = "warmup_cosine",
-    precision: str = "float32",
-    seed: int = 0,
-) -> SegmenterPlan:
-    """Return DiffTumor's plan; an epoch sees as many windows as there are cases, over all processes.
-
-    Raises:
-        ConfigError: As the plan; or for an epoch count, batch or interval below 1.
-    """
-    for name, value in (("epochs", epochs), ("batch", batch), ("validate_every", validate_every)):
-        if value < 1:
-            raise ConfigError(f"Expected {name} of at least 1, got {value}.")
-    length = max(1, math.ceil(cases / (batch * processes)))
-    return SegmenterPlan(
-        iterations=epochs * length,
-        learning_rate=learning_rate,
-        warmup=min(warmup_epochs, epochs // 2) * length,
-        weight_decay=weight_decay,
-        every=length,
-        checkpoint_every=min(validate_every, epochs) * length,
-        precision=precision,
-        seed=seed,
-        epoch_iterations=length,
-        schedule=schedule,
-    )
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
@@ -165,7 +128,7 @@ class SegmenterRecipe:
         self._trained = TrainedSegmenter(segmenter, grid, side)
         self._sampler = sampler
         self._validation = validation
-        self._best = BestModel(folder)
+        self.best = BestModel(folder)
         self._batch = batch
         self._workers = workers
         self._overlap = overlap
@@ -195,8 +158,8 @@ class SegmenterRecipe:
             tumors.append(dice((found == TUMOR) & scan.known, scan.tumor & scan.known))
             organs.append(dice((found > 0) & scan.known, scan.organ & scan.known))
         tumor_dice = float(np.nanmean(tumors))
-        self._best.offer(self.trainable, tumor_dice)
-        return {"tumor_dice": tumor_dice, "organ_dice": float(np.nanmean(organs)), "best_tumor_dice": self._best.value}
+        self.best.offer(self.trainable, tumor_dice)
+        return {"tumor_dice": tumor_dice, "organ_dice": float(np.nanmean(organs)), "best_tumor_dice": self.best.value}
 
 
 class BestModel:
@@ -227,23 +190,3 @@ class BestModel:
             WeightsError: If there is none, or it is damaged.
         """
         return load_module(Segmenter, self._folder / "best")
-
-
-def scalar_writer(folder: Path) -> Callable[[int, dict[str, float]], None]:
-    """Return a function (iteration, row) that writes every figure for TensorBoard; without that package it does nothing.
-
-    The log as CSV is there in any case.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return lambda iteration, row: None
-    writer: Any = SummaryWriter(str(folder))
-
-    def write(iteration: int, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name != "iteration" and math.isfinite(value):
-                writer.add_scalar(name, value, iteration)
-        writer.flush()
-
-    return write

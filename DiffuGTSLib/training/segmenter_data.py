@@ -1,4 +1,4 @@
-"""What a segmenter is trained on: real cases as they are, and healthy cases into which tumors are painted on the fly.
+"""The windows that a segmenter sees: real cases as they are, and healthy ones into which tumors are painted on the fly.
 
 Follows the approach of DiffTumor, section 1.3 of our description. Windows are painted in native units before they are
 augmented; upstream varies intensities first, so that its contrasts are no longer HU.
@@ -8,130 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR
-from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.backbones.segmenters import BACKGROUND, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.training.data import Crop, TrainingScan, body_mask
-from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_volume, to_canonical
-from DiffuGTSLib.volumes.volume import require_same_grid
-
-SEGMENTER_GRID = CanonicalConfig(
-    spacing_mm=1.0, minimum_side=96, side_multiple=4, ct_knots_hu=(-175.0, 250.0), ct_knots_unit=(0.0, 1.0)
-)
-"""RAS, 1 mm, -175 to 250 HU as 0 to 1, at least 96 voxels a side: what the published segmenters were trained on."""
-
-
-@dataclass(frozen=True, eq=False)
-class SegmenterScan:
-    """One case on the segmenter's grid.
-
-    Attributes:
-        name: Of the case.
-        scan: Image in [0, 1] and geometry.
-        organ: Organ mask (X, Y, Z), its tumors included.
-        tumor: Mask of outlined tumors; all false in a healthy case.
-        known: Where the labels may be learned. Elsewhere a tumor was outlined that this training must not see, or may
-            lie that nobody outlined.
-        places: Where tumors may be painted; all false in a real case.
-        organ_name: The organ whose file says how its tumors look.
-    """
-
-    name: str
-    scan: CanonicalScan
-    organ: NDArray[np.bool_]
-    tumor: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    places: NDArray[np.bool_]
-    organ_name: str
-
-    @property
-    def healthy(self) -> bool:
-        """Whether tumors are painted into it: a real case is never changed."""
-        return bool(self.places.any())
-
-    def labels(self, crop: Crop | None = None) -> NDArray[np.uint8]:
-        """Return the classes (X, Y, Z) of a box, or of the whole scan: 0 background, 1 organ, 2 tumor."""
-        organ, tumor = (array if crop is None else crop.cut(array) for array in (self.organ, self.tumor))
-        labels = np.where(organ, ORGAN, BACKGROUND).astype(np.uint8)
-        labels[tumor] = TUMOR
-        return labels
-
-
-def load_listed(
-    name: str,
-    image: Path,
-    label: Path,
-    organ_name: str,
-    *,
-    healthy: bool,
-    config: CanonicalConfig = SEGMENTER_GRID,
-    modality: str = "CT",
-) -> SegmenterScan:
-    """Read a case of DiffTumor's lists: a scan and its label map on the same grid.
-
-    A real case's labels are 0 background, 1 organ, 2 tumor, 3 cyst (KiTS; counts as organ). A healthy case's are 0 and
-    anything above, which all is organ.
-
-    Raises:
-        InputError: For labels other than these, or no organ at all.
-        GeometryError: If the label map lies on another grid.
-    """
-    volume, labels = read_volume(image), read_volume(label)
-    require_same_grid(volume.geometry, labels.geometry, "label map")
-    strange = np.setdiff1d(np.unique(labels.array), (0, 1, 2, 3))
-    if not healthy and len(strange):
-        raise InputError(
-            f"{label} holds the label {strange[0]:g}; expected 0 background, 1 organ, 2 tumor, 3 cyst.",
-            hint="is it a healthy case? Its label path must contain liver_label, pancreas_label or kidney_label.",
-        )
-    if not (labels.array > 0).any():
-        raise InputError(f"{label} holds no organ: every voxel is 0.", code="empty_mask")
-    scan = to_canonical(volume, config, modality)
-    organ = scan.project(labels.with_array((labels.array > 0).astype(np.uint8))) >= 0.5
-    tumor = np.zeros_like(organ)
-    if not healthy:
-        tumor = scan.project(labels.with_array((labels.array == TUMOR).astype(np.uint8))) >= 0.5
-    known = np.ones_like(organ)
-    return SegmenterScan(name, scan, organ, tumor, known, organ if healthy else ~known, organ_name)
-
-
-def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> list[SegmenterScan]:
-    """Return what a protocol's case shows of some organs.
-
-    With one organ, that is what class 1 means. With several, class 1 is the body, since a protocol's case names only
-    some of its organs.
-
-    Args:
-        case: A CT or MR scan; label maps give nothing.
-        organs: The organs to find tumors in.
-        real: As a real case, with its outlined tumors, or as healthy cases: one for each organ that shows 1 ml of
-            healthy tissue, in which the surroundings of the outlined tumors are unknown.
-    """
-    if case.case.modality == "labels":
-        return []
-    shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
-    if not shown:
-        return []
-    organ = next(iter(shown.values())) if len(organs) == 1 else body_mask(case.scan, depth_mm=6.0)
-    nowhere = np.zeros_like(case.tumor)
-    if real:
-        if not (case.tumor.any() and case.case.organ in organs):
-            return []
-        unmarked = bool(case.case.unmarked_near or case.case.healthy_only_in)
-        known = case.healthy | case.tumor if unmarked else ~nowhere
-        return [SegmenterScan(case.case.name, case.scan, organ, case.tumor, known, nowhere, case.case.organ)]
-    voxel_ml = float(np.prod(case.scan.spacing_mm)) / 1000
-    return [
-        SegmenterScan(f"{case.case.name} {name}", case.scan, organ, nowhere, case.healthy, mask & case.healthy, name)
-        for name, mask in shown.items()
-        if (mask & case.healthy).sum() * voxel_ml >= 1.0
-    ]
+from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
+from DiffuGTSLib.synthesis.painter import Painter, TumorWish, synthesize
+from DiffuGTSLib.training.data import Crop
+from DiffuGTSLib.training.segmenter_cases import SegmenterScan
+from DiffuGTSLib.volumes import Geometry, Volume
 
 
 @dataclass(frozen=True)
@@ -176,8 +64,8 @@ def _drawn(shares: Mapping[str, float], rng: np.random.Generator) -> str:
     return str(rng.choice(list(shares), p=list(shares.values())))
 
 
-class PaintTumors(Protocol):
-    """Paints tumors into a window: made once, used for the whole training."""
+class TumorSource(Protocol):
+    """Paints tumors into windows: made once, used for the whole training."""
 
     def minimum_radius_mm(self, organ_name: str) -> float:
         """Return the radius of the sphere whose volume a healthy window must show of the organ."""
@@ -188,6 +76,47 @@ class PaintTumors(Protocol):
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
         """Return the window in native units with its tumors and their mask, or None where there was no room."""
         ...
+
+
+class PaintedTumors:
+    """The house's painters as a source of tumors.
+
+    The painters may have learned their tumors in another organ than they paint into (DiffTumor's organ_model and
+    organ_type): the organ file is that of the scan.
+
+    Args:
+        early: Paints tiny and small tumors.
+        late: Paints medium and large ones; None: the same painter.
+        specs: Organ name → organ file, where it is not the bundled one of that name.
+    """
+
+    def __init__(
+        self, early: Painter, late: Painter | None = None, specs: Mapping[str, OrganSpec] | None = None
+    ) -> None:
+        self._painters = {"tiny": early, "small": early, "medium": late or early, "large": late or early}
+        self._specs = dict(specs or {})
+
+    def minimum_radius_mm(self, organ_name: str) -> float:
+        """Return the organ file's radius (DiffTumor: liver 30, pancreas 15, kidney 25 mm)."""
+        return self._spec(organ_name).organ_radius_mm
+
+    def paint(
+        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """Return the window with its tumors and their mask, or None where none found a place."""
+        if not places.array.any() or window.array.min() == window.array.max():
+            return None  # a crop beside the organ, or in nothing but air
+        spec = self._spec(organ_name)
+        wish = TumorWish(size if size in spec.sizes else "mix", count)
+        modality = window.modality or "CT"
+        result = synthesize(window, places, spec, wish, self._painters[size], modality=modality, rng=rng)
+        mask = result.tumor.array > 0
+        return (result.image.array, mask) if mask.any() else None
+
+    def _spec(self, organ_name: str) -> OrganSpec:
+        if organ_name not in self._specs:
+            self._specs[organ_name] = organ_spec(organ_name)
+        return self._specs[organ_name]
 
 
 ATTEMPTS = 30
@@ -273,7 +202,7 @@ class SegmenterSampler:
     Args:
         scans: Real and healthy cases.
         side: Window side in voxels.
-        painter: Paints tumors; None leaves every healthy window healthy.
+        source: Paints tumors; None leaves every healthy window healthy.
         chances: See `SynthesisChances`.
         real_share: Share of windows from real cases; None draws every case as often, as DiffTumor does.
         augment: Flip, turn, scale and shift windows.
@@ -286,7 +215,7 @@ class SegmenterSampler:
         self,
         scans: Sequence[SegmenterScan],
         side: int,
-        painter: PaintTumors | None = None,
+        source: TumorSource | None = None,
         chances: SynthesisChances | None = None,
         real_share: float | None = None,
         augment: bool = True,
@@ -302,7 +231,7 @@ class SegmenterSampler:
             )
         self._share = share
         self._side = side
-        self._painter = painter
+        self._source = source
         self._chances = chances or SynthesisChances()
         self._augment = augment
 
@@ -319,21 +248,21 @@ class SegmenterSampler:
         return SegmenterWindow(crop.cut(scan.scan.image), scan.labels(crop), crop.cut(scan.known), "real")
 
     def _healthy_window(self, scan: SegmenterScan, rng: np.random.Generator) -> SegmenterWindow:
-        radius_mm = self._painter.minimum_radius_mm(scan.organ_name) if self._painter else 0.0
+        radius_mm = self._source.minimum_radius_mm(scan.organ_name) if self._source else 0.0
         found = healthy_crop(scan, self._side, radius_mm, rng)
         image, known = found.crop.cut(scan.scan.image), found.crop.cut(scan.known)
         window = SegmenterWindow(image, scan.labels(found.crop), known, "healthy", attempts=found.attempts)
         size = self._chances.draw(rng)
-        if size is None or self._painter is None:
+        if size is None or self._source is None:
             return window
-        return paint_window(window, scan, found.crop, self._painter, (size, self._chances.draw_count(size, rng)), rng)
+        return paint_window(window, scan, found.crop, self._source, (size, self._chances.draw_count(size, rng)), rng)
 
 
 def paint_window(
     window: SegmenterWindow,
     scan: SegmenterScan,
     crop: Crop,
-    painter: PaintTumors,
+    source: TumorSource,
     wish: tuple[str, int],
     rng: np.random.Generator,
 ) -> SegmenterWindow:
@@ -345,23 +274,55 @@ def paint_window(
         window: Cut from `scan` at `crop`.
         scan: Its case.
         crop: Its box.
-        painter: Who paints.
+        source: Who paints.
         wish: Size and number of the tumors.
         rng: Source of randomness.
     """
     size, count = wish
-    matrix = scan.scan.geometry.ijk_to_ras.copy()
-    matrix[:3, 3] = scan.scan.geometry.to_ras(np.array(crop.start))
-    geometry = Geometry(crop.side, matrix)
+    geometry = crop_geometry(scan.scan.geometry, crop)
     native = scan.scan.intensity.to_native(window.image)
     volume = Volume(native, geometry, scan.scan.modality)
     places = Volume(crop.cut(scan.places).astype(np.uint8), geometry)
-    painted = painter.paint(volume, places, scan.organ_name, size, count, rng)
+    painted = source.paint(volume, places, scan.organ_name, size, count, rng)
     if painted is None or not painted[1].any():
         return window
     image = np.where(painted[0] == native, window.image, scan.scan.intensity.to_unit(painted[0]))
     labels = np.where(painted[1], TUMOR, window.labels).astype(np.uint8)
     return replace(window, image=image.astype(np.float32), labels=labels, kind="synthetic", size=size)
+
+
+def painted_windows(
+    scans: Sequence[SegmenterScan], side: int, source: TumorSource, per_scan: int = 6, seed: int = 11
+) -> list[SegmenterScan]:
+    """Return windows of healthy cases with painted tumors that are always the same: to choose a network by.
+
+    Sizes take turns from small to large. A window in which nothing found room is left out.
+    """
+    rng = np.random.default_rng(seed)
+    windows = []
+    for scan in scans:
+        for number in range(per_scan):
+            crop = healthy_crop(scan, side, source.minimum_radius_mm(scan.organ_name), rng).crop
+            window = SegmenterWindow(crop.cut(scan.scan.image), scan.labels(crop), crop.cut(scan.known), "healthy")
+            window = paint_window(window, scan, crop, source, (("small", "medium", "large")[number % 3], 1), rng)
+            if window.kind == "synthetic":
+                windows.append(_as_scan(window, scan, crop))
+    return windows
+
+
+def _as_scan(window: SegmenterWindow, scan: SegmenterScan, crop: Crop) -> SegmenterScan:
+    grid = crop_geometry(scan.scan.geometry, crop)
+    x, y, z = ((0, side) for side in crop.side)
+    seen = replace(scan.scan, image=window.image, geometry=grid, source=grid, inside=(x, y, z))
+    organ, tumor = window.labels > BACKGROUND, window.labels == TUMOR
+    return SegmenterScan(scan.name, seen, organ, tumor, window.known, np.zeros_like(tumor), scan.organ_name)
+
+
+def crop_geometry(geometry: Geometry, crop: Crop) -> Geometry:
+    """Return the grid of a box."""
+    matrix = geometry.ijk_to_ras.copy()
+    matrix[:3, 3] = geometry.to_ras(np.array(crop.start))
+    return Geometry(crop.side, matrix)
 
 
 def augmented(window: SegmenterWindow, rng: np.random.Generator) -> SegmenterWindow:

@@ -1,0 +1,129 @@
+"""Cases that a segmenter is trained on: real ones with outlined tumors, healthy ones that tumors are painted into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR
+from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.training.data import Crop, TrainingScan, body_mask
+from DiffuGTSLib.volumes import CanonicalScan, read_volume, to_canonical
+from DiffuGTSLib.volumes.volume import require_same_grid
+
+SEGMENTER_GRID = CanonicalConfig(
+    spacing_mm=1.0, minimum_side=96, side_multiple=4, ct_knots_hu=(-175.0, 250.0), ct_knots_unit=(0.0, 1.0)
+)
+"""RAS, 1 mm, -175 to 250 HU as 0 to 1, at least 96 voxels a side: what the published segmenters were trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterScan:
+    """One case on the segmenter's grid.
+
+    Attributes:
+        name: Of the case.
+        scan: Image in [0, 1] and geometry.
+        organ: Organ mask (X, Y, Z), its tumors included.
+        tumor: Mask of outlined tumors; all false in a healthy case.
+        known: Where the labels may be learned. Elsewhere a tumor was outlined that this training must not see, or may
+            lie that nobody outlined.
+        places: Where tumors may be painted; all false in a real case.
+        organ_name: The organ whose file says how its tumors look.
+    """
+
+    name: str
+    scan: CanonicalScan
+    organ: NDArray[np.bool_]
+    tumor: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    places: NDArray[np.bool_]
+    organ_name: str
+
+    @property
+    def healthy(self) -> bool:
+        """Whether tumors are painted into it: a real case is never changed."""
+        return bool(self.places.any())
+
+    def labels(self, crop: Crop | None = None) -> NDArray[np.uint8]:
+        """Return the classes (X, Y, Z) of a box, or of the whole scan: 0 background, 1 organ, 2 tumor."""
+        organ, tumor = (array if crop is None else crop.cut(array) for array in (self.organ, self.tumor))
+        labels = np.where(organ, ORGAN, BACKGROUND).astype(np.uint8)
+        labels[tumor] = TUMOR
+        return labels
+
+
+def load_listed(
+    name: str,
+    image: Path,
+    label: Path,
+    organ_name: str,
+    *,
+    healthy: bool,
+    config: CanonicalConfig = SEGMENTER_GRID,
+    modality: str = "CT",
+) -> SegmenterScan:
+    """Read a case of DiffTumor's lists: a scan and its label map on the same grid.
+
+    A real case's labels are 0 background, 1 organ, 2 tumor, 3 cyst (KiTS; counts as organ). A healthy case's are 0 and
+    anything above, which all is organ.
+
+    Raises:
+        InputError: For labels other than these, or no organ at all.
+        GeometryError: If the label map lies on another grid.
+    """
+    volume, labels = read_volume(image), read_volume(label)
+    require_same_grid(volume.geometry, labels.geometry, "label map")
+    strange = np.setdiff1d(np.unique(labels.array), (0, 1, 2, 3))
+    if not healthy and len(strange):
+        raise InputError(
+            f"{label} holds the label {strange[0]:g}; expected 0 background, 1 organ, 2 tumor, 3 cyst.",
+            hint="is it a healthy case? Its label path must contain liver_label, pancreas_label or kidney_label.",
+        )
+    if not (labels.array > 0).any():
+        raise InputError(f"{label} holds no organ: every voxel is 0.", code="empty_mask")
+    scan = to_canonical(volume, config, modality)
+    organ = scan.project(labels.with_array((labels.array > 0).astype(np.uint8))) >= 0.5
+    tumor = np.zeros_like(organ)
+    if not healthy:
+        tumor = scan.project(labels.with_array((labels.array == TUMOR).astype(np.uint8))) >= 0.5
+    known = np.ones_like(organ)
+    return SegmenterScan(name, scan, organ, tumor, known, organ if healthy else ~known, organ_name)
+
+
+def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> list[SegmenterScan]:
+    """Return what a protocol's case shows of some organs.
+
+    With one organ, that is what class 1 means. With several, class 1 is the body, since a protocol's case names only
+    some of its organs.
+
+    Args:
+        case: A CT or MR scan; label maps give nothing.
+        organs: The organs to find tumors in.
+        real: As a real case, with its outlined tumors, or as healthy cases: one for each organ that shows 1 ml of
+            healthy tissue, in which the surroundings of the outlined tumors are unknown.
+    """
+    if case.case.modality == "labels":
+        return []
+    shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
+    if not shown:
+        return []
+    organ = next(iter(shown.values())) if len(organs) == 1 else body_mask(case.scan, depth_mm=6.0)
+    nowhere = np.zeros_like(case.tumor)
+    if real:
+        if not (case.tumor.any() and case.case.organ in organs):
+            return []
+        unmarked = bool(case.case.unmarked_near or case.case.healthy_only_in)
+        known = case.healthy | case.tumor if unmarked else ~nowhere
+        return [SegmenterScan(case.case.name, case.scan, organ, case.tumor, known, nowhere, case.case.organ)]
+    voxel_ml = float(np.prod(case.scan.spacing_mm)) / 1000
+    return [
+        SegmenterScan(f"{case.case.name} {name}", case.scan, organ, nowhere, case.healthy, mask & case.healthy, name)
+        for name, mask in shown.items()
+        if (mask & case.healthy).sum() * voxel_ml >= 1.0
+    ]

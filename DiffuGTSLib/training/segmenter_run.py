@@ -1,0 +1,259 @@
+"""Train a segmenter: from a protocol or from lists of cases, into `RUN/segmenter`.
+
+`RUN/segmenter/model` holds the network that was best by tumor Dice, with the grid that it was trained on;
+`RUN/segmenter` the log, the checkpoint and what resumes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from DiffuGTSLib.backbones.segmenters import Segmenter
+from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
+from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
+from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
+from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
+from DiffuGTSLib.synthesis.painter import Painter
+from DiffuGTSLib.training.distributed import rank, world_size
+from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe
+from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol
+from DiffuGTSLib.training.segmenter_data import (
+    PaintedTumors,
+    SegmenterSampler,
+    SynthesisChances,
+    TumorSource,
+    painted_windows,
+)
+from DiffuGTSLib.training.trainer import TrainingPlan
+
+Painters = tuple[Painter, Painter]
+"""Of early (tiny, small) and of later (medium, large) tumors."""
+
+
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """A segmenter's own choices; the defaults are DiffTumor's.
+
+    Attributes:
+        model: "unet", "nnunet" or "swin_unetr".
+        channels: Of "unet" and "nnunet", as in "16,32,64,128,256"; empty takes the published ones.
+        swin_type: "tiny", "small" or "base".
+        organs: Organs whose tumors are looked for, separated by commas.
+        organ_model: Organ whose tumors a trained painter paints; empty: the same organ.
+        painter: "handcrafted", "recipe" (SyntheticTumors), "latent" (needs `painter_folder`), or "none".
+        painter_folder: Converted weights of the latent painter.
+        synthesis_rate: Share of healthy windows that are painted into.
+        tiny: Share of tiny tumors among the painted ones; likewise the next three, which together make 1.
+        small: Likewise.
+        medium: Likewise.
+        large: Likewise.
+        real_share: Share of windows from cases with outlined tumors. -1: as many as there are; 0: painted tumors only.
+        window: Side in voxels.
+        batch: Windows a step in each process.
+        workers: Threads that draw windows.
+        learning_rate: Peak.
+        weight_decay: AdamW's.
+        warmup_epochs: Epochs of rise.
+        validate_every: Epochs between validations and checkpoints.
+        schedule: "warmup_cosine", "cosine_anneal" or "none".
+        overlap: Of the windows of the validation.
+        spacing_mm: Voxel size.
+        low_hu: HU that become 0.
+        high_hu: HU that become 1.
+        working_grid: Use the grid of the preset `mini` instead of these three.
+    """
+
+    model: str = "unet"
+    channels: str = ""
+    swin_type: str = "base"
+    organs: str = "liver"
+    organ_model: str = ""
+    painter: str = "handcrafted"
+    painter_folder: str = ""
+    synthesis_rate: float = 0.5
+    tiny: float = 0.4
+    small: float = 0.4
+    medium: float = 0.1
+    large: float = 0.1
+    real_share: float = -1.0
+    window: int = 96
+    batch: int = 1
+    workers: int = 0
+    learning_rate: float = 4e-4
+    weight_decay: float = 1e-5
+    warmup_epochs: int = 100
+    validate_every: int = 200
+    schedule: str = "warmup_cosine"
+    overlap: float = 0.5
+    spacing_mm: float = 1.0
+    low_hu: float = -175.0
+    high_hu: float = 250.0
+    working_grid: bool = False
+
+    @property
+    def organ_names(self) -> tuple[str, ...]:
+        """The organs, one by one."""
+        return tuple(name.strip() for name in self.organs.split(",") if name.strip())
+
+    @property
+    def chances(self) -> SynthesisChances:
+        """How often what is painted."""
+        early = self.tiny + self.small
+        shares = {"tiny": self.tiny / early, "small": self.small / early} if early else {"tiny": 0.5, "small": 0.5}
+        stages = {"early": early, "medium": self.medium, "large": self.large}
+        return SynthesisChances(self.synthesis_rate, stages, shares)
+
+    def grid(self, mini: CanonicalConfig | None = None) -> CanonicalConfig:
+        """Return the grid that scans are brought to; `mini` is the preset's."""
+        if self.working_grid and mini is not None:
+            return replace(mini, minimum_side=max(mini.minimum_side, 32 * math.ceil(self.window / 32)))
+        return replace(
+            SEGMENTER_GRID, spacing_mm=self.spacing_mm, ct_knots_hu=(self.low_hu, self.high_hu),
+            minimum_side=32 * math.ceil(self.window / 32),
+        )  # fmt: skip
+
+
+def build_segmenter(options: SegmenterOptions) -> Segmenter:
+    """Build the network of some options.
+
+    Raises:
+        ConfigError: As `Segmenter`; or channels that are no whole numbers, or a window that the network cannot halve.
+    """
+    try:
+        channels = tuple(int(word) for word in options.channels.split(",") if word.strip())
+    except ValueError:
+        raise ConfigError(f"channels: expected whole numbers as in 16,32,64, got '{options.channels}'.") from None
+    segmenter: Segmenter = Segmenter(options.model, channels=channels, swin_type=options.swin_type)
+    if options.window < 1 or options.window % segmenter.side_multiple:
+        raise ConfigError(
+            f"window: expected a multiple of {segmenter.side_multiple} for {options.model}, got {options.window}."
+        )
+    return segmenter
+
+
+def build_source(options: SegmenterOptions, device: torch.device) -> TumorSource | None:
+    """Make the painters of some options, once for the whole training; None for "none".
+
+    Raises:
+        ConfigError: Unknown painter or organ, or a latent painter without its folder.
+        WeightsError: If its weights cannot be used.
+    """
+    known: Mapping[str, Callable[[], Painters]] = {
+        "handcrafted": lambda: (HandcraftedPainter(), HandcraftedPainter()),
+        "recipe": lambda: (RecipePainter(), RecipePainter()),
+        "latent": lambda: latent_painters(options, device),
+    }
+    if options.painter == "none":
+        return None
+    if options.painter not in known:
+        raise ConfigError(
+            f"painter: unknown painter '{options.painter}'.", hint=did_you_mean(options.painter, [*known, "none"])
+        )
+    specs: dict[str, OrganSpec] = {name: organ_spec(name) for name in options.organ_names}
+    early, late = known[options.painter]()
+    return PaintedTumors(early, late, specs)
+
+
+def latent_painters(options: SegmenterOptions, device: torch.device) -> Painters:
+    """Read the painters that a diffusion model learned in `organ_model`.
+
+    Raises:
+        ConfigError: Without a folder.
+    """
+    raise ConfigError(
+        f"painter: 'latent' needs painter_folder, got '{options.painter_folder}'.",
+        hint="convert the published files first, or use --set painter=handcrafted.",
+    )
+
+
+def train_segmenter(
+    train_scans: Sequence[SegmenterScan],
+    validation: Sequence[SegmenterScan],
+    options: SegmenterOptions,
+    plan: TrainingPlan,
+    job: Job,
+) -> None:
+    """Train on some cases, choose the best network by tumor Dice, and write it with its grid.
+
+    Where no real case is trained on, the best is chosen by tumors that are painted into the validation scans, once and
+    for all: nobody's outlines are needed.
+
+    Args:
+        train_scans: Real and healthy cases.
+        validation: Likewise, of other patients.
+        options: See `SegmenterOptions`.
+        plan: How long, how precise, from which seed; learning rate, decay and intervals come from the options.
+        job: Where to, on what, and who is told.
+
+    Raises:
+        InputError: Without cases to train on or to choose by.
+    """
+    grid = options.grid(job.config.canonical)
+    source = build_source(options, job.device)
+    share = None if options.real_share < 0 else options.real_share
+    sampler = SegmenterSampler(train_scans, options.window, source, options.chances, share)
+    judged = [scan for scan in validation if scan.tumor.any()] if share != 0 else []
+    if not judged and source is not None:
+        judged = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
+    network = build_segmenter(options).to(job.device)
+    folder = job.output / "segmenter"
+    recipe = SegmenterRecipe(
+        network, grid, sampler, judged, folder, side=options.window, batch=options.batch, workers=options.workers,
+        overlap=options.overlap,
+    )  # fmt: skip
+    job.report(
+        f"segmenter: {sum(not scan.healthy for scan in train_scans)} real and "
+        f"{sum(scan.healthy for scan in train_scans)} healthy cases; the best is chosen on {len(judged)} scans or windows"
+    )
+    job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
+    if rank() == 0:
+        best = recipe.best.load() if recipe.best.value >= 0 else network
+        save_segmenter(TrainedSegmenter(best.cpu(), grid, options.window), folder / "model")
+
+
+def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> SegmenterPlan:
+    """Lay epochs over a plan: an epoch sees as many windows as there are cases, over all processes."""
+    length = max(1, math.ceil(cases / (options.batch * world_size())))
+    validate_every = min(options.validate_every, max(1, plan.iterations // length))
+    return SegmenterPlan(
+        iterations=plan.iterations, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
+        warmup=min(options.warmup_epochs * length, plan.iterations // 2), every=length,
+        checkpoint_every=validate_every * length, precision=plan.precision, seed=plan.seed,
+        tensorboard=plan.tensorboard, epoch_iterations=length, schedule=options.schedule,
+    )  # fmt: skip
+
+
+def _train(job: Job) -> None:
+    options: SegmenterOptions = job.options
+    real = options.real_share != 0
+    scans = {
+        split: [
+            scan
+            for case in loaded
+            for scan in (from_protocol(case, options.organ_names, real=True) if real else [])
+            or from_protocol(case, options.organ_names, real=False)
+        ]
+        for split, loaded in job.scans.items()
+    }
+    if not scans["train"]:
+        raise InputError(
+            f"No training case of the protocol shows {' or '.join(options.organ_names) or 'an organ'}.",
+            hint="name other organs: --set organs=liver,lung.",
+        )
+    train_segmenter(scans["train"], scans["validation"], options, job.plan, job)
+
+
+def _grid(options: SegmenterOptions) -> CanonicalConfig:
+    from DiffuGTSLib.config import load_config
+
+    return options.grid(load_config("mini").canonical)
+
+
+PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"))
+"""What `diffugts train segmenter` trains."""
