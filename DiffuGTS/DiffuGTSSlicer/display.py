@@ -21,6 +21,10 @@ INFERNO = "vtkMRMLColorTableNodeFileInferno.txt"
 OWN_COLORS = "DiffuGTS heat"
 """The table that stands in where Slicer's own is missing."""
 RESIDUAL_THRESHOLD = 0.1
+LEGEND_SIZE = (0.08, 0.6)
+"""Width and height of a color bar, as shares of the view."""
+OUTLINE_PX = 2
+CONTEXT_OPACITY = 0.2
 SYNTHETIC = "DiffuGTS.Synthetic"
 """Attribute of images that no scanner has made."""
 LAYOUTS = {
@@ -39,6 +43,8 @@ _HEAT = (
 )
 """Position, red, green, blue: dark to light, so that it reads without color vision too."""
 _LEFT, _RIGHT = "Red", "Yellow"
+_CONTEXT = "DiffuGTS.Context"
+"""Attribute of the organ's segmentation: whether it was shown in 3D before, its opacity, its segment."""
 _BEFORE = "DiffuGTS.Before"
 """Attribute of the nodes of the right view: what to restore when the comparison ends."""
 
@@ -48,7 +54,7 @@ _BEFORE = "DiffuGTS.Before"
 
 def showAova(volumeNode: Any, threshold: float) -> None:
     """Style an AOVA map: colors for 0 to 1, and the anatomy where abnormal attention is below the threshold."""
-    _showMap(volumeNode, threshold, _("Abnormal attention"))
+    _showMap(volumeNode, threshold, _("AOVA"))
 
 
 def showResidual(volumeNode: Any) -> None:
@@ -99,7 +105,10 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
         legend = logic.AddDefaultColorLegendDisplayNode(volumeNode)
     legend.SetTitleText(volumeNode.GetAttribute("DiffuGTS.Legend") or volumeNode.GetName())
     legend.SetLabelFormat("%.1f")
-    legend.SetNumberOfLabels(5)
+    legend.SetNumberOfLabels(6)  # 0, 0.2, … 1: what stands there is what it is
+    legend.SetSize(*LEGEND_SIZE)
+    for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
+        text.SetFontFamilyToArial()
     legend.SetVisibility(visible)
 
 
@@ -115,13 +124,48 @@ def styleSegmentation(segmentationNode: Any, fill: float = 0.0) -> None:
     display.SetOpacity2DFill(fill)
     display.SetVisibility2DOutline(True)
     display.SetOpacity2DOutline(1.0)
+    display.SetSliceIntersectionThickness(OUTLINE_PX)
+
+
+def showSegments(segmentationNode: Any, visible: bool) -> None:
+    """Show or hide a segmentation in every view."""
+    if segmentationNode.GetDisplayNode() is None:
+        styleSegmentation(segmentationNode)
+    segmentationNode.GetDisplayNode().SetVisibility(visible)
 
 
 def show3D(segmentationNode: Any, visible: bool) -> bool:
-    """Show or hide the segments as surfaces; say whether there is any surface to show."""
-    made = bool(segmentationNode.CreateClosedSurfaceRepresentation()) if visible else True
+    """Show or hide the segments as surfaces; say whether there is any surface to show.
+
+    The 3D views of the layout turn to what is there to be seen.
+    """
+    made = True
+    if visible:
+        made = _holdsAnything(segmentationNode) and bool(segmentationNode.CreateClosedSurfaceRepresentation())
     segmentationNode.GetDisplayNode().SetVisibility3D(visible)
+    manager = slicer.app.layoutManager()
+    if visible and made and manager is not None:
+        for index in range(manager.threeDViewCount):
+            manager.threeDWidget(index).threeDView().resetFocalPoint()
     return made
+
+
+def showContext3D(segmentationNode: Any, segmentId: str, visible: bool) -> None:
+    """Show the organ around a tumor as a pale surface, or take that back; what the user made visible stays."""
+    display = segmentationNode.GetDisplayNode()
+    if display is None:
+        return
+    before = segmentationNode.GetAttribute(_CONTEXT)
+    if visible and before is None and segmentationNode.CreateClosedSurfaceRepresentation():
+        shown = int(display.GetVisibility3D())
+        segmentationNode.SetAttribute(_CONTEXT, f"{shown} {display.GetSegmentOpacity3D(segmentId)} {segmentId}")
+        display.SetSegmentOpacity3D(segmentId, CONTEXT_OPACITY)
+        display.SetVisibility3D(True)
+    elif not visible and before is not None:
+        shown, opacity, known = before.split(" ", 2)
+        display.SetSegmentOpacity3D(known, float(opacity))
+        display.SetVisibility3D(bool(int(shown)))
+        segmentationNode.RemoveAttribute(_CONTEXT)
 
 
 # --- Layers and views
@@ -204,6 +248,12 @@ def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
     display.SetWindowLevelMinMax(0.0, 1.0)
     display.InterpolateOn()
     setThreshold(volumeNode, threshold)
+
+
+def _holdsAnything(segmentationNode: Any) -> bool:
+    bounds = [0.0] * 6
+    segmentationNode.GetBounds(bounds)
+    return bounds[0] <= bounds[1]
 
 
 def _heat() -> Any:

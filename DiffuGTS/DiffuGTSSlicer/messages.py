@@ -8,6 +8,9 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError
 
+SELF_EXPLAINING = ("dicom", "batch_case")
+"""Codes whose message names a next step for each of its points."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -33,6 +36,8 @@ class Failure:
 def failureOf(code: str, message: str, hint: str = "", detail: str = "") -> Failure:
     """Return a failure with the next step of its code; the library's own hint where the panel knows no better."""
     steps = nextSteps()
+    if code in SELF_EXPLAINING:
+        return Failure(code, message, "", detail)
     if "--" in hint or "diffugts " in hint:  # meant for the command line
         hint = ""
     step = steps.get(code) or (_("Next step: {hint}").format(hint=hint) if hint else steps["error"])

@@ -15,13 +15,16 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_advanced import AdvancedSection
-from DiffuGTSSlicer.panel_handoff import HandOffSection, RefineSection
+from DiffuGTSSlicer.panel_batch import BatchSection
+from DiffuGTSSlicer.panel_handoff import HandOffSection
 from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
+from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
-from DiffuGTSSlicer.panel_run import RunSection
+from DiffuGTSSlicer.panel_run import RunSection, keepInState
 from DiffuGTSSlicer.panel_setup import SetupSection
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
+from DiffuGTSSlicer.run import Run
 
 
 class Panel(VTKObservationMixin):
@@ -42,9 +45,11 @@ class Panel(VTKObservationMixin):
         self.review = ReviewSection(self)
         self.refine = RefineSection(self)
         self.handOff = HandOffSection(self)
+        self.batch = BatchSection(self)
         self.advanced = AdvancedSection(self)
         self.sections = (
-            self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.advanced,
+            self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.batch,
+            self.advanced,
         )  # fmt: skip
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
@@ -140,11 +145,30 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onEvent(self, event: dict[str, Any]) -> None:
+        # A batch's cases go by without taking over what is being reviewed; a click on one of them does.
+        isOfBatch = self.logic.run is not None and self.batch.concerns(self.logic.run)
+        listeners = (self.setup, self.advanced) if isOfBatch else self.sections
         with self.held():
-            for section in self.sections:
+            for section in listeners:
                 section.onEvent(event)
         if event["event"] != "stage":
             self.refresh()
+
+    def showRun(self, run: Run) -> None:
+        """Review another run: its scan, its maps, its findings."""
+        state = self.parameterNode
+        with self.held():
+            for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
+                setattr(state, name, None)
+            state.candidateSegmentId = state.tumorSegmentId = ""
+            state.inputVolume = state.resultVolume = run.scanNode
+            for kind, node in run.nodes.items():
+                if slicer.mrmlScene.IsNodePresent(node):
+                    keepInState(state, run, kind)
+            state.outcome = run.outcome
+            for section in self.sections:
+                section.forget()
+        self.refresh()
 
     def showFailure(self, failure: Failure) -> None:
         """Say what went wrong and what to do next, in the panel: no box in the way."""

@@ -14,11 +14,16 @@ from DiffuGTSSlicer.messages import Failure, failureOfError
 
 
 class Section:
-    """One part of the panel. Its widgets are `ui`'s; what it changes goes through the panel."""
+    """One part of the panel. Its widgets are `ui`'s; what it changes goes through the panel.
+
+    Attributes:
+        messageLabel: Where it says what went wrong, so that it is read where the click was; None: under Run.
+    """
 
     def __init__(self, panel: Any) -> None:
         self.panel = panel
         self.ui = panel.ui
+        self.messageLabel: Any = None
 
     @property
     def state(self) -> Any:
@@ -36,8 +41,25 @@ class Section:
     def onEvent(self, event: dict[str, Any]) -> None:
         """Hear what the worker said."""
 
+    def forget(self) -> None:
+        """Show everything anew in the next `refresh`: the result is another one."""
+
     def close(self) -> None:
         """Let go of timers."""
+
+    def showFailure(self, failure: Failure) -> None:
+        """Say what went wrong and what to do next."""
+        if self.messageLabel is None:
+            self.panel.showFailure(failure)
+            return
+        logging.error("DiffuGTS: %s: %s", failure.code, failure.message)
+        self.tell(failure.text())
+
+    def tell(self, text: str) -> None:
+        """Show a message of this section's own, or none."""
+        if self.messageLabel is not None:
+            self.messageLabel.setText(text)
+            self.messageLabel.setVisible(bool(text))
 
 
 def door(slot: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,14 +67,15 @@ def door(slot: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(slot)
     def guarded(section: Any, *arguments: Any) -> Any:
+        section.tell("")
         try:
             return slot(section, *arguments)
         except DiffuGTSError as error:
-            section.panel.showFailure(failureOfError(error))
+            section.showFailure(failureOfError(error))
         except Exception as error:  # the panel is one of the three doors
             logging.exception("DiffuGTS: %s", slot.__name__)
             words = _("Something unexpected went wrong: {error}").format(error=f"{type(error).__name__}: {error}")
-            section.panel.showFailure(Failure("error", words, _("Copy the log and report it.")))
+            section.showFailure(Failure("error", words, _("Copy the log and report it.")))
         return None
 
     return guarded

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.parameters import applyOrgan, promptFault
+from DiffuGTSSlicer.region import fitRoi, newRoi
 
 OWN_SENTENCES = ""
 
@@ -21,6 +25,7 @@ class InputsSection(Section):
         modalities = [("", _("Guess from the scan")), ("CT", _("CT")), ("MR", _("MR"))]
         self._modality = ChoiceBox(self.ui.modalityComboBox, modalities, self._chooseModality)
         self._segment = ChoiceBox(self.ui.organSegmentComboBox, [], self._chooseSegment)
+        self.ui.fitRoiButton.connect("clicked()", self.onFitRoi)
 
     def refresh(self) -> None:
         """Show modality and segments."""
@@ -39,6 +44,10 @@ class InputsSection(Section):
             if state.organSegmentId != wish:
                 state.organSegmentId = wish
         self._segment.show(state.organSegmentId)
+        ui = self.ui
+        ui.fitRoiButton.enabled = state.inputVolume is not None
+        ui.fitRoiButton.setText(_("Fit to organ") if segments else _("Fit to scan"))
+        ui.fitMarginSpinBox.enabled = bool(segments)
 
     def _segments(self) -> list[tuple[str, str]]:
         node = self.state.organSegmentation
@@ -60,6 +69,23 @@ class InputsSection(Section):
     def _chooseSegment(self, segmentId: str) -> None:
         if self.state is not None:
             self.state.organSegmentId = segmentId
+
+    @door
+    def onFitRoi(self) -> None:
+        """Put the region of interest around the organ, or the whole scan; make one where there is none."""
+        logging.info("DiffuGTS: fit region of interest")
+        state = self.state
+        isNew = state.roi is None
+        roi = newRoi(state.inputVolume) if isNew else state.roi
+        try:
+            fitRoi(
+                roi, state.inputVolume, state.organSegmentation, state.organSegmentId, self.ui.fitMarginSpinBox.value
+            )
+        except DiffuGTSError:
+            if isNew:
+                slicer.mrmlScene.RemoveNode(roi)
+            raise
+        state.roi = roi
 
 
 class PromptsSection(Section):

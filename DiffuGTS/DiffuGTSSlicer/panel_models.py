@@ -1,7 +1,9 @@
-"""The window of models: every preset, whether its model is there, and a folder of the user's own."""
+"""The window of models: what is there, its size, license and checksums; folders of the user's own come and go."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,91 +11,229 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from DiffuGTSLib.config import Config, load_config, presets
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.config import load_config, presets
+from DiffuGTSLib.errors import WeightsError
+from DiffuGTSSlicer import model_folders
+from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, setSetting, setting
+
+TICK_MS = 1
 
 
-def modelFolder(config: Config) -> Path | None:
-    """Return where a configuration's model lies, None where it is not there."""
-    if config.backbone.folder:
-        folder = Path(config.backbone.folder)
-        return folder if folder.is_dir() else None
+def ownFolders() -> list[str]:
+    """Return the model folders that the user has added on this computer."""
     try:
-        return resource_path("Models", config.backbone.name)
-    except InputError:
-        return None
+        folders = json.loads(setting(MODEL_FOLDERS_KEY) or "[]")
+    except ValueError:
+        folders = []
+    chosen = setting(MODEL_FOLDER_KEY)
+    return [str(each) for each in folders] + ([chosen] if chosen and chosen not in folders else [])
 
 
 class ModelsWindow:
-    """A dialog that does not block; `onFolder` is told a folder, or "" for the preset's own, and may refuse it."""
+    """A dialog that does not block.
 
-    def __init__(self, parent: Any, ownFolder: Callable[[], str], onFolder: Callable[[str], None]) -> None:
-        self._ownFolder, self._onFolder = ownFolder, onFolder
+    Attributes:
+        onUse: Told a folder of the user's own, or "" and the preset whose own model is to be used.
+    """
+
+    def __init__(self, parent: Any, onUse: Callable[[str, str], None]) -> None:
+        self.onUse = onUse
+        self._rows: list[tuple[str, Path | None, bool]] = []
+        """Preset or folder name, folder, whether it is the user's own."""
+        self._verdicts: dict[Path, str] = {}
+        self._check: Any = None
+        self._checked: Path | None = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.connect("timeout()", self._continueCheck)
         self.dialog = qt.QDialog(parent)
         self.dialog.setObjectName("modelsDialog")
         self.dialog.setWindowTitle(_("DiffuGTS models"))
-        self.dialog.resize(640, 320)
-        self.label = qt.QLabel()
-        self.label.setWordWrap(True)
-        self.table = self._table()
+        self.dialog.resize(720, 340)
+        self.dialog.connect("finished(int)", self.close)
+        self.table = self._makeTable()
+        self.label = self._makeLabel("modelsMessageLabel", "")
+        note = _(
+            "This version downloads nothing. Published weights are converted on this computer and added here as a "
+            "folder; read their license before you use them."
+        )
         layout = qt.QVBoxLayout(self.dialog)
-        layout.addWidget(self.table)
-        layout.addWidget(self.label)
-        layout.addLayout(self._buttons())
-        self._tell()
+        for widget in (self.table, self.label, self._makeLabel("modelsNoteLabel", note)):
+            layout.addWidget(widget)
+        layout.addLayout(self._makeButtons())
+        self.fill()
 
     def show(self) -> None:
         """Open the window."""
         self.dialog.open()
 
-    def take(self, folder: str) -> None:
-        """Use a model folder of the user's own; empty: the preset's."""
+    def close(self, _result: int = 0) -> None:
+        """Stop what is under way."""
+        self._timer.stop()
+        self._check = None
+
+    @property
+    def isChecking(self) -> bool:
+        """Whether checksums are being compared."""
+        return self._check is not None
+
+    # What is there
+
+    def fill(self) -> None:
+        """Show every model again."""
+        self._rows = [(name, model_folders.modelFolder(load_config(name)), False) for name in presets()]
+        self._rows += [(Path(each).name, Path(each), True) for each in ownFolders()]
+        described, chosen = presets(), setting(MODEL_FOLDER_KEY)
+        self.table.setRowCount(len(self._rows))
+        for row, (name, folder, isOwn) in enumerate(self._rows):
+            isThere = folder is not None and folder.is_dir()
+            values = (
+                name,
+                model_folders.sizeText(model_folders.sizeBytes(folder)) if isThere else "",
+                (model_folders.licenseOf(folder) or _("not stated")) if isThere else "",
+                self._verdicts.get(folder, _("not checked")) if isThere else "",
+                str(folder) if isThere else _("not installed"),
+            )
+            tip = described.get(name, "") if not isOwn else _("A model folder of your own.")
+            if isOwn and str(folder) == chosen:
+                tip = _("In use instead of the preset's own model.")
+            for column, text in enumerate(values):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(tip if column == 0 else text)
+                self.table.setItem(row, column, item)
+        self.table.resizeColumnsToContents()
+        self._offer()
+
+    def _offer(self) -> None:
+        """Enable what can be done with the chosen row."""
+        row = self._row()
+        isThere = row is not None and row[1] is not None and row[1].is_dir()
+        self.useButton.enabled = isThere
+        self.checkButton.enabled = isThere and not self.isChecking
+        self.removeButton.enabled = row is not None and row[2]
+
+    def _row(self) -> tuple[str, Path | None, bool] | None:
+        index = self.table.currentRow()
+        return self._rows[index] if 0 <= index < len(self._rows) else None
+
+    # What can be done
+
+    def add(self, folder: str) -> None:
+        """Take up a model folder of the user's own; what holds no model is refused."""
+        logging.info("DiffuGTS: add model folder")
         try:
-            self._onFolder(folder)
-        except InputError as error:
+            model_folders.requireModel(Path(folder))
+        except WeightsError as error:
             self.label.setText(str(error))
             return
-        self._tell()
+        folders = ownFolders()
+        if folder not in folders:
+            setSetting(MODEL_FOLDERS_KEY, json.dumps([*folders, folder]))
+        self.label.setText(_("{folder} was added. Choose it and press Use.").format(folder=folder))
+        self.fill()
+        self.table.setCurrentCell([str(each[1]) for each in self._rows].index(folder), 0)
 
-    @staticmethod
-    def _table() -> Any:
+    def use(self) -> None:
+        """Use the chosen model from the next run on."""
+        row = self._row()
+        if row is None or row[1] is None:
+            return
+        logging.info("DiffuGTS: use model %s", row[0])
+        self.onUse(str(row[1]) if row[2] else "", "" if row[2] else row[0])
+        self.label.setText(_("{name} is used from the next run on.").format(name=row[0]))
+        self.fill()
+
+    def remove(self) -> None:
+        """Forget a folder of the user's own; its files stay."""
+        row = self._row()
+        if row is None or not row[2]:
+            return
+        logging.info("DiffuGTS: remove model folder")
+        folder = str(row[1])
+        setSetting(MODEL_FOLDERS_KEY, json.dumps([each for each in ownFolders() if each != folder]))
+        if setting(MODEL_FOLDER_KEY) == folder:
+            self.onUse("", "")
+        self.label.setText(_("{folder} is no longer listed; its files are still there.").format(folder=folder))
+        self.fill()
+
+    def check(self) -> None:
+        """Begin to compare the chosen model's files with their checksums."""
+        row = self._row()
+        if row is None or row[1] is None or self.isChecking:
+            return
+        logging.info("DiffuGTS: check model %s", row[0])
+        self._check, self._checked = model_folders.checking(row[1]), row[1]
+        self._offer()
+        self._timer.start()
+
+    def _continueCheck(self) -> None:
+        if self._check is None:
+            return
+        try:
+            share = next(self._check)
+        except StopIteration as end:
+            self._timer.stop()
+            self._check = None
+            self._verdicts[self._checked] = _("damaged") if end.value else _("verified")
+            self.label.setText("\n".join(end.value) or _("Every file is the published one."))
+            self.fill()
+        except OSError as error:
+            self._timer.stop()
+            self._check = None
+            self.label.setText(_("A file cannot be read: {error}").format(error=error))
+            self._offer()
+        else:
+            self.label.setText(_("Comparing checksums: {percent} %").format(percent=round(100 * share)))
+
+    # Widgets
+
+    def _makeTable(self) -> Any:
         table = qt.QTableWidget()
-        table.setColumnCount(3)
-        table.setHorizontalHeaderLabels([_("Preset"), _("Model"), _("Description")])
+        table.setObjectName("modelsTable")
+        table.setToolTip(_("Models on this computer, and those that a preset asks for."))
+        table.setColumnCount(5)
+        table.setHorizontalHeaderLabels([_("Model"), _("Size"), _("License"), _("Checksums"), _("Folder")])
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
-        described = presets()
-        table.setRowCount(len(described))
-        for row, (name, description) in enumerate(described.items()):
-            folder = modelFolder(load_config(name))
-            there = _("not installed") if folder is None else str(folder)
-            for column, text in enumerate((name, there, description)):
-                table.setItem(row, column, qt.QTableWidgetItem(text))
-        table.resizeColumnsToContents()
+        table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        table.connect("itemSelectionChanged()", self._offer)
         return table
 
-    def _buttons(self) -> Any:
+    @staticmethod
+    def _makeLabel(name: str, text: str) -> Any:
+        label = qt.QLabel()
+        label.setObjectName(name)
+        label.setWordWrap(True)
+        label.setText(text)
+        return label
+
+    def _makeButtons(self) -> Any:
         row = qt.QHBoxLayout()
-        for text, slot in (
-            (_("Choose a folder…"), self._ask),
-            (_("Use the preset's"), self._takeNone),
-            (_("Close"), self._close),
-        ):
-            button = qt.QPushButton(text)
-            button.connect("clicked()", slot)
+        self.addButton, self.useButton, self.checkButton, self.removeButton, closeButton = (
+            self._makeButton(*each)
+            for each in (
+                (_("&Add a folder…"), _("Choose a model folder on this computer."), self._ask),
+                (_("&Use"), _("Use the chosen model from the next run on."), self.use),
+                (_("C&heck files"), _("Compare every weight file with its published SHA-256."), self.check),
+                (_("&Remove"), _("Take a folder of your own off this list. Its files stay on the disk."), self.remove),
+                (_("&Close"), _("Close this window."), self._accept),
+            )
+        )
+        for button in (self.addButton, self.useButton, self.checkButton, self.removeButton, closeButton):
             row.addWidget(button)
         return row
 
-    def _tell(self) -> None:
-        self.label.setText(_("Your own model folder: {folder}").format(folder=self._ownFolder() or _("none")))
+    @staticmethod
+    def _makeButton(text: str, tip: str, slot: Callable[[], None]) -> Any:
+        button = qt.QPushButton(text)
+        button.setToolTip(tip)
+        button.connect("clicked()", slot)
+        return button
 
     def _ask(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(self.dialog, _("Model folder"))
         if folder:
-            self.take(str(folder))
+            self.add(str(folder))
 
-    def _takeNone(self) -> None:
-        self.take("")
-
-    def _close(self) -> None:
+    def _accept(self) -> None:
         self.dialog.accept()

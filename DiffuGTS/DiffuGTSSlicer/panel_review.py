@@ -107,7 +107,11 @@ class ReviewSection(Section):
                 self._threshold = None
                 self.state.overlay = "aova"
         elif event["event"] == "done":
-            self._shown, self._measured, self._threshold = (), None, None
+            self.forget()
+
+    def forget(self) -> None:
+        """Draw and measure anew."""
+        self._shown, self._measured, self._threshold = (), None, None
 
     def _chooseOverlay(self, overlay: str) -> None:
         self.stopComparing()

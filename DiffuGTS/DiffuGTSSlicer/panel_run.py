@@ -13,9 +13,9 @@ from slicer.i18n import tr as _
 from DiffuGTSLib import __version__
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import Section, door
-from DiffuGTSSlicer.panel_setup import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
-from DiffuGTSSlicer.run import CANCELLED, DONE
+from DiffuGTSSlicer.run import CANCELLED, DONE, Run
+from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
 
 REFRESH_MS = 500
@@ -61,6 +61,18 @@ class RunSection(Section):
     def _begin(self, isRefinement: bool) -> None:
         if self.logic.isRunning or self.state is None or self.obstacle():
             return
+        wish = self.prepare()
+        begin = self.logic.refine if isRefinement else self.logic.process
+        begin(self.state.inputVolume, wish, waitForCompletion=False)
+        self.follow()
+
+    def prepare(self) -> RunParameters:
+        """Install what is missing, after asking, choose the interpreter, and return what the panel asks for.
+
+        Raises:
+            InstallationError: If something is missing afterwards.
+            PromptError: As `RunParameters.jobPrompts`.
+        """
         self.clear()
         interpreter = setting(INTERPRETER_KEY)
         if not self.panel.setup.isReady:
@@ -69,8 +81,10 @@ class RunSection(Section):
         if not interpreter and self.panel.requirements.needsTextModel(wish.jobPrompts()):
             self.panel.requirements.ensureTextModel()
         self._useInterpreter(interpreter)
-        begin = self.logic.refine if isRefinement else self.logic.process
-        begin(self.state.inputVolume, wish, waitForCompletion=False)
+        return wish
+
+    def follow(self) -> None:
+        """Show how far it is, from now on."""
         self._ticker.start()
         self.panel.refresh()
 
@@ -85,7 +99,11 @@ class RunSection(Section):
         state = self.state
         if state is None or state.inputVolume is None:
             return _("Load a volume and choose it under Inputs.")
-        fault = promptFault(state)
+        return self.promptObstacle()
+
+    def promptObstacle(self) -> str:
+        """Say what is wrong with the sentences, or return an empty string."""
+        fault = None if self.state is None else promptFault(self.state)
         return "" if fault is None else str(fault)
 
     def refresh(self) -> None:
@@ -93,7 +111,7 @@ class RunSection(Section):
         ui, isRunning = self.ui, self.logic.isRunning
         obstacle = "" if isRunning else self.obstacle()
         isCancelling = isRunning and self.logic.client.state == CANCELLING
-        ui.runButton.setText(_("Canceling…") if isCancelling else _("Cancel") if isRunning else _("Segment"))
+        ui.runButton.setText(_("Canceling…") if isCancelling else _("&Cancel") if isRunning else _("&Segment"))
         ui.runButton.enabled = not obstacle and not isCancelling
         ui.runButton.setToolTip(
             obstacle
@@ -139,6 +157,7 @@ class RunSection(Section):
     def showFailure(self, failure: Failure) -> None:
         """Say what went wrong and what to do next; the log opens, since it will be asked for."""
         self.failure = failure
+        self.ui.runCollapsibleButton.collapsed = False
         self.log(f"{failure.code}: {failure.message}")
         if failure.detail:
             self.ui.logCollapsibleButton.collapsed = False
@@ -166,19 +185,8 @@ class RunSection(Section):
 
     def _keep(self, kind: str) -> None:
         """Note a node that a run has made in the scene's state."""
-        run, state = self.logic.run, self.state
-        if state is None or run is None:
-            return
-        names = {
-            "aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "coarse_mask": "candidate",
-            "segmentation": "segmentation",
-        }  # fmt: skip
-        setattr(state, names[kind], run.nodes[kind])
-        if kind == "coarse_mask":
-            state.candidateSegmentId = run.segmentIds[kind]
-        elif kind == "segmentation":
-            state.tumorSegmentId = run.segmentIds[kind]
-        state.resultVolume = run.scanNode
+        if self.state is not None and self.logic.run is not None:
+            keepInState(self.state, self.logic.run, kind)
 
     def _takeResult(self, event: dict[str, Any]) -> None:
         if self.state is None or self.logic.run is None or self.logic.run.state != DONE:
@@ -203,3 +211,17 @@ class RunSection(Section):
         message = "" if self.failure is None else f"{self.failure.code}: {self.failure.text()}\n{self.failure.detail}"
         text = "\n".join([*head, message, self.ui.logText.plainText])
         qt.QApplication.clipboard().setText(text)
+
+
+def keepInState(state: Any, run: Run, kind: str) -> None:
+    """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
+    names = {
+        "aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "coarse_mask": "candidate",
+        "segmentation": "segmentation",
+    }  # fmt: skip
+    setattr(state, names[kind], run.nodes[kind])
+    if kind == "coarse_mask":
+        state.candidateSegmentId = run.segmentIds[kind]
+    elif kind == "segmentation":
+        state.tumorSegmentId = run.segmentIds[kind]
+    state.resultVolume = run.scanNode

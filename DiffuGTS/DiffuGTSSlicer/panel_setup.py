@@ -6,28 +6,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import load_config
-from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.errors import ConfigError
+from DiffuGTSSlicer.model_folders import modelFolder
 from DiffuGTSSlicer.panel_binding import Section, door
-from DiffuGTSSlicer.panel_models import ModelsWindow, modelFolder
-from DiffuGTSSlicer.parameters import DEFAULT_PRESET
+from DiffuGTSSlicer.panel_models import ModelsWindow
+from DiffuGTSSlicer.parameters import DEFAULT_PRESET, applyPreset
 from DiffuGTSSlicer.requirements import nameOf
-
-MODEL_FOLDER_KEY = "DiffuGTS/modelFolder"
-INTERPRETER_KEY = "DiffuGTS/interpreter"
-
-
-def setting(key: str) -> str:
-    """Return a setting of this computer, empty where there is none."""
-    return str(slicer.app.settings().value(key, "") or "")
-
-
-def setSetting(key: str, value: str) -> None:
-    """Keep a setting of this computer."""
-    slicer.app.settings().setValue(key, value)
+from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setSetting, setting
 
 
 class SetupSection(Section):
@@ -63,6 +51,11 @@ class SetupSection(Section):
         ui.checkButton.enabled = self.isReady and not self.logic.isRunning
         ui.deviceLabel.setText(self._deviceText())
         ui.modelLabel.setText(self._modelText())
+
+    def close(self) -> None:
+        """Stop what the window of models is doing."""
+        if self.window is not None:
+            self.window.close()
 
     def onEvent(self, event: dict[str, Any]) -> None:
         """Note the devices that a worker finds."""
@@ -101,22 +94,14 @@ class SetupSection(Section):
     @door
     def onModels(self) -> None:
         """Show which models there are."""
-        self.window = ModelsWindow(self.ui.modelsButton, lambda: setting(MODEL_FOLDER_KEY), self.chooseModelFolder)
+        self.window = ModelsWindow(self.ui.modelsButton, self.useModel)
         self.window.show()
 
-    def chooseModelFolder(self, folder: str) -> None:
-        """Use a model folder of the user's own; empty: the preset's.
-
-        Raises:
-            InputError: If it holds no model.
-        """
-        if folder and not (Path(folder) / "model_index.json").exists():
-            raise InputError(
-                _("{folder} holds no model: it has no model_index.json.").format(folder=folder),
-                hint=_("choose the folder that holds autoencoder, denoiser and aova."),
-                code="weights_missing",
-            )
+    def useModel(self, folder: str, preset: str) -> None:
+        """Use a model folder of the user's own, or the own model of a preset; with neither, the chosen preset's."""
         setSetting(MODEL_FOLDER_KEY, folder)
+        if preset and self.state is not None and self.state.preset != preset:
+            applyPreset(self.state, preset)
         self.panel.refresh()
 
     def _packagesText(self) -> str:

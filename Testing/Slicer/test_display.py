@@ -117,7 +117,7 @@ def test_the_legend_says_what_it_is_of_and_can_be_hidden(a_map) -> None:
     assert logic.GetColorLegendDisplayNode(a_map) is None
     display.setLegend(a_map, True)
     legend = logic.GetColorLegendDisplayNode(a_map)
-    assert legend.GetVisibility() and legend.GetTitleText() == "Abnormal attention"
+    assert legend.GetVisibility() and legend.GetTitleText() == "AOVA"
     display.setLegend(a_map, False)
     assert not legend.GetVisibility()
     display.setLegend(a_map, True)

@@ -1,0 +1,118 @@
+"""Model folders on this computer: how large, under which license, and whether every weight file is the published one.
+
+Works without torch. The worker compares the same checksums again whenever it loads a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.resources import resource_path
+
+INDEX_FILE, CHECKSUMS_FILE, CARD_FILE = "model_index.json", "checksums.json", "README.md"
+WEIGHTS_PATTERN = "*.safetensors"
+CHUNK_BYTES = 8 << 20
+_LICENSE = re.compile(
+    r"Apache License,? (?:Version )?2\.0|Apache-2\.0|MIT License|BSD[- ][23][- ]Clause|CC[ -]BY(?:-[A-Z]{2})*[ -]\d\.\d"
+    r"|NVIDIA[\w -]*? License"
+)
+
+
+def modelFolder(config: Config) -> Path | None:
+    """Return where a configuration's model lies, None where it is not there."""
+    if config.backbone.folder:
+        folder = Path(config.backbone.folder)
+        return folder if folder.is_dir() else None
+    try:
+        return resource_path("Models", config.backbone.name)
+    except InputError:
+        return None
+
+
+def requireModel(folder: Path) -> None:
+    """Refuse a folder that holds no model.
+
+    Raises:
+        WeightsError: With the code "weights_missing".
+    """
+    if not (folder / INDEX_FILE).is_file():
+        raise WeightsError(
+            _("{folder} holds no model: it has no {file}.").format(folder=folder, file=INDEX_FILE),
+            hint=_("choose the folder that holds autoencoder, denoiser and aova."),
+            code="weights_missing",
+        )
+
+
+def sizeBytes(folder: Path) -> int:
+    """Return how much room a model takes on the disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def sizeText(size: int) -> str:
+    """Return a size as people read it."""
+    if size < 1e9:
+        return _("{size} MB").format(size=f"{size / 1e6:.0f}" if size >= 1e7 else f"{size / 1e6:.1f}")
+    return _("{size} GB").format(size=f"{size / 1e9:.1f}")
+
+
+def licenseOf(folder: Path) -> str:
+    """Return the license that a model folder states for its weights, "" where it states none.
+
+    Looked for in this order: `license:` at the head of its card, the first line of a LICENSE file, and a line of the
+    card that names both the weights and a known license.
+    """
+    card = folder / CARD_FILE
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+    for line in lines[:30]:
+        if line.lower().startswith("license:"):
+            return line.split(":", 1)[1].strip()
+    for path in sorted(folder.glob("LICENSE*")):
+        words = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if words:
+            return words[0].strip()
+    for line in lines:
+        found = _LICENSE.search(line)
+        if found and "weights" in line.lower():
+            return found.group(0)
+    return ""
+
+
+def checking(folder: Path) -> Generator[float, None, list[str]]:
+    """Compare every weight file with its published SHA-256, a piece at a time, so that a window can stay alive.
+
+    Yields:
+        How much is done, 0 to 1.
+
+    Returns:
+        What is wrong, a sentence each; nothing where every file is the published one.
+    """
+    try:
+        expected = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        expected = None
+    if not isinstance(expected, dict):
+        return [_("{file} is missing or cannot be read: nothing can be compared.").format(file=CHECKSUMS_FILE)]
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob(WEIGHTS_PATTERN)}
+    faults = [_("{file} is missing.").format(file=name) for name in sorted(expected.keys() - there.keys())]
+    faults += [_("{file} is not listed.").format(file=name) for name in sorted(there.keys() - expected.keys())]
+    names = sorted(expected.keys() & there.keys())
+    total = sum(there[name].stat().st_size for name in names) or 1
+    done = 0
+    for name in names:
+        digest = hashlib.sha256()
+        with there[name].open("rb") as file:
+            while piece := file.read(CHUNK_BYTES):
+                digest.update(piece)
+                done += len(piece)
+                yield done / total
+        if digest.hexdigest() != expected[name]:
+            faults.append(_("{file} is not the published file: it was cut off or altered.").format(file=name))
+    return faults

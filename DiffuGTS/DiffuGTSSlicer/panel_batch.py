@@ -1,0 +1,178 @@
+"""Batch: several scans of the scene, one after the other; each becomes a row with its state and number of findings."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSSlicer.batch import Batch, Case, statusWords
+from DiffuGTSSlicer.findings_table import showTable
+from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
+from DiffuGTSSlicer.scene import SCAN_ROLE
+
+SCAN_COLUMN = 0
+
+
+class BatchSection(Section):
+    """Choose scans, segment them all, and look at each."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        ui = self.ui
+        self.messageLabel = ui.batchMessageLabel
+        self._scans: list[Any] = []
+        self._checked: set[str] = set()
+        self._isFilling = False
+        self._shown: list[tuple[str, ...]] = []
+        self._tip = ui.batchButton.toolTip
+        ui.batchTable.setColumnCount(3)
+        ui.batchTable.setHorizontalHeaderLabels([_("Scan"), _("State"), _("Findings")])
+        ui.batchTable.connect("itemChanged(QTableWidgetItem*)", self._check)
+        ui.batchTable.connect("cellClicked(int,int)", self._review)
+        ui.batchButton.connect("clicked()", self.onButton)
+        ui.batchToTableButton.connect("clicked()", self.onToTable)
+        scene = slicer.mrmlScene
+        for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent):
+            panel.addObserver(scene, event, self._onNodes)
+
+    @property
+    def batch(self) -> Batch | None:
+        """The last batch, or the one under way."""
+        batch: Batch | None = self.logic.batch
+        return batch
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a batch is under way."""
+        return self.batch is not None and not self.batch.isOver
+
+    def concerns(self, run: Any) -> bool:
+        """Say whether a run is a case of the batch, and not the panel's own."""
+        return self.batch is not None and any(case.run is run for case in self.batch.cases if case.run is not None)
+
+    def refresh(self) -> None:
+        """Show scans, states and what can be done."""
+        ui = self.ui
+        self._fill()
+        isBusy = self.logic.isRunning and not self.isRunning
+        obstacle = self.panel.run.promptObstacle()
+        ui.batchButton.setText(_("Cancel batch") if self.isRunning else _("Segment checked scans"))
+        ui.batchButton.enabled = self.isRunning or (bool(self._checked) and not isBusy and not obstacle)
+        ui.batchButton.setToolTip(obstacle or self._tip)
+        ui.batchToTableButton.enabled = self.batch is not None and not self.isRunning
+
+    def _onNodes(self, _caller: Any, _event: Any) -> None:
+        if not slicer.mrmlScene.IsBatchProcessing():
+            self._fill()
+
+    def _fill(self) -> None:
+        """Write the rows that have changed; nothing is touched where nothing has."""
+        self._scans = scansOf(slicer.mrmlScene)
+        self._checked &= {node.GetID() for node in self._scans}
+        rows = [self._row(node) for node in self._scans]
+        if rows == self._shown:
+            return
+        self._shown = rows
+        table = self.ui.batchTable
+        self._isFilling = True
+        table.setRowCount(len(rows))
+        for row, (node, (name, state, count, message)) in enumerate(zip(self._scans, rows, strict=True)):
+            for column, text in enumerate((name, state, count)):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(message or name)
+                if column == SCAN_COLUMN:
+                    item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable | qt.Qt.ItemIsUserCheckable)
+                    item.setCheckState(qt.Qt.Checked if node.GetID() in self._checked else qt.Qt.Unchecked)
+                table.setItem(row, column, item)
+        table.resizeColumnsToContents()
+        self._isFilling = False
+
+    def _row(self, node: Any) -> tuple[str, ...]:
+        case = self._caseOf(node)
+        if case is None:
+            return (node.GetName(), "", "", "")
+        count = "" if case.findingCount is None else str(case.findingCount)
+        return (node.GetName(), statusWords()[case.status], count, case.message)
+
+    def _caseOf(self, node: Any) -> Case | None:
+        cases = () if self.batch is None else self.batch.cases
+        return next((case for case in cases if case.scanNode is node), None)
+
+    # What can be done
+
+    def onButton(self) -> None:
+        """Start, or cancel what is under way."""
+        if self.isRunning:
+            self.logic.cancel()
+        else:
+            self.start()
+
+    @door
+    def start(self) -> None:
+        """Segment the checked scans."""
+        scans = [node for node in self._scans if node.GetID() in self._checked]
+        if not scans or self.logic.isRunning:
+            return
+        logging.info("DiffuGTS: batch of %d scans", len(scans))
+        wish = self.panel.run.prepare()
+        self.logic.startBatch(scans, wish, onCase=self._tellCase, onDone=self._tellDone)
+        self.panel.run.follow()
+
+    def _tellCase(self, _case: Case) -> None:
+        self.panel.refresh()
+
+    def _tellDone(self, batch: Batch) -> None:
+        states = [case.status for case in batch.cases]
+        text = _("{done} of {count} scans done").format(done=states.count(DONE), count=len(states))
+        if FAILED in states:
+            text += _(", {failed} failed: click one to see why").format(failed=states.count(FAILED))
+        if CANCELLED in states:
+            text += _(", {canceled} canceled").format(canceled=states.count(CANCELLED))
+        self.tell(text)
+        self.panel.refresh()
+
+    @door
+    def onToTable(self) -> None:
+        """Keep the batch's results as a table and show it."""
+        logging.info("DiffuGTS: batch to table")
+        if self.batch is not None:
+            showTable(self.batch.tableNode())
+
+    def _check(self, item: Any) -> None:
+        """Note which scans are to be segmented."""
+        if self._isFilling or item.column() != SCAN_COLUMN:
+            return
+        identifier = self._scans[item.row()].GetID()
+        if item.checkState() == qt.Qt.Checked:
+            self._checked.add(identifier)
+        else:
+            self._checked.discard(identifier)
+        self.panel.refresh()
+
+    @door
+    def _review(self, row: int, _column: int) -> None:
+        """Take the results of a case into Review, or say why there are none."""
+        case = self._caseOf(self._scans[row])
+        if case is None or self.logic.isRunning or self.state is None:
+            return
+        if case.status == FAILED:
+            raise InputError(f"{case.name}: {case.message}", code="batch_case")
+        if case.status == DONE and case.run is not None:
+            self.panel.showRun(case.run)
+
+
+def scansOf(scene: Any) -> list[Any]:
+    """Return the scans of a scene: scalar volumes that are no results of ours, by name."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
+    scans = [
+        node
+        for node in nodes
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetNodeReferenceID(SCAN_ROLE)
+    ]
+    return sorted(scans, key=lambda node: node.GetName().lower())

@@ -1,0 +1,34 @@
+"""Slicer's own modules that results are handed to: whether they are there, and how they are opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+SEGMENT_EDITOR, SEGMENT_STATISTICS, DICOM = "SegmentEditor", "SegmentStatistics", "DICOM"
+_EDITOR_TAG = "SegmentEditor"
+"""Singleton tag under which the Segment Editor keeps what it is editing."""
+
+
+def absence(module: str) -> str:
+    """Say why a module of Slicer's cannot be used, or return an empty string where it can."""
+    if hasattr(slicer.modules, module.lower()):
+        return ""
+    return _(
+        "Slicer's module {module} is not loaded. Enable it under Application Settings, Modules, and restart."
+    ).format(module=module)
+
+
+def openSegmentEditor(segmentationNode: Any, segmentId: str, scanNode: Any) -> None:
+    """Switch to the Segment Editor with a segment and its scan chosen."""
+    node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+    if node is None:
+        node = slicer.vtkMRMLSegmentEditorNode()
+        node.SetSingletonTag(_EDITOR_TAG)
+        node = slicer.mrmlScene.AddNode(node)
+    node.SetAndObserveSegmentationNode(segmentationNode)
+    node.SetAndObserveSourceVolumeNode(scanNode)
+    node.SetSelectedSegmentID(segmentId)
+    slicer.util.selectModule(SEGMENT_EDITOR)

@@ -1,0 +1,109 @@
+"""Refine: correct the candidate region, or draw it from the map, and run the rest again."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSSlicer import display
+from DiffuGTSSlicer.grids import setSegmentMask
+from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
+from DiffuGTSSlicer.result_import import CANDIDATE_COLOR
+from DiffuGTSSlicer.scene import newSegmentation
+
+
+class RefineSection(Section):
+    """Edit the candidate region, or draw it from the map, and run the rest again."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        ui = self.ui
+        self.messageLabel = ui.refineMessageLabel
+        self._editTip = ui.editCandidateButton.toolTip
+        ui.showCandidateCheckBox.connect("toggled(bool)", self.onShow)
+        ui.editCandidateButton.connect("clicked()", self.onEdit)
+        ui.candidateFromThresholdButton.connect("clicked()", self.onFromThreshold)
+        ui.refineButton.connect("clicked()", self.onRefine)
+
+    def refresh(self) -> None:
+        """Offer what can be done now."""
+        ui, state, isRunning = self.ui, self.state, self.logic.isRunning
+        hasScan = state is not None and state.inputVolume is not None
+        isOfThisScan = hasScan and state.resultVolume is state.inputVolume
+        hasCandidate = hasScan and state.candidate is not None and bool(state.candidateSegmentId)
+        noEditor = absence(SEGMENT_EDITOR)
+        ui.editCandidateButton.enabled = hasScan and not isRunning and not noEditor
+        ui.editCandidateButton.setToolTip(noEditor or self._editTip)
+        ui.candidateFromThresholdButton.enabled = isOfThisScan and state.aova is not None and not isRunning
+        ui.refineButton.enabled = hasCandidate and not isRunning and not self.panel.run.obstacle()
+        ui.showCandidateCheckBox.enabled = hasCandidate
+        display_ = state.candidate.GetDisplayNode() if hasCandidate else None
+        self._check(display_ is not None and bool(display_.GetVisibility()))
+
+    def _check(self, isShown: bool) -> None:
+        box = self.ui.showCandidateCheckBox
+        wasBlocked = box.blockSignals(True)
+        box.setChecked(isShown)
+        box.blockSignals(wasBlocked)
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Follow a run."""
+        if event["event"] == "done":
+            self.forget()
+
+    def forget(self) -> None:
+        """Hide the candidates once the tumor is outlined: two outlines that nearly agree cannot be read."""
+        state = self.state
+        if state is not None and state.candidate is not None and state.segmentation is not None:
+            display.showSegments(state.candidate, False)
+
+    def onShow(self, isOn: bool) -> None:
+        """Show or hide the candidate region."""
+        if self.state is not None and self.state.candidate is not None:
+            display.showSegments(self.state.candidate, isOn)
+
+    @door
+    def onEdit(self) -> None:
+        """Open the candidate region in the Segment Editor; a new, empty one where there is none."""
+        logging.info("DiffuGTS: edit candidate")
+        state = self.state
+        self._ensureCandidate()
+        openSegmentEditor(state.candidate, state.candidateSegmentId, state.inputVolume)
+
+    @door
+    def onFromThreshold(self) -> None:
+        """Take what the AOVA map shows at or above the threshold of Review."""
+        logging.info("DiffuGTS: candidate from threshold")
+        state = self.state
+        mask = slicer.util.arrayFromVolume(state.aova) >= np.float32(state.overlayThreshold)
+        if not mask.any():
+            raise InputError(
+                _("Nothing lies above the threshold."), hint=_("lower the threshold under Review."), code="threshold"
+            )
+        self._ensureCandidate()
+        setSegmentMask(mask.astype(np.uint8), state.inputVolume, state.candidate, state.candidateSegmentId)
+
+    @door
+    def onRefine(self) -> None:
+        """Run repainting and outlining again."""
+        logging.info("DiffuGTS: refine")
+        self.panel.run.startRefinement()
+
+    def _ensureCandidate(self) -> None:
+        """Have a candidate segment, and show it."""
+        state = self.state
+        if state.candidate is None:
+            name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())
+            state.candidate = newSegmentation(state.inputVolume, name)
+        segmentation = state.candidate.GetSegmentation()
+        if segmentation.GetSegment(state.candidateSegmentId) is None:
+            segmentId = segmentation.AddEmptySegment("", _("Candidate region"), CANDIDATE_COLOR)
+            state.candidateSegmentId = segmentId
+        display.showSegments(state.candidate, True)
+        self._check(True)

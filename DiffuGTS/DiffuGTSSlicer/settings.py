@@ -1,0 +1,21 @@
+"""Settings of this computer, which no scene may change: interpreter and model folders."""
+
+from __future__ import annotations
+
+import slicer
+
+MODEL_FOLDER_KEY = "DiffuGTS/modelFolder"
+"""Model folder in use instead of the preset's own; empty: the preset's."""
+MODEL_FOLDERS_KEY = "DiffuGTS/modelFolders"
+"""Folders that the user has added, as a JSON list."""
+INTERPRETER_KEY = "DiffuGTS/interpreter"
+
+
+def setting(key: str) -> str:
+    """Return a setting of this computer, empty where there is none."""
+    return str(slicer.app.settings().value(key, "") or "")
+
+
+def setSetting(key: str, value: str) -> None:
+    """Keep a setting of this computer."""
+    slicer.app.settings().setValue(key, value)

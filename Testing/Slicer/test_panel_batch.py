@@ -1,0 +1,137 @@
+"""Batch: chosen scans one after the other, each with its state; one that fails stops none, and each can be reviewed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gui
+import pytest
+import qt
+import slicer
+from panel_parts import GRID, WHOLE_RUN, Opened
+from scene_parts import bending_transform, noise, scan_node, under
+
+pytest_plugins = ["panel_fixtures"]
+
+
+@pytest.fixture
+def three_scans(a_scan: Any) -> list[Any]:
+    """The scan of the panel, and two more."""
+    return [a_scan, scan_node(GRID, noise(GRID, 1), "Second"), scan_node(GRID, noise(GRID, 2), "Third")]
+
+
+def rows(panel: Opened) -> dict[str, list[str]]:
+    """Return state and findings by scan."""
+    table = panel.ui.batchTable
+    return {
+        table.item(row, 0).text(): [table.item(row, column).text() for column in (1, 2)]
+        for row in range(table.rowCount)
+    }
+
+
+def check(panel: Opened, *names: str) -> None:
+    """Check scans by name."""
+    table = panel.ui.batchTable
+    for row in range(table.rowCount):
+        item = table.item(row, 0)
+        item.setCheckState(qt.Qt.Checked if item.text() in names else qt.Qt.Unchecked)
+
+
+def click(panel: Opened, name: str) -> None:
+    """Click a scan."""
+    table = panel.ui.batchTable
+    [row] = [each for each in range(table.rowCount) if table.item(each, 0).text() == name]
+    table.cellClicked.emit(row, 1)
+
+
+def test_the_scans_of_the_scene_are_offered_and_results_are_not(three_scans: list[Any], a_panel: Opened) -> None:
+    assert list(rows(a_panel)) == ["Scan", "Second", "Third"]
+    assert not a_panel.ui.batchButton.enabled, "nothing is checked"
+    a_panel.segment()
+    scan_node(GRID, noise(GRID, 3), "Fourth")
+    assert list(rows(a_panel)) == ["Fourth", "Scan", "Second", "Third"]
+    slicer.mrmlScene.RemoveNode(three_scans[2])
+    assert list(rows(a_panel)) == ["Fourth", "Scan", "Second"]
+
+
+def test_checked_scans_are_segmented_one_after_the_other(three_scans: list[Any], a_panel: Opened) -> None:
+    ui = a_panel.ui
+    check(a_panel, "Second", "Third")
+    ui.batchButton.click()
+    assert ui.batchButton.text == "Cancel batch" and ui.runButton.text == "&Cancel"
+    a_panel.finish()
+    gui.spin(lambda: bool(ui.batchMessageLabel.text), 5)
+    # The scripted worker lists no findings; those that are drawn are counted under Review.
+    assert rows(a_panel) == {"Scan": ["", ""], "Second": ["done", "0"], "Third": ["done", "0"]}
+    assert ui.batchMessageLabel.text == "2 of 2 scans done"
+    assert a_panel.state.segmentation is None, "what is being reviewed is left alone"
+
+
+def test_a_case_that_fails_is_named_and_stops_no_other(three_scans: list[Any], a_panel: Opened) -> None:
+    bend = bending_transform()
+    under(three_scans[1], bend)
+    check(a_panel, "Scan", "Second", "Third")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    gui.spin(lambda: "failed" in a_panel.ui.batchMessageLabel.text, 5)
+    assert [state for state, _count in rows(a_panel).values()] == ["done", "failed", "done"]
+    assert a_panel.ui.batchMessageLabel.text == "2 of 3 scans done, 1 failed: click one to see why"
+    click(a_panel, "Second")
+    assert "Second" in a_panel.ui.batchMessageLabel.text and "not linear" in a_panel.ui.batchMessageLabel.text
+    slicer.mrmlScene.RemoveNode(bend)
+
+
+def test_a_click_takes_a_case_into_review(three_scans: list[Any], a_panel: Opened) -> None:
+    check(a_panel, "Second", "Third")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    for scan in three_scans[1:]:
+        click(a_panel, scan.GetName())
+        state = a_panel.state
+        assert state.inputVolume is scan and state.resultVolume is scan
+        assert state.segmentation.GetName() == f"{scan.GetName()} tumor"
+        assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.refineButton.enabled
+        assert not state.candidate.GetDisplayNode().GetVisibility()
+        layers = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+        assert layers.GetBackgroundVolumeID() == scan.GetID()
+
+
+def test_cancel_leaves_the_scans_that_wait(three_scans: list[Any], a_panel: Opened) -> None:
+    a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
+    check(a_panel, "Scan", "Third")
+    a_panel.ui.batchButton.click()
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert rows(a_panel)["Scan"][0] == "running" and rows(a_panel)["Third"][0] == "waiting"
+    a_panel.ui.batchButton.click()
+    a_panel.finish(10)
+    gui.spin(lambda: bool(a_panel.ui.batchMessageLabel.text), 5)
+    assert [rows(a_panel)[name][0] for name in ("Scan", "Third")] == ["canceled", "canceled"]
+    assert a_panel.ui.batchMessageLabel.text == "0 of 2 scans done, 2 canceled"
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert a_panel.ui.messageLabel.text.startswith("2 findings")
+
+
+def test_the_results_become_a_table_of_the_scene(three_scans: list[Any], a_panel: Opened) -> None:
+    assert not a_panel.ui.batchToTableButton.enabled
+    check(a_panel, "Second")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    gui.spin(lambda: a_panel.ui.batchToTableButton.enabled, 5)
+    a_panel.ui.batchToTableButton.click()
+    [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    assert table.GetNumberOfRows() == 1 and table.GetCellText(0, 0) == "Second"
+
+
+def test_prompts_that_would_be_refused_keep_the_batch_from_starting(three_scans: list[Any], a_panel: Opened) -> None:
+    check(a_panel, "Second")
+    a_panel.ui.abnormalPromptEdit.setPlainText("lung without tumor")
+    assert not a_panel.ui.batchButton.enabled and "absent" in a_panel.ui.batchButton.toolTip
+
+
+def test_closing_the_scene_empties_the_batch(three_scans: list[Any], a_panel: Opened) -> None:
+    check(a_panel, "Second")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    slicer.mrmlScene.Clear(0)
+    assert rows(a_panel) == {} and not a_panel.ui.batchButton.enabled

@@ -1,0 +1,137 @@
+"""Hand-off: what Slicer's core can do happens; a button whose module is absent says so."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from panel_parts import GRID, Opened
+from scene_parts import blob
+
+pytest_plugins = ["panel_fixtures"]
+
+needs_slicer_source = pytest.mark.skipif(
+    "SLICER_SOURCE_DIR" not in os.environ, reason="Segment Statistics is not in slicer-core: set SLICER_SOURCE_DIR"
+)
+
+
+def under_a_study(*nodes: Any) -> int:
+    """Put nodes under a patient and a study, and return the study."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
+    study = hierarchy.CreateStudyItem(patient, "Study")
+    for node in nodes:
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
+    return int(study)
+
+
+def test_without_slicers_modules_every_button_says_which_is_absent(a_panel: Opened) -> None:
+    a_panel.segment()
+    ui = a_panel.ui
+    for button, module in (
+        (ui.editSegmentationButton, "SegmentEditor"),
+        (ui.statisticsButton, "SegmentStatistics"),
+        (ui.exportDicomButton, "DICOM"),
+    ):
+        assert not button.enabled and f"{module} is not loaded" in button.toolTip
+    assert ui.show3DButton.enabled and ui.findingsToTableButton.enabled
+
+
+def test_the_result_opens_in_the_segment_editor(
+    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+) -> None:
+    a_panel.segment()
+    a_panel.ui.editSegmentationButton.click()
+    editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+    assert the_modules_of_the_application == ["SegmentEditor"]
+    assert editor.GetSegmentationNode() is a_panel.state.segmentation and editor.GetSourceVolumeNode() is a_scan
+    assert editor.GetSelectedSegmentID() == a_panel.state.tumorSegmentId
+    a_panel.ui.editSegmentationButton.click()
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentEditorNode")) == 1
+
+
+def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_scan: Any) -> None:
+    organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
+    organs.CreateDefaultDisplayNodes()
+    organs.GetSegmentation().AddEmptySegment("lung", "lung")
+    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, a_scan, organs, "lung")
+    organs.GetDisplayNode().SetVisibility3D(False)
+    a_panel.segment()
+    a_panel.state.organSegmentation = organs
+    a_panel.ui.show3DButton.checked = True
+    assert a_panel.state.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert organs.GetDisplayNode().GetVisibility3D()
+    assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(0.2)
+    a_panel.ui.show3DButton.checked = False
+    assert not a_panel.state.segmentation.GetDisplayNode().GetVisibility3D()
+    assert not organs.GetDisplayNode().GetVisibility3D(), "as the user had it"
+    assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
+
+
+def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_scan: Any) -> None:
+    a_panel.segment()
+    setSegmentMask(
+        np.zeros(GRID.shape[::-1], np.uint8), a_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
+    )
+    a_panel.ui.show3DButton.checked = True
+    assert "no surface" in a_panel.ui.handoffMessageLabel.text
+
+
+def test_findings_become_a_table_of_the_scene_once(a_panel: Opened) -> None:
+    a_panel.segment()
+    a_panel.ui.findingsToTableButton.click()
+    a_panel.ui.findingsToTableButton.click()
+    [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    assert table.GetName() == "Scan tumor findings" and table.GetNumberOfRows() == 2
+    assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == table.GetID()
+
+
+def test_the_export_tells_everything_that_is_missing_before_it_opens(
+    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+) -> None:
+    a_panel.segment()
+    a_panel.ui.exportDicomButton.click()
+    words = a_panel.ui.handoffMessageLabel.text
+    assert "no patient and study" in words and "not loaded from DICOM" in words and "Still a draft" in words
+    assert a_panel.ui.messageLabel.text.startswith("2 findings"), "said where the click was, not elsewhere"
+
+
+def test_the_export_opens_at_the_study_when_nothing_is_missing(
+    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Dialog:
+        def __init__(self, parent: Any) -> None:
+            pass
+
+        def setMRMLScene(self, scene: Any) -> None:
+            assert scene is slicer.mrmlScene
+
+        def execDialog(self, item: int) -> None:
+            opened.append(item)
+
+    monkeypatch.setattr(slicer, "qSlicerDICOMExportDialog", Dialog, raising=False)
+    a_panel.segment()
+    study = under_a_study(a_scan, a_panel.state.segmentation)
+    a_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    a_panel.ui.exportDicomButton.click()
+    assert opened == [study]
+    assert "Still a draft" in a_panel.ui.handoffMessageLabel.text, "advice is told, and stops nothing"
+
+
+@needs_slicer_source
+def test_segment_statistics_agree_with_the_mask(
+    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(f"{os.environ['SLICER_SOURCE_DIR']}/Modules/Scripted/SegmentStatistics")
+    a_panel.segment()
+    a_panel.ui.statisticsButton.click()
+    [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    names = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
+    voxels = float(table.GetCellText(0, names.index("Number of voxels [voxels]")))
+    assert voxels == segmentMask(a_panel.state.segmentation, a_panel.state.tumorSegmentId, a_scan).sum()

@@ -1,0 +1,63 @@
+"""Refine: the candidate region by threshold or by hand, and the rest again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+from DiffuGTSSlicer.grids import segmentMask
+from panel_parts import Opened
+
+pytest_plugins = ["panel_fixtures"]
+
+
+def test_the_candidate_comes_from_the_threshold_and_is_refined(a_panel: Opened, a_scan: Any) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    a_panel.ui.overlayThresholdSlider.value = 0.9
+    a_panel.ui.candidateFromThresholdButton.click()
+    expected = slicer.util.arrayFromVolume(state.aova) >= np.float32(0.9)
+    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_scan) > 0, expected)
+    tumor = state.tumorSegmentId
+    a_panel.ui.refineButton.click()
+    assert a_panel.logic.run.isRefinement
+    a_panel.finish()
+    assert state.tumorSegmentId == tumor
+    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_scan) > 0, expected)
+    a_panel.ui.overlayThresholdSlider.value = 1.0
+    a_panel.ui.candidateFromThresholdButton.click()
+    assert "above the threshold" in a_panel.ui.refineMessageLabel.text
+
+
+def test_the_candidates_outline_is_hidden_when_the_tumor_is_there_and_can_be_shown(a_panel: Opened) -> None:
+    box, state = a_panel.ui.showCandidateCheckBox, a_panel.state
+    assert not box.enabled and not box.checked
+    a_panel.segment()
+    node = state.candidate.GetDisplayNode()
+    assert not node.GetVisibility() and not box.checked and box.enabled
+    box.checked = True
+    assert node.GetVisibility()
+    box.checked = False
+    a_panel.ui.candidateFromThresholdButton.click()
+    assert node.GetVisibility() and box.checked, "who draws the region wants to see it"
+
+
+def test_the_candidate_opens_in_the_segment_editor(
+    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+) -> None:
+    a_panel.panel.refresh()
+    a_panel.ui.editCandidateButton.click()
+    state = a_panel.state
+    editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+    assert the_modules_of_the_application == ["SegmentEditor"]
+    assert editor.GetSegmentationNode() is state.candidate and editor.GetSourceVolumeNode() is a_scan
+    assert editor.GetSelectedSegmentID() == state.candidateSegmentId != ""
+    a_panel.ui.refineButton.click()
+    a_panel.finish()
+    assert "holds no voxel" in a_panel.ui.messageLabel.text, "nothing was painted"
+
+
+def test_without_the_segment_editor_the_button_says_why(a_panel: Opened) -> None:
+    button = a_panel.ui.editCandidateButton
+    assert not button.enabled and "SegmentEditor is not loaded" in button.toolTip

@@ -1,0 +1,51 @@
+"""Review: overlay, comparison and findings act on views and segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import qt
+import slicer
+from DiffuGTSSlicer.grids import segmentMask
+from panel_parts import Opened
+
+pytest_plugins = ["panel_fixtures"]
+
+
+def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
+    a_panel.segment()
+    ui, state = a_panel.ui, a_panel.state
+    layers = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    ui.overlayComboBox.setCurrentIndex(2)
+    assert layers.GetForegroundVolumeID() == state.residual.GetID()
+    ui.opacitySlider.value = 0.2
+    assert layers.GetForegroundOpacity() == pytest.approx(0.2)
+    ui.overlayComboBox.setCurrentIndex(0)
+    assert not layers.GetForegroundVolumeID()
+    ui.overlayThresholdSlider.value = 0.9
+    few = ui.voxelCountLabel.text
+    ui.overlayThresholdSlider.value = 0.5
+    assert few != ui.voxelCountLabel.text and "voxels" in few
+    for mode in (ui.rockButton, ui.flickerButton, ui.revealButton):
+        mode.checked = True
+        assert layers.GetForegroundVolumeID() == state.pseudoHealthy.GetID()
+    assert not ui.rockButton.checked and not ui.flickerButton.checked
+    ui.revealButton.checked = False
+    assert not layers.GetForegroundVolumeID(), "the overlay that was chosen comes back"
+    ui.sideBySideLayoutButton.click()
+    assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
+    ui.fourUpLayoutButton.click()
+    ui.overlayLayoutButton.click()
+    assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+
+
+def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_scan: Any) -> None:
+    a_panel.segment()
+    table, state = a_panel.ui.findingsTable, a_panel.state
+    whole = segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum()
+    table.cellClicked.emit(1, 1)
+    table.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    assert 0 < segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum() < whole
+    table.item(1, 0).setCheckState(qt.Qt.Checked)
+    assert segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum() == whole

@@ -1,0 +1,127 @@
+"""The button that segments and cancels, over a scripted worker; one run over the real one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gui
+import pytest
+import qt
+import slicer
+from DiffuGTSSlicer.worker_client import killTree
+from panel_parts import WHOLE_RUN, Opened
+from test_logic import jobFolders, nodeNames
+
+pytest_plugins = ["panel_fixtures"]
+
+
+def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_scan: Any) -> None:
+    ui, state = a_panel.ui, a_panel.state
+    a_panel.script(*WHOLE_RUN[:4], ["sleep", 0.4], *WHOLE_RUN[4:])
+    ui.runButton.click()
+    assert ui.runButton.text == "&Cancel" and not ui.segmentationSelector.enabled and not ui.refineButton.enabled
+    assert gui.spin(lambda: state.aova is not None, 30)
+    assert a_panel.logic.isRunning and state.overlay == "aova", "AOVA is shown while the rest is computed"
+    layers = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert layers.GetForegroundVolumeID() == state.aova.GetID()
+    a_panel.finish()
+    assert ui.messageLabel.text == "2 findings, refined by residuals"
+    assert ui.runButton.text == "&Segment" and ui.runButton.enabled
+    assert state.resultVolume is a_scan and ui.segmentationSelector.currentNode() is state.segmentation
+    assert ui.findingsTable.rowCount == 2 and ui.refineButton.enabled and ui.show3DButton.enabled
+    assert "Modality: CT" in ui.logText.plainText
+
+
+def test_the_button_cancels_and_says_so(a_panel: Opened) -> None:
+    a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert "Repainting" in a_panel.ui.stageLabel.text and a_panel.ui.progressBar.value > 0
+    a_panel.ui.runButton.click()
+    assert a_panel.ui.runButton.text == "Canceling…" and not a_panel.ui.runButton.enabled
+    a_panel.finish(5)
+    assert a_panel.ui.messageLabel.text == "Canceled." and a_panel.ui.runButton.text == "&Segment"
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["oom", "cuda_arch", "disk_full", "weights_missing", "weights_corrupt", "import_failed", "geometry", "protocol"],
+)
+def test_every_error_is_told_with_the_next_step_and_the_next_run_works(a_panel: Opened, code: str) -> None:
+    a_panel.script(["error", code, "What is wrong.", "do this."])
+    a_panel.segment()
+    lines = a_panel.ui.messageLabel.text.split("\n")
+    assert lines[0] == "What is wrong." and len(lines) == 2 and len(lines[1]) > 8
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert a_panel.ui.messageLabel.text.startswith("2 findings")
+
+
+def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None:
+    a_panel.script(["stage", "repaint", 0.1], ["say", "last words"], ["sleep", 60])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: "last words" in a_panel.ui.logText.plainText, 30)
+    killTree(a_panel.logic.client.processId)
+    a_panel.finish()
+    assert "unexpectedly" in a_panel.ui.messageLabel.text and "Segment" in a_panel.ui.messageLabel.text
+    assert not a_panel.ui.logCollapsibleButton.collapsed
+    a_panel.ui.copyLogButton.click()
+    copied = qt.QApplication.clipboard().text()
+    assert "DiffuGTS" in copied and "last words" in copied and "crashed" in copied and "preset mini" in copied
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert a_panel.ui.messageLabel.text.startswith("2 findings")
+
+
+def test_a_file_that_cannot_be_read_fails_the_run_in_words(a_panel: Opened) -> None:
+    a_panel.script(["garble", "aova"], ["sleep", 60], ["done"])
+    a_panel.segment()
+    assert len(a_panel.ui.messageLabel.text.split("\n")) == 2
+    assert a_panel.state.aova is None
+
+
+def test_control_and_enter_starts_and_never_cancels(a_panel: Opened) -> None:
+    assert [s.key.toString() for s in a_panel.panel._shortcuts] == ["Ctrl+Return", "Ctrl+Enter"]
+    a_panel.script(["sleep", 60])
+    a_panel.panel.run.start()
+    assert a_panel.logic.isRunning
+    a_panel.panel.run.start()
+    assert a_panel.logic.isRunning and a_panel.logic.client.state != "cancelling"
+
+
+def test_five_runs_in_a_row_leave_no_node_or_folder(a_panel: Opened) -> None:
+    a_panel.segment()
+    names, worker = nodeNames(), a_panel.logic.client.processId
+    for _again in range(5):
+        a_panel.segment()
+    assert nodeNames() == names and a_panel.logic.client.processId == worker and jobFolders() == []
+
+
+def test_the_interface_is_never_blocked(a_panel: Opened, record_property: Callable[[str, object], None]) -> None:
+    ticks: list[float] = []
+    timer = qt.QTimer()
+    timer.setInterval(10)
+    timer.connect("timeout()", lambda: ticks.append(time.perf_counter()))
+    timer.start()
+    a_panel.segment()
+    timer.stop()
+    longest = max(b - a for a, b in itertools.pairwise(ticks))
+    record_property("longest_gap_ms", round(longest * 1000))
+    print(f"longest gap {longest * 1000:.0f} ms")
+    assert longest < 0.25
+
+
+@pytest.mark.slow
+def test_the_real_worker_segments_the_demo_scan(a_demo_scan: Any, a_qt_application: Any) -> None:
+    widget = gui.loadModule("DiffuGTS")
+    widget.enter()
+    widget.panel.parameterNode.device = "cpu"
+    widget.panel.parameterNode.steps = 2
+    widget.ui.runButton.click()
+    assert gui.spin(lambda: not widget.logic.isRunning, 540), widget.ui.logText.plainText
+    assert widget.logic.run.state == "done", widget.ui.messageLabel.text
+    assert widget.ui.findingsTable.rowCount >= 1
+    gui.unloadModule(widget)
