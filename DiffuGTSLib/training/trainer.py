@@ -179,7 +179,7 @@ class _Run:
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
 
     def iterate(self, iteration: int) -> dict[str, float]:
-        """Take every step once, and return the losses."""
+        """Take every step once, and return the losses; the "total" is the first step's."""
         plan, rng = self._plan, np.random.default_rng(_draw(self._plan.seed, iteration))
         self._model.train()
         seen: dict[str, float] = {}
@@ -192,7 +192,8 @@ class _Run:
                     losses = step.losses(rng)
                 (losses["total"] / plan.accumulate).backward()
                 for name, value in losses.items():
-                    seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
+                    if name != "total" or step is self._steps[0]:
+                        seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
             average_gradients(step.module)
             torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
             optimizer.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from DiffuGTSLib.errors import Cancelled, ConfigError, StorageError, WeightsError
-from DiffuGTSLib.training.trainer import TrainingPlan, _update_average, train
+from DiffuGTSLib.training.trainer import Step, TrainingPlan, _update_average, train
 
 
 class LineRecipe:
@@ -240,3 +241,113 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_half_written(tmp_pat
     with pytest.raises(StorageError, match="Cannot write"):
         train(LineRecipe(), TrainingPlan(1), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json"]
+
+
+class DuelRecipe(LineRecipe):
+    """A line and an opponent of one number that is pulled to 3: two steps an iteration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = self.trainable
+        self.opponent = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.opponent.weight)
+        self.trainable = nn.ModuleDict({"line": self.line, "opponent": self.opponent})
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the line's error."""
+        return {"total": (self.line(torch.from_numpy(rng.normal(size=(4, 1)).astype(np.float32))) - 1).square().mean()}
+
+    def opponent_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return how far the opponent is from 3."""
+        error = (self.opponent.weight - 3).square().sum()
+        return {"total": error, "opponent": error}
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the line's step, then the opponent's."""
+        return Step(self.line, self.losses), Step(self.opponent, self.opponent_losses, betas=(0.5, 0.9))
+
+    def validate(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
+
+def test_each_step_moves_its_own_weights_alone(tmp_path: Path) -> None:
+    """Adam's first step is the learning rate, whatever the gradient: 0 + 0.5."""
+    recipe = DuelRecipe()
+    before = {name: value.clone() for name, value in recipe.line.state_dict().items()}
+    train(recipe, TrainingPlan(1, learning_rate=0.5, warmup=1, weight_decay=0), tmp_path)
+    assert recipe.opponent.weight.item() == pytest.approx(0.5, rel=1e-4)
+    assert not torch.equal(recipe.line.state_dict()["0.weight"], before["0.weight"])
+    assert list(rows_of(tmp_path)[0]) == ["iteration", "total", "opponent", "seconds"]
+
+
+def test_a_stopped_duel_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    plan = TrainingPlan(6, learning_rate=0.1, warmup=1, every=1, checkpoint_every=3)
+    whole, resumed = DuelRecipe(), DuelRecipe()
+    train(whole, plan, tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        train(DuelRecipe(), plan, tmp_path / "halved", stop_at(3))
+    train(resumed, plan, tmp_path / "halved")
+    for name, value in whole.trainable.state_dict().items():
+        assert torch.equal(value, resumed.trainable.state_dict()[name]), name
+
+
+def test_a_duel_does_not_go_on_from_a_checkpoint_without_an_opponent(tmp_path: Path) -> None:
+    train(DuelRecipe(), TrainingPlan(1), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({**state, "further_optimizers": []}, tmp_path / "state.pt")
+    with pytest.raises(WeightsError, match="does not fit this network"):
+        train(DuelRecipe(), TrainingPlan(2), tmp_path)
+
+
+def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
+    """The same batch twice gives the gradient of one: with plain numbers, not with Adam's sign, it would differ by 2."""
+
+    class Same(LineRecipe):
+        calls = 0
+
+        def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+            self.calls += 1
+            return super().losses(np.random.default_rng(0))
+
+    once, twice = Same(), Same()
+    train(once, TrainingPlan(2, clip_norm=1e9), tmp_path / "once")
+    train(twice, TrainingPlan(2, clip_norm=1e9, accumulate=2), tmp_path / "twice")
+    assert twice.calls == 2 * once.calls == 4
+    assert torch.allclose(*(r.trainable.state_dict()["0.weight"] for r in (once, twice)), atol=1e-7)
+    rows = [rows_of(tmp_path / name)[0] for name in ("once", "twice")]
+    assert float(rows[0]["total"]) == pytest.approx(float(rows[1]["total"]), rel=1e-5)
+
+
+def test_the_average_may_be_a_copy_at_first_and_move_in_strides(tmp_path: Path) -> None:
+    """Every second iteration; a copy before the fourth, then 0.5 each: after six, the mean of what 2 and 4 left."""
+    weights: list[Tensor] = []
+
+    class Watched(LineRecipe):
+        def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+            weights.append(self.trainable.state_dict()["0.weight"].clone())
+            return super().losses(rng)
+
+    recipe = Watched()
+    train(recipe, TrainingPlan(6, average=0.2, average_every=2, average_after=4), tmp_path)
+    after_third, after_fifth = weights[3], weights[5]  # iterations 2 and 4, counted from 0
+    expected = 0.2 * after_third + 0.8 * after_fifth
+    assert torch.allclose(recipe.trainable.state_dict()["0.weight"], expected, atol=1e-7)
+
+
+def test_curves_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(LineRecipe(), TrainingPlan(3, every=1, tensorboard=True), tmp_path)
+    curves = EventAccumulator(str(tmp_path))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("total")] == [1, 2, 3]
+    assert "validation_error" in curves.Tags()["scalars"]
+
+
+def test_curves_without_tensorboard_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="TensorBoard is not installed") as caught:
+        train(LineRecipe(), TrainingPlan(1, tensorboard=True), tmp_path)
+    assert caught.value.hint == "pip install tensorboard."
