@@ -6,19 +6,19 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import WorkerError
 from DiffuGTSLib.worker import protocol
+from DiffuGTSSlicer.process_tree import killOne, processTree
+from DiffuGTSSlicer.qt_process import Process, QtProcess
 
 Event = dict[str, Any]
 
@@ -32,98 +32,6 @@ HELLO_TIMEOUT_S = 120.0
 IDLE_TIMEOUT_S = 600.0
 """A warm worker that nobody needs is ended after this time, and its memory is free."""
 TAIL_LINES = 20
-
-
-class Process(Protocol):
-    """What the client needs of a process; `QtProcess` is the one in Slicer."""
-
-    onOutput: Callable[[bytes], None]
-    onErrorOutput: Callable[[bytes], None]
-    onFinished: Callable[[int, bool], None]
-    """Called with the exit code and whether it crashed."""
-
-    def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onFinished`."""
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to its standard input."""
-
-    def isRunning(self) -> bool:
-        """Return whether it is starting or running."""
-
-    def processId(self) -> int:
-        """Return the process id that the system knows: of a launcher, where there is one."""
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-
-    def kill(self) -> None:
-        """End it now."""
-
-
-class QtProcess:
-    """A QProcess that hands over bytes as they come, without ever waiting."""
-
-    def __init__(self) -> None:
-        self.onOutput: Callable[[bytes], None] = lambda data: None
-        self.onErrorOutput: Callable[[bytes], None] = lambda data: None
-        self.onFinished: Callable[[int, bool], None] = lambda exitCode, crashed: None
-        self._process = qt.QProcess()
-        self._process.connect("readyReadStandardOutput()", self._readOutput)
-        self._process.connect("readyReadStandardError()", self._readErrorOutput)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._finished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
-
-    def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onFinished`."""
-        variables = qt.QProcessEnvironment()
-        for name, value in environment.items():
-            variables.insert(name, value)
-        self._process.setProcessEnvironment(variables)
-        self._process.start(program, arguments)
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to its standard input."""
-        self._process.write(data)
-
-    def isRunning(self) -> bool:
-        """Return whether it is starting or running."""
-        return self._process.state() != qt.QProcess.NotRunning
-
-    def processId(self) -> int:
-        """Return the process id that Qt knows: of a launcher, where there is one."""
-        return int(self._process.processId())
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """End it now."""
-        self._process.kill()
-
-    def _readOutput(self) -> None:
-        self.onOutput(self._read("readAllStandardOutput"))
-
-    def _readErrorOutput(self) -> None:
-        self.onErrorOutput(self._read("readAllStandardError"))
-
-    def _read(self, method: str) -> bytes:
-        """Read what there is; nothing where Slicer ends and Qt's object is gone, whose end is still told."""
-        try:
-            return bytes(getattr(self._process, method)().data())
-        except (RuntimeError, ValueError):
-            return b""
-
-    def _finished(self, exitCode: int, exitStatus: Any) -> None:
-        self._readOutput()
-        self._readErrorOutput()
-        self.onFinished(int(exitCode), exitStatus == qt.QProcess.CrashExit)
-
-    def _failed(self, error: Any) -> None:
-        if error == qt.QProcess.FailedToStart:
-            self.onErrorOutput(self._process.errorString().encode("utf-8", errors="replace") + b"\n")
-            self.onFinished(-1, False)
 
 
 class WorkerClient:
@@ -321,7 +229,7 @@ class WorkerClient:
         self._timer.stop()
         isFollowed = self._isLeaving and self.state == STARTING
         for processId in self._tree:  # where only a launcher or the worker itself heard that it shall end
-            _kill(processId)
+            killOne(processId)
         greeted, self.hello, self._tree = bool(self.hello), {}, set()
         if not isFollowed:
             self._pending = None
@@ -355,7 +263,7 @@ class WorkerClient:
             return
         self._tree |= self._processes()
         for processId in self._tree:
-            _kill(processId)
+            killOne(processId)
         self._process.kill()
 
     def _processes(self) -> set[int]:
@@ -382,51 +290,6 @@ def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
     inherited = "" if isForeign else environment.get("PYTHONPATH", "")
     paths = os.pathsep.join(filter(None, [needed["PYTHONPATH"], inherited]))
     return {"OMP_NUM_THREADS": threads, **environment, **needed, "PYTHONPATH": paths}
-
-
-def killTree(processId: int) -> None:
-    """Kill a process and all its descendants."""
-    for each in processTree(processId):
-        _kill(each)
-
-
-def processTree(processId: int) -> list[int]:
-    """Return a process and its children's children, the youngest first; on Windows just itself, see `_kill`."""
-    children: dict[int, list[int]] = {}
-    for child, parent in _parents():
-        children.setdefault(parent, []).append(child)
-    found, waiting = [processId], [processId]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found.extend(below)
-        waiting.extend(below)
-    return found[::-1]
-
-
-def _kill(processId: int) -> None:
-    """Kill a process; Windows kills those that it started, too."""
-    if sys.platform == "win32":
-        command = ["taskkill", "/PID", str(processId), "/T", "/F"]
-        subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(processId, signal.SIGKILL)
-
-
-def _parents() -> list[tuple[int, int]]:
-    """Return (process, its parent) of all processes; Slicer ships no psutil."""
-    if sys.platform == "win32":
-        return []
-    if Path("/proc/self/stat").exists():
-        pairs = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    fields = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                    pairs.append((int(entry.name), int(fields[1])))
-        return pairs
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, timeout=1, check=False)  # noqa: S607
-    return [(int(a), int(b)) for a, b in (line.split() for line in listing.stdout.splitlines())]
 
 
 def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, tail: list[str]) -> Event:

@@ -73,21 +73,24 @@ def sleep(_folder: Path, seconds: float) -> None:
 def artifact(folder: Path, kind: str) -> None:
     """Write a file of this kind, where there is a scan to lie on, and announce it: two balls, one larger."""
     path = folder / protocol.ARTIFACT_FILES[kind]
-    if (folder / protocol.SCAN_FILE).exists():
+    if kind == "record":
+        path.write_text(json.dumps({"outcome": "2 findings", "seed": 0}))
+    elif kind == "findings":
+        path.write_text("number\n")
+    elif (folder / protocol.SCAN_FILE).exists():
         scan = read_volume(folder / protocol.SCAN_FILE)
-        places = np.moveaxis(np.indices(scan.geometry.shape), 0, -1) / np.array(scan.geometry.shape)
-        far = np.minimum(np.linalg.norm(places - 0.3, axis=-1), np.linalg.norm(places - 0.7, axis=-1) + 0.05)
-        if kind == "record":
-            path.write_text(json.dumps({"outcome": "2 findings", "seed": 0}))
-        elif kind == "findings":
-            path.write_text("number\n")
-        elif kind in ("coarse_mask", "segmentation"):
-            write_volume(scan.with_array((far < 0.2).astype(np.uint8)), path)
-        elif kind == "pseudo_healthy":
-            write_volume(scan.with_array(scan.array.astype(np.float32)), path)
-        else:
-            write_volume(scan.with_array(np.clip(1 - far, 0, 1).astype(np.float32)), path)
+        made = scan.array
+        if kind != "pseudo_healthy":
+            far = np.minimum(distance(scan.geometry.shape, 0.3), distance(scan.geometry.shape, 0.7) + 0.05)
+            made = (far < 0.2).astype(np.uint8) if kind in ("coarse_mask", "segmentation") else np.clip(1 - far, 0, 1)
+        write_volume(scan.with_array(made), path, compressed=False)
     say("artifact", kind=kind, path=str(path))
+
+
+def distance(shape: tuple[int, int, int], place: float) -> np.ndarray:
+    """Return how far each voxel is from a place on the grid's diagonal, in sides of the grid."""
+    axes = np.meshgrid(*(np.arange(n, dtype=np.float32) / n - place for n in shape), indexing="ij", sparse=True)
+    return np.sqrt(sum(axis**2 for axis in axes))
 
 
 def garble(folder: Path, kind: str) -> None:
@@ -101,6 +104,11 @@ def go_deaf(_folder: Path) -> None:
     """Hear no cancel and no terminate any more."""
     deaf.set()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def go_numb(_folder: Path) -> None:
+    """Hear no cancel any more, as in the middle of a long computation."""
+    deaf.set()
 
 
 def child(folder: Path) -> None:
@@ -131,6 +139,7 @@ STEP = {
     "artifact": artifact,
     "garble": garble,
     "deaf": go_deaf,
+    "numb": go_numb,
     "child": child,
     "die": lambda _folder, code: os._exit(code),
     "kill": lambda _folder: os.kill(os.getpid(), signal.SIGKILL),

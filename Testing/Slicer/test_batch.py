@@ -15,7 +15,7 @@ from DiffuGTSSlicer.batch import WAITING, Batch
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
-from DiffuGTSSlicer.worker_client import QtProcess, WorkerClient
+from DiffuGTSSlicer.worker_client import WorkerClient
 from scene_parts import noise, on_disk, scan_node
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
@@ -34,7 +34,7 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Cal
 
     def make(*steps: list[Any]) -> DiffuGTSLogic:
         (tmp_path / "steps.json").write_text(json.dumps(steps))
-        client = WorkerClient(QtProcess(), [str(SCRIPT), "", str(tmp_path / "steps.json")])
+        client = WorkerClient(arguments=[str(SCRIPT), "", str(tmp_path / "steps.json")])
         made.append(DiffuGTSLogic(client=client))
         return made[-1]
 

@@ -18,10 +18,10 @@ from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import failureOf, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
+from DiffuGTSSlicer.process_tree import killTree
 from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
-from DiffuGTSSlicer.worker_client import killTree
 from scene_parts import noise, scan_node
 from test_worker_client import isAlive
 

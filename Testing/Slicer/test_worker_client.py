@@ -12,16 +12,9 @@ from typing import Any
 
 import gui
 import pytest
-from DiffuGTSSlicer.worker_client import (
-    CANCELLING,
-    IDLE,
-    RUNNING,
-    STARTING,
-    QtProcess,
-    WorkerClient,
-    killTree,
-    workerEnvironment,
-)
+from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.qt_process import QtProcess
+from DiffuGTSSlicer.worker_client import CANCELLING, IDLE, RUNNING, STARTING, WorkerClient, workerEnvironment
 
 SCRIPT = Path(__file__).parent / "scripted_worker.py"
 
@@ -137,19 +130,74 @@ def test_cancel_before_the_worker_said_hello_ends_it(a_listener, a_job) -> None:
     assert gui.spin(lambda: not listener.client.isWarm, 5)
 
 
-def test_a_deaf_worker_is_terminated_then_killed_with_its_children(a_listener, a_job) -> None:
+def test_a_deaf_worker_is_terminated_then_killed_with_its_children_within_three_seconds(
+    a_listener, a_job, record_property
+) -> None:
     listener = a_listener()
-    listener.client.cancelGraceS, listener.client.terminateGraceS = 0.5, 0.3
     job = a_job(["deaf"], ["child"], ["stage", "repaint", 0.1], ["sleep", 60])
     listener.client.run(job)
     listener.wait("stage")
     worker, child = listener.client.processId, int((job / "child").read_text())
     assert isAlive(worker) and isAlive(child)
+    begin = time.monotonic()
+    listener.client.cancel()
+    assert gui.spin(lambda: not isAlive(worker) and not isAlive(child), 10)
+    listener.waitIdle()
+    took = time.monotonic() - begin
+    record_property("cancel_s", round(took, 3))
+    print(f"a worker that hears nothing is gone in {took:.2f} s")
+    assert took < 3 and listener.last("cancelled")
+    listener.client.run(a_job(["done"]))
+    listener.wait("done")
+
+
+def test_a_child_is_not_left_behind_by_a_worker_that_lets_itself_be_terminated(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.cancelGraceS = 0.3
+    job = a_job(["numb"], ["child"], ["stage", "repaint", 0.1], ["sleep", 60])
+    listener.client.run(job)
+    listener.wait("stage")
+    worker, child = listener.client.processId, int((job / "child").read_text())
     listener.client.cancel()
     listener.wait("cancelled", 5)
     assert gui.spin(lambda: not isAlive(worker) and not isAlive(child), 3)
+
+
+def test_a_run_that_is_asked_for_while_the_worker_leaves_gets_a_new_one(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.run(a_job(["done"]))
+    listener.waitIdle()
+    first = listener.client.processId
+    listener.client.stop()
+    listener.client.run(a_job(["done"]))
+    assert listener.client.state == STARTING
+    listener.wait("done")
+    assert listener.client.processId not in (0, first) and "error" not in listener.names()
+
+
+def test_an_idle_worker_leaves_after_its_time_and_says_so(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.idleTimeoutS = 0.3
+    listener.client.run(a_job(["sleep", 0.6], ["done"]))
+    listener.wait("done")
+    worker = listener.client.processId
+    assert isAlive(worker), "a run that takes longer is no idleness"
+    listener.wait("ended")
+    assert not listener.client.isWarm and not isAlive(worker)
+    assert any("without work" in line for line in listener.lines) and "error" not in listener.names()
     listener.client.run(a_job(["done"]))
     listener.wait("done")
+    assert listener.client.processId != worker
+
+
+def test_a_worker_that_was_only_warmed_up_leaves_too_and_without_a_time_it_stays(a_listener) -> None:
+    staying, leaving = a_listener(), a_listener()
+    staying.client.idleTimeoutS, leaving.client.idleTimeoutS = 0, 0.2
+    staying.client.warmUp()
+    leaving.client.warmUp()
+    assert gui.spin(lambda: staying.client.processId, 20)
+    leaving.wait("ended")
+    assert staying.client.isWarm
 
 
 def test_done_that_arrives_after_cancel_counts_as_cancelled(a_listener, a_job) -> None:
@@ -280,8 +328,8 @@ def test_killing_the_parent_leaves_no_worker(tmp_path: Path, a_job) -> None:
         "import slicer_headless; slicer_headless.boot()\n"
         "import gui\n"
         "from pathlib import Path\n"
-        "from DiffuGTSSlicer.worker_client import QtProcess, WorkerClient\n"
-        "client = WorkerClient(QtProcess(), [{script!r}])\n"
+        "from DiffuGTSSlicer.worker_client import WorkerClient\n"
+        "client = WorkerClient(arguments=[{script!r}])\n"
         "seen = []\n"
         "client.onEvent = lambda event: seen.append(event['event'])\n"
         "client.run(Path({job!r}))\n"

@@ -1,0 +1,61 @@
+"""How long the interface thread does not come back to its event loop: what a person feels as freezing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import qt
+
+INTERVAL_MS = 5
+
+
+class Heartbeat:
+    """Beats as long as Qt works, and remembers the longest time without a beat.
+
+    Attributes:
+        longestS: By the clock: what a person waits, and what other programs on the computer add to it.
+        longestCpuS: The same in seconds of the interface thread's own computing: not sensitive to other programs.
+        beats: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.longestS = self.longestCpuS = 0.0
+        self.beats = 0
+        self._timer = qt.QTimer()
+        self._timer.setInterval(INTERVAL_MS)
+        self._timer.connect("timeout()", self._beat)
+        self._last = (0.0, 0.0)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._last = (time.perf_counter(), time.thread_time())
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Take the last time and beat no more."""
+        self._beat()
+        self._timer.stop()
+
+    def _beat(self) -> None:
+        now = (time.perf_counter(), time.thread_time())
+        self.longestS = max(self.longestS, now[0] - self._last[0])
+        self.longestCpuS = max(self.longestCpuS, now[1] - self._last[1])
+        self._last = now
+        self.beats += 1
+
+    def __str__(self) -> str:
+        return (
+            f"longest gap of the interface thread: {self.longestS * 1000:.0f} ms by the clock, "
+            f"{self.longestCpuS * 1000:.0f} ms of computing, in {self.beats} beats"
+        )
+
+
+@contextmanager
+def beating() -> Iterator[Heartbeat]:
+    """Measure while something goes on."""
+    heart = Heartbeat()
+    heart.start()
+    yield heart
+    heart.stop()
