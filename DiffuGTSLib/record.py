@@ -16,7 +16,7 @@ import safetensors.numpy
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.volumes.dicom import series_files
+from DiffuGTSLib.volumes.dicom import ordered_slices, the_scan
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SCHEMA = 1
@@ -67,7 +67,7 @@ def input_sha256(path: Path, scan: Volume) -> str:
     another file (.nhdr, .mhd): the header, then the voxels as read.
     """
     digest = hashlib.sha256()
-    for file in series_files(path)[0] if path.is_dir() else [path]:
+    for file in [each.file for each in ordered_slices(the_scan(path))] if path.is_dir() else [path]:
         with Path(file).open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

@@ -42,20 +42,48 @@ class Slice:
         return Path(self.file).name
 
 
-def series_files(folder: Path) -> tuple[list[str], str]:
-    """Return the files of the folder's one CT or MR series, in order along the slice normal, and its modality.
+@dataclass(frozen=True)
+class Series:
+    """One series of a folder.
+
+    Attributes:
+        uid: Its SeriesInstanceUID.
+        modality: "CT", "MR", "SEG"…
+        description: What somebody called it; may hold anything, a name too.
+        files: Of its images, in no order.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.modality} '{self.description}' of {len(self.files)} file(s), uid {self.uid}"
+
+
+def list_series(folder: Path) -> list[Series]:
+    """Return every DICOM series whose files lie directly in a folder; what is no DICOM image is passed over."""
+    found = []
+    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        header = _header(files[0])
+        found.append(Series(uid, _tag(header, "0008|0060"), _tag(header, "0008|103e"), tuple(files)))
+    return found
+
+
+def the_scan(folder: Path) -> Series:
+    """Return the folder's one CT or MR series.
 
     Segmentations, dose, structures and other objects beside the scan are passed over.
 
     Raises:
         InputError: If there is no CT or MR series, or more than one; each is listed.
-        GeometryError: If slices are missing, uneven, repeated, tilted, of several orientations or grids.
     """
-    found = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)}
-    headers = {uid: _header(files[0]) for uid, files in found.items()}
-    scans = [uid for uid, header in headers.items() if _tag(header, "0008|0060") in SCAN_MODALITIES]
+    found = list_series(folder)
+    scans = [series for series in found if series.modality in SCAN_MODALITIES]
     if len(scans) != 1:
-        listed = "; ".join(_described(uid, headers[uid], len(found[uid])) for uid in (scans or found))
+        listed = "; ".join(str(series) for series in (scans or found))
         wanted = "expected one CT or MR series"
         raise InputError(
             f"{folder}: {wanted}, got {len(scans)}: {listed}."
@@ -64,17 +92,21 @@ def series_files(folder: Path) -> tuple[list[str], str]:
             hint="pass a folder that holds the files of one series only.",
             code="dicom_series",
         )
-    modality = _tag(headers[scans[0]], "0008|0060")
-    slices = [_slice(file) for file in found[scans[0]]]
+    return scans[0]
+
+
+def ordered_slices(series: Series) -> list[Slice]:
+    """Return the slices of a series in order along their normal.
+
+    Raises:
+        InputError: If a file holds several frames, or colors.
+        GeometryError: If slices are missing, uneven, repeated, tilted, of several orientations or grids.
+    """
+    slices = [_slice(file) for file in series.files]
     try:
-        return [s.file for s in _in_order(slices)], modality
+        return _in_order(slices)
     except GeometryError as error:
-        raise GeometryError(f"{folder}: {error.message}", hint=error.hint) from None
-
-
-def _series(folder: Path) -> tuple[str, ...]:
-    uids: tuple[str, ...] = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    return uids
+        raise GeometryError(f"{Path(series.files[0]).parent}: {error.message}", hint=error.hint) from None
 
 
 def _header(file: str) -> sitk.ImageFileReader:
@@ -87,10 +119,6 @@ def _header(file: str) -> sitk.ImageFileReader:
 
 def _tag(header: sitk.ImageFileReader, tag: str) -> str:
     return header.GetMetaData(tag).strip(" \0") if header.HasMetaDataKey(tag) else ""
-
-
-def _described(uid: str, header: sitk.ImageFileReader, count: int) -> str:
-    return f"{_tag(header, '0008|0060')} '{_tag(header, '0008|103e')}' of {count} file(s), uid {uid}"
 
 
 def _slice(file: str) -> Slice:

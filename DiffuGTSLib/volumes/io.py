@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.volumes.dicom import series_files
+from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, the_scan
 from DiffuGTSLib.volumes.intact import require_intact
 from DiffuGTSLib.volumes.volume import Geometry, Volume, require_same_grid
 
@@ -56,6 +56,23 @@ def read_volume(path: Path | str) -> Volume:
             hint="check for a padding value, and write the scan as 16-bit or floating point.",
         )
     return Volume(voxels.astype(np.float32), _geometry(image, path), modality)
+
+
+def read_series(series: Series) -> Volume:
+    """Read one DICOM series, for folders that hold several; see `DiffuGTSLib.volumes.dicom.list_series`.
+
+    Raises:
+        InputError: If a file is damaged, or not one value a voxel.
+        GeometryError: If the slices do not make a box.
+    """
+    folder = Path(series.files[0]).parent
+    try:
+        with _quiet():
+            image = _read_series(series)
+    except RuntimeError as error:
+        raise _unreadable(folder, error) from error
+    voxels = np.transpose(sitk.GetArrayViewFromImage(image))
+    return Volume(voxels.astype(np.float32), _geometry(image, folder), series.modality)
 
 
 def read_mask(path: Path | str, like: Geometry) -> Volume:
@@ -146,8 +163,8 @@ def _read(path: Path) -> tuple[sitk.Image, str | None]:
     try:
         with _quiet():
             if path.is_dir():
-                files, modality = series_files(path)
-                image = _read_series(files)
+                series = the_scan(path)
+                image, modality = _read_series(series), series.modality
             else:
                 _require_suffix(path, READ_SUFFIXES)
                 require_intact(path)
@@ -159,13 +176,32 @@ def _read(path: Path) -> tuple[sitk.Image, str | None]:
     return image, modality
 
 
-def _read_series(files: list[str]) -> sitk.Image:
+def _read_series(series: Series) -> sitk.Image:
+    slices = ordered_slices(series)
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
+    reader.SetFileNames([each.file for each in slices])
     # Without it the first slice's type would cut the fractions off later slices with another rescale slope.
     reader.SetOutputPixelType(sitk.sitkFloat32)
     image: sitk.Image = reader.Execute()
+    _require_place(image, slices)
     return image
+
+
+def _require_place(image: sitk.Image, slices: list[Slice]) -> None:
+    """Refuse a box whose first or last slice is not where its file says; between them `ordered_slices` has looked.
+
+    Raises:
+        GeometryError: If one strays by more than the uneven spacing that is allowed.
+    """
+    allowed_mm = GAP_TOLERANCE * image.GetSpacing()[2]
+    for index in (0, len(slices) - 1):
+        strayed_mm = float(np.linalg.norm(image.TransformIndexToPhysicalPoint((0, 0, index)) - slices[index].position))
+        if strayed_mm > allowed_mm:
+            raise GeometryError(
+                f"{slices[index].name} was read {strayed_mm:.4g} mm from where it says that it lies "
+                f"(allowed {allowed_mm:.4g} mm).",
+                hint="load it in 3D Slicer and save the volume as .nrrd.",
+            )
 
 
 def _read_file(path: Path) -> sitk.Image:
