@@ -59,7 +59,16 @@ def smooth_noise(
     step = np.maximum(1, (sigma / 2).astype(int))  # wide noise is drawn coarse and enlarged: the same, far cheaper
     coarse = tuple(-(-side // int(s)) + 1 for side, s in zip(shape, step, strict=True))
     noise = ndimage.gaussian_filter(rng.standard_normal(coarse, dtype=np.float32), sigma / step, mode="wrap")
-    if step.max() > 1:
-        noise = ndimage.zoom(noise, step, order=1)
-    noise = noise[tuple(slice(0, side) for side in shape)]
+    for axis, side in enumerate(shape):
+        noise = read_along(noise, np.arange(side) / step[axis], axis)
     return np.asarray((noise - noise.mean()) / max(float(noise.std()), 1e-6), dtype=np.float32)
+
+
+def read_along(array: NDArray[np.float32], positions: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    """Read an array at fractional positions along one axis, linearly; positions lie within it."""
+    below = np.minimum(positions.astype(np.intp), max(array.shape[axis] - 2, 0))
+    share = (positions - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+    first = np.take(array, below, axis)
+    if not share.any():
+        return first
+    return np.asarray(first + share * (np.take(array, below + 1, axis) - first))

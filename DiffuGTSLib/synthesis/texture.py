@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from DiffuGTSLib.synthesis.anatomy import smooth_noise
+from DiffuGTSLib.synthesis.anatomy import read_along, smooth_noise
 
 Spacing = tuple[float, float, float]
 
@@ -88,7 +87,7 @@ def recipe_texture(shape: tuple[int, ...], spacing_mm: Spacing, rng: np.random.G
     scaled = scale_bright_part(salt, rng.uniform(0.5, 0.55))
     steps = [np.arange(n, dtype=np.float64) * s for n, s in zip(shape, spacing_mm, strict=True)]
     for axis, positions in enumerate(steps):
-        scaled = _resampled(scaled, positions, axis)
+        scaled = read_along(scaled, positions, axis)
     return np.asarray(np.clip(scaled, 0, 1), dtype=np.float32)
 
 
@@ -109,12 +108,4 @@ def _typical_difference(image: NDArray[np.float32], where: NDArray[np.bool_], ax
     differences = (image[ahead] - image[behind])[both]
     if differences.size < 20:
         return 0.0
-    differences = differences[:: max(1, differences.size // 20000)]
-    return 1.4826 * float(np.median(np.abs(differences - np.median(differences))))
-
-
-def _resampled(array: NDArray[np.float32], positions: NDArray[Any], axis: int) -> NDArray[np.float32]:
-    """Read an array at fractional positions along one axis, linearly."""
-    below = np.minimum(positions.astype(np.intp), array.shape[axis] - 2)
-    share = (positions - below).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
-    return np.asarray(np.take(array, below, axis) * (1 - share) + np.take(array, below + 1, axis) * share)
+    return 1.4826 * float(np.median(np.abs(differences[:: max(1, differences.size // 4000)])))
