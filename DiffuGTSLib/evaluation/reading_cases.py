@@ -15,7 +15,6 @@ from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_sc
 MASK_ENDINGS = ("_tumor", "_lesion", "_mask", "_label", "_seg")
 """Before the suffix: `a_tumor.nii.gz` is the mask of `a.nii.gz`, never a scan."""
 
-LARGEST_HU = 32767.0
 _AROUND_MM = 12.0
 """Kept around a crop while it is resampled, so that its edge is interpolated like its middle."""
 _ANTIALIAS = 0.5
@@ -76,16 +75,29 @@ def list_cases(source: Path | str, truth: str) -> list[CaseFile]:
     return sorted(cases, key=lambda case: case.scan.as_posix())
 
 
-def load_case(case: CaseFile, preparation: Preparation) -> Volume:
-    """Read one scan and prepare it: voxel axes along R, A, S; resampled, cut and limited as asked.
+def read_case(case: CaseFile) -> Volume:
+    """Read one scan as it is.
 
     Raises:
-        InputError: If the scan cannot be used, a crop is asked for and there is no mask, the mask is empty, or the scan
-            is smaller than the crop.
-        GeometryError: If the mask lies on another grid.
+        InputError: If it cannot be read, or shows nothing.
     """
     volume = read_volume(case.scan)
     require_scan(volume)
+    return volume
+
+
+def prepared(volume: Volume, case: CaseFile, preparation: Preparation) -> Volume:
+    """Return a scan with its voxel axes along R, A, S; resampled, cut and limited as asked.
+
+    Args:
+        volume: From `read_case`.
+        case: Where it comes from.
+        preparation: What is done to every scan of the session.
+
+    Raises:
+        InputError: If a crop is asked for and there is no mask, the mask is empty, or the scan is smaller than the crop.
+        GeometryError: If the mask lies on another grid.
+    """
     center = None if preparation.crop_mm is None else tumor_center_ras(case, volume.geometry)
     volume = in_ras_order(volume)
     if preparation.spacing_mm is not None:

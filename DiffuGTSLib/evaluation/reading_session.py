@@ -25,7 +25,7 @@ from DiffuGTSLib.evaluation.reading_blinding import (
     profile_of,
     twins,
 )
-from DiffuGTSLib.evaluation.reading_cases import CaseFile, Preparation, list_cases, load_case
+from DiffuGTSLib.evaluation.reading_cases import CaseFile, Preparation, list_cases, prepared, read_case
 from DiffuGTSLib.evaluation.reading_key import Key, KeyCase, write_key
 from DiffuGTSLib.evaluation.reading_page import PackedScan, pack, page_text
 from DiffuGTSLib.record import input_sha256, record_text
@@ -193,7 +193,7 @@ def _write(
     with whole_folder(folder, names) as staging:
         for index, (case, name) in enumerate(zip(order, card.files, strict=True)):
             told("Writing the cases", index / len(order))
-            volume = anonymous(load_case(case, plan), spacing_mm)
+            volume = anonymous(prepared(read_case(case), case, plan), spacing_mm)
             write_volume(volume, staging / name, compressed=False)
             profiles.append(profile_of(volume, case.truth))
             if with_page:
@@ -223,11 +223,16 @@ def anonymous(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
 def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told: Told) -> tuple[list[Profile], str]:
     """Read every scan once; return what can be told of each, and the one modality."""
     profiles, modalities = [], {}
+    undecided: InputError | None = None
     for index, case in enumerate(cases):
         told("Reading the scans", index / len(cases))
-        volume = load_case(case, plan)
+        scan = read_case(case)
+        try:
+            modalities[wish.modality or guess_modality(scan)[0]] = case.scan
+        except InputError as error:  # a piece of soft tissue; the others may tell
+            undecided = error
+        volume = prepared(scan, case, plan)
         profiles.append(profile_of(volume, case.truth))
-        modalities[wish.modality or guess_modality(volume)[0]] = case.scan
         low, high = (float(v) for v in np.percentile(volume.array, (1, 99)))
         if high - low < FEWEST_STEPS:
             raise InputError(
@@ -236,6 +241,8 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
                 hint="scale the scans, all of them alike, and build the session of those.",
                 code="range",
             )
+    if not modalities and undecided is not None:
+        raise undecided
     if len(modalities) > 1:
         raise InputError(
             f"Expected one modality, got {' and '.join(f'{m} ({path.name})' for m, path in modalities.items())}.",
@@ -258,7 +265,7 @@ def _window(modality: str, cases: Sequence[CaseFile], plan: Preparation) -> tupl
         return None
     body = lung = 0
     for case in cases[:: max(1, len(cases) // 8)]:
-        array = load_case(case, plan).array
+        array = prepared(read_case(case), case, plan).array
         body += np.count_nonzero(array > _LUNG_HU[0])
         lung += np.count_nonzero((array > _LUNG_HU[0]) & (array < _LUNG_HU[1]))
     return LUNG_WINDOW_HU if lung > _LUNG_SHARE * body else SOFT_TISSUE_WINDOW_HU

@@ -194,7 +194,7 @@
       const plane = PLANES[order[0]], [low, high] = window_;
       $("#plane").textContent = plane.name;
       $("#contrast").textContent = `W ${Math.round(high - low)}  L ${Math.round((high + low) / 2)} ${session.unit}`;
-      $("#position").textContent = `Slice ${point[plane.across] + 1} of ${scan.shape[plane.across]}   ${Math.round(100 * zoom)} %`;
+      $("#position").textContent = `Slice ${point[plane.across] + 1} of ${scan.shape[plane.across]}, zoom ${Math.round(100 * zoom)} %`;
       ["left", "right", "top", "bottom"].forEach((side, n) => { $(`.letter.${side}`).textContent = plane.letters[n]; });
     });
   }
