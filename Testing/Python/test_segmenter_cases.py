@@ -86,7 +86,9 @@ def test_everything_that_a_healthy_case_labels_is_organ(tmp_path: Path) -> None:
 
 
 def test_a_label_that_no_list_has_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds the label 6; expected 0 background, 1 organ, 2 tumor, 3 cyst") as caught:
+    with pytest.raises(
+        InputError, match=r"holds the label 6; expected 0 background, 1 organ, 2 tumor, 3 cyst"
+    ) as caught:
         listed(tmp_path, labels_of(ct_phantom(ANISOTROPIC)) * 6)
     assert "healthy case" in caught.value.hint
 
