@@ -57,12 +57,29 @@ def save_segmenter(trained: TrainedSegmenter, folder: Path) -> None:
         temporary.write_text(json.dumps(grid, indent=1) + "\n", encoding="utf-8")
 
 
+def find_segmenter(folder: Path) -> Path:
+    """Return the model folder that a folder is, or that a run folder holds.
+
+    Raises:
+        WeightsError: If there is none.
+    """
+    for candidate in (folder, folder / "model", folder / "segmenter" / "model"):
+        if (candidate / GRID_FILE).is_file():
+            return candidate
+    raise WeightsError(
+        f"There is no segmenter in {folder}: no {GRID_FILE}, model/{GRID_FILE} or segmenter/model/{GRID_FILE}.",
+        hint="give the folder that `diffugts train segmenter -o` wrote.",
+        code="weights_missing",
+    )
+
+
 def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedSegmenter:
-    """Read what `save_segmenter` wrote.
+    """Read what `save_segmenter` wrote, or the one in a run folder; see `find_segmenter`.
 
     Raises:
         WeightsError: If a file is missing, damaged or of another network.
     """
+    folder = find_segmenter(folder)
     network = load_module(Segmenter, folder)
     values = read_json(folder / GRID_FILE)
     try:

@@ -55,11 +55,13 @@ class CountingSource:
         self.counts: Counter[tuple[str, int]] = Counter()
 
     def minimum_radius_mm(self, organ_name: str) -> float:
+        """Ask for nothing."""
         return 0.0
 
     def paint(
         self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Count the wish."""
         self.sizes[size] += 1
         self.counts[size, count] += 1
         image, mask = window.array.copy(), np.zeros(window.array.shape, dtype=bool)
@@ -193,6 +195,7 @@ class NamedPainter(HandcraftedPainter):
         self.asked: set[tuple[str, str]] = set()
 
     def paint(self, site: Site, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Note who asked."""
         self.asked.add((site.spec.name, site.size))
         return super().paint(site, rng)
 
