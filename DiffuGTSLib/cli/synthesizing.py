@@ -97,6 +97,7 @@ def synthesize(
     """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
     from DiffuGTSLib.synthesis.organs import organ_spec
     from DiffuGTSLib.synthesis.painter import TumorWish
+    from DiffuGTSLib.synthesis.painters import find_painter
 
     if not scan.exists():
         raise InputError(f"There is no {scan}.", hint="check the spelling.", code="missing")
@@ -106,7 +107,7 @@ def synthesize(
         avoid_vessels=avoid_vessels, mass_effect=mass_effect, capsule=capsule,
     )  # fmt: skip
     cases = planned_cases(scan, organ_mask, output, repeat, seed)
-    brush, weights = chosen_painter(painter, device)
+    brush, weights = find_painter(painter, device)
     how = _How(spec, wish, brush, weights, modality, patch, preview, force, quiet)
     if len(cases) == 1:
         rows = [(cases[0], how.paint(cases[0]))]
@@ -152,34 +153,6 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
         for path, mask, folder in pairs
         for number in range(1, repeat + 1)
     ]
-
-
-def chosen_painter(name: str, device: str) -> tuple[Painter, dict[str, str]]:
-    """Return a painter, and the SHA-256 of each of its weight files; painters by hand have none.
-
-    Raises:
-        InputError: If it is neither a painter by hand nor a folder (code "painter").
-        WeightsError: If the folder holds no painter, or a damaged one.
-        ConfigError: Unknown device.
-    """
-    from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
-
-    by_hand: dict[str, Painter] = {painter.name: painter for painter in (HandcraftedPainter(), RecipePainter())}
-    if name in by_hand:
-        return by_hand[name], {}
-    folder = Path(name)
-    if not folder.is_dir():
-        raise InputError(
-            f"Unknown painter '{name}', and no such folder.",
-            hint=f"write --painter {' or '.join(by_hand)}, or the folder of a trained latent painter.",
-            code="painter",
-        )
-    from DiffuGTSLib.components import find_device
-    from DiffuGTSLib.config import RuntimeConfig
-    from DiffuGTSLib.synthesis.latent_painter import load_painter
-
-    painter = load_painter(folder, find_device(RuntimeConfig(device=device)))
-    return painter, dict(painter.weights)
 
 
 def parse_point(text: str) -> tuple[float, float, float]:

@@ -160,8 +160,8 @@ def as_the_scan_is_kept(scan: Volume, painted: Volume) -> NDArray[Any]:
     limits = np.iinfo(np.int16)
     low, high = scan.array.min(), scan.array.max()
     if low < limits.min or high > limits.max or not np.array_equal(scan.array, np.rint(scan.array)):
-        return painted.array.astype(np.float32)
-    return np.clip(np.rint(painted.array), limits.min, limits.max).astype(np.int16)
+        return np.asarray(painted.array, dtype=np.float32)
+    return np.asarray(np.clip(np.rint(painted.array), limits.min, limits.max), dtype=np.int16)
 
 
 def patch_box(tumor: Volume, side_mm: float) -> tuple[slice, slice, slice]:

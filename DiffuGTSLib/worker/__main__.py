@@ -22,7 +22,7 @@ from DiffuGTSLib.versions import versions
 from DiffuGTSLib.worker.channel import EventPipe, Inbox, Run
 from DiffuGTSLib.worker.failures import Failure, describe
 from DiffuGTSLib.worker.library import Library
-from DiffuGTSLib.worker.protocol import PROTOCOL, JobSpec, read_job
+from DiffuGTSLib.worker.protocol import PROTOCOL, JobSpec, SynthesisSpec, read_job
 from DiffuGTSLib.worker.teller import Teller
 
 if TYPE_CHECKING:
@@ -85,9 +85,17 @@ class Worker:
     def _perform(self, folder: Path, run: Run) -> None:
         """Refuse what can be refused without torch, then wait for it."""
         spec = read_job(folder)
+        teller = Teller(self._tell, run.check)
+        if isinstance(spec, SynthesisSpec):
+            teller.progress("load", 0.0)
+            self._library.wait(run.check)
+
+            from DiffuGTSLib.worker.synthesis_job import perform_synthesis
+
+            perform_synthesis(folder, spec, teller)
+            return
         config = load_config(spec.preset, overrides=spec.overrides)
         require_prompts(spec)
-        teller = Teller(self._tell, run.check)
         teller.progress("load", 0.0)
         self._library.wait(run.check)
 

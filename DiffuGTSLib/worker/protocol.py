@@ -38,10 +38,11 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "error": ("code", "message", "hint"),
     "cancelled": (),
     "released": (),
-    "done": ("outcome", "anomaly_score", "modality", "modality_reason", "timings_s", "findings"),
+    "done": ("outcome", "modality", "modality_reason", "timings_s"),
 }
 """Event → what it carries at least.
 
+`done` carries `anomaly_score` and `findings` too after a `JobSpec`, `tumors` and `skipped` after a `SynthesisSpec`.
 `hello` comes at once; its devices are empty, since torch is not loaded then. `ready` follows when it is, with the
 devices: graphics cards only, none on a computer that has just its processor.
 """
@@ -56,6 +57,7 @@ ROAD = ("aova", "repaint", "residual")
 """What a job can ask for: a beginning of this."""
 STAGES = ("load", "read", *ROAD, "write back", "write")
 """The stages of a `stage` event in their order. Those that a run skips are not told."""
+SYNTHESIS_STAGES = ("load", "synthesize", "write")
 
 JOB_FILE = "job.json"
 SCAN_FILE = "input.nrrd"
@@ -73,6 +75,9 @@ ARTIFACT_FILES = {
 
 All images lie on exactly the scan's grid. `pseudo_healthy` and `residual` exist only where something was repainted.
 """
+
+SYNTHESIS_FILES = {"painted": "painted.nrrd", "painted_tumor": "painted_tumor.nrrd", "record": "synthesis.json"}
+"""The same for a synthesis: the scan with tumors, where they are, and how they were made."""
 
 CODES = ("oom", "cuda_arch", "cuda", "disk_full", "weights_missing", "weights_corrupt", "import_failed", "protocol")
 """Codes of `error` events beside those of `DiffuGTSLib.errors` and of the library's own refusals."""
@@ -151,50 +156,114 @@ class JobSpec:
                 code="choice",
             )
 
-    def to_json(self) -> str:
-        """Return the text of job.json."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
 
-    @classmethod
-    def from_json(cls, text: str) -> JobSpec:
-        """Read the text of a job.json.
+@dataclass(frozen=True)
+class SynthesisSpec:
+    """A wish to have tumors painted, as it lies in a job folder's job.json.
 
-        Raises:
-            WorkerError: Code "protocol": no JSON object, or a key that is unknown; besides what `JobSpec` refuses.
-            PromptError: As `JobSpec`.
-        """
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise _foreign(f"The job is not valid JSON: {error}.") from error
-        if not isinstance(values, dict):
-            raise _foreign(f"The job: expected an object, got {type(values).__name__}.")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise _foreign(f"The job has the unknown key '{key}'; {did_you_mean(key, known)}")
-        if "format" not in values:
-            raise _foreign(f"The job names no format; expected {_FORMAT}.")
-        return cls(**values)
+    Attributes:
+        scan: File of the healthy scan, in the folder.
+        organ_mask: File of the organ's mask on the scan's grid, in the folder.
+        organ: Name with an organ file, or the path of one.
+        modality: "CT", "MR", or "" to have it guessed.
+        size: A size class of the organ, or "mix".
+        count: How many; 0 for as many as the class has.
+        radius_mm: Instead of a class; 0 for the class.
+        center_ras_mm: Where, RAS in mm; empty for somewhere in the organ.
+        avoid_vessels: Whether small tumors keep clear of vessels.
+        mass_effect: Whether tumors push the tissue around them outwards.
+        capsule: Whether tumors wear a bright capsule.
+        painter: "handcrafted", "recipe", or the folder of a trained one.
+        device: Of a trained painter.
+        seed: Every random draw follows from it.
+        kind: Tells it from a `JobSpec`.
+        format: Version of this form.
+
+    Raises:
+        WorkerError: Code "protocol": a value of another type, or another format.
+    """
+
+    scan: str = SCAN_FILE
+    organ_mask: str = "organ.nrrd"
+    organ: str = ""
+    modality: str = ""
+    size: str = "mix"
+    count: int = 0
+    radius_mm: float = 0.0
+    center_ras_mm: Sequence[float] = ()
+    avoid_vessels: bool = True
+    mass_effect: bool = False
+    capsule: bool = False
+    painter: str = "handcrafted"
+    device: str = "auto"
+    seed: int = 0
+    kind: str = "synthesize"
+    format: int = _FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != _FORMAT or self.kind != "synthesize":
+            raise _foreign(
+                f"The job has kind {self.kind!r} and format {self.format!r}; expected synthesize, {_FORMAT}."
+            )
+        for field in dataclasses.fields(self):
+            wanted = {"str": str, "int": int, "bool": bool}.get(str(field.type))
+            value = getattr(self, field.name)
+            if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
+                raise _foreign(f"The job's {field.name}: expected {field.type}, got {value!r}.")
+        numbers = [self.radius_mm, *self.center_ras_mm]
+        if len(numbers) not in (1, 4) or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+            raise _foreign(f"The job's radius and center: expected 1 or 4 finite numbers, got {numbers!r}.")
+        object.__setattr__(self, "center_ras_mm", tuple(float(n) for n in self.center_ras_mm))
 
 
-def write_job(spec: JobSpec, folder: Path) -> None:
+AnyJob = JobSpec | SynthesisSpec
+
+
+def job_text(spec: AnyJob) -> str:
+    """Return the text of job.json."""
+    return json.dumps(dataclasses.asdict(spec), indent=1)
+
+
+def parse_job(text: str) -> AnyJob:
+    """Read the text of a job.json.
+
+    Raises:
+        WorkerError: Code "protocol": no JSON object, or a key that is unknown; besides what the job refuses.
+        PromptError: As `JobSpec`.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise _foreign(f"The job is not valid JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise _foreign(f"The job: expected an object, got {type(values).__name__}.")
+    form = SynthesisSpec if "kind" in values else JobSpec
+    known = [field.name for field in dataclasses.fields(form)]
+    for key in values:
+        if key not in known:
+            raise _foreign(f"The job has the unknown key '{key}'; {did_you_mean(key, known)}")
+    if "format" not in values:
+        raise _foreign(f"The job names no format; expected {_FORMAT}.")
+    return form(**values)
+
+
+def write_job(spec: AnyJob, folder: Path) -> None:
     """Write job.json into a job folder."""
-    (folder / JOB_FILE).write_text(spec.to_json() + "\n", encoding="ascii")
+    (folder / JOB_FILE).write_text(job_text(spec) + "\n", encoding="ascii")
 
 
-def read_job(folder: Path) -> JobSpec:
+def read_job(folder: Path) -> AnyJob:
     """Read job.json of a job folder.
 
     Raises:
-        WorkerError: Code "protocol": the file is missing or unreadable; besides what `JobSpec.from_json` refuses.
+        WorkerError: Code "protocol": the file is missing or unreadable; besides what `parse_job` refuses.
         PromptError: As `JobSpec`.
     """
     try:
         text = (folder / JOB_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _foreign(f"The job {folder / JOB_FILE} cannot be read: {error}.") from error
-    return JobSpec.from_json(text)
+    return parse_job(text)
 
 
 def request_line(do: str, **values: Any) -> str:

@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("aova", "masks", "inpainting", "residual"),
     ("components", "pipeline", "cuts", "findings", "overview", "record", "results", "synthesis", "evaluation"),
     ("training",),
-    ("cli", "progress", "cohort", "worker.__main__", "worker.job", "worker.library", "worker.model", "__main__"),
+    ("cli", "progress", "cohort", "worker.__main__", "worker.job", "worker.library", "worker.model", "worker.synthesis_job", "__main__"),
 )
 """Rooms by floor, lowest first. A file belongs to the longest of these names that its own name begins with."""
 

@@ -28,7 +28,9 @@ from DiffuGTSLib.worker.protocol import (
     ENDINGS,
     JOB_FILE,
     PREFIX,
+    SYNTHESIS_FILES,
     JobSpec,
+    SynthesisSpec,
     parse_event,
     request_line,
     worker_environment,
@@ -280,6 +282,16 @@ def test_scans_and_masks_that_do_not_fit_are_refused(a_worker: Client, a_job: Pa
     event = a_worker.run(a_job, coarse_mask="empty.nrrd")[-1]
     assert event["code"] == "empty_candidate"
     assert_idle_and_well(a_worker, a_job)
+
+
+def test_tumors_are_painted_by_the_same_process(a_worker: Client, a_job: Path) -> None:
+    write_job(SynthesisSpec(organ_mask="organ.nrrd", organ="liver", size="small", count=1), a_job)
+    a_worker.send("run", job=str(a_job))
+    events = a_worker.hear(*ENDINGS)
+    assert events[-1]["event"] == "done", (events[-1], a_worker.log)
+    assert list(artifacts(events)) == list(SYNTHESIS_FILES)
+    assert all(path.is_file() for path in artifacts(events).values())
+    assert [tumor["size"] for tumor in events[-1]["tumors"]] == ["small"]
 
 
 def test_jobs_and_requests_that_are_none_are_answered(a_worker: Client, a_job: Path, tmp_path: Path) -> None:

@@ -21,10 +21,13 @@ from DiffuGTSLib.worker.protocol import (
     REQUESTS,
     ROAD,
     STAGES,
+    SYNTHESIS_FILES,
     JobSpec,
     LineBuffer,
+    SynthesisSpec,
     event_line,
     parse_event,
+    parse_job,
     parse_request,
     read_job,
     request_line,
@@ -51,7 +54,7 @@ def test_a_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_an_organ_is_all_that_a_job_must_say() -> None:
-    spec = JobSpec.from_json('{"format": 1, "organ": "liver"}')
+    spec = parse_job('{"format": 1, "organ": "liver"}')
     assert spec == JobSpec(organ="liver")
     assert (spec.scan, spec.preset, spec.stages, spec.allow_untrained) == ("input.nrrd", "mini", ROAD, False)
 
@@ -73,7 +76,7 @@ def test_an_organ_is_all_that_a_job_must_say() -> None:
 )
 def test_a_job_that_is_none_is_refused(an_unchecked_library: None, values: dict[str, Any], said: str) -> None:
     with pytest.raises(WorkerError) as caught:
-        JobSpec.from_json(json.dumps({"format": 1, "organ": "liver", **values}))
+        parse_job(json.dumps({"format": 1, "organ": "liver", **values}))
     assert said in caught.value.message
     assert caught.value.code == "protocol" and "restart" in caught.value.hint
 
@@ -197,6 +200,35 @@ def test_bytes_that_are_no_text_do_not_stop_the_lines() -> None:
     assert list(LineBuffer().feed(b"\xff\n@diffugts {}\n")) == ["\ufffd", "@diffugts {}"]
 
 
+def test_a_synthesis_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    spec = SynthesisSpec(organ="Größe.json", radius_mm=12, center_ras_mm=[1, 2.5, -3], mass_effect=True, seed=4)
+    write_job(spec, tmp_path)
+    assert (tmp_path / JOB_FILE).read_bytes().isascii()
+    assert read_job(tmp_path) == spec
+    assert spec.center_ras_mm == (1.0, 2.5, -3.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "dream"}, "kind 'dream'"),
+        ({"format": 2}, "format 2"),
+        ({"organ": 3}, "organ: expected str, got 3"),
+        ({"count": "2"}, "count: expected int"),
+        ({"count": True}, "count: expected int"),
+        ({"capsule": 1}, "capsule: expected bool"),
+        ({"center_ras_mm": [1, 2]}, "radius and center"),
+        ({"center_ras_mm": [1, 2, math.nan]}, "radius and center"),
+        ({"radius_mm": "wide"}, "radius and center"),
+        ({"capsul": True}, "unknown key 'capsul'"),
+    ],
+)
+def test_a_synthesis_job_that_is_none_is_refused(an_unchecked_library: None, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(WorkerError, match=said) as caught:
+        parse_job(json.dumps({"format": 1, "kind": "synthesize", "organ": "liver", **values}))
+    assert caught.value.code == "protocol"
+
+
 # What both sides rely on
 
 
@@ -207,6 +239,7 @@ def test_the_stages_are_those_of_the_road_and_the_files_those_of_a_result() -> N
     assert STAGES == ("load", "read", "aova", "repaint", "residual", "write back", "write")
     assert set(ENDINGS) < set(EVENTS)
     assert len(set(ARTIFACT_FILES.values())) == len(ARTIFACT_FILES)
+    assert not set(SYNTHESIS_FILES.values()) & set(ARTIFACT_FILES.values())
 
 
 def test_the_environment_lets_a_process_find_the_library_from_anywhere(tmp_path: Path) -> None:
