@@ -46,13 +46,15 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     }
     name = words[kind].format(scan=run.scanNode.GetName())
     known = _present(getattr(run.parameters, VOLUMES[kind]))
-    node = yield from scene.importVolume.steps(str(path), run.scanNode, name, node=known)
+    node = yield from scene.importVolume.steps(path, run.scanNode, name, node=known)
+    yield None
     if kind == "aova":
         display.showAova(node, run.parameters.config().masks.threshold)
     elif kind == "residual":
         display.showResidual(node)
     else:
         display.stylePseudoHealthy(node, run.scanNode)
+    yield None
     run.nodes[kind] = node
 
 
@@ -61,12 +63,13 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
     nodeName = _("{scan} tumor") if isTumor else _("{scan} candidate region")
     organ = run.parameters.organ
     segmentName = _("{organ} tumor").format(organ=organ or _("Unnamed")).strip().capitalize()
+    mask = yield from scene.readMask.steps(path, run.scanNode)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
     segmentId = yield from _ours(node, getattr(run.parameters, MASKS[kind][1]), run.scanNode)
     if node is None:
         node = scene.newSegmentation(run.scanNode, nodeName.format(scan=run.scanNode.GetName()))
-    segmentId = yield from scene.importMask.steps(
-        str(path),
+    run.segmentIds[kind] = scene.showMask(
+        mask,
         run.scanNode,
         node,
         segmentName if isTumor else _("Candidate region"),
@@ -74,7 +77,8 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         segmentId=segmentId,
         color=TUMOR_COLOR if isTumor else CANDIDATE_COLOR,
     )
-    run.nodes[kind], run.segmentIds[kind] = node, segmentId
+    run.nodes[kind] = node
+    yield None
 
 
 def _present(node: Any) -> Any:

@@ -171,6 +171,8 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
     image.SetDimensions(volume.geometry.shape)
     image.AllocateScalars(get_vtk_array_type(voxels.dtype), 1)
     yield from inBackground(np.copyto, vtk_to_numpy(image.GetPointData().GetScalars()).reshape(voxels.shape), voxels)
+    del volume, voxels
+    yield None
     isNew = node is None or node.GetScene() is None
     if isNew:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
@@ -181,6 +183,7 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().AutoWindowLevelOff()
     node.SetAndObserveImageData(image)
+    yield None  # the earlier voxels are gone, which takes a moment
     _belongTo(node, scanNode)
     return node
 
@@ -222,7 +225,31 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
 
 @stepwise
 def importMask(
-    path: Path | str,
+    path: Path | str, scanNode: Any, segmentationNode: Any, segmentName: str, organ: str = "", **about: Any
+) -> Work[str]:
+    """Show a mask of a job as a segment and return the segment's ID; what else may be said of it as in `showMask`.
+
+    Raises:
+        InputError, GeometryError: As `readMask` and `showMask`.
+    """
+    mask = yield from readMask.steps(path, scanNode)
+    return showMask(mask, scanNode, segmentationNode, segmentName, organ, **about)
+
+
+@stepwise
+def readMask(path: Path | str, scanNode: Any) -> Work[BoxedMask]:
+    """Read a mask of a job.
+
+    Raises:
+        GeometryError: If the mask lies on another grid than the scan.
+        InputError: If the file is no mask.
+    """
+    geometry = volumeGeometry(scanNode)
+    return (yield from inBackground(lambda: BoxedMask.of(read_mask(path, geometry).array.T)))
+
+
+def showMask(
+    mask: BoxedMask,
     scanNode: Any,
     segmentationNode: Any,
     segmentName: str,
@@ -230,11 +257,11 @@ def importMask(
     status: str = IN_PROGRESS,
     segmentId: str = "",
     color: tuple[float, float, float] = TUMOR_COLOR,
-) -> Work[str]:
-    """Show a mask of a job as a segment and return the segment's ID.
+) -> str:
+    """Show a mask as a segment and return the segment's ID.
 
     Args:
-        path: Of a mask on the scan's grid; may be empty.
+        mask: On the scan's grid; may be empty.
         scanNode: The scan.
         segmentationNode: From `newSegmentation`, or any that the user chose.
         segmentName: Also tells a nodule, a cyst or a metastasis, left or right: see `terminologyEntry`.
@@ -245,13 +272,11 @@ def importMask(
         color: Of a new segment.
 
     Raises:
-        GeometryError: If the mask lies on another grid than the scan.
-        InputError: If the file is no mask, or the status is unknown.
+        GeometryError: As `setSegmentBox`.
+        InputError: If the status is unknown.
     """
     if status not in STATUSES:
         raise InputError(f"Unknown status '{status}'.", hint=did_you_mean(status, STATUSES))
-    geometry = volumeGeometry(scanNode)
-    mask = yield from inBackground(lambda: BoxedMask.of(read_mask(path, geometry).array.T))
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentId or segmentation.GenerateUniqueSegmentID(segmentName)
     segment = segmentation.GetSegment(segmentId)
@@ -267,7 +292,6 @@ def importMask(
         segment.SetTag(_ORGAN_TAG, organ)
     segment.RemoveTag(DROPPED_TAG)
     segment.SetTag(DIGEST_TAG, mask.digest)
-    yield None
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(segment, getattr(logic, status))

@@ -44,6 +44,7 @@ def inBackground(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
             future.set_exception(error)
 
     threading.Thread(target=call, name="DiffuGTS", daemon=True).start()
+    yield future
     while not future.done():
         yield future
     return future.result()

@@ -87,6 +87,14 @@ def a_scene() -> Iterator[Any]:
 
 
 @pytest.fixture
+def a_scan(a_scene: Any) -> Any:
+    """A small CT on an oblique grid with three different voxel sides."""
+    from scene_parts import OBLIQUE, noise, scan_node
+
+    return scan_node(OBLIQUE, noise(OBLIQUE))
+
+
+@pytest.fixture
 def a_qt_application() -> Iterator[Any]:
     """The application object of Qt. An exception in a slot, which Qt only prints, fails the test."""
     import qt

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
+from DiffuGTSSlicer import grids
 from numpy.typing import NDArray
-from phantoms import rotation
+from phantoms import grid, rotation
 
 from DiffuGTSLib.volumes import Geometry, Volume, write_volume
+
+OBLIQUE = grid((20, 24, 16), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
+LEFT_HANDED = grid((20, 24, 16), (1.1, 0.7, 2.5), np.diag([1.0, 1.0, -1.0]), (11, -7, 23))
 
 
 def scan_node(geometry: Geometry, array: NDArray[Any], name: str = "Scan") -> Any:
@@ -40,6 +44,13 @@ def on_disk(geometry: Geometry, array: NDArray[Any], path: Path) -> Path:
     return path
 
 
+def world_points(node: Any) -> NDArray[np.float64]:
+    """Return where each voxel (i, j, k) of a volume lies in the world."""
+    geometry = grids.volumeGeometry(node)
+    placed = Geometry(geometry.shape, grids.worldFromNode(node) @ geometry.ijk_to_ras)
+    return placed.to_ras(np.moveaxis(np.indices(geometry.shape), 0, -1))
+
+
 def matrix_of(node: Any) -> NDArray[np.float64]:
     """Return a volume's own matrix from voxels to RAS."""
     matrix = vtk.vtkMatrix4x4()
@@ -52,6 +63,9 @@ def rigid(degrees: tuple[float, float, float], offset_mm: tuple[float, float, fl
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation(degrees), offset_mm
     return matrix
+
+
+TURNED = rigid((4, -3, 6), (2.0, -1.5, 1.0))
 
 
 def linear_transform(matrix: NDArray[np.float64], parent: Any = None, name: str = "Transform") -> Any:

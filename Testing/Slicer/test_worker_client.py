@@ -196,7 +196,7 @@ def test_a_worker_that_was_only_warmed_up_leaves_too_and_without_a_time_it_stays
     staying.client.warmUp()
     leaving.client.warmUp()
     assert gui.spin(lambda: staying.client.processId, 20)
-    leaving.wait("ended")
+    assert gui.spin(lambda: "ended" in leaving.names(), 20)
     assert staying.client.isWarm
 
 
