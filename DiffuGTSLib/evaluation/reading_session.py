@@ -41,7 +41,6 @@ FEWEST_STEPS = 100
 """Scans are written as whole numbers; with fewer of them between dark and bright, rounding would show."""
 
 _TIME_S = 1_577_836_800  # 1 January 2020: when a file was written tells which scan was made last
-_LUNG_HU = (-950.0, -500.0)
 _LUNG_SHARE = 0.25
 
 Told = Callable[[str, float], None]
@@ -131,9 +130,9 @@ def build_session(
     _require_places(folder, key_path)
     cases = list_cases(real, REAL), list_cases(synthetic, SYNTHETIC)
     _require_apart([*cases[0], *cases[1]])
-    _require_balance(len(cases[0]), len(cases[1]), wish)
     known = {case: _sha256(case) for case in [*cases[0], *cases[1]]}
     _require_different(known)
+    _require_balance(len(cases[0]), len(cases[1]), wish)
     rng = _generator(wish.seed, known)
     chosen = [*_drawn(cases[0], wish.per_side, rng), *_drawn(cases[1], wish.per_side, rng)]
 
@@ -142,6 +141,7 @@ def build_session(
     found = giveaways(profiles)
     if found and not (wish.harmonize and all(giveaway.is_curable for giveaway in found)):
         raise _refusal(found, wish.harmonize)
+    _require_steps(chosen, profiles)
     spacing, limits = cure(profiles, found)
     plan = dataclasses.replace(plan, spacing_mm=spacing, limits=limits)
 
@@ -159,7 +159,7 @@ def build_session(
     )
     key = Key(session, wish.seed, truths, made)
     unit = "HU" if modality == "CT" else ""
-    card = SessionCard(session, wish.title, modality, wish.window or _window(modality, chosen, plan), unit, files)
+    card = SessionCard(session, wish.title, modality, wish.window or _window(modality, profiles), unit, files)
     spacing_written = _floats(np.median([p.spacing_mm for p in profiles], axis=0)) if spacing is None else spacing
     write_key(key, key_path)  # first: a session without its key is of no use
     try:
@@ -175,6 +175,7 @@ _CURES = {
     "fractions": "all were rounded",
     "low": "all were cut off below",
     "high": "all were cut off above",
+    "spike": "all were cut off alike",
 }
 
 
@@ -233,14 +234,6 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
             undecided = error
         volume = prepared(scan, case, plan)
         profiles.append(profile_of(volume, case.truth))
-        low, high = (float(v) for v in np.percentile(volume.array, (1, 99)))
-        if high - low < FEWEST_STEPS:
-            raise InputError(
-                f"{case.scan}: 98 % of its voxels lie between {low:.4g} and {high:.4g}; expected a range of at least "
-                f"{FEWEST_STEPS}, since scans are written as whole numbers.",
-                hint="scale the scans, all of them alike, and build the session of those.",
-                code="range",
-            )
     if not modalities and undecided is not None:
         raise undecided
     if len(modalities) > 1:
@@ -259,16 +252,12 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
     return profiles, next(iter(modalities))
 
 
-def _window(modality: str, cases: Sequence[CaseFile], plan: Preparation) -> tuple[float, float] | None:
+def _window(modality: str, profiles: Sequence[Profile]) -> tuple[float, float] | None:
     """Choose one window for all: by the share of lung in CT; None in MR, whose units mean nothing across scans."""
     if modality != "CT":
         return None
-    body = lung = 0
-    for case in cases[:: max(1, len(cases) // 8)]:
-        array = prepared(read_case(case), case, plan).array
-        body += np.count_nonzero(array > _LUNG_HU[0])
-        lung += np.count_nonzero((array > _LUNG_HU[0]) & (array < _LUNG_HU[1]))
-    return LUNG_WINDOW_HU if lung > _LUNG_SHARE * body else SOFT_TISSUE_WINDOW_HU
+    lung = float(np.median([profile.lung for profile in profiles]))
+    return LUNG_WINDOW_HU if lung > _LUNG_SHARE else SOFT_TISSUE_WINDOW_HU
 
 
 def _generator(seed: int, known: dict[CaseFile, str]) -> np.random.Generator:
@@ -365,6 +354,17 @@ def _require_balance(real: int, synthetic: int, wish: SessionWish) -> None:
             f"There are {real} real and {synthetic} synthetic scans; a reader who noticed could guess better than chance.",
             hint=f"draw as many of each with --per-side {min(real, synthetic)}, or say --allow-unbalanced.",
             code="unbalanced",
+        )
+
+
+def _require_steps(cases: Sequence[CaseFile], profiles: Sequence[Profile]) -> None:
+    case, profile = min(zip(cases, profiles, strict=True), key=lambda pair: pair[1].steps)
+    if profile.steps < FEWEST_STEPS:
+        raise InputError(
+            f"{case.scan}: 98 % of its voxels lie within {profile.steps:.3g}; expected at least {FEWEST_STEPS}, since "
+            "scans are written as whole numbers.",
+            hint="scale the scans, all of them alike, and build the session of those.",
+            code="range",
         )
 
 
