@@ -1,0 +1,336 @@
+"""Robustness: how a segmenter bears tumors that are larger, fainter, more bent, elsewhere or coarser than usual.
+
+SyntheticTumors measures a model on painted tumors of which one property lies at μ ± 1, 2, 3 σ while the others stay at μ.
+Papers silent on μ and σ; ours are in `default_axes` and can be chosen. A variant's other properties are not only equal in
+the mean: it is painted from the same draws at the same place.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from scipy import ndimage
+from scipy.stats import norm
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.evaluation.report import plain, write_json
+from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
+from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
+from DiffuGTSLib.synthesis.organs import OrganSpec
+from DiffuGTSLib.synthesis.painter import Site, TumorWish, synthesize
+from DiffuGTSLib.synthesis.shapes import SizeClass
+from DiffuGTSLib.synthesis.texture import draw_grain, measure_noise, mottle
+from DiffuGTSLib.volumes import Volume, write_volume
+from DiffuGTSLib.volumes.volume import require_same_grid
+
+AXES = ("size", "intensity", "shape", "place", "texture")
+LEVELS = (-3, -2, -1, 1, 2, 3)
+BASE = "base"
+MANIFEST = "manifest.json"
+SCANS, REFERENCES = "scans", "references"
+SCHEMA = 1
+
+_MOTTLE_WIDTH_MM = 4.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One property and its distribution.
+
+    Attributes:
+        mean: Of the property, in `unit`.
+        sd: Its standard deviation.
+        unit: What it is measured in.
+    """
+
+    mean: float
+    sd: float
+    unit: str
+
+    def value(self, level: int) -> float:
+        """Return the property that many standard deviations from the mean."""
+        return self.mean + level * self.sd
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One scan of the benchmark.
+
+    Attributes:
+        axis: The property that is off its mean; "base" where none is.
+        level: By how many standard deviations.
+        replicate: Which of the tumors that are varied.
+    """
+
+    axis: str
+    level: int
+    replicate: int
+
+    @property
+    def name(self) -> str:
+        """Return the name of its files: "size_p2_0" is replicate 0 at size + 2 σ."""
+        if self.axis == BASE:
+            return f"{BASE}_{self.replicate}"
+        return f"{self.axis}_{'m' if self.level < 0 else 'p'}{abs(self.level)}_{self.replicate}"
+
+
+@dataclass(frozen=True)
+class GradedPainter:
+    """Paints a plain tumor of a given contrast and mottle, with the scan's own grain.
+
+    Attributes:
+        shift: Difference to the organ around it; HU, on MR standard deviations of the organ.
+        absolute: Whether `shift` is the tumor's own intensity instead.
+        mottle_sd: Standard deviation of its patches, in the same unit.
+    """
+
+    shift: float
+    absolute: bool
+    mottle_sd: float
+    name: str = "graded"
+    context_mm: float = 0.0
+    whole_box: bool = False
+
+    def paint(self, site: Site, rng: np.random.Generator) -> Float32[np.ndarray, "X Y Z"]:
+        """Return the box as if tumor filled it."""
+        tissue = reference_tissue(site)
+        unit = 1.0 if site.modality == "CT" else mr_unit(site.image, tissue)
+        base = 0.0 if self.absolute else float(np.median(site.image[tissue]))
+        patches = mottle(site.image.shape, site.spacing_mm, _MOTTLE_WIDTH_MM, rng)
+        grain = draw_grain(site.image.shape, measure_noise(site.image, tissue), rng)
+        return np.asarray(base + unit * (self.shift + self.mottle_sd * patches) + grain, dtype=np.float32)
+
+
+def default_axes(spec: OrganSpec, modality: str) -> dict[str, Axis]:
+    """Return the distributions that are varied when nothing else is asked for.
+
+    Size: radius 10 ± 2.5 mm, the border between early and late. Shape: what bends the ball, 1.5 ± 0.5 mm (DiffTumor: 1 to
+    2 mm at 8 mm radius); at - 3 σ it is a ball. Place: 0 ± 1, a quantile of the organ along the patient. Intensity: mean
+    and standard deviation of the first range of the organ file. Texture: patches of 15 ± 5 HU.
+
+    Args:
+        spec: The organ.
+        modality: "CT" or "MR".
+    """
+    if modality == "CT":
+        (low, high), unit = (spec.ct.shift_hu or spec.ct.absolute_hu)[0], "HU"
+        texture = Axis(15.0, 5.0, "HU")
+    else:
+        (low, high), unit = spec.mr.shift_sd[0], "organ sd"
+        texture = Axis(0.6, 0.2, "organ sd")
+    return {
+        "size": Axis(10.0, 2.5, "mm radius"),
+        "intensity": Axis((low + high) / 2, (high - low) / sqrt(12), unit),
+        "shape": Axis(1.5, 0.5, "mm"),
+        "place": Axis(0.0, 1.0, "quantile of a normal"),
+        "texture": texture,
+    }
+
+
+def variants(axes: Sequence[str], levels: Sequence[int], replicates: int) -> list[Variant]:
+    """Return every scan of a benchmark, those without deviation first; level 0 is theirs, once for all axes.
+
+    Raises:
+        InputError: If an axis is unknown, or there is nothing to do.
+    """
+    for axis in axes:
+        if axis not in AXES:
+            raise InputError(f"Unknown axis '{axis}'.", hint=did_you_mean(axis, AXES))
+    if replicates < 1 or not axes:
+        raise InputError(f"Expected at least one axis and one replicate, got {len(axes)} and {replicates}.")
+    made = [Variant(BASE, 0, number) for number in range(replicates)]
+    return made + [
+        Variant(axis, level, number) for axis in axes for level in levels if level for number in range(replicates)
+    ]
+
+
+def build_benchmark(
+    scan: Volume,
+    organ: Volume,
+    spec: OrganSpec,
+    output: Path,
+    *,
+    modality: str,
+    axes: Mapping[str, Axis] | None = None,
+    levels: Sequence[int] = LEVELS,
+    replicates: int = 1,
+    seed: int = 0,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Paint the scans of a benchmark into `output/scans`, their masks into `output/references`, and return the manifest.
+
+    The manifest is written after each scan, so that the same call goes on where it stopped.
+
+    Args:
+        scan: Healthy, native units.
+        organ: Mask on its grid.
+        spec: The organ.
+        output: Folder, made if absent.
+        modality: "CT" or "MR".
+        axes: Property → its distribution; None: `default_axes`. Those that are not named stay at their default.
+        levels: Standard deviations from the mean; 0 is always made.
+        replicates: Tumors, each of its own shape and place.
+        seed: Of everything.
+        on_progress: Called with ("cases", share done).
+
+    Raises:
+        InputError: As `variants` and `synthesize`; an axis that falls to 0 or below; a folder with another benchmark.
+        GeometryError: If the mask lies on another grid.
+    """
+    require_same_grid(scan.geometry, organ.geometry, "organ mask")
+    chosen = {**default_axes(spec, modality), **(axes or {})}
+    wanted = variants(tuple(axes or AXES), levels, replicates)
+    _require_positive(chosen, levels)
+    settings = _settings(scan, organ, spec, modality, chosen, wanted, seed)
+    rows = _earlier_rows(output, settings)
+    places = _Places(organ, chosen["size"].value(max([0, *levels])))
+    for folder in (output / SCANS, output / REFERENCES):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, variant in enumerate(wanted):
+        if on_progress is not None:
+            on_progress("cases", number / len(wanted))
+        if variant.name in rows:
+            continue
+        rows[variant.name] = _paint(variant, scan, organ, spec, modality, chosen, places, seed, output)
+        manifest = {"schema": SCHEMA, "settings": settings, "scans": list(rows.values())}
+        write_json(manifest, output / MANIFEST)
+    return read_manifest(output)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a benchmark.
+
+    Raises:
+        InputError: If there is none, or it is not one of ours.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["schema"] != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA}, got {manifest['schema']}")
+        for key in ("settings", "scans"):
+            manifest[key]  # a KeyError says what is missing
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no benchmark: {MANIFEST}: {error}.", hint="build one first.", code="missing"
+        ) from error
+    return manifest
+
+
+def properties(variant: Variant, axes: Mapping[str, Axis]) -> dict[str, float]:
+    """Return every property of a variant: the mean, but for the one that is varied."""
+    return {name: axis.value(variant.level if name == variant.axis else 0) for name, axis in axes.items()}
+
+
+class _Places:
+    """The voxels of an organ that are deep enough for the largest tumor, in the order of the patient's feet to head."""
+
+    def __init__(self, organ: Volume, radius_mm: float) -> None:
+        mask = organ.array > 0
+        if not mask.any():
+            raise InputError("The organ mask is empty: there is nothing to paint into.", code="empty_mask")
+        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        near = np.pad(mask[box], 1)
+        depth_mm = ndimage.distance_transform_edt(near, sampling=organ.geometry.spacing_mm)[1:-1, 1:-1, 1:-1]
+        needed = min(1.2 * radius_mm, float(np.quantile(depth_mm[mask[box]], 0.9)))  # else the deepest tenth
+        voxels = np.argwhere(depth_mm >= needed) + [side.start for side in box]
+        ras = organ.geometry.to_ras(voxels)
+        self._ras: Float[np.ndarray, "voxels 3"] = ras[np.argsort(ras[:, 2], kind="stable")]
+
+    def at(self, quantile: float, rng: np.random.Generator) -> tuple[float, float, float]:
+        """Return a point at a quantile of the organ's height, RAS mm, anywhere in that layer."""
+        middle = round(quantile * (len(self._ras) - 1))
+        layer = np.flatnonzero(np.abs(self._ras[:, 2] - self._ras[middle, 2]) <= 1.0)
+        r, a, s = self._ras[layer[rng.integers(len(layer))]]
+        return float(r), float(a), float(s)
+
+
+def _paint(
+    variant: Variant,
+    scan: Volume,
+    organ: Volume,
+    spec: OrganSpec,
+    modality: str,
+    axes: Mapping[str, Axis],
+    places: _Places,
+    seed: int,
+    output: Path,
+) -> dict[str, Any]:
+    """Paint one scan, write its two files and return its row of the manifest."""
+    wanted = properties(variant, axes)
+    center = places.at(float(norm.cdf(wanted["place"])), np.random.default_rng([seed, variant.replicate, 0]))
+    radius_mm, elastic_mm = wanted["size"], wanted["shape"]
+    size = SizeClass("small", radius_mm, (radius_mm, radius_mm), (elastic_mm, elastic_mm), waviness=(0.0, 0.0))
+    blur_mm = sum(spec.blend_sigma_mm) / 2
+    graded = replace(spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm))
+    absolute = modality == "CT" and not spec.ct.shift_hu
+    painted = synthesize(
+        scan, organ, graded, TumorWish("small", 1, center), GradedPainter(wanted["intensity"], absolute, wanted["texture"]),
+        modality=modality, rng=np.random.default_rng([seed, variant.replicate, 1]),
+    )  # fmt: skip
+    row = {"name": variant.name, **asdict(variant), "requested": wanted, "center_ras_mm": center}
+    if painted.skipped:
+        return {**row, "skipped": painted.skipped[0]}
+    image = painted.image.with_array(as_the_scan_is_kept(scan, painted.image))
+    write_volume(image, output / SCANS / f"{variant.name}.nii.gz")
+    write_volume(painted.tumor, output / REFERENCES / f"{variant.name}.nii.gz")
+    return {**row, "painted": asdict(painted.tumors[0])}
+
+
+def _settings(
+    scan: Volume,
+    organ: Volume,
+    spec: OrganSpec,
+    modality: str,
+    axes: Mapping[str, Axis],
+    wanted: Sequence[Variant],
+    seed: int,
+) -> dict[str, Any]:
+    """Return all that a benchmark depends on, as JSON reads it back."""
+    settings = {
+        "scan_sha256": sha256(np.ascontiguousarray(scan.array).data).hexdigest(),
+        "organ_sha256": sha256(np.ascontiguousarray(organ.array > 0).data).hexdigest(),
+        "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
+        "modality": modality,
+        "organ": asdict(spec),
+        "axes": {name: asdict(axis) for name, axis in axes.items()},
+        "variants": [variant.name for variant in wanted],
+        "seed": seed,
+    }
+    back: dict[str, Any] = json.loads(json.dumps(plain(settings)))
+    return back
+
+
+def _earlier_rows(output: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if not (output / MANIFEST).is_file():
+        return {}
+    manifest = read_manifest(output)
+    different = [key for key, value in settings.items() if manifest["settings"].get(key) != value]
+    if different:
+        raise InputError(
+            f"{output} holds a benchmark of other {', '.join(different)}.",
+            hint="choose another folder, or the settings of that one.",
+            code="exists",
+        )
+    return {
+        row["name"]: row
+        for row in manifest["scans"]
+        if "skipped" in row
+        or all((output / folder / f"{row['name']}.nii.gz").is_file() for folder in (SCANS, REFERENCES))
+    }
+
+
+def _require_positive(axes: Mapping[str, Axis], levels: Sequence[int]) -> None:
+    for name in ("size", "shape", "texture"):
+        least = min(axes[name].value(level) for level in (0, *levels))
+        if least < (1.0 if name == "size" else -1e-9):
+            raise InputError(
+                f"The {name} falls to {least:g} {axes[name].unit}; expected {'at least 1' if name == 'size' else '0 or more'}.",
+                hint=f"choose a smaller standard deviation than {axes[name].sd:g}, or fewer levels.",
+            )
