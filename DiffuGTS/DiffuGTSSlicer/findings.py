@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -24,7 +25,16 @@ from scipy.spatial.distance import pdist
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.volume import require_same_grid
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, volumeGeometry, worldFromNode
+from DiffuGTSSlicer.grids import (
+    EMPTY_BOX,
+    BoxedMask,
+    hull,
+    segmentBox,
+    segmentMask,
+    setSegmentBox,
+    volumeGeometry,
+    worldFromNode,
+)
 from DiffuGTSSlicer.scene import DROPPED_TAG
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
@@ -85,10 +95,14 @@ class Findings:
         for node, name in ((self._aovaNode, "AOVA map"), (self._healthyNode, "pseudo-healthy image")):
             if node is not None:
                 require_same_grid(geometry, volumeGeometry(node), name)
-        present = segmentMask(self._segmentationNode, self._segmentId, self._scanNode) > 0
+        present, dropped = self._present(), self._dropped()
         matrix = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
+        whole = present
+        if dropped.voxels.size:
+            box = hull(present.box, dropped.box)
+            whole = BoxedMask.of(present.within(box) | dropped.within(box), _corner(box))
         # The sort is stable, and dropping changes no size: one segment always has one numbering.
-        self._lesions = sorted(_lesions(present | self._dropped(present.shape)), key=lambda each: -each.voxels.sum())
+        self._lesions = sorted(_lesions(whole), key=lambda each: -each.voxels.sum())
         self.rows = tuple(
             self._measured(number, lesion, present, matrix) for number, lesion in enumerate(self._lesions, start=1)
         )
@@ -101,16 +115,18 @@ class Findings:
             InputError: If there is no finding of that number.
         """
         lesion = self._lesion(number)
-        present = segmentMask(self._segmentationNode, self._segmentId, self._scanNode) > 0
-        dropped = self._dropped(present.shape)
+        before = self._present(), self._dropped()
+        box = hull(lesion.box, *(mask.box for mask in before))
+        present, dropped = (mask.within(box) for mask in before)
         gains, loses = (present, dropped) if kept else (dropped, present)
-        gains[lesion.box] |= lesion.voxels & loses[lesion.box]
-        loses[lesion.box] &= ~lesion.voxels
+        here = _moved(lesion.box, tuple(-start for start in _corner(box)))
+        gains[here] |= lesion.voxels & loses[here]
+        loses[here] &= ~lesion.voxels
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         status = logic.GetSegmentStatus(self._segment())  # Slicer takes an emptied segment for one not yet started
-        setSegmentMask(present, self._scanNode, self._segmentationNode, self._segmentId)
+        setSegmentBox(BoxedMask.of(present, _corner(box)), self._scanNode, self._segmentationNode, self._segmentId)
         logic.SetSegmentStatus(self._segment(), status)
-        self._segment().SetTag(DROPPED_TAG, _packed(dropped))
+        self._segment().SetTag(DROPPED_TAG, _packed(BoxedMask.of(dropped, _corner(box)), self._shape()))
         self.update()
 
     def jump(self, number: int) -> None:
@@ -130,10 +146,8 @@ class Findings:
             raise InputError(f"There is no finding {number}; expected 1 to {len(self._lesions)}.", code="missing")
         return self._lesions[number - 1]
 
-    def _measured(
-        self, number: int, lesion: _Lesion, present: NDArray[np.bool_], matrix: NDArray[np.float64]
-    ) -> Finding:
-        remaining = lesion.voxels & present[lesion.box]
+    def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Finding:
+        remaining = lesion.voxels & present.within(lesion.box)
         kept = bool(remaining.any())
         voxels = remaining if kept else lesion.voxels
         attention, change = np.array([nan]), np.array([nan])
@@ -157,16 +171,25 @@ class Findings:
     def _segment(self) -> Any:
         return self._segmentationNode.GetSegmentation().GetSegment(self._segmentId)
 
-    def _dropped(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    def _shape(self) -> tuple[int, ...]:
+        return volumeGeometry(self._scanNode).shape[::-1]
+
+    def _present(self) -> BoxedMask:
+        """Return the segment as it is now; one on another grid is resampled, which takes longer."""
+        where = (self._segmentationNode, self._segmentId, self._scanNode)
+        stored = segmentBox(*where)
+        return BoxedMask.of(segmentMask(*where)) if stored is None else stored
+
+    def _dropped(self) -> BoxedMask:
         text = vtk.reference("")
-        return _unpacked(str(text) if self._segment().GetTag(DROPPED_TAG, text) else "", shape)
+        return _unpacked(str(text) if self._segment().GetTag(DROPPED_TAG, text) else "", self._shape())
 
 
 @dataclass(frozen=True, eq=False)
 class _Lesion:
     """Voxels of one lesion within their box (k, j, i), dropped or not."""
 
-    box: tuple[slice, ...]
+    box: tuple[slice, slice, slice]
     voxels: NDArray[np.bool_]
 
     def indices(self, voxels: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -174,9 +197,40 @@ class _Lesion:
         return (np.argwhere(voxels) + [side.start for side in self.box])[:, ::-1]
 
 
-def _lesions(mask: NDArray[np.bool_]) -> list[_Lesion]:
-    labels, _count = ndimage.label(mask, structure=_TOUCHING)
-    return [_Lesion(box, labels[box] == label) for label, box in enumerate(ndimage.find_objects(labels), start=1)]
+def _lesions(mask: BoxedMask) -> list[_Lesion]:
+    """Return the lesions of a mask, far ones apart: what lies between them need not be looked at voxel by voxel."""
+    found = []
+    for part in _parts(mask):
+        labels, _count = ndimage.label(part.voxels, structure=_TOUCHING)
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            found.append(_Lesion(_moved(box, part.corner), labels[box] == label))
+    return sorted(found, key=lambda each: _corner(each.box))
+
+
+def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
+    """Yield the parts of a mask between which a whole plane of voxels is empty, each in its own box."""
+    for axis in range(3):
+        filled = mask.voxels.any(axis=tuple(other for other in range(3) if other != axis))
+        edges = np.flatnonzero(np.diff(filled.astype(np.int8), prepend=0, append=0))
+        if len(edges) > 2:
+            for start, stop in edges.reshape(-1, 2):
+                corner = list(mask.corner)
+                corner[axis] += int(start)
+                cut = [slice(None)] * 3
+                cut[axis] = slice(int(start), int(stop))
+                yield from _parts(BoxedMask.of(mask.voxels[tuple(cut)], tuple(corner)))
+            return
+    if mask.voxels.size:
+        yield mask
+
+
+def _corner(box: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(side.start for side in box)
+
+
+def _moved(box: tuple[slice, ...], by: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    k, j, i = (slice(side.start + start, side.stop + start) for side, start in zip(box, by, strict=True))
+    return k, j, i
 
 
 def _values(node: Any, box: tuple[slice, ...], voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -211,26 +265,25 @@ def _longestInPlaneMm(indices: NDArray[np.intp], spacingMm: NDArray[np.float64])
 # --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte
 
 
-def _packed(mask: NDArray[np.bool_]) -> str:
-    if not mask.any():
+def _packed(mask: BoxedMask, shape: tuple[int, ...]) -> str:
+    if not mask.voxels.size:
         return ""
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    numbers = [*mask.shape, *(edge for side in box for edge in (side.start, side.stop))]
-    bits = base64.b64encode(zlib.compress(np.packbits(mask[box]).tobytes(), 9)).decode("ascii")
+    numbers = [*shape, *(edge for side in mask.box for edge in (side.start, side.stop))]
+    bits = base64.b64encode(zlib.compress(np.packbits(mask.voxels).tobytes(), 9)).decode("ascii")
     return ",".join([*map(str, numbers), bits])
 
 
-def _unpacked(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _unpacked(text: str, shape: tuple[int, ...]) -> BoxedMask:
     """Return the mask; nothing is dropped where the text is empty, damaged, or of another grid."""
-    mask = np.zeros(shape, dtype=bool)
+    nothing = BoxedMask(EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.uint8))
     try:
         *numbers, bits = text.split(",")
         values = [int(number) for number in numbers]
         if tuple(values[:3]) != shape:
-            return mask
-        box = tuple(slice(values[3 + 2 * axis], values[4 + 2 * axis]) for axis in range(3))
+            return nothing
+        k, j, i = (slice(values[3 + 2 * axis], values[4 + 2 * axis]) for axis in range(3))
+        sides = [side.stop - side.start for side in (k, j, i)]
         packed = np.frombuffer(zlib.decompress(base64.b64decode(bits, validate=True)), dtype=np.uint8)
-        mask[box] = np.unpackbits(packed, count=mask[box].size).reshape(mask[box].shape)
+        return BoxedMask((k, j, i), np.unpackbits(packed, count=int(np.prod(sides))).reshape(sides))
     except (ValueError, IndexError, zlib.error):
-        mask[:] = False
-    return mask
+        return nothing

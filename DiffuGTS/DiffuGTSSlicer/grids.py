@@ -148,6 +148,9 @@ def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
     return mask
 
 
+EMPTY_BOX = (slice(0, 0), slice(0, 0), slice(0, 0))
+
+
 @dataclass(frozen=True, eq=False)
 class BoxedMask:
     """A mask as the box that holds all of it, which is small where a lesion is.
@@ -161,11 +164,31 @@ class BoxedMask:
     voxels: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, mask: NDArray[Any]) -> BoxedMask:
-        """Find the box of a mask (k, j, i)."""
+    def of(cls, mask: NDArray[Any], corner: tuple[int, ...] = (0, 0, 0)) -> BoxedMask:
+        """Find the box of a mask (k, j, i) whose first voxel is at a corner of the scan's grid."""
         lines = [mask.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
-        k, j, i = (_span(line) for line in lines)
-        return cls((k, j, i), np.ascontiguousarray(mask[k, j, i] > 0).view(np.uint8))
+        spans = [_span(line) for line in lines]
+        voxels = np.ascontiguousarray(mask[tuple(spans)] > 0).view(np.uint8)
+        if not voxels.size:
+            return cls(EMPTY_BOX, voxels)
+        k, j, i = (slice(side.start + low, side.stop + low) for side, low in zip(spans, corner, strict=True))
+        return cls((k, j, i), voxels)
+
+    @property
+    def corner(self) -> tuple[int, int, int]:
+        """Index (k, j, i) of the first voxel of the box."""
+        return self.box[0].start, self.box[1].start, self.box[2].start
+
+    def within(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        """Return the mask in another box, which may hold all of it, a part, or nothing."""
+        cut = np.zeros([side.stop - side.start for side in box], dtype=np.bool_)
+        low = [max(mine.start, side.start) for mine, side in zip(self.box, box, strict=True)]
+        high = [min(mine.stop, side.stop) for mine, side in zip(self.box, box, strict=True)]
+        if all(start < stop for start, stop in zip(low, high, strict=True)):
+            there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))
+            here = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, self.box, strict=True))
+            cut[there] = self.voxels[here] > 0
+        return cut
 
     @property
     def digest(self) -> str:
@@ -188,13 +211,8 @@ def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[Box
     offset = _latticeOffset(labelmap, segmentationNode, scanNode, geometry)
     if offset is None:
         return None
-    found = yield from inBackground(BoxedMask.of, _voxels(labelmap))
-    low = np.array(labelmap.GetExtent()[::2]) + offset
-    k, j, i = (
-        slice(int(side.start + start), int(side.stop + start)) if side.stop else side
-        for side, start in zip(found.box, low[::-1], strict=True)
-    )
-    return BoxedMask((k, j, i), found.voxels)
+    corner = tuple(int(start) for start in (np.array(labelmap.GetExtent()[::2]) + offset)[::-1])
+    return (yield from inBackground(BoxedMask.of, _voxels(labelmap), corner))
 
 
 def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
@@ -232,6 +250,13 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
     labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toSegmentation))
     labelmap.GetPointData().SetScalars(numpy_to_vtk(mask.voxels.ravel(), deep=True))
     logic.SetBinaryLabelmapToSegment(labelmap, segmentationNode, segmentId, logic.MODE_REPLACE)
+
+
+def hull(*boxes: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds all of several boxes; empty ones do not count."""
+    full = [box for box in boxes if box != EMPTY_BOX] or [EMPTY_BOX]
+    k, j, i = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*full, strict=True))
+    return k, j, i
 
 
 def _span(line: NDArray[np.bool_]) -> slice:

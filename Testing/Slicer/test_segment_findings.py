@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import slicer
 import vtk
 from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, worldFromNode
+from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask, worldFromNode
 from phantoms import grid
 from scene_parts import blob, linear_transform, noise, on_disk, rigid, scan_node, under
+from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.findings import find_lesions
@@ -196,5 +198,32 @@ def test_a_tag_that_is_damaged_or_of_another_grid_drops_nothing(a_result) -> Non
 def test_the_text_of_dropped_voxels_is_exact_for_any_mask() -> None:
     for seed in range(5):
         mask = np.random.default_rng(seed).random((5, 7, 9)) > 0.7
-        assert np.array_equal(findings._unpacked(findings._packed(mask), mask.shape), mask)
-    assert findings._packed(np.zeros((2, 3, 4), bool)) == ""
+        boxed = BoxedMask.of(mask)
+        back = findings._unpacked(findings._packed(boxed, mask.shape), mask.shape)
+        assert back.box == boxed.box and np.array_equal(back.voxels, boxed.voxels)
+    assert findings._packed(BoxedMask.of(np.zeros((2, 3, 4), bool)), (2, 3, 4)) == ""
+
+
+def test_lesions_are_those_of_the_whole_grid_however_they_lie_to_each_other() -> None:
+    for seed in range(6):
+        mask = np.random.default_rng(seed).random((9, 11, 13)) > 0.93
+        labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+        lesions = findings._lesions(BoxedMask.of(mask))
+        assert len(lesions) == count > 3
+        for lesion in lesions:
+            at = labels[lesion.box][lesion.voxels]
+            assert len(set(at)) == 1 and (labels == at[0]).sum() == lesion.voxels.sum()
+
+
+def test_findings_far_apart_in_a_large_scan_take_no_time(a_scene) -> None:
+    scan = slicer.util.addVolumeFromArray(np.zeros((133, 512, 512), np.int16))
+    mask = np.zeros((133, 512, 512), np.uint8)
+    mask[3:9, 5:12, 5:12] = mask[120:128, 480:500, 490:500] = mask[60:70, 250:270, 250:270] = 1
+    segmentation = scene.newSegmentation(scan, "Result")
+    segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    setSegmentMask(mask, scan, segmentation, "tumor")
+    begin = time.process_time()
+    rows = Findings(segmentation, "tumor", scan, scan).rows
+    took = time.process_time() - begin
+    print(f"{took * 1000:.0f} ms")
+    assert len(rows) == 3 and took < 0.1
