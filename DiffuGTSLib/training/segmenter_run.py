@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
-from DiffuGTSLib.config import CanonicalConfig
-from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
+from DiffuGTSLib.config import CanonicalConfig, load_config
+from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
-from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
-from DiffuGTSLib.synthesis.painter import Painter
+from DiffuGTSLib.synthesis.organs import organ_spec
+from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.distributed import rank, world_size
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe
@@ -32,9 +31,6 @@ from DiffuGTSLib.training.segmenter_data import (
 )
 from DiffuGTSLib.training.trainer import TrainingPlan
 
-Painters = tuple[Painter, Painter]
-"""Of early (tiny, small) and of later (medium, large) tumors."""
-
 
 @dataclass(frozen=True)
 class SegmenterOptions:
@@ -45,9 +41,9 @@ class SegmenterOptions:
         channels: Of "unet" and "nnunet", as in "16,32,64,128,256"; empty takes the published ones.
         swin_type: "tiny", "small" or "base".
         organs: Organs whose tumors are looked for, separated by commas.
-        organ_model: Organ whose tumors a trained painter paints; empty: the same organ.
-        painter: "handcrafted", "recipe" (SyntheticTumors), "latent" (needs `painter_folder`), or "none".
-        painter_folder: Converted weights of the latent painter.
+        painter: "handcrafted", "recipe" (SyntheticTumors), a trained painter's folder, or "none". A trained painter may
+            have learned another organ's tumors.
+        late_painter: Paints medium and large tumors; empty: the same.
         synthesis_rate: Share of healthy windows that are painted into.
         tiny: Share of tiny tumors among the painted ones; likewise the next three, which together make 1.
         small: Likewise.
@@ -73,9 +69,8 @@ class SegmenterOptions:
     channels: str = ""
     swin_type: str = "base"
     organs: str = "liver"
-    organ_model: str = ""
     painter: str = "handcrafted"
-    painter_folder: str = ""
+    late_painter: str = ""
     synthesis_rate: float = 0.5
     tiny: float = 0.4
     small: float = 0.4
@@ -141,35 +136,16 @@ def build_source(options: SegmenterOptions, device: torch.device) -> TumorSource
     """Make the painters of some options, once for the whole training; None for "none".
 
     Raises:
-        ConfigError: Unknown painter or organ, or a latent painter without its folder.
-        WeightsError: If its weights cannot be used.
+        InputError: Unknown painter.
+        ConfigError: Unknown organ.
+        WeightsError: If a trained painter's folder cannot be used.
     """
-    known: Mapping[str, Callable[[], Painters]] = {
-        "handcrafted": lambda: (HandcraftedPainter(), HandcraftedPainter()),
-        "recipe": lambda: (RecipePainter(), RecipePainter()),
-        "latent": lambda: latent_painters(options, device),
-    }
     if options.painter == "none":
         return None
-    if options.painter not in known:
-        raise ConfigError(
-            f"painter: unknown painter '{options.painter}'.", hint=did_you_mean(options.painter, [*known, "none"])
-        )
-    specs: dict[str, OrganSpec] = {name: organ_spec(name) for name in options.organ_names}
-    early, late = known[options.painter]()
+    specs = {name: organ_spec(name) for name in options.organ_names}
+    early, _ = find_painter(options.painter, str(device))
+    late = find_painter(options.late_painter, str(device))[0] if options.late_painter else None
     return PaintedTumors(early, late, specs)
-
-
-def latent_painters(options: SegmenterOptions, device: torch.device) -> Painters:
-    """Read the painters that a diffusion model learned in `organ_model`.
-
-    Raises:
-        ConfigError: Without a folder.
-    """
-    raise ConfigError(
-        f"painter: 'latent' needs painter_folder, got '{options.painter_folder}'.",
-        hint="convert the published files first, or use --set painter=handcrafted.",
-    )
 
 
 def train_segmenter(
@@ -250,8 +226,6 @@ def _train(job: Job) -> None:
 
 
 def _grid(options: SegmenterOptions) -> CanonicalConfig:
-    from DiffuGTSLib.config import load_config
-
     return options.grid(load_config("mini").canonical)
 
 

@@ -1,0 +1,247 @@
+"""Training a segmenter: the learning rate by epoch, the loss, the best network, a run that goes on, options."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mini_data import write_mini_data
+from test_segmenter_data import FINE, a_case
+
+from DiffuGTSLib.backbones.segmenters import Segmenter
+from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.protocol import read_protocol
+from DiffuGTSLib.segmenter import load_segmenter
+from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
+from DiffuGTSLib.training import segmenter_run
+from DiffuGTSLib.training.job import Job
+from DiffuGTSLib.training.run import PARTS, train_part
+from DiffuGTSLib.training.segmenter import BestModel, SegmenterPlan, SegmenterRecipe, segmentation_loss
+from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID
+from DiffuGTSLib.training.segmenter_data import PaintedTumors, SegmenterSampler, painted_windows
+from DiffuGTSLib.training.segmenter_run import SegmenterOptions, build_segmenter, build_source, train_segmenter
+from DiffuGTSLib.training.trainer import TrainingPlan, train
+
+SIDE = 32
+
+
+def a_network(seed: int = 0) -> Segmenter:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Segmenter("unet", channels=(4, 8, 8))
+
+
+def a_recipe(folder: Path, *, workers: int = 0, seed: int = 0) -> SegmenterRecipe:
+    source = PaintedTumors(HandcraftedPainter())
+    sampler = SegmenterSampler([a_case(), a_case(healthy=False)], SIDE, source)
+    windows = painted_windows([a_case()], SIDE, source, per_scan=2)
+    return SegmenterRecipe(a_network(seed), FINE, sampler, windows, folder, side=SIDE, batch=2, workers=workers)
+
+
+def plan_of(epochs: int, **changes: object) -> SegmenterPlan:
+    values = {"iterations": 2 * epochs, "epoch_iterations": 2, "warmup": 2, "every": 2, "checkpoint_every": 2}
+    return SegmenterPlan(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_learning_rate_rises_for_100_epochs_and_falls_along_a_cosine() -> None:
+    plan = SegmenterPlan(iterations=3000 * 7, learning_rate=4e-4, warmup=100 * 7, epoch_iterations=7)
+    at = {epoch: plan.learning_rate_at(epoch * 7) for epoch in (0, 49, 99, 100, 1550, 2999, 3000)}
+    assert at[0] == pytest.approx(4e-6) and at[49] == pytest.approx(2e-4)
+    assert at[99] == at[100] == 4e-4
+    assert at[1550] == pytest.approx(2e-4)
+    assert 0 < at[2999] < 1e-9 and at[3000] == pytest.approx(0, abs=1e-18)
+
+
+def test_the_learning_rate_stays_the_same_within_an_epoch() -> None:
+    plan = SegmenterPlan(iterations=100, warmup=20, epoch_iterations=10)
+    assert len({plan.learning_rate_at(iteration) for iteration in range(10, 20)}) == 1
+    assert plan.learning_rate_at(9) < plan.learning_rate_at(10)
+
+
+def test_other_schedules_begin_at_the_peak() -> None:
+    cosine = SegmenterPlan(iterations=100, warmup=50, epoch_iterations=1, schedule="cosine_anneal")
+    assert cosine.learning_rate_at(0) == cosine.learning_rate and cosine.learning_rate_at(100) == pytest.approx(0)
+    constant = SegmenterPlan(iterations=100, warmup=50, schedule="none")
+    assert {constant.learning_rate_at(n) for n in (0, 50, 99)} == {constant.learning_rate}
+
+
+@pytest.mark.parametrize("wish", [{"schedule": "linear"}, {"epoch_iterations": 0}])
+def test_a_plan_that_is_none_is_refused(wish: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        SegmenterPlan(iterations=1, **wish)  # type: ignore[arg-type]
+
+
+def test_the_loss_is_dice_and_cross_entropy_by_hand() -> None:
+    """Two voxels, two classes, probabilities 3/4 and 1/4 for the right class."""
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]]).T.reshape(1, 2, 2, 1, 1)
+    labels = torch.tensor([0, 0]).reshape(1, 1, 2, 1, 1)
+    cross_entropy = -(math.log(3 / 4) + math.log(1 / 4)) / 2
+    dice_first = 2 * (3 / 4 + 1 / 4) / (2 + (9 + 1) / 16)  # squared denominators: 1² + 1² and (3/4)² + (1/4)²
+    dice = 1 - (dice_first + 0) / 2  # the second class is absent: no smoothing, so that its Dice is 0
+    known = torch.ones_like(labels, dtype=torch.bool)
+    assert float(segmentation_loss(logits, labels, known)) == pytest.approx(dice + cross_entropy, rel=1e-4)
+
+
+def test_unknown_voxels_carry_no_loss_and_no_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 3, 4, 4, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 3, (1, 1, 4, 4, 4), generator=generator)
+    known = torch.ones_like(labels, dtype=torch.bool)
+    known[..., 2:] = False
+    other = torch.where(known, labels, (labels + 1) % 3)
+    first, second = segmentation_loss(logits, labels, known), segmentation_loss(logits, other, known)
+    assert float(first.detach()) == float(second.detach())
+    first.backward()
+    assert logits.grad is not None and not logits.grad[..., 2:].any() and logits.grad[..., :2].abs().min() > 0
+    assert float(segmentation_loss(logits.detach(), labels, torch.zeros_like(known))) < 2 / 3 + 1e-3
+
+
+def test_two_epochs_train_and_a_stopped_run_goes_on_with_its_schedule_and_optimizer(tmp_path: Path) -> None:
+    train(a_recipe(tmp_path / "whole"), plan_of(3), tmp_path / "whole")
+    train(a_recipe(tmp_path / "stopped"), plan_of(1), tmp_path / "stopped")
+    assert torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)["iteration"] == 2
+    train(a_recipe(tmp_path / "stopped", seed=9), plan_of(3), tmp_path / "stopped")
+    whole, stopped = log(tmp_path / "whole"), log(tmp_path / "stopped")
+    assert [row["iteration"] for row in stopped] == ["2", "4", "6"]
+    for one, other in zip(whole, stopped, strict=True):
+        assert one.keys() == other.keys()
+        assert float(one["total"]) == pytest.approx(float(other["total"]), rel=1e-5)
+
+
+def test_the_same_iteration_draws_the_same_windows_however_many_threads_draw(tmp_path: Path) -> None:
+    alone, together = (a_recipe(tmp_path / str(n), workers=n) for n in (0, 2))
+    losses = [float(recipe.losses(np.random.default_rng(4))["total"].detach()) for recipe in (alone, together)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_best_network_is_chosen_by_its_tumors(tmp_path: Path) -> None:
+    best = BestModel(tmp_path)
+    for seed, tumor_dice in ((1, 0.3), (2, 0.5), (3, 0.4), (4, float("nan"))):
+        best.offer(a_network(seed), tumor_dice)
+    assert best.value == 0.5 and json.loads((tmp_path / "best.json").read_text()) == {"tumor_dice": 0.5}
+    kept = best.load().state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in a_network(2).state_dict().items())
+    assert BestModel(tmp_path).value == 0.5, "a resumed run goes on from there"
+
+
+def test_validation_says_how_well_organ_and_tumors_are_found(tmp_path: Path) -> None:
+    recipe = a_recipe(tmp_path)
+    figures = recipe.validate()
+    assert set(figures) == {"tumor_dice", "organ_dice", "best_tumor_dice"}
+    assert 0 <= figures["organ_dice"] <= 1 and figures["best_tumor_dice"] == figures["tumor_dice"]
+
+
+def test_a_recipe_without_a_tumor_to_choose_by_is_refused(tmp_path: Path) -> None:
+    sampler = SegmenterSampler([a_case()], SIDE)
+    with pytest.raises(InputError, match="None of 1 validation scans holds a tumor"):
+        SegmenterRecipe(a_network(), FINE, sampler, [a_case()], tmp_path, side=SIDE)
+
+
+OPTIONS = SegmenterOptions(channels="4,8,8", window=32, spacing_mm=4.0, batch=2, warmup_epochs=1, validate_every=1)
+
+
+def a_job(output: Path, lines: list[str] | None = None) -> Job:
+    from DiffuGTSLib.config import load_config
+
+    said = [] if lines is None else lines
+    return Job({}, load_config("mini"), TrainingPlan(2), output, torch.device("cpu"), said.append, OPTIONS)
+
+
+def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
+    lines: list[str] = []
+    train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path, lines))
+    trained = load_segmenter(tmp_path)
+    assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid()
+    assert sorted(path.name for path in (tmp_path / "segmenter").iterdir()) >= ["best", "best.json", "log.csv", "model"]
+    assert lines[0] == "segmenter: 0 real and 1 healthy cases; the best is chosen on 5 scans or windows"
+    assert "validation_tumor_dice" in log(tmp_path / "segmenter")[-1]
+
+
+def test_real_tumors_choose_the_best_unless_none_is_trained_on(tmp_path: Path) -> None:
+    real = a_case(healthy=False)
+    for name, share, expected in (("mixed", -1.0, "1 scans"), ("synthetic", 0.0, "5 scans")):
+        lines: list[str] = []
+        options = replace(OPTIONS, real_share=share)
+        train_segmenter([a_case(), real], [a_case(), real], options, TrainingPlan(1), a_job(tmp_path / name, lines))
+        assert f"chosen on {expected}" in lines[0]
+
+
+def test_the_part_trains_from_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "segmenter", segmenter_run.PART)
+    protocol = write_mini_data(tmp_path / "data")
+    wishes = {"channels": "4,8,8", "window": "32", "spacing_mm": "4", "organs": "liver", "validate_every": "1"}
+    for share in ("-1", "0"):
+        lines: list[str] = []
+        train_part(
+            "segmenter", protocol_path=protocol, data=tmp_path / "data", output=tmp_path / share, iterations=2,
+            options={**wishes, "real_share": share}, device="cpu", report=lines.append,
+        )  # fmt: skip
+        assert load_segmenter(tmp_path / share).grid.ct_knots_hu == (-175.0, 250.0)
+        kind = "1 real and 0 healthy" if share == "-1" else "0 real and 1 healthy"
+        assert any(kind in line for line in lines)
+    assert len(read_protocol(protocol)) == 7
+
+
+def test_a_protocol_without_the_organ_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "segmenter", segmenter_run.PART)
+    protocol = write_mini_data(tmp_path / "data")
+    with pytest.raises(InputError, match="No training case of the protocol shows pancreas"):
+        train_part(
+            "segmenter", protocol_path=protocol, data=tmp_path / "data", output=tmp_path / "run", iterations=1,
+            options={"organs": "pancreas", "spacing_mm": "4", "window": "32"}, device="cpu", report=lambda line: None,
+        )  # fmt: skip
+
+
+def test_the_defaults_are_those_of_the_published_training() -> None:
+    options = SegmenterOptions()
+    assert options.grid() == SEGMENTER_GRID
+    assert options.chances.stages == {"early": 0.8, "medium": 0.1, "large": 0.1}
+    assert options.chances.early == {"tiny": 0.5, "small": 0.5} and options.chances.rate == 0.5
+    assert sum(parameter.numel() for parameter in build_segmenter(options).net.parameters()) == 4_807_482
+
+
+def test_only_late_tumors_may_be_asked_for() -> None:
+    assert replace(OPTIONS, tiny=0.0, small=0.0, medium=0.5, large=0.5).chances.stages["early"] == 0
+
+
+def test_the_working_grid_is_that_of_the_bundled_model() -> None:
+    from DiffuGTSLib.config import load_config
+
+    mini = load_config("mini").canonical
+    assert replace(OPTIONS, working_grid=True, window=64).grid(mini) == mini
+    assert replace(OPTIONS, working_grid=True, window=96).grid(mini).minimum_side == 96
+
+
+def test_painters_are_made_by_name_and_may_be_left_out() -> None:
+    cpu = torch.device("cpu")
+    assert build_source(replace(OPTIONS, painter="none"), cpu) is None
+    source = build_source(replace(OPTIONS, painter="recipe", late_painter="handcrafted"), cpu)
+    assert source is not None and source.minimum_radius_mm("liver") == 30.0
+    with pytest.raises(InputError, match="Unknown painter 'airbrush'"):
+        build_source(replace(OPTIONS, painter="airbrush"), cpu)
+    with pytest.raises(ConfigError, match="no organ file for 'lever'"):
+        build_source(replace(OPTIONS, organs="lever"), cpu)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"channels": "4,x"}, "channels: expected whole numbers as in 16,32,64, got '4,x'"),
+        ({"window": 30}, "window: expected a multiple of 4 for unet, got 30"),
+        ({"model": "vnet"}, "Unknown model 'vnet'"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(wish: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_segmenter(replace(OPTIONS, **wish))  # type: ignore[arg-type]
