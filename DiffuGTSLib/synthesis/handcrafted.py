@@ -16,6 +16,12 @@ CT_RANGE_HU = (-1024.0, 3071.0)
 """What a CT can hold in 12 bits; painted intensities stay within."""
 
 
+AERATED_HU = -500.0
+"""Tissue darker than this is lung."""
+GROUND_GLASS_HU = -200.0
+"""A tumor of the lung darker than this is a haze through which vessels are seen."""
+
+
 class RecipePainter:
     """SyntheticTumors as released: the scan minus a texture times a drop in HU.
 
@@ -49,11 +55,15 @@ class HandcraftedPainter:
         tissue = reference_tissue(site)
         around = float(np.median(site.image[tissue]))
         base, unit = _base_ct(site, around, rng) if site.modality == "CT" else _base_mr(site, tissue, around, rng)
-        radius_mm = site.radius_mm
-        width_mm = float(np.clip(rng.uniform(0.2, 0.6) * radius_mm, 2.0, 12.0))
-        texture = base + rng.uniform(0.0, 1.2) * unit * mottle(site.image.shape, site.spacing_mm, width_mm, rng)
-        texture = texture + _relief(site, base, around, unit, rng)
-        texture = texture + _grain(site, tissue, rng)
+        width_mm = float(np.clip(rng.uniform(0.2, 0.6) * site.radius_mm, 2.0, 12.0))
+        texture = rng.uniform(0.0, 1.2) * unit * mottle(site.image.shape, site.spacing_mm, width_mm, rng)
+        texture = texture + _relief(site, unit, rng)
+        if site.modality == "CT" and around < AERATED_HU and base < GROUND_GLASS_HU:
+            texture = texture + _ground_glass(site.image, base, around)  # keeps the scan's own grain
+        else:
+            texture = texture + base + _grain(site, tissue, rng)
+            if site.modality == "CT" and around < AERATED_HU and rng.random() < site.spec.ct.part_solid_chance:
+                texture = _with_haze(site, texture, rng)
         low, high = CT_RANGE_HU if site.modality == "CT" else _mr_range(site.image)
         return np.asarray(np.clip(texture, low, high), dtype=np.float32)
 
@@ -102,22 +112,29 @@ def _mr_range(image: NDArray[np.float32]) -> tuple[float, float]:
     return low, high + 0.25 * (high - low)
 
 
-def _relief(
-    site: Site, base: float, around: float, unit: float, rng: np.random.Generator
-) -> NDArray[np.float32] | float:
-    """Return what is added from border to core: a necrotic core, an enhancing rim, a haze, or nothing."""
+def _relief(site: Site, unit: float, rng: np.random.Generator) -> NDArray[np.float32] | float:
+    """Return what is added from border to core: a necrotic core, an enhancing rim, or nothing."""
     # Contrast agents make a far larger difference between rim and core on MR than on CT.
     height = max(unit, 20.0) if site.modality == "CT" else rng.uniform(0.5, 3.0) * unit
-    hazy = site.modality == "CT" and rng.random() < site.spec.ct.part_solid_chance
     kind = rng.random()
-    if not hazy and kind >= 0.4:
-        return 0.0
-    depth = _depth(site)
-    if hazy:  # the outer part is half air
-        return np.asarray((rng.uniform(0.2, 0.4) - 1) * (base - around) * np.clip((0.55 - depth) * 5, 0, 1))
     if kind < 0.25 and site.radius_mm > 6:
-        return np.asarray(np.clip((depth - 0.35) * 4, 0, 1) * rng.uniform(-3, 1) * height)
-    return np.asarray(np.exp(-((depth / 0.2) ** 2)) * rng.uniform(0, 3) * height)
+        return np.asarray(np.clip((_depth(site) - 0.35) * 4, 0, 1) * rng.uniform(-3, 1) * height)
+    if kind < 0.4:
+        return np.asarray(np.exp(-((_depth(site) / 0.2) ** 2)) * rng.uniform(0, 3) * height)
+    return 0.0
+
+
+def _ground_glass(image: NDArray[np.float32], base: float, around: float) -> NDArray[np.float32]:
+    """Return the scan with part of its air replaced by tissue: lung at `around` becomes `base`, vessels stay."""
+    tissue_hu = 40.0
+    share = (base - around) / (tissue_hu - around)
+    return np.asarray(image + share * np.maximum(tissue_hu - image, 0), dtype=np.float32)
+
+
+def _with_haze(site: Site, texture: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return a part-solid tumor: its outer part is a haze through which vessels are seen."""
+    solid = rng.uniform(0.15, 0.4) + np.clip((_depth(site) - rng.uniform(0.3, 0.6)) * 3, 0, 1)
+    return np.asarray(site.image + np.minimum(solid, 1.0) * (texture - site.image), dtype=np.float32)
 
 
 def _depth(site: Site) -> NDArray[np.float32]:
@@ -138,6 +155,15 @@ def _grain(site: Site, tissue: NDArray[np.bool_], rng: np.random.Generator) -> N
     Two independent grains mixed by shares s and 1 - s are calmer than either; with the paint's grain times
     √((2 - s) / s) the mixture has the scan's own variance.
     """
-    noise = measure_noise(site.image, tissue)
+    noise = measure_noise(site.image, _grain_tissue(site, tissue))
     share = np.maximum(site.share, 0.2)
     return np.asarray(draw_grain(site.image.shape, noise, rng) * np.sqrt((2 - share) / share), dtype=np.float32)
+
+
+def _grain_tissue(site: Site, tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where the grain is measured: in lung what varies is anatomy, so that solid tissue near it is taken."""
+    if site.modality == "CT" and float(np.median(site.image[tissue])) < AERATED_HU:
+        solid = ndimage.binary_erosion((site.image > -50) & (site.image < 150))
+        if np.count_nonzero(solid) >= 200:
+            return np.asarray(solid)
+    return tissue

@@ -73,9 +73,10 @@ class OrganSpec:
         erosion_mm: How far inside the organ a center must lie, within the slice.
         closing_mm: Holes of the organ mask up to this width are closed before tumors are kept inside it: a lung mask
             leaves out vessels, and a nodule does not.
+        border_mm: How far a tumor may cross the border of the mask: a lung mask by threshold ends short of the pleura.
         blending: One of `BLENDINGS`. DiffTumor replaces in the pancreas; we blend there too, because a box that is
             repainted as a whole tells a network where to look. Write "replace" to have it.
-        blend_sigma_mm: Range of the blur of the tumor mask before blending (DiffTumor: 0 to 4; SyntheticTumors 1 to 2).
+        blend_sigma_mm: Range of the blur of the tumor mask before blending, beside the scan's own (DiffTumor: 0 to 4; SyntheticTumors 1 to 2).
         ct: Contrast on CT.
         mr: Contrast on MR.
         vessel_sizes: Size names that keep clear of vessels; larger tumors grow around what they meet.
@@ -92,8 +93,9 @@ class OrganSpec:
     centered: tuple[str, ...] = ()
     erosion_mm: float = 0.0
     closing_mm: float = 0.0
+    border_mm: float = 0.0
     blending: str = "soft"
-    blend_sigma_mm: Range = (0.3, 1.2)
+    blend_sigma_mm: Range = (0.0, 1.0)
     ct: CtContrast = field(default_factory=CtContrast)
     mr: MrContrast = field(default_factory=MrContrast)
     vessel_sizes: tuple[str, ...] = ("tiny", "small")

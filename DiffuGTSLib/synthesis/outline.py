@@ -55,6 +55,7 @@ def outline_tumor(
     modality: str,
     rng: np.random.Generator,
     *,
+    sharpness_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
     context_mm: float = 0.0,
     blocked: NDArray[np.bool_] | None = None,
 ) -> Outline | NoPlace:
@@ -70,6 +71,7 @@ def outline_tumor(
         spacing_mm: Voxel size.
         modality: "CT" or "MR".
         rng: Draws waves, blur, and whether it is exophytic.
+        sharpness_mm: Blur of the scan along each axis; a tumor's edge is at least that soft.
         context_mm: Least side of the box.
         blocked: Earlier tumors; stay as they are.
     """
@@ -78,11 +80,9 @@ def outline_tumor(
     distance = distance_to_center(shape, spacing_mm, rng, window)
     sharp = share_of(distance, shape.radius_mm, spacing_mm)
     whole = float(np.count_nonzero(sharp > 0.5))
-    sigma_mm = min(float(rng.uniform(*spec.blend_sigma_mm)), 0.3 * shape.radius_mm)
+    soft_mm = min(float(rng.uniform(*spec.blend_sigma_mm)), 0.3 * shape.radius_mm)
     exophytic = rng.random() < spec.exophytic_chance.get(size, 0.0)
-    room = (
-        _open_room(image[box], organ[box], modality) if exophytic else _closed(organ[box], spec.closing_mm, spacing_mm)
-    )
+    room = _room(image[box], organ[box], spec, spacing_mm, modality, exophytic)
     if blocked is not None:
         room = room & ~blocked[box]
     mask = _largest_part((sharp > 0.5) & room)
@@ -91,6 +91,7 @@ def outline_tumor(
         return NoPlace(f"fewer than {LEAST_VOXELS} voxels of it fit into the organ")
     if voxels < LEAST_KEPT * whole:
         return NoPlace(f"the organ leaves {100 * voxels / whole:.0f} % of it")
+    sigma_mm = np.hypot(soft_mm, sharpness_mm)
     share = soften(sharp, mask, room, sigma_mm, spacing_mm)
     center_in_box = np.array([-low for low, _ in window], dtype=np.float64)
     return Outline(box, share, mask, distance, center_in_box, shape.radius_mm, size)
@@ -100,7 +101,7 @@ def soften(
     sharp: NDArray[np.float32],
     mask: NDArray[np.bool_],
     room: NDArray[np.bool_],
-    sigma_mm: float,
+    sigma_mm: float | NDArray[np.float64],
     spacing_mm: tuple[float, float, float],
 ) -> NDArray[np.float32]:
     """Return the weights of the blend: the tumor's share, blurred, and 0 outside its room.
@@ -109,12 +110,12 @@ def soften(
         sharp: Share of each voxel before it is blurred.
         mask: The tumor that is kept of it.
         room: Where it may be.
-        sigma_mm: Of the Gaussian; 0 leaves the share as it is.
+        sigma_mm: Of the Gaussian, one or one an axis; 0 leaves the share as it is.
         spacing_mm: Voxel size.
     """
     near = ndimage.maximum_filter(mask.view(np.uint8), 3).astype(bool)  # the ramp beside the mask, no lost crumbs
     share = np.where(near & room, sharp, 0).astype(np.float32)
-    if sigma_mm > 0:
+    if np.any(np.asarray(sigma_mm) > 0):
         share = ndimage.gaussian_filter(share, sigma_mm / np.array(spacing_mm), mode="nearest", truncate=3.0)
     return np.asarray(np.where(room & (share > 1e-3), share, 0), dtype=np.float32)
 
@@ -140,11 +141,27 @@ def _cut(window: Window, center: Voxel, shape: tuple[int, ...]) -> tuple[Box, Wi
     return (a, b, c), (x, y, z)
 
 
-def _open_room(image: NDArray[np.float32], organ: NDArray[np.bool_], modality: str) -> NDArray[np.bool_]:
-    """Return where an exophytic tumor may grow: anywhere on MR; on CT neither into air nor into bone."""
-    if modality != "CT":
-        return np.ones(organ.shape, dtype=bool)
-    return np.asarray(organ | ((image > -250) & (image < 300)))
+def _room(
+    image: NDArray[np.float32],
+    organ: NDArray[np.bool_],
+    spec: OrganSpec,
+    spacing_mm: tuple[float, float, float],
+    modality: str,
+    exophytic: bool,
+) -> NDArray[np.bool_]:
+    """Return where a tumor may be: the organ with narrow holes closed; its border or, exophytic, all soft tissue.
+
+    On CT nothing grows into bone or contrast-filled vessels beside the organ, nor an exophytic tumor into air.
+    """
+    closed = _closed(organ, spec.closing_mm, spacing_mm)
+    if exophytic:
+        return np.asarray(closed | ((image > -250) & (image < 300)) if modality == "CT" else np.ones_like(organ))
+    if not spec.border_mm:
+        return closed
+    # A tenth of a Gaussian reaches 1.28 sigma beyond a plane; boxes would leave flat sides.
+    sigma = spec.border_mm / 1.28 / np.array(spacing_mm)
+    border = closed | (ndimage.gaussian_filter(closed.astype(np.float32), sigma, mode="nearest", truncate=2.0) > 0.1)
+    return np.asarray(closed | (border & (image < 120)) if modality == "CT" else border)
 
 
 def _closed(organ: NDArray[np.bool_], closing_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.outline import Box, Outline, outline_tumor
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel, place, vessel_mask
 from DiffuGTSLib.synthesis.shapes import SIZE_NAMES, SizeClass, draw_shape, size_of_radius
+from DiffuGTSLib.synthesis.texture import measure_sharpness
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
 
@@ -248,6 +249,7 @@ class _Canvas:
         self._organ = self._seen(organ.array > 0)
         self._near = _bounding_box(self._organ)
         self._vessels = self._found_vessels()
+        self._sharpness_mm = measure_sharpness(self._image[self._near], self._spacing_mm)
 
     def outline(self, size: SizeClass, rng: np.random.Generator) -> Outline | NoPlace:
         """Draw a tumor's shape and find its place."""
@@ -281,6 +283,7 @@ class _Canvas:
             self._spacing_mm,
             self._modality,
             rng,
+            sharpness_mm=self._sharpness_mm,
             context_mm=self._painter.context_mm,
             blocked=self._mask > 0 if self._mask[self._near].any() else None,
         )

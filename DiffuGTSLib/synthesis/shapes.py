@@ -5,7 +5,6 @@ Size classes and elastic deformation follow DiffTumor, whose lengths are voxels 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -38,7 +37,7 @@ class SizeClass:
         elastic_mm: Range of the standard deviation of the nine control points' displacements.
         count: Fewest and most tumors in a scan.
         waviness: Range of the border's fine waves, as a share of the radius.
-        spicules: Fewest and most thin strands that run from the tumor into its surroundings.
+        spicules: Fewest and most thin strands that run into the surroundings; half of the tumors have none.
     """
 
     name: str
@@ -124,13 +123,7 @@ def draw_shape(size: SizeClass, rng: np.random.Generator) -> TumorShape:
     rotation = Rotation.from_quat(rng.normal(size=4))
     control = rng.normal(0.0, rng.uniform(*size.elastic_mm), (3, 2, 3, 3))
     waviness = float(rng.uniform(*size.waviness))
-    count = int(rng.integers(size.spicules[0], size.spicules[1] + 1))
-    spicules = np.zeros((count, 5))
-    if count:
-        directions = rng.normal(size=(count, 3))
-        spicules[:, :3] = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-        spicules[:, 3] = rng.uniform(0.25, 0.9, count)
-        spicules[:, 4] = rng.uniform(50, 200, count)
+    spicules = _draw_spicules(size, rng) if size.spicules[1] and rng.random() < 0.5 else np.zeros((0, 5))
     return TumorShape(
         (float(semi_axes[0]), float(semi_axes[1]), float(semi_axes[2])), rotation, control, waviness, spicules
     )
@@ -162,9 +155,19 @@ def share_of(
 
 
 def full_window(shape: TumorShape, spacing_mm: tuple[float, float, float]) -> Window:
-    """Return the window that holds the whole shape and a voxel more."""
-    reach = np.ceil(shape.reach_mm / np.array(spacing_mm)).astype(int) + 1
-    x, y, z = ((-int(r), int(r) + 1) for r in reach)
+    """Return the window that holds the whole shape and a voxel more, found on a coarse grid."""
+    step_mm = shape.radius_mm / 8
+    cells = np.ceil(shape.reach_mm / step_mm).astype(int)
+    coarse = _smooth_distance(shape, [np.arange(-n, n + 1) * step_mm for n in cells])
+    # Waves stay within 3 standard deviations of noise, strands within their length.
+    furthest = (1 + 1.5 * shape.waviness) * (1 + float(shape.spicules[:, 3].max(initial=0.0)))
+    inside = coarse < furthest
+    sides = []
+    for axis, (n, spacing) in enumerate(zip(cells, spacing_mm, strict=True)):
+        used = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis))) - n
+        first, last = (used[0], used[-1]) if len(used) else (-n, n)
+        sides.append((int(np.floor((first - 1) * step_mm / spacing)), int(np.ceil((last + 1) * step_mm / spacing)) + 1))
+    x, y, z = sides
     return x, y, z
 
 
@@ -174,36 +177,41 @@ def distance_to_center(
     rng: np.random.Generator,
     window: Window | None = None,
 ) -> NDArray[np.float32]:
-    """Return the distance to the tumor's center in local radii, (X, Y, Z): 0 there, 1 on the border.
+    """Return the distance to the tumor's center in local radii, (X, Y, Z): 0 there, 1 on the border."""
+    window = window or full_window(shape, spacing_mm)
+    axes_mm = [np.arange(a, b) * s for (a, b), s in zip(window, spacing_mm, strict=True)]
+    distance = _smooth_distance(shape, axes_mm)
+    if len(shape.spicules):
+        distance = _with_spicules(distance, shape.spicules, _columns(axes_mm))
+    if shape.waviness:
+        for width, height in ((0.3, 0.45), (0.12, 0.2)):  # lobes, and what roughens them
+            sigma = np.maximum(0.6, width * shape.radius_mm / np.array(spacing_mm))
+            distance -= np.float32(height * shape.waviness) * smooth_noise(distance.shape, rng, sigma)
+    return distance
+
+
+def _smooth_distance(shape: TumorShape, axes_mm: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Return the distance to the center of the bent ellipsoid, in local radii, on the grid that three axes span.
 
     The three bends are added up instead of done one after the other as in DiffTumor, so that one pass over the grid
     serves all; they differ in the second order only (see the tests).
     """
-    window = window or full_window(shape, spacing_mm)
-    axes_mm = [np.arange(a, b) * s for (a, b), s in zip(window, spacing_mm, strict=True)]
-    points = [
-        axis.reshape([-1 if i == j else 1 for j in range(3)]).astype(np.float32) for i, axis in enumerate(axes_mm)
-    ]
     half = np.maximum(shape.half_extent_mm, 1e-6)
     weights = [_spline_weights(1 + axis / (2 * h)) for axis, h in zip(axes_mm, half, strict=True)]
-    bent: list[Any] = list(points)
+    bent: list[Any] = _columns(axes_mm)
     for plane, control in zip(_PLANES, shape.control_mm, strict=True):
         for axis, displacements in zip(plane, control, strict=True):
             field_mm = weights[plane[0]] @ displacements @ weights[plane[1]].T
             bent[axis] = bent[axis] + np.expand_dims(field_mm, 3 - sum(plane)).astype(np.float32)
     turn = shape.rotation.as_matrix() / np.array(shape.semi_axes_mm)
-    form = (turn @ turn.T).astype(np.float32)
-    squared = sum(form[i, i] * bent[i] ** 2 for i in range(3))
-    for i, j in itertools.combinations(range(3), 2):
-        if abs(form[i, j]) > 1e-9:
-            squared = squared + 2 * form[i, j] * bent[i] * bent[j]
-    distance = np.sqrt(np.maximum(squared, 0.0))
-    if len(shape.spicules):
-        distance = distance / (1 + _spicule_length(shape.spicules, points))
-    if shape.waviness:
-        sigma = np.maximum(0.6, 0.3 * shape.radius_mm / np.array(spacing_mm))
-        distance = distance - 0.5 * shape.waviness * smooth_noise(distance.shape, rng, sigma)
-    return np.asarray(distance, dtype=np.float32)
+    squared = np.zeros([len(axis) for axis in axes_mm], dtype=np.float32)
+    for row in turn.T.astype(np.float32):  # along each half axis, in half axes
+        squared += (row[0] * bent[0] + row[1] * bent[1] + row[2] * bent[2]) ** 2
+    return np.sqrt(squared)
+
+
+def _columns(axes_mm: list[NDArray[np.float64]]) -> list[NDArray[np.float32]]:
+    return [a.reshape([-1 if i == j else 1 for j in range(3)]).astype(np.float32) for i, a in enumerate(axes_mm)]
 
 
 def deform_elastic(
@@ -235,12 +243,28 @@ def _spline_weights(position: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
-def _spicule_length(spicules: NDArray[np.float64], points: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return by how much of the local radius strands lengthen the tumor, in the direction of each voxel."""
-    length_mm = np.maximum(np.sqrt(sum(p**2 for p in points)), 1e-3)
-    unit = [p / length_mm for p in points]
-    longer = np.zeros(length_mm.shape, dtype=np.float32)
+def _draw_spicules(size: SizeClass, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw strands of 1 to 2 mm width and 2 to 8 mm length in random directions."""
+    count = int(rng.integers(size.spicules[0], size.spicules[1] + 1))
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    length = np.minimum(rng.uniform(2.0, 8.0, count) / size.radius_mm, 0.9)
+    sharpness = 1.4 * (size.radius_mm / rng.uniform(0.5, 1.0, count)) ** 2  # half as long half that width from the axis
+    return np.column_stack([directions, length, sharpness])
+
+
+def _with_spicules(
+    distance: NDArray[np.float32], spicules: NDArray[np.float64], points: list[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Bring what lies in the direction of a strand nearer to the center, so that the border bulges out there."""
+    shell = (distance > 0.8) & (distance < 2.0)  # the rest is in or out whatever the strands do
+    unit = np.stack([np.broadcast_to(p, distance.shape)[shell] for p in points])
+    unit /= np.maximum(np.sqrt((unit**2).sum(axis=0)), 1e-3)
+    longer = np.zeros(unit.shape[1], dtype=np.float32)
     for x, y, z, share, sharpness in spicules.astype(np.float32):
         cosine = x * unit[0] + y * unit[1] + z * unit[2]
-        longer = np.maximum(longer, share * np.exp(sharpness * (cosine - 1)))
-    return longer
+        near = cosine > 1 - 4 / sharpness
+        longer[near] = np.maximum(longer[near], share * np.exp(sharpness * (cosine[near] - 1)))
+    result = distance.copy()
+    result[shell] /= 1 + longer
+    return result

@@ -218,6 +218,7 @@ def paint_tumors(
         (painted image, tumor mask).
     """
     modality = "MR" if intensity is None else "CT"
+    blur_mm = (0.5 * spacing_mm[0], 0.5 * spacing_mm[1], 0.5 * spacing_mm[2])  # of the canonical grid's interpolation
     native = image if intensity is None else intensity.to_native(image)
     image, mask = image.copy(), np.zeros(image.shape, dtype=bool)
     for _ in range(count):
@@ -226,7 +227,10 @@ def paint_tumors(
         found = place(organ, shape.radius_mm, spacing_mm, rng)
         if isinstance(found, NoPlace):
             continue
-        outline = outline_tumor(native, organ, shape, found.center_voxel, spec, size.name, spacing_mm, modality, rng)
+        center = found.center_voxel
+        outline = outline_tumor(
+            native, organ, shape, center, spec, size.name, spacing_mm, modality, rng, sharpness_mm=blur_mm
+        )
         if isinstance(outline, NoPlace):
             continue
         box, changed = outline.box, outline.share > 0
