@@ -68,7 +68,7 @@ def test_a_report_holds_all_of_it(tmp_path: Path) -> None:
         describe("b", "hand", painted.scan, painted.lesion, "CT"),
         describe("c", "hand", painted.scan, painted.lesion, "CT"),
     ]
-    assert tumors[0].features["radius_mm"] == pytest.approx(11 * 0.96 ** (1 / 3), rel=0.02)
+    assert tumors[0].features["radius_mm"] == pytest.approx(11 * 0.96 ** (1 / 3), rel=0.05)
     write_realism(tumors, tmp_path / "out", ["One phantom."])
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["notes"] == ["1 real, 2 hand", "One phantom."]
