@@ -9,6 +9,7 @@ import typer
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
     benchmarking,
+    difftumor,
     doctor,
     evaluating,
     inspecting,
@@ -17,6 +18,7 @@ from DiffuGTSLib.cli import (
     segmenting,
     synthesizing,
     training,
+    validating,
 )
 from DiffuGTSLib.cli.door import Door
 from DiffuGTSLib.cli.options import examples
@@ -71,6 +73,8 @@ app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES
 app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(synthesizing.synthesize)
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
 app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.train)
+app.command("validate", rich_help_panel=_MAKE, epilog=validating.EXAMPLES)(validating.validate)
+app.add_typer(difftumor.app, name="difftumor", rich_help_panel=_MAKE)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
 app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)

@@ -7,21 +7,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
-from DiffuGTSLib.config import CanonicalConfig, load_config
+from DiffuGTSLib.components import find_device
+from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
-from DiffuGTSLib.training.distributed import rank, world_size
+from DiffuGTSLib.training.case_lists import ListedCase
+from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe
-from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol
+from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
     PaintedTumors,
     SegmenterSampler,
@@ -193,9 +197,77 @@ def train_segmenter(
         save_segmenter(TrainedSegmenter(best.cpu(), grid, options.window), folder / "model")
 
 
+def train_listed(
+    cases: Mapping[str, Sequence[ListedCase]],
+    options: SegmenterOptions,
+    *,
+    epochs: int,
+    output: Path,
+    amp: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    all_healthy: bool = False,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train on the cases of DiffTumor's lists.
+
+    Args:
+        cases: "train" and "validation" → cases.
+        options: See `SegmenterOptions`; its organ names what the lists outline.
+        epochs: Each sees as many windows as there are cases to train on.
+        output: Run folder.
+        amp: bfloat16 on a GPU; a CPU computes in float32 in any case.
+        seed: Of weights and draws.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        all_healthy: Take every case for healthy, whatever its label's path says (SyntheticTumors' --syn).
+        report: Receives one line at a time.
+
+    Raises:
+        InputError: As `load_listed` and `train_segmenter`; or without an epoch.
+        ConfigError: Unknown device, or options that do not fit.
+    """
+    if epochs < 1:
+        raise InputError(f"Expected at least one epoch, got {epochs}.")
+    chosen = find_device(RuntimeConfig(device=device))
+    build_segmenter(options)  # refused before anything is read
+    grid, config = options.grid(), load_config("mini")
+    with process_group(chosen) as own_device:
+        say = report if rank() == 0 else _silence
+        scans = {
+            split: [
+                load_listed(
+                    case.name, case.image, case.label, options.organ_names[0], healthy=case.healthy or all_healthy,
+                    config=grid,
+                )
+                for case in listed
+            ]
+            for split, listed in cases.items()
+        }  # fmt: skip
+        precision = "bfloat16" if amp and own_device.type == "cuda" else "float32"
+        length = epoch_length(len(scans["train"]), options.batch)
+        plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
+        torch.manual_seed(seed)
+        job = Job({}, config, plan, output, own_device, say, options)
+        train_segmenter(scans["train"], scans["validation"], options, plan, job)
+
+
+def epoch_length(cases: int, batch: int) -> int:
+    """Return the iterations of an epoch, which sees as many windows as there are cases, over all processes."""
+    return max(1, math.ceil(cases / (batch * world_size())))
+
+
+def has_tensorboard() -> bool:
+    """Say whether curves can be written."""
+    return find_spec("tensorboard") is not None
+
+
+def _silence(line: str) -> None:
+    """Say nothing: of several processes the first one speaks."""
+
+
 def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> SegmenterPlan:
-    """Lay epochs over a plan: an epoch sees as many windows as there are cases, over all processes."""
-    length = max(1, math.ceil(cases / (options.batch * world_size())))
+    """Lay epochs over a plan."""
+    length = epoch_length(cases, options.batch)
     validate_every = min(options.validate_every, max(1, plan.iterations // length))
     return SegmenterPlan(
         iterations=plan.iterations, learning_rate=options.learning_rate, weight_decay=options.weight_decay,

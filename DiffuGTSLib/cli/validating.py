@@ -1,0 +1,176 @@
+"""`validate`: a trained segmenter on one scan, a folder of scans, or the cases of a protocol."""
+
+from __future__ import annotations
+
+import json
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.evaluation.validation import ListedScan
+
+EXAMPLES = examples(
+    "One scan, or every scan of a folder:",
+    "diffugts validate run ct.nii.gz -o found",
+    "With true label maps (0 background, 1 organ, 2 tumor) of the same names: found/metrics.csv",
+    "diffugts validate run scans --labels labels -o found",
+    "Inside organ masks of the same names, without tumors below 5 mm radius:",
+    "diffugts validate run scans --organ-masks masks --minimum-radius 5 -o found",
+    "Held-out cases of a protocol, reported as diffugts evaluate does:",
+    "diffugts validate run --protocol mini --data scans --split test -o report",
+)
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+
+_WHAT, _TRUTH, _POST = "What", "Truth", "Afterwards"
+
+
+def validate(
+    model: Annotated[Path, typer.Argument(help="Run folder of diffugts train segmenter, or its model folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the predictions and figures.")],
+    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder of them.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="True label map, or a folder of them.", rich_help_panel=_TRUTH)
+    ] = None,
+    tumors: Annotated[
+        Path | None, typer.Option("--tumors", help="True tumor mask, or a folder of them.", rich_help_panel=_TRUTH)
+    ] = None,
+    organ_masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--organ-masks", help="Organ mask, or a folder of them: tumors lie inside.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="A bundled protocol's name, or a JSON file.", rich_help_panel=_WHAT)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder that its paths start from.", rich_help_panel=_WHAT)
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="validation or test.", rich_help_panel=_WHAT)] = "test",
+    modality: Annotated[
+        Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed; of a protocol: CT.")
+    ] = None,
+    overlap: Annotated[float, typer.Option("--overlap", help="Of neighboring windows, 0 to 0.9.")] = 0.75,
+    minimum_radius: Annotated[
+        float,
+        typer.Option("--minimum-radius", metavar="MM", help="Drop smaller tumors; 0: none.", rich_help_panel=_POST),
+    ] = 3.0,
+    largest_organ: Annotated[
+        bool, typer.Option("--largest-organ", help="Keep the largest part of the organ.", rich_help_panel=_POST)
+    ] = False,
+    reach: Annotated[
+        float | None,
+        typer.Option("--reach", metavar="MM", help="Drop tumors further from the organ.", rich_help_panel=_POST),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find tumors with a trained segmenter, each scan on its own grid, and score it where the truth is known.
+
+    Scores are Dice and surface Dice (NSD) at 2 mm: 1 where nothing is to find and nothing was found, 0 where only one
+    of both is empty. A protocol's report leaves cases without a tumor out instead, as diffugts evaluate does.
+    """
+    if (scans is None) == (protocol is None) or (protocol is None) != (data is None) or (labels and tumors):
+        raise InputError(
+            "Expected scans, or one protocol and its data; and label maps or tumor masks, not both.",
+            hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
+            code="choice",
+        )
+    listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
+    path = protocol_path(protocol) if protocol else Path()
+    if data is not None:
+        require_folder(data, "--data")
+
+    from DiffuGTSLib.components import find_device
+    from DiffuGTSLib.config import RuntimeConfig
+    from DiffuGTSLib.evaluation.report import plain
+    from DiffuGTSLib.evaluation.validation import HowToPredict, validate_protocol, validate_scans
+    from DiffuGTSLib.segmenter import PostProcessing, load_segmenter
+
+    how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality)
+    trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        rows: list[dict[str, str | float]] = []
+        if data is None:
+            rows = validate_scans(trained, listed, output, how, lambda case, done: progress("cases", done))
+        else:
+            validate_protocol(
+                trained, path, data, output, split=split, modalities=(modality or "CT",), how=how,
+                on_case=lambda case, done: progress("cases", done),
+            )  # fmt: skip
+        progress("cases", 1.0)
+    if as_json:
+        typer.echo(json.dumps(plain(rows), indent=1))
+    elif not quiet:
+        if rows:
+            OUT.print(_table(rows))
+        OUT.print(f"Written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def list_scans(
+    scans: Path, truth: Path | None, organ_masks: Path | None, *, tumor_only: bool = False
+) -> list[ListedScan]:
+    """Pair scans with masks: one file with one file, or files of one name in folders.
+
+    Raises:
+        InputError: No scan, or one without its mask (code "missing").
+    """
+    from DiffuGTSLib.evaluation.validation import ListedScan
+
+    if not scans.exists():
+        raise InputError(f"There is no {scans}.", hint="check the spelling.", code="missing")
+    paths = scan_files(scans) if scans.is_dir() else [scans]
+    if not paths:
+        raise InputError(f"There is no scan in {scans}.", hint=f"expected {', '.join(SUFFIXES)}.", code="missing")
+    return [
+        ListedScan(scan_name(path), path, _mask_of(path, truth), _mask_of(path, organ_masks), tumor_only)
+        for path in paths
+    ]
+
+
+def scan_files(folder: Path) -> list[Path]:
+    """Return the scans of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+
+
+def scan_name(path: Path) -> str:
+    """Return a file's name without the suffix of an image."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def _mask_of(scan: Path, masks: Path | None) -> Path | None:
+    if masks is None:
+        return None
+    if not masks.is_dir():
+        if masks.is_file():
+            return masks
+        raise InputError(f"There is no {masks}.", hint="check the spelling.", code="missing")
+    for suffix in SUFFIXES:
+        candidate = masks / f"{scan_name(scan)}{suffix}"
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"{masks} has no mask for {scan.name}.", hint="masks are found by the scan's own name.", code="missing"
+    )
+
+
+def _table(rows: list[dict[str, str | float]]) -> Table:
+    table = Table(title="Agreement with the truth")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else "n/a" if isnan(v) else f"{v:.3f}" for v in row.values()))
+    return table

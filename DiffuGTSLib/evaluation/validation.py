@@ -1,0 +1,261 @@
+"""Score a segmenter: DiffTumor's table of organ and tumor on listed cases, or the report of a protocol.
+
+DiffTumor, section 1.5 of our description. Differs from upstream: the last row of the table is the numeric mean, and
+what an empty mask means is stated: nothing to find and nothing found is 1, otherwise 0 (`BOTH_EMPTY_IS_RIGHT`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from DiffuGTSLib.backbones.segmenters import TUMOR
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.baselines import center_ellipsoid
+from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.metrics import EmptyPolicy, dice, surface_dice
+from DiffuGTSLib.evaluation.protocol import AIR_HU, NSD_TOLERANCE_MM, reframe
+from DiffuGTSLib.evaluation.report import write_report, write_rows
+from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
+from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
+from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.volume import require_same_grid
+
+BOTH_EMPTY_IS_RIGHT = EmptyPolicy(both_empty=1.0, one_empty=0.0)
+"""DiffTumor's table has a figure for every case. `evaluate` leaves such cases out of the mean instead."""
+
+OnCase = Callable[[str, float], None]
+"""Called with (case, share of the cases done); may raise `Cancelled`."""
+
+
+@dataclass(frozen=True)
+class ListedScan:
+    """One scan to segment.
+
+    Attributes:
+        name: Of its prediction's file.
+        image: The scan.
+        labels: Its true label map (0 background, 1 organ, 2 tumor, 3 cyst), or None: segment only.
+        organ: Organ mask on its grid, or None: the network finds the organ itself.
+        tumor_only: `labels` is a tumor mask, so that there is no organ to score.
+    """
+
+    name: str
+    image: Path
+    labels: Path | None = None
+    organ: Path | None = None
+    tumor_only: bool = False
+
+
+@dataclass(frozen=True)
+class HowToPredict:
+    """How scans are segmented.
+
+    Attributes:
+        overlap: Of neighboring windows.
+        post: What is left out afterwards.
+        modality: "CT" or "MR"; None: guessed for each scan.
+    """
+
+    overlap: float = 0.75
+    post: PostProcessing = field(default_factory=PostProcessing)
+    modality: str | None = None
+
+    def predict(self, trained: TrainedSegmenter, scan: Volume, organ: Volume | None = None) -> Prediction:
+        """Segment one scan."""
+        modality = self.modality or guess_modality(scan)[0]
+        return predict(trained, scan, modality, organ=organ, overlap=self.overlap, post=self.post)
+
+
+def validate_scans(
+    trained: TrainedSegmenter,
+    scans: Sequence[ListedScan],
+    output: Path,
+    how: HowToPredict | None = None,
+    on_case: OnCase | None = None,
+) -> list[dict[str, str | float]]:
+    """Segment scans into `output/pred/NAME.nii.gz`, each on its own grid, and score those with a label map.
+
+    `output/metrics.csv` has one row a scored case and a last one with the means; without any there is no such file.
+
+    Args:
+        trained: The segmenter.
+        scans: What to segment.
+        output: An existing or new folder.
+        how: See `HowToPredict`.
+        on_case: See `OnCase`.
+
+    Returns:
+        The rows of the table, means included.
+
+    Raises:
+        InputError: If there is no scan, two have one name, or a label is none of 0 to 3.
+        GeometryError: If a mask lies on another grid than its scan.
+    """
+    names = [scan.name for scan in scans]
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"Expected scans with names of their own, got {len(names)} scans and {len(set(names))} names.",
+            hint="check the folder of scans.",
+        )
+    (output / "pred").mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, str | float]] = []
+    for number, listed in enumerate(scans):
+        if on_case is not None:
+            on_case(listed.name, number / len(scans))
+        scan = read_volume(listed.image)
+        truth = None if listed.labels is None else true_labels(listed.labels, scan, listed.tumor_only)
+        organ = None if listed.organ is None else read_mask(listed.organ, scan.geometry)
+        labels = (how or HowToPredict()).predict(trained, scan, organ).labels
+        write_volume(labels, output / "pred" / f"{listed.name}.nii.gz")
+        if truth is not None:
+            rows.append(
+                {"name": listed.name, **score(labels.array, truth, scan.geometry.spacing_mm, listed.tumor_only)}
+            )
+    if rows:
+        rows.append(mean_row(rows))
+        write_rows(rows, output / "metrics.csv")
+    return rows
+
+
+def score(
+    found: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    tumor_only: bool = False,
+) -> dict[str, float]:
+    """Return Dice and NSD at 2 mm of organ (its tumors included) and tumor; the organ's are NaN without one to score."""
+    figures: dict[str, float] = {}
+    for name, least in (("organ", 1), ("tumor", TUMOR)):
+        if name == "organ" and tumor_only:
+            figures |= {"organ_dice": np.nan, "organ_nsd": np.nan}
+            continue
+        pred, ref = found >= least, truth >= least
+        figures[f"{name}_dice"] = dice(pred, ref, BOTH_EMPTY_IS_RIGHT)
+        figures[f"{name}_nsd"] = surface_dice(pred, ref, spacing_mm, NSD_TOLERANCE_MM, BOTH_EMPTY_IS_RIGHT)
+    return figures
+
+
+def mean_row(rows: Sequence[dict[str, str | float]]) -> dict[str, str | float]:
+    """Return a row named "mean" with the mean of every column of numbers, NaN left out."""
+    means: dict[str, str | float] = {"name": "mean"}
+    for column in rows[0]:
+        if column != "name":
+            values = [float(row[column]) for row in rows if not np.isnan(float(row[column]))]
+            means[column] = float(np.mean(values)) if values else np.nan
+    return means
+
+
+def validate_protocol(
+    trained: TrainedSegmenter,
+    protocol_path: Path,
+    data: Path,
+    output: Path,
+    *,
+    split: str = "test",
+    modalities: Sequence[str] = ("CT",),
+    organs: Sequence[str] = (),
+    how: HowToPredict | None = None,
+    notes: Sequence[str] = (),
+    on_case: OnCase | None = None,
+) -> None:
+    """Segment a protocol's cases with outlined tumors and write the report that `evaluate` writes.
+
+    Args:
+        trained: The segmenter.
+        protocol_path: See `DiffuGTSLib.protocol`.
+        data: Folder that the protocol's paths start from.
+        output: An existing or new folder.
+        split: "test" or "validation"; what was trained on is refused.
+        modalities: Of the cases.
+        organs: Of the tumors; empty: any.
+        how: See `HowToPredict`.
+        notes: Sentences below the table.
+        on_case: See `OnCase`.
+
+    Raises:
+        InputError: If the split was trained on, or has no such case.
+    """
+    if split == "train":
+        raise InputError(
+            "Cases of split 'train' were trained on; scoring them says nothing.",
+            hint="use --split test.",
+            code="leakage",
+        )
+    cases = [
+        case
+        for case in read_protocol(protocol_path)
+        if case.split == split and case.tumor and case.modality in modalities and (case.organ in organs or not organs)
+    ]
+    if not cases:
+        raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, case in enumerate(cases):
+        if on_case is not None:
+            on_case(case.name, number / len(cases))
+        rows.append(_protocol_row(trained, case, data, how or HowToPredict()))
+    write_report(
+        rows, output, title=f"Segmenter on {protocol_path.stem}, split {split}", group_by="patient",
+        notes=[
+            "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
+            "dice_ellipsoid looks at no image.",
+            "lesions match at IoU 0.1; false positives are components that match none.",
+            *notes,
+        ],
+    )  # fmt: skip
+
+
+def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToPredict) -> dict[str, str | float]:
+    scan = read_volume(data / case.image)
+    mask = read_mask(data / case.tumor, scan.geometry)
+    if case.framed_on_tumor:  # the same frame that `evaluate` draws
+        rng = np.random.default_rng([2025, *case.name.encode()])
+        scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
+    clock = time.perf_counter()
+    result = HowToPredict(how.overlap, how.post, case.modality).predict(trained, scan)
+    seconds = time.perf_counter() - clock
+    found, truth, spacing_mm = result.labels.array == TUMOR, mask.array > 0, scan.geometry.spacing_mm
+    lesions = detect(found, truth, spacing_mm)
+    return {
+        "case": case.name,
+        "patient": case.patient,
+        "organ": case.organ,
+        "modality": case.modality,
+        "dice_ellipsoid": dice(center_ellipsoid(scan.array.shape, spacing_mm), truth),
+        "dice": dice(found, truth),
+        "nsd_2mm": surface_dice(found, truth, spacing_mm, NSD_TOLERANCE_MM),
+        "lesion_sensitivity": float(lesions.sensitivity),
+        "false_positives": float(lesions.false_positives),
+        "volume_ml": float(found.sum()) * scan.geometry.voxel_volume_ml,
+        "reference_ml": float(truth.sum()) * scan.geometry.voxel_volume_ml,
+        "tumor_prob_inside": float(result.tumor_probs.array[truth].mean()),
+        "tumor_prob_outside": float(result.tumor_probs.array[~truth].mean()),
+        "seconds": seconds,
+    }
+
+
+def true_labels(path: Path, scan: Volume, tumor_only: bool = False) -> NDArray[np.uint8]:
+    """Read a true label map on a scan's grid: a cyst is organ; of a tumor mask every voxel is tumor.
+
+    Raises:
+        InputError: For a label that is none of 0 to 3, or of a mask none of 0 and 1.
+        GeometryError: If it lies on another grid.
+    """
+    if tumor_only:
+        return np.where(read_mask(path, scan.geometry).array > 0, TUMOR, 0).astype(np.uint8)
+    labels = read_volume(path)
+    require_same_grid(scan.geometry, labels.geometry, "label map")
+    strange = np.setdiff1d(np.unique(labels.array), (0, 1, 2, 3))
+    if len(strange):
+        raise InputError(
+            f"{path} holds the label {strange[0]:g}; expected 0 background, 1 organ, 2 tumor, 3 cyst.",
+            hint="is it a mask of tumors? Give it by --tumors.",
+        )
+    return np.where(labels.array == 3, 1, labels.array).astype(np.uint8)
