@@ -157,10 +157,11 @@ def share_of(
 def full_window(shape: TumorShape, spacing_mm: tuple[float, float, float]) -> Window:
     """Return the window that holds the whole shape and a voxel more, found on a coarse grid."""
     step_mm = shape.radius_mm / 8
-    cells = np.ceil(shape.reach_mm / step_mm).astype(int)
+    ramp = 0.5 * float(np.prod(spacing_mm)) ** (1 / 3) / shape.radius_mm
+    cells = np.ceil(shape.reach_mm / step_mm + 8 * ramp).astype(int)
     coarse = _smooth_distance(shape, [np.arange(-n, n + 1) * step_mm for n in cells])
     # Waves stay within 3 standard deviations of noise, strands within their length.
-    furthest = (1 + 1.5 * shape.waviness) * (1 + float(shape.spicules[:, 3].max(initial=0.0)))
+    furthest = (1 + 1.5 * shape.waviness) * (1 + float(shape.spicules[:, 3].max(initial=0.0))) + ramp
     inside = coarse < furthest
     sides = []
     for axis, (n, spacing) in enumerate(zip(cells, spacing_mm, strict=True)):
@@ -190,7 +191,7 @@ def distance_to_center(
     return distance
 
 
-def _smooth_distance(shape: TumorShape, axes_mm: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+def _smooth_distance(shape: TumorShape, axes_mm: list[NDArray[Any]]) -> NDArray[np.float32]:
     """Return the distance to the center of the bent ellipsoid, in local radii, on the grid that three axes span.
 
     The three bends are added up instead of done one after the other as in DiffTumor, so that one pass over the grid
@@ -210,7 +211,7 @@ def _smooth_distance(shape: TumorShape, axes_mm: list[NDArray[np.float64]]) -> N
     return np.sqrt(squared)
 
 
-def _columns(axes_mm: list[NDArray[np.float64]]) -> list[NDArray[np.float32]]:
+def _columns(axes_mm: list[NDArray[Any]]) -> list[NDArray[np.float32]]:
     return [a.reshape([-1 if i == j else 1 for j in range(3)]).astype(np.float32) for i, a in enumerate(axes_mm)]
 
 
