@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "A session of 64 mm cubes around each tumor, 20 real and 20 synthetic ones:",
-    "diffugts reading build --real real --synthetic painted -o session --seed 7 --crop-mm 64 --per-side 20",
+    "diffugts reading build --real real --synthetic painted -o session --crop-mm 64 --per-side 20",
     "Readers open session/reading.html in a browser, or the folder in 3D Slicer. Then:",
     "diffugts reading score answers_R1.json answers_R2.json --key session_key.json",
 )

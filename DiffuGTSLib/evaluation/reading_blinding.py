@@ -19,6 +19,7 @@ _LUNG_HU = (-950.0, -500.0)
 _SURE = 1e-3
 _ALLOWED_SPIKE = 0.02
 _RANGE_SHARE = 0.02
+_FAR = 5.0
 _SPACING, _FRACTIONS, _LOW, _HIGH, _SPIKE = "spacing", "fractions", "low", "high", "spike"
 
 
@@ -192,12 +193,12 @@ def _separated(
     least_gap: float,
     is_curable: bool,
 ) -> Giveaway | None:
-    """Say when all of one group lie on one side of the other: by more than they vary, or in too many scans for chance."""
+    """Say when all of one group lie on one side of the other: far off, by more than they vary, or in too many for chance."""
     a, b = sorted(([measure(p) for p in group] for group in (real, synthetic)), key=min)
     gap = min(b) - max(a)
     by_chance = 2 / comb(len(a) + len(b), len(a))
     spread = max(max(a) - min(a), max(b) - min(b))
-    if gap <= least_gap or (gap <= spread and by_chance > _SURE):
+    if gap <= least_gap or (gap <= min(spread, _FAR * least_gap) and by_chance > _SURE):
         return None
     ranges = [
         f"{min(measure(p) for p in group):.4g} to {max(measure(p) for p in group):.4g}" for group in (real, synthetic)

@@ -287,7 +287,7 @@ def test_grids_are_refused_and_made_one_on_request(
 def blank(array: np.ndarray) -> np.ndarray:
     """Put zeros around what was painted."""
     blanked = array.copy()
-    blanked[:, :, :24] = 0
+    blanked[:, :, :16] = 0
     return blanked
 
 
