@@ -1,6 +1,7 @@
 """What every test of the Slicer side stands on: the real MRML core of Slicer, and a Qt that answers as Slicer's.
 
-Where slicer-core or PySide6 is not installed, the files that need them are skipped with the command that installs them.
+Where slicer-core or PySide6 is not installed, the files that need them are skipped with the command that installs them,
+and pytest fails at once where DIFFUGTS_REQUIRE_SLICER is set, as `make test` does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,15 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NEEDED = ("slicer_core", "PySide6")
-STOOD_IN_FOR = {"slicer", "qt", "ctk"}
-"""Names that only the installed packages, or our stand-ins over them, can answer."""
+IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("slicer_core", "PySide6"))
+HOW_TO_INSTALL = (
+    "slicer-core and PySide6 are not installed; run: "
+    "python -m pip install -c constraints.txt slicer-core PySide6-Essentials"
+)
+REQUIRED = "DIFFUGTS_REQUIRE_SLICER"
+"""Set in the environment, tests of the Slicer side are not skipped where the packages are missing: all fail."""
+WITHOUT_SLICER = ("test_slicer_traps.py",)
+"""Files that only read the sources."""
 
 
 def _renderer() -> str | None:
@@ -44,22 +50,23 @@ def _set_environment() -> None:
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", window)
 
 
-class _Absent:
-    """Turns the import of what is not installed into a skip, whether of a file or of a test."""
+class SkippedFile(pytest.Module):
+    """A test file that cannot even be imported here."""
 
-    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        """Skip for the names that we stand in for; leave others to whoever finds them."""
-        if name.split(".", maxsplit=1)[0] in STOOD_IN_FOR:
-            pytest.skip(
-                "slicer-core and PySide6 are not installed; run: "
-                "python -m pip install -c constraints.txt slicer-core PySide6-Essentials",
-                allow_module_level=True,
-            )
+    def collect(self) -> Iterator[Any]:
+        """Skip it, with the reason."""
+        raise pytest.skip.Exception(HOW_TO_INSTALL, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip the files that need what is not installed, before their imports fail."""
+    if IS_INSTALLED or module_path.name in WITHOUT_SLICER:
         return None
+    return SkippedFile.from_parent(parent, path=module_path)
 
 
 _set_environment()
-if all(importlib.util.find_spec(name) for name in NEEDED):
+if IS_INSTALLED:
     sys.path += [str(HERE / "harness" / "shim"), str(HERE / "harness"), str(ROOT / "DiffuGTS")]
     import slicer_headless
 
@@ -67,8 +74,8 @@ if all(importlib.util.find_spec(name) for name in NEEDED):
     import gui
 
     gui.install()
-else:
-    sys.meta_path.insert(0, _Absent())
+elif os.environ.get(REQUIRED):
+    raise pytest.UsageError(f"{REQUIRED} is set: {HOW_TO_INSTALL}")
 
 
 @pytest.fixture
