@@ -12,11 +12,9 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.config import presets
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_models import HIDDEN_PRESETS
 from DiffuGTSSlicer.parameters import applyPreset
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting, setting
-
-HIDDEN_PRESETS = ("tiny",)
-"""For tests; a scene that names one shows it all the same."""
 
 
 class AdvancedSection(Section):

@@ -17,6 +17,7 @@ from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE
 
 SCAN_COLUMN = 0
+ROW_PX = 24
 
 
 class BatchSection(Section):
@@ -33,6 +34,9 @@ class BatchSection(Section):
         self._tip = ui.batchButton.toolTip
         ui.batchTable.setColumnCount(3)
         ui.batchTable.setHorizontalHeaderLabels([_("Scan"), _("State"), _("Findings")])
+        ui.batchTable.verticalHeader().setDefaultSectionSize(ROW_PX)
+        ui.batchTable.horizontalHeader().setStretchLastSection(True)
+        ui.batchTable.horizontalHeader().setHighlightSections(False)
         ui.batchTable.connect("itemChanged(QTableWidgetItem*)", self._check)
         ui.batchTable.connect("cellClicked(int,int)", self._review)
         ui.batchButton.connect("clicked()", self.onButton)

@@ -37,7 +37,8 @@ class InputsSection(Section):
         segments = self._segments()
         self._segment.offer(segments)
         self.ui.organSegmentComboBox.enabled = bool(segments)
-        self.ui.organSegmentComboBox.setVisible(bool(segments))
+        for widget in (self.ui.organSegmentLabel, self.ui.organSegmentComboBox):
+            widget.setVisible(bool(segments))
         known = [segmentId for segmentId, _name in segments]
         if state.organSegmentId not in known:
             wish = known[0] if known else ""

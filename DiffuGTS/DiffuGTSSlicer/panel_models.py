@@ -17,6 +17,8 @@ from DiffuGTSSlicer import model_folders
 from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, setSetting, setting
 
 TICK_MS = 1
+HIDDEN_PRESETS = ("tiny",)
+"""For tests; a scene that names one shows it all the same."""
 
 
 def ownFolders() -> list[str]:
@@ -81,7 +83,8 @@ class ModelsWindow:
 
     def fill(self) -> None:
         """Show every model again."""
-        self._rows = [(name, model_folders.modelFolder(load_config(name)), False) for name in presets()]
+        names = [name for name in presets() if name not in HIDDEN_PRESETS]
+        self._rows = [(name, model_folders.modelFolder(load_config(name)), False) for name in names]
         self._rows += [(Path(each).name, Path(each), True) for each in ownFolders()]
         described, chosen = presets(), setting(MODEL_FOLDER_KEY)
         self.table.setRowCount(len(self._rows))
@@ -196,6 +199,9 @@ class ModelsWindow:
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
         table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        table.horizontalHeader().setStretchLastSection(True)
+        table.horizontalHeader().setHighlightSections(False)
+        table.verticalHeader().setVisible(False)
         table.connect("itemSelectionChanged()", self._offer)
         return table
 

@@ -22,6 +22,7 @@ PHASES: dict[str, Callable[[float], float]] = {
     "reveal": display.reveal,
 }
 KEEP_COLUMN = 0
+ROW_PX = 24
 
 
 class ReviewSection(Section):
@@ -55,12 +56,28 @@ class ReviewSection(Section):
         self._modes = {"rock": ui.rockButton, "flicker": ui.flickerButton, "reveal": ui.revealButton}
         for name, button in self._modes.items():
             button.connect("toggled(bool)", self._modeSlot(name))
-        ui.findingsTable.setColumnCount(6)
-        ui.findingsTable.setHorizontalHeaderLabels(
-            [_("Keep"), _("Volume (ml)"), _("Diameter (mm)"), _("Mean AOVA"), _("Max AOVA"), _("Change")]
-        )
+        self._headFindings(ui.findingsTable)
         ui.findingsTable.connect("cellClicked(int,int)", self._jump)
         ui.findingsTable.connect("itemChanged(QTableWidgetItem*)", self._keep)
+
+    @staticmethod
+    def _headFindings(table: Any) -> None:
+        heads = (
+            (_("Keep"), _("Part of the segment. The largest finding is number 1.")),
+            (_("ml"), _("Volume.")),
+            (_("mm"), _("Longest diameter within one acquired slice.")),
+            (_("AOVA"), _("Mean abnormal attention, 0 to 1.")),
+            (_("Max"), _("Highest abnormal attention, 0 to 1.")),
+            (_("Change"), _("How much darker repainting made it on average: HU in CT, the scan's own units in MR.")),
+        )
+        table.setColumnCount(len(heads))
+        for column, (title, tip) in enumerate(heads):
+            item = qt.QTableWidgetItem(title)
+            item.setToolTip(tip)
+            table.setHorizontalHeaderItem(column, item)
+        table.verticalHeader().setDefaultSectionSize(ROW_PX)
+        table.horizontalHeader().setStretchLastSection(True)
+        table.horizontalHeader().setHighlightSections(False)
 
     def close(self) -> None:
         """Stop comparing."""

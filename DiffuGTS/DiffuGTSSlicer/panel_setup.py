@@ -143,4 +143,6 @@ class SetupSection(Section):
         found = Path(own) if own else modelFolder(config)
         if found is None:
             return _("Model: {preset} is not installed").format(preset=preset)
-        return _("Model: {preset} ({folder})").format(preset=preset, folder=found.name)
+        if own:
+            return _("Model: {preset}, from {folder}").format(preset=preset, folder=own)
+        return _("Model: {preset}").format(preset=preset)

@@ -16,7 +16,7 @@ from test_logic import jobFolders
 
 
 @pytest.fixture
-def a_scan(a_scene: Any) -> Any:
+def a_coarse_scan(a_scene: Any) -> Any:
     return scan_node(GRID, noise(GRID), "Scan")
 
 
@@ -31,7 +31,7 @@ def the_modules_of_the_application(monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 @pytest.fixture
-def a_panel(a_scan: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Opened]:
+def a_panel(a_coarse_scan: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Opened]:
     for key in (INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY):
         setSetting(key, "")
     opened = Opened(tmp_path)

@@ -1,10 +1,11 @@
-"""Renders the panel in each of its states into Resources/Screenshots, over the demo scan and the real worker.
+"""Draws the pictures of the README: the panel in each of its states, and the views with a real result of the demo scan.
 
 python Testing/Slicer/screenshots.py [folder]
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,18 @@ import gui  # noqa: E402
 import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer_headless  # noqa: E402
+from PIL import Image  # noqa: E402
+from scene_pictures import take_all, write_small  # noqa: E402
 
 WIDTH = 440
-LARGEST_KB = 150
+LARGEST_KB = 60
 RUN_TIMEOUT_S = 3600.0
-
-
-SECTIONS = ("setup", "inputs", "prompts", "run", "review", "refine", "handoff", "advanced")
+SECTIONS = ("setup", "inputs", "prompts", "run", "review", "refine", "handoff", "batch", "advanced")
+LUNG_WINDOW, LUNG_LEVEL = 1500, -600
+IN_SLICER = ("numpy", "scipy", "SimpleITK")
+"""Packages that Slicer brings."""
+OF_THE_APPLICATION = ("segmenteditor", "segmentstatistics", "dicom")
+"""Slicer's own modules, which are not here; with them the panel looks as it does in the application."""
 
 
 def unsqueeze(section: Any) -> None:
@@ -51,18 +57,21 @@ class Camera:
         last = widget.ui.disclaimerLabel
         widget.parent.resize(WIDTH, last.mapTo(widget.parent, qt.QPoint(0, last.height)).y() + 20)
         gui.spin(lambda: False, 0.2)
+        self.save(widget.parent, name)
+
+    def save(self, shown: Any, name: str) -> None:
+        """Write a picture of any widget."""
         path = self._folder / f"panel_{name}.png"
-        if not widget.parent.grab().save(str(path)):
+        if not shown.grab().save(str(path)):
             raise SystemExit(f"{path} cannot be written")
-        if path.stat().st_size > LARGEST_KB * 1024:
-            raise SystemExit(f"{path} is larger than {LARGEST_KB} kB")
-        print(path.name, f"{path.stat().st_size / 1024:.0f} kB")
+        write_small(Image.open(path).convert("RGB"), path, LARGEST_KB)
 
 
-def fold(ui: Any, *shown: str) -> None:
+def fold(widget: Any, *shown: str) -> None:
     """Open these sections and fold the others, so that a picture shows what it is about."""
     for name in SECTIONS:
-        getattr(ui, f"{name}CollapsibleButton").collapsed = name not in shown
+        getattr(widget.ui, f"{name}CollapsibleButton").collapsed = name not in shown
+    widget.panel.refresh()  # opening a section shows all of its widgets, those that have nothing to say too
 
 
 def wait(until: Callable[[], object], widget: Any) -> None:
@@ -71,48 +80,88 @@ def wait(until: Callable[[], object], widget: Any) -> None:
         raise SystemExit(f"gave up: {widget.ui.logText.plainText}")
 
 
-def main(folder: Path) -> None:
-    """Take every picture."""
-    camera = Camera(folder)
+def load_scan() -> None:
+    """Load the demo scan in a lung window, and draw every view once, so that each knows its renderer."""
     slicer_headless.reset()
-    scan = HERE.parents[1] / "Resources" / "SampleData" / "chest_ct.nii.gz"
-    slicer.util.loadVolume(str(scan), {"name": "Chest CT"})
-    widget = gui.loadModule("DiffuGTS")
-    widget.enter()
-    ui, panel, logic = widget.ui, widget.panel, widget.logic
+    path = HERE.parents[1] / "Resources" / "SampleData" / "chest_ct.nii.gz"
+    scan = slicer.util.loadVolume(str(path), {"name": "Chest CT"})
+    scan.GetDisplayNode().AutoWindowLevelOff()
+    scan.GetDisplayNode().SetWindowLevel(LUNG_WINDOW, LUNG_LEVEL)
+    manager = slicer.app.layoutManager()
+    for name in manager.sliceViewNames():
+        manager.sliceWidget(name).picture()
+    for name in OF_THE_APPLICATION:
+        setattr(slicer.modules, name, object())
 
-    requirements = panel.requirements.lines()
+
+def before_the_run(widget: Any, camera: Camera) -> None:
+    """Take the panel on a computer without the packages, with them, and its window of models."""
+    panel = widget.panel
+    requirements = [line for line in panel.requirements.lines() if not line.startswith(IN_SLICER)]
     installed, panel.requirements.missing = panel.requirements.missing, lambda: requirements
     panel.setup.look()
     panel.refresh()
-    fold(ui, "setup", "inputs", "prompts", "run")
+    fold(widget, "setup")
     camera.shoot(widget, "setup_needed")
     panel.requirements.missing = installed
     panel.setup.look()
     panel.refresh()
-    fold(ui, "inputs", "prompts", "run", "advanced")
+    panel.setup.onModels()
+    window = panel.setup.window
+    window.table.setCurrentCell([row[0] for row in window._rows].index("mini"), 0)
+    window.check()
+    wait(lambda: not window.isChecking, widget)
+    for row, (_name, folder, _isOwn) in enumerate(window._rows):
+        if folder is not None:  # a picture tells nothing of the computer it was taken on
+            window.table.item(row, 4).setText(f"…/Resources/Models/{folder.name}")
+    window.table.resizeColumnsToContents()
+    camera.save(window.dialog, "models")
+    window.dialog.accept()
+    fold(widget, "inputs", "prompts", "run")
     camera.shoot(widget, "ready")
 
-    fold(ui, "inputs", "prompts", "run", "review")
+
+def the_run(widget: Any, camera: Camera) -> None:
+    """Take the panel while the real worker runs, and when it is done."""
+    ui, logic = widget.ui, widget.logic
+    fold(widget, "run", "review")
     ui.runButton.click()
     wait(lambda: not logic.isRunning or (logic.progress.stage == "repaint" and logic.progress.stageShare > 0.2), widget)
     camera.shoot(widget, "running")
     wait(lambda: not logic.isRunning, widget)
     if logic.run.state != "done":
         raise SystemExit(ui.messageLabel.text)
-    fold(ui, "run", "review", "refine", "handoff")
+    fold(widget, "run", "refine", "handoff")
     camera.shoot(widget, "done")
+    ui.findingsTable.setCurrentCell(0, 1)
+    fold(widget, "review")
+    camera.shoot(widget, "review")
 
-    panel.parameterNode.device = "cuda:9"
-    fold(ui, "inputs", "prompts", "run")
-    ui.runButton.click()
-    wait(lambda: not logic.isRunning, widget)
+
+def an_error(widget: Any, camera: Camera) -> None:
+    """Take the panel after a run that could not be: a graphics card that is not there."""
+    widget.panel.parameterNode.device = "cuda:9"
+    fold(widget, "inputs", "run")
+    widget.ui.runButton.click()
+    wait(lambda: not widget.logic.isRunning, widget)
     camera.shoot(widget, "error")
+
+
+def main(folder: Path) -> None:
+    """Take every picture."""
+    camera = Camera(folder)
+    load_scan()
+    widget = gui.loadModule("DiffuGTS")
+    widget.enter()
+    before_the_run(widget, camera)
+    the_run(widget, camera)
+    take_all(widget, folder)
+    an_error(widget, camera)
     gui.unloadModule(widget)
-    gui.spin(lambda: not logic.client.isWarm, 10)
+    gui.spin(lambda: not widget.logic.client.isWarm, 10)
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parents[1] / "Resources" / "Screenshots")
     sys.stdout.flush()
-    qt.QApplication.instance().quit()
+    os._exit(0)  # the bindings may abort while Python is torn down around them

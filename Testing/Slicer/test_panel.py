@@ -16,9 +16,9 @@ from DiffuGTSLib.resources import resource_path
 pytest_plugins = ["panel_fixtures"]
 
 
-def test_a_new_scene_is_ready_to_run(a_panel: Opened, a_scan: Any) -> None:
+def test_a_new_scene_is_ready_to_run(a_panel: Opened, a_coarse_scan: Any) -> None:
     ui = a_panel.ui
-    assert ui.inputSelector.currentNode() is a_scan
+    assert ui.inputSelector.currentNode() is a_coarse_scan
     assert ui.runButton.enabled and ui.runButton.text == "&Segment"
     assert ui.organComboBox.currentText == "Lung" and "lung" in ui.normalPromptEdit.plainText
     assert ui.setupCollapsibleButton.collapsed and ui.advancedCollapsibleButton.collapsed
@@ -39,11 +39,11 @@ def test_closing_the_scene_during_a_run_leaves_an_empty_panel(a_panel: Opened) -
     assert not a_panel.ui.runButton.enabled and a_panel.state is not None and a_panel.state.preset == "mini"
 
 
-def test_deleting_the_scan_during_a_run_cancels_it(a_panel: Opened, a_scan: Any) -> None:
+def test_deleting_the_scan_during_a_run_cancels_it(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()
     assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
-    slicer.mrmlScene.RemoveNode(a_scan)
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
     a_panel.finish(10)
     assert not a_panel.ui.runButton.enabled
 

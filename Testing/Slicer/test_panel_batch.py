@@ -15,9 +15,9 @@ pytest_plugins = ["panel_fixtures"]
 
 
 @pytest.fixture
-def three_scans(a_scan: Any) -> list[Any]:
+def three_scans(a_coarse_scan: Any) -> list[Any]:
     """The scan of the panel, and two more."""
-    return [a_scan, scan_node(GRID, noise(GRID, 1), "Second"), scan_node(GRID, noise(GRID, 2), "Third")]
+    return [a_coarse_scan, scan_node(GRID, noise(GRID, 1), "Second"), scan_node(GRID, noise(GRID, 2), "Third")]
 
 
 def rows(panel: Opened) -> dict[str, list[str]]:

@@ -42,23 +42,23 @@ def test_without_slicers_modules_every_button_says_which_is_absent(a_panel: Open
 
 
 def test_the_result_opens_in_the_segment_editor(
-    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str]
 ) -> None:
     a_panel.segment()
     a_panel.ui.editSegmentationButton.click()
     editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
     assert the_modules_of_the_application == ["SegmentEditor"]
-    assert editor.GetSegmentationNode() is a_panel.state.segmentation and editor.GetSourceVolumeNode() is a_scan
+    assert editor.GetSegmentationNode() is a_panel.state.segmentation and editor.GetSourceVolumeNode() is a_coarse_scan
     assert editor.GetSelectedSegmentID() == a_panel.state.tumorSegmentId
     a_panel.ui.editSegmentationButton.click()
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentEditorNode")) == 1
 
 
-def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_scan: Any) -> None:
+def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_coarse_scan: Any) -> None:
     organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     organs.CreateDefaultDisplayNodes()
     organs.GetSegmentation().AddEmptySegment("lung", "lung")
-    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, a_scan, organs, "lung")
+    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, a_coarse_scan, organs, "lung")
     organs.GetDisplayNode().SetVisibility3D(False)
     a_panel.segment()
     a_panel.state.organSegmentation = organs
@@ -72,10 +72,10 @@ def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a
     assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
 
 
-def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_scan: Any) -> None:
+def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
     setSegmentMask(
-        np.zeros(GRID.shape[::-1], np.uint8), a_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
+        np.zeros(GRID.shape[::-1], np.uint8), a_coarse_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
     )
     a_panel.ui.show3DButton.checked = True
     assert "no surface" in a_panel.ui.handoffMessageLabel.text
@@ -91,7 +91,7 @@ def test_findings_become_a_table_of_the_scene_once(a_panel: Opened) -> None:
 
 
 def test_the_export_tells_everything_that_is_missing_before_it_opens(
-    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str]
 ) -> None:
     a_panel.segment()
     a_panel.ui.exportDicomButton.click()
@@ -101,7 +101,7 @@ def test_the_export_tells_everything_that_is_missing_before_it_opens(
 
 
 def test_the_export_opens_at_the_study_when_nothing_is_missing(
-    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
 
@@ -117,8 +117,8 @@ def test_the_export_opens_at_the_study_when_nothing_is_missing(
 
     monkeypatch.setattr(slicer, "qSlicerDICOMExportDialog", Dialog, raising=False)
     a_panel.segment()
-    study = under_a_study(a_scan, a_panel.state.segmentation)
-    a_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    study = under_a_study(a_coarse_scan, a_panel.state.segmentation)
+    a_coarse_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
     a_panel.ui.exportDicomButton.click()
     assert opened == [study]
     assert "Still a draft" in a_panel.ui.handoffMessageLabel.text, "advice is told, and stops nothing"
@@ -126,7 +126,7 @@ def test_the_export_opens_at_the_study_when_nothing_is_missing(
 
 @needs_slicer_source
 def test_segment_statistics_agree_with_the_mask(
-    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(f"{os.environ['SLICER_SOURCE_DIR']}/Modules/Scripted/SegmentStatistics")
     a_panel.segment()
@@ -134,4 +134,4 @@ def test_segment_statistics_agree_with_the_mask(
     [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
     names = [table.GetColumnName(index) for index in range(table.GetNumberOfColumns())]
     voxels = float(table.GetCellText(0, names.index("Number of voxels [voxels]")))
-    assert voxels == segmentMask(a_panel.state.segmentation, a_panel.state.tumorSegmentId, a_scan).sum()
+    assert voxels == segmentMask(a_panel.state.segmentation, a_panel.state.tumorSegmentId, a_coarse_scan).sum()

@@ -38,15 +38,15 @@ def test_segments_of_the_chosen_segmentation_are_offered(a_panel: Opened) -> Non
     assert not box.enabled and a_panel.state.organSegmentId == ""
 
 
-def test_the_region_is_fitted_to_the_scan_or_to_the_organ_with_a_margin(a_panel: Opened, a_scan: Any) -> None:
+def test_the_region_is_fitted_to_the_scan_or_to_the_organ_with_a_margin(a_panel: Opened, a_coarse_scan: Any) -> None:
     ui, state = a_panel.ui, a_panel.state
     assert ui.fitRoiButton.text == "Fit to scan" and not ui.fitMarginSpinBox.enabled
     ui.fitRoiButton.click()
     roi = state.roi
-    assert roi.GetName() == "Scan ROI" and ui.roiSelector.currentNode() is roi and roiMask(roi, a_scan).all()
+    assert roi.GetName() == "Scan ROI" and ui.roiSelector.currentNode() is roi and roiMask(roi, a_coarse_scan).all()
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     node.GetSegmentation().AddEmptySegment("liver", "liver")
-    setSegmentMask(blob(GRID, (18, 17, 10), 3).T, a_scan, node, "liver")
+    setSegmentMask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, "liver")
     ui.organSegmentationSelector.setCurrentNode(node)
     assert ui.fitRoiButton.text == "Fit to organ" and ui.fitMarginSpinBox.enabled
     ui.fitMarginSpinBox.value = 8

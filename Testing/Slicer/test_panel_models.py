@@ -82,7 +82,7 @@ def test_a_folder_of_ones_own_is_added_used_and_removed(a_panel: Opened, a_windo
     assert setting(MODEL_FOLDER_KEY) == str(a_model) and "mine" in a_panel.ui.modelLabel.text
     row_of(a_window, "mini")
     a_window.use()
-    assert setting(MODEL_FOLDER_KEY) == "" and "(mini)" in a_panel.ui.modelLabel.text
+    assert setting(MODEL_FOLDER_KEY) == "" and a_panel.ui.modelLabel.text == "Model: mini"
     row_of(a_window, "mine")
     a_window.use()
     a_window.remove()

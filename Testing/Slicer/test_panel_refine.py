@@ -12,19 +12,19 @@ from panel_parts import Opened
 pytest_plugins = ["panel_fixtures"]
 
 
-def test_the_candidate_comes_from_the_threshold_and_is_refined(a_panel: Opened, a_scan: Any) -> None:
+def test_the_candidate_comes_from_the_threshold_and_is_refined(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
     state = a_panel.state
     a_panel.ui.overlayThresholdSlider.value = 0.9
     a_panel.ui.candidateFromThresholdButton.click()
     expected = slicer.util.arrayFromVolume(state.aova) >= np.float32(0.9)
-    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_scan) > 0, expected)
+    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_coarse_scan) > 0, expected)
     tumor = state.tumorSegmentId
     a_panel.ui.refineButton.click()
     assert a_panel.logic.run.isRefinement
     a_panel.finish()
     assert state.tumorSegmentId == tumor
-    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_scan) > 0, expected)
+    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_coarse_scan) > 0, expected)
     a_panel.ui.overlayThresholdSlider.value = 1.0
     a_panel.ui.candidateFromThresholdButton.click()
     assert "above the threshold" in a_panel.ui.refineMessageLabel.text
@@ -44,14 +44,14 @@ def test_the_candidates_outline_is_hidden_when_the_tumor_is_there_and_can_be_sho
 
 
 def test_the_candidate_opens_in_the_segment_editor(
-    a_panel: Opened, a_scan: Any, the_modules_of_the_application: list[str]
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str]
 ) -> None:
     a_panel.panel.refresh()
     a_panel.ui.editCandidateButton.click()
     state = a_panel.state
     editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
     assert the_modules_of_the_application == ["SegmentEditor"]
-    assert editor.GetSegmentationNode() is state.candidate and editor.GetSourceVolumeNode() is a_scan
+    assert editor.GetSegmentationNode() is state.candidate and editor.GetSourceVolumeNode() is a_coarse_scan
     assert editor.GetSelectedSegmentID() == state.candidateSegmentId != ""
     a_panel.ui.refineButton.click()
     a_panel.finish()

@@ -40,12 +40,12 @@ def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
     assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
 
 
-def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_scan: Any) -> None:
+def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
     table, state = a_panel.ui.findingsTable, a_panel.state
-    whole = segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum()
+    whole = segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum()
     table.cellClicked.emit(1, 1)
     table.item(1, 0).setCheckState(qt.Qt.Unchecked)
-    assert 0 < segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum() < whole
+    assert 0 < segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() < whole
     table.item(1, 0).setCheckState(qt.Qt.Checked)
-    assert segmentMask(state.segmentation, state.tumorSegmentId, a_scan).sum() == whole
+    assert segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() == whole

@@ -11,14 +11,14 @@ import gui
 import pytest
 import qt
 import slicer
-from DiffuGTSSlicer.worker_client import killTree
+from DiffuGTSSlicer.process_tree import killTree
 from panel_parts import WHOLE_RUN, Opened
 from test_logic import jobFolders, nodeNames
 
 pytest_plugins = ["panel_fixtures"]
 
 
-def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_scan: Any) -> None:
+def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_coarse_scan: Any) -> None:
     ui, state = a_panel.ui, a_panel.state
     a_panel.script(*WHOLE_RUN[:4], ["sleep", 0.4], *WHOLE_RUN[4:])
     ui.runButton.click()
@@ -30,7 +30,7 @@ def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_scan: Any) -> 
     a_panel.finish()
     assert ui.messageLabel.text == "2 findings, refined by residuals"
     assert ui.runButton.text == "&Segment" and ui.runButton.enabled
-    assert state.resultVolume is a_scan and ui.segmentationSelector.currentNode() is state.segmentation
+    assert state.resultVolume is a_coarse_scan and ui.segmentationSelector.currentNode() is state.segmentation
     assert ui.findingsTable.rowCount == 2 and ui.refineButton.enabled and ui.show3DButton.enabled
     assert "Modality: CT" in ui.logText.plainText
 
