@@ -1,0 +1,122 @@
+"""Figures by who the patients are: sex, decade of age, scanner, or whatever a table of metadata tells."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.evaluation.report import bootstrap_mean
+from DiffuGTSLib.findings import NOT_APPLICABLE
+
+UNKNOWN = "unknown"
+ALL = "all"
+
+
+def read_table(path: Path, key: str = "case") -> list[dict[str, str]]:
+    """Read a CSV file that has a header and a column that names its rows.
+
+    Raises:
+        InputError: If it cannot be read, lacks the column, or names a row twice.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as CSV: {error}.", code="unreadable") from error
+    columns = list(reader.fieldnames or [])
+    if key not in columns:
+        raise InputError(f"{path} has no column '{key}'; it has {', '.join(columns) or 'none'}.", code="column")
+    names = [row[key] for row in rows]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} names '{twice}' twice in column '{key}'.")
+    return [{column: (row[column] or "").strip() for column in columns} for row in rows]
+
+
+def stratum(value: str, column: str) -> str:
+    """Return the group that a value belongs to: decades for ages ("50 to 59"), the value itself for all else.
+
+    Args:
+        value: As the table has it.
+        column: An age where its name is or ends in "age" or "age_years"; DICOM's "057Y" is understood too.
+    """
+    if not value or value.lower() in (NOT_APPLICABLE, "na", "nan", UNKNOWN):
+        return UNKNOWN
+    if column.lower().removesuffix("_years").split("_")[-1] != "age":
+        return value
+    try:
+        age = float(value.upper().removesuffix("Y"))
+    except ValueError:
+        return UNKNOWN
+    if not (isfinite(age) and age >= 0):
+        return UNKNOWN
+    return f"{int(age // 10) * 10} to {int(age // 10) * 10 + 9}"
+
+
+def group_figures(
+    cases: Sequence[Mapping[str, str]],
+    metadata: Sequence[Mapping[str, str]],
+    by: Sequence[str],
+    key: str = "case",
+    patient: str | None = None,
+) -> list[dict[str, str | int | float]]:
+    """Return one row a group and column of numbers: how many cases, mean and bootstrap interval; "all" first.
+
+    Args:
+        cases: Figures of each case, as CSV gives them.
+        metadata: What is known of each; cases without a row are "unknown".
+        by: Columns of the metadata.
+        key: The column that both name their rows by.
+        patient: A column of the metadata: patients are drawn for the interval, not scans.
+
+    Raises:
+        InputError: If a column is not there, there are no cases, or no figure in them.
+    """
+    if not cases:
+        raise InputError("There are no cases to group.", code="missing")
+    known = {row[key]: row for row in metadata}
+    columns = list(metadata[0]) if metadata else []
+    for name in [*by, *([patient] if patient else [])]:
+        if name not in columns:
+            raise InputError(f"The metadata have no column '{name}'.", hint=did_you_mean(name, columns), code="column")
+    figures = [name for name in cases[0] if name != key and all(_is_number(case[name]) for case in cases)]
+    if not figures:
+        raise InputError("The cases hold no column of numbers.", code="column")
+    owners = [known.get(case[key], {}).get(patient or "", case[key]) for case in cases]
+    rows = _rows(ALL, ALL, cases, figures, owners)
+    for column in by:
+        groups = [stratum(known.get(case[key], {}).get(column, ""), column) for case in cases]
+        for group in sorted(set(groups), key=lambda name: (name == UNKNOWN, name)):
+            chosen = [number for number, name in enumerate(groups) if name == group]
+            rows += _rows(column, group, [cases[n] for n in chosen], figures, [owners[n] for n in chosen])
+    return rows
+
+
+def _rows(
+    column: str, group: str, cases: Sequence[Mapping[str, str]], figures: Sequence[str], owners: Sequence[str]
+) -> list[dict[str, str | int | float]]:
+    rows: list[dict[str, str | int | float]] = []
+    for figure in figures:
+        estimate = bootstrap_mean([_number(case[figure]) for case in cases], owners)
+        rows.append(
+            {
+                "by": column, "group": group, "figure": figure, "cases": estimate.cases,
+                "mean": estimate.mean, "low": estimate.low, "high": estimate.high,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        _number(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(text: str) -> float:
+    value = float("nan") if text in ("", NOT_APPLICABLE) else float(text)
+    return value if isfinite(value) else float("nan")
