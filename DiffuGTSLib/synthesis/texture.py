@@ -80,14 +80,14 @@ _BLURS = np.linspace(0.2, 2.5, 47)
 
 def _steepest_steps(lines: NDArray[np.float32], strong: float) -> NDArray[np.float32]:
     """Return the steepest step of each edge along the last axis that is at least that strong, as a share of it."""
-    if lines.shape[-1] < 6:
+    if lines.shape[-1] < 8:
         return np.zeros(0, dtype=np.float32)
-    near = np.lib.stride_tricks.sliding_window_view(lines, 6, axis=-1)
+    near = np.lib.stride_tricks.sliding_window_view(lines, 8, axis=-1)
     edge = near.max(axis=-1) - near.min(axis=-1)
     kept = edge > strong
     steps, edge = np.abs(np.diff(near[kept], axis=-1)), edge[kept]
-    peak = steps.argmax(axis=-1) == 2  # each edge counts once, where its steepest step is in the middle
-    return np.asarray(steps[peak, 2] / edge[peak], dtype=np.float32)
+    peak = steps.argmax(axis=-1) == 3  # each edge counts once, where its steepest step is in the middle
+    return np.asarray(steps[peak, 3] / edge[peak], dtype=np.float32)
 
 
 def draw_grain(shape: tuple[int, ...], noise: Noise, rng: np.random.Generator) -> NDArray[np.float32]:
