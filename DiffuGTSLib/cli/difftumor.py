@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -110,13 +110,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog=EXAMPLES,
 )
-_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_ANYTHING = {"ignore_unknown_options": True, "help_option_names": []}
+
+Words = Annotated[list[str] | None, typer.Argument(metavar="UPSTREAM'S FLAGS", help="As upstream writes them.")]
 
 
 @app.command("main", context_settings=_ANYTHING, epilog=EXAMPLES)
-def main(ctx: typer.Context) -> None:
+def main(words: Words = None) -> None:
     """Train a segmenter as main.py did, into the folder that --logdir names."""
-    given = parse("main", MAIN, ctx.args)
+    given = parse("main", MAIN, words or [])
     warn_idle(MAIN, given)
     options = segmenter_options(given)
     cases = listed_cases(given)
@@ -137,9 +139,9 @@ def main(ctx: typer.Context) -> None:
 
 
 @app.command("validation", context_settings=_ANYTHING, epilog=EXAMPLES)
-def validation(ctx: typer.Context) -> None:
+def validation(words: Words = None) -> None:
     """Score a segmenter as validation.py did, into SAVE_DIR/RUN/OVERLAP/pred and metrics.csv."""
-    given = parse("validation", VALIDATION, ctx.args)
+    given = parse("validation", VALIDATION, words or [])
     warn_idle(VALIDATION, given)
     run = _required(given, "log_dir")
     wanted = model_name(given["model_name"] or given["model"])

@@ -1,0 +1,170 @@
+"""The table of DiffTumor's validation and the report of a protocol, by hand where a figure can be."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mini_data import GRID, write_mini_data
+from phantoms import Phantom, ct_phantom, grid
+from test_segmenter import a_segmenter, a_thresholder
+
+from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.evaluation.validation import (
+    HowToPredict,
+    ListedScan,
+    mean_row,
+    score,
+    true_labels,
+    validate_protocol,
+    validate_scans,
+)
+from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter
+from DiffuGTSLib.volumes import read_volume, write_volume
+
+RAW = HowToPredict(0.0, PostProcessing(0.0), "CT")
+
+
+def cube(start: int, value: int = 2, side: int = 20) -> np.ndarray:
+    labels = np.zeros((60, 40, 40), dtype=np.uint8)
+    labels[start : start + side, 10 : 10 + side, 10 : 10 + side] = value
+    return labels
+
+
+def write_scans(folder: Path, names: Sequence[str], *, healthy: Sequence[str] = ()) -> list[ListedScan]:
+    """Write phantoms with their label maps and organ masks."""
+    scans = []
+    for seed, name in enumerate(names):
+        phantom = ct_phantom(grid((50, 46, 36), (2.0, 2.0, 3.0)), noise_hu=5, seed=seed)
+        labels = phantom.organ.array * (1 + (phantom.lesion.array if name not in healthy else 0))
+        for kind, volume in (
+            ("scans", phantom.scan), ("labels", phantom.organ.with_array(labels.astype(np.uint8))),
+            ("organs", phantom.organ), ("tumors", phantom.lesion),
+        ):  # fmt: skip
+            (folder / kind).mkdir(exist_ok=True, parents=True)
+            write_volume(volume, folder / kind / f"{name}.nii.gz")
+        scans.append(ListedScan(name, folder / "scans" / f"{name}.nii.gz", folder / "labels" / f"{name}.nii.gz"))
+    return scans
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_shifted_cube_has_the_dice_and_the_surface_dice_of_the_formula() -> None:
+    """A cube of 20 mm moved by 5 mm shares 15 of 20 slices; of its six faces the two across lie 5 mm off."""
+    figures = score(cube(15), cube(20), (1.0, 1.0, 1.0))
+    assert figures["tumor_dice"] == pytest.approx(2 * 15 / 40)
+    # 400 mm² a face. Four faces agree along 15 mm and 2 mm beyond. One end lies inside the other cube and agrees in a
+    # rim of 2 mm, the other end nowhere.
+    expected = (4 * (15 + 2) * 20 + (400 - 16**2)) / (6 * 400)
+    assert figures["tumor_nsd"] == pytest.approx(expected, abs=0.035)  # surface elements are voxels wide
+    assert figures["organ_dice"] == figures["tumor_dice"], "a tumor is part of its organ"
+
+
+def test_a_cube_moved_by_less_than_2_mm_agrees_everywhere() -> None:
+    figures = score(cube(15), cube(17), (0.9, 1.0, 1.0))
+    assert figures["tumor_nsd"] == 1.0 and figures["tumor_dice"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("found", "truth", "value"), [(1, 1, 1.0), (2, 1, 0.0), (1, 2, 0.0)])
+def test_nothing_to_find_and_nothing_found_is_1_and_one_of_both_is_0(found: int, truth: int, value: float) -> None:
+    figures = score(cube(15, found), cube(15, truth), (1.0, 1.0, 1.0))
+    assert figures == {"organ_dice": 1.0, "organ_nsd": 1.0, "tumor_dice": value, "tumor_nsd": value}
+
+
+def test_the_mean_is_a_number_and_leaves_out_what_does_not_apply() -> None:
+    rows: list[dict[str, str | float]] = [{"name": "a", "x": 0.2, "y": np.nan}, {"name": "b", "x": 0.4, "y": np.nan}]
+    mean = mean_row(rows)
+    assert mean["name"] == "mean" and mean["x"] == pytest.approx(0.3) and np.isnan(float(mean["y"]))
+
+
+def test_every_scan_gets_a_prediction_on_its_own_grid_and_a_row(tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, ("a", "b"))
+    seen: list[tuple[str, float]] = []
+    rows = validate_scans(a_thresholder(), scans, tmp_path / "out", RAW, lambda name, done: seen.append((name, done)))
+    assert seen == [("a", 0.0), ("b", 0.5)]
+    table = read_rows(tmp_path / "out" / "metrics.csv")
+    assert list(table[0]) == ["name", "organ_dice", "organ_nsd", "tumor_dice", "tumor_nsd"]
+    assert [row["name"] for row in table] == ["a", "b", "mean"]
+    for column in ("organ_dice", "tumor_dice"):
+        values = [float(row[column]) for row in table]
+        assert values[2] == pytest.approx(np.mean(values[:2]), abs=1e-5)
+    assert rows[2]["organ_dice"] == pytest.approx(float(table[2]["organ_dice"]), abs=1e-5)
+    for scan in scans:
+        found = read_volume(tmp_path / "out" / "pred" / f"{scan.name}.nii.gz")
+        assert found.geometry.difference(read_volume(scan.image).geometry) == ""
+        assert set(np.unique(found.array)) <= {0, 1, 2}
+
+
+def test_an_organ_mask_is_optional_and_takes_the_organs_place(tmp_path: Path) -> None:
+    (scan,) = write_scans(tmp_path, ("a",))
+    inside = ListedScan("a", scan.image, scan.labels, tmp_path / "organs" / "a.nii.gz")
+    rows = validate_scans(a_thresholder(), [inside], tmp_path / "out", RAW)
+    assert rows[0]["organ_dice"] == 1.0 and rows[0]["organ_nsd"] == 1.0
+    found = read_volume(tmp_path / "out" / "pred" / "a.nii.gz").array
+    assert not found[read_volume(inside.organ).array == 0].any()  # type: ignore[arg-type]
+
+
+def test_without_label_maps_scans_are_only_segmented(tmp_path: Path) -> None:
+    (scan,) = write_scans(tmp_path, ("a",))
+    assert validate_scans(a_thresholder(), [ListedScan("a", scan.image)], tmp_path / "out") == []
+    assert (tmp_path / "out" / "pred" / "a.nii.gz").is_file() and not (tmp_path / "out" / "metrics.csv").exists()
+
+
+def test_a_tumor_mask_scores_tumors_only(tmp_path: Path) -> None:
+    (scan,) = write_scans(tmp_path, ("a",))
+    masked = ListedScan("a", scan.image, tmp_path / "tumors" / "a.nii.gz", tumor_only=True)
+    rows = validate_scans(a_thresholder(), [masked], tmp_path / "out", RAW)
+    assert np.isnan(float(rows[0]["organ_dice"])) and 0 <= float(rows[0]["tumor_dice"]) <= 1
+    assert read_rows(tmp_path / "out" / "metrics.csv")[0]["organ_dice"] == "n/a"
+
+
+def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
+    (scan,) = write_scans(tmp_path, ("a",))
+    for scans in ([], [scan, scan]):
+        with pytest.raises(InputError, match="Expected scans with names of their own"):
+            validate_scans(a_segmenter(), scans, tmp_path / "out")
+
+
+def test_a_true_label_map_is_checked(tmp_path: Path) -> None:
+    phantom: Phantom = ct_phantom(GRID)
+    path = tmp_path / "labels.nii.gz"
+    write_volume(phantom.organ.with_array(phantom.organ.array * 3), path)
+    assert set(np.unique(true_labels(path, phantom.scan))) == {0, 1}, "a cyst is organ"
+    write_volume(phantom.organ.with_array(phantom.organ.array * 7), path)
+    with pytest.raises(InputError, match="holds the label 7") as caught:
+        true_labels(path, phantom.scan)
+    assert "--tumors" in caught.value.hint
+    with pytest.raises(GeometryError):
+        true_labels(path, ct_phantom().scan)
+
+
+def test_a_protocol_is_reported_as_evaluate_reports_it(tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
+    trained: TrainedSegmenter = a_thresholder(spacing_mm=4.0)
+    validate_protocol(trained, protocol, tmp_path / "data", tmp_path / "report", how=RAW, notes=["A note."])
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    (row,) = report["cases"]
+    assert row["case"] == "ct_3" and row["organ"] == "liver" and 0 <= row["dice"] <= 1
+    assert {"nsd_2mm", "lesion_sensitivity", "false_positives", "dice_ellipsoid"} <= set(row)
+    assert report["notes"][-1] == "A note."
+    validate_protocol(trained, protocol, tmp_path / "data", tmp_path / "mr", modalities=("MR",), how=RAW)
+    assert json.loads((tmp_path / "mr" / "report.json").read_text())["cases"][0]["case"] == "mr_3"
+
+
+def test_cases_that_were_trained_on_are_not_scored(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="trained on") as caught:
+        validate_protocol(a_segmenter(), tmp_path / "p.json", tmp_path, tmp_path / "report", split="train")
+    assert caught.value.code == "leakage"
+
+
+def test_a_protocol_without_such_a_case_is_refused(tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
+    with pytest.raises(InputError, match="no CT case with a mask in split 'test'"):
+        validate_protocol(a_segmenter(), protocol, tmp_path / "data", tmp_path / "report", organs=("lung",))
