@@ -1,0 +1,214 @@
+"""Reading session: real or synthetic? One scan after the other, answered by button or key, kept after each answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from DiffuGTSLib.evaluation.reading_answers import REAL, SYNTHETIC, UNSURE
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSSlicer.messages import Failure
+from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.reading import Reading, removeCases, showCase
+
+SETTING = "DiffuGTS/reader"
+BOUNCE_S = 0.35
+"""A second press of a key is not an answer to a scan that nobody has seen."""
+TICK_MS = 500
+
+
+class ReadingSection(Section, VTKObservationMixin):
+    """A section on its own `.ui`. Nothing of it is in the scene's parameters: a scene must not tell who reads what."""
+
+    def __init__(self, panel: Any, uiWidget: Any) -> None:
+        """Add the section to the panel's widget, above its last line."""
+        Section.__init__(self, panel)
+        VTKObservationMixin.__init__(self)
+        self.widget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTSReading.ui")))
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.messageLabel = self.ui.readingMessageLabel
+        layout = uiWidget.layout()
+        layout.insertWidget(max(0, layout.count() - 1), self.widget)
+        self.reading: Reading | None = None
+        self.isPaused = False
+        self._shownAt = 0.0
+        ui = self.ui
+        ui.readerEdit.setText(str(slicer.app.settings().value(SETTING, "") or ""))
+        for button, slot in (
+            (ui.openSessionButton, self.onOpen),
+            (ui.pauseReadingButton, self.onPause),
+            (ui.closeSessionButton, self.onClose),
+            (ui.realButton, self.onReal),
+            (ui.unsureButton, self.onUnsure),
+            (ui.syntheticButton, self.onSynthetic),
+            (ui.readingBackButton, self.onBack),
+        ):
+            button.connect("clicked()", slot)
+        keys = (("R", self.onReal), ("U", self.onUnsure), ("S", self.onSynthetic), ("Z", self.onBack))
+        self._shortcuts = [self._shortcut(uiWidget, key, slot) for key, slot in keys]
+        self._timer = qt.QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.connect("timeout()", self._tick)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
+        self.tell("")
+        self.refresh()
+
+    @staticmethod
+    def _shortcut(uiWidget: Any, key: str, slot: Any) -> Any:
+        """Make a key that answers wherever the focus is, in the slice views above all; off unless a case is read."""
+        shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or uiWidget)
+        shortcut.setContext(qt.Qt.ApplicationShortcut)
+        shortcut.setAutoRepeat(False)
+        shortcut.setEnabled(False)
+        shortcut.connect("activated()", slot)
+        return shortcut
+
+    @property
+    def isReading(self) -> bool:
+        """Whether a case is in view."""
+        return self.reading is not None and bool(self.reading.case) and not self.isPaused
+
+    def refresh(self) -> None:
+        """Show where the reader is, and offer what can be done."""
+        ui, reading = self.ui, self.reading
+        isOpen = reading is not None
+        ui.readerEdit.enabled = not isOpen
+        ui.openSessionButton.enabled = not isOpen
+        ui.closeSessionButton.enabled = isOpen
+        ui.pauseReadingButton.enabled = isOpen and bool(reading.case)
+        ui.pauseReadingButton.setText(_("Go on") if self.isPaused else _("Pause"))
+        for button in (ui.realButton, ui.unsureButton, ui.syntheticButton):
+            button.enabled = self.isReading
+        ui.readingBackButton.enabled = isOpen and reading.answered > 0 and not self.isPaused
+        ui.readingProgressBar.setMaximum(reading.count if isOpen else 1)
+        ui.readingProgressBar.setValue(reading.answered if isOpen else 0)
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(isOpen and not self.isPaused)
+        self._tick()
+
+    def close(self) -> None:
+        """End reading; the answers are on the disk."""
+        self._end()
+        self.removeObservers()
+        for shortcut in self._shortcuts:
+            shortcut.setEnabled(False)
+
+    def showFailure(self, failure: Failure) -> None:
+        """Say what went wrong and what to do next."""
+        super().showFailure(failure)
+        self.refresh()
+
+    # Hands
+
+    @door
+    def onOpen(self) -> None:
+        """Ask for the folder of a session."""
+        folder = qt.QFileDialog.getExistingDirectory(self.ui.openSessionButton, _("Folder of the reading session"))
+        if folder:
+            self.open(str(folder))
+
+    @door
+    def open(self, folder: str) -> None:
+        """Open a session and show the first case without an answer."""
+        self._end()
+        self.reading = Reading(folder, self.ui.readerEdit.text)
+        slicer.app.settings().setValue(SETTING, self.reading.reader)
+        logging.info("DiffuGTS: reading session %s, %d answered", self.reading.card.session, self.reading.answered)
+        self._timer.start()
+        self._show()
+
+    @door
+    def onReal(self) -> None:
+        """The tumor is real."""
+        self._answer(REAL)
+
+    @door
+    def onUnsure(self) -> None:
+        """The reader cannot tell."""
+        self._answer(UNSURE)
+
+    @door
+    def onSynthetic(self) -> None:
+        """The tumor was painted."""
+        self._answer(SYNTHETIC)
+
+    @door
+    def onBack(self) -> None:
+        """Take the last answer back."""
+        if self.reading is not None and self.reading.answered and not self.isPaused:
+            self.reading.back()
+            self._show()
+
+    @door
+    def onPause(self) -> None:
+        """Take the scan away, or show it again."""
+        if self.reading is None:
+            return
+        if self.isPaused:
+            self._show()
+        else:
+            self._pause()
+            removeCases()
+
+    @door
+    def onClose(self) -> None:
+        """End reading."""
+        self._end()
+        self.refresh()
+
+    def _answer(self, word: str) -> None:
+        if self.isReading and time.monotonic() - self._shownAt >= BOUNCE_S:
+            self.reading.answer(word)
+            self._show()
+
+    def _show(self) -> None:
+        """Show the case that is read now and let its clock run; at the end, take the last one away."""
+        self.isPaused = False
+        if self.reading.case:
+            showCase(self.reading)
+            self._shownAt = time.monotonic()
+            self.reading.start()
+        else:
+            removeCases()
+        self.refresh()
+
+    def _pause(self) -> None:
+        self.reading.stop()
+        self.isPaused = bool(self.reading.case)
+        self.refresh()
+
+    def _end(self) -> None:
+        self._timer.stop()
+        if self.reading is not None:
+            self.reading.stop()
+            self.reading = None
+            removeCases()
+        self.isPaused = False
+
+    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+        """The scan goes with the scene: the reader goes on when ready."""
+        if self.isReading:
+            self._pause()
+
+    def _tick(self) -> None:
+        reading = self.reading
+        if reading is None:
+            self.ui.caseLabel.setText(_("Calls scans real, synthetic or unsure, without knowing. Research use only."))
+        elif not reading.case:
+            words = _("All {count} scans are answered. Thank you. Your answers: {path}")
+            self.ui.caseLabel.setText(words.format(count=reading.count, path=reading.path))
+        else:
+            seconds = int(reading.timeS)
+            words = _("{title}: case {number} of {count}, {minutes}:{seconds}")
+            self.ui.caseLabel.setText(
+                words.format(
+                    title=reading.card.title, number=reading.case, count=reading.count,
+                    minutes=seconds // 60, seconds=f"{seconds % 60:02d}",
+                )
+            )  # fmt: skip

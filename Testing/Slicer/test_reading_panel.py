@@ -1,0 +1,206 @@
+"""The section on its `.ui`: buttons, keys, pause, and what goes wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gui
+import pytest
+import qt
+import slicer
+from DiffuGTSSlicer import panel_reading
+from DiffuGTSSlicer.panel_reading import SETTING, ReadingSection
+from test_reading import cases, write_session
+
+from DiffuGTSLib.evaluation.reading_answers import read_answers
+from DiffuGTSLib.resources import resource_path
+
+
+@pytest.fixture
+def a_section(a_scene: Any, a_qt_application: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadingSection]:
+    """The section in a panel with one last line; keys may follow each other at once."""
+    monkeypatch.setattr(panel_reading, "BOUNCE_S", 0.0)
+    slicer.app.settings().setValue(SETTING, "")
+    window = slicer.qMRMLWidget()
+    window.setLayout(qt.QVBoxLayout())
+    window.layout().addWidget(qt.QLabel("last"))
+    section = ReadingSection(SimpleNamespace(ui=None), window)
+    section.ui.readingCollapsibleButton.collapsed = False
+    window.show()
+    yield section
+    section.close()
+    window.close()
+    window.deleteLater()
+    gui.spin(lambda: True)
+
+
+@pytest.fixture
+def a_session(tmp_path: Path) -> Path:
+    """A session of three cases."""
+    return write_session(tmp_path / "session")
+
+
+def opened(section: ReadingSection, folder: Path, reader: str = "R1") -> ReadingSection:
+    """Open a session as a reader."""
+    section.ui.readerEdit.setText(reader)
+    section.open(str(folder))
+    return section
+
+
+def said(folder: Path, reader: str = "R1") -> list[str]:
+    """Return the answers on the disk."""
+    return [answer.answer for answer in read_answers(folder / f"answers_{reader}.json").answers]
+
+
+def press(section: ReadingSection, key: str) -> None:
+    """Press a key as Qt's shortcuts get it."""
+    next(s for s in section._shortcuts if s.key.toString() == key).activated.emit()
+
+
+def test_nothing_is_offered_before_a_session_is_open(a_section: ReadingSection) -> None:
+    ui = a_section.ui
+    assert ui.openSessionButton.enabled and ui.readerEdit.enabled
+    closed = (
+        ui.realButton,
+        ui.unsureButton,
+        ui.syntheticButton,
+        ui.readingBackButton,
+        ui.pauseReadingButton,
+        ui.closeSessionButton,
+    )
+    assert not any(button.enabled for button in closed)
+    assert not any(shortcut.enabled for shortcut in a_section._shortcuts)
+
+
+def test_the_section_stands_above_the_last_line(a_section: ReadingSection) -> None:
+    layout = a_section.widget.parent().layout()
+    assert layout.indexOf(a_section.widget) == 0 and layout.count() == 2
+
+
+def test_a_session_is_read_by_buttons(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    assert "case 1 of 3" in ui.caseLabel.text and ui.caseLabel.text.startswith("Liver")
+    assert [node.GetName() for node in cases()] == ["Case 1"] and not ui.readerEdit.enabled
+    ui.realButton.click()
+    ui.unsureButton.click()
+    assert ui.readingProgressBar.value == 2 and said(a_session) == ["real", "unsure"]
+    ui.syntheticButton.click()
+    assert said(a_session) == ["real", "unsure", "synthetic"] and cases() == []
+    assert "All 3 scans are answered" in ui.caseLabel.text and "answers_R1.json" in ui.caseLabel.text
+    assert not ui.realButton.enabled and ui.readingBackButton.enabled
+    ui.readingBackButton.click()
+    assert said(a_session) == ["real", "unsure"] and [node.GetName() for node in cases()] == ["Case 3"]
+
+
+def test_a_session_is_read_by_keys(a_section: ReadingSection, a_session: Path) -> None:
+    opened(a_section, a_session)
+    for key in "RZSUR":
+        press(a_section, key)
+    assert said(a_session) == ["synthetic", "unsure", "real"]
+    press(a_section, "R")
+    assert len(said(a_session)) == 3
+
+
+def test_a_key_reaches_the_reader_wherever_the_focus_is(a_section: ReadingSection, a_session: Path) -> None:
+    opened(a_section, a_session)
+    assert all(shortcut.context == qt.Qt.ApplicationShortcut for shortcut in a_section._shortcuts)
+    assert all(shortcut.enabled and not shortcut.autoRepeat for shortcut in a_section._shortcuts)
+
+
+def test_a_key_that_bounces_answers_one_case(
+    a_section: ReadingSection, a_session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_reading, "BOUNCE_S", 0.15)
+    opened(a_section, a_session)
+    press(a_section, "R")
+    assert said(a_session) == []
+    time.sleep(0.2)
+    press(a_section, "R")
+    press(a_section, "R")
+    assert said(a_session) == ["real"]
+
+
+def test_a_pause_hides_the_scan_and_takes_no_answer(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    ui.pauseReadingButton.click()
+    assert cases() == [] and ui.pauseReadingButton.text == "Go on"
+    assert not ui.realButton.enabled and not any(shortcut.enabled for shortcut in a_section._shortcuts)
+    press(a_section, "R")
+    press(a_section, "Z")
+    before = a_section.reading.timeS
+    time.sleep(0.02)
+    assert a_section.reading.timeS == before and said(a_session) == []
+    ui.pauseReadingButton.click()
+    assert len(cases()) == 1 and ui.pauseReadingButton.text == "Pause"
+
+
+def test_a_closed_scene_pauses(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    slicer.mrmlScene.Clear(False)
+    assert a_section.isPaused and cases() == []
+    ui.pauseReadingButton.click()
+    assert [node.GetName() for node in cases()] == ["Case 1"]
+
+
+def test_a_closed_session_goes_on_later(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    ui.realButton.click()
+    ui.closeSessionButton.click()
+    assert cases() == [] and ui.openSessionButton.enabled and a_section.reading is None
+    assert str(slicer.app.settings().value(SETTING)) == "R1"
+    a_section.open(str(a_session))
+    assert "case 2 of 3" in ui.caseLabel.text
+
+
+def test_the_time_is_shown(a_section: ReadingSection, a_session: Path) -> None:
+    opened(a_section, a_session)
+    a_section.reading._spent[1] = 71.0
+    assert gui.spin(lambda: "1:11" in a_section.ui.caseLabel.text, 3)
+
+
+def test_the_folder_is_asked_for(a_section: ReadingSection, a_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_section.ui.readerEdit.setText("R1")
+    chosen = iter(["", str(a_session)])
+    monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", lambda *_: next(chosen))
+    a_section.ui.openSessionButton.click()
+    assert a_section.reading is None
+    a_section.ui.openSessionButton.click()
+    assert "case 1 of 3" in a_section.ui.caseLabel.text
+
+
+def test_what_is_no_session_is_said_in_the_section(a_section: ReadingSection, tmp_path: Path) -> None:
+    opened(a_section, tmp_path)
+    assert "holds no reading session" in a_section.ui.readingMessageLabel.text
+    assert a_section.ui.openSessionButton.enabled and a_section.reading is None
+
+
+def test_a_reader_without_a_name_is_asked_for_one(a_section: ReadingSection, a_session: Path) -> None:
+    opened(a_section, a_session, "  ")
+    assert "reader's name" in a_section.ui.readingMessageLabel.text and "R1" in a_section.ui.readingMessageLabel.text
+
+
+def test_an_answer_that_cannot_be_kept_is_said_and_asked_for_again(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    a_section.reading.path = a_session / "gone" / "answers.json"
+    ui.realButton.click()
+    assert (
+        "Cannot write" in ui.readingMessageLabel.text and "case 1 of 3" in ui.caseLabel.text and ui.realButton.enabled
+    )
+    a_section.reading.path = a_session / "answers_R1.json"
+    ui.realButton.click()
+    assert said(a_session) == ["real"] and ui.readingMessageLabel.text == ""
+
+
+def test_every_widget_that_can_be_used_says_what_it_does(a_section: ReadingSection) -> None:
+    names = ("readerEdit", "openSessionButton", "pauseReadingButton", "closeSessionButton", "realButton")
+    for name in (*names, "unsureButton", "syntheticButton", "readingBackButton"):
+        assert getattr(a_section.ui, name).toolTip
+
+
+def test_nothing_has_a_style_of_its_own() -> None:
+    text = resource_path("UI", "DiffuGTSReading.ui").read_text(encoding="utf-8")
+    assert "styleSheet" not in text and "<font>" not in text and "<palette>" not in text
