@@ -119,6 +119,14 @@ def test_a_process_is_heard_while_qt_works(a_qt_application: Any) -> None:
     assert b"".join(heard).strip() == b"hello"
 
 
+def test_qt_may_be_called_for_hours(a_qt_application: Any) -> None:
+    """Each call takes a reference of None away; see `shim/qt.py`."""
+    timer = qt.QTimer()
+    for _each in range(50_000):
+        timer.stop()
+    assert sys.getrefcount(None) > 50_000
+
+
 def test_a_message_box_is_kept_and_answered(the_message_boxes: list[str]) -> None:
     assert slicer.util.confirmYesNoDisplay("Install?")
     slicer.util.errorDisplay("No memory")
