@@ -83,7 +83,10 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
     network = load_module(Segmenter, folder)
     values = read_json(folder / GRID_FILE)
     try:
-        grid = CanonicalConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["canonical"].items()})
+        canonical: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values["canonical"].items()
+        }
+        grid = CanonicalConfig(**canonical)
         window_voxels = int(values["window_voxels"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / GRID_FILE} does not describe a grid: {error}.") from error

@@ -189,4 +189,5 @@ class BestModel:
         Raises:
             WeightsError: If there is none, or it is damaged.
         """
-        return load_module(Segmenter, self._folder / "best")
+        best: Segmenter = load_module(Segmenter, self._folder / "best")
+        return best

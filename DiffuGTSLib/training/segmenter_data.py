@@ -6,9 +6,10 @@ augmented; upstream varies intensities first, so that its contrasts are no longe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,16 +329,20 @@ def crop_geometry(geometry: Geometry, crop: Crop) -> Geometry:
 
 def augmented(window: SegmenterWindow, rng: np.random.Generator) -> SegmenterWindow:
     """Flip each axis (20 %), turn in the axial plane (20 %), scale and shift intensities by up to 0.1 (15 % each)."""
-    image, labels, known = window.image, window.labels, window.known
     for axis in range(3):
         if rng.random() < 0.2:
-            image, labels, known = (np.flip(array, axis) for array in (image, labels, known))
+            window = _moved(window, partial(np.flip, axis=axis))
     if rng.random() < 0.2:
-        turns = int(rng.integers(1, 4))
-        image, labels, known = (np.rot90(array, turns, (0, 1)) for array in (image, labels, known))
+        window = _moved(window, partial(np.rot90, k=int(rng.integers(1, 4)), axes=(0, 1)))
+    image = window.image
     if rng.random() < 0.15:
         image = image * np.float32(1 + rng.uniform(-0.1, 0.1))
     if rng.random() < 0.15:
         image = image + np.float32(rng.uniform(-0.1, 0.1))
-    image, labels, known = (np.ascontiguousarray(array) for array in (image, labels, known))
-    return replace(window, image=image.astype(np.float32, copy=False), labels=labels, known=known)
+    return replace(window, image=image.astype(np.float32, copy=False))
+
+
+def _moved(window: SegmenterWindow, move: Callable[[NDArray[Any]], NDArray[Any]]) -> SegmenterWindow:
+    """Return a window whose image, labels and known voxels are moved alike."""
+    image, labels, known = (np.ascontiguousarray(move(array)) for array in (window.image, window.labels, window.known))
+    return replace(window, image=image, labels=labels, known=known)
