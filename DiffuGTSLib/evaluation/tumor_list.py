@@ -1,0 +1,189 @@
+"""Tumors by list: a CSV file that names scan, mask, patient and group of each, for studies of how tumors look."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.evaluation.case_files import read_label
+from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
+from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
+from DiffuGTSLib.evaluation.similarity import PERMUTATIONS, ChanceTest, chance_test
+from DiffuGTSLib.evaluation.strata import read_table
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes import Volume, read_volume
+from DiffuGTSLib.volumes.canonical import guess_modality
+
+COLUMNS = ("case", "group", "scan", "mask")
+OPTIONAL_COLUMNS = ("patient", "modality")
+
+
+@dataclass(frozen=True)
+class ListedTumor:
+    """One row of the list.
+
+    Attributes:
+        case: Its name, unique.
+        group: What kind of tumor it is: an organ, "real", a painter.
+        scan: File or DICOM folder.
+        mask: On the scan's grid.
+        patient: Whose it is; the case itself where the list does not say.
+        modality: "CT", "MR", or "" to be guessed.
+    """
+
+    case: str
+    group: str
+    scan: Path
+    mask: Path
+    patient: str
+    modality: str
+
+    def read(self) -> tuple[Volume, Volume, str]:
+        """Return scan, mask and modality.
+
+        Raises:
+            InputError: As `read_volume`, `read_label` and `guess_modality`.
+            GeometryError: If the mask lies on another grid.
+        """
+        scan = read_volume(self.scan)
+        mask = read_label(self.mask, scan.geometry)
+        return scan, mask, self.modality or guess_modality(scan)[0]
+
+
+def read_tumor_list(path: Path) -> list[ListedTumor]:
+    """Read a list; paths in it start from its own folder.
+
+    Raises:
+        InputError: If it cannot be read, lacks a column, has one that is unknown or names another modality than CT and MR.
+    """
+    rows = read_table(path)
+    known = (*COLUMNS, *OPTIONAL_COLUMNS)
+    columns = list(rows[0]) if rows else []
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}.", hint=f"expected the columns {', '.join(known)}.", code="column"
+        )
+    for name in columns:
+        if name not in known:
+            raise InputError(f"{path}: unknown column '{name}'.", hint=did_you_mean(name, known), code="column")
+    listed = []
+    for row in rows:
+        modality = row.get("modality", "").upper()
+        if modality not in ("", "CT", "MR"):
+            raise InputError(f"{path}: case '{row['case']}': expected the modality CT or MR, got '{modality}'.")
+        scan, mask = (path.parent / row[key] for key in ("scan", "mask"))
+        listed.append(ListedTumor(row["case"], row["group"], scan, mask, row.get("patient") or row["case"], modality))
+    return listed
+
+
+def measure_list(
+    listed: Sequence[ListedTumor], on_progress: Callable[[str, float], None] | None = None
+) -> tuple[list[Tumor], list[str], list[str]]:
+    """Measure every tumor of a list.
+
+    Returns:
+        (tumors, the patient of each, a sentence for each that was too small to have a texture).
+
+    Raises:
+        InputError: If a file is not as it should be.
+        GeometryError: If a mask lies on another grid than its scan.
+    """
+    tumors, patients, skipped = [], [], []
+    for number, each in enumerate(listed):
+        if on_progress is not None:
+            on_progress("cases", number / len(listed))
+        scan, mask, modality = each.read()
+        try:
+            tumors.append(describe(each.case, each.group, scan, mask, modality))
+        except InputError as error:
+            if error.code not in ("small", "empty_mask"):
+                raise
+            skipped.append(f"{each.case}: {error.message}")
+            continue
+        patients.append(each.patient)
+    return tumors, patients, skipped
+
+
+def sheet_rows(listed: Sequence[ListedTumor], rows: int) -> list[list[Exhibit]]:
+    """Return what a sheet shows: each row one tumor a group, real ones first; the patient's own where there is one.
+
+    Args:
+        listed: All tumors.
+        rows: At most as many.
+    """
+    groups = sorted({each.group for each in listed}, key=lambda name: (name != REAL, name))
+    first = [each for each in listed if each.group == groups[0]]
+    shown: list[list[Exhibit]] = []
+    for number in range(min(rows, max(sum(each.group == group for each in listed) for group in groups))):
+        lead = first[number % len(first)]
+        row = [lead]
+        for group in groups[1:]:
+            members = [each for each in listed if each.group == group]
+            own = [each for each in members if each.patient == lead.patient] or members
+            row.append(own[number // len(first) % len(own)] if own is not members else own[number % len(own)])
+        shown.append([_exhibit(each) for each in row])
+    return shown
+
+
+def study_similarity(
+    listed: Sequence[ListedTumor],
+    output: Path,
+    *,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> ChanceTest:
+    """Test whether the groups of a list can be told apart; write `tumors.csv`, `kinds.csv`, `report.json`, `report.md`.
+
+    Args:
+        listed: All tumors.
+        output: Folder, made if absent.
+        seed: Of folds and permutations.
+        permutations: As in `chance_test`.
+        on_progress: Called with ("cases", share done).
+
+    Raises:
+        InputError: As `measure_list` and `chance_test`.
+        StorageError: If a file cannot be written.
+    """
+    tumors, patients, skipped = measure_list(listed, on_progress)
+    test = chance_test(
+        [tumor.features for tumor in tumors], [tumor.group for tumor in tumors], patients,
+        np.random.default_rng(seed), permutations=permutations,
+    )  # fmt: skip
+    kinds: list[Row] = [
+        {
+            "group": kind.name,
+            "tumors": kind.recall.total,
+            "precision": kind.precision.share, "precision_low": kind.precision.low, "precision_high": kind.precision.high,
+            "recall": kind.recall.share, "recall_low": kind.recall.low, "recall_high": kind.recall.high,
+        }
+        for kind in test.kinds
+    ]  # fmt: skip
+    verdict = "told apart" if test.told_apart else "not told apart by this classifier"
+    notes = [
+        f"Accuracy {test.accuracy}; by chance {test.chance:.3f}; p = {test.p_value:.3f}: the groups are {verdict}.",
+        f"Linear discriminant on {len(tumors[0].features)} features, parted by patients; {permutations} permutations, "
+        + f"seed {seed}.",
+        *(f"Left out: {reason}" for reason in skipped),
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    write_rows([{"case": t.name, "group": t.group, **t.features} for t in tumors], output / "tumors.csv")
+    write_rows(kinds, output / "kinds.csv")
+    report = {
+        "title": "Similarity", "accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value,
+        "kinds": kinds, "notes": notes,
+    }  # fmt: skip
+    write_json(report, output / "report.json")
+    with whole_file(output / "report.md") as path:
+        text = ["# Similarity", "", *table_lines(kinds), "", *(f"- {note}" for note in notes)]
+        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return test
+
+
+def _exhibit(each: ListedTumor) -> Exhibit:
+    scan, mask, modality = each.read()
+    return Exhibit(f"{each.group}: {each.case}", scan, mask, modality)
