@@ -9,6 +9,7 @@ import typer
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
     benchmarking,
+    checkpoints,
     difftumor,
     doctor,
     evaluating,
@@ -78,6 +79,7 @@ app.add_typer(difftumor.app, name="difftumor", rich_help_panel=_MAKE)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
 app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
+app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_LOOK)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)
 
 

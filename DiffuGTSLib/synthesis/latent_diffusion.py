@@ -151,6 +151,13 @@ class CosineDiffusion:
             )
         return list(range(1, self.timesteps + 1, self.timesteps // steps))
 
+    @property
+    def usual_ddim_steps(self) -> int:
+        """How many DDIM steps are usual: 50 or the most below that fit; 0, every timestep by DDPM, for short schedules."""
+        if self.timesteps < 20:
+            return 0
+        return max(steps for steps in range(1, 51) if steps * 2 <= self.timesteps and self.timesteps % steps == 0)
+
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """Return a table's values at the timesteps of a batch, shaped to multiply it."""
         return self.tables[name].to(like.device)[t].view(-1, 1, 1, 1, 1)

@@ -67,10 +67,14 @@ class PainterView:
 
     def canonical(self, side_multiple: int) -> CanonicalConfig:
         """Return the grid and the intensities of the cube, 0 to 1."""
-        return CanonicalConfig(
-            spacing_mm=self.spacing_mm, minimum_side=self.side, side_multiple=side_multiple,
-            ct_knots_hu=self.window, ct_knots_unit=(0.0, 1.0), mr_percentiles=self.window, mr_clip=True,
-        )  # fmt: skip
+        grid: dict[str, Any] = {
+            "spacing_mm": self.spacing_mm,
+            "minimum_side": self.side,
+            "side_multiple": side_multiple,
+        }
+        if self.modality == "MR":
+            return CanonicalConfig(**grid, mr_percentiles=self.window, mr_clip=True)
+        return CanonicalConfig(**grid, ct_knots_hu=self.window, ct_knots_unit=(0.0, 1.0))
 
 
 def condition(
@@ -270,6 +274,7 @@ def _read_view(values: dict[str, Any], path: Path) -> PainterView:
         known["window"] = tuple(known["window"])
     try:
         view = PainterView(**known)
+        view.canonical(side_multiple=4)
         if view.ddim_steps:
             CosineDiffusion(view.timesteps).ddim_timesteps(view.ddim_steps)
     except (TypeError, ValueError) as error:

@@ -22,6 +22,9 @@ _NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _VGG_CHANNELS = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 """Channels along the five slices of VGG16."""
 
+CRITIC_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_model.")
+"""What the published container calls the parts that are not the VQGAN."""
+
 
 class PatchDiscriminator(nn.Module):
     """Scores patches of a slice or of a volume: positive is real, negative is reconstructed.
@@ -117,13 +120,10 @@ def load_published_vqgan(
     Raises:
         WeightsError: Naming the tensors that are missing, unexpected or of another shape.
     """
-    belongs = {name: name.startswith(_CRITICS) for name in tensors}
+    belongs = {name: name.startswith(CRITIC_PREFIXES) for name in tensors}
     load_strictly(vqgan, {name: tensors[name] for name, is_critic in belongs.items() if not is_critic}, origin)
     if critics is not None:
         load_strictly(critics, {name: tensors[name] for name, is_critic in belongs.items() if is_critic}, origin)
-
-
-_CRITICS = ("image_discriminator.", "video_discriminator.", "perceptual_model.")
 
 
 class _Scaling(nn.Module):
