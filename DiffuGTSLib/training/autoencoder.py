@@ -88,7 +88,7 @@ class AutoencoderRecipe:
 
     def _window(self, rng: np.random.Generator) -> NDArray[np.float32]:
         scan = self._scans[rng.choice(len(self._scans), p=self._chances)]
-        crop = _interesting_crop(scan, self._side, rng)
+        crop = interesting_crop(scan, self._side, rng)
         window = crop.cut(scan.scan.image)
         if scan.case.modality == "labels":
             return paint_anatomy(window, rng)
@@ -132,7 +132,7 @@ def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[Trainin
     with torch.no_grad():
         for scan in scans:
             if scan.case.modality != "labels":
-                crop = _interesting_crop(scan, side, rng)
+                crop = interesting_crop(scan, side, rng)
                 mean, _, _ = autoencoder.posterior(torch.from_numpy(crop.cut(scan.scan.image))[None, None])
                 latents.append(mean.flatten())
     if not latents:
@@ -148,7 +148,7 @@ def flipped(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     return np.ascontiguousarray(window[::-1]) if rng.random() < 0.5 else window
 
 
-def _interesting_crop(scan: TrainingScan, side: int, rng: np.random.Generator) -> Crop:
+def interesting_crop(scan: TrainingScan, side: int, rng: np.random.Generator) -> Crop:
     """Draw a crop that is not mostly air, giving up after a few tries."""
     crop = random_crop(scan.scan.image.shape, side, rng)
     for _ in range(5):

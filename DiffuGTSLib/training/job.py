@@ -71,7 +71,7 @@ class Part:
 
     Attributes:
         train: Does it.
-        iterations: Where nothing is asked for.
+        iterations: Where nothing is asked for; a number, or what gives it from the part's options.
         options: The defaults of its own choices: an instance of a frozen dataclass of str, int, float and bool, or
             None. `--set key=value` changes a field.
         grid: The grid that its scans are loaded on, from its options; None takes the preset's.
@@ -80,11 +80,15 @@ class Part:
     """
 
     train: Callable[[Job], None]
-    iterations: int
+    iterations: int | Callable[[Any], int]
     options: Any = None
     grid: Callable[[Any], CanonicalConfig] | None = None
     modalities: tuple[str, ...] = MODALITIES
     in_model: bool = False
+
+    def length(self, options: Any) -> int:
+        """Return how many iterations its options ask for."""
+        return self.iterations if isinstance(self.iterations, int) else self.iterations(options)
 
     def chosen(self, values: Mapping[str, str]) -> Any:
         """Return the options with some fields changed, each value read as its default's type.

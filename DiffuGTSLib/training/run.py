@@ -37,6 +37,7 @@ from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.job import Job, Part, Report
 from DiffuGTSLib.training.losses import HeadLossWeights
 from DiffuGTSLib.training.trainer import TrainingPlan
+from DiffuGTSLib.training.tumor_painter import TUMOR_PAINTER, VQGAN
 
 MINI_AUTOENCODER: dict[str, Any] = {
     "num_channels": (16, 32, 64), "num_res_blocks": (1, 1, 1), "norm_num_groups": 1, "norm_eps": 1.0,
@@ -95,7 +96,7 @@ def train_part(
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
     chosen, own = PARTS[part], PARTS[part].chosen(options or {})
     wanted = find_device(RuntimeConfig(device=device))
-    length = chosen.iterations if iterations is None else iterations
+    length = chosen.length(own) if iterations is None else iterations
     plan = TrainingPlan(length, precision=precision, seed=seed, tensorboard=tensorboard)
     config = load_config("mini")
     canonical = config.canonical if chosen.grid is None else chosen.grid(own)
@@ -183,6 +184,8 @@ PARTS: dict[str, Part] = {
     "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
     "denoiser": Part(_train_denoiser, 3000, in_model=True),
     "aova": Part(_train_aova, 20000, in_model=True),
+    "vqgan": VQGAN,
+    "tumor-painter": TUMOR_PAINTER,
 }
 """What can be trained, and for how many iterations where nothing is asked for. The bundled head had fewer windows and
 wants more, see its model card."""

@@ -102,7 +102,8 @@ class Step:
 
     Attributes:
         module: Whose trainable weights it moves; a part of the recipe's `trainable`.
-        losses: As `Recipe.losses`. What another step of the same iteration also needs may be kept between them.
+        losses: As `Recipe.losses`; an empty dictionary leaves the weights alone this time. What another step of the same
+            iteration also needs may be kept between them.
         betas: AdamW's.
     """
 
@@ -187,16 +188,19 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate_at(iteration)
             optimizer.zero_grad(set_to_none=True)
+            losses: dict[str, Tensor] = {}
             for _ in range(plan.accumulate):
                 with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
                     losses = step.losses(rng)
-                (losses["total"] / plan.accumulate).backward()
+                if losses:
+                    (losses["total"] / plan.accumulate).backward()
                 for name, value in losses.items():
                     if name != "total" or step is self._steps[0]:
                         seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
-            average_gradients(step.module)
-            torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
-            optimizer.step()
+            if losses:
+                average_gradients(step.module)
+                torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
+                optimizer.step()
         if iteration % plan.average_every == 0:
             decay = plan.average if iteration >= plan.average_after else 0.0
             _update_average(self.averaged, self._model, decay, iteration)
@@ -221,7 +225,7 @@ class _Run:
         path = self._folder / "state.pt"
         if not path.exists():
             return 0
-        state = _read_state(path, self._device)
+        state = read_state(path, self._device)
         try:
             self._model.load_state_dict(state["model"])
             stored = [state["optimizer"], *state.get("further_optimizers", [])]
@@ -301,7 +305,12 @@ def _validated(recipe: Recipe, model: nn.Module, averaged: dict[str, Tensor]) ->
     return {f"validation_{name}": value for name, value in figures.items()}
 
 
-def _read_state(path: Path, device: torch.device) -> dict[str, Any]:
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Return a run's checkpoint: iteration, model, averaged, optimizers.
+
+    Raises:
+        WeightsError: If it is damaged.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -1,0 +1,162 @@
+"""Recipe: train the denoiser of a latent tumor painter, and write it as the published files are.
+
+Follows the approach of DiffTumor, section 1.2 of our description: the L1 distance to the noise in the latent of a window
+with a tumor, given the latent of the same window with the tumor blanked, and the tumor's mask.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion
+from DiffuGTSLib.synthesis.latent_painter import condition
+from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
+from DiffuGTSLib.synthesis.vqgan import Vqgan3D, depth_first
+from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.vqgan import to_network
+
+_DRAWS = 50
+"""After so many windows without a visible tumor the last one is taken as it is."""
+
+
+class TumorSampler:
+    """Draws windows with tumors: real ones, and handcrafted ones where those are too few.
+
+    A painter that learns from handcrafted tumors partly learns to imitate the handcrafted painter.
+
+    Args:
+        scans: On the painter's grid.
+        side: Of a window in voxels.
+        handcrafted: Share of windows whose tumor was painted by hand into a healthy organ; 0 takes outlined ones only.
+
+    Raises:
+        InputError: If there are no tumors to learn from, or no healthy organ to paint into.
+    """
+
+    def __init__(self, scans: Sequence[TrainingScan], side: int, handcrafted: float) -> None:
+        outlined = sum(bool(scan.tumor.any()) for scan in scans)
+        if handcrafted < 1 and not outlined:
+            raise InputError(
+                f"None of {len(scans)} scans has an outlined tumor to learn from.",
+                hint="train from handcrafted tumors alone: --set handcrafted=1.",
+            )
+        mixture = Mixture(real=1 - handcrafted, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.5, thick=0.0)
+        self._windows = AnomalySampler(scans, side, mixture)
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """Draw one window."""
+        for _ in range(_DRAWS):
+            sample = self._windows.draw(rng)
+            if sample.abnormal:
+                break
+        return sample
+
+
+class TumorDiffusionRecipe:
+    """Predict the noise in the latent of a tumor from its surroundings and its mask.
+
+    Args:
+        denoiser: The network to train.
+        vqgan: Trained and frozen.
+        timesteps: 4 for early tumors, 200 for later ones (DiffTumor).
+        sampler: Of training windows.
+        validation: Fixed windows of patients that are not trained on.
+        batch: Windows a batch.
+    """
+
+    def __init__(
+        self,
+        denoiser: LatentUNet3D,
+        vqgan: Vqgan3D,
+        timesteps: int,
+        sampler: TumorSampler,
+        validation: Sequence[Sample],
+        batch: int,
+    ) -> None:
+        self.trainable = denoiser
+        self._vqgan = vqgan
+        self._diffusion = CosineDiffusion(timesteps)
+        self._sampler = sampler
+        self._validation = validation
+        self._batch = batch
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw windows, timesteps and noise, and return the L1 distance to the noise."""
+        samples = [self._sampler.draw(rng) for _ in range(self._batch)]
+        t = rng.integers(self._diffusion.timesteps, size=len(samples))
+        return {"total": self._distance(samples, torch.from_numpy(t), rng)}
+
+    def validate(self) -> dict[str, float]:
+        """Return the mean distance on the fixed windows, at the first, a middle and the last timestep."""
+        rng = np.random.default_rng(7)
+        last = self._diffusion.timesteps - 1
+        found = {
+            t: [float(self._distance([sample], torch.tensor([t]), rng)) for sample in self._validation]
+            for t in sorted({0, last // 2, last})
+        }
+        return {f"noise_t{t}": float(np.mean(values)) for t, values in found.items()}
+
+    def _distance(self, samples: Sequence[Sample], t: Tensor, rng: np.random.Generator) -> Tensor:
+        device = next(self.trainable.parameters()).device
+        image = to_network(np.stack([sample.image for sample in samples]), device)
+        mask = depth_first(torch.from_numpy(np.stack([sample.mask for sample in samples]))[:, None]).to(image)
+        t = t.to(device)
+        with torch.no_grad():
+            clean = self._vqgan.normalize(self._vqgan.encode(image)).float()
+            known = condition(self._vqgan, image, mask).float()
+        noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(device)
+        predicted = self.trainable(self._diffusion.add_noise(clean, t, noise), t, known)
+        return functional.l1_loss(predicted.float(), noise)
+
+
+def published_state(
+    step: int,
+    weights: Mapping[str, Tensor],
+    averaged: Mapping[str, Tensor],
+    vqgan: Mapping[str, Tensor],
+    timesteps: int,
+) -> dict[str, Any]:
+    """Return what a published diffusion file holds: {step, model, ema, scaler}.
+
+    Args:
+        step: Iterations that were trained.
+        weights: Of the denoiser, by its own names.
+        averaged: Their moving average.
+        vqgan: By the published container's names; with its critics these are 154.
+        timesteps: Of the diffusion; a reader finds them as the length of `betas`.
+    """
+    shared = {**CosineDiffusion(timesteps).tables, **{f"vqgan.{name}": value for name, value in vqgan.items()}}
+
+    def whole(denoiser: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {**shared, **{f"denoise_fn.{name}": value for name, value in denoiser.items()}}
+        return {name: value.detach().cpu().clone() for name, value in tensors.items()}
+
+    return {"step": step, "model": whole(weights), "ema": whole(averaged), "scaler": {}}
+
+
+def write_published(path: Path, state: Mapping[str, Any]) -> None:
+    """Write such a file.
+
+    Raises:
+        StorageError: If it cannot be written; nothing is left behind.
+    """
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)
+
+
+def validation_windows(scans: Sequence[TrainingScan], side: int, handcrafted: float, count: int = 8) -> list[Sample]:
+    """Return fixed windows, of the same kinds as those that are trained on.
+
+    Raises:
+        InputError: As `TumorSampler`.
+    """
+    sampler, rng = TumorSampler(scans, side, handcrafted), np.random.default_rng(5)
+    return [sampler.draw(rng) for _ in range(count)]

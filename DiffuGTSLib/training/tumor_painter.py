@@ -1,0 +1,214 @@
+"""Train a latent tumor painter: first the VQGAN, then the denoiser on its latents, into one painter's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from DiffuGTSLib.backbones.weights import load_module, save_module
+from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.synthesis.latent_painter import PainterView, save_painter
+from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
+from DiffuGTSLib.synthesis.vqgan import Vqgan3D
+from DiffuGTSLib.synthesis.vqgan_critics import VqganCritics
+from DiffuGTSLib.training.distributed import rank, world_size
+from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.trainer import read_state
+from DiffuGTSLib.training.tumor_diffusion import (
+    TumorDiffusionRecipe,
+    TumorSampler,
+    published_state,
+    validation_windows,
+    write_published,
+)
+from DiffuGTSLib.training.vqgan import VqganLosses, VqganRecipe, load_perceptual
+
+
+@dataclass(frozen=True)
+class PainterSize:
+    """Networks of one size, and how they are trained; the defaults are DiffTumor's.
+
+    Attributes:
+        view: What both networks are shown.
+        vqgan: Differences from the published VQGAN.
+        denoiser: Differences from the published UNet.
+        critic_channels: Of the discriminators.
+        windows: (side, how many a batch) of the VQGAN's training.
+        losses: Of the VQGAN's training.
+        vqgan_rate: Its learning rate, of one process; several processes share it out as DiffTumor's GPUs do.
+        vqgan_iterations: Its length.
+        batch: Windows a batch of the denoiser's training.
+        accumulate: Batches a step.
+        rate: Learning rate of the denoiser.
+        iterations: Its length.
+        average: Decay of the moving average, which is taken every 10 iterations.
+        average_after: Before this iteration the average is a copy.
+    """
+
+    view: PainterView = field(default_factory=PainterView)
+    vqgan: Mapping[str, Any] = field(default_factory=dict)
+    denoiser: Mapping[str, Any] = field(default_factory=dict)
+    critic_channels: int = 64
+    windows: tuple[tuple[int, int], ...] = ((96, 2),)
+    losses: VqganLosses = field(default_factory=VqganLosses)
+    vqgan_rate: float = 1.875e-5
+    vqgan_iterations: int = 80000
+    batch: int = 10
+    accumulate: int = 2
+    rate: float = 1e-4
+    iterations: int = 60000
+    average: float = 0.995
+    average_after: int = 2000
+
+
+SIZES = {
+    "published": PainterSize(),
+    "mini": PainterSize(
+        view=PainterView(spacing_mm=2.0, side=32),
+        vqgan={"n_hiddens": 8, "downsample": (2, 2, 2), "embedding_dim": 4, "n_codes": 1024, "groups": 4},
+        denoiser={"dim": 16, "channels": 9, "out_channels": 4, "dim_mults": (1, 2, 4)},
+        critic_channels=16,
+        windows=((32, 4), (48, 1)),
+        losses=VqganLosses(gradient=1.0),
+        vqgan_rate=1.5e-3,
+        vqgan_iterations=2000,
+        batch=4,
+        accumulate=1,
+        rate=5e-4,
+        iterations=3000,
+        average=0.95,
+        average_after=200,
+    ),
+}
+"""`mini` is made for two CPU cores: 2 mm, cubes of 64 mm, latents of half the side, so that a cell is 4 mm as in the
+published painter. It ends before the discriminators would begin."""
+
+
+@dataclass(frozen=True)
+class VqganOptions:
+    """What may be chosen: `--set size=published`.
+
+    Attributes:
+        size: A key of `SIZES`.
+        perceptual: Folder of critics with LPIPS's weights, converted from a checkpoint; none are shipped.
+        adversarial_from: Batch with which the discriminators begin.
+    """
+
+    size: str = "mini"
+    perceptual: str = ""
+    adversarial_from: int = 10000
+
+
+@dataclass(frozen=True)
+class TumorPainterOptions:
+    """What may be chosen: `--set timesteps=200 --set ddim_steps=50` for later tumors.
+
+    Attributes:
+        size: A key of `SIZES`; the same as the VQGAN's.
+        timesteps: 4 for early tumors, 200 for later ones.
+        ddim_steps: How the painter will walk them, see `PainterView`.
+        handcrafted: Share of windows with handcrafted tumors, see `TumorSampler`.
+        published: Write `painter.pt` too, in the form of the published files.
+    """
+
+    size: str = "mini"
+    timesteps: int = 4
+    ddim_steps: int = 0
+    handcrafted: float = 0.5
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.handcrafted <= 1:
+            raise ConfigError(f"handcrafted: expected a share of 0 to 1, got {self.handcrafted:g}.")
+
+
+def painter_size(name: str) -> PainterSize:
+    """Return a size by its name.
+
+    Raises:
+        ConfigError: For another name.
+    """
+    if name not in SIZES:
+        raise ConfigError(f"Unknown size '{name}' of a painter.", hint=did_you_mean(name, SIZES))
+    return SIZES[name]
+
+
+def train_vqgan(job: Job) -> None:
+    """Train the VQGAN into `RUN/painter/vqgan`."""
+    options: VqganOptions = job.options
+    size = painter_size(options.size)
+    vqgan = Vqgan3D(**size.vqgan).to(job.device)
+    critics = VqganCritics(size.critic_channels, perceptual=False).to(job.device)
+    perceptual = None
+    if options.perceptual:
+        perceptual = load_perceptual(Path(options.perceptual)).to(job.device)
+    else:
+        job.report("vqgan: the perceptual term is off: LPIPS's weights are not shipped (--set perceptual=FOLDER)")
+    if job.plan.iterations <= options.adversarial_from:
+        job.report(f"vqgan: the discriminators stay off: they would begin with batch {options.adversarial_from}")
+    losses = replace(size.losses, adversarial_from=options.adversarial_from)
+    recipe = VqganRecipe(vqgan, critics, perceptual, job.scans["train"], job.scans["validation"], size.windows, losses)
+    rate = size.vqgan_rate * world_size()
+    job.run(recipe, replace(job.plan, learning_rate=rate, weight_decay=0.0, checkpoint_every=100), "vqgan")
+    if rank() == 0:
+        save_module(vqgan.cpu(), job.output / "painter" / "vqgan", torch.float16)
+
+
+def train_tumor_painter(job: Job) -> None:
+    """Train the denoiser on the run's VQGAN, and complete the folder `RUN/painter`."""
+    options: TumorPainterOptions = job.options
+    size = painter_size(options.size)
+    vqgan: Vqgan3D = load_module(Vqgan3D, job.output / "painter" / "vqgan").to(job.device)
+    denoiser = LatentUNet3D(**size.denoiser).to(job.device)
+    sampler = TumorSampler(job.scans["train"], size.view.side, options.handcrafted)
+    windows = validation_windows(job.scans["validation"], size.view.side, options.handcrafted)
+    recipe = TumorDiffusionRecipe(denoiser, vqgan, options.timesteps, sampler, windows, size.batch)
+    plan = replace(
+        job.plan, learning_rate=size.rate, weight_decay=0.0, average=size.average, average_every=10,
+        average_after=size.average_after, accumulate=size.accumulate, checkpoint_every=100,
+    )  # fmt: skip
+    job.run(recipe, plan, "tumor-painter")
+    if rank() > 0:
+        return
+    view = replace(size.view, timesteps=options.timesteps, ddim_steps=options.ddim_steps)
+    source = {
+        "trained by": "diffugts train", "iterations": plan.iterations, "seed": plan.seed,
+        "handcrafted tumors": options.handcrafted,
+        "scans": [scan.case.name for scan in job.scans["train"] if scan.tumor.any() or options.handcrafted],
+    }  # fmt: skip
+    save_painter(job.output / "painter", vqgan.cpu(), denoiser.cpu(), view, source, torch.float16)
+    if options.published:
+        state = read_state(job.output / "tumor-painter" / "state.pt", torch.device("cpu"))
+        published = published_state(
+            state["iteration"], state["model"], state["averaged"], vqgan.state_dict(), options.timesteps
+        )
+        write_published(job.output / "painter.pt", published)
+    job.report(f"the painter is in {job.output / 'painter'}")
+
+
+def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
+    view = painter_size(options.size).view
+    return CanonicalConfig(
+        spacing_mm=view.spacing_mm, minimum_side=view.side, ct_knots_hu=view.window, ct_knots_unit=(0.0, 1.0)
+    )
+
+
+VQGAN = Part(
+    train_vqgan,
+    lambda options: painter_size(options.size).vqgan_iterations,
+    VqganOptions(),
+    _grid,
+    modalities=("CT",),
+)
+TUMOR_PAINTER = Part(
+    train_tumor_painter,
+    lambda options: painter_size(options.size).iterations,
+    TumorPainterOptions(),
+    _grid,
+    modalities=("CT",),
+)
