@@ -186,9 +186,9 @@ def wanted_sizes(spec: OrganSpec, wish: TumorWish, rng: np.random.Generator) -> 
 
 
 def blend(image: NDArray[np.float32], painted: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (1 - share) · image + share · painted; bit-identical to the image where the share is 0."""
+    """Return (1 - share) · image + share · painted; to the bit the image where the share is 0, the paint where it is 1."""
     mixed = image + share * (painted - image)
-    return np.asarray(np.where(share > 0, mixed, image), dtype=np.float32)
+    return np.asarray(np.where(share >= 1, painted, np.where(share > 0, mixed, image)), dtype=np.float32)
 
 
 def paint_outline(
@@ -216,13 +216,16 @@ def paint_outline(
         modality: "CT" or "MR".
         rng: Source of randomness.
         push: Mass effect, in local radii.
-        capsule_height: How much brighter the capsule is, native units.
+        capsule_height: How much brighter than the organ the capsule is, native units; at least half that above the tumor.
     """
     image = mass_effect(image, outline.distance, outline.center_voxel, push)
     painted = painter.paint(Site(image, outline.share, organ, spacing_mm, modality, spec, outline.size), rng)
     if capsule_height:
         thickness_mm = float(np.clip(0.15 * outline.radius_mm, 1.0, 2.5))
-        painted = painted + capsule_height * capsule(outline.distance, outline.radius_mm, thickness_mm)
+        ring = capsule(outline.distance, outline.radius_mm, thickness_mm)
+        tissue = organ & (outline.share <= 0)
+        level = float(np.median(image[tissue])) + capsule_height if tissue.any() else -np.inf
+        painted = painted + ring * np.maximum(level - painted, 0.5 * capsule_height)
     replaced = spec.blending == "replace" and painter.whole_box
     return blend(image, painted, np.ones_like(outline.share) if replaced else outline.share)
 
@@ -268,6 +271,7 @@ class _Canvas:
                 forbidden=kept_clear,
                 erosion_mm=self._spec.erosion_mm,
                 centered=size.name in self._spec.centered,
+                may_outgrow=self._spec.exophytic_chance.get(size.name, 0.0) > 0,
             )
             if isinstance(found, NoPlace):
                 return found
@@ -285,7 +289,7 @@ class _Canvas:
             rng,
             sharpness_mm=self._sharpness_mm,
             context_mm=self._painter.context_mm,
-            blocked=self._mask > 0 if self._mask[self._near].any() else None,
+            blocked=self._mask > 0 if self._mask.any() else None,
         )
 
     def paint(self, outline: Outline, rng: np.random.Generator) -> PaintedTumor:
@@ -339,9 +343,9 @@ class _Canvas:
 
     def _capsule_height(self, image: NDArray[np.float32], organ: NDArray[np.bool_], rng: np.random.Generator) -> float:
         if self._modality == "CT":
-            return float(rng.uniform(60, 120))
+            return float(rng.uniform(30, 60))
         values = image[organ] if organ.any() else image
-        return float(rng.uniform(2.0, 4.0) * max(values.std(), 1e-6))
+        return float(rng.uniform(1.5, 3.0) * max(values.std(), 1e-6))
 
 
 def _require_readable(scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorWish, modality: str) -> None:

@@ -55,7 +55,7 @@ def place(
     forbidden: NDArray[np.bool_] | None = None,
     erosion_mm: float = 0.0,
     centered: bool = False,
-    at_surface: bool = False,
+    may_outgrow: bool = False,
 ) -> Placement | NoPlace:
     """Find the voxel of an organ where a tumor's center lies.
 
@@ -70,7 +70,7 @@ def place(
         forbidden: Vessels and earlier tumors, (X, Y, Z): none of it comes within the radius.
         erosion_mm: How far inside the organ the center lies, within the slice; given up where nothing is left.
         centered: Take the middle of the organ's box (DiffTumor: large tumors of the pancreas).
-        at_surface: Take a place at the organ's surface, from where the tumor grows outwards.
+        may_outgrow: Whether the tumor may be larger than the organ, as one that grows out of it.
     """
     bounds = _bounds(organ_mask)
     if bounds is None:
@@ -78,14 +78,14 @@ def place(
     voxel_mm3 = float(np.prod(spacing_mm))
     organ_mm3 = float(np.count_nonzero(organ_mask)) * voxel_mm3
     tumor_mm3 = 4 / 3 * np.pi * radius_mm**3
-    if not at_surface and organ_mm3 < LEAST_SHARE * tumor_mm3:
+    if not may_outgrow and organ_mm3 < LEAST_SHARE * tumor_mm3:
         return NoPlace(
             f"the organ ({organ_mm3 / 1000:.2g} ml) is too small for a tumor of {radius_mm:.1f} mm radius "
             f"({tumor_mm3 / 1000:.2g} ml)"
         )
     if centered:
         return Placement(_nearest_to_middle(organ_mask, bounds), 1)
-    return _search(organ_mask, bounds, radius_mm, spacing_mm, rng, forbidden, erosion_mm, at_surface)
+    return _search(organ_mask, bounds, radius_mm, spacing_mm, rng, forbidden, erosion_mm)
 
 
 def vessel_mask(
@@ -122,7 +122,6 @@ def _search(
     rng: np.random.Generator,
     forbidden: NDArray[np.bool_] | None,
     erosion_mm: float,
-    at_surface: bool,
 ) -> Placement | NoPlace:
     (x0, x1), (y0, y1), (z0, z1) = bounds
     inner, outer = (_ball(share * radius_mm, spacing_mm) for share in (0.5, 1.0))
@@ -142,10 +141,9 @@ def _search(
                 blocked += 1
                 continue
             share = _covered(organ, voxel, inner)
-            fit = -abs(share - 0.6) if at_surface else share
-            if best is None or fit > best[0]:
-                best = (fit, voxel)
-            if fit >= (-0.15 if at_surface else 0.5):
+            if best is None or share > best[0]:
+                best = (share, voxel)
+            if share >= 0.5:
                 return Placement(voxel, tries)
     if best is not None:
         return Placement(best[1], tries)
