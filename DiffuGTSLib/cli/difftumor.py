@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -122,6 +122,10 @@ def main(words: Words = None) -> None:
     warn_idle(MAIN, given)
     options = segmenter_options(given)
     cases = listed_cases(given)
+    if given["checkpoint"] is not None:
+        options = replace(
+            options, start=str(converted(Path(given["checkpoint"]), Path(given["logdir"]) / "checkpoint"))
+        )
     from DiffuGTSLib.training.segmenter_run import train_listed
 
     def report(line: str) -> None:
@@ -164,9 +168,13 @@ def validation(words: Words = None) -> None:
     ]
     largest = bool(given["largest_organ"])
     post = PostProcessing(0.0, largest, 30.0 if largest else None)
-    trained = load_segmenter(run, find_device(RuntimeConfig(device=given["device"])))
+    published = Path(given["checkpoint"]) if given["checkpoint"] is not None else run / "model.pt"
+    folder = converted(published, output / "model") if given["checkpoint"] or published.is_file() else run
+    trained = load_segmenter(folder, find_device(RuntimeConfig(device=given["device"])))
     if trained.network.config["model"] != wanted:
-        raise InputError(f"{run} holds a {trained.network.config['model']}, not a {wanted}.", hint="check --log_dir.")
+        raise InputError(
+            f"{folder} holds a {trained.network.config['model']}, not a {wanted}.", hint="check --log_dir."
+        )
     rows = validate_scans(trained, scans, output, HowToPredict(overlap, post, "CT"), lambda case, done: stop_if_asked())
     for row in rows:
         figures = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
@@ -214,8 +222,6 @@ def warn_idle(flags: Sequence[Flag], given: dict[str, Any]) -> list[str]:
         said.append("--syn does nothing: the lists say which cases are healthy, and tumors are painted into those.")
     if given.get("optim_name", "adamw") != "adamw":
         said.append(f"--optim_name {given['optim_name']} does nothing: segmenters are trained with AdamW.")
-    if given.get("checkpoint"):
-        said.append("--checkpoint does nothing: convert the file first; a run goes on from its own folder.")
     for line in said:
         ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
     return said
@@ -255,6 +261,23 @@ def painters(wish: str, organ_model: str) -> tuple[str, str]:
     if folder.is_dir():
         return str(folder / f"{organ_model}_early"), str(folder / f"{organ_model}_noearly")
     return wish, ""
+
+
+def converted(path: Path, folder: Path) -> Path:
+    """Return a segmenter's folder: `path` itself, or what a published file becomes, converted once into `folder`.
+
+    Raises:
+        InputError: If there is no such file.
+        WeightsError: If it is no segmenter.
+    """
+    if path.is_dir():
+        return path
+    from DiffuGTSLib.synthesis.checkpoints import convert_checkpoint
+
+    report = convert_checkpoint(path, folder)
+    if report.kind != "segmenter":
+        raise InputError(f"{path} holds a {report.kind}, not a segmenter.", hint="check --checkpoint.")
+    return folder
 
 
 def model_name(name: str) -> str:

@@ -18,7 +18,7 @@ from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
+from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segmenter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
@@ -42,6 +42,7 @@ class SegmenterOptions:
 
     Attributes:
         model: "unet", "nnunet" or "swin_unetr".
+        start: Folder of a segmenter of that model, whose weights and shape training begins from; empty: begin anew.
         channels: Of "unet" and "nnunet", as in "16,32,64,128,256"; empty takes the published ones.
         swin_type: "tiny", "small" or "base".
         organs: Organs whose tumors are looked for, separated by commas.
@@ -70,6 +71,7 @@ class SegmenterOptions:
     """
 
     model: str = "unet"
+    start: str = ""
     channels: str = ""
     swin_type: str = "base"
     organs: str = "liver"
@@ -122,18 +124,33 @@ def build_segmenter(options: SegmenterOptions) -> Segmenter:
     """Build the network of some options.
 
     Raises:
-        ConfigError: As `Segmenter`; or channels that are no whole numbers, or a window that the network cannot halve.
+        ConfigError: As `Segmenter`; or channels that are no whole numbers, or a window that the network cannot halve,
+            or a start of another model.
+        WeightsError: If the start cannot be read.
     """
-    try:
-        channels = tuple(int(word) for word in options.channels.split(",") if word.strip())
-    except ValueError:
-        raise ConfigError(f"channels: expected whole numbers as in 16,32,64, got '{options.channels}'.") from None
-    segmenter: Segmenter = Segmenter(options.model, channels=channels, swin_type=options.swin_type)
+    segmenter = _started(options) if options.start else _fresh(options)
     if options.window < 1 or options.window % segmenter.side_multiple:
         raise ConfigError(
             f"window: expected a multiple of {segmenter.side_multiple} for {options.model}, got {options.window}."
         )
     return segmenter
+
+
+def _fresh(options: SegmenterOptions) -> Segmenter:
+    try:
+        channels = tuple(int(word) for word in options.channels.split(",") if word.strip())
+    except ValueError:
+        raise ConfigError(f"channels: expected whole numbers as in 16,32,64, got '{options.channels}'.") from None
+    segmenter: Segmenter = Segmenter(options.model, channels=channels, swin_type=options.swin_type)
+    return segmenter
+
+
+def _started(options: SegmenterOptions) -> Segmenter:
+    segmenter = load_segmenter(Path(options.start)).network
+    if segmenter.config["model"] != options.model:
+        raise ConfigError(f"start: {options.start} holds a {segmenter.config['model']}, not a {options.model}.")
+    segmenter.requires_grad_(True)
+    return segmenter.train()
 
 
 def build_source(options: SegmenterOptions, device: torch.device) -> TumorSource | None:

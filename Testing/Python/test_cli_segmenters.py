@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from test_validation import write_scans
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.cli import difftumor
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.segmenter import load_segmenter, save_segmenter
+from DiffuGTSLib.training.segmenter_run import build_segmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
 README_TRAIN = (
@@ -82,7 +84,7 @@ def test_flags_that_do_nothing_say_why() -> None:
     said = difftumor.warn_idle(difftumor.MAIN, given)
     named = {line.split()[0] for line in said}
     idle = ("syn", "diff_model", "healthy_num", "healthy_seed", "cache_num", "seg_block", "seg_anything", "pos_embedd",
-            "num_heads", "hidden_size", "world_size", "rank", "dist-backend", "fg_thresh", "resume_ckpt", "checkpoint")  # fmt: skip
+            "num_heads", "hidden_size", "world_size", "rank", "dist-backend", "fg_thresh", "resume_ckpt")  # fmt: skip
     assert {f"--{name}" for name in idle} <= named
     assert "--warmup_epochs" not in named and "--roi_x" not in named
     assert "--seg_anything does nothing: upstream parses it and never reads it." in said
@@ -207,6 +209,44 @@ def test_difftumors_command_trains_on_a_fold_of_real_and_healthy_cases(a_run: Pa
     assert done.exit_code == 0, done.output
     assert "1 real and 1 healthy cases; the best is chosen on 1 scans" in plain(done.stdout)
     assert load_segmenter(a_run / "runs" / "fold0").network.config["model"] == "unet"
+
+
+def published_unet(path: Path) -> Segmenter:
+    """Write a full-size UNet as upstream's training leaves it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network = Segmenter("unet")
+    tensors = {f"module.backbone.{name}": tensor for name, tensor in network.net.state_dict().items()}
+    torch.save({"epoch": 3, "best_acc": 0.5, "state_dict": tensors}, path)
+    return network
+
+
+def test_a_published_file_is_validated_and_trained_on(a_run: Path, tmp_path: Path) -> None:
+    network = published_unet(tmp_path / "liver.fold0.unet" / "model.pt")
+    common = ["--json_dir", a_run / "lits.json", "--val_dir", a_run, "--device", "cpu"]
+    done = run(
+        "difftumor", "validation", *common, "--log_dir", tmp_path / "liver.fold0.unet", "--save_dir", tmp_path / "out"
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "liver.fold0.unet" / "0.75" / "metrics.csv").is_file()
+    kept = load_segmenter(tmp_path / "out" / "liver.fold0.unet" / "0.75" / "model").network.net.state_dict()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in network.net.state_dict().items())
+    options = difftumor.segmenter_options(difftumor.parse("main", difftumor.MAIN, []))
+    start = difftumor.converted(tmp_path / "liver.fold0.unet" / "model.pt", tmp_path / "start")
+    begun = build_segmenter(replace(options, start=str(start)))
+    assert all(torch.equal(value, kept[name]) for name, value in begun.net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in begun.parameters()) and begun.training
+    assert difftumor.converted(start, tmp_path / "nowhere") == start
+    with pytest.raises(ConfigError, match="holds a unet, not a nnunet"):
+        build_segmenter(replace(options, start=str(start), model="nnunet"))
+
+
+def test_a_file_that_is_no_segmenter_is_not_started_from(a_run: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pt")
+    done = run(
+        "difftumor", "main", "--train_dir", a_run, "--json_dir", a_run / "healthy.json", "--logdir", tmp_path / "run",
+        "--checkpoint", tmp_path / "other.pt",
+    )  # fmt: skip
+    refused(done, 3, "is neither an autoencoder, a diffusion model nor a segmenter", "")
 
 
 def test_no_epoch_is_refused(a_run: Path) -> None:
