@@ -10,6 +10,7 @@ from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
     benchmarking,
     checkpoints,
+    converting,
     difftumor,
     doctor,
     evaluating,
@@ -17,6 +18,7 @@ from DiffuGTSLib.cli import (
     preparing,
     reading,
     segmenting,
+    studying,
     synthesizing,
     training,
     validating,
@@ -80,6 +82,8 @@ app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchm
 app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_LOOK)
+app.add_typer(studying.app, name="study", rich_help_panel=_MAKE)
+app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=converting.EXAMPLES)(converting.dicom_to_nifti)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)
 
 

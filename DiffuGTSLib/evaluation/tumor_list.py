@@ -166,8 +166,7 @@ def study_similarity(
     verdict = "told apart" if test.told_apart else "not told apart by this classifier"
     notes = [
         f"Accuracy {test.accuracy}; by chance {test.chance:.3f}; p = {test.p_value:.3f}: the groups are {verdict}.",
-        f"Linear discriminant on {len(tumors[0].features)} features, parted by patients; {permutations} permutations, "
-        + f"seed {seed}.",
+        f"Linear discriminant, {len(tumors[0].features)} features, folds of patients, {permutations} permutations.",
         *(f"Left out: {reason}" for reason in skipped),
     ]
     output.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,57 @@
+"""`dicom-to-nifti`: a tree of DICOM folders to one NIfTI file a study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.evaluating import require_folder
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.progress import TerminalProgress
+
+EXAMPLES = examples(
+    "Folders are MRN/accession/series; out/MRN/accession/series/ct.nii.gz is the largest series that makes a box:",
+    "diffugts dicom-to-nifti archive -o out",
+    "Run it again to go on where it stopped; what became of each study stands in out/conversion.csv.",
+    "Patients, dates and descriptions in DICOM headers are not copied. Names of folders are: they are the keys.",
+)
+
+
+def dicom_to_nifti(
+    tree: Annotated[Path, typer.Argument(help="Folder above the patients: MRN/accession/series below it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the scans and of conversion.csv.")],
+    minimum_slices: Annotated[
+        int, typer.Option("--minimum-slices", min=2, help="Series with fewer are localizers, not scans.")
+    ] = 10,
+    force: Annotated[bool, typer.Option("--force", help="Convert again what is there already.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert every study of a DICOM tree to one NIfTI file, checked against what was read."""
+    require_folder(tree, "TREE")
+
+    from DiffuGTSLib.volumes.dicom_tree import FAILED, LOG, convert_tree
+
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        rows = convert_tree(tree, output, minimum_slices=minimum_slices, force=force, on_progress=progress)
+        progress("cases", 1.0)
+    for row in () if quiet else rows:
+        if row.remarks:
+            style = "red" if row.status == FAILED else "yellow"
+            ERR.print(Text(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style=style), soft_wrap=True)
+    failed = sum(row.status == FAILED for row in rows)
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+    elif not quiet:
+        OUT.print(Text(f"{len(rows) - failed} of {len(rows)} studies. Log: {output / LOG}"), soft_wrap=True)
+    if failed == len(rows):
+        raise InputError(
+            "No study could be converted.", hint=f"the reasons stand in {output / LOG}.", code="nothing_converted"
+        )
