@@ -27,14 +27,14 @@ class ReadingSection(Section, VTKObservationMixin):
     """A section on its own `.ui`. Nothing of it is in the scene's parameters: a scene must not tell who reads what."""
 
     def __init__(self, panel: Any, uiWidget: Any) -> None:
-        """Add the section to the panel's widget, above its last line."""
+        """Add the section to the panel's widget, above the disclaimer."""
         Section.__init__(self, panel)
         VTKObservationMixin.__init__(self)
         self.widget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTSReading.ui")))
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.messageLabel = self.ui.readingMessageLabel
         layout = uiWidget.layout()
-        layout.insertWidget(max(0, layout.count() - 1), self.widget)
+        layout.insertWidget(layout.indexOf(panel.ui.disclaimerLabel), self.widget)
         self.reading: Reading | None = None
         self.isPaused = False
         self._shownAt = 0.0
@@ -205,7 +205,7 @@ class ReadingSection(Section, VTKObservationMixin):
             self.ui.caseLabel.setText(words.format(count=reading.count, path=reading.path))
         else:
             seconds = int(reading.timeS)
-            words = _("{title}: case {number} of {count}, {minutes}:{seconds}")
+            words = _("{title} Case {number} of {count}, {minutes}:{seconds}")
             self.ui.caseLabel.setText(
                 words.format(
                     title=reading.card.title, number=reading.case, count=reading.count,

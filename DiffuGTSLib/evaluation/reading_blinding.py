@@ -85,7 +85,7 @@ def profile_of(volume: Volume, truth: str) -> Profile:
         high=high,
         steps=bright - dark,
         spike=float(counts.max() / array.size),
-        lung=float(np.count_nonzero(array[body] < _LUNG_HU[1]) / max(1, np.count_nonzero(body))),
+        lung=np.count_nonzero(array[body] < _LUNG_HU[1]) / max(1, int(np.count_nonzero(body))),
         rows=row_fingerprints(array),
     )
 

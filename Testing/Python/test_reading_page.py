@@ -148,6 +148,12 @@ def test_a_page_that_no_browser_reads_is_refused(monkeypatch: pytest.MonkeyPatch
     assert caught.value.code == "page_size"
 
 
+def test_without_a_browser_its_tests_are_skipped_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(pytest.skip.Exception, match="apt-get install --no-install-recommends chromium"):
+        chromium()
+
+
 # --- In the browser
 
 

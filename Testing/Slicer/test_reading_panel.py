@@ -22,13 +22,15 @@ from DiffuGTSLib.resources import resource_path
 
 @pytest.fixture
 def a_section(a_scene: Any, a_qt_application: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReadingSection]:
-    """The section in a panel with one last line; keys may follow each other at once."""
+    """The section in a panel that is a disclaimer; keys may follow each other at once."""
     monkeypatch.setattr(panel_reading, "BOUNCE_S", 0.0)
     slicer.app.settings().setValue(SETTING, "")
     window = slicer.qMRMLWidget()
     window.setLayout(qt.QVBoxLayout())
-    window.layout().addWidget(qt.QLabel("last"))
-    section = ReadingSection(SimpleNamespace(ui=None), window)
+    disclaimer = qt.QLabel("Research use only")
+    window.layout().addWidget(disclaimer)
+    window.layout().addStretch(1)
+    section = ReadingSection(SimpleNamespace(ui=SimpleNamespace(disclaimerLabel=disclaimer)), window)
     section.ui.readingCollapsibleButton.collapsed = False
     window.show()
     yield section
@@ -76,14 +78,14 @@ def test_nothing_is_offered_before_a_session_is_open(a_section: ReadingSection) 
     assert not any(shortcut.enabled for shortcut in a_section._shortcuts)
 
 
-def test_the_section_stands_above_the_last_line(a_section: ReadingSection) -> None:
+def test_the_section_stands_above_the_disclaimer(a_section: ReadingSection) -> None:
     layout = a_section.widget.parent().layout()
-    assert layout.indexOf(a_section.widget) == 0 and layout.count() == 2
+    assert layout.indexOf(a_section.widget) == 0 and layout.count() == 3
 
 
 def test_a_session_is_read_by_buttons(a_section: ReadingSection, a_session: Path) -> None:
     ui = opened(a_section, a_session).ui
-    assert "case 1 of 3" in ui.caseLabel.text and ui.caseLabel.text.startswith("Liver")
+    assert "Case 1 of 3" in ui.caseLabel.text and ui.caseLabel.text.startswith("Liver")
     assert [node.GetName() for node in cases()] == ["Case 1"] and not ui.readerEdit.enabled
     ui.realButton.click()
     ui.unsureButton.click()
@@ -153,7 +155,7 @@ def test_a_closed_session_goes_on_later(a_section: ReadingSection, a_session: Pa
     assert cases() == [] and ui.openSessionButton.enabled and a_section.reading is None
     assert str(slicer.app.settings().value(SETTING)) == "R1"
     a_section.open(str(a_session))
-    assert "case 2 of 3" in ui.caseLabel.text
+    assert "Case 2 of 3" in ui.caseLabel.text
 
 
 def test_the_time_is_shown(a_section: ReadingSection, a_session: Path) -> None:
@@ -169,7 +171,7 @@ def test_the_folder_is_asked_for(a_section: ReadingSection, a_session: Path, mon
     a_section.ui.openSessionButton.click()
     assert a_section.reading is None
     a_section.ui.openSessionButton.click()
-    assert "case 1 of 3" in a_section.ui.caseLabel.text
+    assert "Case 1 of 3" in a_section.ui.caseLabel.text
 
 
 def test_what_is_no_session_is_said_in_the_section(a_section: ReadingSection, tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_an_answer_that_cannot_be_kept_is_said_and_asked_for_again(a_section: Re
     a_section.reading.path = a_session / "gone" / "answers.json"
     ui.realButton.click()
     assert (
-        "Cannot write" in ui.readingMessageLabel.text and "case 1 of 3" in ui.caseLabel.text and ui.realButton.enabled
+        "Cannot write" in ui.readingMessageLabel.text and "Case 1 of 3" in ui.caseLabel.text and ui.realButton.enabled
     )
     a_section.reading.path = a_session / "answers_R1.json"
     ui.realButton.click()
@@ -199,6 +201,20 @@ def test_every_widget_that_can_be_used_says_what_it_does(a_section: ReadingSecti
     names = ("readerEdit", "openSessionButton", "pauseReadingButton", "closeSessionButton", "realButton")
     for name in (*names, "unsureButton", "syntheticButton", "readingBackButton"):
         assert getattr(a_section.ui, name).toolTip
+
+
+def test_the_section_lives_in_the_panel(a_scene: Any, a_qt_application: Any, a_session: Path) -> None:
+    widget = gui.loadModule("DiffuGTS")
+    widget.enter()
+    panel = widget.panel
+    section = getattr(panel, "reading", None) or ReadingSection(panel, widget.uiWidget)
+    opened(section, a_session)
+    panel.refresh()
+    section.refresh()
+    assert "Case 1 of 3" in section.ui.caseLabel.text
+    section.close()
+    gui.unloadModule(widget)
+    assert cases() == []
 
 
 def test_nothing_has_a_style_of_its_own() -> None:
