@@ -64,7 +64,7 @@ class HandcraftedPainter:
             texture = texture + base + _grain(site, tissue, rng)
             if site.modality == "CT" and around < AERATED_HU and rng.random() < site.spec.ct.part_solid_chance:
                 texture = _with_haze(site, texture, rng)
-        low, high = CT_RANGE_HU if site.modality == "CT" else _mr_range(site.image)
+        low, high = CT_RANGE_HU if site.modality == "CT" else (float(site.image.min()), np.inf)
         return np.asarray(np.clip(texture, low, high), dtype=np.float32)
 
 
@@ -108,8 +108,9 @@ def _base_mr(site: Site, tissue: NDArray[np.bool_], around: float, rng: np.rando
 
 
 def _mr_range(image: NDArray[np.float32]) -> tuple[float, float]:
-    low, high = float(image.min()), float(image.max())
-    return low, high + 0.25 * (high - low)
+    """Return what a tumor's intensity may be: a quarter of the box's range above its brightest tissue at most."""
+    low, high = np.percentile(image[::2, ::2, ::2], (0.5, 99.5))
+    return float(low), float(high + 0.25 * (high - low))
 
 
 def _relief(site: Site, unit: float, rng: np.random.Generator) -> NDArray[np.float32] | float:
