@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.synthesis.case import SCAN, TUMOR
 from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_scan
 
@@ -49,8 +50,8 @@ def list_cases(source: Path | str, truth: str) -> list[CaseFile]:
     """Return the scans of a folder, or of a list.
 
     Args:
-        source: A folder of scans, each with its mask beside it (`a.nii.gz`, `a_tumor.nii.gz`) or without; or a text file
-            with one scan a line, optionally followed by its mask after a comma or a tab. Relative paths start from the
+        source: A folder of scans, each with its mask beside it (`a.nii.gz`, `a_tumor.nii.gz`) or without; a folder of
+            painted cases, as `diffugts synthesize` writes them; or a text file with one scan a line, optionally followed by its mask after a comma or a tab. Relative paths start from the
             list's folder; lines that begin with # are passed over.
         truth: "real" or "synthetic".
 
@@ -198,6 +199,11 @@ def _cut(volume: Volume, center_ras: Float[np.ndarray, "3"], side_mm: float, req
 
 
 def _of_folder(folder: Path, truth: str) -> list[CaseFile]:
+    painted = [place for place in (folder, *sorted(folder.iterdir())) if (place / SCAN).is_file()]
+    if painted:
+        return [
+            CaseFile(place / SCAN, place / TUMOR if (place / TUMOR).is_file() else None, truth) for place in painted
+        ]
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name.lower().endswith(READ_SUFFIXES)]
     scans = [path for path in files if not _stem(path).endswith(MASK_ENDINGS)]
     masks = {_stem(path): path for path in files if path not in scans}

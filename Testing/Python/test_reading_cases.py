@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_masks_in_a_folder_are_no_scans(a_folder: Path) -> None:
     cases = list_cases(a_folder, "real")
     assert [case.scan.name for case in cases] == ["patient_00.nii.gz", "patient_01.nii.gz", "patient_02.nii.gz"]
     assert [case.mask and case.mask.name for case in cases][1] == "patient_01_tumor.nii.gz"
+
+
+def test_painted_cases_are_found_in_their_folders(a_folder: Path, tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / "painted" / name).mkdir(parents=True)
+        for file in ("scan", "tumor", "label"):
+            shutil.copy(a_folder / "patient_00.nii.gz", tmp_path / "painted" / name / f"{file}.nii.gz")
+    (tmp_path / "painted" / "a" / "tumor.nii.gz").unlink()
+    (tmp_path / "painted" / "cases.csv").write_text("")
+    found = list_cases(tmp_path / "painted", "synthetic")
+    assert [(c.scan.parent.name, c.scan.name, c.mask and c.mask.name) for c in found] == [
+        ("a", "scan.nii.gz", None),
+        ("b", "scan.nii.gz", "tumor.nii.gz"),
+    ]
+    assert [c.scan.parent.name for c in list_cases(tmp_path / "painted" / "b", "synthetic")] == ["b"]
 
 
 def test_a_list_names_scans_and_masks_from_its_own_folder(a_folder: Path) -> None:
