@@ -61,7 +61,7 @@ def registerSampleData() -> None:
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="DiffuGTS",
         sampleName=SAMPLE_NAME,
-        thumbnailFileName=str(resource_path("Icons", "DiffuGTS.png")),
+        thumbnailFileName=str(resource_path("Icons", "DiffuGTSChestCT.png")),
         uris=resource_path("SampleData", "chest_ct.nii.gz").as_uri(),
         fileNames="DiffuGTSChestCT.nii.gz",
         checksums=f"SHA256:{SAMPLE_SHA256}",

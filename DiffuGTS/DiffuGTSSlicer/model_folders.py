@@ -20,6 +20,7 @@ from DiffuGTSLib.resources import resource_path
 INDEX_FILE, CHECKSUMS_FILE, CARD_FILE = "model_index.json", "checksums.json", "README.md"
 WEIGHTS_PATTERN = "*.safetensors"
 CHUNK_BYTES = 8 << 20
+_PERMISSIVE = re.compile(r"apache|\bmit\b|\bbsd\b|cc0|cc[ -]by[ -]\d", re.IGNORECASE)
 _LICENSE = re.compile(
     r"Apache License,? (?:Version )?2\.0|Apache-2\.0|MIT License|BSD[- ][23][- ]Clause|CC[ -]BY(?:-[A-Z]{2})*[ -]\d\.\d"
     r"|NVIDIA[\w -]*? License"
@@ -83,6 +84,11 @@ def licenseOf(folder: Path) -> str:
         if found and "weights" in line.lower():
             return found.group(0)
     return ""
+
+
+def isPermissive(license_: str) -> bool:
+    """Say whether a license lets anybody use the weights for anything; one that is not known does not."""
+    return _PERMISSIVE.search(license_) is not None
 
 
 def checking(folder: Path) -> Generator[float, None, list[str]]:

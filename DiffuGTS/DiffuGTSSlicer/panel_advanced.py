@@ -9,12 +9,16 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from DiffuGTSLib.config import presets
+from DiffuGTSLib.config import load_config, presets
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.panel_models import HIDDEN_PRESETS
 from DiffuGTSSlicer.parameters import applyPreset
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting, setting
+
+QUALITIES = {"fast": 1 / 3, "balanced": 1.0, "full": 3.0}
+"""Name → repainting steps, as a multiple of the preset's."""
+CUSTOM = "custom"
 
 
 class AdvancedSection(Section):
@@ -29,6 +33,13 @@ class AdvancedSection(Section):
         self._preset = ChoiceBox(ui.presetComboBox, self._presets(""), self._choosePreset)
         devices = [("auto", _("Graphics card if there is one")), ("cpu", _("Processor")), ("cuda", _("Graphics card"))]
         self._device = ChoiceBox(ui.deviceComboBox, devices, self._chooseDevice)
+        qualities = [
+            ("fast", _("Fast")),
+            ("balanced", _("Balanced")),
+            ("full", _("Full")),
+            (CUSTOM, _("Own number of steps")),
+        ]
+        self._quality = ChoiceBox(ui.qualityComboBox, qualities, self._chooseQuality)
         ui.interpreterPathEdit.currentPath = setting(INTERPRETER_KEY)
         ui.interpreterPathEdit.connect("currentPathChanged(QString)", self.onInterpreter)
         ui.diceButton.connect("clicked()", self.onDice)
@@ -48,6 +59,8 @@ class AdvancedSection(Section):
         self._preset.show(state.preset)
         ui.presetComboBox.setToolTip(self._described.get(state.preset, ""))
         self._device.show(state.device)
+        wanted = [name for name in QUALITIES if stepsOf(state.preset, name) == state.steps]
+        self._quality.show(wanted[0] if wanted else CUSTOM)
         ui.refinementThresholdSlider.enabled = not state.autoRefinement
 
     @door
@@ -55,6 +68,12 @@ class AdvancedSection(Section):
         """Take a preset with its values."""
         if self.state is not None:
             applyPreset(self.state, preset)
+
+    @door
+    def _chooseQuality(self, quality: str) -> None:
+        """Take the steps that a quality stands for; one's own number stays."""
+        if self.state is not None and quality in QUALITIES:
+            self.state.steps = stepsOf(self.state.preset, quality)
 
     def _chooseDevice(self, device: str) -> None:
         if self.state is not None:
@@ -88,3 +107,13 @@ class AdvancedSection(Section):
         """Tell that the memory is free."""
         if event["event"] == "released":
             self.panel.run.log(_("The worker has forgotten the model; its memory is free."))
+
+
+def stepsOf(preset: str, quality: str) -> int:
+    """Return how many steps a quality takes with a preset; 0 where there is no such preset.
+
+    A small model needs fewer steps than a large one, so that a quality is a multiple of what its preset asks for.
+    """
+    if preset not in presets():
+        return 0
+    return min(max(1, round(QUALITIES[quality] * load_config(preset).inpainting.steps)), 1000)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
+import slicer.util
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import load_config, presets
@@ -139,12 +141,26 @@ class ModelsWindow:
     def use(self) -> None:
         """Use the chosen model from the next run on."""
         row = self._row()
-        if row is None or row[1] is None:
+        if row is None or row[1] is None or not self._agrees(row[0], row[1]):
             return
         logging.info("DiffuGTS: use model %s", row[0])
         self.onUse(str(row[1]) if row[2] else "", "" if row[2] else row[0])
         self.label.setText(_("{name} is used from the next run on.").format(name=row[0]))
         self.fill()
+
+    def _agrees(self, name: str, folder: Path) -> bool:
+        """Ask about a license that does not let anybody do anything; say whether the user agrees to it."""
+        license_ = model_folders.licenseOf(folder)
+        if model_folders.isPermissive(license_):
+            return True
+        question = _(
+            "The license of {name} is: {license}. It may forbid what you are about to do, for example commercial use. "
+            "Have you read it, and may you use the model?"
+        ).format(name=name, license=license_ or _("not stated"))
+        if slicer.util.confirmOkCancelDisplay(question, windowTitle=_("DiffuGTS models")):
+            return True
+        self.label.setText(_("{name} is not used.").format(name=name))
+        return False
 
     def remove(self) -> None:
         """Forget a folder of the user's own; its files stay."""

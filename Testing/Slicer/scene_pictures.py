@@ -19,6 +19,9 @@ BAR_PX = 18
 GAP_PX = 2
 WORLD = (("L", "R"), ("P", "A"), ("I", "S"))
 LARGEST_KB = 160
+NODULE_RAS_MM = (-56.0, -86.0, -115.0)
+THUMBNAIL_PX = (260, 280)
+"""What Sample Data has room for."""
 NONE, AOVA, RESIDUAL = range(3)
 """Choices of the overlay."""
 
@@ -159,3 +162,13 @@ def take_all(widget: Any, folder: Path) -> None:
 
     views.arrange("four up", 2, 330, 270, 110)
     views.save("view_finding", [[views.slice_picture(name) for name in ("Red", "Green")]])
+
+
+def take_thumbnail(path: Path) -> None:
+    """Take the picture by which Slicer's Sample Data shows the scan: one axial slice, nothing over it."""
+    manager = slicer.app.layoutManager()
+    view = manager.sliceWidget("Red")
+    view.resize(*THUMBNAIL_PX)
+    view.fitSliceToBackground()
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *NODULE_RAS_MM, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+    write_small(Image.fromarray(view.picture()), path, LARGEST_KB)

@@ -20,7 +20,7 @@ import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer_headless  # noqa: E402
 from PIL import Image  # noqa: E402
-from scene_pictures import take_all, write_small  # noqa: E402
+from scene_pictures import take_all, take_thumbnail, write_small  # noqa: E402
 
 WIDTH = 440
 LARGEST_KB = 60
@@ -153,6 +153,7 @@ def main(folder: Path) -> None:
     load_scan()
     widget = gui.loadModule("DiffuGTS")
     widget.enter()
+    take_thumbnail(HERE.parents[1] / "Resources" / "Icons" / "DiffuGTSChestCT.png")
     before_the_run(widget, camera)
     the_run(widget, camera)
     take_all(widget, folder)

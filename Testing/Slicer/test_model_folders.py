@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from DiffuGTSSlicer import model_folders
-from DiffuGTSSlicer.model_folders import checking, licenseOf, modelFolder, requireModel, sizeBytes, sizeText
+from DiffuGTSSlicer.model_folders import (
+    checking,
+    isPermissive,
+    licenseOf,
+    modelFolder,
+    requireModel,
+    sizeBytes,
+    sizeText,
+)
 
 from DiffuGTSLib.backbones.weights import verify_checksums
 from DiffuGTSLib.config import load_config
@@ -116,3 +124,13 @@ def test_a_presets_model_is_its_folder_or_not_there(a_model: Path) -> None:
 def test_the_list_of_checksums_is_json_of_names_and_digests() -> None:
     listed = json.loads(resource_path("Models", "mini", "checksums.json").read_text())
     assert WEIGHTS in listed and all(len(digest) == 64 for digest in listed.values())
+
+
+@pytest.mark.parametrize("license_", ["Apache License 2.0", "apache-2.0", "MIT License", "BSD-3-Clause", "CC BY 4.0"])
+def test_licenses_for_everybody_and_everything_are_known(license_: str) -> None:
+    assert isPermissive(license_)
+
+
+@pytest.mark.parametrize("license_", ["", "NVIDIA Open Model License", "CC BY-NC 4.0", "cc-by-nc-nd-4.0", "PERMITTED"])
+def test_any_other_license_is_asked_about(license_: str) -> None:
+    assert not isPermissive(license_)

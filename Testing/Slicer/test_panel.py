@@ -77,4 +77,4 @@ def test_the_module_offers_the_demo_scan_with_its_checksum(a_panel: Opened) -> N
     [source] = [each for each in SampleData.registered if each["category"] == "DiffuGTS"]
     scan = resource_path("SampleData", "chest_ct.nii.gz").read_bytes()
     assert source["checksums"] == f"SHA256:{hashlib.sha256(scan).hexdigest()}"
-    assert source["uris"].startswith("file://")
+    assert source["uris"].startswith("file://") and Path(source["thumbnailFileName"]).is_file()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from panel_parts import Opened
 
+from DiffuGTSLib.config import load_config
+
 pytest_plugins = ["panel_fixtures"]
 
 
@@ -18,3 +20,17 @@ def test_a_new_seed_is_drawn(a_panel: Opened) -> None:
 def test_an_interpreter_that_is_none_is_refused(a_panel: Opened) -> None:
     a_panel.ui.interpreterPathEdit.currentPath = "/nowhere/python"
     assert "no program" in a_panel.ui.messageLabel.text
+
+
+def test_a_quality_is_a_multiple_of_the_presets_steps(a_panel: Opened) -> None:
+    box, state = a_panel.ui.qualityComboBox, a_panel.state
+    steps = load_config("mini").inpainting.steps
+    assert box.currentText == "Balanced" and state.steps == steps
+    box.setCurrentIndex(box.findText("Fast"))
+    assert state.steps == round(steps / 3) and a_panel.ui.stepsSpinBox.value == state.steps
+    box.setCurrentIndex(box.findText("Full"))
+    assert state.steps == 3 * steps
+    a_panel.ui.stepsSpinBox.value = 17
+    assert box.currentText == "Own number of steps"
+    box.setCurrentIndex(box.findText("Own number of steps"))
+    assert state.steps == 17

@@ -8,6 +8,7 @@ from typing import Any
 
 import gui
 import pytest
+import slicer
 from DiffuGTSSlicer.panel_models import ownFolders
 from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, setting
 from panel_parts import Opened
@@ -100,3 +101,26 @@ def test_closing_the_window_stops_the_check(a_window: Any) -> None:
     a_window.check()
     a_window.dialog.accept()
     assert not a_window.isChecking
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_license_that_restricts_is_asked_about_before_the_model_is_used(
+    a_panel: Opened, a_window: Any, a_model: Path, monkeypatch: pytest.MonkeyPatch, agrees: bool
+) -> None:
+    asked: list[str] = []
+
+    def answer(question: str, **_named: Any) -> bool:
+        asked.append(question)
+        return agrees
+
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", answer)
+    (a_model / "README.md").unlink()
+    (a_model / "LICENSE").write_text("NVIDIA Non-Commercial License")
+    a_window.add(str(a_model))
+    row_of(a_window, "mine")
+    a_window.use()
+    assert len(asked) == 1 and "NVIDIA Non-Commercial License" in asked[0]
+    assert setting(MODEL_FOLDER_KEY) == (str(a_model) if agrees else "")
+    row_of(a_window, "mini")
+    a_window.use()
+    assert len(asked) == 1, "the bundled model's license asks for nothing"
