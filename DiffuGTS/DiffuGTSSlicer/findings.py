@@ -36,6 +36,7 @@ from DiffuGTSSlicer.grids import (
     worldFromNode,
 )
 from DiffuGTSSlicer.scene import DROPPED_TAG
+from DiffuGTSSlicer.steps import Work, finish, inBackground, slabs, stepwise
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -69,7 +70,13 @@ class Findings:
     """The table of one segment. `rows` is as of the last `update`, which every change through here calls."""
 
     def __init__(
-        self, segmentationNode: Any, segmentId: str, scanNode: Any, aovaNode: Any = None, healthyNode: Any = None
+        self,
+        segmentationNode: Any,
+        segmentId: str,
+        scanNode: Any,
+        aovaNode: Any = None,
+        healthyNode: Any = None,
+        isMeasured: bool = True,
     ) -> None:
         """Measure every lesion.
 
@@ -79,6 +86,7 @@ class Findings:
             scanNode: The scan.
             aovaNode: Its map of abnormal attention; None after the user drew the candidates without one.
             healthyNode: Its pseudo-healthy image; None where nothing was repainted.
+            isMeasured: False leaves the measuring to `update`, whose `steps` keep the interface alive.
 
         Raises:
             InputError: If there is no such segment.
@@ -87,25 +95,25 @@ class Findings:
         self._segmentationNode, self._segmentId, self._scanNode = segmentationNode, segmentId, scanNode
         self._aovaNode, self._healthyNode = aovaNode, healthyNode
         self.rows: tuple[Finding, ...] = ()
-        self.update()
+        self._lesions: list[_Lesion] = []
+        if isMeasured:
+            self.update()
 
-    def update(self) -> tuple[Finding, ...]:
+    @stepwise
+    def update(self) -> Work[tuple[Finding, ...]]:
         """Measure again, after the segment was edited or moved, and return the rows, the largest first."""
         geometry = volumeGeometry(self._scanNode)
         for node, name in ((self._aovaNode, "AOVA map"), (self._healthyNode, "pseudo-healthy image")):
             if node is not None:
                 require_same_grid(geometry, volumeGeometry(node), name)
-        present, dropped = self._present(), self._dropped()
+        present = yield from self._present()
+        dropped = self._dropped()
         matrix = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
-        whole = present
-        if dropped.voxels.size:
-            box = hull(present.box, dropped.box)
-            whole = BoxedMask.of(present.within(box) | dropped.within(box), _corner(box))
-        # The sort is stable, and dropping changes no size: one segment always has one numbering.
-        self._lesions = sorted(_lesions(whole), key=lambda each: -each.voxels.sum())
-        self.rows = tuple(
-            self._measured(number, lesion, present, matrix) for number, lesion in enumerate(self._lesions, start=1)
-        )
+        lesions = yield from inBackground(_lesions, present, dropped)
+        rows = []
+        for number, lesion in enumerate(lesions, start=1):
+            rows.append((yield from self._measured(number, lesion, present, matrix)))
+        self._lesions, self.rows = lesions, tuple(rows)
         return self.rows
 
     def keep(self, number: int, kept: bool) -> None:
@@ -115,7 +123,7 @@ class Findings:
             InputError: If there is no finding of that number.
         """
         lesion = self._lesion(number)
-        before = self._present(), self._dropped()
+        before = finish(self._present()), self._dropped()
         box = hull(lesion.box, *(mask.box for mask in before))
         present, dropped = (mask.within(box) for mask in before)
         gains, loses = (present, dropped) if kept else (dropped, present)
@@ -137,7 +145,7 @@ class Findings:
         """
         matrix = worldFromNode(self._scanNode) @ volumeGeometry(self._scanNode).ijk_to_ras
         lesion = self._lesion(number)
-        points = _inWorld(lesion.indices(lesion.voxels), matrix)
+        points = lesion.indices() @ matrix[:3, :3].T + matrix[:3, 3]
         distances = np.linalg.norm(points - self.rows[number - 1].centroidRas, axis=1)
         display.jumpTo(points[distances.argmin()])
 
@@ -146,25 +154,23 @@ class Findings:
             raise InputError(f"There is no finding {number}; expected 1 to {len(self._lesions)}.", code="missing")
         return self._lesions[number - 1]
 
-    def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Finding:
+    def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Work[Finding]:
         remaining = lesion.voxels & present.within(lesion.box)
         kept = bool(remaining.any())
         voxels = remaining if kept else lesion.voxels
-        attention, change = np.array([nan]), np.array([nan])
-        if self._aovaNode is not None:
-            attention = _values(self._aovaNode, lesion.box, voxels)
-        if self._healthyNode is not None:
-            change = _values(self._scanNode, lesion.box, voxels) - _values(self._healthyNode, lesion.box, voxels)
-        indices = lesion.indices(voxels)
-        r, a, s = _inWorld(indices, matrix).mean(axis=0)
+        meanAova, maxAova = yield from _meanAndMax(voxels, lesion.box, self._aovaNode)
+        meanScan, _most = yield from _meanAndMax(voxels, lesion.box, self._scanNode)
+        meanHealthy, _most = yield from _meanAndMax(voxels, lesion.box, self._healthyNode)
+        diameterMm = yield from inBackground(_longestInPlaneMm, voxels, np.linalg.norm(matrix[:3, :3], axis=0))
+        r, a, s = matrix[:3, :3] @ (_meanIndex(voxels) + _corner(lesion.box)[::-1]) + matrix[:3, 3]
         return Finding(
             number=number,
-            volumeMl=float(len(indices) * abs(np.linalg.det(matrix[:3, :3])) / 1000),
-            diameterMm=_longestInPlaneMm(indices, np.linalg.norm(matrix[:3, :3], axis=0)),
+            volumeMl=float(np.count_nonzero(voxels) * abs(np.linalg.det(matrix[:3, :3])) / 1000),
+            diameterMm=diameterMm,
             centroidRas=(float(r), float(a), float(s)),
-            meanAova=float(attention.mean()),
-            maxAova=float(attention.max()),
-            meanChange=float(change.mean()),
+            meanAova=meanAova,
+            maxAova=maxAova,
+            meanChange=meanScan - meanHealthy,
             kept=kept,
         )
 
@@ -174,11 +180,14 @@ class Findings:
     def _shape(self) -> tuple[int, ...]:
         return volumeGeometry(self._scanNode).shape[::-1]
 
-    def _present(self) -> BoxedMask:
+    def _present(self) -> Work[BoxedMask]:
         """Return the segment as it is now; one on another grid is resampled, which takes longer."""
         where = (self._segmentationNode, self._segmentId, self._scanNode)
-        stored = segmentBox(*where)
-        return BoxedMask.of(segmentMask(*where)) if stored is None else stored
+        stored = yield from segmentBox.steps(*where)
+        if stored is not None:
+            return stored
+        mask = yield from segmentMask.steps(*where)
+        return (yield from inBackground(BoxedMask.of, mask))
 
     def _dropped(self) -> BoxedMask:
         text = vtk.reference("")
@@ -192,19 +201,26 @@ class _Lesion:
     box: tuple[slice, slice, slice]
     voxels: NDArray[np.bool_]
 
-    def indices(self, voxels: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return the indices (n, 3) of some of its voxels in the scan, as (i, j, k)."""
-        return (np.argwhere(voxels) + [side.start for side in self.box])[:, ::-1]
+    def indices(self) -> NDArray[np.intp]:
+        """Return the indices (n, 3) of its voxels in the scan, as (i, j, k)."""
+        return (np.argwhere(self.voxels) + [side.start for side in self.box])[:, ::-1]
 
 
-def _lesions(mask: BoxedMask) -> list[_Lesion]:
-    """Return the lesions of a mask, far ones apart: what lies between them need not be looked at voxel by voxel."""
+def _lesions(present: BoxedMask, dropped: BoxedMask) -> list[_Lesion]:
+    """Return all lesions, dropped or not, the largest first; those of one size in the order of the grid.
+
+    Dropping changes no size, so that one segment always has one numbering.
+    """
+    whole = present
+    if dropped.voxels.size:
+        box = hull(present.box, dropped.box)
+        whole = BoxedMask.of(present.within(box) | dropped.within(box), _corner(box))
     found = []
-    for part in _parts(mask):
+    for part in _parts(whole):  # far ones apart: what lies between them need not be looked at voxel by voxel
         labels, _count = ndimage.label(part.voxels, structure=_TOUCHING)
         for label, box in enumerate(ndimage.find_objects(labels), start=1):
             found.append(_Lesion(_moved(box, part.corner), labels[box] == label))
-    return sorted(found, key=lambda each: _corner(each.box))
+    return sorted(found, key=lambda each: (-np.count_nonzero(each.voxels), _corner(each.box)))
 
 
 def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
@@ -233,33 +249,55 @@ def _moved(box: tuple[slice, ...], by: tuple[int, ...]) -> tuple[slice, slice, s
     return k, j, i
 
 
-def _values(node: Any, box: tuple[slice, ...], voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return slicer.util.arrayFromVolume(node)[box][voxels].astype(np.float64)
+def _meanAndMax(voxels: NDArray[np.bool_], box: tuple[slice, ...], node: Any) -> Work[tuple[float, float]]:
+    """Return mean and maximum of a volume within a lesion, slices by slices; NaN without a volume."""
+    if node is None:
+        return nan, nan
+    total, highest = 0.0, -np.inf
+    for slab in slabs(voxels.shape):
+        yield None
+        values = slicer.util.arrayFromVolume(node)[box][slab][voxels[slab]]
+        if len(values):
+            total += float(values.sum(dtype=np.float64))
+            highest = max(highest, float(values.max()))
+    return total / np.count_nonzero(voxels), highest
 
 
-def _inWorld(indices: NDArray[np.intp], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    points: NDArray[np.float64] = indices @ matrix[:3, :3].T + matrix[:3, 3]
-    return points
+def _meanIndex(voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the mean index (i, j, k) of a lesion's voxels in its box."""
+    along = [np.count_nonzero(voxels, axis=others) for others in ((0, 1), (0, 2), (1, 2))]
+    return np.array([np.average(np.arange(len(counts)), weights=counts) for counts in along])
 
 
-def _longestInPlaneMm(indices: NDArray[np.intp], spacingMm: NDArray[np.float64]) -> float:
+def _longestInPlaneMm(voxels: NDArray[np.bool_], spacingMm: NDArray[np.float64]) -> float:
     """Return the largest distance between the sides of two pixels in one acquired slice, as findings.csv has it.
 
     Slices run across the axis of largest spacing, k where two are alike.
+
+    Args:
+        voxels: (k, j, i).
+        spacingMm: Along (i, j, k).
     """
     alike = np.flatnonzero(spacingMm >= 0.99 * spacingMm.max())
     across = int(alike[0]) if len(alike) == 1 else 2
-    within = [axis for axis in range(3) if axis != across]
-    size = spacingMm[within]
+    size = spacingMm[[axis for axis in range(3) if axis != across]]
     sides = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
     longest = 0.0
-    for place in np.unique(indices[:, across]):
-        pixels = indices[indices[:, across] == place][:, within]
-        if np.linalg.norm((np.ptp(pixels, axis=0) + 1) * size) <= longest:
+    for pixels in np.moveaxis(voxels.transpose(), across, 0):
+        ends = _ends(pixels)
+        if not len(ends) or np.linalg.norm((np.ptp(ends, axis=0) + 1) * size) <= longest:
             continue  # even the diagonal of its box is shorter than what another slice holds
-        points = ((pixels[:, None] + sides) * size).reshape(-1, 2)
+        points = ((ends[:, None] + sides) * size).reshape(-1, 2)
         longest = max(longest, float(pdist(points[ConvexHull(points).vertices]).max()))
     return longest
+
+
+def _ends(pixels: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the first and the last pixel (n, 2) of each row: no others can be the farthest from one another."""
+    rows = np.flatnonzero(pixels.any(axis=1))
+    filled = pixels[rows]
+    last = filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.stack([rows, filled.argmax(axis=1)], axis=1), np.stack([rows, last], axis=1)])
 
 
 # --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte

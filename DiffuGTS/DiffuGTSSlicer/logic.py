@@ -199,7 +199,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self.batch.cancel()
         self._steps.clear()
         if self._client is not None:
-            self._client.stop()
+            self._client.close()
         if self.run is not None:
             self.run.isDropped = True
             self.run.removeFolder()

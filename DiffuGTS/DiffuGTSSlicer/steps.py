@@ -69,6 +69,10 @@ class stepwise(Generic[P, T]):
         self.steps = function
         functools.update_wrapper(self, function)
 
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Return a method's function with its object."""
+        return self if instance is None else stepwise(functools.partial(self.steps, instance))
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Do all steps at once."""
         return finish(self.steps(*args, **kwargs))

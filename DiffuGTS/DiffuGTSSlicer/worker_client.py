@@ -135,6 +135,13 @@ class WorkerClient:
         self._pending = None
         self._killTree()
 
+    def close(self) -> None:
+        """End the worker and hear no more of it: Qt's objects may be gone before its end is told."""
+        self.stop()
+        self.onEvent, self.onLog, self.onState = (lambda told: None,) * 3
+        self._process.onOutput = self._process.onErrorOutput = lambda data: None
+        self._process.onFinished = lambda exitCode, crashed: None
+
     def _sendPending(self) -> None:
         folder, self._pending = self._pending, None
         self._setState(RUNNING)
