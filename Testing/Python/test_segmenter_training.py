@@ -246,3 +246,14 @@ def test_painters_are_made_by_name_and_may_be_left_out() -> None:
 def test_a_network_that_cannot_be_built_is_refused(wish: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_segmenter(replace(OPTIONS, **wish))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "window"), [("nnunet", 32), ("swin_unetr", 64)])
+def test_the_larger_networks_train_two_epochs_too(tmp_path: Path, model: str, window: int) -> None:
+    options = replace(OPTIONS, model=model, channels="", swin_type="tiny", window=window, batch=1, painter="handcrafted")
+    case = a_case()
+    train_segmenter([case], [case], options, TrainingPlan(2), a_job(tmp_path))
+    rows = log(tmp_path / "segmenter")
+    assert [row["iteration"] for row in rows] == ["1", "2"]
+    assert load_segmenter(tmp_path).network.config["model"] == model
