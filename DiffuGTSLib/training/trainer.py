@@ -40,7 +40,7 @@ class TrainingPlan:
         clip_norm: Largest gradient norm.
         average: Decay of the running average of the weights that is kept as the result; 0 keeps the last.
         average_every: Iterations between two updates of that average.
-        average_after: Before this iteration an update copies the weights.
+        average_after: Before this iteration an update copies the weights. With 0 a young average follows faster instead.
         accumulate: Batches whose gradients are averaged before a step.
         every: Iterations between a log line, with validation and checkpoint each `checkpoint_every`.
         checkpoint_every: Iterations between checkpoints.
@@ -203,7 +203,9 @@ class _Run:
                 optimizer.step()
         if iteration % plan.average_every == 0:
             decay = plan.average if iteration >= plan.average_after else 0.0
-            _update_average(self.averaged, self._model, decay, iteration)
+            if plan.average_after == 0:
+                decay = min(decay, (1 + iteration) / (10 + iteration))  # young averages follow faster
+            _update_average(self.averaged, self._model, decay)
         return seen
 
     def save(self, done: int) -> None:
@@ -284,8 +286,7 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _update_average(averaged: dict[str, Tensor], model: nn.Module, decay: float, iteration: int) -> None:
-    decay = min(decay, (1 + iteration) / (10 + iteration))  # young averages follow faster
+def _update_average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if value.is_floating_point():

@@ -107,7 +107,8 @@ class TumorDiffusionRecipe:
     def _distance(self, samples: Sequence[Sample], t: Tensor, rng: np.random.Generator) -> Tensor:
         device = next(self.trainable.parameters()).device
         image = to_network(np.stack([sample.image for sample in samples]), device)
-        mask = depth_first(torch.from_numpy(np.stack([sample.mask for sample in samples]))[:, None]).to(image)
+        masks = np.stack([sample.mask for sample in samples]).astype(np.float32)
+        mask = depth_first(torch.from_numpy(masks)[:, None]).to(device)
         t = t.to(device)
         with torch.no_grad():
             clean = self._vqgan.normalize(self._vqgan.encode(image)).float()

@@ -72,30 +72,42 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
     assert plan.learning_rate_at(150) == pytest.approx(0.02)  # 1 %
 
 
-def test_the_average_follows_fast_when_young() -> None:
-    """Weights 1, average 0: decay 1/10 leaves 0.9; then decay 2/11 leaves 0.9 · 2/11 + 9/11 = 10.8/11."""
+class Weights(LineRecipe):
+    """Shows the weights after each iteration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the error; remember the weights before."""
+        self.seen.append(self.trainable.state_dict()["0.weight"].clone())
+        return super().losses(rng)
+
+
+def test_the_average_follows_fast_when_young(tmp_path: Path) -> None:
+    """Decay 1/10, then 2/11, whatever the plan's."""
+    recipe = Weights()
+    train(recipe, TrainingPlan(2, average=0.99), tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    start, first, second = recipe.seen[0], recipe.seen[1], state["model"]["0.weight"]
+    young = 0.1 * start + 0.9 * first
+    assert torch.allclose(state["averaged"]["0.weight"], 2 / 11 * young + 9 / 11 * second, atol=1e-7)
+
+
+def test_an_average_is_a_share_of_the_old_and_the_rest_of_the_new() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     averaged = {"weight": torch.zeros(1, 1)}
-    _update_average(averaged, model, 0.99, 0)
-    assert float(averaged["weight"]) == pytest.approx(0.9)
-    _update_average(averaged, model, 0.99, 1)
-    assert float(averaged["weight"]) == pytest.approx(10.8 / 11)
-
-
-def test_an_old_average_keeps_the_plan_s_decay() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
-    averaged = {"weight": torch.zeros(1, 1)}
-    _update_average(averaged, model, 0.5, 1000)
-    assert float(averaged["weight"]) == pytest.approx(0.5)
+    _update_average(averaged, model, 0.75)
+    assert averaged["weight"].item() == pytest.approx(0.25)
 
 
 def test_counters_are_copied_not_averaged() -> None:
     model = nn.BatchNorm1d(1)
     model(torch.zeros(4, 1))
     averaged = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    _update_average(averaged, model, 0.9, 100)
+    _update_average(averaged, model, 0.9)
     assert int(averaged["num_batches_tracked"]) == 1
 
 
@@ -320,18 +332,10 @@ def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
 
 
 def test_the_average_may_be_a_copy_at_first_and_move_in_strides(tmp_path: Path) -> None:
-    """Every second iteration; a copy before the fourth, then 0.5 each: after six, the mean of what 2 and 4 left."""
-    weights: list[Tensor] = []
-
-    class Watched(LineRecipe):
-        def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
-            weights.append(self.trainable.state_dict()["0.weight"].clone())
-            return super().losses(rng)
-
-    recipe = Watched()
+    """Every second iteration, counted from 0: a copy at 2, then 0.2 of it and 0.8 of the weights after 4."""
+    recipe = Weights()
     train(recipe, TrainingPlan(6, average=0.2, average_every=2, average_after=4), tmp_path)
-    after_third, after_fifth = weights[3], weights[5]  # iterations 2 and 4, counted from 0
-    expected = 0.2 * after_third + 0.8 * after_fifth
+    expected = 0.2 * recipe.seen[3] + 0.8 * recipe.seen[5]
     assert torch.allclose(recipe.trainable.state_dict()["0.weight"], expected, atol=1e-7)
 
 
