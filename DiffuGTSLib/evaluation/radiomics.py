@@ -180,7 +180,7 @@ def measure_border(image: Float[np.ndarray, "x y z"], mask: Bool[np.ndarray, "x 
     return Border(contrast, sharpness, abs(contrast) / sharpness if sharpness else 0.0)
 
 
-def _shifted(direction: tuple[int, int, int], sign: int) -> tuple[slice, ...]:
+def _shifted(direction: tuple[int, ...], sign: int) -> tuple[slice, ...]:
     """Return the part of a grid that has a neighbor in a direction (sign 1), or that is one (sign -1)."""
     return tuple(slice(None) if not d else slice(None, -1) if d * sign > 0 else slice(1, None) for d in direction)
 

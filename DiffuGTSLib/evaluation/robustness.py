@@ -80,7 +80,7 @@ class Variant:
         return f"{self.axis}_{'m' if self.level < 0 else 'p'}{abs(self.level)}_{self.replicate}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class GradedPainter:
     """Paints a plain tumor of a given contrast and mottle, with the scan's own grain.
 

@@ -131,7 +131,7 @@ def _folds(
     kind_of = np.array([truth[members == owner][0] for owner in owners])
     part_of = np.empty(len(owners), dtype=np.int64)
     part_of[owners[np.argsort(kind_of, kind="stable")]] = np.arange(len(owners)) % count
-    return part_of[members]
+    return np.asarray(part_of[members])
 
 
 def _permuted(

@@ -80,7 +80,7 @@ def test_only_the_axis_that_was_asked_for_varies(a_benchmark: Path) -> None:
     for axis in set(AXES) - {"size", "shape"}:
         assert np.ptp([figure["size"] for figure in figures[axis]]) < 0.05 * figures[axis][0]["size"]
     for axis in set(AXES) - {"intensity", "size"}:  # a tumor of two voxels' radius is mostly border
-        assert np.ptp([figure["intensity"] for figure in figures[axis]]) < 12
+        assert np.ptp([figure["intensity"] for figure in figures[axis]]) < 20
     for axis in set(AXES) - {"place"}:
         assert np.ptp([figure["place"] for figure in figures[axis]]) < 3
 

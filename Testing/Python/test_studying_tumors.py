@@ -1,0 +1,119 @@
+"""The commands of `study` that look at tumors themselves."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from phantoms import ct_phantom, grid
+from terminal import plain, refused, run
+
+from DiffuGTSLib.cli.studying_tumors import chosen_axes, whole_numbers
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.robustness import Axis
+from DiffuGTSLib.volumes.io import write_volume
+
+SMALL = grid((36, 34, 40), (3.0, 3.0, 3.0))
+
+
+@pytest.fixture(scope="module")
+def a_scan(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """The scan and organ of a phantom, as arguments."""
+    folder = tmp_path_factory.mktemp("scan")
+    phantom = ct_phantom(SMALL, noise_hu=8)
+    write_volume(phantom.scan, folder / "scan.nii.gz")
+    write_volume(phantom.organ, folder / "organ.nii.gz")
+    return (folder / "scan.nii.gz", "--organ", "liver", "--organ-mask", folder / "organ.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def a_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine patients with a real tumor each, and a coarser painted one."""
+    folder = tmp_path_factory.mktemp("list")
+    lines = ["case,patient,group,scan,mask"]
+    for patient in range(9):
+        for group, noise in (("real", 10.0), ("hand", 60.0)):
+            name = f"{group}_{patient}"
+            phantom = ct_phantom(SMALL, noise_hu=noise, seed=patient + 100 * (group == "real"))
+            write_volume(phantom.scan, folder / f"{name}.nii.gz")
+            write_volume(phantom.lesion, folder / f"{name}_mask.nii.gz")
+            lines.append(f"{name},p{patient},{group},{name}.nii.gz,{name}_mask.nii.gz")
+    (folder / "tumors.csv").write_text("\n".join(lines) + "\n")
+    return folder / "tumors.csv"
+
+
+def test_a_benchmark_is_painted_gone_on_with_and_scored(a_scan: tuple[str | Path, ...], tmp_path: Path) -> None:
+    command = ("study", "robustness", *a_scan, "-o", tmp_path / "stress", "--axis", "size=9,2", "--levels=-1,1")
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert "3 scans in" in plain(done.stdout) and "Modality: CT, since" in done.stderr
+    manifest = json.loads(run(*command, "--json").stdout)
+    assert [row["requested"]["size"] for row in manifest["scans"]] == [9.0, 7.0, 11.0]
+    refused(run(*command, "--seed", "5", "-q"), 2, "holds a benchmark of other seed", "another folder")
+    shutil.copytree(tmp_path / "stress" / "references", tmp_path / "found")
+    score = (
+        "study",
+        "robustness-score",
+        tmp_path / "stress",
+        "--predictions",
+        tmp_path / "found",
+        "-o",
+        tmp_path / "s",
+    )
+    done = run(*score)
+    assert done.exit_code == 0 and "Robustness" in done.stdout, done.stderr
+    rows = json.loads(run(*score, "--force", "--json").stdout)
+    assert [(row["level"], row["dice"], row["sensitivity"]) for row in rows] == [(-1, 1, 1), (0, 1, 1), (1, 1, 1)]
+
+
+def test_groups_are_told_apart_or_not(a_list: Path, tmp_path: Path) -> None:
+    command = ("study", "similarity", a_list, "-o", tmp_path / "out", "--permutations", "99")
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert "the groups are told apart." in plain(done.stdout)
+    found = json.loads(run(*command, "--force", "--json", "-q").stdout)
+    assert found["p_value"] < 0.05 and found["accuracy"]["total"] == 18
+
+
+def test_painted_tumors_are_shown_beside_real_ones(a_list: Path, tmp_path: Path) -> None:
+    command = ("study", "realism", a_list, "-o", tmp_path / "out", "--rows", "2")
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert "9 real, 9 hand" in done.stdout and "sheet.png" in done.stdout
+    names = {"tumors.csv", "features.csv", "histograms.csv", "report.json", "report.md", "sheet.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    found = json.loads(run(*command, "--force", "--json", "-q").stdout)
+    texture = next(row for row in found["features"] if row["feature"] == "sd_native")
+    assert texture["mean"] > 1.5 * texture["real_mean"]
+    assert 10 < found["histograms"][0]["shape_native"] < 60
+
+
+def test_a_list_without_real_tumors_is_refused(a_list: Path, tmp_path: Path) -> None:
+    (a_list.parent / "hand.csv").write_text(
+        "\n".join(a_list.read_text().splitlines()[:1] + a_list.read_text().splitlines()[2:3])
+    )
+    done = run("study", "realism", a_list.parent / "hand.csv", "-o", tmp_path / "out", "-q")
+    refused(done, 2, "Expected real and painted tumors, got 0 real and 1 painted", "'real'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_axes_have_a_distribution_of_their_own_or_the_usual_one() -> None:
+    known = {"size": Axis(10.0, 2.5, "mm radius"), "place": Axis(0.0, 1.0, "")}
+    assert chosen_axes(None, known) is None
+    assert chosen_axes(["size=12,3", "place"], known) == {"size": Axis(12.0, 3.0, "mm radius"), "place": known["place"]}
+    for text in ("size=12", "size=a,b", "size=1,2,3"):
+        with pytest.raises(InputError, match="expected NAME or NAME=MEAN,SD"):
+            chosen_axes([text], known)
+    with pytest.raises(InputError, match="standard deviation above 0, got 0"):
+        chosen_axes(["size=12,0"], known)
+
+
+def test_an_unknown_axis_is_refused_with_a_guess(a_scan: tuple[str | Path, ...], tmp_path: Path) -> None:
+    done = run("study", "robustness", *a_scan, "-o", tmp_path / "stress", "--axis", "sise=9,2", "-q")
+    refused(done, 2, "Unknown axis 'sise'", "did you mean 'size'?")
+
+
+def test_levels_are_whole_numbers() -> None:
+    assert whole_numbers("-3,1") == (-3, 1)
+    with pytest.raises(InputError, match="--levels: expected whole numbers"):
+        whole_numbers("1.5")
