@@ -89,11 +89,11 @@ def load_listed(
         raise InputError(f"{label} holds no organ: every voxel is 0.", code="empty_mask")
     scan = to_canonical(volume, config, modality)
     organ = scan.project(labels.with_array((labels.array > 0).astype(np.uint8))) >= 0.5
-    tumor = np.zeros_like(organ)
-    if not healthy:
-        tumor = scan.project(labels.with_array((labels.array == TUMOR).astype(np.uint8))) >= 0.5
-    known = np.ones_like(organ)
-    return SegmenterScan(name, scan, organ, tumor, known, organ if healthy else ~known, organ_name)
+    everywhere, nowhere = np.broadcast_to(True, organ.shape), np.broadcast_to(False, organ.shape)  # one voxel of memory
+    if healthy:
+        return SegmenterScan(name, scan, organ, nowhere, everywhere, organ, organ_name)
+    tumor = scan.project(labels.with_array((labels.array == TUMOR).astype(np.uint8))) >= 0.5
+    return SegmenterScan(name, scan, organ, tumor, everywhere, nowhere, organ_name)
 
 
 def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> list[SegmenterScan]:

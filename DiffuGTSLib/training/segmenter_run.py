@@ -146,11 +146,12 @@ def _fresh(options: SegmenterOptions) -> Segmenter:
 
 
 def _started(options: SegmenterOptions) -> Segmenter:
-    segmenter = load_segmenter(Path(options.start)).network
+    segmenter: Segmenter = load_segmenter(Path(options.start)).network
     if segmenter.config["model"] != options.model:
         raise ConfigError(f"start: {options.start} holds a {segmenter.config['model']}, not a {options.model}.")
     segmenter.requires_grad_(True)
-    return segmenter.train()
+    segmenter.train()
+    return segmenter
 
 
 def build_source(options: SegmenterOptions, device: torch.device) -> TumorSource | None:
