@@ -97,6 +97,15 @@ class SegmenterOptions:
     high_hu: float = 250.0
     working_grid: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.organ_names:
+            raise ConfigError(f"organs: expected the name of an organ, got '{self.organs}'.")
+        if self.real_share > 1:
+            raise ConfigError(f"real_share: expected 0 to 1, or -1, got {self.real_share}.")
+        for name in ("batch", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+
     @property
     def organ_names(self) -> tuple[str, ...]:
         """The organs, one by one."""

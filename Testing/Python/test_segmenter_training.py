@@ -165,7 +165,9 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     trained = load_segmenter(tmp_path)
     assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid()
     assert sorted(path.name for path in (tmp_path / "segmenter").iterdir()) >= ["best", "best.json", "log.csv", "model"]
-    assert re.fullmatch(r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0])
+    assert re.fullmatch(
+        r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
+    )
     assert "validation_tumor_dice" in log(tmp_path / "segmenter")[-1]
 
 
@@ -238,6 +240,20 @@ def test_painters_are_made_by_name_and_may_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
+        ({"organs": " , "}, "organs: expected the name of an organ"),
+        ({"real_share": 1.5}, "real_share: expected 0 to 1, or -1, got 1.5"),
+        ({"batch": 0}, "batch: expected at least 1, got 0"),
+        ({"validate_every": 0}, "validate_every: expected at least 1, got 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(wish: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(OPTIONS, **wish)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
         ({"channels": "4,x"}, "channels: expected whole numbers as in 16,32,64, got '4,x'"),
         ({"window": 30}, "window: expected a multiple of 4 for unet, got 30"),
         ({"model": "vnet"}, "Unknown model 'vnet'"),
@@ -251,7 +267,9 @@ def test_a_network_that_cannot_be_built_is_refused(wish: dict[str, object], mess
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "window"), [("nnunet", 32), ("swin_unetr", 64)])
 def test_the_larger_networks_train_two_epochs_too(tmp_path: Path, model: str, window: int) -> None:
-    options = replace(OPTIONS, model=model, channels="", swin_type="tiny", window=window, batch=1, painter="handcrafted")
+    options = replace(
+        OPTIONS, model=model, channels="", swin_type="tiny", window=window, batch=1, painter="handcrafted"
+    )
     case = a_case()
     train_segmenter([case], [case], options, TrainingPlan(2), a_job(tmp_path))
     rows = log(tmp_path / "segmenter")
