@@ -10,9 +10,9 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import DiffuGTSError, PromptError
 from DiffuGTSLib.text.prompts import free_prompts, organ_prompts, sentence_key
-from DiffuGTSLib.worker.protocol import JobSpec
+from DiffuGTSLib.worker.protocol import JobSpec, Wish
 
-DEFAULT_PRESET = "mini"
+DEFAULT_PRESET = Wish.preset
 DEFAULT_ORGAN = "lung"
 MODALITIES = ("", "CT", "MR")
 """Empty: guessed from the scan."""
@@ -65,15 +65,13 @@ class DiffuGTSParameterNode:
 
 
 @dataclass(frozen=True)
-class RunParameters:
+class RunParameters(Wish):
     """One run's wish, readable without a panel: `RunParameters(organ="liver")` is a whole one.
 
+    Of a job's wish it differs in that organ and sentences may both be given: the sentences are looked for, unless they
+    are the organ's own or empty, and the organ names the result. `overrides` come after all that is named below.
+
     Attributes:
-        organ: A built-in organ, or any word that names the result.
-        normal: The healthy sentence; empty: the organ's own.
-        abnormal: The sentence with a tumor; empty: the organ's own.
-        modality: "CT", "MR", or empty to guess from the scan.
-        preset: A name from `DiffuGTSLib.config.presets()`.
         modelFolder: A model folder of your own; empty: the preset's.
         device: "auto", "cpu", "cuda" or "cuda:1".
         steps: Of repainting; None: the preset's, as everywhere below.
@@ -92,15 +90,9 @@ class RunParameters:
         pseudoHealthy: The scan repainted.
         residual: What that changed.
         keepFiles: Keep the job folder, for a look at what the worker wrote.
-        overrides: More "stage.key=value", applied last.
         allowUntrained: Let the untrained test networks run.
     """
 
-    organ: str = ""
-    normal: str = ""
-    abnormal: str = ""
-    modality: str = ""
-    preset: str = DEFAULT_PRESET
     modelFolder: str = ""
     device: str = "auto"
     steps: int | None = None
@@ -119,7 +111,6 @@ class RunParameters:
     pseudoHealthy: Any = None
     residual: Any = None
     keepFiles: bool = False
-    overrides: tuple[str, ...] = ()
     allowUntrained: bool = False
 
     @classmethod

@@ -86,20 +86,35 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class JobSpec:
-    """One wish, as it lies in a job folder's job.json.
+class Wish:
+    """What a person asks for: the part that a job and whoever makes one have in common.
+
+    Attributes:
+        modality: "CT", "MR", or "" to have it guessed.
+        organ: Organ whose built-in sentences are meant; "" for sentences of one's own.
+        normal: The healthy sentence.
+        abnormal: The same with a tumor.
+        preset: Name of a preset.
+        overrides: "stage.key=value", applied to the preset in their order.
+    """
+
+    modality: str = ""
+    organ: str = ""
+    normal: str = ""
+    abnormal: str = ""
+    preset: str = "mini"
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class JobSpec(Wish):
+    """One wish with its files, as it lies in a job folder's job.json.
 
     Attributes:
         scan: File of the scan, in the folder.
-        modality: "CT", "MR", or "" to have it guessed.
-        organ: Organ whose built-in sentences are meant; "" for sentences of one's own.
-        normal: The healthy sentence, where organ is "".
-        abnormal: The same with a tumor.
         region: Mask file on the scan's grid, outside of which nothing is looked for; "" for everywhere.
         coarse_mask: Mask file of the candidates, drawn or edited; "" to have them detected.
         cache: cache.safetensors of an earlier job with the same scan, sentences and model; only with a coarse mask.
-        preset: Name of a preset.
-        overrides: "stage.key=value", applied to the preset in their order.
         stages: A beginning of `ROAD`.
         allow_untrained: For tests only.
         format: Version of this form.
@@ -110,15 +125,9 @@ class JobSpec:
     """
 
     scan: str = SCAN_FILE
-    modality: str = ""
-    organ: str = ""
-    normal: str = ""
-    abnormal: str = ""
     region: str = ""
     coarse_mask: str = ""
     cache: str = ""
-    preset: str = "mini"
-    overrides: Sequence[str] = ()
     stages: Sequence[str] = ROAD
     allow_untrained: bool = False
     format: int = _FORMAT
