@@ -270,13 +270,15 @@ def _read_view(values: dict[str, Any], path: Path) -> PainterView:
             f"{path} names what this version does not know: {', '.join(unknown)}.",
             hint="the painter was made with another version of DiffuGTS.",
         )
-    if "window" in known:
-        known["window"] = tuple(known["window"])
     try:
+        if known.get("modality", "CT") not in ("CT", "MR"):
+            raise ValueError(f"modality: expected CT or MR, got {known['modality']!r}")
+        known["window"] = tuple(known.get("window", PainterView.window))
         view = PainterView(**known)
         view.canonical(side_multiple=4)
+        diffusion = CosineDiffusion(view.timesteps)
         if view.ddim_steps:
-            CosineDiffusion(view.timesteps).ddim_timesteps(view.ddim_steps)
+            diffusion.ddim_timesteps(view.ddim_steps)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path} describes no painter: {error}.") from error
     return view
