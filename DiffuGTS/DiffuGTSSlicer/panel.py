@@ -67,6 +67,7 @@ class Panel(VTKObservationMixin):
     def enter(self) -> None:
         """The module is shown: take up the scene's state."""
         self._isShown = True
+        self.review.forget()  # the segment may have been edited elsewhere
         self.connectScene()
 
     def exit(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from math import isnan
@@ -10,9 +11,12 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.findings import Finding, Findings
+from DiffuGTSSlicer.messages import failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.steps import StepQueue
 
 TICK_MS = 40
 CYCLE_S = {"rock": 2.0, "flicker": 1.0, "reveal": 3.0}
@@ -42,6 +46,7 @@ class ReviewSection(Section):
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
         self._measured: tuple[Any, ...] | None = None
+        self._work = StepQueue()
         self._isFilling = False
         self._comparing, self._since = "", 0.0
         self._timer = qt.QTimer()
@@ -80,8 +85,9 @@ class ReviewSection(Section):
         table.horizontalHeader().setHighlightSections(False)
 
     def close(self) -> None:
-        """Stop comparing."""
+        """Stop comparing and measuring."""
         self.stopComparing()
+        self._work.clear()
 
     # Overlay
 
@@ -235,9 +241,31 @@ class ReviewSection(Section):
             return
         wish = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
         if wish != self._measured:
-            self._measured = wish
-            self.findings = Findings(*wish)
-            self._fill(self.findings.rows)
+            self._measured, self.findings = wish, None
+            self._fill(())
+            findings = Findings(*wish, isMeasured=False)
+            self._work.add(
+                findings.update.steps(),
+                onEnd=lambda _rows: self._takeFindings(findings),
+                onError=self._giveUp,
+                isWanted=lambda: self._measured == wish,
+            )
+
+    @property
+    def isMeasuring(self) -> bool:
+        """Whether the findings are still being measured, in steps that leave Slicer its turn."""
+        return not self._work.isIdle
+
+    def _takeFindings(self, findings: Findings) -> None:
+        self.findings = findings
+        self._fill(findings.rows)
+        self.panel.handOff.refresh()
+
+    def _giveUp(self, error: Exception) -> None:
+        if isinstance(error, DiffuGTSError):
+            self.showFailure(failureOfError(error))
+        else:
+            logging.error("DiffuGTS: the findings cannot be measured: %s", error)
 
     def _fill(self, rows: tuple[Finding, ...]) -> None:
         table = self.ui.findingsTable

@@ -15,12 +15,14 @@ from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
 from DiffuGTSSlicer.run import CANCELLED, DONE, Run
+from DiffuGTSSlicer.scene import SCAN_ROLE
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
 
 REFRESH_MS = 500
 FULL = 1000
 """Steps of the progress bar."""
+SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId"}
 
 
 class RunSection(Section):
@@ -77,7 +79,8 @@ class RunSection(Section):
         interpreter = setting(INTERPRETER_KEY)
         if not self.panel.setup.isReady:
             self.panel.setup.install()
-        wish = RunParameters.fromNode(self.state, modelFolder=setting(MODEL_FOLDER_KEY), **self.panel.advanced.forTests)
+        more = {"modelFolder": setting(MODEL_FOLDER_KEY), **newResults(self.state), **self.panel.advanced.forTests}
+        wish = RunParameters.fromNode(self.state, **more)
         if not interpreter and self.panel.requirements.needsTextModel(wish.jobPrompts()):
             self.panel.requirements.ensureTextModel()
         self._useInterpreter(interpreter)
@@ -225,3 +228,16 @@ def keepInState(state: Any, run: Run, kind: str) -> None:
     elif kind == "segmentation":
         state.tumorSegmentId = run.segmentIds[kind]
     state.resultVolume = run.scanNode
+
+
+def newResults(state: Any) -> dict[str, Any]:
+    """Return which of the panel's result nodes a run must leave alone: those of another scan, which get successors."""
+    new: dict[str, Any] = {}
+    for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
+        node = getattr(state, name)
+        scan = None if node is None else node.GetNodeReference(SCAN_ROLE)
+        if scan is not None and scan is not state.inputVolume:
+            new[name] = None
+            if name in SEGMENT_OF:
+                new[SEGMENT_OF[name]] = ""
+    return new

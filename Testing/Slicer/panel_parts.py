@@ -41,8 +41,13 @@ class Opened:
         self.steps.write_text(json.dumps(steps))
 
     def finish(self, timeout_s: float = 60) -> None:
-        """Let the run come to its end."""
+        """Let the run come to its end, and the findings be measured."""
         assert gui.spin(lambda: not self.logic.isRunning, timeout_s), self.ui.logText.plainText
+        self.settle()
+
+    def settle(self) -> None:
+        """Let the findings be measured."""
+        assert gui.spin(lambda: not self.panel.review.isMeasuring, 20)
 
     def segment(self) -> None:
         """Press the button and wait."""

@@ -131,6 +131,7 @@ def the_run(widget: Any, camera: Camera) -> None:
     wait(lambda: not logic.isRunning, widget)
     if logic.run.state != "done":
         raise SystemExit(ui.messageLabel.text)
+    wait(lambda: not widget.panel.review.isMeasuring, widget)
     fold(widget, "run", "refine", "handoff")
     camera.shoot(widget, "done")
     ui.findingsTable.setCurrentCell(0, 1)

@@ -64,6 +64,7 @@ def test_the_panels_state_comes_back_with_the_scene(a_panel: Opened, tmp_path: P
     slicer.mrmlScene.Clear(0)
     assert a_panel.state.steps != 42
     slicer.util.loadScene(path)
+    a_panel.settle()
     assert a_panel.state.steps == 42 and a_panel.ui.stepsSpinBox.value == 42
     assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.messageLabel.text.startswith("2 findings")
     assert a_panel.ui.rockButton.enabled, "Review works on a reopened scene"

@@ -87,6 +87,7 @@ def test_a_click_takes_a_case_into_review(three_scans: list[Any], a_panel: Opene
     a_panel.finish()
     for scan in three_scans[1:]:
         click(a_panel, scan.GetName())
+        a_panel.settle()
         state = a_panel.state
         assert state.inputVolume is scan and state.resultVolume is scan
         assert state.segmentation.GetName() == f"{scan.GetName()} tumor"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import qt
 import slicer
-from DiffuGTSSlicer.grids import segmentMask
+from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import Opened
 
 pytest_plugins = ["panel_fixtures"]
@@ -49,3 +49,29 @@ def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_coarse
     assert 0 < segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() < whole
     table.item(1, 0).setCheckState(qt.Qt.Checked)
     assert segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() == whole
+
+
+def test_a_segment_that_was_edited_elsewhere_is_measured_again_when_the_panel_is_opened(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    before = a_panel.panel.review.findings.rows
+    mask = segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan)
+    mask[:] = 0
+    mask[2:5, 2:5, 2:5] = 1
+    setSegmentMask(mask, a_coarse_scan, state.segmentation, state.tumorSegmentId)
+    a_panel.widget.exit()
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert len(before) == 2 and a_panel.ui.findingsTable.rowCount == 1
+    assert a_panel.panel.review.findings.rows[0].volumeMl == pytest.approx(27 * 0.064)
+
+
+def test_a_map_on_another_grid_fails_the_measuring_in_words(a_panel: Opened) -> None:
+    a_panel.segment()
+    a_panel.state.aova.SetOrigin(50, 0, 0)
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert "AOVA map" in a_panel.ui.messageLabel.text and a_panel.ui.findingsTable.rowCount == 0
+    assert not a_panel.ui.findingsToTableButton.enabled
