@@ -117,4 +117,5 @@ def _read(key: str, value: str, kind: type) -> Any:
             return kind(value)
         except ValueError:
             pass
-    raise ConfigError(f"{key}: expected a {kind.__name__}, got '{value}'.", hint=f"write --set {key}=VALUE.")
+    wanted = {bool: "yes or no", int: "a whole number", float: "a number"}[kind]
+    raise ConfigError(f"{key}: expected {wanted}, got '{value}'.", hint=f"write --set {key}=VALUE.")

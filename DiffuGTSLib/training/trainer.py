@@ -258,14 +258,14 @@ class Curves:
             raise ConfigError(
                 "Curves were asked for, but TensorBoard is not installed.", hint="pip install tensorboard."
             ) from error
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def add(self, row: dict[str, float]) -> None:
         """Add one row of the log, at once, so that a stopped run has its curves."""
         for name, value in row.items():
             if name != "iteration":
-                self._writer.add_scalar(name, value, int(row["iteration"]))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, int(row["iteration"]))
+        self._writer.flush()
 
 
 def _moved(step: Step) -> list[nn.Parameter]:

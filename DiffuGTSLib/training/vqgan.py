@@ -159,7 +159,8 @@ class VqganRecipe:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._vqgan.parameters()).device
+        device: torch.device = next(self._vqgan.parameters()).device
+        return device
 
     def _batch(self, rng: np.random.Generator) -> Tensor:
         side, count = self._windows[int(rng.integers(len(self._windows)))]

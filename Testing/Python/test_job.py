@@ -41,8 +41,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "kind"), [("steps", "4.5", "int"), ("share", "half", "float"), ("tumors", "maybe", "bool")]
+    ("key", "value", "kind"),
+    [("steps", "4.5", "a whole number"), ("share", "half", "a number"), ("tumors", "maybe", "yes or no")],
 )
 def test_a_value_of_another_type_is_refused(key: str, value: str, kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: expected a {kind}, got '{value}'"):
+    with pytest.raises(ConfigError, match=f"{key}: expected {kind}, got '{value}'"):
         Part(nothing, 1, Choices()).chosen({key: value})

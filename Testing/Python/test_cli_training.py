@@ -1,0 +1,63 @@
+"""`train` with a part's own choices: shown by a dry run, read from --set, refused where they cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from terminal import coarse_body, refused, run, write_case
+
+from DiffuGTSLib.cli.training import PartName, key_values
+from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.training.run import PARTS
+
+
+@pytest.fixture
+def a_training_case(tmp_path: Path) -> tuple[str | Path, ...]:
+    """The options that name a data folder, a protocol of one phantom as two patients, and a run folder."""
+    folder = write_case(tmp_path, coarse_body())
+    case = {"modality": "CT", "image": "scan.nii.gz", "organ": "liver", "tumor": "lesion.nii.gz"}
+    cases = [{"name": split, "patient": split, "split": split, **case} for split in ("train", "validation")]
+    (tmp_path / "protocol.json").write_text(json.dumps({"format": 1, "cases": cases}))
+    return ("--data", folder, "--protocol", tmp_path / "protocol.json", "-o", tmp_path / "run", "--device", "cpu")
+
+
+def test_every_part_can_be_named_before_torch_is_loaded() -> None:
+    assert set(PARTS) <= set(get_args(PartName))
+
+
+def test_a_dry_run_shows_a_part_s_options(a_training_case: tuple[str | Path, ...]) -> None:
+    done = run("train", "tumor-painter", *a_training_case, "--dry-run", "--set", "timesteps=200", "--iterations", "9")
+    assert done.exit_code == 0, done.stderr
+    assert "tumor-painter: 9 iterations, float32, seed 0, on cpu" in done.stdout
+    assert "size mini, timesteps 200, ddim_steps 0, handcrafted 0.5" in done.stdout
+
+
+def test_a_part_is_trained_with_its_curves(a_training_case: tuple[str | Path, ...], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    done = run("train", "vqgan", *a_training_case, "--iterations", "1", "--precision", "bfloat16", "--tensorboard")
+    assert done.exit_code == 0, done.stderr
+    with (tmp_path / "run" / "vqgan" / "log.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["l1"]) > 0 and float(row["validation_psnr_db"]) > 0
+    assert list((tmp_path / "run" / "vqgan").glob("events.out.tfevents.*"))
+
+
+def test_a_choice_that_cannot_be_read_is_refused(a_training_case: tuple[str | Path, ...]) -> None:
+    for wish, message in (
+        ("timestep=4", "Unknown option 'timestep'"),
+        ("timesteps=four", "timesteps: expected a whole number, got 'four'"),
+        ("timesteps", "--set: expected KEY=VALUE, got 'timesteps'"),
+        ("size=huge", "Unknown size 'huge' of a painter"),
+    ):
+        refused(run("train", "tumor-painter", *a_training_case, "--set", wish), 2, message, "")
+
+
+def test_key_and_value_are_parted_at_the_first_equals_sign() -> None:
+    assert key_values(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    assert key_values(None) == {}
+    with pytest.raises(ConfigError, match="expected KEY=VALUE, got '=1'"):
+        key_values(["=1"])
