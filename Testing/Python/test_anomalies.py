@@ -10,9 +10,20 @@ import pytest
 from mini_data import GRID, training_scan, write_case, write_labels
 from phantoms import ct_phantom, mr_phantom
 
+from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
+from DiffuGTSLib.synthesis.organs import organ_spec
+from DiffuGTSLib.training.anomalies import (
+    EXOPHYTIC_CHANCE,
+    MINIMUM_VOXELS,
+    AnomalySampler,
+    Mixture,
+    Sample,
+    paint_tumors,
+    training_spec,
+)
 from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.volumes.canonical import IntensityMap
 
 SIDE = 32
 PLAIN = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0)
@@ -175,3 +186,74 @@ def test_scans_without_a_healthy_organ_are_refused(tmp_path: Path) -> None:
     row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", labels="", label_names={}, organ="")
     with pytest.raises(InputError, match="None of 1 scans shows 100 voxels of a healthy organ"):
         AnomalySampler([training_scan(tmp_path, row)], SIDE, Mixture())
+
+
+# Painted into a canonical window
+
+
+@pytest.fixture(scope="module")
+def an_intensity_map() -> IntensityMap:
+    canonical = load_config("mini").canonical
+    return IntensityMap(canonical.ct_knots_hu, canonical.ct_knots_unit, clip=True)
+
+
+GRID_MM = (2.0, 2.0, 2.0)
+EVERYWHERE = np.ones((40, 40, 40), bool)
+
+
+def a_window(hu: float, intensity: IntensityMap) -> np.ndarray:
+    return intensity.to_unit(hu + np.random.default_rng(0).normal(0, 8, EVERYWHERE.shape))
+
+
+def test_tumors_on_ct_are_painted_in_hu_through_the_scan_s_own_map(an_intensity_map: IntensityMap) -> None:
+    """The same organ file serves whole scans and training windows: 30 to 110 HU in the bladder, whatever the map."""
+    curved = IntensityMap((-1000.0, -200.0, 300.0, 1000.0), (0.0, 0.2, 0.8, 1.0), clip=True)
+    for intensity in (an_intensity_map, curved):
+        found = []
+        for seed in range(16):
+            window = a_window(0.0, intensity)
+            image, mask = paint_tumors(
+                window, EVERYWHERE, training_spec("bladder"), 1, intensity, GRID_MM, np.random.default_rng(seed)
+            )
+            assert image.dtype == np.float32 and image.min() >= 0 and image.max() <= 1
+            found.append(float(np.median(intensity.to_native(image[mask]))))
+        assert 20 < np.median(found) < 110
+
+
+def test_a_window_outside_its_tumors_is_left_as_it_was(an_intensity_map: IntensityMap) -> None:
+    window = a_window(110.0, an_intensity_map)
+    before = window.copy()
+    organ = EVERYWHERE & (np.indices(EVERYWHERE.shape)[0] < 20)
+    for intensity in (an_intensity_map, None):
+        image, mask = paint_tumors(window, organ, organ_spec("liver"), 3, intensity, GRID_MM, np.random.default_rng(1))
+        assert np.array_equal(window, before) and mask.any() and not mask[~organ].any()
+        assert np.array_equal(image[~organ], before[~organ])
+
+
+def test_a_tumor_without_a_place_is_left_out(an_intensity_map: IntensityMap) -> None:
+    window, nowhere = a_window(110.0, an_intensity_map), np.zeros_like(EVERYWHERE)
+    sliver = nowhere.copy()
+    sliver[20, 20, 20:23] = True
+    for organ in (nowhere, sliver):
+        image, mask = paint_tumors(
+            window, organ, organ_spec("liver"), 2, an_intensity_map, GRID_MM, np.random.default_rng(0)
+        )
+        assert np.array_equal(image, window) and not mask.any()
+
+
+def test_radii_are_log_uniform_in_the_organ_s_range(an_intensity_map: IntensityMap) -> None:
+    """Liver, 7 to 45 mm: half of the tumors are below the geometric mean of 17.7 mm; large ones are cut here."""
+    window, radii = a_window(110.0, an_intensity_map), []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        _, mask = paint_tumors(window, EVERYWHERE, organ_spec("liver"), 1, an_intensity_map, GRID_MM, rng)
+        radii.append(np.cbrt(3 * mask.sum() * 8 / (4 * np.pi)))
+    assert np.median(radii) == pytest.approx(17.7, rel=0.35) and min(radii) < 11
+
+
+def test_training_tumors_may_leave_any_organ_now_and_then() -> None:
+    assert training_spec("liver").exophytic_chance == dict.fromkeys(
+        ("tiny", "small", "medium", "large"), EXOPHYTIC_CHANCE
+    )
+    assert training_spec("kidney").exophytic_chance["large"] == 0.5
+    assert training_spec("gallbladder").ct == organ_spec("other").ct
