@@ -19,7 +19,7 @@ from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 CT_BIN_HU = 25.0
-"""Width of a gray level on CT; on MR, which has no unit, the tumor's own range is parted into `MR_LEVELS`."""
+"""Width of a gray level on CT; on MR, which has no unit, the middle 98 % of the tumor are parted into `MR_LEVELS`."""
 MR_LEVELS = 16
 LEAST_VOXELS = 27
 """A tumor smaller than a cube of 3 mm has no texture."""
@@ -140,12 +140,12 @@ def co_occurrence(
         modality: "CT" or "MR": chooses the levels.
     """
     values = image[mask]
-    low = float(values.min())
-    width = CT_BIN_HU if modality == "CT" else max(float(np.ptp(values)), 1e-6) / MR_LEVELS
     levels = np.zeros(image.shape, dtype=np.int64)
-    levels[mask] = ((values - low) / width).astype(np.int64)
-    if modality != "CT":
-        levels = np.minimum(levels, MR_LEVELS - 1)
+    if modality == "CT":
+        levels[mask] = ((values - values.min()) / CT_BIN_HU).astype(np.int64)
+    else:  # a few voxels of fat at the rim must not stretch the levels
+        low, high = np.percentile(values, (1, 99))
+        levels[mask] = np.clip((values - low) / max(high - low, 1e-6) * MR_LEVELS, 0, MR_LEVELS - 1).astype(np.int64)
     count = int(levels[mask].max()) + 1
     pairs = np.zeros((count, count))
     for direction in _DIRECTIONS:
