@@ -26,6 +26,7 @@ TORCH := $(VENV)/.torch
 INSTALLED := $(VENV)/.installed
 DISPLAY_LIBRARIES := $(VENV)/.display
 SLICER_PARTS := $(VENV)/.slicer
+BROWSER := $(VENV)/.browser
 APT := libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri libxkbcommon0 libglib2.0-0 libfreetype6 libfontconfig1 libdbus-1-3
 
 help: ## list the targets
@@ -38,7 +39,7 @@ demo: $(INSTALLED) ## segment the bundled chest CT, show the findings, and compa
 	$(BIN)/diffugts segment Resources/SampleData/chest_ct.nii.gz -o demo --force --normal "lung" --abnormal "lung nodule"
 	$(BIN)/diffugts evaluate --result demo --reference Resources/SampleData/chest_ct_tumor.nii.gz
 
-test: $(SLICER_PARTS) ## run every test, and require 90 % branch coverage
+test: $(SLICER_PARTS) $(BROWSER) ## run every test, and require 90 % branch coverage
 	$(BIN)/python -m pytest Testing/Python --cov --cov-report=term
 	$(BIN)/python -m pytest Testing/Slicer
 
@@ -121,6 +122,19 @@ $(DISPLAY_LIBRARIES): $(MADE)
 	    echo "The tests of the Slicer side need libraries to draw offscreen. On Debian and Ubuntu run:" >&2; \
 	    echo "  sudo apt-get install --no-install-recommends $(APT)" >&2; \
 	    exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+# The page of the visual Turing test is read by a browser without a window. As root on Debian and Ubuntu it is installed;
+# elsewhere its tests are skipped where there is none, and say so.
+$(BROWSER): $(MADE)
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
+	  if [ "$$(uname)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null \
+	      || echo "Chromium could not be installed: the tests in a browser are skipped." >&2; \
+	  else \
+	    echo "There is no Chromium: the tests in a browser are skipped." >&2; \
 	  fi; \
 	fi
 	@touch $@

@@ -16,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.reading_answers import (
+from DiffuGTSLib.reading.answers import (
     Answer,
     AnswerSheet,
     SessionCard,

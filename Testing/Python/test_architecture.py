@@ -21,12 +21,34 @@ PACKAGE = "DiffuGTSLib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "resources", "storage", "versions"),
-    ("config", "protocol", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
+    ("config", "protocol", "reading.answers", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
     ("backbones", "text.bank", "text.encoder"),
     ("aova", "masks", "inpainting", "residual"),
-    ("components", "pipeline", "cuts", "findings", "overview", "record", "results", "synthesis", "evaluation"),
+    (
+        "components",
+        "pipeline",
+        "cuts",
+        "findings",
+        "overview",
+        "record",
+        "results",
+        "segmenter",
+        "synthesis",
+        "evaluation",
+        "reading",
+    ),
     ("training",),
-    ("cli", "progress", "cohort", "worker.__main__", "worker.job", "worker.library", "worker.model", "worker.synthesis_job", "__main__"),
+    (
+        "cli",
+        "progress",
+        "cohort",
+        "worker.__main__",
+        "worker.job",
+        "worker.library",
+        "worker.model",
+        "worker.synthesis_job",
+        "__main__",
+    ),
 )
 """Rooms by floor, lowest first. A file belongs to the longest of these names that its own name begins with."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.evaluation.reading_answers import (
+from DiffuGTSLib.reading.answers import (
     Answer,
     AnswerSheet,
     SessionCard,

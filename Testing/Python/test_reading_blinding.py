@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reading_parts import case
 
-from DiffuGTSLib.evaluation.reading_blinding import (
+from DiffuGTSLib.reading.blinding import (
     Profile,
     cure,
     giveaways,

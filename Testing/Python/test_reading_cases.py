@@ -9,7 +9,7 @@ from phantoms import grid, orientations, reoriented
 from reading_parts import case, write_cases
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.evaluation.reading_cases import (
+from DiffuGTSLib.reading.cases import (
     CaseFile,
     Preparation,
     in_ras_order,

@@ -10,9 +10,9 @@ from math import comb
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.reading_answers import Answer, AnswerSheet
-from DiffuGTSLib.evaluation.reading_key import Key, KeyCase
-from DiffuGTSLib.evaluation.reading_statistics import (
+from DiffuGTSLib.reading.answers import Answer, AnswerSheet
+from DiffuGTSLib.reading.key import Key, KeyCase
+from DiffuGTSLib.reading.statistics import (
     cohen_kappa,
     exact_share,
     fleiss_kappa,

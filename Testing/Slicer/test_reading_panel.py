@@ -16,7 +16,7 @@ from DiffuGTSSlicer import panel_reading
 from DiffuGTSSlicer.panel_reading import SETTING, ReadingSection
 from test_reading import cases, write_session
 
-from DiffuGTSLib.evaluation.reading_answers import read_answers
+from DiffuGTSLib.reading.answers import read_answers
 from DiffuGTSLib.resources import resource_path
 
 
