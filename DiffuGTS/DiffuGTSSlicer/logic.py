@@ -302,11 +302,17 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     def _end(self, run: Run, event: dict[str, Any]) -> None:
         """Tidy up behind a run and settle its fate, after all that is still to be imported."""
-        self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event))
+
+        def fail(error: Exception) -> None:
+            run.failure = run.failure or _failure(error, "The run cannot be brought to its end")
+            self._settle(run, event)
+
+        self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event), onError=fail)
 
     def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
-        if event["event"] == "done" and run.failure is None:
+        if event["event"] == "done" and run.failure is None and not run.isDropped:
             self._keepCache(run)
+            yield from run.measureFindings()
         yield from inBackground(run.removeFolder)
 
     def _settle(self, run: Run, event: dict[str, Any]) -> None:
@@ -357,7 +363,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _keepCache(self, run: Run) -> None:
         """Move the worker's cache out of the job folder, which goes away; the last one is kept."""
         written = run.folder / protocol.CACHE_FILE
-        if run.isDropped or not written.exists():
+        if not written.exists():
             return
         if self._session is None:
             self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
