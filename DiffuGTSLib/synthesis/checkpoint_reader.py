@@ -10,6 +10,7 @@ safetensors file.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import struct
@@ -17,7 +18,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 ENTRIES_AT_MOST = 100_000
 PICKLE_BYTES_AT_MOST = 64 * 2**20
@@ -192,7 +193,7 @@ class Unpickler(pickle.Unpickler):
         replaced: Names that were answered by something inert.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.replaced: set[str] = set()
 
@@ -259,13 +260,12 @@ class Archive:
         """Return what the pickle describes, and the names that were replaced."""
         if self.records[f"{self.root}data.pkl"].file_size > PICKLE_BYTES_AT_MOST:
             raise Refusal("its pickle is larger than any model's", "is it a checkpoint of torch?")
-        with self.zip.open(self.records[f"{self.root}data.pkl"]) as file:
-            unpickler = Unpickler(file)  # type: ignore[arg-type]
-            try:
-                return unpickler.load(), unpickler.replaced
-            except _UNREADABLE as error:
-                said = f"its pickle cannot be read ({type(error).__name__}: {str(error)[:200]})"
-                raise Refusal(said, "download it again; it was cut off, altered or made to do harm.") from None
+        unpickler = Unpickler(io.BytesIO(self.read("data.pkl")))
+        try:
+            return unpickler.load(), unpickler.replaced
+        except _UNREADABLE as error:
+            said = f"its pickle cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            raise Refusal(said, "download it again; it was cut off, altered or made to do harm.") from None
 
     def numbers(self, tensor: TensorRecord) -> bytes:
         """Return the bytes of a tensor, in order."""
@@ -290,7 +290,7 @@ class Archive:
 
 _UNREADABLE = (
     pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError, ImportError, OverflowError,
-    RecursionError, NotImplementedError, zipfile.BadZipFile,
+    RecursionError,
 )  # fmt: skip
 """What a broken or hostile pickle may raise."""
 

@@ -251,7 +251,8 @@ def _network(kind: str, shapes: Shapes) -> tuple[dict[str, Any], int, Shapes]:
         vqgan = {name.removeprefix("vqgan."): shape for name, shape in shapes.items() if name.startswith("vqgan.")}
         with torch.device("meta"):
             unet: LatentUNet3D = LatentUNet3D(**sizes)
-        expected = dict.fromkeys(TABLES, (timesteps,))
+        length: tuple[int, ...] = (timesteps,)
+        expected = dict.fromkeys(TABLES, length)
         expected |= {f"denoise_fn.{name}": shape for name, shape in _shapes(unet.state_dict()).items()}
         expected |= {f"vqgan.{n}": shape for n, shape in _container_shapes(_vqgan_sizes(vqgan), vqgan).items()}
         return sizes, timesteps, expected

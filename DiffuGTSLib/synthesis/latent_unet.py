@@ -57,7 +57,7 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         self.init_temporal_attn = _depth_attention(dim)
         self.time_mlp = nn.Sequential(Sinusoid(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
         self.downs = nn.ModuleList(
-            _level(width, out, time_dim, _halving(out) if number < last else nn.Identity())
+            Level(width, out, time_dim, _halving(out) if number < last else nn.Identity())
             for number, (width, out) in enumerate(levels)
         )
         self.mid_block1 = ResnetBlock(middle, middle, time_dim)
@@ -65,7 +65,7 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         self.mid_temporal_attn = _depth_attention(middle)
         self.mid_block2 = ResnetBlock(middle, middle, time_dim)
         self.ups = nn.ModuleList(
-            _level(2 * out, width, time_dim, _doubling(width) if number < last else nn.Identity())
+            Level(2 * out, width, time_dim, _doubling(width) if number < last else nn.Identity())
             for number, (width, out) in enumerate(reversed(levels))
         )
         self.final_conv = nn.Sequential(ResnetBlock(2 * dim, dim), nn.Conv3d(dim, out_channels, 1))
@@ -90,17 +90,13 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         hidden = self.init_temporal_attn(hidden, bias)
         first, time = hidden, self.time_mlp(t)
         skips = []
-        for block1, block2, slice_attention, depth_attention, halve in self.downs:
-            hidden = block2(block1(hidden, time), time)
-            hidden = depth_attention(slice_attention(hidden), bias)
-            skips.append(hidden)
-            hidden = halve(hidden)
+        for level in self.downs:
+            skip, hidden = level(hidden, time, bias)
+            skips.append(skip)
         hidden = self.mid_spatial_attn(self.mid_block1(hidden, time))
         hidden = self.mid_block2(self.mid_temporal_attn(hidden, bias), time)
-        for block1, block2, slice_attention, depth_attention, double in self.ups:
-            hidden = torch.cat((hidden, skips.pop()), dim=1)
-            hidden = block2(block1(hidden, time), time)
-            hidden = double(depth_attention(slice_attention(hidden), bias))
+        for level in self.ups:
+            _, hidden = level(torch.cat((hidden, skips.pop()), dim=1), time, bias)
         noise: Tensor = self.final_conv(torch.cat((hidden, first), dim=1))
         return noise
 
@@ -123,12 +119,12 @@ class Sinusoid(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.half = dim // 2
+        self.waves = dim // 2
 
     def forward(self, t: Int[Tensor, " b"]) -> Float[Tensor, "b c"]:
         """Return sin and cos of t · exp(-ln(10000) · i / (half - 1)), one after the other."""
-        steps = torch.arange(self.half, device=t.device)
-        angles = t[:, None] * torch.exp(-math.log(10000) / (self.half - 1) * steps)[None]
+        steps = torch.arange(self.waves, device=t.device)
+        angles = t[:, None] * torch.exp(-math.log(10000) / (self.waves - 1) * steps)[None]
         return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
@@ -145,7 +141,8 @@ class RelativePositionBias(nn.Module):
     def forward(self, count: int, device: torch.device) -> Float[Tensor, "h i j"]:
         """Return the bias of `count` queries to `count` keys."""
         position = torch.arange(count, device=device)
-        return rearrange(self.relative_attention_bias(bucket(position[None] - position[:, None])), "i j h -> h i j")
+        bias: Tensor = self.relative_attention_bias(bucket(position[None] - position[:, None]))
+        return bias.permute(2, 0, 1)
 
 
 def bucket(offset: Int[Tensor, "i j"]) -> Int[Tensor, "i j"]:
@@ -210,7 +207,8 @@ class SliceLinearAttention(nn.Module):
         told = torch.einsum("bhdn,bhen->bhde", k, v)
         heard = torch.einsum("bhde,bhdn->bhen", told, q)
         heard = rearrange(heard, "b h e (x y) -> b (h e) x y", x=slices.shape[2])
-        return rearrange(self.to_out(heard), "(b z) c x y -> b c z x y", b=hidden.shape[0])
+        out: Tensor = rearrange(self.to_out(heard), "(b z) c x y -> b c z x y", b=hidden.shape[0])
+        return out
 
 
 class AlongDepth(nn.Module):
@@ -224,7 +222,8 @@ class AlongDepth(nn.Module):
         """Return the module's answer, folded back."""
         b, _, _, x, _ = hidden.shape
         tokens = self.fn(rearrange(hidden, "b c z x y -> (b x y) z c"), bias)
-        return rearrange(tokens, "(b x y) z c -> b c z x y", b=b, x=x)
+        out: Tensor = rearrange(tokens, "(b x y) z c -> b c z x y", b=b, x=x)
+        return out
 
 
 class AcrossSlice(nn.Module):
@@ -238,7 +237,8 @@ class AcrossSlice(nn.Module):
         """Return the module's answer, folded back."""
         b, _, _, x, _ = hidden.shape
         tokens = self.fn(rearrange(hidden, "b c z x y -> (b z) (x y) c"))
-        return rearrange(tokens, "(b z) (x y) c -> b c z x y", b=b, x=x)
+        out: Tensor = rearrange(tokens, "(b z) (x y) c -> b c z x y", b=b, x=x)
+        return out
 
 
 class ChannelNorm(nn.Module):
@@ -277,7 +277,8 @@ class Residual(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "b c z x y"], *more: Tensor) -> Tensor:
         """Return the sum."""
-        return hidden + self.fn(hidden, *more)
+        out: Tensor = hidden + self.fn(hidden, *more)
+        return out
 
 
 class Block(nn.Module):
@@ -318,11 +319,22 @@ class ResnetBlock(nn.Module):
         return out
 
 
-def _level(dim: int, out: int, time_dim: int, resample: nn.Module) -> nn.ModuleList:
-    """Return two blocks, attention within the slice, attention along the depth, and the way to the next level."""
-    slice_attention = Residual(PreNorm(out, SliceLinearAttention(out)))
-    blocks = (ResnetBlock(dim, out, time_dim), ResnetBlock(out, out, time_dim))
-    return nn.ModuleList([*blocks, slice_attention, _depth_attention(out), resample])
+class Level(nn.ModuleList):
+    """Two blocks, attention within the slice, attention along the depth, and the way to the next level."""
+
+    def __init__(self, dim: int, out: int, time_dim: int, resample: nn.Module) -> None:
+        slice_attention = Residual(PreNorm(out, SliceLinearAttention(out)))
+        blocks = (ResnetBlock(dim, out, time_dim), ResnetBlock(out, out, time_dim))
+        super().__init__([*blocks, slice_attention, _depth_attention(out), resample])
+
+    def forward(
+        self, hidden: Float[Tensor, "b c z x y"], time: Float[Tensor, "b t"], bias: Float[Tensor, "h z z"]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the level's answer, and what the next level gets of it."""
+        block1, block2, slice_attention, depth_attention, resample = self
+        hidden = block2(block1(hidden, time), time)
+        hidden = depth_attention(slice_attention(hidden), bias)
+        return hidden, resample(hidden)
 
 
 def _depth_attention(dim: int) -> Residual:

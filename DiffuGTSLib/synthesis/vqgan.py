@@ -88,7 +88,8 @@ class ResBlock(nn.Module):
     def forward(self, hidden: Float[Tensor, "b c Z X Y"]) -> Tensor:
         """Return the batch with what the block adds."""
         added = self.conv1(functional.silu(self.norm1(hidden)))
-        return hidden + self.conv2(functional.silu(self.norm2(added)))
+        out: Tensor = hidden + self.conv2(functional.silu(self.norm2(added)))
+        return out
 
 
 class DownBlock(nn.Module):
