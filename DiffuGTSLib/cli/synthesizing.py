@@ -36,7 +36,59 @@ EXAMPLES = examples(
     "published weights are under conflicting licenses: see synthesis.json or the README before commercial use.",
 )
 
-_TUMORS, _PAINT = "Tumors", "Paint"
+_TUMORS, _PAINT, _FILES = "Tumors", "Paint", "Files"
+
+Size = Annotated[
+    Literal["tiny", "small", "medium", "large", "mix"],
+    typer.Option(
+        "--size",
+        help="Radius about 4, 8, 16, 32 mm; mix draws as the organ file says.",
+        rich_help_panel=_TUMORS,
+    ),
+]
+Count = Annotated[
+    int | None, typer.Option("--count", min=1, help="Default: as the organ file says.", rich_help_panel=_TUMORS)
+]
+Radius = Annotated[
+    float | None, typer.Option("--radius", metavar="MM", help="Instead of a size.", rich_help_panel=_TUMORS)
+]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="R,A,S", help="Center in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+]
+AvoidVessels = Annotated[
+    bool,
+    typer.Option("--avoid-vessels/--ignore-vessels", help="Keep clear of bright vessels.", rich_help_panel=_TUMORS),
+]
+MassEffect = Annotated[
+    bool, typer.Option("--mass-effect", help="Push the tissue around it outwards.", rich_help_panel=_TUMORS)
+]
+Capsule = Annotated[
+    bool, typer.Option("--capsule", help="A bright rim, as liver carcinomas have.", rich_help_panel=_TUMORS)
+]
+PainterName = Annotated[
+    str,
+    typer.Option(
+        "--painter",
+        help="handcrafted, recipe (SyntheticTumors' texture), or a trained painter's folder.",
+        rich_help_panel=_PAINT,
+    ),
+]
+PainterDevice = Annotated[
+    str, typer.Option("--device", help="Of a trained painter: auto, cpu, cuda.", rich_help_panel=_PAINT)
+]
+Repeat = Annotated[
+    int, typer.Option("--repeat", min=1, help="Paint each scan so many times, each into its own folder.")
+]
+Patch = Annotated[
+    float | None,
+    typer.Option(
+        "--patch", metavar="MM", help="Write only a cube of this side around the tumors.", rich_help_panel=_FILES
+    ),
+]
+Preview = Annotated[
+    bool, typer.Option("--preview", help="Write preview.png: before, after, outline.", rich_help_panel=_FILES)
+]
 
 
 def synthesize(
@@ -48,52 +100,24 @@ def synthesize(
         Path, typer.Option("--organ-mask", help="The organ on the scan's grid; for a folder, masks of the same names.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the painted case; of all cases' folders.")],
-    size: Annotated[
-        Literal["tiny", "small", "medium", "large", "mix"],
-        typer.Option("--size", help="Radius about 4, 8, 16, 32 mm; mix draws as the organ file says.",
-                     rich_help_panel=_TUMORS),
-    ] = "mix",
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Default: as the organ file says.", rich_help_panel=_TUMORS)
-    ] = None,
-    radius: Annotated[
-        float | None, typer.Option("--radius", metavar="MM", help="Instead of a size.", rich_help_panel=_TUMORS)
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="R,A,S", help="Center in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
-    ] = None,
-    avoid_vessels: Annotated[
-        bool, typer.Option("--avoid-vessels/--ignore-vessels", help="Keep clear of bright vessels.",
-                           rich_help_panel=_TUMORS)
-    ] = True,
-    mass_effect: Annotated[
-        bool, typer.Option("--mass-effect", help="Push the tissue around it outwards.", rich_help_panel=_TUMORS)
-    ] = False,
-    capsule: Annotated[
-        bool, typer.Option("--capsule", help="A bright rim, as liver carcinomas have.", rich_help_panel=_TUMORS)
-    ] = False,
-    painter: Annotated[
-        str,
-        typer.Option("--painter", help="handcrafted, recipe (SyntheticTumors' texture), or a trained painter's folder.",
-                     rich_help_panel=_PAINT),
-    ] = "handcrafted",
-    device: Annotated[
-        str, typer.Option("--device", help="Of a trained painter: auto, cpu, cuda.", rich_help_panel=_PAINT)
-    ] = "auto",
+    size: Size = "mix",
+    count: Count = None,
+    radius: Radius = None,
+    at: At = None,
+    avoid_vessels: AvoidVessels = True,
+    mass_effect: MassEffect = False,
+    capsule: Capsule = False,
+    painter: PainterName = "handcrafted",
+    device: PainterDevice = "auto",
     modality: Annotated[Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
-    repeat: Annotated[
-        int, typer.Option("--repeat", min=1, help="Paint each scan so many times, each into its own folder.")
-    ] = 1,
-    patch: Annotated[
-        float | None, typer.Option("--patch", metavar="MM", help="Write only a cube of this side around the tumors.")
-    ] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Write preview.png: before, after, outline.")] = False,
+    repeat: Repeat = 1,
+    patch: Patch = None,
+    preview: Preview = False,
     force: Annotated[bool, typer.Option("--force", help="Replace earlier cases.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
     from DiffuGTSLib.synthesis.organs import organ_spec
     from DiffuGTSLib.synthesis.painter import TumorWish
@@ -113,6 +137,15 @@ def synthesize(
         rows = [(cases[0], how.paint(cases[0]))]
     else:
         rows = list(how.paint_each(cases))
+    _show(rows, quiet, as_json)
+
+
+def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: bool) -> None:
+    """Print what was painted.
+
+    Raises:
+        InputError: If a case failed (code "cases_failed").
+    """
     if as_json:
         typer.echo(json.dumps([{"folder": str(case.folder), **record} for case, record in rows], indent=1))
     elif not quiet:
