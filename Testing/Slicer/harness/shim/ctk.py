@@ -25,7 +25,7 @@ class ctkCollapsibleButton(
     """A header that folds away what is below it. It is a button: checked means open."""
 
     def __init__(self, *arguments: Any) -> None:
-        parent = next((a for a in arguments if isinstance(a, QtWidgets.QWidget)), None)
+        parent = next((a for a in arguments if issubclass(type(a), QtWidgets.QWidget)), None)
         super().__init__(parent)
         self.setText(next((a for a in arguments if isinstance(a, str)), ""))
         self.setCheckable(True)
@@ -36,7 +36,7 @@ class ctkCollapsibleButton(
     def on_collapsed(self, collapsed: bool) -> None:
         """Hide or show the children, and take the place that they need."""
         for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
+            if issubclass(type(child), QtWidgets.QWidget):
                 child.setVisible(not collapsed)
         self.setMaximumHeight(HEADER_PX if collapsed else UNLIMITED_PX)
         self.updateGeometry()
@@ -77,7 +77,7 @@ class ctkCollapsibleGroupBox(
     def on_collapsed(self, collapsed: bool) -> None:
         """Hide or show the children."""
         for child in self.children():
-            if isinstance(child, QtWidgets.QWidget):
+            if issubclass(type(child), QtWidgets.QWidget):
                 child.setVisible(not collapsed)
 
 

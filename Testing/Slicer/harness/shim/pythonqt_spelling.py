@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import shiboken6
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 TAKE_ANY_TEXT = (
     (QtWidgets.QLabel, "setText"),
@@ -46,8 +46,30 @@ def _delete(self: QtCore.QObject) -> None:
     shiboken6.delete(self)
 
 
+def _is_instance(cls: type, value: object) -> bool:
+    """Say what `isinstance` says in PythonQt, whose classes do not inherit from one another; those of Python do."""
+    kind = type(value)
+    if all(each.__module__.startswith("PySide6.") for each in (cls, kind)):
+        return kind is cls
+    return cls in kind.__mro__
+
+
+def _let_icons_find_their_file_late() -> None:
+    """Have an icon of a file that is missing not be null: Qt 5 finds out when it draws it, Qt 6 at once."""
+    made, is_null = QtGui.QIcon.__init__, QtGui.QIcon.isNull
+
+    def make(self: QtGui.QIcon, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.is_of_file = bool(arguments and isinstance(arguments[0], str) and arguments[0])
+
+    QtGui.QIcon.__init__ = make
+    QtGui.QIcon.isNull = lambda self: is_null(self) and not getattr(self, "is_of_file", False)
+
+
 def patch() -> None:
     """Change the classes of PySide6."""
+    type(QtCore.QObject).__instancecheck__ = _is_instance
+    _let_icons_find_their_file_late()
     QtCore.QObject.className = lambda self: self.metaObject().className()
     QtCore.QObject.delete = _delete
     QtCore.QSettings.value = _settings_value(QtCore.QSettings.value)
