@@ -40,7 +40,7 @@ class PainterSize:
         critic_channels: Of the discriminators.
         windows: (side, how many a batch) of the VQGAN's training.
         losses: Of the VQGAN's training.
-        vqgan_rate: Its learning rate, of one process; several processes share it out as DiffTumor's GPUs do.
+        vqgan_rate: Its learning rate with one process; multiplied by their number, as DiffTumor does with GPUs.
         vqgan_iterations: Its length.
         batch: Windows a batch of the denoiser's training.
         accumulate: Batches a step.

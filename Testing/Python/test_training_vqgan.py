@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +157,54 @@ def test_scans_are_needed_to_train_and_to_validate(some_scans: list[TrainingScan
     vqgan, critics = Vqgan3D(8, (2, 2, 2), 4, 64, 4), VqganCritics(4, perceptual=False)
     with pytest.raises(InputError, match="got 2 and 0"):
         VqganRecipe(vqgan, critics, None, some_scans, [], [(16, 1)], VqganLosses())
+
+
+TOGETHER = """
+import os, sys, json, pathlib
+import numpy as np
+import torch
+from DiffuGTSLib.synthesis.vqgan import Vqgan3D
+from DiffuGTSLib.synthesis.vqgan_critics import VqganCritics
+from DiffuGTSLib.training.distributed import process_group
+from DiffuGTSLib.training.trainer import TrainingPlan, train
+from DiffuGTSLib.training.vqgan import VqganLosses, VqganRecipe
+
+class Noise(VqganRecipe):
+    def __init__(self, vqgan, critics):
+        super().__init__(vqgan, critics, None, [Scan()], [Scan()], [(8, 1)], VqganLosses(adversarial_from=1))
+    def _batch(self, rng):
+        return torch.from_numpy(rng.uniform(-1, 1, (1, 1, 8, 8, 8)).astype(np.float32))
+    def validate(self):
+        return {}
+
+class Scan:
+    class scan:
+        image = np.zeros((8, 8, 8))
+
+with process_group(torch.device("cpu")):
+    torch.manual_seed(0)
+    recipe = Noise(Vqgan3D(4, (2, 2, 2), 2, 8, 4), VqganCritics(4, perceptual=False))
+    train(recipe, TrainingPlan(3, warmup=0, every=3), pathlib.Path(sys.argv[1]))
+    state = recipe.trainable.state_dict()
+    names = ["vqgan.codebook.embeddings", "vqgan.codebook.N", "vqgan.encoder.conv_first.conv.weight",
+             "discriminators.1.model0.0.weight"]
+    print(json.dumps([float(state[name].double().sum()) for name in names]), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hold_the_same_network_codebook_and_discriminators(tmp_path: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, str(tmp_path)], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE,
+            text=True, env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    first, second = (json.loads(process.communicate(timeout=300)[0]) for process in started)
+    assert first == second
