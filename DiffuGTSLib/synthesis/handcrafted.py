@@ -5,12 +5,14 @@ Follow the approach of SyntheticTumors (Hu et al., CVPR 2023), written from our 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from DiffuGTSLib.synthesis.painter import Site
-from DiffuGTSLib.synthesis.texture import draw_grain, measure_noise, mottle, recipe_texture
+from DiffuGTSLib.synthesis.texture import Noise, draw_grain, measure_noise, mottle, recipe_texture
 
 CT_RANGE_HU = (-1024.0, 3071.0)
 """What a CT can hold in 12 bits; painted intensities stay within."""
@@ -33,14 +35,15 @@ class RecipePainter:
     whole_box = False
 
     def paint(self, site: Site, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return the box as if tumor filled it."""
-        texture = recipe_texture(site.image.shape, site.spacing_mm, rng)
+        """Return the box with tumor as far as its share reaches."""
         if site.modality == "CT":
             drop = rng.uniform(*site.spec.ct.drop_hu)
         else:
             low, high = site.spec.mr.shift_sd[int(rng.integers(len(site.spec.mr.shift_sd)))]
             drop = -rng.uniform(low, high) * mr_unit(site.image, reference_tissue(site))
-        return np.asarray(site.image - texture * drop, dtype=np.float32)
+        painted, box = site.image.copy(), _support(site)
+        painted[box] -= recipe_texture(painted[box].shape, site.spacing_mm, rng) * np.float32(drop)
+        return painted
 
 
 class HandcraftedPainter:
@@ -51,21 +54,15 @@ class HandcraftedPainter:
     whole_box = False
 
     def paint(self, site: Site, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return the box as if tumor filled it."""
+        """Return the box with tumor as far as its share reaches."""
         tissue = reference_tissue(site)
         around = float(np.median(site.image[tissue]))
         base, unit = _base_ct(site, around, rng) if site.modality == "CT" else _base_mr(site, tissue, around, rng)
-        width_mm = float(np.clip(rng.uniform(0.2, 0.6) * site.radius_mm, 2.0, 12.0))
-        texture = rng.uniform(0.0, 1.2) * unit * mottle(site.image.shape, site.spacing_mm, width_mm, rng)
-        texture = texture + _relief(site, unit, rng)
-        if site.modality == "CT" and around < AERATED_HU and base < GROUND_GLASS_HU:
-            texture = texture + _ground_glass(site.image, base, around)  # keeps the scan's own grain
-        else:
-            texture = texture + base + _grain(site, tissue, rng)
-            if site.modality == "CT" and around < AERATED_HU and rng.random() < site.spec.ct.part_solid_chance:
-                texture = _with_haze(site, texture, rng)
-        low, high = CT_RANGE_HU if site.modality == "CT" else (float(site.image.min()), np.inf)
-        return np.asarray(np.clip(texture, low, high), dtype=np.float32)
+        noise = measure_noise(site.image, _grain_tissue(site, tissue))
+        painted, box = site.image.copy(), _support(site)
+        near = replace(site, image=site.image[box], share=site.share[box], organ=site.organ[box])
+        painted[box] = _filled(near, base, around, unit, noise, rng)
+        return painted
 
 
 def reference_tissue(site: Site) -> NDArray[np.bool_]:
@@ -85,6 +82,30 @@ def mr_unit(image: NDArray[np.float32], tissue: NDArray[np.bool_]) -> float:
     values = image[tissue]
     low, high = np.percentile(image[::2, ::2, ::2], (0.5, 99.5))
     return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.04 * float(high - low), 1e-6)
+
+
+def _filled(
+    site: Site, base: float, around: float, unit: float, noise: Noise, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return tumor in a whole box: base intensity, mottle, core or rim, and grain or what is seen through a haze."""
+    width_mm = float(np.clip(rng.uniform(0.2, 0.6) * site.radius_mm, 2.0, 12.0))
+    texture = rng.uniform(0.0, 1.2) * unit * mottle(site.image.shape, site.spacing_mm, width_mm, rng)
+    texture = texture + _relief(site, unit, rng)
+    aerated = site.modality == "CT" and around < AERATED_HU
+    if aerated and base < GROUND_GLASS_HU:
+        texture = texture + _ground_glass(site.image, base, around)  # keeps the scan's own grain
+    else:
+        texture = texture + base + _grain(site, noise, rng)
+        if aerated and rng.random() < site.spec.ct.part_solid_chance:
+            texture = _with_haze(site, texture, rng)
+    low, high = CT_RANGE_HU if site.modality == "CT" else (float(site.image.min()), np.inf)
+    return np.asarray(np.clip(texture, low, high), dtype=np.float32)
+
+
+def _support(site: Site) -> tuple[slice, ...]:
+    """Return the part of the box that the tumor reaches: textures for its margin would be drawn for nothing."""
+    boxes = ndimage.find_objects((site.share > 0).view(np.uint8))
+    return tuple(boxes[0]) if boxes else (slice(0, 0),) * 3
 
 
 def _base_ct(site: Site, around_hu: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -150,13 +171,12 @@ def _depth(site: Site) -> NDArray[np.float32]:
     return depth
 
 
-def _grain(site: Site, tissue: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+def _grain(site: Site, noise: Noise, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return the scan's grain, stronger where scan and paint are mixed, so that the mixture is as grainy as the scan.
 
     Two independent grains mixed by shares s and 1 - s are calmer than either; with the paint's grain times
     √((2 - s) / s) the mixture has the scan's own variance.
     """
-    noise = measure_noise(site.image, _grain_tissue(site, tissue))
     share = np.maximum(site.share, 0.2)
     return np.asarray(draw_grain(site.image.shape, noise, rng) * np.sqrt((2 - share) / share), dtype=np.float32)
 
