@@ -18,6 +18,7 @@ from DiffuGTSSlicer.panel_advanced import AdvancedSection
 from DiffuGTSSlicer.panel_batch import BatchSection
 from DiffuGTSSlicer.panel_handoff import HandOffSection
 from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
+from DiffuGTSSlicer.panel_reading import ReadingSection
 from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
 from DiffuGTSSlicer.panel_run import RunSection, keepInState
@@ -47,9 +48,10 @@ class Panel(VTKObservationMixin):
         self.handOff = HandOffSection(self)
         self.batch = BatchSection(self)
         self.advanced = AdvancedSection(self)
+        self.reading = ReadingSection(self, uiWidget)
         self.sections = (
             self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.batch,
-            self.advanced,
+            self.advanced, self.reading,
         )  # fmt: skip
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]

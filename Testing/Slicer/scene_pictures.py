@@ -166,8 +166,8 @@ def take_all(widget: Any, folder: Path) -> None:
 
 def take_thumbnail(path: Path) -> None:
     """Take the picture by which Slicer's Sample Data shows the scan: one axial slice, nothing over it."""
-    manager = slicer.app.layoutManager()
-    view = manager.sliceWidget("Red")
+    slicer.util.setSliceViewerLayers(background=slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode"))
+    view = slicer.app.layoutManager().sliceWidget("Red")
     view.resize(*THUMBNAIL_PX)
     view.fitSliceToBackground()
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *NODULE_RAS_MM, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
