@@ -99,11 +99,6 @@ class Findings:
         if isMeasured:
             self.update()
 
-    def isOf(self, *nodes: Any) -> bool:
-        """Return whether the table is of a segmentation, segment, scan, AOVA map and pseudo-healthy image."""
-        mine = (self._segmentationNode, self._segmentId, self._scanNode, self._aovaNode, self._healthyNode)
-        return mine == nodes
-
     @stepwise
     def update(self) -> Work[tuple[Finding, ...]]:
         """Measure again, after the segment was edited or moved, and return the rows, the largest first."""

@@ -312,7 +312,6 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
         if event["event"] == "done" and run.failure is None and not run.isDropped:
             self._keepCache(run)
-            yield from run.measureFindings()
         yield from inBackground(run.removeFolder)
 
     def _settle(self, run: Run, event: dict[str, Any]) -> None:

@@ -10,11 +10,9 @@ from typing import Any
 
 import slicer
 
-from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters
-from DiffuGTSSlicer.steps import Work
 
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
 
@@ -32,7 +30,6 @@ class Run:
         state: `ACTIVE`, then `DONE`, `FAILED` or `CANCELLED`.
         nodes: Artifact → node, as they appear: "aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation".
         segmentIds: "coarse_mask" and "segmentation" → segment.
-        findings: The lesions of a run that is done, measured in the scene.
         result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings.
         record: The run's record, as it is kept in the scene.
         failure: Why it failed.
@@ -56,7 +53,6 @@ class Run:
         self.state = ACTIVE
         self.nodes: dict[str, Any] = {}
         self.segmentIds: dict[str, str] = {}
-        self.findings: Findings | None = None
         self.result: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
         self.failure: Failure | None = None
@@ -73,18 +69,6 @@ class Run:
     def outcome(self) -> str:
         """One sentence: what was found, or why nothing was."""
         return str(self.result.get("outcome", ""))
-
-    def measureFindings(self) -> Work[None]:
-        """Measure the lesions of the result, so that whoever shows them need not wait."""
-        nodes = self.nodes
-        if "segmentation" not in nodes or not slicer.mrmlScene.IsNodePresent(nodes["segmentation"]):
-            return
-        findings = Findings(
-            nodes["segmentation"], self.segmentIds["segmentation"], self.scanNode,
-            nodes.get("aova"), nodes.get("pseudo_healthy"), isMeasured=False,
-        )  # fmt: skip
-        yield from findings.update.steps()
-        self.findings = findings
 
     def markNodes(self) -> None:
         """Mark the nodes of a run that did not come to its end as partial, and those of one that did as whole."""
