@@ -165,7 +165,7 @@ class LatentPainter:
         scan = Volume(site.image[part], _local_geometry(site.image[part].shape, site.spacing_mm))
         seen = to_canonical(scan, self._canonical, site.modality)
         share = seen.project(scan.with_array(site.share[part]))
-        mask = share >= min(0.5, float(share.max()))
+        mask = (share > 0) & (share >= min(0.5, float(share.max())))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         device = self._vqgan.device
         image, hole = (
