@@ -5,6 +5,7 @@ with a tumor, given the latent of the same window with the tumor blanked, and th
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ _DRAWS = 50
 class TumorSampler:
     """Draws windows with tumors: real ones, and handcrafted ones where those are too few.
 
-    A painter that learns from handcrafted tumors partly learns to imitate the handcrafted painter.
+    A painter that learns from handcrafted tumors partly learns to imitate the handcrafted painter. Organs that the
+    window does not show, such as the lung in -175 to 250 HU, are not painted into.
 
     Args:
         scans: On the painter's grid.
@@ -49,7 +51,7 @@ class TumorSampler:
                 hint="train from handcrafted tumors alone: --set handcrafted=1.",
             )
         mixture = Mixture(real=1 - handcrafted, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.5, thick=0.0)
-        self._windows = AnomalySampler(scans, side, mixture)
+        self._windows = AnomalySampler([_within_window(scan) for scan in scans], side, mixture)
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Draw one window."""
@@ -58,6 +60,12 @@ class TumorSampler:
             if sample.abnormal:
                 break
         return sample
+
+
+def _within_window(scan: TrainingScan) -> TrainingScan:
+    """Return the scan without the organs that are as black or white as the window gets."""
+    typical = {name: float(np.median(scan.scan.image[mask])) for name, mask in scan.organs.items() if mask.any()}
+    return replace(scan, organs={name: scan.organs[name] for name, value in typical.items() if 0.02 < value < 0.98})
 
 
 class TumorDiffusionRecipe:

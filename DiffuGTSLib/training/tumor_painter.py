@@ -77,7 +77,7 @@ SIZES = {
         losses=VqganLosses(gradient=1.0),
         vqgan_rate=1.5e-3,
         vqgan_iterations=2000,
-        batch=4,
+        batch=2,
         accumulate=1,
         rate=5e-4,
         iterations=3000,

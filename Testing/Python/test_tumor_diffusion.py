@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_handcrafted_windows_are_drawn_as_often_as_asked(a_scan: TrainingScan) -
     with pytest.raises(InputError, match="None of 0 scans has an outlined tumor") as caught:
         TumorSampler([], 16, 0.0)
     assert "handcrafted=1" in caught.value.hint
+
+
+def test_an_organ_that_the_window_does_not_show_is_not_painted_into(a_scan: TrainingScan) -> None:
+    """Of an organ as black as the window gets and the liver, the liver is left."""
+    outside = np.zeros_like(a_scan.tumor)
+    outside[:4] = True
+    seen = replace(a_scan, organs={**a_scan.organs, "lung": outside})
+    assert float(np.median(seen.scan.image[outside])) == 0.0
+    rng = np.random.default_rng(0)
+    sampler = TumorSampler([seen], 16, 1.0)
+    assert {sampler.draw(rng).organ for _ in range(5)} == {"liver"}
 
 
 def test_validation_windows_are_fixed(a_scan: TrainingScan) -> None:
