@@ -122,6 +122,9 @@ def draw_shape(size: SizeClass, rng: np.random.Generator) -> TumorShape:
     semi_axes = rng.uniform(*size.semi_axis_mm, 3)
     rotation = Rotation.from_quat(rng.normal(size=4))
     control = rng.normal(0.0, rng.uniform(*size.elastic_mm), (3, 2, 3, 3))
+    # What all of the tumor moves would only take it away from where it is placed.
+    inside = _spline_weights(np.linspace(0.5, 1.5, 21)).mean(axis=0)
+    control -= np.einsum("paij,i,j->pa", control, inside, inside)[..., None, None]
     waviness = float(rng.uniform(*size.waviness))
     spicules = _draw_spicules(size, rng) if size.spicules[1] and rng.random() < 0.5 else np.zeros((0, 5))
     return TumorShape(

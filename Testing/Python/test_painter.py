@@ -155,7 +155,7 @@ def test_an_mr_is_painted_in_its_own_intensities() -> None:
 def test_without_a_count_a_class_has_as_many_as_it_has() -> None:
     rng = np.random.default_rng(0)
     for name, fewest, most in (("tiny", 1, 3), ("small", 1, 3), ("medium", 1, 1), ("large", 1, 1)):
-        counts = {len(wanted_sizes(LIVER, TumorWish(name), rng)) for _ in range(60)}
+        counts = {len(wanted_sizes(LIVER, TumorWish(name), rng)) for _ in range(500)}
         assert counts == set(range(fewest, most + 1))
 
 
@@ -182,6 +182,18 @@ def test_a_tumor_has_the_radius_that_was_asked_for(a_phantom: Phantom, radius_mm
         for seed in range(12)
     ]
     assert np.median(radii) == pytest.approx(radius_mm, rel=0.2)
+
+
+def test_a_large_tumor_of_the_pancreas_sits_in_the_middle_of_the_organ_s_box(a_phantom: Phantom) -> None:
+    pancreas = organ_spec("pancreas")
+    smaller = replace(
+        pancreas, sizes={"large": replace(pancreas.sizes["large"], semi_axis_mm=(10.0, 14.0), elastic_mm=(1.5, 3.0))}
+    )
+    voxels = np.argwhere(a_phantom.organ.array)
+    middle = a_phantom.scan.geometry.to_ras((voxels.min(axis=0) + voxels.max(axis=0)) / 2)
+    for seed in range(4):
+        (tumor,) = painted(a_phantom, TumorWish("large"), seed, Flat(), smaller).tumors
+        assert np.linalg.norm(np.subtract(tumor.center_ras_mm, middle)) < 6
 
 
 def test_tumors_do_not_overlap(a_phantom: Phantom) -> None:

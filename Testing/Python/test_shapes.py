@@ -30,9 +30,11 @@ def volume_mm3(shape: TumorShape, spacing_mm: tuple[float, float, float], seed: 
 
 
 def reference_ellipsoid(radii: tuple[int, int, int]) -> np.ndarray:
-    """The reference's grid: 4 r a side, the center at index 2 r, strictly inside."""
+    """The reference's grid: 4 r a side, the center at index 2 r, strictly inside (whole numbers: no rounding)."""
     index = np.meshgrid(*(np.arange(4 * r) for r in radii), indexing="ij")
-    return np.asarray(sum(((i - 2 * r) / r) ** 2 for i, r in zip(index, radii, strict=True)) < 1)
+    all_mm = int(np.prod(radii))
+    scaled = sum(((i - 2 * r) * (all_mm // r)) ** 2 for i, r in zip(index, radii, strict=True))
+    return np.asarray(scaled < all_mm**2)
 
 
 # Size classes
@@ -74,10 +76,22 @@ def test_the_median_radius_of_large_tumors_is_too() -> None:
     assert np.median(np.cbrt(3 * np.array(volumes) / (4 * np.pi))) == pytest.approx(41.9, rel=0.15)
 
 
-def test_the_spread_of_the_control_points_is_drawn_from_the_class() -> None:
+def test_control_points_are_as_far_apart_as_the_class_says() -> None:
+    """Uniform in 3 to 6 mm: √21 mm in the mean square; two points differ by √2 times that."""
     rng = np.random.default_rng(0)
-    spreads = np.array([draw_shape(DIFFTUMOR_SIZES["medium"], rng).control_mm.std() for _ in range(500)])
-    assert np.median(spreads) == pytest.approx(4.5, rel=0.05) and spreads.min() > 1.8 and spreads.max() < 9
+    controls = np.array([draw_shape(DIFFTUMOR_SIZES["medium"], rng).control_mm for _ in range(500)])
+    apart = controls[..., 0, 0] - controls[..., 2, 2]
+    assert np.sqrt((apart**2).mean()) == pytest.approx(np.sqrt(2 * 21), rel=0.05)
+
+
+def test_bending_hardly_moves_the_tumor_as_a_whole() -> None:
+    rng, away = np.random.default_rng(8), []
+    for _ in range(40):
+        shape = draw_shape(DIFFTUMOR_SIZES["small"], rng)
+        window = full_window(shape, ISOTROPIC)
+        voxels = np.argwhere(rasterize(shape, ISOTROPIC, rng, window) > 0.5) + [low for low, _ in window]
+        away.append(float(np.linalg.norm(voxels.mean(axis=0))))
+    assert np.median(away) < 1.5 and max(away) < 4
 
 
 def test_a_radius_of_one_s_own_makes_a_class_of_it() -> None:
@@ -91,7 +105,17 @@ def test_a_radius_of_one_s_own_makes_a_class_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("radii", "count"), [((4, 4, 4), 251), ((5, 5, 5), 485), ((6, 8, 10), 1983), ((16, 16, 16), 17071)]
+    ("radii", "count"),
+    [
+        ((3, 3, 3), 93),
+        ((4, 4, 4), 251),
+        ((5, 5, 5), 485),
+        ((3, 4, 5), 223),
+        ((6, 8, 10), 1983),
+        ((8, 8, 8), 2103),
+        ((16, 16, 16), 17071),
+        ((32, 32, 32), 137059),
+    ],
 )
 def test_a_plain_ellipsoid_has_the_voxels_that_the_reference_has(radii: tuple[int, int, int], count: int) -> None:
     assert reference_ellipsoid(radii).sum() == count
