@@ -121,5 +121,5 @@ def test_the_real_worker_segments_the_demo_scan(a_demo_scan: Any, a_qt_applicati
     widget.ui.runButton.click()
     assert gui.spin(lambda: not widget.logic.isRunning, 540), widget.ui.logText.plainText
     assert widget.logic.run.state == "done", widget.ui.messageLabel.text
-    assert widget.ui.findingsTable.rowCount >= 1
+    assert gui.spin(lambda: widget.ui.findingsTable.rowCount >= 1, 20)
     gui.unloadModule(widget)
