@@ -296,7 +296,7 @@ def test_a_mask_on_another_grid_is_refused(a_phantom: Phantom) -> None:
 @pytest.mark.parametrize(
     ("wish", "said"),
     [
-        (TumorWish("smal"), "no size 'smal'.*did you mean 'small'"),
+        (TumorWish("smalll"), "no size 'smalll'.*did you mean 'small'"),
         (TumorWish(count=0), "Expected at least 1 tumor, got 0"),
         (TumorWish(radius_mm=-3.0), "Expected a radius of more than 0 and at most 200 mm, got -3"),
         (TumorWish(radius_mm=float("nan")), "Expected a radius of more than 0 and at most 200 mm, got nan"),
