@@ -151,6 +151,12 @@ def test_perceptual_weights_come_from_a_folder_of_critics(tmp_path: Path) -> Non
         load_perceptual(tmp_path / "critics")
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
         load_perceptual(tmp_path / "none")
+    critics = VqganCritics(channels=4, perceptual=True)
+    save_module(critics, tmp_path / "whole")
+    assert critics.perceptual_model is not None
+    name, value = next(iter(critics.perceptual_model.named_parameters()))
+    loaded = load_perceptual(tmp_path / "whole").get_parameter(name)
+    assert torch.equal(loaded, value) and not loaded.requires_grad
 
 
 def test_scans_are_needed_to_train_and_to_validate(some_scans: list[TrainingScan]) -> None:
