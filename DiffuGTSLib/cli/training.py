@@ -21,8 +21,10 @@ EXAMPLES = examples(
     "The painter of tumors, into a run folder; it needs the VQGAN before it:",
     "diffugts train vqgan --data scans -o run",
     "diffugts train tumor-painter --data scans -o run --set timesteps=4",
+    "A segmenter, with tumors painted on the fly:",
+    "diffugts train segmenter --data scans -o run --set model=unet --set organs=liver",
     "See what would be trained, on how many scans and how long, without doing it:",
-    "diffugts train denoiser --data scans -o run --dry-run",
+    "diffugts train segmenter --data scans -o run --dry-run",
 )
 
 

@@ -36,6 +36,7 @@ from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.job import Job, Part, Report
 from DiffuGTSLib.training.losses import HeadLossWeights
+from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.trainer import TrainingPlan
 from DiffuGTSLib.training.tumor_painter import TUMOR_PAINTER, VQGAN
 
@@ -186,6 +187,7 @@ PARTS: dict[str, Part] = {
     "aova": Part(_train_aova, 20000, in_model=True),
     "vqgan": VQGAN,
     "tumor-painter": TUMOR_PAINTER,
+    "segmenter": SEGMENTER,
 }
 """What can be trained, and for how many iterations where nothing is asked for. The bundled head had fewer windows and
 wants more, see its model card."""
