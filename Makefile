@@ -54,7 +54,7 @@ types: $(INSTALLED) ## check the types of the library
 bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
 	$(BIN)/diffugts bench -o bench.json $(if $(BENCH_SCAN),--scan "$(BENCH_SCAN)")
 
-screenshots: $(SLICER_PARTS) ## draw the pictures of the Slicer panel into Resources/Screenshots
+screenshots: $(SLICER_PARTS) ## draw the pictures of the panel and the views into Resources/Screenshots
 	$(BIN)/python Testing/Slicer/screenshots.py
 
 evaluate: $(INSTALLED) ## judge the bundled model on the scans that it was not trained on; needs DATA=folder
