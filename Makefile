@@ -41,7 +41,7 @@ demo: $(INSTALLED) ## segment the bundled chest CT, show the findings, and compa
 
 test: $(SLICER_PARTS) $(BROWSER) ## run every test, and require 90 % branch coverage
 	$(BIN)/python -m pytest Testing/Python --cov --cov-report=term
-	$(BIN)/python -m pytest Testing/Slicer
+	DIFFUGTS_REQUIRE_SLICER=1 $(BIN)/python -m pytest Testing/Slicer
 
 lint: $(INSTALLED) ## check style and spelling
 	$(BIN)/ruff check .
