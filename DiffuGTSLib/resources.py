@@ -28,3 +28,8 @@ def resource_path(*parts: str) -> Path:
         hint="the installation is incomplete: install DiffuGTS again.",
         code="resource_missing",
     )
+
+
+def organ_names() -> tuple[str, ...]:
+    """Return the organs with a bundled organ file, see `synthesis/organs.py`, in alphabetical order."""
+    return tuple(sorted(path.stem.replace("_", " ") for path in resource_path("Organs").glob("*.json")))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import ConfigError, did_you_mean
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.resources import organ_names, resource_path
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES, SizeClass
 
 Range = tuple[float, float]
@@ -113,11 +113,6 @@ class OrganSpec:
     def vessel_above(self, modality: str) -> float | None:
         """Return the vessel threshold: HU above the organ's mean on CT, standard deviations above it on MR."""
         return self.ct.vessel_above_hu if modality == "CT" else self.mr.vessel_above_sd
-
-
-def organ_names() -> tuple[str, ...]:
-    """Return the organs with a bundled file, in alphabetical order."""
-    return tuple(sorted(path.stem.replace("_", " ") for path in resource_path("Organs").glob("*.json")))
 
 
 def organ_spec(name_or_path: str | Path) -> OrganSpec:

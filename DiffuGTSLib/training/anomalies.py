@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.resources import organ_names
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, thicken_slices, vary_intensity
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
-from DiffuGTSLib.synthesis.organs import OrganSpec, organ_names, organ_spec
+from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.outline import outline_tumor
 from DiffuGTSLib.synthesis.painter import paint_outline
 from DiffuGTSLib.synthesis.placement import NoPlace, place

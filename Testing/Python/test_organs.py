@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.synthesis.organs import CtContrast, MrContrast, OrganSpec, organ_names, organ_spec
+from DiffuGTSLib.resources import organ_names, resource_path
+from DiffuGTSLib.synthesis.organs import CtContrast, MrContrast, OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from DiffuGTSLib import resources
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.resources import organ_names, resource_path
 
 
 def test_a_bundled_preset_is_found() -> None:
@@ -33,3 +33,9 @@ def test_an_installed_wheel_finds_its_own_resources_before_those_beside_it(
         (place / "Resources" / "a.txt").write_text(place.name)
     monkeypatch.setattr(resources, "_PACKAGE", package)
     assert resource_path("a.txt").read_text() == "DiffuGTSLib"
+
+
+def test_organ_files_are_listed_by_their_organs_without_loading_the_synthesis() -> None:
+    names = organ_names()
+    assert "lung" in names and "lymph node" in names
+    assert list(names) == sorted(names)
