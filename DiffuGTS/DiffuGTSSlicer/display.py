@@ -32,7 +32,7 @@ LAYOUTS = {
     "side by side": "SlicerLayoutSideBySideView",
     "four up": "SlicerLayoutFourUpView",
 }
-"""Name → Slicer's layout. Side by side has the scan in the red view and its pseudo-healthy twin in the yellow one."""
+"""Name → Slicer's layout. Side by side has the scan in the red view and its synthetic twin in the yellow one."""
 
 _HEAT = (
     (0.0, 0, 0, 0.02),
@@ -62,8 +62,8 @@ def showResidual(volumeNode: Any) -> None:
     _showMap(volumeNode, RESIDUAL_THRESHOLD, _("Residual"))
 
 
-def stylePseudoHealthy(volumeNode: Any, scanNode: Any) -> None:
-    """Style the pseudo-healthy image as its scan, and mark it as made by a model, in name, attribute and description.
+def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
+    """Style an image that was made from a scan as that scan, and mark it as synthetic: name, attribute and description.
 
     The name is what Slicer writes into the corner of every view that shows the image.
     """
@@ -82,7 +82,7 @@ def stylePseudoHealthy(volumeNode: Any, scanNode: Any) -> None:
 
 
 def isSynthetic(volumeNode: Any) -> bool:
-    """Say whether a model made this image."""
+    """Say whether no scanner made this image."""
     return volumeNode is not None and volumeNode.GetAttribute(SYNTHETIC) == "1"
 
 
@@ -181,13 +181,13 @@ def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> 
         layers.SetForegroundOpacity(float(opacity))
 
 
-def setLayout(name: str, scanNode: Any = None, healthyNode: Any = None) -> None:
+def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
     """Change to a layout; without a layout manager, as in tests of the application, nothing happens.
 
     Args:
         name: One of `LAYOUTS`.
         scanNode: Comes back into the right view after a comparison; None: what the left one shows.
-        healthyNode: For "side by side": the right view shows it, in the plane of the left, and both move together.
+        twinNode: For "side by side": the right view shows it, in the plane of the left, and both move together.
 
     Raises:
         InputError: If there is no layout of that name.
@@ -201,10 +201,15 @@ def setLayout(name: str, scanNode: Any = None, healthyNode: Any = None) -> None:
     views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
     if _LEFT not in views or _RIGHT not in views:
         return
-    if name == "side by side" and healthyNode is not None:
-        _compare(*views[_LEFT], *views[_RIGHT], healthyNode)
+    if name == "side by side" and twinNode is not None:
+        _compare(*views[_LEFT], *views[_RIGHT], twinNode)
     else:
         _endComparison(views[_LEFT][1], *views[_RIGHT], scanNode)
+
+
+def isCompared() -> bool:
+    """Say whether a scan and its twin stand side by side."""
+    return any(view.GetAttribute(_BEFORE) is not None for view, _layers in _views())
 
 
 def jumpTo(rasMm: Sequence[float]) -> None:
@@ -276,12 +281,12 @@ def _views() -> Iterator[tuple[Any, Any]]:
             yield view, layers[view.GetLayoutName()]
 
 
-def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, healthyNode: Any) -> None:
+def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode: Any) -> None:
     if right.GetAttribute(_BEFORE) is None:
         right.SetAttribute(_BEFORE, right.GetOrientation())
         for layers in (leftLayers, rightLayers):
             layers.SetAttribute(_BEFORE, f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}")
-    rightLayers.SetBackgroundVolumeID(healthyNode.GetID())
+    rightLayers.SetBackgroundVolumeID(twinNode.GetID())
     rightLayers.SetForegroundVolumeID(None)
     right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
     right.UpdateMatrices()

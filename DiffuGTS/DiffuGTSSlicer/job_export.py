@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer import scene
@@ -15,18 +16,25 @@ REGION_FILE = "region.nrrd"
 
 @stepwise
 def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
-    """Write scan, region, candidates and job.json.
+    """Write the scan, what goes with it (region and candidates, or the organ) and job.json.
 
     Args:
         run: With an empty folder.
         cache: What an earlier run has found out about the same scan and prompts, for a refinement.
 
     Raises:
-        InputError: Codes "empty_region", "empty_candidate", "missing" and "changed"; else as `volumeGeometry`.
+        InputError: Codes "empty_region", "empty_candidate", "empty_organ", "no_place", "missing" and "changed"; else as
+            `volumeGeometry`.
         GeometryError, StorageError: As the functions of `scene`.
     """
-    wish, files = run.parameters, {}
     yield from scene.exportVolume.steps(run.scanNode, run.folder / protocol.SCAN_FILE)
+    more = yield from (_exportOrgan(run) if run.isSynthesis else _exportHints(run, cache))
+    protocol.write_job(run.parameters.job(**more), run.folder)
+
+
+def _exportHints(run: Run, cache: Path | None) -> Work[dict[str, str]]:
+    """Write region and candidates, as far as there are some, and return what the job says of them."""
+    wish, files = run.parameters, {}
     region = run.folder / REGION_FILE
     isRestricted = yield from scene.exportRegion.steps(
         region, run.scanNode, wish.organSegmentation, wish.organSegmentId, wish.roi
@@ -39,4 +47,12 @@ def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
         files["coarse_mask"] = CANDIDATE_FILE
         if cache is not None:
             files["cache"] = str(cache)
-    protocol.write_job(wish.job(**files), run.folder)
+    return files
+
+
+def _exportOrgan(run: Run) -> Work[dict[str, Any]]:
+    """Write the mask of the organ that is painted into, and return where in it the tumor is wanted."""
+    wish = run.parameters
+    path = run.folder / protocol.SynthesisSpec.organ_mask
+    yield from scene.exportOrgan.steps(wish.organSegmentation, wish.organSegmentId, run.scanNode, path)
+    return {} if wish.place is None else {"center_ras_mm": scene.pointInScan(wish.place, run.scanNode)}

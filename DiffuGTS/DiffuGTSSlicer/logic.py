@@ -27,7 +27,7 @@ from DiffuGTSSlicer.batch import Batch, Case
 from DiffuGTSSlicer.grids import volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
-from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters
+from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters, SynthesisParameters
 from DiffuGTSSlicer.result_import import importArtifact
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 from DiffuGTSSlicer.run_progress import RunProgress
@@ -135,6 +135,21 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise InputError("There is no candidate region to refine.", hint="segment first.", code="empty_candidate")
         return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
 
+    def synthesize(
+        self,
+        scanNode: Any,
+        parameters: SynthesisParameters,
+        waitForCompletion: bool = True,
+        onEvent: Listener | None = None,
+    ) -> Run:
+        """Paint tumors into a healthy organ: a new volume beside the scan, and a segment of what was painted.
+
+        Raises:
+            DiffuGTSError: As `process`; and code "no_organ" without a segment of the organ.
+        """
+        self._requireIdle()
+        return self._begin(scanNode, parameters, False, waitForCompletion, onEvent)
+
     def startBatch(
         self,
         scans: Sequence[Any],
@@ -228,7 +243,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _begin(
         self,
         scanNode: Any,
-        parameters: RunParameters,
+        parameters: RunParameters | SynthesisParameters,
         isRefinement: bool = False,
         wait: bool = False,
         onEvent: Listener | None = None,
@@ -238,10 +253,12 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
-        self.progress.begin(skip=("aova",) if isRefinement else ())
+        stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES
+        self.progress.begin(stages, skip=("aova",) if isRefinement else ())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
-        logging.info("DiffuGTS: %s %s", "refining" if isRefinement else "segmenting", scanNode.GetName())
+        doing = "painting into" if run.isSynthesis else "refining" if isRefinement else "segmenting"
+        logging.info("DiffuGTS: %s %s", doing, scanNode.GetName())
         cache = self._cacheFile() if isRefinement and self._cacheKey == run.cacheKey else None
         self._steps.add(
             exportJob.steps(run, cache),

@@ -71,6 +71,17 @@ def nextSteps() -> dict[str, str]:
         "import_failed": _("Press Install under Setup; if that was done already, restart Slicer."),
         "empty_candidate": _("Lower the candidate threshold under Advanced, or paint the candidate region yourself."),
         "empty_region": _("Paint the organ's segment or move the region of interest, or set both to None."),
+        "no_organ": _(
+            "Outline the organ in Segment Editor, or have a module like TotalSegmentator do it, "
+            "and choose its segment under Inputs."
+        ),
+        "empty_organ": _(
+            "Choose another organ segment under Inputs, or paint this one; "
+            "the Transforms module shows whether something moved it away from the scan."
+        ),
+        "empty_mask": _("Choose another organ segment under Inputs, or paint this one."),
+        "no_place": _("Place a point where the tumor shall be, or set Place to Anywhere in the organ."),
+        "painter": _("Choose another painter, or the folder of a trained one."),
         "cache": _("Press Segment instead of Refine: the scan or the settings have changed."),
         "crashed": _("Press Segment to start a new worker. If it happens again, copy the log and report it."),
         "protocol": _("Restart Slicer, so that panel and worker are of the same version."),
@@ -87,16 +98,17 @@ def nextSteps() -> dict[str, str]:
     }
 
 
-def stageName(stage: str) -> str:
+def stageName(stage: str, isSynthesis: bool = False) -> str:
     """Return what a stage does, for the progress bar."""
     names = {
         "": _("Starting the worker"),
-        "load": _("Loading the model"),
+        "load": _("Reading scan and organ") if isSynthesis else _("Loading the model"),
         "read": _("Reading the scan"),
         "aova": _("Looking for what is abnormal"),
         "repaint": _("Repainting as healthy"),
         "residual": _("Comparing"),
         "write back": _("Carrying the result back to the scan"),
+        "synthesize": _("Painting"),
         "write": _("Writing"),
     }
     return names.get(stage, stage)

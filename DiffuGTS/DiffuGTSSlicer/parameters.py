@@ -4,13 +4,18 @@ import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import (
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import DiffuGTSError, PromptError
+from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.text.prompts import free_prompts, organ_prompts, sentence_key
-from DiffuGTSLib.worker.protocol import JobSpec, Wish
+from DiffuGTSLib.worker.protocol import JobSpec, SynthesisSpec, Wish
 
 DEFAULT_PRESET = Wish.preset
 DEFAULT_ORGAN = "lung"
@@ -18,14 +23,18 @@ MODALITIES = ("", "CT", "MR")
 """Empty: guessed from the scan."""
 OVERLAYS = ("none", "aova", "residual", "pseudo_healthy")
 DEVICES = ("auto", "cpu", "cuda")
+SIZES = ("mix", "tiny", "small", "medium", "large")
+PAINTERS = ("handcrafted", "recipe")
+PAINTER_FOLDER = "folder"
+"""The painter of a scene that wants a trained one: which, is a setting of the computer."""
 
 
 @parameterNodeWrapper
 class DiffuGTSParameterNode:
     """The state of the panel, saved with the scene. Names are stored: renaming one loses it from saved scenes.
 
-    The interpreter and a model folder are settings of the computer, not of the scene: a scene from elsewhere must not
-    choose what runs here.
+    The interpreter and the folders of models and painters are settings of the computer, not of the scene: a scene from
+    elsewhere must not choose what runs here.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -62,6 +71,21 @@ class DiffuGTSParameterNode:
     opacity: Annotated[float, WithinRange(0, 1)] = 0.5
     overlayThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
     legend: bool = True
+
+    synthesisOrgan: str = ""
+    synthesisSize: str = "mix"
+    synthesisCount: Annotated[int, WithinRange(0, 20)] = 0
+    synthesisRadiusMm: Annotated[float, WithinRange(0, 100)] = 0.0
+    synthesisPlace: vtkMRMLMarkupsFiducialNode
+    avoidVessels: bool = True
+    massEffect: bool = False
+    capsule: bool = False
+    painter: str = "handcrafted"
+    synthesisSeed: Annotated[int, WithinRange(0, 999999)] = 0
+    painted: vtkMRMLScalarVolumeNode
+    paintedSegmentation: vtkMRMLSegmentationNode
+    paintedSegmentId: str = ""
+    synthesisOutcome: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,9 +202,97 @@ class RunParameters(Wish):
         )
 
     def detectionKey(self) -> tuple[Any, ...]:
-        """Return what a cached detection depends on beside the scan: prompts, model, grid and device."""
+        """Return what a cached detection depends on beside the scan: prompts, model, grid, device and region."""
         prompts = tuple(sorted(self.jobPrompts().items()))
-        return (prompts, self.modality, self.preset, self.modelFolder, self.device, self.overrides)
+        region = (self.roi, self.organSegmentation, self.organSegmentId)
+        return (prompts, self.modality, self.preset, self.modelFolder, self.device, self.overrides, region)
+
+
+@dataclass(frozen=True)
+class SynthesisParameters:
+    """One wish to have tumors painted: `SynthesisParameters("liver", segmentationNode, segmentId)` is a whole one.
+
+    Attributes:
+        organ: Name with an organ file, as `DiffuGTSLib.resources.organ_names` lists them, or the path of one.
+        organSegmentation: Segmentation with the healthy organ.
+        organSegmentId: Its segment; may be left away where there is just one.
+        modality: "CT", "MR", or "" to have it guessed.
+        size: One of `SIZES`.
+        count: How many; 0 for as many as the organ file says.
+        radiusMm: Instead of a size; 0 for the size.
+        place: Markups node whose first point is the middle of the one tumor; None for anywhere in the organ.
+        avoidVessels: Whether small tumors keep clear of vessels.
+        massEffect: Whether tumors push the tissue around them outwards.
+        capsule: Whether tumors wear a bright capsule.
+        painter: One of `PAINTERS`, or the folder of a trained one.
+        device: Of a trained painter: "auto", "cpu", "cuda" or "cuda:1".
+        seed: Every random draw follows from it.
+        painted: Volume to write into; None: a new one, as for the segmentation.
+        paintedSegmentation: Of the painted tumors.
+        paintedSegmentId: Its segment.
+        keepFiles: Keep the job folder, for a look at what the worker wrote.
+    """
+
+    organ: str
+    organSegmentation: Any
+    organSegmentId: str = ""
+    modality: str = ""
+    size: str = "mix"
+    count: int = 0
+    radiusMm: float = 0.0
+    place: Any = None
+    avoidVessels: bool = True
+    massEffect: bool = False
+    capsule: bool = False
+    painter: str = "handcrafted"
+    device: str = "auto"
+    seed: int = 0
+    painted: Any = None
+    paintedSegmentation: Any = None
+    paintedSegmentId: str = ""
+    keepFiles: bool = False
+
+    @classmethod
+    def fromNode(cls, node: Any, **more: Any) -> "SynthesisParameters":
+        """Take up what the panel shows; which folder `PAINTER_FOLDER` stands for comes in `more`."""
+        values = {name: getattr(node, name) for name in _SAME_IN_SYNTHESIS}
+        values.update(
+            organ=node.synthesisOrgan or node.organ,
+            size=node.synthesisSize,
+            count=0 if node.synthesisPlace is not None else node.synthesisCount,
+            radiusMm=node.synthesisRadiusMm,
+            place=node.synthesisPlace,
+            seed=node.synthesisSeed,
+        )
+        return cls(**{**values, **more})
+
+    def job(self, **more: Any) -> SynthesisSpec:
+        """Return the job of these parameters.
+
+        Args:
+            **more: What only the export knows: center_ras_mm, in the scan's own frame.
+
+        Raises:
+            InputError: Without an organ (code "organ"), or without its segment (code "no_organ").
+            WorkerError: Code "protocol": a value of another type.
+        """
+        if not self.organ:
+            raise InputError(
+                "No organ was chosen.", hint="choose the organ that the tumors are painted into.", code="organ"
+            )
+        if self.organSegmentation is None or not self.organSegmentation.GetSegmentation().GetNumberOfSegments():
+            raise InputError(
+                "There is no segment of the organ.", hint="outline the organ in Segment Editor.", code="no_organ"
+            )
+        return SynthesisSpec(
+            organ=self.organ, modality=self.modality, size=self.size, count=int(self.count),
+            radius_mm=round(float(self.radiusMm), 4), avoid_vessels=self.avoidVessels, mass_effect=self.massEffect,
+            capsule=self.capsule, painter=self.painter, device=self.device, seed=int(self.seed), **more,
+        )  # fmt: skip
+
+    def detectionKey(self) -> tuple[Any, ...]:
+        """Return that nothing of a synthesis can be re-used by a refinement."""
+        return ()
 
 
 _SAME_NAMES = (
@@ -189,6 +301,11 @@ _SAME_NAMES = (
     "residual", "keepFiles",
 )  # fmt: skip
 """What parameter node and run parameters call alike."""
+_SAME_IN_SYNTHESIS = (
+    "organSegmentation", "organSegmentId", "modality", "avoidVessels", "massEffect", "capsule", "painter", "device",
+    "painted", "paintedSegmentation", "paintedSegmentId", "keepFiles",
+)  # fmt: skip
+"""The same of synthesis parameters."""
 
 
 def applyPreset(node: Any, preset: str) -> None:

@@ -59,7 +59,7 @@ def _damaged(node: slicer.vtkMRMLTextNode, reason: str) -> InputError:
 
 def _shortFacts(record: Mapping[str, Any]) -> dict[str, str | None]:
     """Return what a data table or a script may want to see at once; None removes what an earlier run had left."""
-    prompts = record.get("prompts") or {}
+    prompts = record.get("prompts") or {"organ": (record.get("organ") or {}).get("name")}
     facts = {
         "Version": (record.get("versions") or {}).get("diffugts"),
         "Created": record.get("created"),
@@ -69,6 +69,7 @@ def _shortFacts(record: Mapping[str, Any]) -> dict[str, str | None]:
         "Organ": prompts.get("organ"),
         "NormalPrompt": prompts.get("normal"),
         "AbnormalPrompt": prompts.get("abnormal"),
+        "Painter": record.get("painter"),
         "Seed": record.get("seed"),
         "Device": record.get("device"),
         "Notice": record.get("notice"),

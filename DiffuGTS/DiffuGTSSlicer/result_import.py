@@ -16,9 +16,15 @@ from DiffuGTSSlicer.run import Run
 from DiffuGTSSlicer.scene import CANDIDATE_COLOR, DIGEST_TAG, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
 
-VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual"}
+VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
 """Artifact → the run parameter that holds its node."""
-MASKS = {"coarse_mask": ("candidate", "candidateSegmentId"), "segmentation": ("segmentation", "tumorSegmentId")}
+MASKS = {
+    "coarse_mask": ("candidate", "candidateSegmentId"),
+    "segmentation": ("segmentation", "tumorSegmentId"),
+    "painted_tumor": ("paintedSegmentation", "paintedSegmentId"),
+}
+RECORDED = ("segmentation", "painted_tumor")
+"""Artifacts whose node keeps the record."""
 
 
 @stepwise
@@ -34,8 +40,9 @@ def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
         yield from _importMask(run, kind, path)
     elif kind == "record":
         run.record = json.loads(path.read_text(encoding="utf-8"))
-        if "segmentation" in run.nodes:
-            provenance.writeProvenance(run.nodes["segmentation"], run.record)
+        for about in RECORDED:
+            if about in run.nodes:
+                provenance.writeProvenance(run.nodes[about], run.record)
 
 
 def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
@@ -43,6 +50,7 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
         "aova": _("{scan} AOVA"),
         "pseudo_healthy": _("{scan} pseudo-healthy (synthetic)"),
         "residual": _("{scan} residual"),
+        "painted": _("{scan} with painted tumor (synthetic)"),
     }
     name = words[kind].format(scan=run.scanNode.GetName())
     known = _present(getattr(run.parameters, VOLUMES[kind]))
@@ -53,29 +61,34 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     elif kind == "residual":
         display.showResidual(node)
     else:
-        display.stylePseudoHealthy(node, run.scanNode)
+        display.styleSynthetic(node, run.scanNode)
     yield None
     run.nodes[kind] = node
 
 
 def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
-    isTumor = kind == "segmentation"
-    nodeName = _("{scan} tumor") if isTumor else _("{scan} candidate region")
     organ = run.parameters.organ
-    segmentName = _("{organ} tumor").format(organ=organ or _("Unnamed")).strip().capitalize()
+    nodeName, segmentName = {
+        "coarse_mask": (_("{scan} candidate region"), _("Candidate region")),
+        "segmentation": (_("{scan} tumor"), _("{organ} tumor")),
+        "painted_tumor": (_("{scan} painted tumor"), _("Painted {organ} tumor")),
+    }[kind]
+    segmentName = segmentName.format(organ=organ or _("Unnamed")).strip().capitalize()
     mask = yield from scene.readMask.steps(path, run.scanNode)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
     segmentId = yield from _ours(node, getattr(run.parameters, MASKS[kind][1]), run.scanNode)
     if node is None:
-        node = scene.newSegmentation(run.scanNode, nodeName.format(scan=run.scanNode.GetName()))
+        # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
+        shownOn = _present(run.nodes.get("painted")) or run.scanNode
+        node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanNode.GetName()))
     run.segmentIds[kind] = scene.showMask(
         mask,
         run.scanNode,
         node,
-        segmentName if isTumor else _("Candidate region"),
+        segmentName,
         organ,
         segmentId=segmentId,
-        color=TUMOR_COLOR if isTumor else CANDIDATE_COLOR,
+        color=CANDIDATE_COLOR if kind == "coarse_mask" else TUMOR_COLOR,
     )
     run.nodes[kind] = node
     yield None

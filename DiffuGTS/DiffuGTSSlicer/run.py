@@ -12,7 +12,7 @@ import slicer
 
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
-from DiffuGTSSlicer.parameters import RunParameters
+from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
 
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
 
@@ -21,16 +21,18 @@ PARTIAL = "DiffuGTS.Partial"
 
 
 class Run:
-    """What `DiffuGTSLogic.process` returns; complete when `isOver`.
+    """What `DiffuGTSLogic.process` and `DiffuGTSLogic.synthesize` return; complete when `isOver`.
 
     Attributes:
         scanNode: The scan.
         parameters: What was asked.
         isRefinement: Whether the user's candidates were taken instead of detecting some.
         state: `ACTIVE`, then `DONE`, `FAILED` or `CANCELLED`.
-        nodes: Artifact → node, as they appear: "aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation".
-        segmentIds: "coarse_mask" and "segmentation" → segment.
-        result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings.
+        nodes: Artifact → node, as they appear: "aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation"; of a
+            synthesis "painted" and "painted_tumor".
+        segmentIds: "coarse_mask" and "segmentation", or "painted_tumor" → segment.
+        result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings; of a synthesis
+            tumors and skipped instead of score and findings.
         record: The run's record, as it is kept in the scene.
         failure: Why it failed.
         cacheKey: What a detection depends on, as it was at the beginning.
@@ -42,7 +44,7 @@ class Run:
     def __init__(
         self,
         scanNode: Any,
-        parameters: RunParameters,
+        parameters: RunParameters | SynthesisParameters,
         isRefinement: bool = False,
         onEvent: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
@@ -56,7 +58,7 @@ class Run:
         self.result: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
         self.failure: Failure | None = None
-        self.cacheKey = self._cacheKey()
+        self.cacheKey = (*scanState(scanNode), *parameters.detectionKey())
         self.isHandedOver = self.isStopped = self.isDropped = False
         self.folder = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
 
@@ -64,6 +66,11 @@ class Run:
     def isOver(self) -> bool:
         """Whether nothing more will come."""
         return self.state != ACTIVE
+
+    @property
+    def isSynthesis(self) -> bool:
+        """Whether tumors are painted instead of looked for."""
+        return isinstance(self.parameters, SynthesisParameters)
 
     @property
     def outcome(self) -> str:
@@ -77,11 +84,6 @@ class Run:
                 node.RemoveAttribute(PARTIAL)
             elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
                 node.SetAttribute(PARTIAL, "1")
-
-    def _cacheKey(self) -> tuple[Any, ...]:
-        wish = self.parameters
-        region = (wish.roi, wish.organSegmentation, wish.organSegmentId)
-        return (*scanState(self.scanNode), wish.detectionKey(), region)
 
     def removeFolder(self) -> None:
         """Remove the job folder, unless it was asked to stay."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from DiffuGTSLib.worker.protocol import STAGES
+from DiffuGTSLib.worker.protocol import STAGES, SYNTHESIS_STAGES
 
-TYPICAL_S: Mapping[str, float] = {
-    "load": 4.0,
-    "read": 0.5,
-    "aova": 8.0,
-    "repaint": 8.0,
-    "residual": 3.0,
-    "write back": 0.5,
-    "write": 0.5,
-}
+TYPICAL_S: Mapping[tuple[str, ...], Mapping[str, float]] = {
+    STAGES: {
+        "load": 4.0, "read": 0.5, "aova": 8.0, "repaint": 8.0, "residual": 3.0, "write back": 0.5, "write": 0.5,
+    },
+    SYNTHESIS_STAGES: {"load": 1.0, "synthesize": 2.0, "write": 0.5},
+}  # fmt: skip
 """Before anything was measured: the bundled chest CT on a laptop. Only the proportions matter."""
 
 
@@ -24,23 +21,24 @@ class RunProgress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._weights = dict(TYPICAL_S)
+        self._weightsOf = {stages: dict(weights) for stages, weights in TYPICAL_S.items()}
         self.begin()
 
-    def begin(self, skip: tuple[str, ...] = ()) -> None:
-        """Start the clock of a run that will not come through the stages of `skip`."""
+    def begin(self, stages: tuple[str, ...] = STAGES, skip: tuple[str, ...] = ()) -> None:
+        """Start the clock of a run through these stages, or, where it skips some, through the others."""
         self._start = self._clock()
+        self._stages, self._weights = stages, self._weightsOf[stages]
         self._skip = skip
         self.stage, self.stageShare = "", 0.0
 
     def update(self, stage: str, share: float) -> None:
         """Take up a stage event; stages that are unknown change nothing."""
-        if stage in STAGES:
+        if stage in self._stages:
             self.stage, self.stageShare = stage, min(max(share, 0.0), 1.0)
 
     def learn(self, timingsS: Mapping[str, float]) -> None:
         """Remember how long the stages took."""
-        self._weights.update({stage: max(float(s), 0.01) for stage, s in timingsS.items() if stage in STAGES})
+        self._weights.update({stage: max(float(s), 0.01) for stage, s in timingsS.items() if stage in self._stages})
 
     @property
     def elapsedS(self) -> float:
@@ -52,8 +50,8 @@ class RunProgress:
         """How much of the whole run is done, 0 to 1."""
         if not self.stage:
             return 0.0
-        weights = {stage: 0.0 if stage in self._skip else self._weights[stage] for stage in STAGES}
-        before = sum(weights[stage] for stage in STAGES[: STAGES.index(self.stage)])
+        weights = {stage: 0.0 if stage in self._skip else self._weights[stage] for stage in self._stages}
+        before = sum(weights[stage] for stage in self._stages[: self._stages.index(self.stage)])
         return (before + weights[self.stage] * self.stageShare) / (sum(weights.values()) or 1.0)
 
     @property

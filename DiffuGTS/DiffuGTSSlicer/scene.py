@@ -24,7 +24,15 @@ from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer.display import styleSegmentation
-from DiffuGTSSlicer.grids import BoxedMask, roiMask, scanState, segmentMask, setSegmentBox, volumeGeometry
+from DiffuGTSSlicer.grids import (
+    BoxedMask,
+    roiMask,
+    scanState,
+    segmentMask,
+    setSegmentBox,
+    volumeGeometry,
+    worldFromNode,
+)
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 from DiffuGTSSlicer.terminology import terminologyEntry
 
@@ -98,6 +106,13 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
 
 
 @stepwise
+def exportOrgan(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
+    """Write the organ that is painted into; as `exportSegmentMask`, with the code "empty_organ"."""
+    mask = yield from segmentMask.steps(segmentationNode, segmentId, scanNode)
+    yield from _exportMask(mask, scanNode, path, "empty_organ")
+
+
+@stepwise
 def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> Work[None]:
     """Write which of the scan's voxels have their center in a box, turned and transformed as it may be.
 
@@ -145,6 +160,27 @@ def exportRegion(
         )
     yield from _exportMask(allowed, volumeNode, path, "empty_region")
     return True
+
+
+def pointInScan(pointsNode: Any, scanNode: Any) -> tuple[float, float, float]:
+    """Return the first point of a markups node in the scan's own frame, RAS in mm, as the scan's file has it.
+
+    Raises:
+        InputError: Code "no_place": it has no point, or none that was placed yet.
+    """
+    placed = [
+        index
+        for index in range(pointsNode.GetNumberOfControlPoints())
+        if pointsNode.GetNthControlPointPositionStatus(index) == pointsNode.PositionDefined
+    ]
+    if not placed:
+        raise InputError(
+            f"'{pointsNode.GetName()}' holds no point that was placed.", hint="place one.", code="no_place"
+        )
+    world = [0.0] * 3
+    pointsNode.GetNthControlPointPositionWorld(placed[0], world)
+    r, a, s, _one = (float(value) for value in np.linalg.inv(worldFromNode(scanNode)) @ [*world, 1.0])
+    return r, a, s
 
 
 # --- From files to the scene
@@ -320,7 +356,7 @@ def _hierarchyItem(hierarchy: Any, node: Any) -> int:
 
 def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> Work[None]:
     if not (yield from inBackground(mask.any)):
-        what = "candidate region" if code == "empty_candidate" else "region"
+        what = {"empty_candidate": "candidate region", "empty_organ": "organ's segment"}.get(code, "region")
         raise InputError(
             f"The {what} holds no voxel of '{volumeNode.GetName()}'.",
             hint="paint it, or move it into the scan; the Transforms module shows whether something moved it away.",

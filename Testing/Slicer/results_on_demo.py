@@ -49,7 +49,7 @@ def results_on(scan: Any, folder: Path) -> Results:
     scan.GetDisplayNode().SetWindowLevel(1500, -600)
     display.showAova(nodes["aova"], 0.5)
     display.showResidual(nodes["residual"])
-    display.stylePseudoHealthy(nodes["pseudo_healthy"], scan)
+    display.styleSynthetic(nodes["pseudo_healthy"], scan)
     segmentation = scene.newSegmentation(scan, "Chest CT tumor")
     path = on_disk(geometry, mask, folder / "segmentation.nrrd")
     segment_id = scene.importMask(path, scan, segmentation, "Lung nodule", "lung")

@@ -94,19 +94,19 @@ def test_a_threshold_that_half_precision_of_a_slider_blurs_counts_what_the_view_
 
 
 def test_the_twin_looks_as_its_scan_and_says_that_it_is_synthetic(a_scan, a_twin) -> None:
-    display.stylePseudoHealthy(a_twin, a_scan)
+    display.styleSynthetic(a_twin, a_scan)
     assert (a_twin.GetDisplayNode().GetWindow(), a_twin.GetDisplayNode().GetLevel()) == (1500, -600)
     assert not a_twin.GetDisplayNode().GetAutoWindowLevel()
     assert a_twin.GetName() == "Scan pseudo-healthy (synthetic)"
     assert display.isSynthetic(a_twin) and not display.isSynthetic(a_scan) and not display.isSynthetic(None)
     assert "not for diagnosis" in a_twin.GetDescription()
-    display.stylePseudoHealthy(a_twin, a_scan)
+    display.styleSynthetic(a_twin, a_scan)
     assert a_twin.GetName().count("synthetic") == 1
 
 
 def test_a_scan_without_a_display_leaves_the_twin_its_own(a_scan, a_twin) -> None:
     slicer.mrmlScene.RemoveNode(a_scan.GetDisplayNode())
-    display.stylePseudoHealthy(a_twin, a_scan)
+    display.styleSynthetic(a_twin, a_scan)
     assert display.isSynthetic(a_twin)
 
 
