@@ -12,6 +12,7 @@ import torch
 from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion
 from DiffuGTSLib.synthesis.latent_painter import PainterView, save_painter
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D
@@ -125,6 +126,9 @@ class TumorPainterOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.handcrafted <= 1:
             raise ConfigError(f"handcrafted: expected a share of 0 to 1, got {self.handcrafted:g}.")
+        diffusion = CosineDiffusion(self.timesteps)
+        if self.ddim_steps:
+            diffusion.ddim_timesteps(self.ddim_steps)  # refused now, not when hours of training are over
 
 
 def painter_size(name: str) -> PainterSize:

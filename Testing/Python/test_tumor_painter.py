@@ -133,11 +133,15 @@ def test_without_outlined_tumors_only_handcrafted_ones_are_left(tmp_path: Path) 
 
 
 def test_an_unknown_size_and_a_share_beyond_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match="Unknown size 'publishd'") as caught:
-        painter_size("publishd")
+    with pytest.raises(ConfigError, match="Unknown size 'publish'") as caught:
+        painter_size("publish")
     assert caught.value.hint == "did you mean 'published'?"
     with pytest.raises(ConfigError, match="share of 0 to 1, got 1.5"):
         TumorPainterOptions(handcrafted=1.5)
+    with pytest.raises(ConfigError, match="timesteps: expected 1 or more, got 0"):
+        TumorPainterOptions(timesteps=0)
+    with pytest.raises(ConfigError, match="50 evenly spaced steps do not fit 4 timesteps"):
+        TumorPainterOptions(ddim_steps=50)
 
 
 def test_the_published_size_is_difftumor_s() -> None:

@@ -67,8 +67,8 @@ def test_eight_voxels_are_a_tumor_and_seven_are_not() -> None:
 
 
 def test_an_unknown_stage_and_an_unknown_label_are_refused(a_label_map: NDArray[np.uint8]) -> None:
-    with pytest.raises(ConfigError, match="Unknown stage 'erly'"):
-        keep_stage(a_label_map, SPACING_MM, "erly")
+    with pytest.raises(ConfigError, match="Unknown stage 'earl'"):
+        keep_stage(a_label_map, SPACING_MM, "earl")
     with pytest.raises(InputError, match="got 7"):
         keep_stage(a_label_map * 7, SPACING_MM, "early")
 
