@@ -7,11 +7,13 @@ A protocol is one JSON file that names every case, its patient, its split and it
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.storage import whole_file
 
 SPLITS = ("train", "validation", "test", "excluded")
 MODALITIES = ("CT", "MR", "labels")
@@ -28,14 +30,18 @@ class Case:
         modality: "CT", "MR", or "labels" for an anatomy that is only ever painted with random contrasts.
         image: Path of the scan (or label map), relative to the data folder.
         organ: Organ of the tumor, or the organ that the whole scan shows.
-        tumor: Path of the tumor mask, or "".
+        tumor: Path of the tumor mask, or "". It may be the label map itself, see `tumor_values`.
+        tumor_values: Values of `tumor` that are tumor; empty takes every value above 0.
         labels: Path of an organ label map, or "".
-        label_names: Organ name → its values in the label map.
+        label_names: Organ name → its values in the label map, those of its tumors among them.
+        organ_files: Organ name → paths of masks that make it up, where every part has a file of its own.
+        other_lesion_values: Values of the label map that are neither healthy nor tumor, as a cyst.
         lung_by_air: Find the lungs of a CT as the air enclosed by the body.
         healthy_only_in: Where the scan shows tumors that nobody outlined, the organs that are known to be healthy.
         framed_on_tumor: The scan was cut around its tumor: it is cut or padded anew before it is scored, since a blob
             in the middle of the picture would score without looking.
         unmarked_near: Organ name → mm around it that may hold a tumor that nobody outlined.
+        contrast: What an MR scan is weighted by, or a CT's phase, in the data set's words, or "".
     """
 
     name: str
@@ -51,6 +57,16 @@ class Case:
     healthy_only_in: list[str] = field(default_factory=list)
     unmarked_near: dict[str, float] = field(default_factory=dict)
     framed_on_tumor: bool = False
+    tumor_values: list[int] = field(default_factory=list)
+    organ_files: dict[str, list[str]] = field(default_factory=dict)
+    other_lesion_values: list[int] = field(default_factory=list)
+    contrast: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        """Every file of the case, relative to the data folder, each once."""
+        parts = [path for paths in self.organ_files.values() for path in paths]
+        return list(dict.fromkeys(path for path in (self.image, self.tumor, self.labels, *parts) if path))
 
 
 def read_protocol(path: Path) -> list[Case]:
@@ -59,6 +75,23 @@ def read_protocol(path: Path) -> list[Case]:
     Raises:
         InputError: Not a protocol; an unknown key, split or modality; a key that is missing or of another type; an
             organ that no key defines; a name used twice; a patient in two splits (code "leakage").
+    """
+    cases = read_cases(path)
+    for patient, splits in shared_patients(cases).items():
+        words = " and ".join(f"'{split}'" for split in splits)
+        raise InputError(
+            f"Patient '{patient}' is in splits {words}.",
+            hint="keep all scans of a patient in one split, or the figures are worthless.",
+            code="leakage",
+        )
+    return cases
+
+
+def read_cases(path: Path) -> list[Case]:
+    """Read the cases of a protocol file, which may still have a patient in two splits.
+
+    Raises:
+        InputError: As `read_protocol`, but for that.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
@@ -69,19 +102,45 @@ def read_protocol(path: Path) -> list[Case]:
             f"{path} is not a protocol: {error}.", hint="see Resources/Protocols/mini.json for the form."
         ) from error
     cases = [_case(row) for row in rows]
-    split_of: dict[str, str] = {}
-    names: set[str] = set()
-    for case in cases:
-        if case.name in names:
-            raise InputError(f"Two cases are named '{case.name}' in {path}.")
-        names.add(case.name)
-        if split_of.setdefault(case.patient, case.split) != case.split:
-            raise InputError(
-                f"Patient '{case.patient}' is in splits '{split_of[case.patient]}' and '{case.split}'.",
-                hint="keep all scans of a patient in one split, or the figures are worthless.",
-                code="leakage",
-            )
+    for name in repeated(case.name for case in cases):
+        raise InputError(f"Two cases are named '{name}' in {path}.")
     return cases
+
+
+def write_protocol(path: Path, cases: Sequence[Case], description: str, **header: Any) -> None:
+    """Write a protocol file; of each case what differs from the defaults.
+
+    Args:
+        path: Where to.
+        cases: In the order to keep.
+        description: One sentence for people.
+        header: More to tell beside the cases, as JSON: where they come from, what is held out.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    content = {"format": 1, "description": description, **header, "cases": [_row(case) for case in cases]}
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def shared_patients(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Return the patients who are in more than one split: patient → these splits."""
+    splits: dict[str, list[str]] = {}
+    for case in cases:
+        known = splits.setdefault(case.patient, [])
+        if case.split not in known:
+            known.append(case.split)
+    return {patient: known for patient, known in splits.items() if len(known) > 1}
+
+
+def repeated(names: Iterable[str]) -> Iterator[str]:
+    """Yield each name that comes again, when it does."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            yield name
+        seen.add(name)
 
 
 def _case(row: object) -> Case:
@@ -101,14 +160,34 @@ def _case(row: object) -> Case:
     for key, value, known in (("split", case.split, SPLITS), ("modality", case.modality, MODALITIES)):
         if value not in known:
             raise InputError(f"Case '{name}': unknown {key} '{value}'; expected one of {', '.join(known)}.")
-    organs = {*case.label_names, case.organ, *(["lung"] if case.lung_by_air else [])}
+    _require_places(case)
+    return case
+
+
+def _require_places(case: Case) -> None:
+    """Refuse an organ, or another lesion, that a case speaks of without saying where it is."""
+    organs = {*case.label_names, *case.organ_files, case.organ, *(["lung"] if case.lung_by_air else [])}
     for organ in (*case.healthy_only_in, *case.unmarked_near):
         if organ not in organs:
             raise InputError(
-                f"Case '{name}' speaks of the {organ}, but does not say where it is.",
-                hint="name it in label_names, as the organ, or with lung_by_air.",
+                f"Case '{case.name}' speaks of the {organ}, but does not say where it is.",
+                hint="name it in label_names or organ_files, as the organ, or with lung_by_air.",
             )
-    return case
+    if case.other_lesion_values and not case.labels:
+        raise InputError(
+            f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."
+        )
+
+
+def _row(case: Case) -> dict[str, Any]:
+    """Return a case as JSON, without what is as by default."""
+    row = {}
+    for known in fields(Case):
+        default = known.default_factory() if known.default_factory is not MISSING else known.default
+        value = getattr(case, known.name)
+        if value != default:
+            row[known.name] = value
+    return row
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -140,7 +140,7 @@ def _threshold_rules(cases: list[Case], data: Path) -> dict[str, ThresholdRule]:
 
 def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
     scan = read_volume(data / case.image)
-    return scan, read_mask(data / case.tumor, scan.geometry)
+    return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)
 
 
 def _notes(components: Components) -> list[str]:

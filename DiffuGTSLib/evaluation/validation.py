@@ -214,7 +214,7 @@ def validate_protocol(
 
 def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToPredict) -> dict[str, str | float]:
     scan = read_volume(data / case.image)
-    mask = read_mask(data / case.tumor, scan.geometry)
+    mask = read_mask(data / case.tumor, scan.geometry, case.tumor_values)
     if case.framed_on_tumor:  # the same frame that `evaluate` draws
         rng = np.random.default_rng([2025, *case.name.encode()])
         scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)

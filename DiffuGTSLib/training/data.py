@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.volumes import CanonicalScan, Volume, read_mask, read_volume, to_canonical
+from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,31 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         scan = to_canonical(volume, config, case.modality)
     tumor = np.zeros(scan.image.shape, dtype=bool)
     if case.tumor:
-        tumor = scan.project(read_mask(root / case.tumor, volume.geometry)) >= 0.5
+        tumor = scan.project(read_mask(root / case.tumor, volume.geometry, case.tumor_values)) >= 0.5
+    organs = _outlined_organs(case, root, scan, volume.geometry)
+    if case.lung_by_air:
+        organs["lung"] = lung_by_air(scan)
+    if case.organ and case.organ not in organs:
+        organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
+    healthy = _healthy_mask(case, scan, tumor, organs)
+    if case.other_lesion_values:
+        lesions = read_mask(root / case.labels, volume.geometry, case.other_lesion_values)
+        healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
+    return TrainingScan(case, scan, tumor, organs, healthy)
+
+
+def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry) -> dict[str, NDArray[np.bool_]]:
     organs = {}
     if case.labels:
         labels = read_volume(root / case.labels)
         for name, values in case.label_names.items():
             organs[name] = scan.project(labels.with_array(np.isin(labels.array, values).astype(np.uint8))) >= 0.5
-    if case.lung_by_air:
-        organs["lung"] = lung_by_air(scan)
-    if case.organ and case.organ not in organs:
-        organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
-    return TrainingScan(case, scan, tumor, organs, _healthy_mask(case, scan, tumor, organs))
+    for name, paths in case.organ_files.items():
+        whole = np.zeros(grid.shape, dtype=bool)
+        for path in paths:
+            whole |= read_mask(root / path, grid).array > 0
+        organs[name] = scan.project(Volume(whole.astype(np.uint8), grid)) >= 0.5
+    return organs
 
 
 def load_split(cases: Sequence[Case], split: str, root: Path, config: CanonicalConfig) -> list[TrainingScan]:
@@ -123,11 +137,17 @@ def _healthy_mask(
     healthy = np.ones(scan.image.shape, dtype=bool)
     suspects = [(tumor, HEALTHY_MARGIN_MM)] + [(organs[name], mm) for name, mm in case.unmarked_near.items()]
     for suspect, margin_mm in suspects:
-        if suspect.any():
-            healthy &= ndimage.distance_transform_edt(~suspect, sampling=scan.spacing_mm) > margin_mm
+        healthy &= ~_near(suspect, scan, margin_mm)
     if case.healthy_only_in:
         healthy &= np.logical_or.reduce([organs[name] for name in case.healthy_only_in])
     return healthy
+
+
+def _near(mask: NDArray[np.bool_], scan: CanonicalScan, margin_mm: float) -> NDArray[np.bool_]:
+    """Return a mask and what lies within a distance of it; nothing around an empty one."""
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=scan.spacing_mm) <= margin_mm)
 
 
 @dataclass(frozen=True)

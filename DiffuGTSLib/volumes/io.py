@@ -6,7 +6,7 @@ arrays run (k, j, i); ours is RAS and (i, j, k).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,13 @@ def read_series(series: Series) -> Volume:
     return Volume(voxels.astype(np.float32), _geometry(image, folder), series.modality)
 
 
-def read_mask(path: Path | str, like: Geometry) -> Volume:
-    """Read a mask on the scan's own grid as uint8: every label above 0 becomes 1.
+def read_mask(path: Path | str, like: Geometry, values: Sequence[int] = ()) -> Volume:
+    """Read a mask on the scan's own grid as uint8: every label above 0 becomes 1, or of a label map some of them.
+
+    Args:
+        path: The mask, or a label map.
+        like: The scan's grid.
+        values: The labels that become 1; none for every one above 0.
 
     Raises:
         InputError: As `read_volume`; also if voxels are not the whole numbers 0, 1, 2…
@@ -92,7 +97,8 @@ def read_mask(path: Path | str, like: Geometry) -> Volume:
             code="not_a_mask",
         )
     require_same_grid(like, _geometry(image, path), "mask")
-    return Volume((voxels > 0).astype(np.uint8), like)
+    chosen = np.isin(voxels, values) if values else voxels > 0
+    return Volume(chosen.astype(np.uint8), like)
 
 
 def write_volume(volume: Volume, path: Path | str, *, compressed: bool = True) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mini_data import write_protocol
 
+from DiffuGTSLib import protocol
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.resources import resource_path
@@ -105,3 +107,27 @@ def test_a_case_that_is_no_object_is_refused(tmp_path: Path) -> None:
     path.write_text('{"cases": ["a"]}')
     with pytest.raises(InputError, match="Expected an object for each case, got 'a'"):
         read_protocol(path)
+
+
+def test_a_lesion_without_a_label_map_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="names other_lesion_values, but no label map") as caught:
+        read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, "other_lesion_values": [3]}]))
+    assert "labels" in caught.value.hint
+
+
+def test_a_protocol_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    case = Case(
+        "a", "p", "train", "CT", "a/ct.nii.gz", "kidney", "a/seg.nii.gz", "a/seg.nii.gz", {"kidney": [1, 2, 3]},
+        tumor_values=[2], other_lesion_values=[3], organ_files={"liver": ["a/liver.nii.gz"]}, contrast="portal",
+    )  # fmt: skip
+    protocol.write_protocol(tmp_path / "p.json", [case], "One kidney.", seed=3)
+    assert read_protocol(tmp_path / "p.json") == [case]
+    content = json.loads((tmp_path / "p.json").read_text())
+    assert (content["format"], content["description"], content["seed"]) == (1, "One kidney.", 3)
+    assert "lung_by_air" not in content["cases"][0], "what is as by default goes without saying"
+    assert case.files == ["a/ct.nii.gz", "a/seg.nii.gz", "a/liver.nii.gz"]
+
+
+def test_a_patient_in_two_splits_can_be_read_in_order_to_be_reported(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b", "split": "test"}])
+    assert protocol.shared_patients(protocol.read_cases(path)) == {"p": ["train", "test"]}

@@ -59,6 +59,36 @@ def test_only_named_organs_are_healthy_where_nobody_outlined_the_tumors(tmp_path
     assert np.array_equal(scan.healthy, scan.organs["liver"])
 
 
+def test_tumor_organ_and_cyst_may_be_values_of_one_label_map(tmp_path: Path) -> None:
+    phantom = ct_phantom(GRID)
+    labels = phantom.organ.array.astype(np.uint8)
+    labels[phantom.lesion.array > 0] = 2
+    cyst = (slice(20, 22), slice(12, 14), slice(10, 12))
+    labels[cyst] = 3
+    row = write_case(
+        tmp_path, "ct", phantom, "train", tumor="ct/labels.nii.gz", tumor_values=[2], labels="ct/labels.nii.gz",
+        label_names={"liver": [1, 2, 3]}, other_lesion_values=[3],
+    )  # fmt: skip
+    write_volume(phantom.scan.with_array(labels), tmp_path / "ct" / "labels.nii.gz")
+    scan = training_scan(tmp_path, row)
+    assert scan.tumor.sum() == (labels == 2).sum() and scan.organs["liver"].sum() == (labels > 0).sum()
+    lesions = scan.scan.project(phantom.scan.with_array((labels >= 2).astype(np.uint8))) >= 0.5
+    assert np.array_equal(scan.healthy, around_mm(lesions) > 10.0), "a cyst is no tumor, and not healthy either"
+
+
+def test_an_organ_may_be_made_of_several_files(tmp_path: Path) -> None:
+    phantom = ct_phantom(GRID)
+    row = write_case(
+        tmp_path, "ct", phantom, "train", tumor="", labels="", label_names={},
+        organ_files={"liver": ["ct/upper.nii.gz", "ct/lower.nii.gz"]},
+    )  # fmt: skip
+    for name, part in (("upper", np.s_[:, :, 14:]), ("lower", np.s_[:, :, :14])):
+        half = np.zeros_like(phantom.organ.array)
+        half[part] = phantom.organ.array[part]
+        write_volume(phantom.organ.with_array(half), tmp_path / "ct" / f"{name}.nii.gz")
+    assert training_scan(tmp_path, row).organs["liver"].sum() == phantom.organ.array.sum()
+
+
 def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: Path) -> None:
     row = write_case(tmp_path, "mr", mr_phantom(GRID), "train", labels="", label_names={})
     scan = training_scan(tmp_path, row)
