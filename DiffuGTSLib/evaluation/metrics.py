@@ -33,6 +33,11 @@ class EmptyPolicy:
 
 DEFAULT_POLICY = EmptyPolicy()
 
+NSD_TOLERANCE_MM = 2.0
+"""Surface deviation that counts as agreement: about what two readers differ by in the trunk."""
+BRAIN_NSD_TOLERANCE_MM = 1.0
+"""The same in the brain, where scans are finer."""
+
 
 def dice(
     pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."], policy: EmptyPolicy = DEFAULT_POLICY

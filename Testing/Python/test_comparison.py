@@ -1,0 +1,153 @@
+"""Paired comparison: tests written out by hand, reports that pair, and reports that do not."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.comparison import (
+    compare,
+    compare_reports,
+    holm,
+    left_out,
+    patient_means,
+    permutation_test,
+    write_comparison,
+)
+from DiffuGTSLib.evaluation.report import write_report
+
+
+def textbook_signed_ranks(differences: np.ndarray) -> float:
+    """Wilcoxon's exact two-sided p without ties and zeros: every pattern of signs, ranks of absolute values."""
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    seen = ranks[differences > 0].sum()
+    middle = ranks.sum() / 2
+    sums = [
+        sum(r for r, s in zip(ranks, signs, strict=True) if s) for signs in itertools.product((0, 1), repeat=len(ranks))
+    ]
+    return float(np.mean([abs(total - middle) >= abs(seen - middle) for total in sums]))
+
+
+def test_wilcoxon_is_that_of_every_pattern_of_signs() -> None:
+    gaps = np.random.default_rng(0).normal(0.3, 1.0, 9)
+    result = compare(np.zeros(9).tolist(), gaps.tolist(), [f"p{n}" for n in range(9)])
+    assert result.wilcoxon_p == pytest.approx(textbook_signed_ranks(gaps))
+    assert result.difference.mean == pytest.approx(gaps.mean()) and result.b == pytest.approx(gaps.mean())
+
+
+def test_four_patients_that_all_gain_have_a_p_of_one_eighth() -> None:
+    # Of 16 patterns of signs only all plus and all minus are as far out.
+    assert permutation_test(np.array([0.1, 0.2, 0.3, 0.4]), np.random.default_rng(0)) == 2 / 16
+
+
+def test_many_random_patterns_agree_with_all_of_them() -> None:
+    gaps = np.random.default_rng(2).normal(0.35, 1.0, 14)
+    every = [abs(np.dot(signs, gaps)) for signs in itertools.product((1, -1), repeat=14)]
+    exact = np.mean(np.array(every) >= abs(gaps.sum()) - 1e-12)
+    assert permutation_test(gaps, np.random.default_rng(0)) == pytest.approx(exact, abs=0.02)
+
+
+def test_p_values_of_pure_luck_are_uniform() -> None:
+    rng = np.random.default_rng(4)
+    values = [permutation_test(rng.normal(size=10), rng) for _ in range(300)]
+    assert np.mean(np.array(values) <= 0.05) == pytest.approx(0.05, abs=0.035)
+
+
+def test_scans_of_one_patient_are_one_pair() -> None:
+    assert patient_means(np.array([1.0, 3.0, 5.0]), ["b", "b", "a"]).tolist() == [5.0, 2.0]
+    alone = compare([0.0] * 8, [1.0] * 8, ["same"] * 8)
+    assert alone.patients == 1 and alone.permutation_p == 1.0, "eight scans of one patient prove nothing"
+    assert math.isnan(alone.difference.low)
+
+
+def test_cases_that_one_variant_lacks_are_left_out() -> None:
+    result = compare([0.5, math.nan, 0.1], [0.7, 0.9, math.nan], ["a", "b", "c"])
+    assert (result.a, result.b, result.patients) == (0.5, 0.7, 1)
+    nothing = compare([math.nan], [0.5], ["a"])
+    assert math.isnan(nothing.permutation_p) and math.isnan(nothing.wilcoxon_p) and math.isnan(nothing.a)
+
+
+def test_equal_variants_do_not_differ() -> None:
+    same = compare([0.2, 0.4, 0.9], [0.2, 0.4, 0.9], ["a", "b", "c"])
+    assert (same.difference.mean, same.permutation_p, same.wilcoxon_p) == (0.0, 1.0, 1.0)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([math.nan, 0.6, 0.5])[1:] == pytest.approx([1.0, 1.0])
+
+
+# Reports
+
+
+def a_report(folder: Path, gain: float = 0.0, names: str = "abcdefgh") -> Path:
+    folder.mkdir()
+    rows = [
+        {"case": name, "patient": f"patient {name}", "dice": 0.05 * n + gain, "seconds": 3.0, "n": math.nan}
+        for n, name in enumerate(names)
+    ]
+    write_report(rows, folder, title="A report", group_by="patient")
+    return folder
+
+
+def test_two_reports_are_compared_case_by_case(tmp_path: Path) -> None:
+    a, b = a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1, "hgfedcba")
+    rows = {row["figure"]: row for row in compare_reports(a, b, ["dice"])}
+    assert rows["dice"]["cases"] == 8 and rows["dice"]["difference"] == pytest.approx(0.1)
+    assert list(rows) == ["dice"]
+    everything = compare_reports(a, b)
+    assert [row["figure"] for row in everything] == ["dice", "n"], "seconds say nothing about a method"
+
+
+def test_a_gain_on_every_patient_is_seen(tmp_path: Path) -> None:
+    row = compare_reports(a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1), ["dice"])[0]
+    assert row["p"] == 2 / 2**8 and row["p_holm"] == row["p"] and row["low"] == pytest.approx(0.1)
+
+
+def test_a_comparison_is_written(tmp_path: Path) -> None:
+    a, b = a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1, "abcdx")
+    write_comparison(compare_reports(a, b), tmp_path / "new", ("a", "b"), left_out(a, b))
+    figures = json.loads((tmp_path / "new" / "comparison.json").read_text())["figures"]
+    assert figures[0]["cases"] == 4
+    text = (tmp_path / "new" / "comparison.md").read_text()
+    assert "| dice |" in text and "left out: e, f, g, h, x." in text
+
+
+def test_reports_without_a_common_case_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no case in common"):
+        compare_reports(a_report(tmp_path / "a"), a_report(tmp_path / "b", names="xyz"))
+
+
+def test_a_case_that_is_another_scan_is_refused(tmp_path: Path) -> None:
+    folders = [a_report(tmp_path / name) for name in "ab"]
+    for folder in folders:
+        report = json.loads((folder / "report.json").read_text())
+        (folder / "report.json").write_text(json.dumps(report | {"scans": {"a": folder.name}}))
+    with pytest.raises(InputError, match="Case 'a' is another scan") as caught:
+        compare_reports(*folders)
+    assert caught.value.code == "other_scan"
+
+
+def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No figure 'dicee'") as caught:
+        compare_reports(a_report(tmp_path / "a"), a_report(tmp_path / "b"), ["dicee"])
+    assert "dice" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"cases": []}', '{"cases": [{"case": "a"}, {"case": "a"}]}'])
+def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        compare_reports(tmp_path, tmp_path)
+    assert caught.value.code == "report"
+    with pytest.raises(InputError, match="holds no report"):
+        left_out(tmp_path / "nowhere", tmp_path)
+
+
+def test_values_without_a_partner_are_refused() -> None:
+    with pytest.raises(InputError, match="got 2, 1 and 2 values"):
+        compare([0.1, 0.2], [0.1], ["a", "b"])

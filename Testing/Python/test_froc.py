@@ -1,0 +1,109 @@
+"""FROC: a curve by hand, candidates against `detect`, intervals against resampling written out."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.froc import RATES, THRESHOLDS, CaseCandidates, candidates, froc
+from DiffuGTSLib.masks import drop_small
+
+SPACING_MM = (1.0, 2.0, 1.5)
+TWO = (0.3, 0.6)
+
+
+def a_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth map, and lesions that it half knows of."""
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(24, 22, 20)), 1.5)
+    probabilities = 1 / (1 + np.exp(-18 * (smooth - 0.12)))
+    truth = np.roll(smooth, (1, 1, 0), (0, 1, 2)) > 0.25
+    return probabilities, truth
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("minimum_iou", [0.0, 0.1, 0.5])
+def test_candidates_are_those_of_detect_at_each_threshold(seed: int, minimum_iou: float) -> None:
+    probabilities, truth = a_scan(seed)
+    counted = candidates(probabilities, truth, SPACING_MM, minimum_ml=0.02, minimum_iou=minimum_iou)
+    for number, threshold in enumerate(THRESHOLDS):
+        seen = drop_small(probabilities > threshold, SPACING_MM, 0.02)
+        judged = detect(seen, truth, SPACING_MM, minimum_iou)
+        assert counted.lesions == len(judged.reference)
+        assert (counted.found[number], counted.false_positives[number]) == (judged.found, judged.false_positives)
+
+
+def test_a_healthy_scan_has_false_positives_only() -> None:
+    probabilities, _ = a_scan(0)
+    counted = candidates(probabilities, np.zeros(probabilities.shape, dtype=bool), SPACING_MM)
+    assert counted.lesions == 0 and not any(counted.found) and max(counted.false_positives) > 0
+
+
+def test_a_map_that_sees_nothing_misses_all() -> None:
+    truth = a_scan(0)[1]
+    counted = candidates(np.zeros(truth.shape), truth, SPACING_MM)
+    assert counted.lesions > 0 and not any(counted.found) and not any(counted.false_positives)
+
+
+def test_a_curve_of_two_scans_is_worked_by_hand() -> None:
+    # At 0.3: 3 of 4 lesions, 3 false in 2 scans. At 0.6: 2 of 4, 1 false in 2 scans.
+    cases = [CaseCandidates(3, (2, 1), (1, 0)), CaseCandidates(1, (1, 1), (2, 1))]
+    curve = froc(cases, thresholds=TWO)
+    assert curve.sensitivity == (0.75, 0.5) and curve.false_positives_per_scan == (1.5, 0.5)
+    assert curve.at_rates == (0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 0.75)
+    assert curve.score == pytest.approx((0 + 0 + 0.5 + 0.5 + 3 * 0.75) / 7)
+
+
+def test_a_perfect_method_scores_one_and_healthy_scans_alone_have_no_score() -> None:
+    assert froc([CaseCandidates(2, (2, 2), (0, 0))] * 3, thresholds=TWO).score == 1.0
+    healthy = froc([CaseCandidates(0, (0, 0), (1, 0))] * 3, thresholds=TWO)
+    assert math.isnan(healthy.score) and math.isnan(healthy.low)
+
+
+def test_the_interval_is_that_of_drawing_patients_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    cases = [
+        CaseCandidates(int(n), (int(rng.integers(0, n + 1)), 0), (int(rng.integers(0, 6)), 0))
+        for n in rng.integers(0, 4, 30)
+    ]
+    patients = [f"p{number // 2}" for number in range(30)]
+    curve = froc(cases, patients, TWO)
+    scores = []
+    for _ in range(3000):
+        drawn = [f"p{number}" for number in rng.integers(15, size=15)]
+        chosen = [case for name in drawn for case, owner in zip(cases, patients, strict=True) if owner == name]
+        lesions, found = sum(case.lesions for case in chosen), sum(case.found[0] for case in chosen)
+        rate = sum(case.false_positives[0] for case in chosen) / len(chosen)
+        scores.append(np.mean([found / lesions if rate <= r else 0.0 for r in RATES]))
+    assert (curve.low, curve.high) == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])), abs=0.03)
+
+
+def test_one_patient_has_no_interval() -> None:
+    assert math.isnan(froc([CaseCandidates(1, (1, 1), (0, 0))] * 2, ["a", "a"], TWO).low)
+
+
+def test_candidates_are_kept_as_json() -> None:
+    case = CaseCandidates(3, (2, 1), (1, 0))
+    assert CaseCandidates.from_json(json.loads(json.dumps(case.as_json()))) == case
+
+
+def test_what_is_no_probability_or_another_shape_is_refused() -> None:
+    probabilities, truth = a_scan(0)
+    with pytest.raises(InputError, match="Expected probabilities of 0 to 1") as caught:
+        candidates(probabilities * 2, truth, SPACING_MM)
+    assert caught.value.code == "not_a_probability"
+    with pytest.raises(InputError, match="differ in shape"):
+        candidates(probabilities, truth[1:], SPACING_MM)
+
+
+def test_cases_of_other_thresholds_or_patients_are_refused() -> None:
+    case = CaseCandidates(1, (1, 1), (0, 0))
+    for cases in ([], [case]):
+        with pytest.raises(InputError, match="with 3 thresholds each"):
+            froc(cases, thresholds=(0.1, 0.2, 0.3))
+    with pytest.raises(InputError, match="one patient a case, got 1 cases and 2 patients"):
+        froc([case], ["a", "b"], TWO)
