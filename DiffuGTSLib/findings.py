@@ -120,6 +120,11 @@ def acquisition_axis(spacing_mm: tuple[float, float, float]) -> int:
     return candidates[0] if len(candidates) == 1 else 2
 
 
+def ball_radius_mm(volume_ml: float) -> float:
+    """Return the radius of the ball of that volume."""
+    return float(np.cbrt(3 * volume_ml * 1000 / (4 * np.pi)))
+
+
 def longest_in_plane_diameter_mm(
     lesion: Bool[np.ndarray, "i j k"], spacing_mm: tuple[float, float, float], axis: int
 ) -> float:

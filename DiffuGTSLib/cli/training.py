@@ -22,7 +22,7 @@ EXAMPLES = examples(
     "diffugts train vqgan --data scans -o run",
     "diffugts train tumor-painter --data scans -o run --set timesteps=4",
     "A segmenter, with tumors painted on the fly:",
-    "diffugts train segmenter --data scans -o run --set model=unet --set organs=liver",
+    "diffugts train segmenter --data scans -o run --model unet --set organs=liver",
     "See what would be trained, on how many scans and how long, without doing it:",
     "diffugts train segmenter --data scans -o run --dry-run",
 )
@@ -45,6 +45,9 @@ def train(
     ] = "float32",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    model: Annotated[
+        Literal["unet", "nnunet", "swin_unetr"] | None, typer.Option("--model", help="Of a segmenter.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +61,7 @@ def train(
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
     path = protocol_path(protocol)
-    options = key_values(overrides)
+    options = key_values(overrides) | ({} if model is None else {"model": model})
     require_folder(data, "--data")
 
     from DiffuGTSLib.training.run import train_part

@@ -35,44 +35,53 @@ SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _WHAT, _TRUTH, _POST = "What", "Truth", "Afterwards"
 
 
+Model = Annotated[Path, typer.Argument(help="Run folder of diffugts train segmenter, or its model folder.")]
+Scans = Annotated[Path | None, typer.Argument(help="A scan, or a folder of them.")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="True label map, or a folder of them.", rich_help_panel=_TRUTH)
+]
+Tumors = Annotated[
+    Path | None, typer.Option("--tumors", help="True tumor mask, or a folder of them.", rich_help_panel=_TRUTH)
+]
+OrganMasks = Annotated[
+    Path | None,
+    typer.Option("--organ-masks", help="Organ mask, or a folder of them: tumors lie inside.", rich_help_panel=_WHAT),
+]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", help="A bundled protocol's name, or a JSON file.", rich_help_panel=_WHAT)
+]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder that its paths start from.", rich_help_panel=_WHAT)]
+Split = Annotated[str, typer.Option("--split", help="validation or test.", rich_help_panel=_WHAT)]
+Modality = Annotated[
+    Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed; of a protocol: CT.")
+]
+MinimumRadius = Annotated[
+    float, typer.Option("--minimum-radius", metavar="MM", help="Drop smaller tumors; 0: none.", rich_help_panel=_POST)
+]
+LargestOrgan = Annotated[
+    bool, typer.Option("--largest-organ", help="Keep the largest part of the organ.", rich_help_panel=_POST)
+]
+Reach = Annotated[
+    float | None,
+    typer.Option("--reach", metavar="MM", help="Drop tumors further from the organ.", rich_help_panel=_POST),
+]
+
+
 def validate(
-    model: Annotated[Path, typer.Argument(help="Run folder of diffugts train segmenter, or its model folder.")],
+    model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the predictions and figures.")],
-    scans: Annotated[Path | None, typer.Argument(help="A scan, or a folder of them.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option("--labels", help="True label map, or a folder of them.", rich_help_panel=_TRUTH)
-    ] = None,
-    tumors: Annotated[
-        Path | None, typer.Option("--tumors", help="True tumor mask, or a folder of them.", rich_help_panel=_TRUTH)
-    ] = None,
-    organ_masks: Annotated[
-        Path | None,
-        typer.Option(
-            "--organ-masks", help="Organ mask, or a folder of them: tumors lie inside.", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="A bundled protocol's name, or a JSON file.", rich_help_panel=_WHAT)
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder that its paths start from.", rich_help_panel=_WHAT)
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="validation or test.", rich_help_panel=_WHAT)] = "test",
-    modality: Annotated[
-        Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed; of a protocol: CT.")
-    ] = None,
+    scans: Scans = None,
+    labels: Labels = None,
+    tumors: Tumors = None,
+    organ_masks: OrganMasks = None,
+    protocol: ProtocolName = None,
+    data: Data = None,
+    split: Split = "test",
+    modality: Modality = None,
     overlap: Annotated[float, typer.Option("--overlap", help="Of neighboring windows, 0 to 0.9.")] = 0.75,
-    minimum_radius: Annotated[
-        float,
-        typer.Option("--minimum-radius", metavar="MM", help="Drop smaller tumors; 0: none.", rich_help_panel=_POST),
-    ] = 3.0,
-    largest_organ: Annotated[
-        bool, typer.Option("--largest-organ", help="Keep the largest part of the organ.", rich_help_panel=_POST)
-    ] = False,
-    reach: Annotated[
-        float | None,
-        typer.Option("--reach", metavar="MM", help="Drop tumors further from the organ.", rich_help_panel=_POST),
-    ] = None,
+    minimum_radius: MinimumRadius = 3.0,
+    largest_organ: LargestOrgan = False,
+    reach: Reach = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import as_masks
-from DiffuGTSLib.findings import acquisition_axis, label_lesions, longest_in_plane_diameter_mm
+from DiffuGTSLib.findings import acquisition_axis, ball_radius_mm, label_lesions, longest_in_plane_diameter_mm
 
 SIZE_EDGES_MM = (10.0, 20.0, 50.0)
 """Longest in-plane diameters that part the size classes in which sensitivity is reported."""
@@ -144,11 +144,6 @@ def detect(
         minimum_iou=minimum_iou,
         minimum_coverage=minimum_coverage,
     )
-
-
-def ball_radius_mm(volume_ml: float) -> float:
-    """Return the radius of the ball of that volume."""
-    return float(np.cbrt(3 * volume_ml * 1000 / (4 * np.pi)))
 
 
 def by_size(

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.stats import kurtosis, skew
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import ball_radius_mm
+from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.volume import require_same_grid
 

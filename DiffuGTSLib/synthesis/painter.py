@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.effects import capsule, mass_effect
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.outline import Box, Outline, outline_tumor
@@ -47,7 +48,7 @@ class Site:
     @property
     def radius_mm(self) -> float:
         """Radius of the ball as large as the tumor."""
-        return radius_of_volume(float(self.share.sum(dtype=np.float64) * np.prod(self.spacing_mm)))
+        return ball_radius_mm(float(self.share.sum(dtype=np.float64) * np.prod(self.spacing_mm)) / 1000)
 
 
 @runtime_checkable
@@ -230,11 +231,6 @@ def paint_outline(
     return blend(image, painted, np.ones_like(outline.share) if replaced else outline.share)
 
 
-def radius_of_volume(volume_mm3: float) -> float:
-    """Return the radius of the ball of a volume."""
-    return float(np.cbrt(3 * volume_mm3 / (4 * np.pi)))
-
-
 class _Canvas:
     """A scan that is being painted, seen with its axes to the right, front and head (views, nothing is resampled)."""
 
@@ -315,7 +311,7 @@ class _Canvas:
         x, y, z = (float(v) for v in self._geometry.to_ras(self._ijk(middle)))
         volume_ml = float(np.count_nonzero(mask)) * self._geometry.voxel_volume_ml
         shift = float((after[mask] - before[mask]).mean(dtype=np.float64))
-        return PaintedTumor(outline.size, (x, y, z), radius_of_volume(1000 * volume_ml), volume_ml, shift)
+        return PaintedTumor(outline.size, (x, y, z), ball_radius_mm(volume_ml), volume_ml, shift)
 
     def _seen(self, array: NDArray[Any]) -> NDArray[Any]:
         flipped = tuple(int(axis) for axis in np.flatnonzero(self._signs < 0))

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError, StorageError, did_you_mean
-from DiffuGTSLib.evaluation.detection import ball_radius_mm
+from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.case_lists import ListedCase
 from DiffuGTSLib.volumes import read_volume, write_volume

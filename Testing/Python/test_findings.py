@@ -14,6 +14,7 @@ from DiffuGTSLib.findings import (
     COLUMNS,
     Finding,
     acquisition_axis,
+    ball_radius_mm,
     find_lesions,
     findings_table,
     label_lesions,
@@ -198,3 +199,7 @@ def test_the_table_shows_each_finding_and_says_when_there_is_none() -> None:
     assert "2 findings" in text and "7.80" in text and "L52 A13 I200" in text and "+731" in text and "n/a" in text
     assert "1 finding" in printed([a_finding()])
     assert "Nothing found" in printed([])
+
+
+def test_a_ball_of_10_mm_has_4_19_ml() -> None:
+    assert ball_radius_mm(4.18879) == pytest.approx(10.0, rel=1e-5)
