@@ -1,4 +1,4 @@
-"""`data`: case lists and label maps, made ready for training."""
+"""`data`: data sets, their protocols, case lists and label maps, made ready for training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.text import Text
 
+from DiffuGTSLib.cli import data_sets
 from DiffuGTSLib.cli.door import OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
@@ -18,16 +19,21 @@ EXAMPLES = examples(
 )
 
 app = typer.Typer(
-    help="Case lists and label maps, made ready for training.",
+    help="Data sets, made into protocols, checked, split; case lists and label maps, made ready for training.",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    epilog=EXAMPLES,
+    epilog=data_sets.CHECK_EXAMPLES,
 )
 
 
 @app.callback()
 def _data() -> None:
-    """Case lists and label maps, made ready for training."""
+    """Data sets, made into protocols, checked, split; case lists and label maps, made ready for training."""
+
+
+app.command("protocol", epilog=data_sets.PROTOCOL_EXAMPLES)(data_sets.protocol)
+app.command("check", epilog=data_sets.CHECK_EXAMPLES)(data_sets.check)
+app.command("split", epilog=data_sets.SPLIT_EXAMPLES)(data_sets.split)
 
 
 @app.command("filter-tumors", epilog=EXAMPLES)

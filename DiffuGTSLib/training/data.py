@@ -58,7 +58,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     organs = _outlined_organs(case, root, scan, volume.geometry)
     if case.lung_by_air:
         organs["lung"] = lung_by_air(scan)
-    if case.organ and case.organ not in organs:
+    if case.organ and case.organ not in organs and _fills_the_scan(case):
         organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.other_lesion_values:
@@ -90,8 +90,13 @@ def load_split(cases: Sequence[Case], split: str, root: Path, config: CanonicalC
     return [load_case(case, root, config) for case in chosen]
 
 
-_ORGAN_DEPTH_MM = {"brain": 18.0, "prostate": 40.0, "soft tissue": 6.0}
+_ORGAN_DEPTH_MM = {"brain": 18.0, "breast": 4.0, "prostate": 40.0, "soft tissue": 6.0}
 """How far below the skin the organ begins that a scan shows as a whole, when nobody outlined it."""
+
+
+def _fills_the_scan(case: Case) -> bool:
+    """Say whether a case's organ may be taken for all that a scan shows; of a colon with a tumor nobody says where."""
+    return case.organ in {*_ORGAN_DEPTH_MM, *case.unmarked_near, *case.healthy_only_in} or not case.tumor
 
 
 def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:

@@ -99,8 +99,8 @@ def load_listed(
 def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> list[SegmenterScan]:
     """Return what a protocol's case shows of some organs.
 
-    With one organ, that is what class 1 means. With several, class 1 is the body, since a protocol's case names only
-    some of its organs.
+    With one organ that is outlined, that is what class 1 means. Otherwise class 1 is the body, since a protocol's case
+    names only some of its organs.
 
     Args:
         case: A CT or MR scan; label maps give nothing.
@@ -111,9 +111,10 @@ def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> l
     if case.case.modality == "labels":
         return []
     shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
-    if not shown:
+    if not shown and not (real and case.tumor.any()):
         return []
-    organ = next(iter(shown.values())) if len(organs) == 1 else body_mask(case.scan, depth_mm=6.0)
+    one = len(organs) == 1 and shown
+    organ = next(iter(shown.values())) if one else body_mask(case.scan, depth_mm=6.0)
     nowhere = np.zeros_like(case.tumor)
     if real:
         if not (case.tumor.any() and case.case.organ in organs):

@@ -87,9 +87,21 @@ def read_mask(path: Path | str, like: Geometry, values: Sequence[int] = ()) -> V
         InputError: As `read_volume`; also if voxels are not the whole numbers 0, 1, 2…
         GeometryError: If the mask lies on another grid than the scan.
     """
+    voxels = read_labels(path, like).array
+    chosen = np.isin(voxels, values) if values else voxels > 0
+    return Volume(chosen.astype(np.uint8), like)
+
+
+def read_labels(path: Path | str, like: Geometry) -> Volume:
+    """Read a label map on the scan's own grid, in the file's own type.
+
+    Raises:
+        InputError: As `read_volume`; also if voxels are not the whole numbers 0, 1, 2…
+        GeometryError: If the map lies on another grid than the scan.
+    """
     path = Path(path)
     image, _ = _read(path)
-    voxels = np.transpose(sitk.GetArrayViewFromImage(image))
+    voxels = np.transpose(sitk.GetArrayFromImage(image))
     if voxels.min() < 0 or not np.array_equal(voxels, np.round(voxels)):
         raise InputError(
             f"{path} is not a mask: expected the labels 0, 1, 2…, got values from {voxels.min()} to {voxels.max()}.",
@@ -97,8 +109,7 @@ def read_mask(path: Path | str, like: Geometry, values: Sequence[int] = ()) -> V
             code="not_a_mask",
         )
     require_same_grid(like, _geometry(image, path), "mask")
-    chosen = np.isin(voxels, values) if values else voxels > 0
-    return Volume(chosen.astype(np.uint8), like)
+    return Volume(voxels, like)
 
 
 def write_volume(volume: Volume, path: Path | str, *, compressed: bool = True) -> None:

@@ -1,0 +1,194 @@
+"""`data protocol`, `data check`, `data split`: a folder of scans becomes protocols that a claim can be tested by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import whole_file
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.datasets.check import Report
+
+PROTOCOL_EXAMPLES = examples(
+    "A task of the Decathlon, split by patient:",
+    "diffugts data protocol data/Task03_Liver --layout msd -o liver.json",
+    "Two data sets whose paths start from one folder, so that their protocols can be joined:",
+    "diffugts data protocol data/kits23 --layout kits --root data -o kidney.json",
+    "diffugts data protocol data/scans.csv --layout csv --root data --fractions 0.5,0,0.5 -o scans.json",
+)
+CHECK_EXAMPLES = examples(
+    "Before anything is trained; exit code 2 where something must be mended:",
+    "diffugts data check liver.json --data data/Task03_Liver -o check.json",
+)
+SPLIT_EXAMPLES = examples(
+    "One protocol for each organ, whose tumors are tested and never trained on:",
+    "diffugts data split liver.json kidney.json --kind leave-one-out -o protocols",
+    "No outlined tumor in training:",
+    "diffugts data split liver.json --kind label-free -o protocols",
+)
+
+_LISTED = 5
+"""So many findings of a kind are shown; the report file has all."""
+
+LayoutName = Literal["msd", "kits", "brats", "nnunet", "totalsegmentator", "csv"]
+"""The keys of `DiffuGTSLib.datasets.layouts.LAYOUTS`."""
+KindName = Literal["leave-one-out", "ct-to-mr", "label-free", "seen"]
+"""The keys of `DiffuGTSLib.datasets.splits.KINDS`."""
+
+
+def protocol(
+    folder: Annotated[Path, typer.Argument(help="The data set's folder; of csv the table.")],
+    layout: Annotated[LayoutName, typer.Option("--layout", help="How the folder is laid out.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The protocol, a JSON file.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder that the protocol's paths start from; default: FOLDER.")
+    ] = None,
+    organ: Annotated[str, typer.Option("--organ", help="Where the tumors are, if no label says it.")] = "",
+    modality: Annotated[
+        Literal["", "CT", "MR"], typer.Option("--modality", help="CT or MR, if the layout does not say it.")
+    ] = "",
+    tumor_values: Annotated[
+        str, typer.Option("--tumor-values", metavar="N,N", help="Values of the label maps that are tumor.")
+    ] = "",
+    patient: Annotated[
+        str, typer.Option("--patient", metavar="REGEX", help="Its first group, in a case's name, is the patient.")
+    ] = "",
+    fractions: Annotated[
+        str, typer.Option("--fractions", metavar="TRAIN,VAL,TEST", help="Shares of the patients of each organ.")
+    ] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+) -> None:
+    """Write the protocol of a data set: every scan, its patient, its split, and what its labels mean."""
+    import numpy as np
+
+    from DiffuGTSLib.datasets.check import counts
+    from DiffuGTSLib.datasets.layouts import Wish, read_layout
+    from DiffuGTSLib.datasets.splits import assign_splits
+    from DiffuGTSLib.protocol import SPLITS, write_protocol
+
+    if not folder.exists():
+        raise InputError(f"There is no {folder}.", hint="check the spelling.", code="missing")
+    shares = dict(zip(SPLITS, _numbers(fractions, "--fractions", count=3), strict=False))
+    values = [int(value) for value in _numbers(tumor_values, "--tumor-values")]
+    cases = read_layout(folder, layout, Wish(organ, modality, values, patient), root)
+    cases = assign_splits(cases, np.random.default_rng(seed), shares)
+    origin = {"layout": layout, "seed": seed, "fractions": shares}
+    write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
+    OUT.print(_counted(counts(cases)))
+    OUT.print(f"Protocol: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def check(
+    protocol: Annotated[str, typer.Argument(help="A bundled protocol's name, or a JSON file in its form.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that the protocol's paths start from.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The report, a JSON file.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every file of a protocol and say what is wrong: grids, labels, NaN, doubles, patients in two splits."""
+    path = protocol_path(protocol)
+    require_folder(data, "--data")
+
+    from DiffuGTSLib.datasets.check import check_cases
+    from DiffuGTSLib.protocol import read_cases
+
+    cases = read_cases(path)
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        report = check_cases(cases, data, lambda case, done: progress("cases", done))
+        progress("cases", 1.0)
+    text = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
+    if output is not None:
+        with whole_file(output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(text)
+    elif not quiet:
+        _show(report)
+    if report.errors:
+        raise InputError(
+            f"{len(report.errors)} errors in {path.name}.",
+            hint="mend the files, or give the case the split 'excluded'.",
+            code="data",
+        )
+
+
+def split(
+    protocols: Annotated[list[str], typer.Argument(metavar="PROTOCOL…", help="One or several, taken together.")],
+    kind: Annotated[KindName, typer.Option("--kind", help="What the new protocols are to test.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new protocols.")],
+) -> None:
+    """Make the protocols that a claim is tested by: each names who is trained on and who is tested."""
+    paths = [protocol_path(name) for name in protocols]
+
+    from DiffuGTSLib.datasets.check import counts
+    from DiffuGTSLib.datasets.splits import derive, joined
+    from DiffuGTSLib.protocol import read_protocol, write_protocol
+
+    derived = derive(joined([read_protocol(path) for path in paths]), kind)
+    output.mkdir(parents=True, exist_ok=True)
+    for made in derived:
+        path = output / f"{made.name}.json"
+        write_protocol(path, made.cases, made.description, kind=kind, made_from=[path.stem for path in paths])
+        OUT.print(_counted(counts(made.cases), title=made.name))
+        OUT.print(f"Protocol: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
+    """Read "0.7,0.1,0.2".
+
+    Raises:
+        InputError: For anything else, or another count.
+    """
+    try:
+        numbers = [float(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        numbers = []
+        count = count or 1
+    if count is not None and len(numbers) != count:
+        raise InputError(f"{option}: expected {count} or more numbers parted by commas, got '{text}'.")
+    return numbers
+
+
+def _counted(rows: Sequence[dict[str, str | int]], title: str = "") -> Table:
+    table = Table(title=title or None)
+    for heading in ("Split", "Modality", "Organ"):
+        table.add_column(heading)
+    for heading in ("Scans", "Patients", "With tumor mask"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def _show(report: Report) -> None:
+    from DiffuGTSLib.datasets.check import summary
+
+    OUT.print(_counted(report.counts))
+    OUT.print(summary(report), markup=False, highlight=False)
+    if not report.findings:
+        OUT.print("Nothing is wrong.")
+        return
+    table = Table(title=f"{len(report.errors)} errors, {len(report.warnings)} warnings")
+    for heading in ("", "What", "Case", "In words"):
+        table.add_column(heading, overflow="fold")
+    shown: dict[tuple[str, str], int] = {}
+    for finding in report.findings:
+        key = (finding.level, finding.code)
+        shown[key] = shown.get(key, 0) + 1
+        if shown[key] <= _LISTED:
+            table.add_row(finding.level, finding.code, finding.case, finding.message)
+    for (level, code), count in shown.items():
+        if count > _LISTED:
+            table.add_row(level, code, f"{count - _LISTED} more", "in the report file (-o), or --json")
+    OUT.print(table)

@@ -1,0 +1,78 @@
+"""`dataset.json`, as the Medical Segmentation Decathlon has it: what was scanned, what the labels mean, which files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import InputError
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "validation": "validation"}
+"""What the lists call a split → what we call it."""
+
+
+@dataclass(frozen=True)
+class Decathlon:
+    """What a `dataset.json` says.
+
+    Attributes:
+        name: Of the data set, or "".
+        modalities: Of each channel, as the file writes them: "CT", "MRI", "FLAIR".
+        labels: Value of the label map → its name.
+        pairs: Split → (scan, label map), as the file writes their paths.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    labels: dict[int, str]
+    pairs: dict[str, list[tuple[str, str]]]
+
+
+def read_dataset_json(path: Path) -> Decathlon:
+    """Read a Decathlon JSON: {"training": [{"image": …, "label": …}], "labels": {"1": "liver"}, …}.
+
+    Entries without a label map, as the Decathlon's own "test" has, are left out.
+
+    Raises:
+        InputError: If the file is not of that form or names no case to train on.
+    """
+    content = read_object(path, "training")
+    pairs: dict[str, list[tuple[str, str]]] = {"train": [], "validation": []}
+    for word, split in SPLIT_NAMES.items():
+        for entry in content.get(word, []):
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
+                raise InputError(f"{path}, '{word}': expected an object with image and label, got {entry!r}.")
+            if isinstance(entry.get("label"), str):
+                pairs[split].append((entry["image"], entry["label"]))
+    if not pairs["train"]:
+        raise InputError(f"{path} names no case with a label map under 'training'.")
+    modalities, labels = (_numbered(content.get(key, {}), path, key) for key in ("modality", "labels"))
+    channels = tuple(modalities[number] for number in sorted(modalities))
+    return Decathlon(str(content.get("name", "")), channels, labels, pairs)
+
+
+def read_object(path: Path, key: str) -> Mapping[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        InputError: If it cannot be read, or holds something else than an object with this key among others.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The list {path} cannot be read: {error}.", code="missing") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: expected an object with the key '{key}', got {type(content).__name__}.")
+    return content
+
+
+def _numbered(content: object, path: Path, key: str) -> dict[int, str]:
+    """Return {"0": "CT"} with numbers for keys."""
+    if isinstance(content, Mapping) and all(str(number).isdigit() for number in content):
+        return {int(number): str(name) for number, name in content.items()}
+    raise InputError(f'{path}, \'{key}\': expected {{"0": "a name", …}}, got {content!r}.')

@@ -1,0 +1,89 @@
+"""A table of cases (.csv): one row a scan, for data in no known layout.
+
+Columns, of which `image` and `patient` are needed: name, image, label, patient, split, organ, modality, tumor_values
+("2" or "1 2"), organ_values ("1"), labels, contrast. Paths start from the table's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case
+
+COLUMNS = (
+    "name", "image", "label", "patient", "split", "organ", "modality", "tumor_values", "organ_values", "contrast",
+)  # fmt: skip
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Read a table with a heading, parted by commas, semicolons or tabs; white space around words is dropped.
+
+    Raises:
+        InputError: If it cannot be read, has no heading, or a row has more cells than the heading.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The table {path} cannot be read: {error}.", code="missing") from error
+    heading = text.partition("\n")[0]
+    parting = max(",;\t", key=heading.count)
+    reader = csv.DictReader(text.splitlines(), delimiter=parting)
+    if not reader.fieldnames:
+        raise InputError(f"The table {path} is empty.", hint=f"its columns are {', '.join(COLUMNS)}.")
+    rows = []
+    for row in reader:
+        if None in row:
+            raise InputError(f"{path}, line {reader.line_num}: more cells than the heading has.")
+        rows.append({key.strip(): (value or "").strip() for key, value in row.items()})
+    return rows
+
+
+def cases_of_table(path: Path, organ: str = "", modality: str = "", tumor_values: Sequence[int] = ()) -> list[Case]:
+    """Return the cases of a table; what it leaves open is taken from the arguments.
+
+    Raises:
+        InputError: As `rows_of`; also for an unknown column, a row without image, patient or modality, a label without
+            organ, an unknown split, or values that are no whole numbers.
+    """
+    rows = rows_of(path)
+    for column in rows[0] if rows else ():
+        if column not in COLUMNS:
+            raise InputError(f"{path}: unknown column '{column}'.", hint=did_you_mean(column, COLUMNS))
+    return [_case(row, f"{path}, case {number}", organ, modality, tumor_values) for number, row in enumerate(rows, 1)]
+
+
+def _case(row: Mapping[str, str], place: str, organ: str, modality: str, tumor_values: Sequence[int]) -> Case:
+    filled = {"organ": organ, "modality": modality} | {key: value for key, value in row.items() if value}
+    needed = ["image", "patient", "modality", *(["organ"] if filled.get("label") else [])]
+    missing = [key for key in needed if not filled.get(key)]
+    if missing:
+        raise InputError(f"{place}: no {', '.join(missing)}.", hint="fill the column, or say it as an option.")
+    for key, known in (("split", SPLITS), ("modality", MODALITIES)):
+        if filled.get(key) and filled[key] not in known:
+            raise InputError(f"{place}: unknown {key} '{filled[key]}'.", hint=did_you_mean(filled[key], known))
+    label, tumors = filled.get("label", ""), _numbers(filled.get("tumor_values", ""), place) or list(tumor_values)
+    organs = _numbers(filled.get("organ_values", ""), place)
+    return Case(
+        filled.get("name") or re.sub(r"(\.nii)?\.\w+$", "", filled["image"]),
+        filled["patient"],
+        filled.get("split", ""),
+        filled["modality"],
+        filled["image"],
+        filled.get("organ", ""),
+        label,
+        label if organs else "",
+        {filled["organ"]: sorted({*organs, *tumors})} if organs else {},
+        tumor_values=tumors,
+        contrast=filled.get("contrast", ""),
+    )
+
+
+def _numbers(text: str, place: str) -> list[int]:
+    try:
+        return [int(word) for word in re.split(r"[ ,;|]+", text) if word]
+    except ValueError:
+        raise InputError(f"{place}: expected whole numbers, got '{text}'.") from None
