@@ -85,7 +85,7 @@ class BackboneConfig:
     name: str = "mini"
     """A model in Resources/Models, or a name in `DiffuGTSLib.backbones.BACKBONES`."""
     folder: str = ""
-    """A model folder of your own (diffusers layout); empty: the bundled one of that name."""
+    """A model folder of your own (diffusers layout); empty: the bundled or fetched one of that name."""
     class_label: dict[str, int] = field(default_factory=lambda: {"CT": 1, "MR": 8})
     """MAISI's modality codes given to the denoiser."""
     window_voxels: int = 64

@@ -13,6 +13,7 @@ import torch
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule
 from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
+from DiffuGTSLib.model_store.store import require_stored
 from DiffuGTSLib.resources import resource_path
 
 
@@ -55,7 +56,7 @@ DDPM_SCHEDULER: dict[str, Any] = {
 }
 """MAISI-v1's DDPM noise levels, walked as DDIM."""
 
-PUBLISHED = ("maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain")
+PUBLISHED = ("maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain", "maisi-mr")
 """Models whose weights NVIDIA publishes; their networks are `DiffuGTSLib.backbones.maisi.published_networks`."""
 
 
@@ -126,11 +127,7 @@ def _tiny(config: BackboneConfig) -> Backbone:
 
 
 def _published(config: BackboneConfig) -> Backbone:
-    raise WeightsError(
-        f"The weights of '{config.name}' are not here: NVIDIA publishes them, and this version cannot fetch them yet.",
-        hint="convert them into a model folder and name it with --set backbone.folder=DIR, or use --preset mini.",
-        code="weights_missing",
-    )
+    return _from_folder(config, require_stored(config.name).folder)
 
 
 BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {

@@ -210,6 +210,7 @@ PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
     "maisi-ct": {},
     "maisi-ct-ddpm": {"num_class_embeds": None, "region_index": True, "resblock_updown": False, "include_fc": False},
     "maisi-mr-brain": {},
+    "maisi-mr": {},
 }
 """What differs from `MaisiUNet`'s defaults in each published checkpoint."""
 

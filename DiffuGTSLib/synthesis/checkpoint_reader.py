@@ -138,6 +138,15 @@ class Parameter:
         return data
 
 
+class Subclassed:
+    """A tensor of another class than torch's, as MONAI's MetaTensor: the plain tensor; its class and state are forgotten."""
+
+    def __new__(cls, build: Any = None, _kind: Any = None, arguments: Any = (), *_: Any) -> Any:
+        """Return the tensor."""
+        known = build is TensorRecord and isinstance(arguments, tuple)
+        return TensorRecord(*arguments) if known else Inert()
+
+
 class StorageType:
     """One of torch's classes of storages, as the file names them."""
 
@@ -178,6 +187,7 @@ _ANSWERS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor"): TensorRecord,
     ("torch._utils", "_rebuild_tensor_v2"): TensorRecord,
     ("torch._utils", "_rebuild_parameter"): Parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): Subclassed,
     ("numpy.core.multiarray", "scalar"): Scalar,
     ("numpy._core.multiarray", "scalar"): Scalar,
     ("numpy", "dtype"): ScalarType,

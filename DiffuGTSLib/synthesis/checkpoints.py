@@ -109,7 +109,7 @@ def inspect_checkpoint(path: Path, limits: ReadingLimits | None = None) -> Check
         InputError: If there is no such file (code "missing").
         WeightsError: If it is no checkpoint, cut off, or takes more time or memory than it may.
     """
-    found = _ask_reader(path, limits or ReadingLimits())
+    found = ask_reader(path, limits or ReadingLimits())
     groups: dict[str, Shapes] = {
         group: {name: tuple(shape) for name, (_, shape) in tensors.items()}
         for group, tensors in found["groups"].items()
@@ -167,7 +167,7 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
     staging.mkdir(parents=True)
     try:
         raw = staging / "group.safetensors"
-        _ask_reader(path, limits, report.group, raw)
+        ask_reader(path, limits, report.group, raw)
         _WRITERS[report.kind](report, load_file(raw), staging)
         raw.unlink()
         _write_source(report, staging)
@@ -179,8 +179,13 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
     return report
 
 
-def _ask_reader(path: Path, limits: ReadingLimits, *copy: str | Path) -> dict[str, Any]:
-    """Run the reading process and return what it found."""
+def ask_reader(path: Path, limits: ReadingLimits, *copy: str | Path) -> dict[str, Any]:
+    """Run the reading process and return what it found; with (GROUP, OUTPUT) it copies a group to safetensors.
+
+    Raises:
+        InputError: If there is no such file (code "missing").
+        WeightsError: If it is no checkpoint, cut off, or takes more time or memory than it may.
+    """
     if not path.is_file():
         raise InputError(f"There is no file {path}.", hint="check the spelling.", code="missing")
     program = Path(__file__).with_name("checkpoint_reader.py")

@@ -21,8 +21,19 @@ PACKAGE = "DiffuGTSLib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "resources", "storage", "versions"),
-    ("config", "protocol", "reading.answers", "text", "text.prompts", "volumes", "worker", "worker.protocol"),
-    ("backbones", "text.bank", "text.encoder"),
+    (
+        "config",
+        "datasets",
+        "model_store",
+        "protocol",
+        "reading.answers",
+        "text",
+        "text.prompts",
+        "volumes",
+        "worker",
+        "worker.protocol",
+    ),
+    ("backbones", "model_store.fetch", "text.bank", "text.encoder"),
     ("aova", "masks", "inpainting", "residual"),
     (
         "components",
@@ -33,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "record",
         "results",
         "segmenter",
+        "model_store.convert",
         "synthesis",
         "evaluation",
         "reading",

@@ -1,5 +1,7 @@
 """What every backbone must do. A new one is added to `NAMES` and passes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -166,9 +168,12 @@ def test_an_unknown_backbone_is_answered_with_the_closest_name() -> None:
     assert "'mini'" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain"])
-def test_a_published_backbone_says_where_its_weights_must_come_from(name: str) -> None:
+@pytest.mark.parametrize("name", ["maisi-ct", "maisi-ct-ddpm", "maisi-mr-brain", "maisi-mr"])
+def test_a_published_backbone_says_where_its_weights_must_come_from(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFUGTS_MODELS", str(tmp_path))
     with pytest.raises(WeightsError, match=rf"weights of '{name}' are not here") as caught:
         build_backbone(BackboneConfig(name=name))
     assert caught.value.code == "weights_missing"
-    assert "backbone.folder" in caught.value.hint
+    assert f"diffugts weights fetch {name};" in caught.value.hint and "backbone.folder" in caught.value.hint

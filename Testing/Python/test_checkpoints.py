@@ -21,7 +21,7 @@ from DiffuGTSLib.segmenter import load_segmenter
 from DiffuGTSLib.synthesis.checkpoints import (
     SOURCE_FILE,
     ReadingLimits,
-    _ask_reader,
+    ask_reader,
     convert_checkpoint,
     inspect_checkpoint,
 )
@@ -265,6 +265,6 @@ def test_a_bomb_is_stopped_by_the_limit_of_memory(tmp_path: Path) -> None:
 def test_a_reader_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     path = write_diffusion(tmp_path / "a.pt")
     with pytest.raises(WeightsError, match="a.pt cannot be read: KeyError: 'nowhere'"):
-        _ask_reader(path, ReadingLimits(), "nowhere", tmp_path / "out")
+        ask_reader(path, ReadingLimits(), "nowhere", tmp_path / "out")
     with pytest.raises(WeightsError, match="took more than 1 MB"):
         inspect_checkpoint(path, ReadingLimits(memory_mb=1))

@@ -1,0 +1,203 @@
+"""Where published models lie on this computer: one folder a preset, whole or not at all.
+
+    MODELS/maisi-ct/                 a model folder, see `backbones.weights`, and source.json
+    MODELS/.downloads/owner/name/    files on their way
+    MODELS/.maisi-ct-…               a model that is being written or removed: never looked at
+
+MODELS is the folder that DIFFUGTS_MODELS names, or `models` in the user's own data folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.errors import InputError, StorageError, WeightsError
+
+MODELS_VARIABLE = "DIFFUGTS_MODELS"
+SOURCE_FILE = "source.json"
+_INDEX_FILE = "model_index.json"
+_DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """One model folder of the store.
+
+    Attributes:
+        name: Of the preset that it fills.
+        folder: Where.
+        size_bytes: Of all its files.
+        source: What `source.json` says: files, revisions, checksums, license, scale factor.
+    """
+
+    name: str
+    folder: Path
+    size_bytes: int
+    source: dict[str, Any]
+
+    @property
+    def has_head(self) -> bool:
+        """Whether an anomaly head was put beside the published networks."""
+        return (self.folder / "aova" / "config.json").is_file()
+
+
+def models_folder() -> Path:
+    """Return the folder of the store; it need not exist."""
+    chosen = os.environ.get(MODELS_VARIABLE, "")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "DiffuGTS" / "models"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "DiffuGTS" / "models"
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "diffugts" / "models"
+
+
+def find_stored(name: str) -> StoredModel | None:
+    """Return the model of a preset, None where it is not in the store."""
+    folder = models_folder() / name
+    if not (folder / _INDEX_FILE).is_file():
+        return None
+    return StoredModel(name, folder, size_bytes(folder), _source(folder))
+
+
+def stored_models() -> list[StoredModel]:
+    """Return every model of the store by name."""
+    root = models_folder()
+    if not root.is_dir():
+        return []
+    names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    return [model for name in names if (model := find_stored(name)) is not None]
+
+
+def require_stored(name: str) -> StoredModel:
+    """Return the model of a preset.
+
+    Raises:
+        WeightsError: If it is not in the store (code "weights_missing"); the hint is the command that fetches it.
+    """
+    model = find_stored(name)
+    if model is None:
+        raise WeightsError(
+            f"The weights of '{name}' are not here: {models_folder() / name} holds no model.",
+            hint=fetch_hint(name),
+            code="weights_missing",
+        )
+    return model
+
+
+def fetch_hint(name: str) -> str:
+    """Return how a published model comes here, with and without a network."""
+    return (
+        f"diffugts weights fetch {name}; or, without network, diffugts weights import FOLDER --model {name}. "
+        "A model folder of your own: --set backbone.folder=DIR."
+    )
+
+
+def downloads_folder(repository: str) -> Path:
+    """Return where a repository's files lie on their way."""
+    return models_folder() / _DOWNLOADS / Path(*repository.split("/"))
+
+
+def size_bytes(folder: Path) -> int:
+    """Return how much room the files of a folder take."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def size_text(count: int | float) -> str:
+    """Return a number of bytes as people read it."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def require_room(needed_bytes: int) -> None:
+    """Refuse, before anything is written, what the store's disk has no room for.
+
+    Raises:
+        StorageError: With what is needed and what is free.
+    """
+    root = models_folder()
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed_bytes > free:
+        raise StorageError(
+            f"{root} has no room: {size_text(needed_bytes)} are needed, {size_text(free)} are free.",
+            hint=f"make room, or name a folder on another disk with {MODELS_VARIABLE}.",
+        )
+
+
+@contextmanager
+def new_model(name: str) -> Iterator[Path]:
+    """Lend an empty folder and give it the model's name at the end; on any failure nothing is left.
+
+    Raises:
+        InputError: If the store has that model already (code "exists").
+        StorageError: If it cannot be written.
+    """
+    folder = models_folder() / name
+    _refuse_existing(folder)
+    staging = folder.with_name(f".{name}-{uuid.uuid4().hex}")
+    try:
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            _refuse_existing(folder)
+            staging.rename(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def remove_stored(name: str) -> StoredModel:
+    """Remove a model and return what it was: its name goes first, so that half a model is never found.
+
+    Raises:
+        WeightsError: If it is not in the store.
+        StorageError: If it cannot be removed.
+    """
+    model = require_stored(name)
+    try:
+        model.folder.rename(model.folder.with_name(f".{name}-{uuid.uuid4().hex}"))
+        for left in models_folder().iterdir():
+            if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{32}}", left.name):  # and what a killed process left
+                shutil.rmtree(left)
+    except OSError as error:
+        raise _not_writable(model.folder, error) from error
+    return model
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(
+            f"{folder} is there already.",
+            hint=f"remove it first: diffugts weights remove {folder.name}.",
+            code="exists",
+        )
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{folder} cannot be changed: {(error.strerror or str(error)).rstrip('.')}.",
+        hint=f"check the rights and the disk, or name another folder with {MODELS_VARIABLE}.",
+    )
