@@ -212,6 +212,17 @@ def isCompared() -> bool:
     return any(view.GetAttribute(_BEFORE) is not None for view, _layers in _views())
 
 
+def pointInView() -> tuple[float, float, float]:
+    """Return the point of the world where the user looks: the crosshair where it is shown, else the red slice's middle."""
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None and crosshair.GetCrosshairMode() != crosshair.NoCrosshair:
+        r, a, s = crosshair.GetCrosshairRAS()
+    else:
+        view = next(view for view, _layers in _views() if view.GetLayoutName() == _LEFT)
+        r, a, s = (view.GetSliceToRAS().GetElement(row, 3) for row in range(3))
+    return float(r), float(a), float(s)
+
+
 def jumpTo(rasMm: Sequence[float]) -> None:
     """Center every slice view on a point of the world, and put the crosshair there."""
     r, a, s = (float(value) for value in rasMm)

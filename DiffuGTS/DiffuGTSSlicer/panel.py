@@ -16,6 +16,7 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_advanced import AdvancedSection
 from DiffuGTSSlicer.panel_batch import BatchSection
+from DiffuGTSSlicer.panel_binding import Section
 from DiffuGTSSlicer.panel_handoff import HandOffSection
 from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
 from DiffuGTSSlicer.panel_reading import ReadingSection
@@ -23,6 +24,7 @@ from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
 from DiffuGTSSlicer.panel_run import RunSection, keepInState
 from DiffuGTSSlicer.panel_setup import SetupSection
+from DiffuGTSSlicer.panel_synthesis import SynthesisSection
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
 from DiffuGTSSlicer.run import Run
@@ -47,11 +49,12 @@ class Panel(VTKObservationMixin):
         self.refine = RefineSection(self)
         self.handOff = HandOffSection(self)
         self.batch = BatchSection(self)
+        self.synthesis = SynthesisSection(self)
         self.advanced = AdvancedSection(self)
         self.reading = ReadingSection(self, uiWidget)
         self.sections = (
             self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.batch,
-            self.advanced, self.reading,
+            self.synthesis, self.advanced, self.reading,
         )  # fmt: skip
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
@@ -148,14 +151,19 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onEvent(self, event: dict[str, Any]) -> None:
-        # A batch's cases go by without taking over what is being reviewed; a click on one of them does.
-        isOfBatch = self.logic.run is not None and self.batch.concerns(self.logic.run)
-        listeners = (self.setup, self.advanced) if isOfBatch else self.sections
         with self.held():
-            for section in listeners:
+            for section in self._listeners(self.logic.run):
                 section.onEvent(event)
         if event["event"] != "stage":
             self.refresh()
+
+    def _listeners(self, run: Run | None) -> tuple[Section, ...]:
+        """Return who hears of a run; what is being reviewed is left to the panel's own."""
+        if run is not None and self.batch.concerns(run):  # a click on a case takes it into Review
+            return (self.setup, self.advanced)
+        if run is not None and run.isSynthesis:
+            return (self.setup, self.synthesis, self.advanced)
+        return self.sections
 
     def showRun(self, run: Run) -> None:
         """Review another run: its scan, its maps, its findings."""

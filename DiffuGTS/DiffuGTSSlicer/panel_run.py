@@ -69,22 +69,29 @@ class RunSection(Section):
         self.follow()
 
     def prepare(self) -> RunParameters:
-        """Install what is missing, after asking, choose the interpreter, and return what the panel asks for.
+        """Make all ready for a run, and return what the panel asks for.
 
         Raises:
             InstallationError: If something is missing afterwards.
             PromptError: As `RunParameters.jobPrompts`.
         """
-        self.clear()
-        interpreter = setting(INTERPRETER_KEY)
-        if not self.panel.setup.isReady:
-            self.panel.setup.install()
+        self.makeReady()
         more = {"modelFolder": setting(MODEL_FOLDER_KEY), **newResults(self.state), **self.panel.advanced.forTests}
         wish = RunParameters.fromNode(self.state, **more)
-        if not interpreter and self.panel.requirements.needsTextModel(wish.jobPrompts()):
+        if not setting(INTERPRETER_KEY) and self.panel.requirements.needsTextModel(wish.jobPrompts()):
             self.panel.requirements.ensureTextModel()
-        self._useInterpreter(interpreter)
         return wish
+
+    def makeReady(self) -> None:
+        """Install what is missing, after asking, and choose the interpreter.
+
+        Raises:
+            InstallationError: If something is missing afterwards.
+        """
+        self.clear()
+        if not self.panel.setup.isReady:
+            self.panel.setup.install()
+        self._useInterpreter(setting(INTERPRETER_KEY))
 
     def follow(self) -> None:
         """Show how far it is, from now on."""
@@ -137,10 +144,14 @@ class RunSection(Section):
             return
         progress = self.logic.progress
         self.ui.progressBar.setValue(int(progress.share * FULL))
-        words = [stageName(progress.stage), timeLeft(progress.leftS)]
+        words = [stageName(progress.stage, self._isSynthesis), timeLeft(progress.leftS)]
         if self.logic.client.state == CANCELLING:
             words = [_("Canceling: the step under way is finished first")]
         self.ui.stageLabel.setText(", ".join(filter(None, words)))
+
+    @property
+    def _isSynthesis(self) -> bool:
+        return self.logic.run is not None and self.logic.run.isSynthesis
 
     def showOutcome(self) -> None:
         """Say what came out, what went wrong, or why nothing can start."""
@@ -148,7 +159,7 @@ class RunSection(Section):
             text = self.failure.text()
         elif self.logic.isRunning:
             text = ""
-        elif self.logic.run is not None and self.logic.run.state == CANCELLED:
+        elif self.logic.run is not None and self.logic.run.state == CANCELLED and not self._isSynthesis:
             text = _("Canceled.")
         elif self.state is not None and self.state.outcome:
             text = self.state.outcome

@@ -86,6 +86,7 @@ class DiffuGTSParameterNode:
     paintedSegmentation: vtkMRMLSegmentationNode
     paintedSegmentId: str = ""
     synthesisOutcome: str = ""
+    keepPainted: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings of this computer, which no scene may change: interpreter and model folders."""
+"""Settings of this computer, which no scene may change: interpreter, folders of models and of a painter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ MODEL_FOLDER_KEY = "DiffuGTS/modelFolder"
 MODEL_FOLDERS_KEY = "DiffuGTS/modelFolders"
 """Folders that the user has added, as a JSON list."""
 INTERPRETER_KEY = "DiffuGTS/interpreter"
+PAINTER_FOLDER_KEY = "DiffuGTS/painterFolder"
+"""Folder of a trained painter."""
 
 
 def setting(key: str) -> str:

@@ -64,7 +64,7 @@ def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None
     assert gui.spin(lambda: "last words" in a_panel.ui.logText.plainText, 30)
     killTree(a_panel.logic.client.processId)
     a_panel.finish()
-    assert "unexpectedly" in a_panel.ui.messageLabel.text and "Segment" in a_panel.ui.messageLabel.text
+    assert "unexpectedly" in a_panel.ui.messageLabel.text and "Start again" in a_panel.ui.messageLabel.text
     assert not a_panel.ui.logCollapsibleButton.collapsed
     a_panel.ui.copyLogButton.click()
     copied = qt.QApplication.clipboard().text()

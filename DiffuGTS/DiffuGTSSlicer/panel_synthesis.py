@@ -1,0 +1,281 @@
+"""Synthesize tumor: a healthy organ in, the scan with painted tumors and their segment out; numbers are bound by the `.ui`."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.resources import organ_names
+from DiffuGTSSlicer import display
+from DiffuGTSSlicer.grids import worldFromNode
+from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.parameters import PAINTER_FOLDER, SynthesisParameters
+from DiffuGTSSlicer.run import CANCELLED, Run
+from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
+from DiffuGTSSlicer.worker_client import CANCELLING
+
+FULL = 1000
+"""Steps of the progress bar."""
+PLACE = "DiffuGTS.Place"
+"""Attribute of the point that "Place here" moves; points of the user's own are left where they are."""
+
+
+class SynthesisSection(Section):
+    """One button, Synthesize or Cancel, and what is to be painted."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        ui = self.ui
+        self.messageLabel = ui.synthesisMessageLabel
+        self._tip = ui.synthesizeButton.toolTip
+        for label in (ui.synthesisMessageLabel, ui.synthesisResultLabel):
+            label.setTextFormat(qt.Qt.PlainText)
+        organs = [("", _("As under Prompts")), *((name, _(name.capitalize())) for name in organ_names())]
+        sizes = [
+            ("mix", _("Mix")), ("tiny", _("Tiny")), ("small", _("Small")), ("medium", _("Medium")),
+            ("large", _("Large")),
+        ]  # fmt: skip
+        painters = [
+            ("handcrafted", _("Handcrafted")),
+            ("recipe", _("Recipe of SyntheticTumors")),
+            (PAINTER_FOLDER, _("Trained, from a folder")),
+        ]
+        self._organ = ChoiceBox(ui.synthesisOrganComboBox, organs, self._keeper("synthesisOrgan"))
+        self._size = ChoiceBox(ui.synthesisSizeComboBox, sizes, self._keeper("synthesisSize"))
+        self._painter = ChoiceBox(ui.painterComboBox, painters, self._keeper("painter"))
+        ui.painterFolderPathEdit.filters = ctk.ctkPathLineEdit.Dirs
+        ui.painterFolderPathEdit.currentPath = setting(PAINTER_FOLDER_KEY)
+        ui.painterFolderPathEdit.connect("currentPathChanged(QString)", self.onFolder)
+        ui.placeHereButton.connect("clicked()", self.onPlaceHere)
+        ui.synthesisDiceButton.connect("clicked()", self.onDice)
+        ui.synthesizeButton.connect("clicked()", self.onButton)
+        ui.beforeAfterButton.connect("clicked()", self.onBeforeAfter)
+
+    def _keeper(self, name: str) -> Any:
+        def keep(word: str) -> None:
+            if self.state is not None:
+                setattr(self.state, name, word)
+
+        return keep
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether tumors are being painted."""
+        return self.logic.isRunning and self.logic.run is not None and self.logic.run.isSynthesis
+
+    # What is shown
+
+    def obstacle(self) -> str:
+        """Say why nothing can be painted, or return an empty string."""
+        state = self.state
+        if state is None or state.inputVolume is None:
+            return _("Load a healthy scan and choose it under Inputs.")
+        if state.organSegmentation is None or not state.organSegmentId:
+            return failureOf("no_organ", _("There is no segment of the organ.")).text()
+        if not (state.synthesisOrgan or state.organ):
+            return _("Choose the organ that the segment shows.")
+        if state.painter == PAINTER_FOLDER and not setting(PAINTER_FOLDER_KEY):
+            return _("Choose the folder of the trained painter.")
+        return ""
+
+    def refresh(self) -> None:
+        """Show choices, button, progress and what was painted."""
+        ui, state, isRunning = self.ui, self.state, self.isRunning
+        ui.synthesisCollapsibleButton.enabled = state is not None
+        obstacle = "" if isRunning else self.obstacle()
+        isCancelling = isRunning and self.logic.client.state == CANCELLING
+        isBusy = self.logic.isRunning and not isRunning
+        ui.synthesizeButton.setText(_("Canceling…") if isCancelling else _("Cancel") if isRunning else _("Synthesi&ze"))
+        ui.synthesizeButton.enabled = not obstacle and not isCancelling and not isBusy
+        ui.synthesizeButton.setToolTip(
+            obstacle or (_("Another run is under way: wait for its end, or cancel it.") if isBusy else self._tip)
+        )
+        for widget in (ui.synthesisProgressBar, ui.synthesisStageLabel):
+            widget.setVisible(isRunning)
+        self.showProgress()
+        if state is None:
+            return
+        self._organ.show(state.synthesisOrgan)
+        self._size.show(state.synthesisSize)
+        self._painter.show(state.painter)
+        ui.synthesisSizeComboBox.enabled = state.synthesisRadiusMm <= 0
+        ui.synthesisCountSpinBox.enabled = state.synthesisPlace is None
+        ui.placeHereButton.enabled = state.inputVolume is not None
+        for widget in (ui.painterFolderLabel, ui.painterFolderPathEdit):
+            widget.setVisible(state.painter == PAINTER_FOLDER)
+        ui.beforeAfterButton.enabled = self._scanOfPainted() is not None
+        text = self._resultText()
+        ui.synthesisResultLabel.setText(text)
+        ui.synthesisResultLabel.setVisible(bool(text))
+
+    def showProgress(self) -> None:
+        """Show stage, share and time left."""
+        if not self.isRunning:
+            return
+        progress = self.logic.progress
+        self.ui.synthesisProgressBar.setValue(int(progress.share * FULL))
+        words = [stageName(progress.stage, isSynthesis=True), timeLeft(progress.leftS)]
+        self.ui.synthesisStageLabel.setText(", ".join(filter(None, words)))
+
+    def _resultText(self) -> str:
+        run = self.logic.run
+        if self.isRunning:
+            return ""
+        if run is not None and run.isSynthesis and run.state == CANCELLED and not run.isDropped:
+            return _("Canceled.")
+        return str(self.state.synthesisOutcome) if self._scanOfPainted() is not None else ""
+
+    def _scanOfPainted(self) -> Any:
+        """Return the scan that the painted volume was made from; None where one of the two is gone."""
+        painted = None if self.state is None else self.state.painted
+        return None if painted is None else painted.GetNodeReference(SCAN_ROLE)
+
+    def showFailure(self, failure: Failure) -> None:
+        """Say what went wrong and what to do next; of weights, what holds of painters."""
+        if failure.code.startswith("weights"):
+            step = _("Choose the folder of a trained painter, or another painter.")
+            failure = Failure(failure.code, failure.message, step, failure.detail)
+        self.panel.run.log(f"{failure.code}: {failure.message}")
+        super().showFailure(failure)
+
+    # Hands
+
+    def onButton(self) -> None:
+        """Start, or cancel what is under way."""
+        if self.isRunning:
+            self.logic.cancel()
+        else:
+            self.start()
+
+    @door
+    def start(self) -> None:
+        """Paint; does nothing while a run is under way."""
+        if self.logic.isRunning or self.state is None or self.obstacle():
+            return
+        self.panel.run.makeReady()
+        more = newPainting(self.state)
+        if self.state.painter == PAINTER_FOLDER:
+            more["painter"] = setting(PAINTER_FOLDER_KEY)
+        wish = SynthesisParameters.fromNode(self.state, **more)
+        self.logic.synthesize(self.state.inputVolume, wish, waitForCompletion=False)
+        self.panel.run.follow()
+
+    @door
+    def onDice(self) -> None:
+        """Draw another seed."""
+        if self.state is not None:
+            self.state.synthesisSeed = random.randrange(1_000_000)  # noqa: S311 no secret
+
+    @door
+    def onFolder(self, path: str) -> None:
+        """Use the trained painter of another folder; refused where there is none."""
+        if path and not Path(path).is_dir():
+            raise InputError(
+                _("{path} is no folder.").format(path=path),
+                hint=_("choose the folder that holds painter.json."),
+                code="painter_folder",
+            )
+        setSetting(PAINTER_FOLDER_KEY, path)
+        self.panel.refresh()
+
+    @door
+    def onPlaceHere(self) -> None:
+        """Put the place where the user looks; a point of our own is moved, another one is left alone."""
+        logging.info("DiffuGTS: place tumor")
+        state = self.state
+        node = state.synthesisPlace
+        if node is None or node.GetAttribute(PLACE) is None:
+            name = _("{scan} tumor place").format(scan=state.inputVolume.GetName())
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+            node.CreateDefaultDisplayNodes()
+            node.SetAttribute(PLACE, "1")
+        node.RemoveAllControlPoints()
+        node.AddControlPointWorld(*display.pointInView())
+        state.synthesisPlace = node
+
+    @door
+    def onBeforeAfter(self) -> None:
+        """Show the scan beside the painted volume; only ever on a click."""
+        self.panel.review.stopComparing()
+        scan = self._scanOfPainted()
+        if scan is not None:
+            display.setLayout("side by side", scan, self.state.painted)
+            display.setOverlay(scan)
+
+    # The run
+
+    def onEvent(self, event: dict[str, Any]) -> None:
+        """Follow a synthesis; other runs are not this section's."""
+        name, run = event["event"], self.logic.run
+        if run is None or not run.isSynthesis or self.state is None:
+            return
+        if name == "stage":
+            self.showProgress()
+        elif name == "warning":
+            self.panel.run.log(str(event["message"]))
+        elif name == "imported":
+            self._keep(run, event["kind"])
+        elif name == "error":
+            failure = run.failure or failureOf(event["code"], event["message"], event.get("hint", ""))
+            self.showFailure(failure)
+        elif name == "done":
+            self.state.synthesisOutcome = outcomeOf(run.result)
+            self._show(run)
+
+    def _keep(self, run: Run, kind: str) -> None:
+        """Note a node that a synthesis has made in the scene's state."""
+        if kind == "painted":
+            self.state.painted = run.nodes[kind]
+        else:
+            self.state.paintedSegmentation = run.nodes[kind]
+            self.state.paintedSegmentId = run.segmentIds[kind]
+
+    def _show(self, run: Run) -> None:
+        """Show the painted volume, beside the scan where two images stand side by side, at the largest tumor."""
+        self.panel.review.stopComparing()
+        painted = run.nodes["painted"]
+        if display.isCompared():
+            display.setLayout("side by side", run.scanNode, painted)
+            display.setOverlay(run.scanNode)
+        else:
+            display.setOverlay(painted)
+        tumors = run.result["tumors"]
+        if tumors:
+            largest = max(tumors, key=lambda tumor: float(tumor["volume_ml"]))
+            display.jumpTo((worldFromNode(run.scanNode) @ [*largest["center_ras_mm"], 1.0])[:3])
+
+
+def outcomeOf(result: Mapping[str, Any]) -> str:
+    """Return what was painted and what found no place, one paragraph each."""
+    tumors, skipped = result["tumors"], result["skipped"]
+    ml = sum(float(tumor["volume_ml"]) for tumor in tumors)
+    if len(tumors) == 1:
+        lines = [_("1 tumor painted, {ml} ml.").format(ml=f"{ml:.2f}")]
+    elif tumors:
+        lines = [_("{count} tumors painted, {ml} ml together.").format(count=len(tumors), ml=f"{ml:.2f}")]
+    else:
+        lines = [_("Nothing was painted.")]
+    if skipped:
+        reasons = "; ".join(dict.fromkeys(skipped))
+        lines.append(_("{count} found no place: {reasons}.").format(count=len(skipped), reasons=reasons))
+        lines.append(_("Choose a smaller size, another place, or another organ segment."))
+    return "\n".join(lines)
+
+
+def newPainting(state: Any) -> dict[str, Any]:
+    """Return which of the last result's nodes a synthesis must leave alone: another scan's, and what shall be kept."""
+    scan = None if state.painted is None else state.painted.GetNodeReference(SCAN_ROLE)
+    if scan is not None and scan is state.inputVolume and not state.keepPainted:
+        return {}
+    return {"painted": None, "paintedSegmentation": None, "paintedSegmentId": ""}
