@@ -1,23 +1,36 @@
 """Score a model on the cases of a protocol: every step beside a blob that never looks and one plain threshold."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.baselines import ThresholdRule, center_ellipsoid, fit_threshold, intensity_threshold
-from DiffuGTSLib.evaluation.detection import detect
-from DiffuGTSLib.evaluation.metrics import dice, surface_dice
-from DiffuGTSLib.evaluation.report import write_report
+from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
+from DiffuGTSLib.evaluation.case_picture import case_picture
+from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
+from DiffuGTSLib.evaluation.html_report import write_page
+from DiffuGTSLib.evaluation.pooled import pool
+from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.record import input_sha256
+from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask, read_volume
 
-NSD_TOLERANCE_MM = 2.0
 AIR_HU = -1000.0
+CASES = "cases"
+"""Folder of what is kept of each case; deleting it measures everything again."""
+CONFIG = "config.json"
 
 
 def evaluate_protocol(
@@ -28,10 +41,11 @@ def evaluate_protocol(
     split: str = "test",
     on_progress: Callable[[str, float], None] | None = None,
 ) -> None:
-    """Segment every case of a split and write `cases.csv`, `report.json` and `report.md`.
+    """Segment every case of a split and write `report.html`, `report.json`, `report.md`, `cases.csv`, `config.json`.
 
-    Columns: Dice of the two baselines, of the coarse and of the refined mask; NSD at 2 mm, lesion sensitivity and
-    false positives of the refined mask; the anomaly score. The threshold's percentile is chosen on training cases.
+    A case with a mask is scored; one without, of which nothing says that it is ill, counts as healthy. What is kept in
+    `cases` is not computed again as long as its scan, mask, configuration and weights are the same. The threshold
+    baseline's percentile is chosen on training cases.
 
     Args:
         protocol_path: See `DiffuGTSLib.protocol`.
@@ -51,21 +65,77 @@ def evaluate_protocol(
             code="leakage",
         )
     cases = read_protocol(protocol_path)
-    chosen = [case for case in cases if case.split == split and case.tumor]
-    if not chosen:
+    chosen = [case for case in cases if case.split == split and (case.tumor or is_healthy(case))]
+    if not any(case.tumor for case in chosen):
         raise InputError(f"The protocol has no case with a mask in split '{split}'.")
-    components = load_components(config)
-    rules = _threshold_rules(cases, data)
-    output.mkdir(parents=True, exist_ok=True)
-    rows = []
+    judge = _Judge(data, output / CASES, config, load_components(config), cases)
+    (output / CASES).mkdir(parents=True, exist_ok=True)
+    scores = []
     for number, case in enumerate(chosen):
         if on_progress is not None:
             on_progress(case.name, number / len(chosen))
-        rows.append(_score(case, data, components, config, rules))
-    write_report(
-        rows, output, title=f"{config.preset} on {protocol_path.stem}, split {split}",
-        notes=_notes(components), group_by="patient",
-    )  # fmt: skip
+        scores.append(judge.score(case))
+    _write(scores, judge, output, protocol_path, split)
+
+
+def is_healthy(case: Case) -> bool:
+    """Say whether a case shows a healthy organ: no tumor was outlined, and none is said to be there unmarked."""
+    unmarked = case.healthy_only_in or case.unmarked_near
+    return bool(case.organ and case.modality in ("CT", "MR") and not case.tumor and not unmarked)
+
+
+@dataclass
+class _Judge:
+    """Scores cases one by one; remembers digests and baselines, and no voxel.
+
+    Attributes:
+        data: Folder that the protocol's paths start from.
+        folder: Where cases are kept.
+        config: Of the model.
+        components: The model.
+        cases: All of the protocol.
+        rules: Modality → threshold baseline, chosen when first needed.
+        digests: Case → file → SHA-256, of those scored.
+    """
+
+    data: Path
+    folder: Path
+    config: Config
+    components: Components
+    cases: Sequence[Case]
+    rules: dict[str, ThresholdRule] = field(default_factory=dict)
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def score(self, case: Case) -> CaseScore:
+        """Return a case's score: as kept, or measured now and kept."""
+        scan, mask = _read(case, self.data)
+        self.digests[case.name] = {
+            name: input_sha256(self.data / name, volume)
+            for name, volume in ((case.image, scan), (case.tumor, mask)) if name
+        }  # fmt: skip
+        made_of = fingerprint(case, self.digests[case.name], self.config, self.components.weights)
+        picture = case_file(self.folder, case.name, ".jpg")
+        kept = kept_score(self.folder, case.name, made_of)
+        if kept is not None and picture.is_file():
+            return kept
+        if case.framed_on_tumor:
+            rng = np.random.default_rng([2025, *case.name.encode()])
+            scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
+        prompts = organ_prompts(case.organ, case.modality)
+        result = segment(scan, prompts, self.components, self.config, modality=case.modality)
+        score = score_case(case, scan, mask, result, self._rule(case.modality))
+        with whole_file(picture) as path:
+            path.write_bytes(case_picture(scan, mask, result.mask, result.aova, case.modality))
+        keep_score(self.folder, case.name, made_of, score)
+        return score
+
+    def _rule(self, modality: str) -> ThresholdRule:
+        """Choose the baseline's percentile on a few training cases of a modality."""
+        if modality not in self.rules:
+            training = [c for c in self.cases if c.split == "train" and c.tumor and c.modality == modality][:4]
+            pairs = ((scan, mask.array > 0) for scan, mask in (_read(case, self.data) for case in training))
+            self.rules[modality] = fit_threshold(pairs, modality) if training else ThresholdRule()
+        return self.rules[modality]
 
 
 def reframe(
@@ -97,56 +167,53 @@ def reframe(
     )
 
 
-def _score(
-    case: Case, data: Path, components: Components, config: Config, rules: dict[str, ThresholdRule]
-) -> dict[str, str | float]:
-    scan, mask = _read(case, data)
-    if case.framed_on_tumor:
-        rng = np.random.default_rng([2025, *case.name.encode()])
-        scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
-    result = segment(scan, organ_prompts(case.organ, case.modality), components, config, modality=case.modality)
-    truth, spacing_mm = mask.array > 0, scan.geometry.spacing_mm
-    refined, coarse = result.mask.array > 0, result.coarse_mask.array > 0
-    found = detect(refined, truth, spacing_mm)
-    rule = rules.get(case.modality, ThresholdRule())
-    return {
-        "case": case.name,
-        "patient": case.patient,
-        "organ": case.organ,
-        "modality": case.modality,
-        "dice_ellipsoid": dice(center_ellipsoid(scan.array.shape, spacing_mm), truth),
-        "dice_threshold": dice(intensity_threshold(scan, case.modality, rule), truth),
-        "dice_coarse": dice(coarse, truth),
-        "dice_refined": dice(refined, truth),
-        "nsd_2mm_refined": surface_dice(refined, truth, spacing_mm, NSD_TOLERANCE_MM),
-        "lesion_sensitivity": float(found.sensitivity),
-        "false_positives": float(found.false_positives),
-        "anomaly_score": result.anomaly_score,
-        "seconds": sum(result.timings_s.values()),
-    }
-
-
-def _threshold_rules(cases: list[Case], data: Path) -> dict[str, ThresholdRule]:
-    """Choose the baseline's percentile on a few training cases of each modality."""
-    rules = {}
-    for modality in ("CT", "MR"):
-        training = [case for case in cases if case.split == "train" and case.tumor and case.modality == modality][:4]
-        if training:
-            rules[modality] = fit_threshold(
-                [(scan, mask.array > 0) for scan, mask in (_read(case, data) for case in training)], modality
-            )
-    return rules
-
-
 def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
+    """Return a case's scan and its reference, which is empty for a healthy scan."""
     scan = read_volume(data / case.image)
+    if not case.tumor:
+        return scan, scan.with_array(np.zeros(scan.geometry.shape, dtype=np.uint8))
     return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)
+
+
+def _write(scores: Sequence[CaseScore], judge: _Judge, output: Path, protocol_path: Path, split: str) -> None:
+    config, name = judge.config, protocol_path.stem
+    write_json(config.to_dict(), output / CONFIG)
+    pooled = pool(scores)
+    more = {
+        "pooled": pooled.as_json(),
+        "scans": judge.digests,
+        "about": _about(judge, protocol_path, split),
+    }
+    rows = [score.row for score in scores]
+    title = f"{config.preset} on {name}, split {split}"
+    write_report(rows, output, title=title, notes=_notes(judge.components), group_by="patient", more=more)
+    write_page(output)
+
+
+def _about(judge: _Judge, protocol_path: Path, split: str) -> dict[str, Any]:
+    """Return how to make the report again: what was run, with what, on what."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "protocol": protocol_path.name,
+        "protocol_sha256": hashlib.sha256(protocol_path.read_bytes()).hexdigest(),
+        "split": split,
+        "splits": {each: sum(case.split == each for case in judge.cases) for each in ("train", "validation", "test")},
+        "preset": judge.config.preset,
+        "seed": judge.config.runtime.seed,
+        "weights": dict(judge.components.weights),
+        "trained": judge.components.trained,
+        "device": str(judge.components.device),
+        "versions": versions(),
+    }
 
 
 def _notes(components: Components) -> list[str]:
     return [
         "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
         "dice_ellipsoid looks at no image; dice_threshold uses the best percentile of four training cases.",
-        "lesions match at IoU 0.1; false positives are components that match none.",
+        "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
+        "Lesions match at IoU 0.1, many references to one prediction: sensitivity, false positives, lesion_f1, FROC.",
+        "Recognition (F1), segmentation and panoptic quality match one to one at IoU 0.5.",
+        "Calibration (ece, brier) and voxel_auroc are of the AOVA map inside the body; air would flatter them.",
         *(f"{name}: SHA-256 {digest}" for name, digest in components.weights.items()),
     ]

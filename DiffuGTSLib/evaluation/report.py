@@ -105,6 +105,7 @@ def write_report(
     notes: Sequence[str] = (),
     group_by: str | None = None,
     seed: int = 0,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Estimate]:
     """Write cases.csv, report.json and report.md into an existing folder and return the estimates.
 
@@ -115,6 +116,7 @@ def write_report(
         notes: Sentences below the table: tolerances, splits, what the numbers do not show.
         group_by: As in `summarize`.
         seed: As in `bootstrap_mean`.
+        more: Further entries of report.json: what no mean over cases tells.
 
     Raises:
         InputError: As `summarize`.
@@ -131,6 +133,7 @@ def write_report(
         "estimates": {column: asdict(estimate) for column, estimate in estimates.items()},
         "cases": [dict(row) for row in rows],
         "notes": list(notes),
+        **(more or {}),
     }
     write_json(report, folder / "report.json")
     with whole_file(folder / "report.md") as path:

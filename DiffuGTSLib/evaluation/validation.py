@@ -18,8 +18,8 @@ from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
-from DiffuGTSLib.evaluation.metrics import EmptyPolicy, dice, surface_dice
-from DiffuGTSLib.evaluation.protocol import AIR_HU, NSD_TOLERANCE_MM, reframe
+from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
+from DiffuGTSLib.evaluation.protocol import AIR_HU, reframe
 from DiffuGTSLib.evaluation.report import write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict

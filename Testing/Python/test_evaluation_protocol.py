@@ -125,7 +125,8 @@ def test_a_protocol_is_scored_and_reported(a_protocol: Path, a_config: Config, t
         a_protocol, a_protocol.parent, tmp_path / "a" / "report", a_config, on_progress=lambda *done: seen.append(done)
     )
     folder = tmp_path / "a" / "report"
-    assert sorted(path.name for path in folder.iterdir()) == ["cases.csv", "report.json", "report.md"]
+    files = ["cases", "cases.csv", "config.json", "report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     with (folder / "cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["ct_3", "mr_3"]
