@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -110,7 +111,9 @@ def synthesize(
     painter: PainterName = "handcrafted",
     device: PainterDevice = "auto",
     modality: Annotated[Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Every random draw follows from it; in a folder, and the scan's name.")
+    ] = 0,
     repeat: Repeat = 1,
     patch: Patch = None,
     preview: Preview = False,
@@ -172,20 +175,44 @@ class Case:
 def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed: int) -> list[Case]:
     """Return what is to be painted: one scan, or where both are folders each scan in it; `repeat` times, seeds rising.
 
+    In a folder the seed of a scan depends on its name too. With one seed for all, every scan would get tumors of the same
+    number, size and shape; a number by its place in the folder would change when a scan is added.
+
     Raises:
-        InputError: No scan in the folder, or one without a mask of the same name (code "missing").
+        InputError: No scan in the folder, or one without a mask of the same name (code "missing"); one of scan and mask
+            is a folder of files and the other a file (code "folder").
     """
-    if not (scan.is_dir() and organ_mask.is_dir()):
-        pairs = [(scan, organ_mask, output)]
+    if organ_mask.is_dir() and scan.is_dir():
+        starts = [
+            Case(path, _mask_of(path, organ_mask), output / _stem(path), seed + zlib.crc32(_stem(path).encode()))
+            for path in _scans(scan)
+        ]
     else:
-        pairs = [(path, _mask_of(path, organ_mask), output / _stem(path)) for path in _scans(scan)]
+        _require_alike(scan, organ_mask)
+        starts = [Case(scan, organ_mask, output, seed)]
     if repeat == 1:
-        return [Case(path, mask, folder, seed) for path, mask, folder in pairs]
+        return starts
     return [
-        Case(path, mask, folder / f"{number:03d}", seed + number - 1)
-        for path, mask, folder in pairs
+        replace(case, folder=case.folder / f"{number:03d}", seed=case.seed + number - 1)
+        for case in starts
         for number in range(1, repeat + 1)
     ]
+
+
+def _require_alike(scan: Path, organ_mask: Path) -> None:
+    """Refuse a folder of scans with one mask, and one scan with a folder of masks; a DICOM folder is one scan."""
+    if scan.is_dir() and any(_is_scan(path) for path in scan.iterdir()):
+        raise InputError(
+            f"{scan} is a folder of scans and {organ_mask} one mask.",
+            hint="give --organ-mask a folder with a mask of each scan's name, or one scan.",
+            code="folder",
+        )
+    if organ_mask.is_dir():
+        raise InputError(
+            f"--organ-mask: {organ_mask} is a folder, and {scan} one scan.",
+            hint="give the file of its mask, or a folder of scans.",
+            code="folder",
+        )
 
 
 def parse_point(text: str) -> tuple[float, float, float]:
@@ -256,7 +283,7 @@ class _How:
                 yield case, json.loads((case.folder / RECORD).read_text(encoding="utf-8"))
                 continue
             if not self.quiet:
-                ERR.print(Text(f"{number} of {len(cases)}: {case.folder.name}"), soft_wrap=True)
+                ERR.print(Text(f"{number} of {len(cases)}: {case.folder}"), soft_wrap=True)
             try:
                 yield case, self.paint(case)
             except DiffuGTSError as error:
@@ -269,12 +296,18 @@ class _How:
 def _scans(folder: Path) -> list[Path]:
     from DiffuGTSLib.volumes.io import READ_SUFFIXES
 
-    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(READ_SUFFIXES))
+    found = sorted(path for path in folder.iterdir() if _is_scan(path))
     if not found:
         raise InputError(
             f"There is no scan in {folder}.", hint=f"scans end in {', '.join(READ_SUFFIXES)}.", code="missing"
         )
     return found
+
+
+def _is_scan(path: Path) -> bool:
+    from DiffuGTSLib.volumes.io import READ_SUFFIXES
+
+    return path.name.lower().endswith(READ_SUFFIXES)
 
 
 def _mask_of(scan: Path, folder: Path) -> Path:

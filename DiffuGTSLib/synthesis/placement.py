@@ -80,8 +80,7 @@ def place(
     tumor_mm3 = 4 / 3 * np.pi * radius_mm**3
     if not may_outgrow and organ_mm3 < LEAST_SHARE * tumor_mm3:
         return NoPlace(
-            f"the organ ({organ_mm3 / 1000:.2g} ml) is too small for a tumor of {radius_mm:.1f} mm radius "
-            f"({tumor_mm3 / 1000:.2g} ml)"
+            f"the organ ({_ml(organ_mm3)}) is too small for a tumor of {radius_mm:.1f} mm radius ({_ml(tumor_mm3)})"
         )
     if centered:
         return Placement(_nearest_to_middle(organ_mask, bounds), 1)
@@ -161,6 +160,12 @@ def _bounds(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...] | None:
             return None
         bounds.append((int(used[0]), int(used[-1]) + 1))
     return tuple(bounds)
+
+
+def _ml(volume_mm3: float) -> str:
+    """Say a volume in two digits, without powers of ten."""
+    volume_ml = volume_mm3 / 1000
+    return f"{volume_ml:.0f} ml" if volume_ml >= 10 else f"{volume_ml:.2g} ml"
 
 
 def _nearest_to_middle(organ: NDArray[np.bool_], bounds: tuple[tuple[int, int], ...]) -> Voxel:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from phantoms import Phantom
 from terminal import coarse_body, plain, refused, run, write_case
+from test_latent_painter import SMALL, networks
 
+from DiffuGTSLib.synthesis.latent_painter import save_painter
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 
 LIVER = ("--organ", "liver", "--size", "small", "--count", "1")
@@ -94,6 +96,57 @@ def test_of_a_folder_a_case_that_fails_does_not_stop_the_others_and_a_second_cal
     assert read_mask(a_cohort / "out" / "two" / "tumor.nii.gz", read_volume(made).geometry).array.any()
 
 
+def test_scans_of_a_folder_get_tumors_of_their_own_and_each_seed_paints_its_scan_again(a_cohort: Path) -> None:
+    """Both scans and both masks are the same: with one seed for all, their tumors would be the same too."""
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "--json", "--quiet")
+    one, two = json.loads(run(*call, "-o", a_cohort / "out").stdout)
+    assert one["seed"] != two["seed"] and one["tumors"] != two["tumors"]
+    alone = run(
+        "synthesize", a_cohort / "scans" / "two.nii.gz", "--organ-mask", a_cohort / "masks" / "two.nii.gz", *LIVER,
+        "--seed", str(two["seed"]), "-o", a_cohort / "alone", "--json", "--quiet",
+    )  # fmt: skip
+    assert json.loads(alone.stdout)[0]["tumors"] == two["tumors"]
+
+
+def test_a_painter_s_folder_paints_and_its_weights_are_in_the_record(a_folder: Path, tmp_path: Path) -> None:
+    """Untrained weights of a few channels: what they paint is noise, and it stays where it belongs."""
+    save_painter(tmp_path / "painter", *networks(), SMALL)
+    call = (
+        "synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", "--organ", "liver",
+        "--radius", "9", "--seed", "3", "--painter", tmp_path / "painter", "--device", "cpu", "--json", "--quiet",
+    )  # fmt: skip
+    (record,) = json.loads(run(*call, "-o", tmp_path / "a").stdout)
+    assert record["painter"] == "latent" and record["versions"] and record["seed"] == 3
+    assert set(record["weights"]) == {
+        f"{part}/diffusion_pytorch_model.safetensors" for part in ("vqgan", "denoiser")
+    } and all(len(digest) == 64 for digest in record["weights"].values())
+    (tumor,) = record["tumors"]
+    assert len(tumor["center_ras_mm"]) == 3 and tumor["size"] == "small"
+    before, after = (read_volume(folder / "scan.nii.gz") for folder in (a_folder, tmp_path / "a"))
+    assert after.geometry.difference(before.geometry) == ""
+    changed = after.array != before.array
+    assert changed.any() and not changed[read_volume(a_folder / "organ.nii.gz").array == 0].any()
+    run(*call, "-o", tmp_path / "b")
+    assert np.array_equal(read_volume(tmp_path / "b" / "scan.nii.gz").array, after.array)
+
+
+def test_an_organ_file_of_one_s_own_says_how_large_and_how_many(a_folder: Path, tmp_path: Path) -> None:
+    own = {
+        "sizes": {"small": {"semi_axis_mm": [8, 9], "elastic_mm": [0, 0], "count": [2, 2]}},
+        "blend_sigma_mm": [0, 0],
+    }
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    done = run(
+        "synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", "--organ",
+        tmp_path / "own.json", "--size", "small", "-o", tmp_path / "out", "--json", "--quiet",
+    )  # fmt: skip
+    (record,) = json.loads(done.stdout)
+    radii = [tumor["radius_mm"] for tumor in record["tumors"]]
+    assert len(radii) + len(record["skipped"]) == 2 and radii and max(radii) <= 9.5
+    assert record["organ"]["name"] == "own" and record["organ"]["blend_sigma_mm"] == [0, 0]
+
+
 def test_the_help_teaches_and_says_what_is_patented() -> None:
     words = plain(run("synthesize", "--help").stdout)
     assert "diffugts synthesize ct.nii.gz --organ liver" in words
@@ -144,6 +197,17 @@ def test_a_folder_without_scans_or_masks_is_refused(a_cohort: Path, where: str, 
         path.unlink()
     done = run("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out")
     refused(done, 2, message, "")
+
+
+def test_one_mask_for_a_folder_and_a_folder_of_masks_for_one_scan_are_refused(a_cohort: Path) -> None:
+    scans, masks = a_cohort / "scans", a_cohort / "masks"
+    for scan, mask, message in (
+        (scans, masks / "one.nii.gz", "is a folder of scans and"),
+        (scans / "one.nii.gz", masks, "is a folder, and"),
+    ):
+        done = run("synthesize", scan, "--organ-mask", mask, *LIVER, "-o", a_cohort / "out")
+        refused(done, 2, message, "mask")
+        assert not (a_cohort / "out").exists()
 
 
 def test_a_scan_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_an_organ_of_one_voxel_answers_at_once() -> None:
     assert isinstance(found, Placement) and found.center_voxel == (10, 20, 5)
     refused = place(organ, 8.0, SPACING, np.random.default_rng(0))
     assert isinstance(refused, NoPlace) and "is too small for a tumor of 8.0 mm radius (2.1 ml)" in refused.reason
+    vast = place(organ, 35.3, SPACING, np.random.default_rng(0))
+    assert isinstance(vast, NoPlace) and vast.reason.endswith("35.3 mm radius (184 ml)")
     assert time.perf_counter() - started < 1
 
 
