@@ -34,6 +34,9 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         channels: Of noisy latent and condition together.
         out_channels: Of the noise.
         dim_mults: What multiplies `dim` at each level.
+        text_dim: Numbers of a sentence's embedding that is added to the time's, so that words may steer the paint (the
+            idea of TextoMorph); it begins with weights of 0. 0, as published: there are no such weights. No painter of
+            ours is trained with it.
     """
 
     config_name = "config.json"
@@ -45,6 +48,7 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         channels: int = 17,
         out_channels: int = 8,
         dim_mults: tuple[int, ...] = (1, 2, 4, 8),
+        text_dim: int = 0,
     ) -> None:
         super().__init__()
         self.in_channels = channels
@@ -56,6 +60,7 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         self.init_conv = nn.Conv3d(channels, dim, (1, 7, 7), padding=(0, 3, 3))
         self.init_temporal_attn = _depth_attention(dim)
         self.time_mlp = nn.Sequential(Sinusoid(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
+        self.text_mlp = _silent(text_dim, time_dim) if text_dim else None
         self.downs = nn.ModuleList(
             Level(width, out, time_dim, _halving(out) if number < last else nn.Identity())
             for number, (width, out) in enumerate(levels)
@@ -71,7 +76,11 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         self.final_conv = nn.Sequential(ResnetBlock(2 * dim, dim), nn.Conv3d(dim, out_channels, 1))
 
     def forward(
-        self, x: Float[Tensor, "b c z x y"], t: Int[Tensor, " b"], cond: Float[Tensor, "b d z x y"]
+        self,
+        x: Float[Tensor, "b c z x y"],
+        t: Int[Tensor, " b"],
+        cond: Float[Tensor, "b d z x y"],
+        text: Float[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b e z x y"]:
         """Return the noise in a latent.
 
@@ -79,16 +88,19 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
             x: The noisy latent.
             t: Timestep of each sample.
             cond: The latent of the image whose tumor is blanked, and the tumor's mask as -1 and 1.
+            text: A sentence's embedding; None: nothing is said.
 
         Raises:
-            InputError: If latent and condition do not have the network's channels together.
+            InputError: If latent and condition do not have the network's channels together, or the network knows no text.
             GeometryError: If a slice's side is not a multiple of what the levels divide it by.
         """
-        self._require_fitting(x, cond)
+        self._require_fitting(x, cond, text)
         hidden = self.init_conv(torch.cat((x, cond), dim=1))
         bias = self.time_rel_pos_bias(x.shape[2], x.device)
         hidden = self.init_temporal_attn(hidden, bias)
         first, time = hidden, self.time_mlp(t)
+        if self.text_mlp is not None and text is not None:
+            time = time + self.text_mlp(text)
         skips = []
         for level in self.downs:
             skip, hidden = level(hidden, time, bias)
@@ -100,7 +112,9 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
         noise: Tensor = self.final_conv(torch.cat((hidden, first), dim=1))
         return noise
 
-    def _require_fitting(self, x: Tensor, cond: Tensor) -> None:
+    def _require_fitting(self, x: Tensor, cond: Tensor, text: Tensor | None) -> None:
+        if text is not None and self.text_mlp is None:
+            raise InputError("This denoiser was built without text.", hint="build it with text_dim, or say nothing.")
         if x.shape[1] + cond.shape[1] != self.in_channels:
             raise InputError(
                 f"Expected {self.in_channels} channels of latent and condition together, "
@@ -112,6 +126,14 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
                 f"got {tuple(x.shape[3:])}.",
                 hint="pad the image.",
             )
+
+
+def _silent(inputs: int, outputs: int) -> nn.Linear:
+    """Return a layer that adds nothing until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Sinusoid(nn.Module):

@@ -89,6 +89,25 @@ def test_slices_know_of_each_other_and_of_their_order(a_unet: LatentUNet3D) -> N
     assert not torch.allclose(turned, before, atol=1e-5)
 
 
+def test_text_changes_nothing_until_it_is_trained_and_said(a_unet: LatentUNet3D) -> None:
+    told: LatentUNet3D = LatentUNet3D(dim=8, channels=5, out_channels=2, dim_mults=(1, 2), text_dim=6)
+    added = told.load_state_dict(a_unet.state_dict(), strict=False).missing_keys
+    assert set(added) == {"text_mlp.weight", "text_mlp.bias"}
+    latent, t, known = a_batch()
+    text = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    before = a_unet(latent, t, known)
+    assert torch.equal(told(latent, t, known), before)
+    assert torch.equal(told(latent, t, known, text), before), "its weights begin with 0"
+    nn.init.normal_(told.text_mlp.weight, generator=torch.Generator().manual_seed(2))  # type: ignore[union-attr]
+    assert torch.equal(told(latent, t, known), before), "nothing is said"
+    assert not torch.allclose(told(latent, t, known, text), before, atol=1e-4)
+
+
+def test_text_for_a_network_without_it_is_refused(a_unet: LatentUNet3D) -> None:
+    with pytest.raises(InputError, match="built without text"):
+        a_unet(*a_batch(), torch.zeros(2, 6))
+
+
 def test_channels_that_do_not_fit_are_refused(a_unet: LatentUNet3D) -> None:
     latent, t, known = a_batch()
     with pytest.raises(InputError, match="Expected 5 channels of latent and condition together, got 2 and 2"):
