@@ -199,7 +199,9 @@ def _cut(volume: Volume, center_ras: Float[np.ndarray, "3"], side_mm: float, req
 
 
 def _of_folder(folder: Path, truth: str) -> list[CaseFile]:
-    painted = [place for place in (folder, *sorted(folder.iterdir())) if (place / SCAN).is_file()]
+    # What `diffugts synthesize` writes: a case, a folder of cases, or with --repeat two floors of folders.
+    places = (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/*/")))
+    painted = sorted(place for place in places if (place / SCAN).is_file())
     if painted:
         return [
             CaseFile(place / SCAN, place / TUMOR if (place / TUMOR).is_file() else None, truth) for place in painted

@@ -62,6 +62,12 @@ def test_painted_cases_are_found_in_their_folders(a_folder: Path, tmp_path: Path
         ("b", "scan.nii.gz", "tumor.nii.gz"),
     ]
     assert [c.scan.parent.name for c in list_cases(tmp_path / "painted" / "b", "synthetic")] == ["b"]
+    repeated = tmp_path / "repeated" / "patient"
+    repeated.mkdir(parents=True)
+    (tmp_path / "painted" / "a").rename(repeated / "001")
+    (tmp_path / "painted" / "b").rename(repeated / "002")
+    found = list_cases(tmp_path / "repeated", "synthetic")
+    assert [c.scan.parent.name for c in found] == ["001", "002"]
 
 
 def test_a_list_names_scans_and_masks_from_its_own_folder(a_folder: Path) -> None:
