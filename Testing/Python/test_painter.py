@@ -273,6 +273,23 @@ def test_a_share_of_0_keeps_the_bits_and_of_1_takes_the_paint() -> None:
     assert result[0] == image.ravel()[0] and result[1] == pytest.approx(0.75 * 37.7 + 25) and result[2] == 100
 
 
+@pytest.mark.parametrize("sigma_mm", [0.0, 4.0])
+def test_the_result_lies_between_scan_and_paint_and_is_the_paint_where_nothing_is_blurred(
+    a_phantom: Phantom, sigma_mm: float
+) -> None:
+    spec, flat = replace(LIVER, blend_sigma_mm=(sigma_mm, sigma_mm)), Flat()
+    result = painted(a_phantom, TumorWish(radius_mm=14.0), 1, flat, spec)
+    scan, inside = a_phantom.scan.array, result.tumor.array > 0
+    assert (result.image.array >= np.minimum(scan, 1000) - 1e-3).all()
+    assert (result.image.array <= np.maximum(scan, 1000) + 1e-3).all()
+    whole = (flat.sites[0].share == 1).sum()
+    assert np.count_nonzero(result.image.array == 1000) >= whole
+    if sigma_mm == 0:
+        assert (result.image.array[ndimage.binary_erosion(inside, iterations=3)] > 999).all()
+        far = ~ndimage.binary_dilation(inside, iterations=3)
+        assert np.array_equal(result.image.array[far], scan[far])
+
+
 # What is refused, and what is skipped
 
 

@@ -76,8 +76,12 @@ def test_every_command_that_is_shown_can_be_given(words: list[str]) -> None:
     """Only the words are read here: that options exist and that nothing is missing."""
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group) or hasattr(group, "commands")
-    command = group.commands[words[1]]
-    command.make_context(words[1], words[2:], resilient_parsing=False)
+    command, *rest = words[1:]
+    found = group.commands[command]
+    while hasattr(found, "commands"):  # a room of commands, such as `study`
+        command, *rest = rest
+        found = found.commands[command]
+    found.make_context(command, rest, resilient_parsing=False)
 
 
 def test_every_make_target_that_is_shown_exists() -> None:

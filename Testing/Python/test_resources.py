@@ -39,3 +39,14 @@ def test_organ_files_are_listed_by_their_organs_without_loading_the_synthesis() 
     names = organ_names()
     assert "lung" in names and "lymph node" in names
     assert list(names) == sorted(names)
+
+
+def test_no_published_weights_are_shipped() -> None:
+    """DiffTumor's files are pickles of 66 MB and more; ours are safetensors, told with their source in a model card."""
+    root = resource_path("Models").parent
+    weights = [path for path in root.rglob("*") if path.suffix in {".safetensors", ".pt", ".pth", ".ckpt", ".bin"}]
+    assert weights and {path.suffix for path in weights} == {".safetensors"}
+    assert sum(path.stat().st_size for path in weights) < 40e6
+    ours = {"mini", "Prompts"}
+    assert all(ours & set(path.relative_to(root).parts) for path in weights)
+    assert (root / "Models" / "mini" / "README.md").is_file()
