@@ -1,6 +1,7 @@
 """The trained parts of one run: loaded, checked against each other, on their device."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,7 @@ class Components:
         weights: Weight file → SHA-256.
         device: Where the networks are.
         trained: False for the seeded test networks; a result of theirs means nothing.
+        folder: The model folder; None for networks without one.
     """
 
     autoencoder: LatentAutoencoder
@@ -36,6 +38,7 @@ class Components:
     weights: dict[str, str]
     device: torch.device
     trained: bool
+    folder: Path | None = None
 
 
 def load_components(config: Config, *, allow_untrained: bool = False) -> Components:
@@ -64,7 +67,7 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
             part.to(device)
     return Components(
         backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
-        backbone.weights, device, backbone.folder is not None,
+        backbone.weights, device, backbone.folder is not None, backbone.folder,
     )  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+"""What a model was trained on: recorded in its folder, and found again by patient and by file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from DiffuGTSLib.datasets.trained_cases import (
+    TRAINING_CASES,
+    TrainedCase,
+    check_unseen,
+    file_sha256,
+    read_training_cases,
+    record_training,
+    seen_in_training,
+)
+from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.resources import resource_path
+
+
+def a_case(data: Path, name: str, split: str, patient: str = "") -> Case:
+    (data / name).write_text(f"voxels of {name}")
+    return Case(name, patient or f"patient of {name}", split, "CT", name)
+
+
+def test_training_cases_are_recorded_and_those_of_other_parts_kept(tmp_path: Path) -> None:
+    a, b, c = (a_case(tmp_path, n, s) for n, s in (("a", "train"), ("b", "validation"), ("c", "train")))
+    record_training([a, b], tmp_path, tmp_path / "model")
+    record_training([a, c], tmp_path, tmp_path / "model")
+    digest = hashlib.sha256(b"voxels of a").hexdigest()
+    recorded = read_training_cases(tmp_path / "model")
+    assert recorded is not None and recorded[0] == TrainedCase("a", "patient of a", digest)
+    assert [case.name for case in recorded] == ["a", "c"], "each once, and validation was not trained on"
+
+
+def test_a_model_that_does_not_tell_is_not_taken_for_one_without_training(tmp_path: Path) -> None:
+    assert read_training_cases(tmp_path) is None
+
+
+def test_a_patient_and_a_renamed_scan_are_found(tmp_path: Path) -> None:
+    record_training([a_case(tmp_path, "a", "train", "one")], tmp_path, tmp_path / "model")
+    trained = read_training_cases(tmp_path / "model") or []
+    shutil.copy(tmp_path / "a", tmp_path / "copy")
+    tested = [
+        a_case(tmp_path, "b", "test", "one"),
+        Case("copy", "two", "test", "CT", "copy"),
+        a_case(tmp_path, "c", "test", "three"),
+    ]
+    assert seen_in_training(tested, tmp_path, trained) == {"b": "patient one of a", "copy": "the same file as a"}
+    model = tmp_path / "model"
+    with pytest.raises(InputError, match=r"trained on 2 of 3 cases: b \(patient one of a\); copy \(the same") as caught:
+        check_unseen(tested, tmp_path, model, allow_seen=False)
+    assert caught.value.code == "leakage" and "--allow-seen" in caught.value.hint
+    allowed = check_unseen(tested, tmp_path, model, allow_seen=True)
+    assert list(allowed.why) == ["b", "copy"] and allowed.note.startswith("SEEN IN TRAINING")
+    unseen = check_unseen(tested[2:], tmp_path, model, allow_seen=False)
+    assert unseen.why == {} and unseen.note.startswith("No case is among the 1 scans")
+
+
+def test_of_a_model_that_does_not_tell_the_report_says_so(tmp_path: Path) -> None:
+    case = a_case(tmp_path, "a", "test")
+    for folder in (None, tmp_path):
+        assert "may have been seen" in check_unseen([case], tmp_path, folder, allow_seen=False).note
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cases": [{"name": "a"}]}', '{"cases": 3}'])
+def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / TRAINING_CASES).write_text(text)
+    with pytest.raises(WeightsError, match="is no record of training cases"):
+        read_training_cases(tmp_path)
+
+
+def test_a_dicom_folder_has_one_digest(tmp_path: Path) -> None:
+    for name in ("2.dcm", "1.dcm"):
+        (tmp_path / name).write_text(name)
+    assert file_sha256(tmp_path) == hashlib.sha256(b"1.dcm2.dcm").hexdigest()
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        file_sha256(tmp_path / "none")
+    assert caught.value.code == "missing"
+
+
+def test_the_bundled_model_tells_what_it_was_trained_on() -> None:
+    """By the protocol that it was trained by: as many digests as scans, and none twice."""
+    trained = read_training_cases(resource_path("Models", "mini"))
+    cases = [case for case in read_protocol(resource_path("Protocols", "mini.json")) if case.split == "train"]
+    assert trained is not None
+    assert [(case.name, case.patient) for case in trained] == [(case.name, case.patient) for case in cases]
+    assert len({case.sha256 for case in trained}) == len(trained)
+    assert json.loads(resource_path("Models", "mini", TRAINING_CASES).read_text())["format"] == 1
