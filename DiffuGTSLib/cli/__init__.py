@@ -22,6 +22,7 @@ from DiffuGTSLib.cli import (
     synthesizing,
     training,
     validating,
+    weights,
 )
 from DiffuGTSLib.cli.door import Door
 from DiffuGTSLib.cli.options import examples
@@ -82,6 +83,7 @@ app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchm
 app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_LOOK)
+app.add_typer(weights.app, name="weights", rich_help_panel=_LOOK)
 app.add_typer(studying.app, name="study", rich_help_panel=_MAKE)
 app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=converting.EXAMPLES)(converting.dicom_to_nifti)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)

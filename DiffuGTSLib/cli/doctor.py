@@ -20,6 +20,7 @@ from DiffuGTSLib import __version__
 from DiffuGTSLib.cli.door import OUT, as_known
 from DiffuGTSLib.cli.options import Preset, configured
 from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.model_store.store import models_folder, size_text, stored_models
 
 _PACKAGES = ("numpy", "scipy", "SimpleITK", "torch", "monai", "diffusers", "transformers", "safetensors", "matplotlib")
 _OLDEST_PYTHON = (3, 11)
@@ -49,7 +50,9 @@ class Check:
 
 def doctor(preset: Preset = "mini") -> None:
     """Say whether this computer can run a preset, and what to do if it cannot."""
-    checks = [*system_checks(), *package_checks(), *device_checks(), *model_checks(preset), *text_checks()]
+    checks = [
+        *system_checks(), *package_checks(), *device_checks(), *model_checks(preset), *store_checks(), *text_checks()
+    ]  # fmt: skip
     table = Table("", "", "Found", title=f"DiffuGTS {__version__}")
     for check in checks:
         mark, style = _MARKS[check.state]
@@ -135,6 +138,18 @@ def model_checks(preset: str) -> Iterator[Check]:
     else:
         for file, digest in components.weights.items():
             yield Check(f"model {preset}", f"{file}, SHA-256 {digest[:12]}…")
+
+
+def store_checks() -> Iterator[Check]:
+    """Look at which published models were fetched; nobody needs one."""
+    stored = stored_models()
+    if not stored:
+        yield Check("fetched models", f"none in {models_folder()}")
+    for model in stored:
+        head = "" if model.has_head else "; the published networks only, no head"
+        yield Check(
+            "fetched models", f"{model.name}, {size_text(model.size_bytes)}{head}", "ok" if not head else "note"
+        )
 
 
 def text_checks() -> Iterator[Check]:

@@ -10,6 +10,7 @@ number, a tensor or a MetaTensor.
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 from DiffuGTSLib.backbones import DDPM_SCHEDULER, FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet, published_networks
-from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_checksums
+from DiffuGTSLib.backbones.weights import load_strictly, save_module, verify_checksums, write_checksums
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.model_store.fetch import LocalFile
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
-from DiffuGTSLib.model_store.store import SOURCE_FILE, new_model
+from DiffuGTSLib.model_store.store import SOURCE_FILE, new_model, require_room, size_bytes
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.checkpoints import ReadingLimits, ask_reader
 from DiffuGTSLib.versions import versions
@@ -103,6 +104,22 @@ def install_model(
         _write_descriptions(model, files, folder, precision, readings)
         write_checksums(folder)
     return folder.with_name(model.name)
+
+
+def adopt_model(folder: Path, name: str) -> Path:
+    """Copy a model folder that DiffuGTS converted elsewhere into the store, checked before and after; return its place.
+
+    Raises:
+        InputError: If the store has it already (code "exists").
+        WeightsError: If a file is missing, altered or not listed.
+        StorageError: If there is no room, or the folder cannot be written.
+    """
+    verify_checksums(folder)
+    require_room(size_bytes(folder))
+    with new_model(name) as staging:
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
+        verify_checksums(staging)
+    return staging.with_name(name)
 
 
 class Checkpoint:

@@ -1,7 +1,7 @@
 """Published files come here: from the hub, cut downloads going on where they stopped, or from a folder; then checked.
 
-huggingface_hub 2 throws a download away that was cut off, and starts again the next time. Our part file stays, named by
-the version that it belongs to, so that 2 GB over a bad line are fetched once.
+huggingface_hub 2 throws a download away when its process ends before the file does. Our part file stays, in a folder named
+by the version that it belongs to, so that 2 GB over a bad line are fetched once.
 """
 
 import hashlib
@@ -98,6 +98,16 @@ def forget_downloads(files: dict[str, LocalFile]) -> None:
             shutil.rmtree(file.path.parent, ignore_errors=True)
 
 
+def forget_parts(model: PublishedModel) -> int:
+    """Remove what was fetched of a model and not used, whole or in part; return how many bytes that was."""
+    freed = 0
+    for file in model.files:
+        for path in downloads_folder(file.repository).glob(f"*/{file.name}*"):
+            freed += path.stat().st_size
+            shutil.rmtree(path.parent, ignore_errors=True)
+    return freed
+
+
 def _by_role(model: PublishedModel) -> list[tuple[str, PublishedFile]]:
     return [("autoencoder", model.autoencoder), ("denoiser", model.denoiser)]
 
@@ -127,7 +137,7 @@ class _Place:
         version = (
             etag if re.fullmatch(r"[\w.-]{8,128}", etag) else hashlib.sha256((etag or commit).encode()).hexdigest()
         )
-        url = hf_hub_url(file.repository, file.path, revision=commit or file.revision)
+        url = hf_hub_url(file.repository, file.path, revision=commit)
         path = downloads_folder(file.repository) / version / file.name
         return cls(path, url, commit, metadata.size or 0, etag if _SHA256.fullmatch(etag) else None)
 
@@ -146,7 +156,12 @@ class _Place:
 def _ask_hub(model: PublishedModel, file: PublishedFile) -> HfFileMetadata:
     url = hf_hub_url(file.repository, file.path, revision=file.revision)
     with _as_weights_error(model, file):
-        return get_hf_file_metadata(url, retry_on_errors=False)
+        metadata = get_hf_file_metadata(url, retry_on_errors=False)
+    if not metadata.etag or not metadata.commit_hash:
+        said = f"{constants.ENDPOINT} does not answer as a hub does"
+        hint = f"a proxy or a log-in page may stand before it. {_elsewhere(model)}"
+        raise _not_fetched(model, file, said, hint)
+    return metadata
 
 
 def _fetch(model: PublishedModel, file: PublishedFile, place: _Place, report: Report) -> LocalFile:
@@ -263,7 +278,7 @@ def _only(paths: list[Path]) -> Path:
     Raises:
         InputError: If they differ.
     """
-    if len({path.stat().st_size for path in paths}) > 1 or len({_digest(path, "sha256") for path in paths[1:]}) > 1:
+    if len(paths) > 1 and len({_digest(path, "sha256") for path in paths}) > 1:
         raise InputError(
             f"{paths[0].name} is there {len(paths)} times, with different content: {', '.join(map(str, paths[:3]))}.",
             hint="name the folder of the one that counts.",

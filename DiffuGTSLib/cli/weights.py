@@ -1,0 +1,340 @@
+"""`weights`: published models come here, are looked at, checked and removed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
+from DiffuGTSLib.model_store.manifest import License, PublishedFile, PublishedModel, catalog, find_model, with_checksums
+from DiffuGTSLib.model_store.store import (
+    SOURCE_FILE,
+    find_stored,
+    models_folder,
+    remove_stored,
+    require_room,
+    require_stored,
+    size_text,
+    stored_models,
+)
+from DiffuGTSLib.progress import TerminalProgress
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.model_store.fetch import LocalFile
+
+LIST_EXAMPLES = examples("diffugts weights list", "diffugts weights list maisi-ct")
+FETCH_EXAMPLES = examples(
+    "diffugts weights fetch maisi-ct",
+    "Where nobody can answer a question:",
+    "diffugts weights fetch maisi-ct --accept-license nvidia-open-model --quiet",
+    "Half the room, numbers rounded:",
+    "diffugts weights fetch maisi-ct --precision bfloat16",
+)
+IMPORT_EXAMPLES = examples(
+    "Files that were fetched on another computer, or a model folder that was converted there:",
+    "diffugts weights import usb-stick --model maisi-ct",
+    "diffugts weights import usb-stick/maisi-ct",
+)
+
+app = typer.Typer(no_args_is_help=True, help="Fetch, import, check and remove the weights that NVIDIA publishes.")
+
+Name = Annotated[str, typer.Argument(help="A name that diffugts weights list shows.", show_default=False)]
+Accepted = Annotated[
+    list[str] | None,
+    typer.Option("--accept-license", metavar="NAME", help="Accept a license by its name. May be repeated."),
+]
+Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16: half the room, numbers rounded.")]
+Sha256 = Annotated[
+    list[str] | None,
+    typer.Option("--sha256", metavar="FILE=HEX", help="The only checksum that this file may have. May be repeated."),
+]
+
+
+@app.command("list", epilog=LIST_EXAMPLES)
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="Show all that is known of one.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the published models, what they cost and which are here."""
+    models = catalog()
+    if name is not None:
+        models = {name: find_model(name, models)}
+    if as_json:
+        typer.echo(json.dumps({key: _facts(model) for key, model in models.items()}, indent=1))
+    elif name is not None:
+        _show_model(models[name])
+    else:
+        _show_models(models)
+
+
+@app.command("fetch", epilog=FETCH_EXAMPLES)
+def fetch(
+    name: Name,
+    accept_license: Accepted = None,
+    precision: Precision = "float32",
+    sha256: Sha256 = None,
+    keep_downloads: Annotated[
+        bool, typer.Option("--keep-downloads", help="Keep the files as they were fetched, too.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a published model from the hub and convert it; what was cut off goes on where it stopped."""
+    model = with_checksums(find_model(name, catalog()), sha256 or [])
+    _require_precision(precision)
+    stored = find_stored(name)
+    if stored is not None:
+        OUT.print(Text(f"{name} is here already: {stored.folder}"), soft_wrap=True)
+        return
+    accept_licenses(model, accept_license or [])
+
+    from DiffuGTSLib.model_store.convert import converted_bytes, published_networks
+    from DiffuGTSLib.model_store.fetch import fetch_model, forget_downloads
+
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        files = fetch_model(model, progress, converted_bytes(name, published_networks))
+        folder = _convert(model, files, precision, progress)
+    if not keep_downloads:
+        forget_downloads(files)
+    _tell_done(model, folder, quiet)
+
+
+@app.command("import", epilog=IMPORT_EXAMPLES)
+def import_folder(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds the published files, or is a model folder.", show_default=False)
+    ],
+    name: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Which model; else all whose files are there.")
+    ] = None,
+    accept_license: Accepted = None,
+    precision: Precision = "float32",
+    sha256: Sha256 = None,
+    quiet: Quiet = False,
+) -> None:
+    """Take published files, or a converted model, from a folder: without network."""
+    _require_precision(precision)
+    models = catalog()
+    wanted = list(models.values()) if name is None else [find_model(name, models)]
+    converted = _model_of(folder)
+    if converted:
+        model = find_model(converted, models)
+        accept_licenses(model, accept_license or [])
+
+        from DiffuGTSLib.model_store.convert import adopt_model
+
+        _tell_done(model, adopt_model(folder, model.name), quiet)
+        return
+    if name is not None:
+        wanted = [with_checksums(wanted[0], sha256 or [])]
+    elif sha256:
+        raise InputError("--sha256 is for one model.", hint="say which with --model.")
+    _import_files(folder, wanted, accept_license or [], precision, quiet)
+
+
+@app.command("verify")
+def verify(
+    name: Annotated[str | None, typer.Argument(help="One model; else all that are here.", show_default=False)] = None,
+) -> None:
+    """Compare every weight file that is here with its checksum."""
+    from DiffuGTSLib.backbones.weights import verify_checksums
+
+    models = stored_models() if name is None else [require_stored(name)]
+    if not models:
+        OUT.print(Text(f"{models_folder()} holds no model."), soft_wrap=True)
+    broken = {}
+    for model in models:
+        try:
+            checked = verify_checksums(model.folder)
+        except WeightsError as error:
+            broken[model.name] = error
+            OUT.print(Text(f"{model.name}: {error.message}", style="bold red"), soft_wrap=True)
+        else:
+            OUT.print(Text(f"{model.name}: {len(checked)} files, as they were written."), soft_wrap=True)
+    if broken:
+        names = ", ".join(broken)
+        raise WeightsError(
+            f"{len(broken)} of {len(models)} models are not what they were: {names}.",
+            hint=f"diffugts weights remove {next(iter(broken))}, then fetch or import it again.",
+            code=next(iter(broken.values())).code,
+        )
+
+
+@app.command("remove")
+def remove(name: Name) -> None:
+    """Remove a model, and what was fetched of it."""
+    models = catalog()
+    freed = 0
+    if name in models:
+        from DiffuGTSLib.model_store.fetch import forget_parts
+
+        freed = forget_parts(models[name])
+    if freed and find_stored(name) is None:
+        OUT.print(Text(f"Removed {size_text(freed)} that were fetched of {name}."))
+        return
+    model = remove_stored(name)
+    OUT.print(Text(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again."))
+
+
+def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[str], str] | None = None) -> None:
+    """Show each license of a model and have it accepted, by name.
+
+    Args:
+        model: Which.
+        accepted: Names that were accepted on the command line.
+        ask: Puts a question to a person; None: typer does, where there is a terminal.
+
+    Raises:
+        InputError: If a name is no license of a published model.
+        WeightsError: If one was not accepted (code "license").
+    """
+    known = {license_.name for other in catalog().values() for license_ in other.licenses}
+    for name in accepted:
+        if name not in known:
+            raise InputError(f"Unknown license '{name}'.", hint=did_you_mean(name, known))
+    if ask is None and sys.stdin.isatty():
+        ask = _prompt
+    for license_ in model.licenses:
+        _show_license(model, license_)
+        answer = ask(f"Type {license_.name} to accept") if ask and license_.name not in accepted else ""
+        if license_.name in (*accepted, answer.strip()):
+            continue
+        use = "" if license_.commercial else " It allows no commercial use."
+        raise WeightsError(
+            f"{model.name} comes under the {license_.title}, which was not accepted.{use}",
+            hint=f"read {license_.url}; to accept: --accept-license {license_.name}.",
+            code="license",
+        )
+
+
+def _prompt(text: str) -> str:
+    return str(typer.prompt(text, default="", show_default=False, err=True))
+
+
+def _show_license(model: PublishedModel, license_: License) -> None:
+    ERR.print(Text(f"{model.name}: {license_.title}", style="bold"))
+    for line in (license_.terms, f"Text: {license_.url}", f"Cite: {model.citation}"):
+        ERR.print(Text(line), soft_wrap=True)
+
+
+def _require_precision(precision: str) -> None:
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"Unknown precision '{precision}'.", hint="known: bfloat16, float32.")
+
+
+def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:
+    from DiffuGTSLib.model_store.convert import converted_bytes, published_networks
+    from DiffuGTSLib.model_store.fetch import find_files
+
+    found = [(model, files) for model in wanted if (files := find_files(model, folder)) is not None]
+    if not found:
+        names = "; ".join(f"{model.name}: {', '.join(file.name for file in model.files)}" for model in wanted)
+        raise InputError(f"{folder} holds all files of no model.", hint=f"needed are {names}.", code="missing")
+    for model, _ in found:
+        accept_licenses(model, accepted)
+    for model, files in found:
+        if find_stored(model.name) is not None and len(found) > 1:
+            OUT.print(Text(f"{model.name} is here already."))
+            continue
+        require_room(converted_bytes(model.name, published_networks))
+        with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+            place = _convert(model, files, precision, progress)
+        _tell_done(model, place, quiet)
+
+
+def _convert(model: PublishedModel, files: dict[str, LocalFile], precision: str, progress: TerminalProgress) -> Path:
+    from DiffuGTSLib.model_store.convert import install_model, published_networks
+
+    progress("convert", 0.0)
+    folder = install_model(model, files, precision, published_networks)
+    progress("convert", 1.0)
+    return folder
+
+
+def _model_of(folder: Path) -> str:
+    """Return which model a folder was converted to; "" where it is no model folder of ours."""
+    try:
+        return str(json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _tell_done(model: PublishedModel, folder: Path, quiet: bool) -> None:
+    if quiet:
+        return
+    OUT.print(Text(f"{model.name} is in {folder}."), soft_wrap=True)
+    for license_ in model.licenses:
+        OUT.print(Text(f"{license_.notice}."), soft_wrap=True)
+    OUT.print(Text(f"Cite: {model.citation}."), soft_wrap=True)
+    stored = find_stored(model.name)
+    if stored is not None and not stored.has_head:
+        OUT.print(
+            Text("It holds the published networks only. Segmenting needs a head that was trained on its features, "
+                 f"as {folder / 'aova'}: see docs/weights.md."),
+            soft_wrap=True,
+        )  # fmt: skip
+
+
+def _facts(model: PublishedModel) -> dict[str, Any]:
+    stored = find_stored(model.name)
+    return {
+        "title": model.title,
+        "citation": model.citation,
+        "licenses": [license_.name for license_ in model.licenses],
+        "files": [
+            {
+                "path": file.path, "repository": file.repository, "license": file.license.name,
+                "revision": file.revision, "about_bytes": file.about_bytes, "sha256": file.sha256, "md5": file.md5,
+            }
+            for file in model.files
+        ],
+        "folder": str(stored.folder) if stored else None,
+        "size_bytes": stored.size_bytes if stored else None,
+        "has_head": stored.has_head if stored else None,
+    }  # fmt: skip
+
+
+def _show_models(models: dict[str, PublishedModel]) -> None:
+    table = Table("Model", "What it is", "Download", "License", "Here")
+    for name, model in models.items():
+        stored = find_stored(name)
+        titles = ", ".join(license_.title for license_ in model.licenses)
+        download = size_text(sum(file.about_bytes for file in model.files))
+        here = f"{size_text(stored.size_bytes)}{'' if stored.has_head else ', no head'}" if stored else ""
+        table.add_row(Text(name), Text(model.title), Text(f"about {download}"), Text(titles), Text(here))
+    OUT.print(table)
+    OUT.print(Text(f"Models lie in {models_folder()}."), soft_wrap=True)
+
+
+def _show_model(model: PublishedModel) -> None:
+    stored = find_stored(model.name)
+    table = Table(title=model.name, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    table.add_row("What it is", Text(model.title))
+    for role, file in (("Autoencoder", model.autoencoder), ("Denoiser", model.denoiser)):
+        table.add_row(role, Text(_file_words(file)))
+    for license_ in model.licenses:
+        table.add_row("License", Text(f"{license_.title} ({license_.name})\n{license_.terms}\n{license_.url}"))
+    table.add_row("Cite", Text(model.citation))
+    table.add_row("Here", Text(f"{stored.folder}, {size_text(stored.size_bytes)}" if stored else "no"))
+    if stored:
+        for role, file in stored.source.get("files", {}).items():
+            table.add_row(f"{role} from", Text(f"revision {file['revision']}, SHA-256 {file['sha256']}"))
+    OUT.print(table)
+
+
+def _file_words(file: PublishedFile) -> str:
+    revision = file.revision or "not pinned: not known to us, the newest is taken and recorded"
+    return (
+        f"{file.path} of {file.repository}\nabout {size_text(file.about_bytes)}; revision {revision}\n"
+        f"checksum {file.checksum}"
+    )

@@ -1,0 +1,211 @@
+"""`diffugts weights`: list, fetch, import, verify and remove as a person meets them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Hub, hub_of, serving
+from huggingface_hub import close_session, constants
+from model_store_parts import AUTOENCODER, DENOISER, tiny_networks, write_catalog, write_published
+from terminal import plain, refused, run, start
+from typer.testing import Result
+
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
+from DiffuGTSLib.cli import weights as commands
+from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.model_store import convert, manifest
+from DiffuGTSLib.model_store.store import find_stored
+
+OPEN = ("--accept-license", "nvidia-open-model")
+
+
+@pytest.fixture(autouse=True)
+def a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store, the networks of tiny width, and a catalog without the real autoencoder's checksum."""
+    monkeypatch.setenv("DIFFUGTS_MODELS", str(tmp_path / "store"))
+    monkeypatch.setattr(convert, "published_networks", tiny_networks)
+    path = write_catalog(tmp_path / "catalog.json")
+    monkeypatch.setattr(manifest, "resource_path", lambda *_: path)
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def some_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published CT files at tiny width."""
+    return write_published(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture
+def a_hub(some_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that has them."""
+    repository = "nvidia/NV-Generate-CT"
+    with serving(hub_of(some_files, (repository, AUTOENCODER), (repository, DENOISER))) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+        close_session()
+
+
+def said(done: Result) -> str:
+    assert done.exit_code == 0, done.output
+    return plain(done.output)
+
+
+def test_list_says_what_there_is_and_what_is_here(some_files: Path) -> None:
+    before = said(run("weights", "list"))
+    for words in ("maisi-ct-ddpm", "maisi-mr-brain", "about 2.18 GB", "NVIDIA Non-Commercial License"):
+        assert words in before
+    said(run("weights", "import", some_files, *OPEN))
+    assert "no head" in said(run("weights", "list"))
+    facts = json.loads(run("weights", "list", "--json").output)
+    assert facts["maisi-ct"]["folder"] == str(find_stored("maisi-ct").folder)  # type: ignore[union-attr]
+    assert facts["maisi-mr"]["folder"] is None and facts["maisi-mr"]["licenses"] == ["nvidia-non-commercial"]
+
+
+def test_list_of_one_tells_everything_that_is_known(some_files: Path) -> None:
+    said(run("weights", "import", some_files, *OPEN))
+    words = said(run("weights", "list", "maisi-ct"))
+    for part in ("diff_unet_3d_rflow-ct.pt", "not pinned", "not known to us", "arXiv:2508.05772", "SHA-256"):
+        assert part in words
+    refused(run("weights", "list", "maisi-tc"), 2, "Unknown published model", "did you mean 'maisi-ct'")
+
+
+def test_fetch_leaves_a_model_that_a_preset_finds_and_no_download(a_hub: Hub, a_store: Path) -> None:
+    words = said(run("weights", "fetch", "maisi-ct", *OPEN))
+    assert "Licensed by NVIDIA Corporation" in words and "a head that was trained on its features" in words
+    assert not list((a_store / ".downloads").rglob("*.pt*"))
+    assert "is here already" in said(run("weights", "fetch", "maisi-ct"))
+    found = said(run("doctor", "--preset", "mini"))
+    assert "fetched models" in found and "the published networks only, no head" in found
+
+
+def test_downloads_can_be_kept_and_are_removed_with_the_model(a_hub: Hub, a_store: Path) -> None:
+    said(run("weights", "fetch", "maisi-ct", *OPEN, "--keep-downloads", "--quiet"))
+    assert len(list((a_store / ".downloads").rglob("*.pt"))) == 2
+    assert "are free again" in said(run("weights", "remove", "maisi-ct"))
+    assert not list((a_store / ".downloads").rglob("*.pt"))
+
+
+def test_what_was_fetched_in_part_can_be_removed(a_store: Path) -> None:
+    part = a_store / ".downloads" / "nvidia" / "NV-Generate-CT" / "version" / f"{DENOISER}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    assert "that were fetched of maisi-ct" in said(run("weights", "remove", "maisi-ct"))
+    assert not part.exists()
+
+
+def test_a_wrong_checksum_leaves_no_model(a_hub: Hub) -> None:
+    a_hub.announced = "0" * 64
+    refused(run("weights", "fetch", "maisi-ct", *OPEN, "-q"), 3, "is not the published file", "fetch it again")
+    assert find_stored("maisi-ct") is None
+
+
+def test_a_license_is_accepted_first_and_nothing_is_fetched_before(a_hub: Hub) -> None:
+    refused(run("weights", "fetch", "maisi-ct"), 3, "NVIDIA Open Model License", "--accept-license nvidia-open-model")
+    done = run("weights", "fetch", "maisi-mr", *OPEN)
+    refused(done, 3, "It allows no commercial use", "--accept-license nvidia-non-commercial")
+    refused(run("weights", "fetch", "maisi-ct", "--accept-license", "mit"), 2, "Unknown license 'mit'", "nvidia")
+    assert a_hub.requests == []
+
+
+@pytest.mark.parametrize(("answer", "accepted"), [("nvidia-non-commercial", True), ("yes", False), ("", False)])
+def test_a_person_accepts_a_license_by_typing_its_name(
+    answer: str, accepted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = manifest.catalog()["maisi-mr"]
+    if accepted:
+        commands.accept_licenses(model, [], lambda _: answer)
+    else:
+        with pytest.raises(WeightsError, match="was not accepted") as caught:
+            commands.accept_licenses(model, [], lambda _: answer)
+        assert caught.value.code == "license"
+    shown = capsys.readouterr().err
+    assert "research or evaluation purposes only" in plain(shown) and "arXiv:2508.05772" in plain(shown)
+
+
+def test_import_takes_every_model_whose_files_are_there(some_files: Path, tmp_path: Path) -> None:
+    assert "maisi-ct is in" in said(run("weights", "import", some_files, *OPEN))
+    done = run("weights", "import", some_files, "--model", "maisi-ct", *OPEN)
+    refused(done, 2, "is there already", "diffugts weights remove maisi-ct")
+    refused(run("weights", "import", tmp_path / "none"), 2, "There is no folder", "check the spelling")
+    done = run("weights", "import", some_files, "--model", "maisi-mr", *OPEN)
+    refused(done, 2, "holds all files of no model", "autoencoder_v2.pt")
+
+
+def test_a_folder_of_several_models_gives_those_that_are_not_here_yet(tmp_path: Path) -> None:
+    both = write_published(tmp_path / "both", "maisi-ct-ddpm")
+    said(run("weights", "import", write_published(both), "--model", "maisi-ct", *OPEN))
+    words = said(run("weights", "import", both, *OPEN))
+    assert "maisi-ct is here already" in words and "maisi-ct-ddpm is in" in words
+
+
+def test_import_takes_a_model_that_was_converted_elsewhere(some_files: Path, tmp_path: Path, a_store: Path) -> None:
+    said(run("weights", "import", some_files, *OPEN, "--precision", "bfloat16"))
+    stick = (a_store / "maisi-ct").rename(tmp_path / "stick")
+    refused(run("weights", "import", stick), 3, "was not accepted", "--accept-license")
+    assert "maisi-ct is in" in said(run("weights", "import", stick, *OPEN))
+    said(run("weights", "verify", "maisi-ct"))
+    said(run("weights", "remove", "maisi-ct"))
+    (stick / "denoiser" / WEIGHTS_FILE).write_bytes(b"altered")
+    refused(run("weights", "import", stick, *OPEN), 3, "is not the published file", "copy it again")
+    assert find_stored("maisi-ct") is None
+
+
+def test_a_checksum_of_the_user_s_is_held_against_an_imported_file(some_files: Path) -> None:
+    done = run("weights", "import", some_files, "--model", "maisi-ct", *OPEN, "--sha256", f"{DENOISER}={'a' * 64}")
+    refused(done, 3, "is not the published file", f"--sha256 {DENOISER}=")
+    done = run("weights", "import", some_files, "--sha256", f"{DENOISER}={'a' * 64}")
+    refused(done, 2, "--sha256 is for one model", "--model")
+
+
+def test_verify_finds_the_altered_file_and_remove_makes_room(some_files: Path, a_store: Path) -> None:
+    assert "holds no model" in said(run("weights", "verify"))
+    said(run("weights", "import", some_files, *OPEN))
+    assert "2 files, as they were written" in said(run("weights", "verify"))
+    path = a_store / "maisi-ct" / "denoiser" / WEIGHTS_FILE
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    done = run("weights", "verify")
+    assert done.exit_code == 3 and "diffugts weights remove maisi-ct" in plain(done.stderr)
+    assert "Removed maisi-ct" in said(run("weights", "remove", "maisi-ct"))
+    refused(run("weights", "verify", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
+    refused(run("weights", "remove", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
+
+
+def test_an_unknown_precision_is_refused(some_files: Path) -> None:
+    done = run("weights", "import", some_files, *OPEN, "--precision", "float8")
+    refused(done, 2, "Unknown precision 'float8'", "bfloat16")
+
+
+def test_a_preset_whose_weights_are_missing_names_the_command(tmp_path: Path, a_ct_phantom: object) -> None:
+    done = run("doctor", "--preset", "maisi-ct")
+    assert done.exit_code == 1 and "diffugts weights fetch maisi-ct" in plain(done.output)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_goes_on_where_it_stopped(a_store: Path, some_files: Path) -> None:
+    """Two processes of their own, spoken to by the variables that huggingface_hub knows."""
+    repository = "nvidia/NV-Generate-CT"
+    with serving(hub_of(some_files, (repository, AUTOENCODER), (repository, DENOISER))) as hub:
+        size = len(hub.files[f"{repository}/models/{DENOISER}"])
+        hub.cuts, hub.dead_after_cut = [10**9, size // 2], True
+        before = (
+            f"import os, sys\nos.environ.update(HF_ENDPOINT={hub.url!r}, DIFFUGTS_MODELS={str(a_store)!r})\n"
+            "sys.path.insert(0, 'Testing')\n"
+            "from huggingface_hub import constants\nconstants.DOWNLOAD_CHUNK_SIZE = 1024\n"
+            "from pathlib import Path\nfrom model_store_parts import tiny_networks\n"
+            "from DiffuGTSLib.model_store import convert, manifest\nconvert.published_networks = tiny_networks\n"
+            f"manifest.resource_path = lambda *_: Path({str(a_store.parent / 'catalog.json')!r})"
+        )
+        first = start(before, "weights", "fetch", "maisi-ct", *OPEN)
+        _, words = first.communicate(timeout=120)
+        assert first.returncode == 3 and "the hub answered 503" in plain(words)
+        hub.dead_after_cut, hub.requests = False, []
+        second = start(before, "weights", "fetch", "maisi-ct", *OPEN)
+        _, words = second.communicate(timeout=120)
+        assert second.returncode == 0, words
+        assert [text for text in hub.gets() if text] == [f"bytes={size // 2 // 1024 * 1024}-"]
+    assert find_stored("maisi-ct") is not None
