@@ -117,7 +117,7 @@ def check(
         _show(report)
     if report.errors:
         raise InputError(
-            f"{len(report.errors)} errors in {path.name}.",
+            f"Errors found in {path.name}: {len(report.errors)}.",
             hint="mend the files, or give the case the split 'excluded'.",
             code="data",
         )
@@ -179,7 +179,7 @@ def _show(report: Report) -> None:
     if not report.findings:
         OUT.print("Nothing is wrong.")
         return
-    table = Table(title=f"{len(report.errors)} errors, {len(report.warnings)} warnings")
+    table = Table(title=f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}.")
     for heading in ("", "What", "Case", "In words"):
         table.add_column(heading, overflow="fold")
     shown: dict[tuple[str, str], int] = {}

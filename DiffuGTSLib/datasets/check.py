@@ -189,8 +189,8 @@ def orientation(geometry: Geometry) -> str:
     """Return where the voxel axes run to, as three letters: "RAS", "LPS"."""
     axes, signs = closest_ras(geometry)
     letters = ["", "", ""]
-    for axis, sign, (plus, minus) in zip(axes, signs, ("RL", "AP", "SI"), strict=True):
-        letters[int(axis)] = plus if sign > 0 else minus
+    for axis, sign, ends in zip(axes, signs, ("RL", "AP", "SI"), strict=True):
+        letters[int(axis)] = ends[0] if sign > 0 else ends[1]
     return "".join(letters)
 
 
@@ -267,13 +267,13 @@ def _patients(cases: Sequence[Case]) -> Iterator[Finding]:
     """Find patients in two splits, and names that differ in spelling only."""
     for patient, splits in shared_patients(cases).items():
         yield Finding(ERROR, "leakage", patient, f"the patient is in the splits {' and '.join(splits)}.")
-    spellings: dict[str, dict[str, str]] = {}
+    spellings: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         key = re.sub(r"0*(\d+)", r"\1", re.sub(r"[^a-z0-9]", "", case.patient.lower()))
-        spellings.setdefault(key, {})[case.patient] = case.split
+        spellings.setdefault(key, {}).setdefault(case.patient, []).append(case.split)
     for names in spellings.values():
-        if len(names) > 1 and len(set(names.values())) > 1:
-            listed = ", ".join(f"'{name}' ({split})" for name, split in names.items())
+        if len(names) > 1 and len({split for splits in names.values() for split in splits}) > 1:
+            listed = ", ".join(f"'{name}' ({splits[0]})" for name, splits in names.items())
             yield Finding(WARNING, "similar_patients", next(iter(names)), f"one patient under several names? {listed}.")
 
 

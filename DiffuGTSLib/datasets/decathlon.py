@@ -34,6 +34,18 @@ class Decathlon:
 def read_dataset_json(path: Path) -> Decathlon:
     """Read a Decathlon JSON: {"training": [{"image": …, "label": …}], "labels": {"1": "liver"}, …}.
 
+    Raises:
+        InputError: As `read_pairs`; also if modalities or labels are not numbered.
+    """
+    content = read_object(path, "training")
+    modalities, labels = (_numbered(content.get(key, {}), path, key) for key in ("modality", "labels"))
+    channels = tuple(modalities[number] for number in sorted(modalities))
+    return Decathlon(str(content.get("name", "")), channels, labels, read_pairs(path))
+
+
+def read_pairs(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return the scans and label maps of a Decathlon JSON by split, as the file writes their paths.
+
     Entries without a label map, as the Decathlon's own "test" has, are left out.
 
     Raises:
@@ -49,9 +61,7 @@ def read_dataset_json(path: Path) -> Decathlon:
                 pairs[split].append((entry["image"], entry["label"]))
     if not pairs["train"]:
         raise InputError(f"{path} names no case with a label map under 'training'.")
-    modalities, labels = (_numbered(content.get(key, {}), path, key) for key in ("modality", "labels"))
-    channels = tuple(modalities[number] for number in sorted(modalities))
-    return Decathlon(str(content.get("name", "")), channels, labels, pairs)
+    return pairs
 
 
 def read_object(path: Path, key: str) -> Mapping[str, Any]:

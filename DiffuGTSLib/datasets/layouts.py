@@ -295,7 +295,7 @@ def _object(content: Mapping[str, Any], key: str, folder: Path) -> Mapping[str, 
 
 def _values(given: object, folder: Path) -> list[int]:
     """Return a label's value, or the several of a region."""
-    values = given if isinstance(given, list) else [given]
+    values: list[Any] = given if isinstance(given, list) else [given]
     try:
         return [int(value) for value in values]
     except (TypeError, ValueError):

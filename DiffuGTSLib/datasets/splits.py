@@ -1,6 +1,7 @@
 """Who is trained on and who is tested: drawn by patient, and made into the protocols that a claim is tested by.
 
 Whatever is asked, all scans of a patient are on one side. What a protocol has no use for is left out of its file.
+Healthy test scans stay in it: they show what is found where nothing is.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def leave_one_out(cases: Sequence[Case]) -> list[Derived]:
     for organ in organs:
         held_out = {case.patient for case in used if case.organ == organ and case.tumor}
         tested = [replace(c, split="test") for c in used if c.patient in held_out and c.organ == organ and c.tumor]
-        others = [case for case in used if case.patient not in held_out and case.split != "test"]
+        others = [c for c in used if c.patient not in held_out and (c.split != "test" or not c.tumor)]
         name = f"leave-one-out-{organ.replace(' ', '-')}"
         derived.append(Derived(name, f"Tumors of the {organ} are never seen in training.", [*others, *tested]))
     return derived
@@ -116,7 +117,7 @@ def ct_to_mr(cases: Sequence[Case]) -> list[Derived]:
     tested = [
         replace(case, split="test")
         for case in used
-        if case.modality == "MR" and case.tumor and case.patient not in with_ct
+        if case.modality == "MR" and (case.tumor or case.split == "test") and case.patient not in with_ct
     ]
     return [Derived("ct-to-mr", "Trained on CT alone, tested on MR of other patients.", [*trained, *tested])]
 
@@ -142,7 +143,7 @@ def seen(cases: Sequence[Case]) -> list[Derived]:
     """Make the protocol of seen tumors in unseen patients: tested are organs whose tumors are trained on."""
     used = _used(cases)
     known = {(case.organ, case.modality) for case in used if case.tumor and case.split == "train"}
-    kept = [case for case in used if case.split != "test" or (case.tumor and (case.organ, case.modality) in known)]
+    kept = [c for c in used if c.split != "test" or not c.tumor or (c.organ, c.modality) in known]
     return [Derived("seen", "Tumors of the organs trained on, in patients who were not.", kept)]
 
 
@@ -162,7 +163,7 @@ def derive(cases: Sequence[Case], kind: str) -> list[Derived]:
     """
     derived = KINDS[kind](cases)
     for protocol in derived:
-        present = {case.split for case in protocol.cases}
+        present = {case.split for case in protocol.cases if case.tumor or case.split != "test"}
         for split, what in (("train", "to train on"), ("test", "with a tumor to test")):
             if split not in present:
                 raise InputError(

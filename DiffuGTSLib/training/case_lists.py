@@ -5,19 +5,16 @@ A list names files below a root folder. Roots and names are joined as paths, so 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from DiffuGTSLib.datasets.decathlon import SPLIT_NAMES, read_pairs
 from DiffuGTSLib.errors import InputError
 
 HEALTHY_MARKS = ("liver_label", "pancreas_label", "kidney_label")
 """A case whose label path contains one of these has no tumor: only its organ is outlined (DiffTumor, section 1.3)."""
-
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "validation": "validation"}
-"""What the lists call a split → what we call it."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +99,10 @@ def read_decathlon(path: Path, data: Path, healthy_data: Path | None = None) -> 
     Raises:
         InputError: If the file is not of that form or names no case to train on, or a file is missing.
     """
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected an object with the key 'training', got {type(content).__name__}.")
-    found: dict[str, list[ListedCase]] = {"train": [], "validation": []}
-    for word, split in SPLIT_NAMES.items():
-        for entry in content.get(word, []):
-            if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
-                raise InputError(f"{path}, '{word}': expected an object with image and label, got {entry!r}.")
-            if isinstance(entry.get("label"), str):
-                found[split].append(_case(entry["image"], entry["label"], data, healthy_data))
-    if not found["train"]:
-        raise InputError(f"{path} names no case with a label map under 'training'.")
+    pairs = read_pairs(path)
+    found = {
+        split: [_case(image, label, data, healthy_data) for image, label in listed] for split, listed in pairs.items()
+    }
     require_files([*found["train"], *found["validation"]], path)
     return found
 

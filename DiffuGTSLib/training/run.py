@@ -24,6 +24,7 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import write_checksums
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import RuntimeConfig, load_config
+from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.storage import whole_file
@@ -116,6 +117,7 @@ def train_part(
         torch.manual_seed(seed)
         chosen.train(Job(scans, config, plan, output, own_device, say, own))
         if rank() == 0 and chosen.in_model:
+            record_training([scan.case for scan in scans["train"]], data, output / "model")
             _write_index(output / "model")
 
 

@@ -16,6 +16,7 @@ from phantoms import ct_phantom
 
 from DiffuGTSLib.backbones.weights import verify_checksums
 from DiffuGTSLib.config import load_config
+from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -60,6 +61,8 @@ def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
     scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     assert json.loads((model / "autoencoder" / "config.json").read_text())["scaling_factor"] > 0
+    trained = read_training_cases(model)
+    assert trained is not None and [case.name for case in trained] == ["ct_1", "mr_1", "labels_1"]
 
 
 def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:

@@ -1,0 +1,92 @@
+"""`data protocol`, `data check` and `data split` as commands: what they write, what they say, what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from layouts import write_kits, write_msd
+from terminal import plain, refused, run
+
+from DiffuGTSLib.protocol import read_protocol
+
+
+@pytest.fixture
+def a_folder(tmp_path: Path) -> Path:
+    """Two data sets side by side."""
+    write_msd(tmp_path / "data" / "Task03_Liver", 5)
+    write_kits(tmp_path / "data" / "kits23", 3)
+    return tmp_path / "data"
+
+
+def made(folder: Path, name: str, layout: str) -> Path:
+    """Make a protocol whose paths start from the folder."""
+    output = folder / f"{layout}.json"
+    arguments = ("data", "protocol", folder / name, "--layout", layout, "--root", folder, "-o", output, "--seed", "3")
+    assert run(*arguments).exit_code == 0
+    return output
+
+
+def test_a_folder_becomes_a_protocol_and_says_how(a_folder: Path) -> None:
+    output = a_folder / "liver.json"
+    done = run(
+        "data", "protocol", a_folder / "Task03_Liver", "--layout", "msd", "-o", output, "--fractions", "0.6,0.2,0.2"
+    )
+    assert done.exit_code == 0 and "liver.json" in done.output and "Patients" in done.output
+    cases = read_protocol(output)
+    assert sorted(case.split for case in cases) == ["test", "train", "train", "train", "validation"]
+    origin = json.loads(output.read_text())["origin"]
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    assert origin == {"layout": "msd", "seed": 0, "fractions": shares}
+
+
+def test_sound_data_end_with_code_0_and_damaged_data_with_2(a_folder: Path, tmp_path: Path) -> None:
+    path = made(a_folder, "kits23", "kits")
+    done = run("data", "check", path, "--data", a_folder, "--quiet", "-o", tmp_path / "r.json")
+    assert done.exit_code == 0 and json.loads((tmp_path / "r.json").read_text())["errors"] == 0
+    assert "Nothing is wrong" in plain(run("data", "check", path, "--data", a_folder).stdout)
+    (a_folder / "kits23" / "case_00001" / "segmentation.nii.gz").write_bytes(b"")
+    done = run("data", "check", path, "--data", a_folder, "-o", tmp_path / "r.json")
+    assert done.exit_code == 2 and "Errors found in kits.json: 1." in plain(done.stderr)
+    assert "Errors: 1. Warnings: 0." in plain(done.stdout)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["errors"] == 1 and report["findings"][0]["case"] == "case_00001"
+
+
+def test_many_findings_of_a_kind_are_shown_by_the_first_five_and_json_has_all(a_folder: Path) -> None:
+    path = made(a_folder, "Task03_Liver", "msd")
+    rows = json.loads(path.read_text())
+    for row in rows["cases"]:
+        row["modality"] = "MR"
+    rows["cases"] += [{**row, "name": row["name"] + "_b"} for row in rows["cases"]]
+    path.write_text(json.dumps(rows))
+    done = run("data", "check", path, "--data", a_folder)
+    assert done.exit_code == 0 and "5 more" in plain(done.stdout)
+    done = run("data", "check", path, "--data", a_folder, "--json", "--quiet")
+    assert json.loads(done.stdout)["warnings"] == 10
+
+
+def test_two_data_sets_make_a_protocol_for_each_tumor_left_out(a_folder: Path, tmp_path: Path) -> None:
+    paths = (made(a_folder, "Task03_Liver", "msd"), made(a_folder, "kits23", "kits"))
+    done = run("data", "split", *paths, "--kind", "leave-one-out", "-o", tmp_path / "protocols")
+    assert done.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "protocols").iterdir()) == [
+        "leave-one-out-kidney.json", "leave-one-out-liver.json",
+    ]  # fmt: skip
+    cases = read_protocol(tmp_path / "protocols" / "leave-one-out-kidney.json")
+    assert {case.organ for case in cases if case.split == "test"} == {"kidney"}
+    content = json.loads((tmp_path / "protocols" / "leave-one-out-kidney.json").read_text())
+    assert (content["kind"], content["made_from"]) == ("leave-one-out", ["msd", "kits"])
+    done = run("data", "check", tmp_path / "protocols" / "leave-one-out-kidney.json", "--data", a_folder, "--quiet")
+    assert done.exit_code == 0, done.output
+
+
+def test_what_is_not_there_or_no_number_is_refused(a_folder: Path, tmp_path: Path) -> None:
+    rest = ("--layout", "msd", "-o", tmp_path / "p.json")
+    refused(run("data", "protocol", tmp_path / "none", *rest), 2, "There is no", "check the spelling")
+    for words in ("a,b,c", "0.5,0.5"):
+        done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--fractions", words)
+        refused(done, 2, "--fractions: expected 3", "")
+    done = run("data", "check", "mini", "--data", tmp_path / "none")
+    refused(done, 2, "--data: there is no folder", "check the spelling")

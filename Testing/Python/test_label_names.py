@@ -1,0 +1,70 @@
+"""Names of labels, as data sets write them: which are tumor, which organ, and which neither."""
+
+from __future__ import annotations
+
+import pytest
+
+from DiffuGTSLib.datasets.label_names import Meaning, meaning_of, organ_in
+from DiffuGTSLib.errors import InputError, PromptError
+
+
+@pytest.mark.parametrize(
+    ("labels", "dataset", "meaning"),
+    [
+        (
+            [("background", [0]), ("liver", [1]), ("cancer", [2])], "Liver",
+            Meaning("liver", [2], {"liver": [1, 2]}, []),
+        ),
+        ([("background", [0]), ("cancer", [1])], "LUNG Task06_Lung", Meaning("lung", [1], {}, [])),
+        ([("colon cancer primaries", [1])], "", Meaning("colon", [1], {}, [])),
+        ([("pancreas", [1]), ("cancer", [2])], "", Meaning("pancreas", [2], {"pancreas": [1, 2]}, [])),
+        (
+            [("Vessel", [1]), ("Tumour", [2])], "Task08_HepaticVessel",
+            Meaning("hepatic vessel", [2], {"hepatic vessel": [1]}, []),
+        ),
+        (
+            [("kidney", [1]), ("tumor", [2]), ("cyst", [3])], "KiTS",
+            Meaning("kidney", [2], {"kidney": [1, 2, 3]}, [3]),
+        ),
+        (
+            [("left kidney", [1]), ("spleen", [4]), ("aorta", [5]), ("whole tumour", [2, 3])], "Renal",
+            Meaning("kidney", [2, 3], {"kidney": [1, 2, 3], "spleen": [4]}, []),
+        ),
+    ],
+)  # fmt: skip
+def test_names_say_what_values_are(labels: list[tuple[str, list[int]]], dataset: str, meaning: Meaning) -> None:
+    assert meaning_of(labels, dataset) == meaning
+
+
+def test_the_user_s_word_goes_before_the_names() -> None:
+    labels = [("structure", [1]), ("finding", [2])]
+    assert meaning_of(labels, "x", "Hepatic", [2]) == Meaning("liver", [2], {"liver": [1, 2]}, [])
+
+
+def test_of_several_kinds_of_lesions_the_chosen_values_are_tumor() -> None:
+    labels = [("liver", [1]), ("tumor", [2]), ("cyst", [3])]
+    assert meaning_of(labels, "", tumor_values=[3]).tumor_values == [3]
+
+
+def test_tumors_of_no_organ_or_of_an_unknown_one_are_refused() -> None:
+    with pytest.raises(InputError, match="do not say which organ its tumors are in: liver or spleen") as caught:
+        meaning_of([("liver", [1]), ("spleen", [2]), ("tumor", [3])], "abdomen")
+    assert caught.value.code == "organ" and "--organ" in caught.value.hint
+    with pytest.raises(PromptError, match="Unknown organ 'livre'"):
+        meaning_of([("tumor", [1])], "x", "livre")
+
+
+@pytest.mark.parametrize(
+    ("words", "organ"),
+    [
+        ("Task08_HepaticVessel", "hepatic vessel"),
+        ("lung_upper_lobe_left", "lung"),
+        ("kidney_right", "kidney"),
+        ("vertebrae_L1", "bone"),
+        ("urinary_bladder", "bladder"),
+        ("aorta", ""),
+        ("", ""),
+    ],
+)
+def test_an_organ_is_found_among_words(words: str, organ: str) -> None:
+    assert organ_in(words) == organ

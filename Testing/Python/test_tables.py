@@ -1,0 +1,69 @@
+"""Tables of cases: what is read, and everything that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from DiffuGTSLib.datasets.tables import cases_of_table, rows_of
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.protocol import Case
+
+
+def a_table(folder: Path, text: str) -> Path:
+    path = folder / "cases.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("parting", [",", ";", "\t"])
+def test_cells_are_parted_by_comma_semicolon_or_tab(tmp_path: Path, parting: str) -> None:
+    path = a_table(tmp_path, f"\ufeffimage {parting} patient\n\na.nii{parting} p 1 \n")
+    assert rows_of(path) == [{"image": "a.nii", "patient": "p 1"}]
+
+
+def test_one_label_map_may_hold_organ_and_tumor(tmp_path: Path) -> None:
+    path = a_table(
+        tmp_path,
+        "name,image,label,patient,organ,modality,tumor_values,organ_values,contrast\n"
+        "x,a.nii.gz,l.nii.gz,p,kidney,CT,2 3,1,portal\n",
+    )
+    assert cases_of_table(path) == [
+        Case(
+            "x", "p", "", "CT", "a.nii.gz", "kidney", "l.nii.gz", "l.nii.gz", {"kidney": [1, 2, 3]},
+            tumor_values=[2, 3], contrast="portal",
+        )
+    ]  # fmt: skip
+
+
+def test_what_the_table_leaves_open_is_said_once_for_all(tmp_path: Path) -> None:
+    path = a_table(tmp_path, "image,label,patient,modality\na/ct.nii.gz,l.nii.gz,p,\nb.nrrd,m.nrrd,q,MR\n")
+    first, second = cases_of_table(path, "liver", "CT", [2])
+    assert (first.name, first.organ, first.modality, first.tumor_values) == ("a/ct", "liver", "CT", [2])
+    assert (second.name, second.modality) == ("b", "MR")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("image,patient\na,b,c\n", "line 2: more cells than the heading has"),
+        ("image,patient,organs\na,b,c\n", "unknown column 'organs'"),
+        ("image,patient\na,b\n", "case 1: no modality"),
+        ("image,label,modality\na,l,CT\n", "case 1: no patient, organ"),
+        ("image,patient,modality\na,b,PET\n", "unknown modality 'PET'"),
+        ("image,patient,modality,split\na,b,CT,testing\n", "unknown split 'testing'"),
+        ("image,patient,modality,tumor_values\na,b,CT,two\n", "expected whole numbers, got 'two'"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_words(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        cases_of_table(a_table(tmp_path, text))
+    assert message in caught.value.message
+
+
+def test_a_missing_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        rows_of(tmp_path / "none.csv")
+    assert caught.value.code == "missing"
