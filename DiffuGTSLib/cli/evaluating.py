@@ -1,32 +1,40 @@
-"""`evaluate`: one result against a reference mask, or a whole protocol of cases."""
+"""`evaluate`: one result against a reference mask, a whole protocol of cases, or one report against another."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
+from DiffuGTSLib.cli.study_reports import show
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.resources import resource_path
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.config import Config
 
 EXAMPLES = examples(
     "One result against a mask drawn by hand on the same scan:",
     "diffugts evaluate --result result --reference tumor.nii.gz",
     "All held-out cases of the bundled model's protocol:",
     "diffugts evaluate --protocol mini --data scans -o report --split test",
+    "Open report/report.html. Is another variant better on the same cases?",
+    "diffugts evaluate --compare report other --figure dice_refined",
 )
 
 TOLERANCE_MM = 2.0
 """Surface deviation that counts as agreement."""
 
-_ONE, _MANY = "One case", "A protocol"
+_ONE, _MANY, _TWO = "One case", "A protocol", "Two reports"
 
 Protocol = Annotated[
     str | None,
@@ -49,6 +57,20 @@ def evaluate(
     split: Annotated[
         str, typer.Option("--split", help="Which cases: train, validation, test.", rich_help_panel=_MANY)
     ] = "test",
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen", help="Score what the model was trained on, too; marks the report.", rich_help_panel=_MANY
+        ),
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", help="Two report folders, the baseline first.", rich_help_panel=_TWO),
+    ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option("--figure", help="What to compare; default: all. May be repeated.", rich_help_panel=_TWO),
+    ] = None,
     preset: Preset = "mini",
     config_file: ConfigFile = None,
     device: Device = None,
@@ -57,32 +79,55 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a result against a reference, or every case of a protocol."""
+    """Judge a result against a reference, every case of a protocol, or one report against another."""
     one, many = (result, reference), (protocol, data, output)
-    if result is not None and reference is not None and many == (None, None, None):
+    if compare is not None and one == (None, None) and (protocol, data) == (None, None):
+        _compare(compare, figure or (), output, quiet, as_json)
+    elif result is not None and reference is not None and compare is None and many == (None, None, None):
         rows = judged(result, reference)
         if as_json:
             typer.echo(json.dumps([_plain(row) for row in rows], indent=1))
         else:
             OUT.print(_table(rows))
-    elif protocol is not None and data is not None and output is not None and one == (None, None):
+    elif protocol is not None and data is not None and output is not None and compare is None and one == (None, None):
         config = configured(preset, config_file, overrides, device=device, seed=seed)
-        path = protocol_path(protocol)
-        require_folder(data, "--data")
-
-        from DiffuGTSLib.evaluation.protocol import evaluate_protocol
-
-        with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-            evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done))
-            progress("cases", 1.0)
-        if not quiet:
-            OUT.print(f"Report: {output}", markup=False, highlight=False, soft_wrap=True)
+        _judge_protocol(protocol, data, output, config, split, quiet, allow_seen)
     else:
         raise InputError(
-            "Expected one case or one protocol.",
-            hint="write --result DIR --reference MASK, or --protocol NAME --data FOLDER -o DIR.",
+            "Expected one case or one protocol, or two reports to compare.",
+            hint="write --result DIR --reference MASK, --protocol NAME --data FOLDER -o DIR, or --compare DIR DIR.",
             code="choice",
         )
+
+
+def _judge_protocol(
+    protocol: str, data: Path, output: Path, config: Config, split: str, quiet: bool, allow_seen: bool
+) -> None:
+    path = protocol_path(protocol)
+    require_folder(data, "--data")
+
+    from DiffuGTSLib.evaluation.html_report import PAGE
+    from DiffuGTSLib.evaluation.protocol import evaluate_protocol
+
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done), allow_seen)
+        progress("cases", 1.0)
+    if not quiet:
+        OUT.print(f"Report: {output / PAGE}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _compare(
+    folders: tuple[Path, Path], figures: Sequence[str], output: Path | None, quiet: bool, as_json: bool
+) -> None:
+    """Show the paired table of two reports; write it where a folder is named."""
+    from DiffuGTSLib.evaluation.comparison import compare_reports, left_out, write_comparison
+
+    rows, unpaired = compare_reports(*folders, columns=figures), left_out(*folders)
+    if output is not None:
+        write_comparison(rows, output, (str(folders[0]), str(folders[1])), unpaired)
+    show([dict(row) for row in rows], f"b: {folders[1]}, less a: {folders[0]}", output, quiet, as_json)
+    if unpaired and not quiet:
+        ERR.print(Text(f"In one report only, left out: {', '.join(unpaired)}", style="yellow"), soft_wrap=True)
 
 
 def judged(result: Path, reference: Path) -> list[dict[str, float | str]]:

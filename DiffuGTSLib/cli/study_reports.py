@@ -61,8 +61,8 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
         raise InputError(f"{option}: expected numbers parted by commas, got '{text}'.", code="numbers") from None
 
 
-def show(rows: Sequence[dict[str, Any]], title: str, output: Path, quiet: bool, as_json: bool) -> None:
-    """Print a table, or the same as JSON."""
+def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet: bool, as_json: bool) -> None:
+    """Print a table, or the same as JSON; and where the report is, if one was written."""
     if as_json:
         from DiffuGTSLib.evaluation.report import plain
 
@@ -74,7 +74,8 @@ def show(rows: Sequence[dict[str, Any]], title: str, output: Path, quiet: bool, 
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row.values()))
         OUT.print(table)
-        OUT.print(Text(f"Report: {output}"), soft_wrap=True)
+        if output is not None:
+            OUT.print(Text(f"Report: {output}"), soft_wrap=True)
 
 
 def _cell(value: str | float) -> str:

@@ -56,7 +56,7 @@ def case_picture(
             if not row:
                 _outline(axes, cuts, plane, "seen", SEEN_COLOR)
                 axes.text(
-                    0.03, 0.97, plane.name, color="#d8dee8", fontsize=7, va="top", transform=axes.transAxes
+                    0.03, 0.97, plane.name, color="#d8dee8", fontsize=8.5, va="top", transform=axes.transAxes
                 )  # fmt: skip
             _look_at(axes, cuts, plane)
     stream = io.BytesIO()

@@ -140,10 +140,10 @@ def reliability(predicted: Sequence[float], observed: Sequence[float], counts: S
     return _svg(parts, "Reliability diagram of the AOVA map")
 
 
-def bars(rows: Sequence[Bar], y_label: str) -> str:
+def bars(rows: Sequence[Bar], y_label: str, x_label: str) -> str:
     """Draw shares of 0 to 1 with their intervals; a class without any has its name only."""
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(rows))
-    parts = [_y_axis(y_label)]
+    parts = [_y_axis(y_label), _axis_text(x_label)]
     for number, row in enumerate(rows):
         middle, half = _LEFT + step * (number + 0.5), min(26.0, step * 0.32)
         parts.append(_tick_text(middle, f"{row.label}\n{row.count} of {row.total}"))
@@ -196,7 +196,7 @@ def _y_axis(label: str) -> str:
 
 def _axis_text(label: str) -> str:
     middle = (_LEFT + WIDTH - _RIGHT) / 2
-    return f'<text class="axis" x="{middle:g}" y="{HEIGHT - 8:g}" text-anchor="middle">{html.escape(label)}</text>'
+    return f'<text class="axis" x="{middle:g}" y="{HEIGHT - 4:g}" text-anchor="middle">{html.escape(label)}</text>'
 
 
 def _tick(x: float, label: str) -> str:

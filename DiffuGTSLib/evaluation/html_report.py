@@ -207,7 +207,7 @@ def _plots(report: Mapping[str, Any]) -> str:
         ),
         (
             "Sensitivity by size",
-            bars(_size_bars(pooled["sizes"]), "Lesions found"),
+            bars(_size_bars(pooled["sizes"]), "Lesions found, share", "Radius, mm"),
             "By radius of the ball of the same volume; Wilson intervals, each lesion counted as independent.",
         ),
     )
@@ -237,10 +237,17 @@ def _reliability_caption(voxels: Mapping[str, Any]) -> str:
 
 def _size_bars(sizes: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [
-        Bar(row["size"], row["found"], row["lesions"], _float(row["low"]), _float(row["high"]))
+        Bar(_short_size(row["size"]), row["found"], row["lesions"], _float(row["low"]), _float(row["high"]))
         for row in sizes
         if row["measure"] == "radius"
     ]
+
+
+def _short_size(name: str) -> str:
+    """Return "5 to 10 mm" as an axis has room for it, the unit being the axis's."""
+    number = name.removesuffix(" or more").removeprefix("below ").removesuffix(" mm")
+    sign = "< " if name.startswith("below") else "≥ " if name.endswith("more") else ""
+    return sign + number.replace(" to ", "–")
 
 
 def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -324,6 +331,7 @@ def _method(report: Mapping[str, Any]) -> str:
     about = report["about"]
     splits = ", ".join(f"{count} {name}" for name, count in about["splits"].items())
     facts = {
+        "Data": about["description"] or "The protocol does not describe them.",
         "Protocol": f"{about['protocol']}, SHA-256 {about['protocol_sha256']}",
         "Split": f"{about['split']} (the protocol has {splits}); no patient is in two splits",
         "Preset, seed, device": f"{about['preset']}, {about['seed']}, {about['device']}",

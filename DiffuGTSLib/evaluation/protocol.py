@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.evaluation.case_picture import case_picture
@@ -22,6 +24,7 @@ from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.record import input_sha256
+from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.versions import versions
@@ -40,6 +43,7 @@ def evaluate_protocol(
     config: Config,
     split: str = "test",
     on_progress: Callable[[str, float], None] | None = None,
+    allow_seen: bool = False,
 ) -> None:
     """Segment every case of a split and write `report.html`, `report.json`, `report.md`, `cases.csv`, `config.json`.
 
@@ -54,11 +58,13 @@ def evaluate_protocol(
         config: Of the model to score.
         split: "test" or "validation"; what was trained on is refused.
         on_progress: Called with (case name, share of the cases done).
+        allow_seen: Score what the model was trained on, too; the report says so.
 
     Raises:
-        InputError: If the split was trained on, or has no case with a mask.
+        InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
+            with a mask.
     """
-    if split == "train":
+    if split == "train" and not allow_seen:
         raise InputError(
             "Cases of split 'train' were trained on; scoring them says nothing.",
             hint="use --split test.",
@@ -68,14 +74,16 @@ def evaluate_protocol(
     chosen = [case for case in cases if case.split == split and (case.tumor or is_healthy(case))]
     if not any(case.tumor for case in chosen):
         raise InputError(f"The protocol has no case with a mask in split '{split}'.")
-    judge = _Judge(data, output / CASES, config, load_components(config), cases)
+    components = load_components(config)
+    seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
+    judge = _Judge(data, output / CASES, config, components, cases)
     (output / CASES).mkdir(parents=True, exist_ok=True)
     scores = []
     for number, case in enumerate(chosen):
         if on_progress is not None:
             on_progress(case.name, number / len(chosen))
         scores.append(judge.score(case))
-    _write(scores, judge, output, protocol_path, split)
+    _write(scores, judge, seen, output, protocol_path, split)
 
 
 def is_healthy(case: Case) -> bool:
@@ -175,27 +183,32 @@ def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
     return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)
 
 
-def _write(scores: Sequence[CaseScore], judge: _Judge, output: Path, protocol_path: Path, split: str) -> None:
+def _write(
+    scores: Sequence[CaseScore], judge: _Judge, seen: SeenCases, output: Path, protocol_path: Path, split: str
+) -> None:
     config, name = judge.config, protocol_path.stem
     write_json(config.to_dict(), output / CONFIG)
     pooled = pool(scores)
     more = {
         "pooled": pooled.as_json(),
         "scans": judge.digests,
-        "about": _about(judge, protocol_path, split),
+        "about": {**_about(judge, protocol_path, split), "seen_in_training": seen.why},
     }
     rows = [score.row for score in scores]
-    title = f"{config.preset} on {name}, split {split}"
-    write_report(rows, output, title=title, notes=_notes(judge.components), group_by="patient", more=more)
+    title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
+    write_report(rows, output, title=title, notes=[seen.note, *_notes(judge.components)], group_by="patient", more=more)
     write_page(output)
 
 
 def _about(judge: _Judge, protocol_path: Path, split: str) -> dict[str, Any]:
     """Return how to make the report again: what was run, with what, on what."""
+    text = protocol_path.read_bytes()
+    bundled = protocol_path.resolve().parent == resource_path("Protocols").resolve()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "protocol": protocol_path.name,
-        "protocol_sha256": hashlib.sha256(protocol_path.read_bytes()).hexdigest(),
+        "protocol": protocol_path.stem if bundled else protocol_path.name,
+        "protocol_sha256": hashlib.sha256(text).hexdigest(),
+        "description": str(json.loads(text).get("description", "")),
         "split": split,
         "splits": {each: sum(case.split == each for case in judge.cases) for each in ("train", "validation", "test")},
         "preset": judge.config.preset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mini_data import GRID, mini_config, shared_run, write_case, write_protocol
 from phantoms import ct_phantom, grid, mr_phantom, orientations
 
-from DiffuGTSLib.config import Config
+from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.protocol import AIR_HU, evaluate_protocol, reframe
 from DiffuGTSLib.volumes import Volume
@@ -141,6 +142,66 @@ def test_a_protocol_is_scored_and_reported(a_protocol: Path, a_config: Config, t
     assert "patients" in report["interval"]
 
 
+def test_the_report_tells_all_that_is_pooled_and_how_to_repeat_it(
+    a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["pooled"]) == {"froc", "calibration", "sizes", "scan_auroc", "groups", "steps"}
+    assert sorted(report["scans"]["ct_3"]) == ["ct_3/scan.nii.gz", "ct_3/tumor.nii.gz"]
+    assert report["about"]["protocol_sha256"] == hashlib.sha256(a_protocol.read_bytes()).hexdigest()
+    assert load_config(a_config.preset, tmp_path / "config.json") == a_config, "--config config.json is this very model"
+
+
+# Resumed
+
+
+def shown_and_score(folder: Path) -> dict[str, tuple[int, str]]:
+    """When each case was written, and its row."""
+    return {
+        path.stem: (path.stat().st_mtime_ns, json.loads(path.read_text())["row"]["seconds"])
+        for path in (folder / "cases").glob("*.json")
+    }
+
+
+def test_a_case_that_is_done_is_not_computed_again(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    before, table = shown_and_score(tmp_path), (tmp_path / "cases.csv").read_text()
+    (tmp_path / "cases" / "mr_3.json").write_text('{"made_of"')  # as if the machine had stopped there
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    after = shown_and_score(tmp_path)
+    assert after["ct_3"] == before["ct_3"], "seconds included: it is the very same measurement"
+    assert after["mr_3"][0] > before["mr_3"][0]
+    assert (tmp_path / "cases.csv").read_text().split("\n")[1] == table.split("\n")[1]
+
+
+def test_another_configuration_computes_all_again(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    before = shown_and_score(tmp_path)
+    other = replace(a_config, masks=replace(a_config.masks, threshold=0.9))
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, other)
+    assert all(after[0] > before[name][0] for name, after in shown_and_score(tmp_path).items())
+
+
+# Healthy scans
+
+
+def test_a_scan_without_a_tumor_is_scored_as_healthy(a_config: Config, tmp_path: Path) -> None:
+    rows = [
+        write_case(tmp_path, "ill", ct_phantom(GRID), "test"),
+        write_case(tmp_path, "well", ct_phantom(GRID), "test", tumor=""),
+        write_case(tmp_path, "unsure", ct_phantom(GRID), "test", tumor="", healthy_only_in=["liver"]),
+    ]
+    evaluate_protocol(write_protocol(tmp_path / "p.json", rows), tmp_path, tmp_path / "report", a_config)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    cases = {row["case"]: row for row in report["cases"]}
+    assert list(cases) == ["ill", "well"]
+    assert (cases["well"]["kind"], cases["well"]["dice_refined"]) == ("healthy", None)
+    assert cases["well"]["false_positives_healthy"] == cases["well"]["false_positives"]
+    assert report["estimates"]["dice_refined"]["cases"] == 1
+    assert report["pooled"]["scan_auroc"]["healthy"] == 1
+
+
 def test_scoring_twice_gives_the_same_figures(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
     figures = []
     for name in ("a", "b"):
@@ -178,3 +239,18 @@ def test_a_split_without_masks_is_refused(a_config: Config, tmp_path: Path) -> N
     path = write_protocol(tmp_path / "p.json", [write_case(tmp_path, "a", ct_phantom(GRID), "test", tumor="")])
     with pytest.raises(InputError, match="no case with a mask in split 'test'"):
         evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)
+
+
+def test_a_patient_that_the_model_was_trained_on_is_refused_whatever_the_protocol_says(
+    a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    rows = json.loads(a_protocol.read_text())["cases"]
+    seen = {**next(row for row in rows if row["name"] == "ct_1"), "name": "renamed", "patient": "new", "split": "test"}
+    path = write_protocol(tmp_path / "p.json", [seen])
+    with pytest.raises(InputError, match=r"trained on 1 of 1 cases: renamed \(the same file as ct_1\)") as caught:
+        evaluate_protocol(path, a_protocol.parent, tmp_path / "report", a_config)
+    assert caught.value.code == "leakage" and not (tmp_path / "report").exists()
+    evaluate_protocol(path, a_protocol.parent, tmp_path / "report", a_config, allow_seen=True)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["title"].endswith("(SEEN IN TRAINING)") and "renamed" in report["notes"][0]
+    assert report["about"]["seen_in_training"] == {"renamed": "the same file as ct_1"}

@@ -25,12 +25,12 @@ def a_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return probabilities, truth
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("minimum_iou", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize(("seed", "minimum_iou"), [(0, 0.0), (1, 0.1), (2, 0.1), (3, 0.5)])
 def test_candidates_are_those_of_detect_at_each_threshold(seed: int, minimum_iou: float) -> None:
     probabilities, truth = a_scan(seed)
-    counted = candidates(probabilities, truth, SPACING_MM, minimum_ml=0.02, minimum_iou=minimum_iou)
-    for number, threshold in enumerate(THRESHOLDS):
+    thresholds = THRESHOLDS[::4]
+    counted = candidates(probabilities, truth, SPACING_MM, thresholds, minimum_ml=0.02, minimum_iou=minimum_iou)
+    for number, threshold in enumerate(thresholds):
         seen = drop_small(probabilities > threshold, SPACING_MM, 0.02)
         judged = detect(seen, truth, SPACING_MM, minimum_iou)
         assert counted.lesions == len(judged.reference)
