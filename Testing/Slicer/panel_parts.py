@@ -18,6 +18,10 @@ WHOLE_RUN = [
     ["stage", "repaint", 0.5], ["artifact", "pseudo_healthy"], ["artifact", "residual"], ["artifact", "segmentation"],
     ["artifact", "record"], ["done"],
 ]  # fmt: skip
+PAINTING = [
+    ["stage", "load", 1], ["stage", "synthesize", 0.5], ["artifact", "painted"], ["artifact", "painted_tumor"],
+    ["artifact", "record"], ["painted"],
+]  # fmt: skip
 
 
 class Opened:

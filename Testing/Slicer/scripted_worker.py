@@ -25,6 +25,9 @@ from DiffuGTSLib.worker import protocol
 KIND = sys.argv[1] if len(sys.argv) > 1 else ""
 STEPS = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 """What to do where a job folder has no script.json of its own."""
+FILES = {**protocol.SYNTHESIS_FILES, **protocol.ARTIFACT_FILES}
+MASKS = ("coarse_mask", "segmentation", "painted_tumor")
+IMAGES = ("pseudo_healthy", "painted")
 requests: queue.Queue[dict] = queue.Queue()
 cancelled = threading.Event()
 deaf = threading.Event()
@@ -72,7 +75,7 @@ def sleep(_folder: Path, seconds: float) -> None:
 
 def artifact(folder: Path, kind: str) -> None:
     """Write a file of this kind, where there is a scan to lie on, and announce it: two balls, one larger."""
-    path = folder / protocol.ARTIFACT_FILES[kind]
+    path = folder / FILES[kind]
     if kind == "record":
         path.write_text(json.dumps({"outcome": "2 findings", "seed": 0}))
     elif kind == "findings":
@@ -80,9 +83,9 @@ def artifact(folder: Path, kind: str) -> None:
     elif (folder / protocol.SCAN_FILE).exists():
         scan = read_volume(folder / protocol.SCAN_FILE)
         made = scan.array
-        if kind != "pseudo_healthy":
+        if kind not in IMAGES:
             far = np.minimum(distance(scan.geometry.shape, 0.3), distance(scan.geometry.shape, 0.7) + 0.05)
-            made = (far < 0.2).astype(np.uint8) if kind in ("coarse_mask", "segmentation") else np.clip(1 - far, 0, 1)
+            made = (far < 0.2).astype(np.uint8) if kind in MASKS else np.clip(1 - far, 0, 1)
         write_volume(scan.with_array(made), path, compressed=False)
     say("artifact", kind=kind, path=str(path))
 
@@ -95,7 +98,7 @@ def distance(shape: tuple[int, int, int], place: float) -> np.ndarray:
 
 def garble(folder: Path, kind: str) -> None:
     """Announce a file that is none."""
-    path = folder / protocol.ARTIFACT_FILES[kind]
+    path = folder / FILES[kind]
     path.write_text("no image")
     say("artifact", kind=kind, path=str(path))
 
@@ -130,6 +133,14 @@ def done(_folder: Path) -> bool:
     return True
 
 
+def painted(_folder: Path) -> bool:
+    """End a synthesis well."""
+    about = {"modality": "CT", "modality_reason": "as asked", "timings_s": {}, "skipped": []}
+    tumors = [{"volume_ml": 2.5, "center_ras_mm": [60.0, 64.0, 40.0]}, {"volume_ml": 0.5, "center_ras_mm": [9, 9, 9]}]
+    say("done", outcome="2 tumors painted", tumors=tumors, **about)
+    return True
+
+
 STEP = {
     "sleep": sleep,
     "stage": lambda _folder, stage, share: say("stage", stage=stage, share=share),
@@ -145,6 +156,7 @@ STEP = {
     "kill": lambda _folder: os.kill(os.getpid(), signal.SIGKILL),
     "error": fail,
     "done": done,
+    "painted": painted,
 }
 
 
