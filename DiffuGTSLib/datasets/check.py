@@ -90,6 +90,7 @@ class Report:
         cases: Every case whose scan could be read.
         findings: Errors first.
         total_bytes: Of all files of the protocol that are there.
+        counts: See `counts`.
     """
 
     cases: list[CheckedCase]
@@ -113,7 +114,7 @@ class Report:
 
 
 def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, float], None] | None = None) -> Report:
-    """Read every file of a protocol and report what is wrong with it.
+    """Read every file of a protocol and report what is wrong with it. Excluded cases are counted, and not read.
 
     Args:
         cases: Of a protocol; a patient may be in two splits here.
@@ -121,16 +122,17 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
         on_progress: Called with (case name, share of the cases done).
     """
     checked, findings = [], [*_patients(cases)]
-    for number, case in enumerate(cases):
+    used = [case for case in cases if case.split != "excluded"]
+    for number, case in enumerate(used):
         if on_progress is not None:
-            on_progress(case.name, number / len(cases))
+            on_progress(case.name, number / len(used))
         found, seen = check_case(case, data)
         findings += found
         if seen is not None:
             checked.append(seen)
     findings += _duplicates(checked)
     findings.sort(key=lambda finding: finding.level != ERROR)
-    files = {file for case in cases for file in case.files}
+    files = {file for case in used for file in case.files}
     return Report(checked, findings, sum(_bytes(data / file) for file in files), counts(cases))
 
 

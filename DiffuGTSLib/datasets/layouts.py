@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def read_msd(folder: Path, wish: Wish) -> list[Case]:
 def read_kits(folder: Path, wish: Wish) -> list[Case]:
     """Read KiTS23: `case_00000/imaging.nii.gz` and `segmentation.nii.gz`, with kidney 1, tumor 2, cyst 3."""
     meaning = meaning_of(KITS_LABELS, "KiTS", wish.organ, wish.tumor_values)
-    scans = sorted(folder.glob("case_*/imaging.nii*"))
+    scans = _found(folder, "case_*/imaging.nii*")
     return [
         _case(scan.parent.name, _below(scan, folder), _below(label, folder), wish.modality or "CT", meaning)
         for scan in scans
@@ -120,10 +121,10 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
     """
     values = list(wish.tumor_values or BRATS_TUMOR_VALUES)
     cases = []
-    for label in sorted(folder.rglob("*seg.nii*")):
+    for label in _found(folder, "**/*seg.nii*"):
         visit = label.parent.name
         patient = re.sub(r"^(BraTS-\w+-\d+)-\d+$", r"\1", visit)
-        for scan in sorted(label.parent.glob("*.nii*")):
+        for scan in _found(label.parent, "*.nii*"):
             contrast = BRATS_CONTRASTS.get(re.split(r"[-_]", stem(scan.name))[-1].lower())
             if contrast is not None:
                 meaning = Meaning(wish.organ or "brain", values, {}, [])
@@ -140,9 +141,9 @@ def read_nnunet(folder: Path, wish: Wish) -> list[Case]:
     meaning = meaning_of(labels, f"{content.get('name', '')} {folder.name}", wish.organ, wish.tumor_values)
     cases = []
     for images, truth, split in (("imagesTr", "labelsTr", UNDECIDED), ("imagesTs", "labelsTs", "test")):
-        for label in sorted(path for path in (folder / truth).glob("*") if _SUFFIX.search(path.name)):
+        for label in [path for path in _found(folder / truth, "*") if _SUFFIX.search(path.name)]:
             name = stem(label.name)
-            for scan in sorted((folder / images).glob(f"{name}_[0-9][0-9][0-9][0-9].*")):
+            for scan in _found(folder / images, f"{escape(name)}_[0-9][0-9][0-9][0-9].*"):
                 channel = str(channels.get(str(int(stem(scan.name)[-4:])), ""))
                 modality = _modality(channel, wish, folder)
                 named = name if len(channels) == 1 else f"{name}_{channel}"
@@ -158,9 +159,9 @@ def read_totalsegmentator(folder: Path, wish: Wish) -> list[Case]:
     """
     meta = {row.get("image_id", ""): row for row in rows_of(folder / "meta.csv")} if _first(folder, "meta") else {}
     cases = []
-    for scan in sorted([*folder.glob("*/ct.nii*"), *folder.glob("*/mri.nii*")]):
+    for scan in [*_found(folder, "*/ct.nii*"), *_found(folder, "*/mri.nii*")]:
         organs: dict[str, list[str]] = {}
-        for mask in sorted((scan.parent / "segmentations").glob("*.nii*")):
+        for mask in _found(scan.parent / "segmentations", "*.nii*"):
             organ = "" if _NO_ORGAN.search(mask.name) else organ_in(stem(mask.name))
             if organ:
                 organs.setdefault(organ, []).append(_below(mask, folder))
@@ -282,8 +283,13 @@ def _tidy(path: str) -> str:
     return Path(path).as_posix()
 
 
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, sorted, without the hidden `._NAME` that archives made on a Mac hold."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def _first(folder: Path, start: str) -> Path | None:
-    return next(iter(sorted(folder.glob(f"{start}.*"))), None)
+    return next(iter(_found(folder, f"{start}.*")), None)
 
 
 def _object(content: Mapping[str, Any], key: str, folder: Path) -> Mapping[str, Any]:

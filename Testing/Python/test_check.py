@@ -53,6 +53,12 @@ def test_a_label_map_that_is_only_painted_is_no_wrong_modality(tmp_path: Path) -
     assert findings(tmp_path, write_labels(tmp_path, "head", "train")) == {}
 
 
+def test_excluded_cases_are_counted_and_not_read(tmp_path: Path) -> None:
+    broken = Case("a", "p", "excluded", "CT", "none.nii.gz")
+    report = check_cases([broken], tmp_path)
+    assert report.findings == [] and report.counts[0]["scans"] == 1
+
+
 # Files and grids
 
 

@@ -209,6 +209,13 @@ def test_a_missing_file_is_refused_before_anything_is_written(tmp_path: Path) ->
     assert caught.value.code == "missing"
 
 
+def test_hidden_files_of_a_mac_are_no_scans(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "Liver", ["CT"], LIVER)
+    for name in ("imagesTr/._case_0_0000.nii.gz", "labelsTr/._case_0.nii.gz"):
+        (folder / name).write_bytes(b"Mac OS X")
+    assert len(read_layout(folder, "nnunet")) == 3
+
+
 @pytest.mark.parametrize("layout", ["kits", "brats", "totalsegmentator"])
 def test_a_folder_in_another_layout_is_refused_with_the_form_that_was_expected(tmp_path: Path, layout: str) -> None:
     with pytest.raises(InputError, match=f"no case in the layout '{layout}'") as caught:
