@@ -143,8 +143,11 @@ def count_voxels(
 
 
 def _coarse(fine: Int[np.ndarray, " fine"]) -> Int[np.ndarray, " bins"]:
-    return fine.reshape(BINS, -1).sum(axis=1)
+    counts: Int[np.ndarray, " bins"] = fine.reshape(BINS, -1).sum(axis=1)
+    return counts
 
 
 def _shares(parts: Float[np.ndarray, " bins"], counts: Int[np.ndarray, " bins"]) -> Float[np.ndarray, " bins"]:
-    return np.divide(parts, counts, out=np.full(len(parts), nan), where=counts > 0)
+    shares = np.full(len(parts), nan)
+    np.divide(parts, counts, out=shares, where=counts > 0)
+    return shares

@@ -20,7 +20,7 @@ _QUALITY = 84
 
 
 def case_picture(
-    scan: Volume, truth: Volume, seen: Volume, aova: Volume, modality: str, field_mm: float = 160.0
+    scan: Volume, truth: Volume, seen: Volume, aova: Volume, modality: str, field_mm: float = 130.0
 ) -> bytes:
     """Return a JPEG: above the scan with both outlines, below the AOVA map over it; axial, coronal, sagittal.
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import Reliability, count_voxels
@@ -28,6 +29,7 @@ from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume
 
 SCHEMA = 1
@@ -120,7 +122,7 @@ def fingerprint(case: Case, digests: Mapping[str, str], config: Config, weights:
         weights: Weight file → SHA-256.
     """
     made_of = {
-        "schema": SCHEMA, "case": asdict(case), "files": dict(digests), "config": config.to_dict(),
+        "schema": SCHEMA, "diffugts": __version__, "case": asdict(case), "files": dict(digests), "config": config.to_dict(),
         "weights": dict(weights),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -163,7 +165,7 @@ def _overlap(
         result.coarse_mask.array > 0,
         refined,
     )
-    in_brain = case.organ == "brain"
+    in_brain = find_organ(case.organ) == "brain"
     surfaces = (
         surface_dice(refined, truth, spacing_mm, NSD_TOLERANCE_MM),
         surface_dice(refined, truth, spacing_mm, BRAIN_NSD_TOLERANCE_MM) if in_brain else nan,

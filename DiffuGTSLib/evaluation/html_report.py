@@ -27,6 +27,7 @@ from DiffuGTSLib.storage import whole_file
 
 PAGE = "report.html"
 UNTRAINED = "Untrained networks: for tests only, these figures mean nothing."
+FEW_PATIENTS = 10
 SHOWN = 3
 """Worst and best cases that are shown at once."""
 MOST_PICTURES = 60
@@ -41,11 +42,13 @@ class Figure:
         name: In words.
         meaning: In a sentence.
         of_one: Whether it lies between 0 and 1.
+        places: After the point.
     """
 
     name: str
     meaning: str
     of_one: bool = True
+    places: int = 3
 
 
 FIGURES = {
@@ -65,7 +68,7 @@ FIGURES = {
     "voxel_auroc": Figure("AUROC of voxels", "AOVA map inside the body, tumor against the rest."),
     "ece": Figure("Calibration error (ECE)", "|predicted − observed|, inside the body; 0 is best."),
     "brier": Figure("Brier score", "Squared error of the AOVA map inside the body; 0 is best."),
-    "seconds": Figure("Seconds a scan", "On the device named below.", of_one=False),
+    "seconds": Figure("Seconds a scan", "On the device named below.", of_one=False, places=1),
 }  # fmt: skip
 _CASE_COLUMNS = {
     "case": "Case", "organ": "Organ", "modality": "Modality", "kind": "Kind", "dice_refined": "Dice\nrefined",
@@ -74,6 +77,7 @@ _CASE_COLUMNS = {
     "false_positives": "False\npositives", "panoptic_quality": "PQ", "anomaly_score": "Anomaly\nscore",
     "ece": "ECE", "reference_ml": "Reference\nml", "volume_ml": "Found\nml", "seconds": "s",
 }  # fmt: skip
+_BEFORE = {"dice_ellipsoid": "center ellipsoid", "dice_threshold": "one threshold", "dice_coarse": "coarse mask"}
 _STEP_NAMES = {
     "dice_ellipsoid": "Center\nellipsoid", "dice_threshold": "One\nthreshold", "dice_coarse": "AOVA,\ncoarse",
     "dice_refined": "Repainted,\nrefined",
@@ -166,18 +170,25 @@ def _summary(report: Mapping[str, Any]) -> str:
         mean, low, high = (_float(estimate[key]) for key in ("mean", "low", "high"))
         strip = interval_strip(mean, low, high) if figure.of_one else ""
         counted = f"{estimate['cases']} ({estimate['not_applicable']})"
-        cells = (_number(mean), _range(low, high), _number(estimate["median"]), counted)
+        median, places = estimate["median"], figure.places
+        cells = (_number(mean, places), _range(low, high, places), _number(median, places), counted)
         rows.append(
             f'<tr><td class="text"><b>{_text(figure.name)}</b></td>{"".join(f"<td>{cell}</td>" for cell in cells)}'
             f'<td class="text">{strip}</td><td class="text wide">{_text(figure.meaning)}</td></tr>'
         )
     heads = ("<Figure", "Mean", "95 % interval", "Median", "Cases (n/a)", "<", "<Meaning")
-    return _table(heads, rows) + f'<p class="note">{_text(report["interval"].capitalize())}.</p>'
+    return _table(heads, rows) + f'<p class="note">{_text(report["interval"].capitalize())}.{_few(report["cases"])}</p>'
+
+
+def _few(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Warn where there are too few patients for a bootstrap, whose intervals are then too narrow."""
+    patients = len({row["patient"] for row in cases})
+    return f" Only {patients} patients: every interval here is too narrow." if patients < FEW_PATIENTS else ""
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        f'<tr><td class="text">Refined less {_text(_STEP_NAMES[row["than"]].replace(chr(10), " ").lower())}</td>'
+        f'<tr><td class="text">Refined less {_text(_BEFORE[row["than"]])}</td>'
         f"<td><b>{_signed(row['difference'])}</b></td><td>{_range(_float(row['low']), _float(row['high']), signed=True)}"
         f"</td><td>{_p(row['p'])}</td><td>{_p(row['p_wilcoxon'])}</td><td>{row['cases']}</td><td>{row['patients']}</td></tr>"
         for row in steps
@@ -272,7 +283,10 @@ def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes])
     worst, best = ranked[: few or len(ranked)], ranked[len(ranked) - few :][::-1]
     shown = {row["case"] for row in (*worst, *best)}
     others = [row for row in cases if row["case"] in pictures and row["case"] not in shown]
+    sick = [row for row in cases if row["kind"] != HEALTHY]
+    missed = sum(row["lesion_sensitivity"] == 0 for row in sick)
     key = (
+        f"<p>In {missed} of {len(sick)} scans with a tumor no lesion was found.</p>"
         f'<p class="note key"><i style="background:{TRUTH_COLOR}"></i> reference '
         f'<i style="background:{SEEN_COLOR}"></i> refined mask · below: AOVA map, black to yellow is 0 to 1 · '
         "axial, coronal, sagittal through the largest lesion, the patient's right on the left</p>"
@@ -374,11 +388,11 @@ def _interval(values: Mapping[str, Any]) -> str:
     return "" if isnan(low) else f"95 % {_range(low, high)}<br>"
 
 
-def _range(low: float, high: float, signed: bool = False) -> str:
+def _range(low: float, high: float, places: int = 3, signed: bool = False) -> str:
     if isnan(low) or isnan(high):
         return NOT_APPLICABLE
-    form = _signed if signed else _number
-    return f"{form(low)} to {form(high)}"
+    ends = (_signed(low), _signed(high)) if signed else (_number(low, places), _number(high, places))
+    return " to ".join(ends)
 
 
 def _number(value: float | None, places: int = 3) -> str:

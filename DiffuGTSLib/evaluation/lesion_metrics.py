@@ -116,4 +116,5 @@ def _iou_table(pred: Shaped[np.ndarray, "i j k"], ref: Shaped[np.ndarray, "i j k
     pairs = np.bincount(place, minlength=cells).reshape(reference_count + 1, predicted_count + 1)
     shared = pairs[1:, 1:]
     either = pairs[1:].sum(axis=1)[:, None] + pairs[:, 1:].sum(axis=0)[None] - shared
-    return shared / np.maximum(either, 1)
+    iou: Float[np.ndarray, "refs preds"] = shared / np.maximum(either, 1)
+    return iou

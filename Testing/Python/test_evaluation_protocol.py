@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,67 +121,92 @@ def test_an_empty_mask_has_no_frame() -> None:
 # The report
 
 
-def test_a_protocol_is_scored_and_reported(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
-    seen: list[tuple[str, float]] = []
-    evaluate_protocol(
-        a_protocol, a_protocol.parent, tmp_path / "a" / "report", a_config, on_progress=lambda *done: seen.append(done)
-    )
-    folder = tmp_path / "a" / "report"
-    files = ["cases", "cases.csv", "config.json", "report.html", "report.json", "report.md"]
-    assert sorted(path.name for path in folder.iterdir()) == files
+@pytest.fixture(scope="module")
+def a_report(a_protocol: Path, a_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the test split; read it, or run it again on a copy."""
+    folder = tmp_path_factory.mktemp("evaluated") / "below" / "report"
+    evaluate_protocol(a_protocol, a_protocol.parent, folder, a_config)
+    return folder
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "cases.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def test_a_protocol_is_scored_and_reported(a_report: Path) -> None:
+    files = ["cases", "cases.csv", "config.json", "report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in a_report.iterdir()) == files
+    rows = rows_of(a_report)
     assert [row["case"] for row in rows] == ["ct_3", "mr_3"]
-    assert seen == [("ct_3", 0.0), ("mr_3", 0.5)]
     for row in rows:
-        for column in ("dice_ellipsoid", "dice_threshold", "dice_coarse", "dice_refined", "anomaly_score"):
+        for column in ("dice_ellipsoid", "dice_threshold", "dice_coarse", "dice_refined", "anomaly_score", "ece"):
             assert 0 <= float(row[column]) <= 1, column
         assert float(row["false_positives"]) == int(float(row["false_positives"]))
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((a_report / "report.json").read_text())
     assert report["title"] == "mini on protocol, split test"
     assert sum("SHA-256" in note for note in report["notes"]) == 3
     assert "patients" in report["interval"]
 
 
 def test_the_report_tells_all_that_is_pooled_and_how_to_repeat_it(
-    a_protocol: Path, a_config: Config, tmp_path: Path
+    a_report: Path, a_protocol: Path, a_config: Config
 ) -> None:
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((a_report / "report.json").read_text())
     assert set(report["pooled"]) == {"froc", "calibration", "sizes", "scan_auroc", "groups", "steps"}
     assert sorted(report["scans"]["ct_3"]) == ["ct_3/scan.nii.gz", "ct_3/tumor.nii.gz"]
     assert report["about"]["protocol_sha256"] == hashlib.sha256(a_protocol.read_bytes()).hexdigest()
-    assert load_config(a_config.preset, tmp_path / "config.json") == a_config, "--config config.json is this very model"
+    assert load_config(a_config.preset, a_report / "config.json") == a_config, "--config config.json is this very model"
+
+
+def test_scoring_twice_gives_the_same_figures(
+    a_report: Path, a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    once, twice = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(folder)] for folder in (a_report, tmp_path)
+    )
+    assert once == twice and len(once) == 2
+
+
+def test_a_bright_lesion_is_found_by_the_threshold_baseline(a_report: Path) -> None:
+    """The MR lesion is the brightest thing in the head: the baseline must not be a straw man."""
+    rows = {row["case"]: row for row in rows_of(a_report)}
+    assert float(rows["mr_3"]["dice_threshold"]) > 0.7
 
 
 # Resumed
 
 
-def shown_and_score(folder: Path) -> dict[str, tuple[int, str]]:
-    """When each case was written, and its row."""
+def written(folder: Path) -> dict[str, tuple[int, float]]:
+    """When each case was written, and how long it took."""
     return {
         path.stem: (path.stat().st_mtime_ns, json.loads(path.read_text())["row"]["seconds"])
         for path in (folder / "cases").glob("*.json")
     }
 
 
-def test_a_case_that_is_done_is_not_computed_again(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
-    before, table = shown_and_score(tmp_path), (tmp_path / "cases.csv").read_text()
-    (tmp_path / "cases" / "mr_3.json").write_text('{"made_of"')  # as if the machine had stopped there
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
-    after = shown_and_score(tmp_path)
+def test_a_case_that_is_done_is_not_computed_again(
+    a_report: Path, a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(a_report, tmp_path / "copy"))
+    before, seen = written(folder), []
+    (folder / "cases" / "mr_3.json").write_text('{"made_of"')  # as if the machine had stopped there
+    evaluate_protocol(a_protocol, a_protocol.parent, folder, a_config, on_progress=lambda *done: seen.append(done))
+    after = written(folder)
     assert after["ct_3"] == before["ct_3"], "seconds included: it is the very same measurement"
     assert after["mr_3"][0] > before["mr_3"][0]
-    assert (tmp_path / "cases.csv").read_text().split("\n")[1] == table.split("\n")[1]
+    assert rows_of(folder)[0] == rows_of(a_report)[0]
+    assert seen == [("ct_3", 0.0), ("mr_3", 0.5)]
 
 
-def test_another_configuration_computes_all_again(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
-    before = shown_and_score(tmp_path)
+def test_another_configuration_computes_all_again(
+    a_report: Path, a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(a_report, tmp_path / "copy"))
     other = replace(a_config, masks=replace(a_config.masks, threshold=0.9))
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, other)
-    assert all(after[0] > before[name][0] for name, after in shown_and_score(tmp_path).items())
+    evaluate_protocol(a_protocol, a_protocol.parent, folder, other)
+    assert all(after[0] > written(a_report)[name][0] for name, after in written(folder).items())
 
 
 # Healthy scans
@@ -200,23 +226,6 @@ def test_a_scan_without_a_tumor_is_scored_as_healthy(a_config: Config, tmp_path:
     assert cases["well"]["false_positives_healthy"] == cases["well"]["false_positives"]
     assert report["estimates"]["dice_refined"]["cases"] == 1
     assert report["pooled"]["scan_auroc"]["healthy"] == 1
-
-
-def test_scoring_twice_gives_the_same_figures(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
-    figures = []
-    for name in ("a", "b"):
-        evaluate_protocol(a_protocol, a_protocol.parent, tmp_path / name, a_config, split="validation")
-        with (tmp_path / name / "cases.csv").open(newline="") as file:
-            figures.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
-    assert figures[0] == figures[1] and len(figures[0]) == 2
-
-
-def test_a_bright_lesion_is_found_by_the_threshold_baseline(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
-    """The MR lesion is the brightest thing in the head: the baseline must not be a straw man."""
-    evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
-    with (tmp_path / "cases.csv").open(newline="") as file:
-        rows = {row["case"]: row for row in csv.DictReader(file)}
-    assert float(rows["mr_3"]["dice_threshold"]) > 0.7
 
 
 def test_cases_that_were_trained_on_are_not_scored(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
