@@ -133,4 +133,5 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The list {path} cannot be read: {error}.", code="missing") from error
+        said = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"The list {path} cannot be read: {said}.", hint="check the spelling.", code="missing") from error

@@ -34,9 +34,10 @@ def test_a_dry_run_shows_a_part_s_options(a_training_case: tuple[str | Path, ...
     assert done.exit_code == 0, done.stderr
     assert "tumor-painter: 9 iterations, float32, seed 0, on cpu" in done.stdout
     assert "size mini, timesteps 200, ddim_steps 0, handcrafted 0.5" in done.stdout
-    done = run("train", "segmenter", *a_training_case, "--dry-run", "--set", "model=nnunet")
-    assert done.exit_code == 0, done.stderr
-    assert "segmenter: model nnunet" in done.stdout
+    for model in (("--set", "model=nnunet"), ("--model", "nnunet")):
+        done = run("train", "segmenter", *a_training_case, "--dry-run", *model)
+        assert done.exit_code == 0, done.stderr
+        assert "segmenter: model nnunet" in done.stdout
 
 
 def test_a_part_is_trained_with_its_curves(a_training_case: tuple[str | Path, ...], tmp_path: Path) -> None:
