@@ -134,4 +134,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"The list {path} cannot be read: {said}.", hint="check the spelling.", code="missing") from error
+        raise InputError(
+            f"The list {path} cannot be read: {said}.", hint="check the spelling.", code="missing"
+        ) from error
