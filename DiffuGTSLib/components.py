@@ -52,7 +52,7 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
     backbone = build_backbone(config.backbone)
     text_encoder = build_encoder(config.text.encoder)
     if backbone.folder is not None:
-        head = load_module(AovaHead, backbone.folder / "aova")
+        head = _head_of(backbone.folder)
     elif not allow_untrained:
         raise WeightsError(
             f"The networks of preset '{config.preset}' are untrained; their results mean nothing.",
@@ -69,6 +69,18 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
         backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
         backbone.weights, device, backbone.folder is not None, backbone.folder,
     )  # fmt: skip
+
+
+def _head_of(folder: Path) -> AovaHead:
+    """Return a model folder's head; the published networks come without one."""
+    if not (folder / "aova").is_dir():
+        raise WeightsError(
+            f"{folder} holds no anomaly head.",
+            hint="train one on its features, see docs/weights.md, or use --preset mini.",
+            code="head_missing",
+        )
+    head: AovaHead = load_module(AovaHead, folder / "aova")
+    return head
 
 
 def find_device(config: RuntimeConfig) -> torch.device:

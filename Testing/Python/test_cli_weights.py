@@ -8,13 +8,15 @@ import pytest
 from hub_server import Hub, hub_of, serving
 from huggingface_hub import close_session, constants
 from model_store_parts import AUTOENCODER, DENOISER, tiny_networks, write_catalog, write_published
-from terminal import plain, refused, run, start
+from phantoms import Phantom
+from terminal import plain, refused, run, start, write_case
 from typer.testing import Result
 
+from DiffuGTSLib.backbones import maisi
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.cli import weights as commands
 from DiffuGTSLib.errors import WeightsError
-from DiffuGTSLib.model_store import convert, manifest
+from DiffuGTSLib.model_store import manifest
 from DiffuGTSLib.model_store.store import find_stored
 
 OPEN = ("--accept-license", "nvidia-open-model")
@@ -24,7 +26,7 @@ OPEN = ("--accept-license", "nvidia-open-model")
 def a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store, the networks of tiny width, and a catalog without the real autoencoder's checksum."""
     monkeypatch.setenv("DIFFUGTS_MODELS", str(tmp_path / "store"))
-    monkeypatch.setattr(convert, "published_networks", tiny_networks)
+    monkeypatch.setattr(maisi, "published_networks", tiny_networks)
     path = write_catalog(tmp_path / "catalog.json")
     monkeypatch.setattr(manifest, "resource_path", lambda *_: path)
     return tmp_path / "store"
@@ -185,6 +187,16 @@ def test_a_preset_whose_weights_are_missing_names_the_command(tmp_path: Path, a_
     assert done.exit_code == 1 and "diffugts weights fetch maisi-ct" in plain(done.output)
 
 
+def test_a_fetched_model_without_a_head_says_what_is_missing(
+    some_files: Path, a_ct_phantom: Phantom, tmp_path: Path
+) -> None:
+    said(run("weights", "import", some_files, *OPEN))
+    scan = write_case(tmp_path, a_ct_phantom) / "scan.nii.gz"
+    chosen = ("--preset", "maisi-ct", "--set", "text.encoder=minilm")
+    done = run("segment", scan, "-o", tmp_path / "result", "--organ", "lung", *chosen)
+    refused(done, 3, "holds no anomaly head", "docs/weights.md")
+
+
 @pytest.mark.slow
 def test_a_process_that_was_killed_goes_on_where_it_stopped(a_store: Path, some_files: Path) -> None:
     """Two processes of their own, spoken to by the variables that huggingface_hub knows."""
@@ -197,7 +209,8 @@ def test_a_process_that_was_killed_goes_on_where_it_stopped(a_store: Path, some_
             "sys.path.insert(0, 'Testing')\n"
             "from huggingface_hub import constants\nconstants.DOWNLOAD_CHUNK_SIZE = 1024\n"
             "from pathlib import Path\nfrom model_store_parts import tiny_networks\n"
-            "from DiffuGTSLib.model_store import convert, manifest\nconvert.published_networks = tiny_networks\n"
+            "from DiffuGTSLib.backbones import maisi\nmaisi.published_networks = tiny_networks\n"
+            "from DiffuGTSLib.model_store import manifest\n"
             f"manifest.resource_path = lambda *_: Path({str(a_store.parent / 'catalog.json')!r})"
         )
         first = start(before, "weights", "fetch", "maisi-ct", *OPEN)
