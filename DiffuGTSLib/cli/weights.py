@@ -96,7 +96,8 @@ def fetch(
         return
     accept_licenses(model, accept_license or [])
 
-    from DiffuGTSLib.model_store.convert import converted_bytes, published_networks
+    from DiffuGTSLib.backbones.maisi import published_networks
+    from DiffuGTSLib.model_store.convert import converted_bytes
     from DiffuGTSLib.model_store.fetch import fetch_model, forget_downloads
 
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
@@ -231,7 +232,8 @@ def _require_precision(precision: str) -> None:
 
 
 def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:
-    from DiffuGTSLib.model_store.convert import converted_bytes, published_networks
+    from DiffuGTSLib.backbones.maisi import published_networks
+    from DiffuGTSLib.model_store.convert import converted_bytes
     from DiffuGTSLib.model_store.fetch import find_files
 
     found = [(model, files) for model in wanted if (files := find_files(model, folder)) is not None]
@@ -251,7 +253,8 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
 
 
 def _convert(model: PublishedModel, files: dict[str, LocalFile], precision: str, progress: TerminalProgress) -> Path:
-    from DiffuGTSLib.model_store.convert import install_model, published_networks
+    from DiffuGTSLib.backbones.maisi import published_networks
+    from DiffuGTSLib.model_store.convert import install_model
 
     progress("convert", 0.0)
     folder = install_model(model, files, precision, published_networks)

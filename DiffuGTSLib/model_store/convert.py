@@ -74,7 +74,7 @@ def converted_bytes(name: str, networks: Networks = published_networks) -> int:
     """Return the room that converting a model needs: the float32 networks, twice while it is written."""
     with torch.device("meta"):
         parts = networks(name)
-    return 2 * sum(4 * tensor.numel() for part in parts for tensor in part.state_dict().values())
+    return sum(2 * 4 * int(tensor.numel()) for part in parts for tensor in part.state_dict().values())
 
 
 def install_model(
