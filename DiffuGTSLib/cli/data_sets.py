@@ -56,8 +56,8 @@ def protocol(
     ] = None,
     organ: Annotated[str, typer.Option("--organ", help="Where the tumors are, if no label says it.")] = "",
     modality: Annotated[
-        Literal["", "CT", "MR"], typer.Option("--modality", help="CT or MR, if the layout does not say it.")
-    ] = "",
+        Literal["CT", "MR"] | None, typer.Option("--modality", help="If the layout does not say it.")
+    ] = None,
     tumor_values: Annotated[
         str, typer.Option("--tumor-values", metavar="N,N", help="Values of the label maps that are tumor.")
     ] = "",
@@ -81,7 +81,7 @@ def protocol(
         raise InputError(f"There is no {folder}.", hint="check the spelling.", code="missing")
     shares = dict(zip(SPLITS, _numbers(fractions, "--fractions", count=3), strict=False))
     values = [int(value) for value in _numbers(tumor_values, "--tumor-values")]
-    cases = read_layout(folder, layout, Wish(organ, modality, values, patient), root)
+    cases = read_layout(folder, layout, Wish(organ, modality or "", values, patient), root)
     cases = assign_splits(cases, np.random.default_rng(seed), shares)
     origin = {"layout": layout, "seed": seed, "fractions": shares}
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
