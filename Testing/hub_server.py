@@ -27,6 +27,7 @@ class Hub:
         plain: Answer like any web server, without what makes a hub.
         ignores_ranges: Answer a range with the whole file.
         requests: "METHOD path range" of each request.
+        told: "hub" or "content", and the log-in that came with a request for it.
         url: Where it listens.
     """
 
@@ -38,6 +39,7 @@ class Hub:
     plain: bool = False
     ignores_ranges: bool = False
     requests: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     url: str = ""
 
     def gets(self) -> list[str]:
@@ -57,6 +59,8 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _answer(self, span: str | None) -> None:
         hub = self.hub
+        place = "content" if self.path.startswith("/store/") else "hub"
+        hub.told.append(f"{place} {self.headers.get('Authorization', '')}".strip())
         hub.requests.append(f"{self.command} {self.path} {span or ''}")
         content = hub.files.get(
             self.path.lstrip("/").replace("store/", "").replace(f"resolve/{COMMIT}/", "").replace("resolve/main/", "")

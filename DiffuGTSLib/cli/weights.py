@@ -256,9 +256,9 @@ def _convert(model: PublishedModel, files: dict[str, LocalFile], precision: str,
     from DiffuGTSLib.backbones.maisi import published_networks
     from DiffuGTSLib.model_store.convert import install_model
 
-    progress("convert", 0.0)
+    progress("Converting", 0.0)
     folder = install_model(model, files, precision, published_networks)
-    progress("convert", 1.0)
+    progress("Converting", 1.0)
     return folder
 
 

@@ -67,7 +67,8 @@ def models_folder() -> Path:
 def find_stored(name: str) -> StoredModel | None:
     """Return the model of a preset, None where it is not in the store."""
     folder = models_folder() / name
-    if not (folder / _INDEX_FILE).is_file():
+    within = name != ".." and Path(name).name == name != ""
+    if not within or not (folder / _INDEX_FILE).is_file():
         return None
     return StoredModel(name, folder, size_bytes(folder), _source(folder))
 

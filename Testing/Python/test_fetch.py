@@ -64,6 +64,13 @@ def test_both_files_come_with_their_version_checksum_and_progress(a_hub: Hub, a_
     assert (DENOISER, 1.0) in told and all(0 <= fraction <= 1 for _, fraction in told)
 
 
+def test_a_log_in_stays_on_the_hub(a_hub: Hub, a_model: PublishedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content lies on another host."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch_model(a_model, silent)
+    assert set(a_hub.told) == {"hub Bearer hf_secret", "content"}
+
+
 def test_what_is_here_is_not_fetched_again(a_hub: Hub, a_model: PublishedModel) -> None:
     fetch_model(a_model, silent)
     before = len(a_hub.gets())

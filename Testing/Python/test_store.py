@@ -73,6 +73,19 @@ def test_a_model_is_found_with_its_size_and_source(a_store: Path) -> None:
     assert require_stored("maisi-ct").has_head
 
 
+@pytest.mark.parametrize("name", ["../other", ".", "..", "", "a/../../other", "{absolute}"])
+def test_nothing_outside_the_store_is_found_or_removed(tmp_path: Path, a_store: Path, name: str) -> None:
+    put()
+    for folder in (tmp_path / "other", tmp_path, a_store):
+        folder.mkdir(exist_ok=True)
+        (folder / "model_index.json").write_text("{}")
+    name = name.replace("{absolute}", str(tmp_path / "other"))
+    assert find_stored(name) is None
+    with pytest.raises(WeightsError, match="are not here"):
+        remove_stored(name)
+    assert (tmp_path / "other" / "model_index.json").is_file()
+
+
 @pytest.mark.parametrize("source", ["", "[1]", "{"])
 def test_a_source_that_is_none_says_nothing(source: str) -> None:
     put(source=source)
