@@ -9,6 +9,7 @@ from typing import Any
 import gui
 import numpy as np
 import slicer
+from DiffuGTSSlicer import display
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -42,6 +43,12 @@ class Views:
             "side by side": ui.sideBySideLayoutButton,
             "four up": ui.fourUpLayoutButton,
         }[layout].click()
+        self.frame(width, height, field_mm)
+        ui.findingsTable.cellClicked.emit(finding - 1, 1)
+        gui.spin(lambda: False, 0.1)
+
+    def frame(self, width: int, height: int, field_mm: float) -> None:
+        """Give every slice view a size and a field of view across."""
         for name in self._manager.sliceViewNames():
             view = self._manager.sliceWidget(name)
             view.resize(width, height)
@@ -51,8 +58,6 @@ class Views:
             node.SetRulerType(node.RulerTypeThin)
             node.SetOrientationMarkerType(node.OrientationMarkerTypeAxes)
             node.SetOrientationMarkerSize(node.OrientationMarkerSizeSmall)
-        ui.findingsTable.cellClicked.emit(finding - 1, 1)
-        gui.spin(lambda: False, 0.1)
 
     def overlay(self, index: int) -> None:
         """Choose what lies over the scan. Each view is drawn once before a legend comes: it needs the renderer."""
@@ -162,6 +167,17 @@ def take_all(widget: Any, folder: Path) -> None:
 
     views.arrange("four up", 2, 330, 270, 110)
     views.save("view_finding", [[views.slice_picture(name) for name in ("Red", "Green")]])
+
+
+def take_synthesis(widget: Any, folder: Path) -> None:
+    """Take the picture of a scan before and after a tumor was painted into it, from the state after a synthesis."""
+    views = Views(widget, folder)
+    widget.ui.beforeAfterButton.click()
+    views.frame(330, 300, 84)
+    [tumor] = widget.logic.run.result["tumors"]
+    display.jumpTo(tumor["center_ras_mm"])
+    gui.spin(lambda: False, 0.1)
+    views.save("view_synthesis", [[views.slice_picture("Red"), views.slice_picture("Yellow")]])
 
 
 def take_thumbnail(path: Path) -> None:

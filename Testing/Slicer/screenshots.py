@@ -16,16 +16,24 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import conftest  # noqa: E402, F401 it boots the scene and Qt
 import gui  # noqa: E402
+import numpy as np  # noqa: E402
 import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer_headless  # noqa: E402
+from DiffuGTSSlicer.grids import setSegmentMask  # noqa: E402
+from DiffuGTSSlicer.scene import newSegmentation  # noqa: E402
 from PIL import Image  # noqa: E402
-from scene_pictures import take_all, take_thumbnail, write_small  # noqa: E402
+from scene_pictures import take_all, take_synthesis, take_thumbnail, write_small  # noqa: E402
+from scipy import ndimage  # noqa: E402
 
 WIDTH = 440
 LARGEST_KB = 60
 RUN_TIMEOUT_S = 3600.0
-SECTIONS = ("setup", "inputs", "prompts", "run", "review", "refine", "handoff", "batch", "advanced")
+SECTIONS = ("setup", "inputs", "prompts", "run", "review", "refine", "handoff", "batch", "synthesis", "advanced")
+TUMOR_PLACE_RAS_MM = (-62.0, -58.0, -120.0)
+"""In the left lung, far from the nodule."""
+TUMOR_RADIUS_MM = 9.0
+AIR_HU = -500
 LUNG_WINDOW, LUNG_LEVEL = 1500, -600
 IN_SLICER = ("numpy", "scipy", "SimpleITK")
 """Packages that Slicer brings."""
@@ -143,6 +151,33 @@ def the_run(widget: Any, camera: Camera) -> None:
     camera.shoot(widget, "review")
 
 
+def the_synthesis(widget: Any, camera: Camera, folder: Path) -> None:
+    """Take the section and the views after a nodule was painted into the healthy part of the lung."""
+    state, ui = widget.panel.parameterNode, widget.ui
+    scan = state.inputVolume
+    labels, _count = ndimage.label(ndimage.binary_opening(slicer.util.arrayFromVolume(scan) < AIR_HU, iterations=2))
+    largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
+    lungs = newSegmentation(scan, "Organs")
+    segment_id = lungs.GetSegmentation().AddEmptySegment("lung", "Left lung")
+    setSegmentMask((labels == largest).astype(np.uint8), scan, lungs, segment_id)
+    for node in (lungs, state.segmentation, state.candidate):
+        if node is not None:
+            node.GetDisplayNode().SetVisibility(False)
+    state.organSegmentation, state.synthesisRadiusMm, state.synthesisSeed = lungs, TUMOR_RADIUS_MM, 3
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    crosshair.SetCrosshairMode(crosshair.ShowBasic)
+    crosshair.SetCrosshairRAS(*TUMOR_PLACE_RAS_MM)
+    ui.placeHereButton.click()
+    state.synthesisPlace.GetDisplayNode().SetVisibility(False)
+    ui.synthesizeButton.click()
+    wait(lambda: not widget.logic.isRunning, widget)
+    if widget.logic.run.state != "done":
+        raise SystemExit(ui.synthesisMessageLabel.text)
+    fold(widget, "synthesis")
+    camera.shoot(widget, "synthesis")
+    take_synthesis(widget, folder)
+
+
 def an_error(widget: Any, camera: Camera) -> None:
     """Take the panel after a run that could not be: a graphics card that is not there."""
     widget.panel.parameterNode.device = "cuda:9"
@@ -162,6 +197,7 @@ def main(folder: Path) -> None:
     before_the_run(widget, camera)
     the_run(widget, camera)
     take_all(widget, folder)
+    the_synthesis(widget, camera, folder)
     an_error(widget, camera)
     gui.unloadModule(widget)
     gui.spin(lambda: not widget.logic.client.isWarm, 10)
