@@ -105,12 +105,12 @@ MODEL_NAMES = {"unet": "unet", "nnunet": "nnunet", "swinunetr": "swin_unetr", "s
 """Upstream's name → ours."""
 
 app = typer.Typer(
-    help="The command lines of DiffTumor and its early README. Papers' content is covered by patents pending.",
+    help="The command lines of DiffTumor and its early README, whose authors state that patents are pending.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=EXAMPLES,
 )
-_ANYTHING = {"ignore_unknown_options": True, "help_option_names": []}
+_ANYTHING = {"ignore_unknown_options": True}
 
 Words = Annotated[list[str] | None, typer.Argument(metavar="UPSTREAM'S FLAGS", help="As upstream writes them.")]
 

@@ -77,6 +77,7 @@ class Part:
         grid: The grid that its scans are loaded on, from its options; None takes the preset's.
         modalities: Cases of other modalities are not loaded.
         in_model: Whether it belongs to the model folder that `segment` reads, whose index is then written anew.
+        after: The part that must have been trained into the run before, and the folder of its weights there.
     """
 
     train: Callable[[Job], None]
@@ -85,6 +86,13 @@ class Part:
     grid: Callable[[Any], CanonicalConfig] | None = None
     modalities: tuple[str, ...] = MODALITIES
     in_model: bool = False
+    after: tuple[str, str] | None = None
+
+    def missing(self, run: Path) -> str:
+        """Return, in words, which part must be trained before this one; nothing where all is there."""
+        if self.after is None or (run / self.after[1]).is_dir():
+            return ""
+        return f"it needs the {self.after[0]} of the run, and there is no {run / self.after[1]}"
 
     def length(self, options: Any) -> int:
         """Return how many iterations its options ask for."""

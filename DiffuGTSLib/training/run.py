@@ -25,7 +25,7 @@ from DiffuGTSLib.backbones.weights import write_checksums
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import record_training
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.encoder import build_encoder
@@ -100,6 +100,10 @@ def train_part(
     wanted = find_device(RuntimeConfig(device=device))
     length = chosen.length(own) if iterations is None else iterations
     plan = TrainingPlan(length, precision=precision, seed=seed, tensorboard=tensorboard)
+    missing = chosen.missing(output)
+    if chosen.after is not None and missing and not dry_run:
+        before = f"train it first: diffugts train {chosen.after[0]} --data {data} -o {output}."
+        raise WeightsError(f"{part}: {missing}.", hint=before, code="weights_missing")
     config = load_config("mini")
     canonical = config.canonical if chosen.grid is None else chosen.grid(own)
     cases = [case for case in read_protocol(protocol_path) if case.modality in chosen.modalities]
@@ -111,8 +115,13 @@ def train_part(
         together = f", {world_size()} processes" if world_size() > 1 else ""
         say(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {own_device}{together}")
         if own is not None:
-            say(f"{part}: " + ", ".join(f"{name} {value}" for name, value in asdict(own).items()))
+            say(
+                f"{part}: "
+                + ", ".join(f"{name} {value if value != '' else '-'}" for name, value in asdict(own).items())
+            )
         if dry_run:
+            if missing:
+                say(f"{part}: {missing}: train that first")
             return
         torch.manual_seed(seed)
         chosen.train(Job(scans, config, plan, output, own_device, say, own))
@@ -185,8 +194,8 @@ def _train_aova(job: Job) -> None:
 
 PARTS: dict[str, Part] = {
     "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
-    "denoiser": Part(_train_denoiser, 3000, in_model=True),
-    "aova": Part(_train_aova, 20000, in_model=True),
+    "denoiser": Part(_train_denoiser, 3000, in_model=True, after=("autoencoder", "model/autoencoder")),
+    "aova": Part(_train_aova, 20000, in_model=True, after=("autoencoder", "model/autoencoder")),
     "vqgan": VQGAN,
     "tumor-painter": TUMOR_PAINTER,
     "segmenter": SEGMENTER,

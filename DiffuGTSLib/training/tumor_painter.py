@@ -215,4 +215,5 @@ TUMOR_PAINTER = Part(
     TumorPainterOptions(),
     _grid,
     modalities=("CT",),
+    after=("vqgan", "painter/vqgan"),
 )

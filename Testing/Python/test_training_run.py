@@ -132,8 +132,10 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(a_protocol: Path, 
 @pytest.mark.usefixtures("small_networks")
 def test_the_other_parts_need_the_autoencoder(a_protocol: Path, tmp_path: Path) -> None:
     for part in ("denoiser", "aova"):
-        with pytest.raises(WeightsError, match=r"autoencoder.config\.json is missing"):
+        with pytest.raises(WeightsError, match=f"{part}: it needs the autoencoder of the run") as caught:
             trained(part, a_protocol, tmp_path / "run")
+        assert "diffugts train autoencoder" in caught.value.hint
+        assert trained(part, a_protocol, tmp_path / "run", dry_run=True)[-1].endswith("train that first")
 
 
 @pytest.mark.usefixtures("small_networks")
@@ -177,7 +179,7 @@ def test_a_graphics_card_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_networks")
 def test_the_device_may_choose_itself(a_protocol: Path, tmp_path: Path) -> None:
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    assert trained("aova", a_protocol, tmp_path, dry_run=True, device="auto")[-1].endswith(f"on {chosen}")
+    assert trained("autoencoder", a_protocol, tmp_path, dry_run=True, device="auto")[-1].endswith(f"on {chosen}")
 
 
 @pytest.mark.usefixtures("small_networks")
