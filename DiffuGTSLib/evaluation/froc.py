@@ -151,7 +151,7 @@ def _at_threshold(
 ) -> tuple[int, int]:
     """Return how many lesions are found and how many candidates are false."""
     labels, count = label_lesions(seen)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    sizes = np.bincount(labels[seen], minlength=count + 1)[1:]
     kept = sizes >= minimum_voxels
     if not lesions or not count:
         return 0, int(kept.sum())

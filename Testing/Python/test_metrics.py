@@ -80,6 +80,46 @@ def test_equal_masks_agree_at_no_tolerance() -> None:
     assert surface_dice(a_box(6, 18), a_box(6, 18), (0.7, 0.7, 2.5), 0.0) == 1.0
 
 
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (0.4, 0.5, 0.4)])
+@pytest.mark.parametrize("tolerance_mm", [1.0, 2.0, 3.0])
+def test_surface_dice_of_two_balls_is_that_of_the_formula(
+    spacing_mm: tuple[float, float, float], tolerance_mm: float
+) -> None:
+    """Two balls of radius R, d apart: a point at angle θ is |√(R² + d² - 2 R d cos θ) - R| from the other surface.
+
+    The staircases that voxels make of two surfaces lie up to half a voxel nearer each other than the surfaces.
+    """
+    radius, apart = 14.0, 4.0
+    shape = tuple(int(38 / size) for size in spacing_mm)
+    points = np.moveaxis(np.indices(shape), 0, -1) * spacing_mm
+    near, far = (np.linalg.norm(points - (x, 18.0, 18.0), axis=-1) <= radius for x in (16.0, 16.0 + apart))
+
+    def share(within_mm: float) -> float:
+        high, low = (
+            (apart**2 + sign * 2 * radius * within_mm - within_mm**2) / (2 * radius * apart) for sign in (1, -1)
+        )
+        return (min(high, 1.0) - max(low, -1.0)) / 2  # the area of a sphere between two cosines
+
+    measured = surface_dice(near, far, spacing_mm, tolerance_mm)
+    assert share(tolerance_mm) - 0.04 < measured < share(tolerance_mm + max(spacing_mm) / 2) + 0.04
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_is_that_of_every_pair(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, anomalous = np.round(rng.normal(size=60), 1), rng.random(60) < 0.4
+    pairs = [(s > t) + (s == t) / 2 for s in scores[anomalous] for t in scores[~anomalous]]
+    assert auroc(scores.tolist(), anomalous.tolist()) == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_is_the_f1_of_voxels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pred, ref = rng.random((2, 6, 6, 6)) < 0.3
+    precision, recall = ref[pred].mean(), pred[ref].mean()
+    assert dice(pred, ref) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
 def test_auroc_counts_the_pairs_in_the_right_order_and_ties_half() -> None:
     # Positives 0.9 and 0.4, negatives 0.4 and 0.1: 0.9 wins twice, 0.4 ties once and wins once. 3.5 of 4 pairs.
     assert auroc([0.9, 0.4, 0.4, 0.1], [True, True, False, False]) == pytest.approx(3.5 / 4)
