@@ -46,7 +46,7 @@ test: $(SLICER_PARTS) $(BROWSER) ## run every test, and require 90 % branch cove
 lint: $(INSTALLED) ## check style and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell DiffuGTS DiffuGTSLib Testing Resources *.md Makefile pyproject.toml
+	$(BIN)/codespell DiffuGTS DiffuGTSLib Testing Resources docs *.md Makefile pyproject.toml
 
 types: $(INSTALLED) ## check the types of the library
 	$(BIN)/mypy
