@@ -22,7 +22,8 @@ class Hub:
         files: "owner/name/path" → content.
         cuts: After how many bytes of an answer the line breaks, one an answer; later answers are whole.
         dead_after_cut: Answer 503 to every GET after the first cut.
-        status: Answer everything with it; 0: do not.
+        status: Answer everything with it; 0: do not. 403 is that of a repository with terms to accept.
+        longer: Announce so many bytes more than there are.
         announced: The SHA-256 that is announced in the place of the true one.
         plain: Answer like any web server, without what makes a hub.
         ignores_ranges: Answer a range with the whole file.
@@ -35,6 +36,7 @@ class Hub:
     cuts: list[int] = field(default_factory=list)
     dead_after_cut: bool = False
     status: int = 0
+    longer: int = 0
     announced: str = ""
     plain: bool = False
     ignores_ranges: bool = False
@@ -66,10 +68,15 @@ class _Answers(BaseHTTPRequestHandler):
             self.path.lstrip("/").replace("store/", "").replace(f"resolve/{COMMIT}/", "").replace("resolve/main/", "")
         )
         if hub.status or content is None:
-            self._head(hub.status or 404, {"X-Error-Code": "EntryNotFound"} if not hub.status else {}, b"")
+            reason = {404: "EntryNotFound", 403: "GatedRepo"}.get(hub.status or 404)
+            self._head(hub.status or 404, {"X-Error-Code": reason} if reason else {}, b"")
         elif "/resolve/" in self.path:
             digest = hub.announced or hashlib.sha256(content).hexdigest()
-            version = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+            version = {
+                "X-Repo-Commit": COMMIT,
+                "X-Linked-Etag": f'"{digest}"',
+                "X-Linked-Size": str(len(content) + hub.longer),
+            }
             there = self.path.replace(f"resolve/{COMMIT}/", "").replace("resolve/main/", "")
             place = f"http://localhost:{self.server.server_port}/store{there}"  # type: ignore[attr-defined]
             self._head(200 if hub.plain else 302, {} if hub.plain else {**version, "Location": place}, b"")

@@ -16,7 +16,7 @@ from typing import Any
 
 from httpx2 import HTTPError
 from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata, get_hf_file_metadata, http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -182,7 +182,7 @@ def _fetch(model: PublishedModel, file: PublishedFile, place: _Place, report: Re
 
 
 def _go_on(part: Any, place: _Place, file: PublishedFile, report: Report) -> None:
-    """Fetch what is missing of a part file."""
+    """Fetch what is missing of a part file, over plain HTTP: the hub's Xet storage begins anew after a stop."""
     present = part.seek(0, 2)
     if place.size_bytes and present > place.size_bytes:
         part.truncate(0)
@@ -240,8 +240,6 @@ def _as_weights_error(model: PublishedModel, file: PublishedFile) -> Iterator[No
     except GatedRepoError as error:
         hint = f"accept its terms at {constants.ENDPOINT}/{file.repository} and log in: hf auth login."
         raise _not_fetched(model, file, "the hub wants to know who you are", hint) from error
-    except OfflineModeIsEnabled as error:
-        raise _not_fetched(model, file, "HF_HUB_OFFLINE is set", _elsewhere(model)) from error
     except HfHubHTTPError as error:
         said = f"the hub answered {error.response.status_code}"
         raise _not_fetched(model, file, said, f"try again later. {_elsewhere(model)}") from error

@@ -1,9 +1,11 @@
 """`diffugts weights`: list, fetch, import, verify and remove as a person meets them."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mini_data
 import pytest
 from hub_server import Hub, hub_of, serving
 from huggingface_hub import close_session, constants
@@ -15,9 +17,12 @@ from typer.testing import Result
 from DiffuGTSLib.backbones import maisi
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.cli import weights as commands
+from DiffuGTSLib.components import load_components
+from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.model_store import manifest
 from DiffuGTSLib.model_store.store import find_stored
+from DiffuGTSLib.training.run import train_part
 
 OPEN = ("--accept-license", "nvidia-open-model")
 
@@ -195,6 +200,22 @@ def test_a_fetched_model_without_a_head_says_what_is_missing(
     chosen = ("--preset", "maisi-ct", "--set", "text.encoder=minilm")
     done = run("segment", scan, "-o", tmp_path / "result", "--organ", "lung", *chosen)
     refused(done, 3, "holds no anomaly head", "docs/weights.md")
+
+
+@pytest.mark.slow
+def test_a_head_is_trained_on_the_published_features_as_the_document_says(
+    tmp_path_factory: pytest.TempPathFactory, some_files: Path, a_store: Path, tmp_path: Path
+) -> None:
+    said(run("weights", "import", some_files, *OPEN))
+    shutil.copytree(a_store / "maisi-ct", tmp_path / "run" / "model")
+    protocol = mini_data.shared_run(tmp_path_factory) / "data" / "protocol.json"
+    with mini_data.tiny_networks():
+        train_part(
+            "aova", protocol_path=protocol, data=protocol.parent, output=tmp_path / "run", iterations=1, device="cpu"
+        )
+    config = load_config("mini", overrides=[f"backbone.folder={tmp_path / 'run' / 'model'}"])
+    components = load_components(config)
+    assert components.trained and len(components.weights) == 3
 
 
 @pytest.mark.slow

@@ -167,6 +167,21 @@ def test_what_the_hub_refuses_is_told_with_the_other_way(
     assert hint in caught.value.hint
 
 
+def test_a_repository_with_terms_asks_for_a_log_in(a_hub: Hub, a_model: PublishedModel) -> None:
+    a_hub.status = 403
+    with pytest.raises(WeightsError, match="the hub wants to know who you are") as caught:
+        fetch_model(a_model, silent)
+    assert f"{a_hub.url}/{REPOSITORY}" in caught.value.hint and "hf auth login" in caught.value.hint
+
+
+def test_a_file_that_ends_before_it_should_is_never_used(a_hub: Hub, a_model: PublishedModel, a_store: Path) -> None:
+    a_hub.longer = 5
+    with pytest.raises(WeightsError, match="the connection ended before the file did") as caught:
+        fetch_model(a_model, silent)
+    assert "goes on where it stopped" in caught.value.hint
+    assert list(a_store.rglob("*.pt")) == [] and len(parts(a_store)) == 1
+
+
 def test_a_page_in_the_place_of_a_hub_is_refused(a_hub: Hub, a_model: PublishedModel) -> None:
     a_hub.plain = True
     with pytest.raises(WeightsError, match="does not answer as a hub does") as caught:
