@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -125,9 +125,19 @@ def _compare(
     rows, unpaired = compare_reports(*folders, columns=figures), left_out(*folders)
     if output is not None:
         write_comparison(rows, output, (str(folders[0]), str(folders[1])), unpaired)
-    show([dict(row) for row in rows], f"b: {folders[1]}, less a: {folders[0]}", output, quiet, as_json)
+    shown = [dict(row) if as_json else _difference(row) for row in rows]
+    show(shown, f"b: {folders[1]}\na: {folders[0]}", output, quiet, as_json)
     if unpaired and not quiet:
         ERR.print(Text(f"In one report only, left out: {', '.join(unpaired)}", style="yellow"), soft_wrap=True)
+
+
+def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a comparison as 80 columns have room for it."""
+    low, high = (_shown(float(row[end])) for end in ("low", "high"))
+    return {
+        "figure": str(row["figure"]), "a": row["a"], "b": row["b"], "b - a": row["difference"],
+        "95 %": f"{low} to {high}", "p": row["p"], "p, Holm": row["p_holm"],
+    }  # fmt: skip
 
 
 def judged(result: Path, reference: Path) -> list[dict[str, float | str]]:
