@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.model_store.store import find_stored
 from DiffuGTSLib.resources import resource_path
 
 INDEX_FILE, CHECKSUMS_FILE, CARD_FILE = "model_index.json", "checksums.json", "README.md"
@@ -32,6 +33,9 @@ def modelFolder(config: Config) -> Path | None:
     if config.backbone.folder:
         folder = Path(config.backbone.folder)
         return folder if folder.is_dir() else None
+    stored = find_stored(config.backbone.name)
+    if stored is not None:
+        return stored.folder
     try:
         return resource_path("Models", config.backbone.name)
     except InputError:
