@@ -23,7 +23,7 @@ from DiffuGTSLib.evaluation.report import plain, write_json
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.painter import Site, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Site, Synthesis, TumorWish, synthesize
 from DiffuGTSLib.synthesis.shapes import SizeClass
 from DiffuGTSLib.synthesis.texture import draw_grain, measure_noise, mottle
 from DiffuGTSLib.volumes import Volume, write_volume
@@ -266,14 +266,25 @@ def _paint(
     wanted = properties(variant, axes)
     center = places.at(float(norm.cdf(wanted["place"])), np.random.default_rng([seed, variant.replicate, 0]))
     radius_mm, elastic_mm = wanted["size"], wanted["shape"]
-    size = SizeClass("small", radius_mm, (radius_mm, radius_mm), (elastic_mm, elastic_mm), waviness=(0.0, 0.0))
     blur_mm = sum(spec.blend_sigma_mm) / 2
-    graded = replace(spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm))
     absolute = modality == "CT" and not spec.ct.shift_hu
-    painted = synthesize(
-        scan, organ, graded, TumorWish("small", 1, center), GradedPainter(wanted["intensity"], absolute, wanted["texture"]),
-        modality=modality, rng=np.random.default_rng([seed, variant.replicate, 1]),
-    )  # fmt: skip
+    painter = GradedPainter(wanted["intensity"], absolute, wanted["texture"])
+
+    def paint(nominal_mm: float) -> Synthesis:
+        size = SizeClass("small", nominal_mm, (nominal_mm, nominal_mm), (elastic_mm, elastic_mm), waviness=(0.0, 0.0))
+        graded = replace(
+            spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm)
+        )
+        return synthesize(
+            scan, organ, graded, TumorWish("small", 1, center), painter, modality=modality,
+            rng=np.random.default_rng([seed, variant.replicate, 1]),
+        )  # fmt: skip
+
+    painted = paint(radius_mm)
+    if (
+        painted.tumors
+    ):  # bending a small ball changes its volume: the same draw again, so that the size is the one asked for
+        painted = paint(radius_mm * radius_mm / painted.tumors[0].radius_mm)
     row = {"name": variant.name, **asdict(variant), "requested": wanted, "center_ras_mm": center}
     if painted.skipped:
         return {**row, "skipped": painted.skipped[0]}

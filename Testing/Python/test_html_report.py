@@ -122,13 +122,13 @@ def test_worst_and_best_cases_are_shown_first_and_the_others_folded_away(a_page:
 
 def test_one_case_makes_a_page_too(tmp_path: Path) -> None:
     for name, score in (("one", scored()), ("healthy", scored(healthy=True))):
-        text = write_page(write(tmp_path / name, [score])).read_text()
+        text = write_page(write(tmp_path / name, [score])).read_text(encoding="utf-8")
         assert Reader(text).open == []
         assert not re.search(r"[>\" ]-?(nan|None)\b", text[text.index("<body>") : text.index("<script>")])
 
 
 def test_untrained_networks_are_said_to_be(a_report: Path) -> None:
-    report = json.loads((a_report / "report.json").read_text())
+    report = json.loads((a_report / "report.json").read_text(encoding="utf-8"))
     report["about"]["trained"] = False
     assert "these figures mean nothing" in page_text(report, {})
     assert "data:image" not in page_text(report, {})

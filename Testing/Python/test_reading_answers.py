@@ -27,7 +27,7 @@ def a_session(tmp_path: Path) -> Path:
     """A folder with the card of two scans."""
     for name in CARD.files:
         (tmp_path / name).write_bytes(b"")
-    (tmp_path / "session.json").write_text(json.dumps(session_record(CARD)))
+    (tmp_path / "session.json").write_text(json.dumps(session_record(CARD)), encoding="utf-8")
     return tmp_path
 
 
@@ -39,7 +39,7 @@ def a_sheet(tmp_path: Path) -> Path:
 
 
 def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
 
 def test_a_card_comes_back_as_it_was_written(a_session: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_damaged_card_is_refused(a_session: Path, changed: dict[str, Any], wor
 
 @pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "expected an object")])
 def test_what_is_no_object_is_refused(a_sheet: Path, text: str, words: str) -> None:
-    a_sheet.write_text(text)
+    a_sheet.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=words):
         read_answers(a_sheet)
 

@@ -61,7 +61,7 @@ def test_figures_are_shown_and_kept(a_study: Path) -> None:
     said = plain(done.stdout)
     assert "3 real and 3 synthetic scans" in said and "100.0 %" in said and "all readers" in said
     assert "Agreement between readers" in said and "83 %" in said and "low means convincing tumors" in said
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text(encoding="utf-8"))
     assert [reader["excluded"]["accuracy"]["of"] for reader in record["readers"]] == [6, 5]
     assert [reader["wrong"]["accuracy"]["count"] for reader in record["readers"]] == [6, 5]
 

@@ -99,17 +99,19 @@ def test_the_published_form_holds_weights_and_average(a_protocol: Path, tmp_path
 @pytest.mark.usefixtures("tiny_networks")
 def test_a_dry_run_shows_the_options_and_writes_nothing(a_protocol: Path, tmp_path: Path) -> None:
     said = trained("tumor-painter", a_protocol, tmp_path / "run", options={"timesteps": "200"}, dry_run=True)
-    assert said[-2:] == [
+    assert said[-3:-1] == [
         "tumor-painter: 1 iterations, float32, seed 0, on cpu",
         "tumor-painter: size mini, timesteps 200, ddim_steps 0, handcrafted 0.5, published False",
     ]
+    assert said[-1].startswith("tumor-painter: it needs the vqgan of the run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("tiny_networks")
 def test_the_denoiser_needs_the_vqgan(a_protocol: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"vqgan.config\.json is missing"):
+    with pytest.raises(WeightsError, match="it needs the vqgan of the run") as caught:
         trained("tumor-painter", a_protocol, tmp_path)
+    assert "diffugts train vqgan" in caught.value.hint
 
 
 @pytest.mark.usefixtures("tiny_networks")
