@@ -222,9 +222,3 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if count < 2:
         return mask
     return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
-
-
-def as_record(trained: TrainedSegmenter) -> dict[str, Any]:
-    """Return what a report says of a segmenter."""
-    config = {key: value for key, value in trained.network.config.items() if not key.startswith("_")}
-    return {**config, "spacing_mm": trained.grid.spacing_mm, "window_voxels": trained.window_voxels}

@@ -44,6 +44,20 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; one that is there stays as it is.
+
+    Raises:
+        StorageError: If it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make the folder {folder}: {error.strerror}.", hint="choose another --output."
+        ) from error
+
+
 def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str) -> None:
     """Refuse, before anything is computed, a folder that results could not or should not be written to.
 

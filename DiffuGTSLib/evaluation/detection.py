@@ -6,7 +6,7 @@ one that is not is a false positive, fragments of a tumor included. One predicte
 it covers, so that merging neighbors is not punished twice.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, nan
@@ -18,9 +18,6 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import as_masks
 from DiffuGTSLib.findings import acquisition_axis, ball_radius_mm, label_lesions, longest_in_plane_diameter_mm
-
-SIZE_EDGES_MM = (10.0, 20.0, 50.0)
-"""Longest in-plane diameters that part the size classes in which sensitivity is reported."""
 
 
 @dataclass(frozen=True)
@@ -84,29 +81,6 @@ class Detection:
         return _share(len(self.predicted) - self.false_positives, len(self.predicted))
 
 
-@dataclass(frozen=True)
-class DetectionSummary:
-    """Many scans together. Lesions are pooled: a scan with ten lesions weighs ten times one with one.
-
-    Attributes:
-        scans: Number of scans.
-        lesions: Number of reference lesions in all of them.
-        sensitivity: Share of those that were found; NaN when there are none.
-        false_positives_per_scan: Over all scans, with and without lesions.
-        healthy_scans: Number of scans without a reference lesion.
-        healthy_specificity: Share of those in which nothing was predicted; NaN when there are none.
-        sensitivity_by_size: "10 to 20 mm" → (found, lesions), by longest in-plane diameter.
-    """
-
-    scans: int
-    lesions: int
-    sensitivity: float
-    false_positives_per_scan: float
-    healthy_scans: int
-    healthy_specificity: float
-    sensitivity_by_size: Mapping[str, tuple[int, int]]
-
-
 def detect(
     pred: Shaped[np.ndarray, "_ _ _"],
     ref: Shaped[np.ndarray, "_ _ _"],
@@ -164,26 +138,6 @@ def by_size(
         raise InputError(f"Expected size edges that rise from above 0 mm, got {tuple(edges_mm)}.")
     for low, high in pairwise(edges):
         yield _size_name(low, high), [lesion for lesion in lesions if low <= size_mm(lesion) < high]
-
-
-def summarize_detections(
-    detections: Sequence[Detection], size_edges_mm: Sequence[float] = SIZE_EDGES_MM
-) -> DetectionSummary:
-    """Pool the lesions of many scans into one summary; a lesion exactly on an edge belongs to the larger class."""
-    lesions = [lesion for detection in detections for lesion in detection.reference]
-    healthy = [detection for detection in detections if not detection.reference]
-    return DetectionSummary(
-        scans=len(detections),
-        lesions=len(lesions),
-        sensitivity=_share(sum(lesion.matched for lesion in lesions), len(lesions)),
-        false_positives_per_scan=_share(sum(d.false_positives for d in detections), len(detections)),
-        healthy_scans=len(healthy),
-        healthy_specificity=_share(sum(not d.predicted for d in healthy), len(healthy)),
-        sensitivity_by_size={
-            name: (sum(lesion.matched for lesion in within), len(within))
-            for name, within in by_size(lesions, size_edges_mm, lambda lesion: lesion.longest_in_plane_diameter_mm)
-        },
-    )
 
 
 def _lesions(

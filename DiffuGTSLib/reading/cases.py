@@ -192,10 +192,9 @@ def _cut(volume: Volume, center_ras: Float[np.ndarray, "3"], side_mm: float, req
         )
     side = np.minimum(wanted, shape)
     start = np.clip(np.round(volume.geometry.to_ijk(center_ras) - (side - 1) / 2), 0, shape - side).astype(int)
-    array = volume.array[tuple(slice(int(a), int(a + n)) for a, n in zip(start, side, strict=True))]
-    matrix = volume.geometry.ijk_to_ras.copy()
-    matrix[:3, 3] = volume.geometry.to_ras(start)
-    return Volume(np.ascontiguousarray(array), Geometry(array.shape, matrix), volume.modality)
+    i, j, k = (slice(int(a), int(a + n)) for a, n in zip(start, side, strict=True))
+    piece = volume.cut((i, j, k))
+    return piece.with_array(np.ascontiguousarray(piece.array))
 
 
 def _of_folder(folder: Path, truth: str) -> list[CaseFile]:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from DiffuGTSLib.errors import ConfigError, StorageError, WeightsError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.distributed import average_gradients, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def train(
         StorageError: If the folder cannot be made or written to; the last checkpoint stays as it was.
         ConfigError: If curves are asked for and TensorBoard is not installed.
     """
-    _make_folder(folder)
+    make_folder(folder)
     model = recipe.trainable
     run = _Run(recipe, plan, folder)
     begin = run.resume()
@@ -275,15 +275,6 @@ def _moved(step: Step) -> list[nn.Parameter]:
 def _draw(seed: int, iteration: int) -> list[int]:
     """Return the seed of one iteration's draw in this process; alone it needs no number."""
     return [seed, iteration] if world_size() == 1 else [seed, iteration, rank()]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder {folder}: {error.strerror}.", hint="choose another --output."
-        ) from error
 
 
 def _update_average(averaged: dict[str, Tensor], model: nn.Module, decay: float) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
-from DiffuGTSLib.errors import ConfigError, InputError, StorageError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.findings import ball_radius_mm
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.case_lists import ListedCase
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -109,7 +109,7 @@ def filter_cases(
         volume = read_volume(case.label)
         staged = keep_stage(volume.array.astype(np.int64), volume.geometry.spacing_mm, stage)
         target = output / _inside(case.label_name)
-        _make_folder(target.parent)
+        make_folder(target.parent)
         write_volume(volume.with_array(staged.labels), target)
         filtered.append(staged)
         if staged.kept_mm:
@@ -134,12 +134,3 @@ def _inside(name: str) -> PurePath:
             hint="write the list's paths relative to one root.",
         )
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot make the folder {folder}: {error.strerror}.", hint="choose another --output."
-        ) from error

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import by_size, detect, summarize_detections
+from DiffuGTSLib.evaluation.detection import by_size, detect
 
 SPACING_MM = (1.0, 1.0, 5.0)
 
@@ -58,32 +58,6 @@ def test_a_healthy_scan_has_no_sensitivity_but_false_positives() -> None:
     assert math.isnan(detection.sensitivity) and detection.false_positives == 1
     nothing = detect(a_mask(), a_mask(), SPACING_MM)
     assert math.isnan(nothing.precision) and nothing.false_positives == 0
-
-
-def test_many_scans_are_pooled_by_lesion_and_by_size() -> None:
-    detections = [
-        detect(a_mask((0, 8), (50, 90)), a_mask((0, 8), (20, 35), (50, 90)), SPACING_MM),  # 2 of 3
-        detect(a_mask((60, 70)), a_mask(), SPACING_MM),  # healthy, one false
-        detect(a_mask(), a_mask(), SPACING_MM),  # healthy, clean
-        detect(a_mask((80, 90)), a_mask((0, 60)), SPACING_MM),  # 0 of 1, one false
-    ]
-    summary = summarize_detections(detections)
-    assert (summary.scans, summary.lesions, summary.healthy_scans) == (4, 4, 2)
-    assert summary.sensitivity == 0.5
-    assert summary.false_positives_per_scan == 0.5
-    assert summary.healthy_specificity == 0.5
-    assert summary.sensitivity_by_size == {
-        "below 10 mm": (1, 1),
-        "10 to 20 mm": (0, 1),
-        "20 to 50 mm": (1, 1),
-        "50 mm or more": (0, 1),
-    }
-
-
-def test_a_summary_of_nothing_is_not_a_number() -> None:
-    summary = summarize_detections([])
-    assert math.isnan(summary.sensitivity) and math.isnan(summary.false_positives_per_scan)
-    assert math.isnan(summary.healthy_specificity)
 
 
 def test_any_overlap_is_a_rule_too() -> None:
