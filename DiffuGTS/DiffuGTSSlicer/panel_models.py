@@ -58,8 +58,8 @@ class ModelsWindow:
         self.table = self._makeTable()
         self.label = self._makeLabel("modelsMessageLabel", "")
         note = _(
-            "This version downloads nothing. Published weights are converted on this computer and added here as a "
-            "folder; read their license before you use them."
+            "This window downloads nothing. On the command line, diffugts weights fetch brings published weights, license "
+            "first; a folder that was made elsewhere is added here."
         )
         layout = qt.QVBoxLayout(self.dialog)
         for widget in (self.table, self.label, self._makeLabel("modelsNoteLabel", note)):
