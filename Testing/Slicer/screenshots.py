@@ -189,6 +189,7 @@ def an_error(widget: Any, camera: Camera) -> None:
 
 def main(folder: Path) -> None:
     """Take every picture."""
+    folder.mkdir(parents=True, exist_ok=True)
     camera = Camera(folder)
     load_scan()
     widget = gui.loadModule("DiffuGTS")
