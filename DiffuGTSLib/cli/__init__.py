@@ -9,6 +9,7 @@ import typer
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
     benchmarking,
+    benchmarking_stages,
     checkpoints,
     converting,
     difftumor,
@@ -87,6 +88,7 @@ app.add_typer(weights.app, name="weights", rich_help_panel=_LOOK)
 app.add_typer(studying.app, name="study", rich_help_panel=_MAKE)
 app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=converting.EXAMPLES)(converting.dicom_to_nifti)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)
+app.command("bench-stages", hidden=True)(benchmarking_stages.bench_stages)
 
 
 def main() -> None:

@@ -37,6 +37,8 @@ from DiffuGTSLib.text.prompts import find_organ
 EXAMPLES = examples(
     "diffugts bench",
     "diffugts bench --scan chest.nii.gz --organ lung -o bench.json",
+    "The published networks at full size with random weights, against MONAI's own inferers: minutes, and 8 GB",
+    "diffugts bench --full --sizes 64,128 -o bench_full.json",
 )
 
 
@@ -54,16 +56,27 @@ def bench(
     overrides: Overrides = None,
     allow_untrained: AllowUntrained = False,
     quiet: Quiet = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Time the published networks, with random weights, instead.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="Whose size --full times: maisi-ct, or tiny in tests.")] = "maisi-ct",
+    sizes: Annotated[str, typer.Option(help="With --full: voxels, as in 64,128,256x256x128.")] = "",
+    against: Annotated[str, typer.Option(help="With --full: monai, or nothing for our way alone.")] = "monai",
+    rounds: Annotated[int, typer.Option(help="With --full: how often both ways take turns.")] = 1,
 ) -> None:
     """Time every stage and its peak memory, on the bundled sample and on scans of your own."""
+    if full:
+        from DiffuGTSLib.cli.benchmarking_full import bench_full
+
+        table = bench_full(
+            model=model, device=device, sizes=sizes, against=against, rounds=rounds, output=output, quiet=quiet
+        )
+        if not quiet:
+            typer.echo(table)
+        return
     configured(preset, config_file, overrides, device=device, seed=seed)
     find_organ(organ)
-    scans = [*([resource_path("SampleData", "chest_ct.nii.gz")] if sample else []), *(scan or [])]
-    if not scans:
-        raise InputError("Nothing to time.", hint="name a --scan, or leave out --no-sample.")
-    for path in scans:
-        if not path.exists():
-            raise InputError(f"{path} does not exist.", hint="check the spelling.", code="missing")
+    scans = _scans_to_time(sample, scan or [])
     arguments = ["--organ", organ, "--preset", preset, *(["--allow-untrained"] if allow_untrained else [])]
     for option, value in (("--config", config_file), ("--device", device), ("--seed", seed)):
         arguments += [option, str(value)] if value is not None else []
@@ -147,6 +160,16 @@ def peak_memory_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def _scans_to_time(sample: bool, own: list[Path]) -> list[Path]:
+    scans = [*([resource_path("SampleData", "chest_ct.nii.gz")] if sample else []), *own]
+    if not scans:
+        raise InputError("Nothing to time.", hint="name a --scan, or leave out --no-sample.")
+    for path in scans:
+        if not path.exists():
+            raise InputError(f"{path} does not exist.", hint="check the spelling.", code="missing")
+    return scans
 
 
 class _Meter:

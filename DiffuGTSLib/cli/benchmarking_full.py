@@ -1,0 +1,224 @@
+"""`bench --full`: MAISI at its published size, our way against the straightforward one, and the table of it.
+
+Every run has a process of its own, and the two ways take turns, so that what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.cli.benchmarking_stages import OURS, PLAIN, parse_shape
+from DiffuGTSLib.cli.door import ERR
+from DiffuGTSLib.errors import ConfigError, DiffuGTSError
+from DiffuGTSLib.storage import whole_file
+
+CPU_SIZES = ("64", "128")
+CUDA_SIZES = ("256x256x128", "256", "512x512x256")
+STEPS = 30
+"""Denoising steps of a whole run, as published; one is timed."""
+DECODED = 2
+"""Images of a whole run: the scan's reconstruction and its healthy twin; one is timed."""
+TOLERANCE = {"cpu": 1e-4, "cuda": 3e-2}
+"""How far the two ways may lie apart, root mean square against root mean square; on CUDA they are half precision."""
+
+
+def bench_full(
+    *, model: str, device: str | None, sizes: str, against: str, rounds: int, output: Path | None, quiet: bool
+) -> str:
+    """Time every stage of both ways at every size, write the figures and their table, and return the table.
+
+    Args:
+        model: Whose size.
+        device: "cpu" or "cuda"; None takes CUDA where there is one.
+        sizes: As in "64,128,256x256x128"; empty takes those that are always measured on that device.
+        against: "monai", or "" for our way alone.
+        rounds: How often the two ways take turns; the fastest counts.
+        output: JSON file; the table lies beside it as Markdown.
+        quiet: Whether nothing is told on the way.
+
+    Raises:
+        ConfigError: A size, device or rival that there is none of.
+        DiffuGTSError: If a run fails; its exit code is passed on.
+    """
+    if against not in (PLAIN, ""):
+        raise ConfigError(f"Unknown way '{against}' to compare with.", hint=f"use --against {PLAIN}.")
+    if rounds < 1:
+        raise ConfigError(f"Expected at least one round, got {rounds}.")
+    kind = device or _likely_device()
+    wanted = [part for part in sizes.split(",") if part.strip()]
+    if not wanted:
+        wanted = [*CPU_SIZES, *(CUDA_SIZES if kind.startswith("cuda") else ())]
+    for size in wanted:
+        parse_shape(size)
+    ways = (OURS, PLAIN) if against else (OURS,)
+    cases = [_case(size, ways, model, kind, rounds, quiet) for size in wanted]
+    figures = {"model": model, "machine": machine(), "versions": _versions(), "rounds": rounds, "cases": cases}
+    table = markdown(figures)
+    if output is not None:
+        for path, text in ((output, json.dumps(figures, indent=1) + "\n"), (output.with_suffix(".md"), table)):
+            with whole_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    return table
+
+
+def _likely_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _case(size: str, ways: Sequence[str], model: str, device: str, rounds: int, quiet: bool) -> dict[str, Any]:
+    """Measure one size: the ways in turns, then what they put out against each other."""
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as made:
+        for turn in range(rounds):
+            for way in ways:
+                if not quiet:
+                    ERR.print(f"{size}, {way}, round {turn + 1} of {rounds} …", markup=False, highlight=False)
+                folder = Path(made) / way
+                folder.mkdir(exist_ok=True)
+                runs[way].append(_in_its_own_process(way, size, folder, model, device))
+        best = {way: _fastest(each) for way, each in runs.items()}
+        apart = _apart(Path(made), best) if len(ways) > 1 else {}
+    return {
+        "shape": list(parse_shape(size)),
+        "ways": best,
+        "apart": apart,
+        "tolerance": TOLERANCE[device.partition(":")[0]],
+    }
+
+
+def _in_its_own_process(way: str, size: str, folder: Path, model: str, device: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "DiffuGTSLib", "bench-stages", way, size, str(folder)]
+    repeats = 3 if device.startswith("cuda") else 1
+    command += ["--model", model, "--device", device, "--repeats", str(repeats)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        error = DiffuGTSError(
+            f"Timing {way} at {size} failed with exit code {done.returncode}.",
+            hint="the reason stands above; where there is none, memory ran out: leave the size away with --sizes.",
+        )
+        error.exit_code = done.returncode if done.returncode > 0 else 1
+        raise error
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _fastest(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one run's figures with each stage's least times, and the highest of the products' rates."""
+    stages = []
+    for rounds in zip(*(run["stages"] for run in runs), strict=True):
+        least = {key: min(stage[key] for stage in rounds) for key in ("seconds", "cpu_seconds")}
+        stages.append({**rounds[0], **least})
+    rates = {key: max(run["matmul_tflops"][key] for run in runs) for key in ("wall", "cpu")}
+    return {**runs[0], "stages": stages, "matmul_tflops": rates, "whole": whole(stages)}
+
+
+def whole(stages: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the seconds of a whole run without attention, which one of the ways lacks: encode, steps, two images."""
+    times = {"encode": 1, "denoise step": STEPS, "decode": DECODED}
+    return {
+        key: round(sum(times.get(stage["stage"], 0) * stage[key] for stage in stages), 3)
+        for key in ("seconds", "cpu_seconds")
+    }
+
+
+def _apart(made: Path, best: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Return how far the outputs of both ways lie apart, a stage; None where they saw other windows."""
+    import numpy as np
+
+    counts = {way: {stage["stage"]: stage["windows"] for stage in each["stages"]} for way, each in best.items()}
+    apart: dict[str, float | None] = {}
+    for stage, windows in counts[PLAIN].items():
+        ours, theirs = (np.load(made / way / f"{stage}.npy").astype(np.float64) for way in (OURS, PLAIN))
+        same_windows = windows == counts[OURS][stage] == 1
+        apart[stage] = float(np.sqrt(((ours - theirs) ** 2).mean() / (theirs**2).mean())) if same_windows else None
+    return apart
+
+
+def machine() -> dict[str, Any]:
+    """Return the processor's own name, its cores, and how many threads were asked for."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:  # not Linux
+        pass
+    return {"processor": name, "cores": os.cpu_count(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
+
+
+def _versions() -> dict[str, str]:
+    from DiffuGTSLib.versions import versions
+
+    return versions()
+
+
+# The table
+
+COLUMNS = (
+    "Voxels", "Stage", "Way", "Seconds", "CPU seconds", "TFLOP", "TFLOP/s", "Of the floor", "Memory before, MB",
+    "Peak, MB",
+)  # fmt: skip
+"""TFLOP/s is by CPU seconds on a CPU, and by the clock on a GPU; the floor is the rate of large matrix products there."""
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """Return the figures as a table of Markdown, a line a stage and way."""
+    installed, about = figures["versions"], figures["machine"]
+    first = next(iter(figures["cases"][0]["ways"].values()))
+    device = about["processor"] if first["device"] == "CPU" else first["device"]
+    made_with = f"torch {installed['torch']}, MONAI {installed['monai']}, Python {installed['python']}"
+    lines = [
+        f"{figures['model']} with random weights on {device}, {first['threads']} threads; {made_with}.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"| --- | --- | --- |{' --: |' * (len(COLUMNS) - 3)}",
+    ]
+    for case in figures["cases"]:
+        lines += _rows(case)
+    lines += ["", *(_verdict(case) for case in figures["cases"])]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(case: dict[str, Any]) -> Iterator[str]:
+    size = " × ".join(map(str, case["shape"]))
+    for way, run in case["ways"].items():
+        clock = "cpu_seconds" if run["device"] == "CPU" else "seconds"
+        rate = run["matmul_tflops"]["cpu" if run["device"] == "CPU" else "wall"]
+        for stage in run["stages"]:
+            speed = stage["tflop"] / stage[clock] if stage[clock] else 0.0
+            cells = [
+                size, stage["stage"], way, f"{stage['seconds']:.2f}", f"{stage['cpu_seconds']:.2f}",
+                f"{stage['tflop']:.3f}", f"{speed:.3f}", f"{100 * speed / rate:.0f} %", _mb(stage["base_mb"]),
+                _mb(stage["peak_mb"]),
+            ]  # fmt: skip
+            yield f"| {' | '.join(cells)} |"
+        seconds, cpu_seconds = (f"{run['whole'][key]:.1f}" for key in ("seconds", "cpu_seconds"))
+        cells = [size, f"encode, {STEPS} steps, {DECODED} images", way, seconds, cpu_seconds]
+        yield f"| {' | '.join([*cells, *[''] * (len(COLUMNS) - len(cells))])} |"
+
+
+def _mb(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.0f}"
+
+
+def _verdict(case: dict[str, Any]) -> str:
+    """Say in a sentence how much faster ours is, and how far the results lie apart."""
+    size = " × ".join(map(str, case["shape"]))
+    if PLAIN not in case["ways"]:
+        return f"{size}: not compared.\n"
+    ours, theirs = (case["ways"][way]["whole"] for way in (OURS, PLAIN))
+    faster = {key: theirs[key] / max(ours[key], 1e-9) for key in ours}
+    apart = [value for value in case["apart"].values() if value is not None]
+    said = f"results apart by {max(apart):.1e} at most, {case['tolerance']:.0e} allowed" if apart else "other windows"
+    return (
+        f"{size}: {faster['cpu_seconds']:.2f} times fewer CPU seconds, {faster['seconds']:.2f} times faster; {said}.\n"
+    )
