@@ -45,6 +45,15 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         distributed.destroy_process_group()
 
 
+def told_by_first(value: float, device: torch.device) -> float:
+    """Return the first process's value in all of them, so that they decide alike."""
+    if world_size() == 1:
+        return value
+    message = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.broadcast(message, src=0)
+    return float(message)
+
+
 def average_gradients(model: nn.Module) -> None:
     """Replace every gradient by its mean over the processes, in one message."""
     if world_size() == 1:

@@ -4,29 +4,44 @@ Notation: s anomaly score, y image label (1 abnormal), g_n class embeddings, T_n
 map, m the tumor mask. The paper's weights were not available to us: all 1. The voxel term is ours.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from DiffuGTSLib.aova import ABNORMAL, NORMAL, Attention
+from DiffuGTSLib.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class HeadLossWeights:
-    """Switches: 0 turns a term off. `dice = voxel = 0` is training from image labels alone."""
+    """Switches: 0 turns a term off, so that it has no gradient. `dice = voxel = 0` trains from image labels alone."""
 
     anomaly: float = 1.0
     similarity: float = 1.0
     dice: float = 1.0
     voxel: float = 1.0
 
+    def __post_init__(self) -> None:
+        weights = astuple(self)
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+            raise ConfigError(
+                f"Expected loss weights of 0 or more, and one above 0, got {', '.join(f'{w:g}' for w in weights)}.",
+                hint="anomaly, similarity, dice, voxel: leave one of them on.",
+            )
+
 
 def head_losses(
-    attention: Attention, prompts: Tensor, abnormal: Tensor, mask: Tensor, weights: HeadLossWeights
+    attention: Attention,
+    prompts: Tensor,
+    abnormal: Tensor,
+    mask: Tensor,
+    weights: HeadLossWeights,
+    similarity_by_label: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the terms and their weighted sum "total".
+    """Return the terms and their weighted sum "total"; a term that is off is in the log all the same.
 
     Args:
         attention: The head's answer for a batch.
@@ -34,15 +49,21 @@ def head_losses(
         abnormal: y, (b,), 1 where the prompted organ shows a tumor.
         mask: (b, 1, X, Y, Z), 1 in the tumor; empty where y = 0.
         weights: Of the terms.
+        similarity_by_label: Take the similarity term in the form that looks at y.
     """
     probability = attention.maps[:, ABNORMAL:].float()
+    embeddings, prompts = attention.class_embeddings.float(), prompts.float()
     terms = {
         "anomaly": anomaly_loss(attention.score_logits.float(), abnormal),
-        "similarity": similarity_loss(attention.class_embeddings.float(), prompts.float()),
+        "similarity": (
+            labeled_similarity_loss(embeddings, prompts, abnormal)
+            if similarity_by_label
+            else similarity_loss(embeddings, prompts)
+        ),
         "dice": dice_loss(probability, mask, abnormal),
         "voxel": voxel_loss(attention.log_maps.float(), mask),
     }
-    total = sum(getattr(weights, name) * term for name, term in terms.items())
+    total = sum(getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name))
     return {"total": torch.as_tensor(total), **terms}
 
 
@@ -63,11 +84,24 @@ def similarity_loss(class_embeddings: Tensor, prompts: Tensor, temperature: floa
     return 0.5 * (rows + columns)
 
 
+def labeled_similarity_loss(
+    class_embeddings: Tensor, prompts: Tensor, abnormal: Tensor, temperature: float = 0.07
+) -> Tensor:
+    """L_sim = CE([cos(ḡ, T_normal) / τ, cos(ḡ, T_abnormal) / τ], y), ḡ = max_n g_n: an image belongs to its label's prompt.
+
+    The other form never looks at y, so that it says nothing on whether a tumor is there. Paper not available to us; we
+    chose the maximum over maps, from which the anomaly score is read as well.
+    """
+    image = functional.normalize(class_embeddings.amax(1), dim=-1)
+    similarity = torch.einsum("bd,bnd->bn", image, functional.normalize(prompts, dim=-1)) / temperature
+    return functional.cross_entropy(similarity, torch.where(abnormal > 0, ABNORMAL, NORMAL))
+
+
 def dice_loss(probability: Tensor, mask: Tensor, abnormal: Tensor, smooth: float = 1.0) -> Tensor:
     """L_dice = 1 - (2 Σ p m + ε) / (Σ p + Σ m + ε), over the abnormal images of the batch only; 0 if there is none."""
     chosen = abnormal > 0
     if not bool(chosen.any()):
-        return probability.new_zeros(())
+        return 0 * probability.sum()  # a slope of 0, not none: it may be the only term that is on
     p, m = probability[chosen].flatten(1), mask[chosen].flatten(1)
     dice = (2 * (p * m).sum(1) + smooth) / (p.sum(1) + m.sum(1) + smooth)
     return 1 - dice.mean()

@@ -12,7 +12,7 @@ import logging
 import math
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.storage import make_folder, whole_file
-from DiffuGTSLib.training.distributed import average_gradients, rank, world_size
+from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ class TrainingPlan:
         precision: "float32" or "bfloat16" (autocast; fast on CUDA and on CPUs with AVX-512 BF16).
         seed: Iteration n draws from the generator (seed, n, process), so that a resumed run is the same run.
         tensorboard: Write the log as TensorBoard's curves too.
+        watch: Figure of the validation, the higher the better, by which the best weights are chosen and kept as the
+            result; empty keeps the last.
+        patience: So many validations without a better figure end the training; 0 goes on to the last iteration.
     """
 
     iterations: int
@@ -63,10 +66,16 @@ class TrainingPlan:
     precision: str = "float32"
     seed: int = 0
     tensorboard: bool = False
+    watch: str = ""
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise ConfigError(f"Expected at least one training iteration, got {self.iterations}.")
+        if self.patience < 0 or (self.patience and not self.watch):
+            raise ConfigError(
+                f"patience: expected 0 or more validations of a figure to watch, got {self.patience} of '{self.watch}'."
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ConfigError(f"precision: expected 'float32' or 'bfloat16', got '{self.precision}'.")
 
@@ -121,53 +130,127 @@ class SteppedRecipe(Recipe, Protocol):
         ...
 
 
+@runtime_checkable
+class AheadRecipe(Recipe, Protocol):
+    """A recipe that may draw its batches before they are wanted."""
+
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Be told the seeds of the generators that `losses` will be given, one an iteration, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        iterations: Done in all.
+        best_iteration: After which the weights stood that are the result.
+        best: Their watched figure; NaN where none was watched.
+        early: Whether patience ended it.
+    """
+
+    iterations: int
+    best_iteration: int
+    best: float
+    early: bool
+
+
 def train(
     recipe: Recipe,
     plan: TrainingPlan,
     folder: Path,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> None:
+) -> Outcome:
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.
 
-    Writes `plan.json`, `log.csv` (one row each `plan.every` iterations), and `state.pt` (weights, their average,
-    optimizers, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the result.
+    Writes `plan.json`, `log.csv` (one row each `plan.every` iterations), and `state.pt` (weights, their average, the
+    best of them, optimizers, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the
+    result.
 
     Raises:
         WeightsError: If the checkpoint is damaged or belongs to another network.
         StorageError: If the folder cannot be made or written to; the last checkpoint stays as it was.
-        ConfigError: If curves are asked for and TensorBoard is not installed.
+        ConfigError: If curves are asked for and TensorBoard is not installed, or the validation has no figure of the
+            watched name.
     """
     make_folder(folder)
-    model = recipe.trainable
     run = _Run(recipe, plan, folder)
-    begin = run.resume()
+    done = run.resume()
     curves = Curves(folder) if plan.tensorboard and rank() == 0 else None
+    if isinstance(recipe, AheadRecipe):
+        recipe.look_ahead(_draw(plan.seed, iteration) for iteration in range(done, plan.iterations))
     seen: dict[str, list[float]] = {}
     clock = time.perf_counter()
-    for iteration in range(begin, plan.iterations):
-        for name, value in run.iterate(iteration).items():
+    while done < plan.iterations and not run.best.exhausted:
+        for name, value in run.iterate(done).items():
             seen.setdefault(name, []).append(value)
-        done = iteration + 1
-        if rank() == 0 and (done % plan.every == 0 or done == plan.iterations):
+        done += 1
+        if done % plan.every == 0 or done == plan.iterations:
             means = {name: sum(values) / len(values) for name, values in seen.items()}
             row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
             if done % plan.checkpoint_every == 0 or done == plan.iterations:
-                row |= _validated(recipe, model, run.averaged)
-                run.save(done)
-            _log(folder / "log.csv", row)
-            if curves is not None:
-                curves.add(row)
-            if progress is not None:
-                progress(done, plan.iterations, row)
+                row |= run.check(done)
+            if rank() == 0:
+                _log(folder / "log.csv", row)
+                if curves is not None:
+                    curves.add(row)
+                if progress is not None:
+                    progress(done, plan.iterations, row)
             seen, clock = {}, time.perf_counter()
-    model.load_state_dict(run.averaged)
-    model.eval()
+    run.finish()
+    best = run.best
+    kept = best.iteration if best.weights else done
+    return Outcome(done, kept, best.value if best.weights else math.nan, best.exhausted)
+
+
+def rehearse(recipe: Recipe, plan: TrainingPlan, iterations: int = 2) -> list[float]:
+    """Take the first iterations without writing anything, and return the seconds of each; the weights are used up."""
+    run, seconds = _Run(recipe, plan, Path()), []
+    for iteration in range(iterations):
+        clock = time.perf_counter()
+        run.iterate(iteration)  # ends with reading the losses, so that a GPU is waited for
+        seconds.append(time.perf_counter() - clock)
+    return seconds
+
+
+class _Best:
+    """The averaged weights that were best by the watched figure, and how long ago that was."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = plan
+        self.value = -math.inf
+        self.iteration = 0
+        self.waited = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, value: float, iteration: int, weights: dict[str, Tensor]) -> None:
+        """Keep the weights if they are better; equal ones are not, so that a figure that stands still ends a run."""
+        self.waited += 1
+        if value > self.value:
+            self.value, self.iteration, self.waited = value, iteration, 0
+            self.weights = {name: tensor.clone() for name, tensor in weights.items()}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return 0 < self._plan.patience <= self.waited
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("value", "iteration", "waited", "weights")}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class _Run:
     """What a run changes: weights, their average, and one optimizer a step."""
 
     def __init__(self, recipe: Recipe, plan: TrainingPlan, folder: Path) -> None:
+        self._recipe = recipe
         self._plan = plan
         self._folder = folder
         self._model = recipe.trainable
@@ -178,6 +261,7 @@ class _Run:
             for step in self._steps
         ]
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self.best = _Best(plan)
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Take every step once, and return the losses; the "total" is the first step's."""
@@ -208,7 +292,35 @@ class _Run:
             _update_average(self.averaged, self._model, decay)
         return seen
 
-    def save(self, done: int) -> None:
+    def check(self, done: int) -> dict[str, float]:
+        """Validate the averaged weights, keep them if they are the best, and write a checkpoint.
+
+        The first process validates and writes; what is watched, all of them are told.
+        """
+        figures = _validated(self._recipe, self._model, self.averaged) if rank() == 0 else {}
+        if self._plan.watch:
+            self.best.offer(told_by_first(self._watched(figures), self._device), done, self.averaged)
+        if rank() == 0:
+            self._save(done)
+        return figures
+
+    def finish(self) -> None:
+        """Put the result into the network: the best weights, or the last average where nothing is watched."""
+        self._model.load_state_dict(self.best.weights or self.averaged)
+        self._model.eval()
+
+    def _watched(self, figures: dict[str, float]) -> float:
+        if rank() > 0:
+            return math.nan
+        name = f"validation_{self._plan.watch}"
+        if name not in figures:
+            known = [figure.removeprefix("validation_") for figure in figures]
+            raise ConfigError(
+                f"watch: there is no figure '{self._plan.watch}'.", hint=did_you_mean(self._plan.watch, known)
+            )
+        return figures[name]
+
+    def _save(self, done: int) -> None:
         """Write the plan, and the state that `resume` reads."""
         with whole_file(self._folder / "plan.json") as temporary:
             temporary.write_text(json.dumps(asdict(self._plan), indent=1) + "\n", encoding="utf-8")
@@ -219,6 +331,8 @@ class _Run:
             "optimizer": self._optimizers[0].state_dict(),
             "further_optimizers": [optimizer.state_dict() for optimizer in self._optimizers[1:]],
         }
+        if self._plan.watch:
+            state["best"] = self.best.state()
         with whole_file(self._folder / "state.pt") as temporary, temporary.open("wb") as file:
             torch.save(state, file)
 
@@ -240,6 +354,8 @@ class _Run:
             ) from error
         for name, value in state["averaged"].items():
             self.averaged[name].copy_(value)
+        if self._plan.watch:
+            self.best.load(state.get("best", {}))
         logger.info("going on from iteration %d of %d", state["iteration"], self._plan.iterations)
         return int(state["iteration"])
 
