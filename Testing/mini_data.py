@@ -121,8 +121,10 @@ def tiny_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "MINI_AUTOENCODER", AUTOENCODER)
         patch.setattr(run, "MINI_UNET", UNET)
-        patch.setattr(run, "MINI_HEAD", HEAD)
-        patch.setattr(run, "load_config", lambda preset: mini_config())
+        head = run.PARTS["aova"]
+        narrow = replace(head.options, context_widths=",".join(map(str, HEAD["context_widths"])))
+        patch.setitem(run.PARTS, "aova", replace(head, options=narrow))
+        patch.setattr(run, "load_config", lambda preset, overrides: mini_config())
         yield
 
 

@@ -1,8 +1,16 @@
-"""Recipe: train the AOVA head on the frozen encoder's features."""
+"""Recipe: train the AOVA head on the frozen encoder's features.
+
+The features of the validation's windows are kept in memory, since the same windows come again each time. Those of
+training windows are not, and there is no option for it: only a fixed pool of windows could be kept, which would give up
+painting on the fly, and its files would be larger than what they save is worth. A window of 64³ of `mini` is 1 MB, its
+features 22 MB; a window of 128³ of the published autoencoder is 8 MB, its features 0.7 GB, which take longer to read from
+a disk than a GPU takes to compute.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,9 +18,23 @@ from torch import Tensor
 
 from DiffuGTSLib.aova import ABNORMAL, AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder, TextEncoder
+from DiffuGTSLib.evaluation.metrics import auroc
 from DiffuGTSLib.text.prompts import training_sentences
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 from DiffuGTSLib.training.losses import HeadLossWeights, head_losses
+
+
+@runtime_checkable
+class DrawnAhead(Protocol):
+    """Batches of windows that were drawn before they are wanted."""
+
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Be told the seeds of the batches to come, in order."""
+        ...
+
+    def take(self) -> tuple[list[Sample], np.random.Generator]:
+        """Return the next batch, and its generator in the state after drawing it."""
+        ...
 
 
 class HeadRecipe:
@@ -26,6 +48,9 @@ class HeadRecipe:
         validation: Fixed windows of patients that are not trained on.
         batch: Windows a step.
         weights: Of the losses.
+        similarity_by_label: See `head_losses`.
+        ahead: Draws the sampler's windows in other processes; None draws them here.
+        cache_bytes: Memory for the validation's features; 0 encodes every window anew.
     """
 
     def __init__(
@@ -37,6 +62,10 @@ class HeadRecipe:
         validation: Sequence[Sample],
         batch: int = 1,
         weights: HeadLossWeights | None = None,
+        *,
+        similarity_by_label: bool = False,
+        ahead: DrawnAhead | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.trainable = head
         self._autoencoder = autoencoder
@@ -44,16 +73,28 @@ class HeadRecipe:
         self._validation = validation
         self._batch = batch
         self._weights = weights or HeadLossWeights()
+        self._similarity_by_label = similarity_by_label
+        self._ahead = ahead
+        self._room = cache_bytes
+        self._cached: dict[int, tuple[Tensor, ...]] = {}
         self._sentences = {
             (organ, modality): tuple(text_encoder.encode(texts) for texts in training_sentences(organ, modality))
             for organ in {*sampler.organs, *(sample.organ for sample in validation)}
             for modality in ("CT", "MR")
         }
 
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Hand the seeds of the batches to come to the processes that draw them."""
+        if self._ahead is not None:
+            self._ahead.look_ahead(seeds)
+
     def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draw a batch and return its losses."""
-        samples = [self._sampler.draw(rng) for _ in range(self._batch)]
-        device = next(self.trainable.parameters()).device
+        if self._ahead is not None:
+            samples, rng = self._ahead.take()
+        else:
+            samples = [self._sampler.draw(rng) for _ in range(self._batch)]
+        device = self._device
         image = torch.from_numpy(np.stack([sample.image for sample in samples]))[:, None].to(device)
         mask = torch.from_numpy(np.stack([sample.mask for sample in samples]))[:, None].to(device, torch.float32)
         abnormal = torch.tensor([sample.abnormal for sample in samples], device=device)
@@ -64,22 +105,46 @@ class HeadRecipe:
                 feature.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on CPUs
                 for feature in self._autoencoder.encode(image).features
             ]
-        return head_losses(self.trainable(features, prompts), prompts, abnormal, mask, self._weights)
+        attention = self.trainable(features, prompts)
+        return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label)
 
     def validate(self) -> dict[str, float]:
-        """Return mean Dice at 0.5 by modality, and the share of healthy voxels that are flagged."""
+        """Return Dice at 0.5, by modality and organ and their mean, and the share of healthy voxels that are flagged.
+
+        With normal and abnormal windows, the AUROC of the anomaly score comes with them.
+        """
         dice: dict[str, list[float]] = {}
-        flagged = []
-        device = next(self.trainable.parameters()).device
-        for sample in self._validation:
-            features = self._autoencoder.encode(torch.from_numpy(sample.image)[None, None].to(device)).features
-            prompts = self._prompts(sample, None)[None].to(device)
-            found = (self.trainable(features, prompts).maps[0, ABNORMAL] > 0.5).cpu().numpy()
+        flagged, scores = [], []
+        for number, sample in enumerate(self._validation):
+            prompts = self._prompts(sample, None)[None].to(self._device)
+            attention = self.trainable(self._features(number), prompts)
+            found = (attention.maps[0, ABNORMAL] > 0.5).cpu().numpy()
             if sample.abnormal:
                 overlap = 2 * (found & sample.mask).sum() / max(1, found.sum() + sample.mask.sum())
                 dice.setdefault(f"dice_{sample.modality}_{sample.organ.replace(' ', '_')}", []).append(float(overlap))
             flagged.append(float(found[~sample.mask].mean()))
-        return {**{name: float(np.mean(values)) for name, values in dice.items()}, "flagged": float(np.mean(flagged))}
+            scores.append(float(attention.score_logits[0]))
+        figures = {name: float(np.mean(values)) for name, values in dice.items()}
+        if figures:
+            figures["dice"] = float(np.mean(list(figures.values())))
+        score_auroc = auroc(scores, [sample.abnormal for sample in self._validation])
+        return {**figures, "flagged": float(np.mean(flagged)), **_if_known("score_auroc", score_auroc)}
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.trainable.parameters()).device
+
+    def _features(self, number: int) -> tuple[Tensor, ...]:
+        """Return the features of a validation window, encoded once as long as there is room to keep them."""
+        if number in self._cached:
+            return tuple(feature.to(self._device) for feature in self._cached[number])
+        image = torch.from_numpy(self._validation[number].image)[None, None].to(self._device)
+        features = self._autoencoder.encode(image).features
+        size = sum(feature.nbytes for feature in features)
+        if size <= self._room:
+            self._room -= size
+            self._cached[number] = tuple(feature.cpu() for feature in features)
+        return features
 
     def _prompts(self, sample: Sample, rng: np.random.Generator | None) -> Tensor:
         """Return (2, d): a random phrasing of each sentence in training, the first in validation."""
@@ -87,3 +152,7 @@ class HeadRecipe:
         if rng is None:
             return torch.stack([normals[0], abnormals[0]])
         return torch.stack([normals[rng.integers(len(normals))], abnormals[rng.integers(len(abnormals))]])
+
+
+def _if_known(name: str, value: float) -> dict[str, float]:
+    return {} if np.isnan(value) else {name: value}

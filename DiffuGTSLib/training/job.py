@@ -17,7 +17,8 @@ from DiffuGTSLib.errors import ConfigError, did_you_mean
 from DiffuGTSLib.protocol import MODALITIES
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank
-from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
+from DiffuGTSLib.training.model_folder import adopt
+from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, train
 
 Report = Callable[[str], None]
 
@@ -28,12 +29,13 @@ class Job:
 
     Attributes:
         scans: Loaded scans by split, on the part's grid.
-        config: Of the preset `mini`.
+        config: Of the preset.
         plan: How long, how precise, from which seed.
         output: Run folder.
         device: Of this process.
         report: Is told one line at a time.
         options: The part's own choices, an instance of the class of `Part.options`; None where it has none.
+        networks: Model folder with the frozen networks to train on; None takes the run's own.
     """
 
     scans: dict[str, list[TrainingScan]]
@@ -43,8 +45,14 @@ class Job:
     device: torch.device
     report: Report
     options: Any = None
+    networks: Path | None = None
 
-    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> None:
+    @property
+    def base(self) -> Path:
+        """The model folder with the frozen networks to train on."""
+        return self.networks or self.output / "model"
+
+    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> Outcome:
         """Train a recipe in a folder of the run, going on from its checkpoint."""
         name = Path(folder).name
 
@@ -52,16 +60,17 @@ class Job:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
             self.report(f"{name} {done}/{total}: {figures}")
 
-        train(recipe, plan, self.output / folder, progress)
+        return train(recipe, plan, self.output / folder, progress)
 
     def load_autoencoder(self) -> MaisiAutoencoder:
-        """Return the run's autoencoder, frozen."""
-        autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.output / "model" / "autoencoder")
+        """Return the autoencoder to train on, frozen."""
+        autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.base / "autoencoder")
         return autoencoder
 
     def save(self, name: str, module: ModelMixin) -> None:
-        """Put a trained part into the model folder; of several processes the first one writes."""
+        """Put a trained part into the model folder, beside the networks it belongs to; the first process writes."""
         if rank() == 0:
+            adopt(self.base, self.output / "model")
             save_module(module.cpu(), self.output / "model" / name, torch.float16)
 
 
@@ -78,6 +87,8 @@ class Part:
         modalities: Cases of other modalities are not loaded.
         in_model: Whether it belongs to the model folder that `segment` reads, whose index is then written anew.
         after: The part that must have been trained into the run before, and the folder of its weights there.
+        on_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
+        rehearse: Says, in a dry run, what training would need; None has nothing to say.
     """
 
     train: Callable[[Job], None]
@@ -87,6 +98,8 @@ class Part:
     modalities: tuple[str, ...] = MODALITIES
     in_model: bool = False
     after: tuple[str, str] | None = None
+    on_preset: bool = False
+    rehearse: Callable[[Job], None] | None = None
 
     def missing(self, run: Path) -> str:
         """Return, in words, which part must be trained before this one; nothing where all is there."""

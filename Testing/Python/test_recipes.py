@@ -253,7 +253,7 @@ def test_the_head_s_validation_names_organ_and_modality(some_scans: list[Trainin
     recipe.trainable.eval()
     with torch.no_grad():
         figures, again = recipe.validate(), recipe.validate()
-    assert set(figures) == {"dice_CT_liver", "flagged"} and figures == again
+    assert set(figures) == {"dice_CT_liver", "dice", "flagged", "score_auroc"} and figures == again
     assert all(0 <= value <= 1 for value in figures.values())
 
 

@@ -21,7 +21,8 @@ from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training import run
-from DiffuGTSLib.training.run import train_part, validation_windows
+from DiffuGTSLib.training.head_windows import validation_windows
+from DiffuGTSLib.training.run import train_part
 
 
 @pytest.fixture(scope="module")

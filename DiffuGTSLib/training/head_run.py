@@ -1,0 +1,310 @@
+"""Train the anomaly head on frozen features: two phases, on smaller windows and then on larger ones.
+
+`RUN/aova` holds the log and the checkpoint of each phase, and `head.json`, what was chosen; a run that was begun with
+other choices does not go on with these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.backbones.weights import CHECKSUMS_FILE, WEIGHTS_FILE, load_module, read_json
+from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.text.encoder import build_encoder
+from DiffuGTSLib.training.anomalies import AnomalySampler
+from DiffuGTSLib.training.aova import HeadRecipe
+from DiffuGTSLib.training.distributed import rank, told_by_first
+from DiffuGTSLib.training.head_options import MODES, HeadOptions
+from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
+from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
+from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
+from DiffuGTSLib.training.window_workers import WindowWorkers
+
+RECORD = "head.json"
+MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb")
+"""Options that a run may go on with in another value: they change how it is run, not what is learned."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of the training.
+
+    Attributes:
+        name: Of its folder.
+        side: Of its windows, in voxels.
+        plan: How long, how fast.
+    """
+
+    name: str
+    side: int
+    plan: TrainingPlan
+
+
+def phases(options: HeadOptions, plan: TrainingPlan, preset_voxels: int) -> list[Phase]:
+    """Return the phases: most iterations on windows that cost less than half, so that many tumors are seen sooner."""
+    large = options.window_voxels or preset_voxels
+    small = large * 3 // 4 // 8 * 8
+    first = plan.iterations * 3 // 4
+    every = options.validate_every if options.validate_every % plan.every else plan.every
+    plan = replace(
+        plan, average=options.average, every=every, checkpoint_every=options.validate_every, watch=options.watch,
+        patience=options.patience,
+    )  # fmt: skip
+    rate = options.learning_rate
+    return [
+        Phase("phase_1", small, replace(plan, iterations=max(1, first), learning_rate=rate)),
+        Phase(
+            "phase_2",
+            large,
+            replace(plan, iterations=plan.iterations - first, learning_rate=rate / 2, seed=plan.seed + 1),
+        ),
+    ]
+
+
+class HeadTraining:
+    """What both phases share: the frozen networks, the head, and the scans that the mode may look at.
+
+    Args:
+        job: What is to be done.
+
+    Raises:
+        ConfigError: If the run was begun with other choices, or `start` holds another kind of head.
+        InputError: If the mode has no scans to look at.
+        WeightsError: If the frozen networks or the start cannot be read.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.options: HeadOptions = job.options
+        self.phases = phases(self.options, job.plan, job.config.backbone.window_voxels)
+        self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
+        self.autoencoder: MaisiAutoencoder = job.load_autoencoder().to(job.device)
+        self.text_encoder = build_encoder(job.config.text.encoder)
+        self._samplers = {
+            phase.name: AnomalySampler(self.scans["train"], phase.side, self.options.mixture) for phase in self.phases
+        }
+        self.windows = {
+            phase.name: validation_windows(self.scans["validation"], phase.side, self.options) for phase in self.phases
+        }
+        for windows in self.windows.values():
+            require_judges(self.options, windows)
+        self.head = self._head().to(job.device, memory_format=torch.channels_last_3d)
+
+    def _head(self) -> AovaHead:
+        if self.options.start:
+            return started(self.options, self.autoencoder, self.text_encoder.dim, self.job)
+        scale = self._known_scale() or self.options.feature_scale
+        if not scale:
+            first = self._samplers[self.phases[0].name]
+            scale = told_by_first(measured_scale(self.autoencoder, first, self.job.device), self.job.device)
+        head: AovaHead = AovaHead(
+            self.autoencoder.feature_channels, self.text_encoder.dim, adapter=self.options.adapter,
+            alpha=self.options.alpha, context_widths=self.options.widths, fuse=self.options.fuse, feature_scale=scale,
+        )  # fmt: skip
+        return head
+
+    def _known_scale(self) -> float:
+        """Return what was measured when the run was begun, 0 where it was not."""
+        path = self.job.output / "aova" / RECORD
+        return float(read_json(path).get("feature_scale", 0.0)) if path.is_file() else 0.0
+
+    @contextmanager
+    def recipe(self, phase: Phase, workers: int) -> Iterator[HeadRecipe]:
+        """Lend a phase's recipe, and end its processes."""
+        sampler = self._samplers[phase.name]
+        with WindowWorkers(sampler, 1, workers) if workers else nullcontext() as ahead:
+            yield HeadRecipe(
+                self.head, self.autoencoder, self.text_encoder, sampler, self.windows[phase.name],
+                weights=self.options.weights, similarity_by_label=self.options.similarity_form == "label", ahead=ahead,
+                cache_bytes=int(self.options.cache_gb * 1e9),
+            )  # fmt: skip
+
+    def tell(self) -> None:
+        """Say what is learned from what."""
+        options, train = self.options, self.scans["train"]
+        left_out = sum(len(loaded) for loaded in self.job.scans.values()) - sum(map(len, self.scans.values()))
+        more = f"; {left_out} scans with an outlined tumor are left out" if left_out else ""
+        lines = [
+            f"mode {options.mode}: {MODES[options.mode]}{more}",
+            f"windows: {in_words(options.mixture, sum(bool(scan.tumor.any()) for scan in train))}",
+            f"organs: {', '.join(self._samplers[self.phases[0].name].organs)}",
+            "losses: " + ", ".join(f"{name} {weight:g}" for name, weight in asdict(options.weights).items())
+            + f"; similarity {options.similarity_form}",
+            f"head: {self.head.config['adapter']} adapter, fused by {self.head.config['fuse']}, features times "
+            f"{self.head.config['feature_scale']:g}" + (f", from {options.start}" if options.start else ""),
+        ]  # fmt: skip
+        windows = self.windows[self.phases[-1].name]
+        kept = f"the best {options.watch} is kept" if options.watch else "the last weights are kept"
+        lines.append(f"validation: {len(windows)} windows, {sum(w.abnormal for w in windows)} abnormal; {kept}")
+        for line in lines:
+            self.job.report(f"aova: {line}")
+
+
+def measured_scale(autoencoder: MaisiAutoencoder, sampler: AnomalySampler, device: torch.device) -> float:
+    """Return what the features are multiplied by for a spread of about 1, from 8 windows, to two digits.
+
+    One number for all levels, as the head has it: over the root mean square of their standard deviations.
+    """
+    variances = []
+    with torch.no_grad():
+        for number in range(8):
+            image = torch.from_numpy(sampler.draw(np.random.default_rng(number)).image)[None, None].to(device)
+            variances.append([float(feature.float().var()) for feature in autoencoder.encode(image).features])
+    spread = math.sqrt(float(np.mean(variances)))
+    if not (math.isfinite(spread) and spread > 0):
+        raise WeightsError(
+            f"The autoencoder's features have a spread of {spread:g}: there is nothing to learn from.",
+            hint="check its weights.",
+        )
+    return float(f"{1 / spread:.2g}")
+
+
+def started(options: HeadOptions, autoencoder: MaisiAutoencoder, text_dim: int, job: Job) -> AovaHead:
+    """Return the head that training begins from, which has to be of the kind that is asked for.
+
+    Raises:
+        WeightsError: If it cannot be read, or belongs to other features or another text model.
+        ConfigError: If it is another kind of head.
+    """
+    folder = Path(options.start)
+    folder = folder / "aova" if (folder / "aova").is_dir() else folder
+    head: AovaHead = load_module(AovaHead, folder)
+    bound = {"feature_channels": list(autoencoder.feature_channels), "text_dim": text_dim}
+    for name, wanted in bound.items():
+        if _plain(head.config[name]) != wanted:
+            raise WeightsError(
+                f"start: the head in {folder} has {name} {_plain(head.config[name])}; these networks give {wanted}.",
+                hint="a head goes on only on the features and the text model that it was trained on.",
+            )
+    wishes: dict[str, Any] = {"adapter": options.adapter, "alpha": options.alpha, "fuse": options.fuse}
+    if options.adapter == "context":
+        wishes["context_widths"] = list(options.widths)
+    if options.feature_scale:
+        wishes["feature_scale"] = options.feature_scale
+    for name, wanted in wishes.items():
+        given = _plain(head.config[name])
+        if given != wanted:
+            shown = ",".join(map(str, given)) if isinstance(given, list) else given
+            raise ConfigError(
+                f"start: the head in {folder} has {name} {given}, not {wanted}.", hint=f"say --set {name}={shown}."
+            )
+    _tell_of_another_autoencoder(folder.parent, job)
+    head.requires_grad_(True)
+    head.train()
+    return head
+
+
+def _tell_of_another_autoencoder(model: Path, job: Job) -> None:
+    """Say it where a start was trained on other weights of the same shape: it is worth less, and may still be wished."""
+    sums = [folder / CHECKSUMS_FILE for folder in (model, job.base)]
+    if all(path.is_file() for path in sums):
+        first, second = (read_json(path).get(f"autoencoder/{WEIGHTS_FILE}") for path in sums)
+        if first != second:
+            job.report(f"aova: the head in {model} was trained on another autoencoder's features")
+
+
+def train_head(job: Job) -> None:
+    """Train the head into the run's model folder, beside the frozen networks that it belongs to."""
+    _require_same_choices(job)
+    training = HeadTraining(job)
+    _write_record(job, training.head)
+    training.tell()
+    for phase in training.phases:
+        with training.recipe(phase, training.options.workers) as recipe:
+            _tell_end(job, phase, job.run(recipe, phase.plan, f"aova/{phase.name}"))
+    job.save("aova", training.head)
+    if job.base != job.output / "model":
+        wishes = f"--set backbone.folder={job.output / 'model'} --set text.encoder={job.config.text.encoder}"
+        job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {job.config.preset} {wishes}")
+
+
+def rehearse_head(job: Job) -> None:
+    """Say what training would learn from, how long it takes and what memory it needs, measured on two iterations."""
+    training = HeadTraining(job)
+    training.tell()
+    total, features = 0.0, 0
+    for phase in training.phases:
+        with training.recipe(phase, 0) as recipe:
+            seconds = min(rehearse(recipe, phase.plan))
+        total += seconds * phase.plan.iterations
+        job.report(
+            f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, {seconds:.2f} s each "
+            f"(the faster of 2), {duration(seconds * phase.plan.iterations)}"
+        )
+        channels = zip(training.autoencoder.feature_channels, training.autoencoder.feature_strides, strict=True)
+        window = sum(4 * count * (phase.side // stride) ** 3 for count, stride in channels)
+        features = max(features, len(training.windows[phase.name]) * window)
+    kept_gb = min(features / 1e9, training.options.cache_gb)
+    peak = peak_memory_gb(job.device)
+    known = "not known on this system" if peak is None else f"{peak:.1f} GB so far on {job.device}"
+    job.report(f"aova: {duration(total)} in all, validations not counted")
+    job.report(f"aova: memory: {known}, and {kept_gb:.1f} GB of main memory for the validation's features")
+
+
+def _require_same_choices(job: Job) -> None:
+    """Refuse to go on with another choice than a run was begun with: its figures would belong to neither."""
+    path = job.output / "aova" / RECORD
+    if not path.is_file():
+        return
+    begun, now = read_json(path), _record(job)
+    for name, value in now["options"].items():
+        known = begun.get("options", {}).get(name, value)
+        if known != value and name not in MAY_CHANGE:
+            raise ConfigError(
+                f"{path.parent} was begun with {name}={known}, not {name}={value}.",
+                hint="choose another --output, or go on with the same choices.",
+            )
+    for name in ("preset", "cases"):
+        if begun.get(name, now[name]) != now[name]:
+            raise ConfigError(
+                f"{path.parent} was begun with another {'preset' if name == 'preset' else 'set of training scans'}.",
+                hint="choose another --output, or go on with the same.",
+            )
+
+
+def _record(job: Job) -> dict[str, Any]:
+    cases = [scan.case.name for scan in job.scans["train"]]
+    return {"options": asdict(job.options), "preset": job.config.preset, "cases": cases}
+
+
+def _write_record(job: Job, head: AovaHead) -> None:
+    if rank() > 0:
+        return
+    record = {**_record(job), "feature_scale": head.config["feature_scale"], "seed": job.plan.seed}
+    folder = job.output / "aova"
+    make_folder(folder)
+    with whole_file(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:
+    if phase.plan.watch and not math.isnan(outcome.best):
+        early = f"stopped after {outcome.iterations} of {phase.plan.iterations}; " if outcome.early else ""
+        job.report(
+            f"aova: {phase.name}: {early}kept are the weights after {outcome.best_iteration}, "
+            f"{phase.plan.watch} {outcome.best:.3f}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+PART = Part(
+    train_head, 20000, HeadOptions(), in_model=True, after=("autoencoder", "model/autoencoder"), on_preset=True,
+    rehearse=rehearse_head,
+)  # fmt: skip
+"""What `diffugts train aova` trains. The bundled head had fewer windows and wants more, see its model card."""

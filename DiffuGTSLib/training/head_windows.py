@@ -1,0 +1,102 @@
+"""Which scans a mode of training may look at, and the fixed windows that a head is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.data import Crop, TrainingScan
+from DiffuGTSLib.training.head_options import HeadOptions
+
+_FIXED_DRAW = 5
+_PAINTED_WINDOWS = 8
+_PAINTED_ALONE = 24
+
+
+def scans_for(options: HeadOptions, scans: Sequence[TrainingScan], split: str) -> list[TrainingScan]:
+    """Return the scans of a split that a mode may look at.
+
+    Label-free training leaves scans with an outlined tumor out altogether. With the outline ignored, the tumor would be
+    taught as healthy; with windows laid around it, its outline would be used.
+
+    Raises:
+        InputError: If none is left, or there is no real tumor to learn from (code "mode").
+    """
+    if options.mode == "label-free":
+        kept = [scan for scan in scans if not scan.tumor.any()]
+    else:
+        kept = list(scans)
+    learns = split == "train" and options.mixture.real > 0
+    if not kept or (options.mode == "seen" and learns and not any(scan.tumor.any() for scan in kept)):
+        wanted = "a scan without an outlined tumor" if options.mode == "label-free" else "an outlined tumor"
+        raise InputError(
+            f"mode={options.mode} needs {wanted}; none of {len(scans)} scans of the split '{split}' has that.",
+            hint="choose another mode, or another protocol: diffugts data split PROTOCOL --kind label-free -o DIR.",
+            code="mode",
+        )
+    return kept
+
+
+def validation_windows(scans: Sequence[TrainingScan], side: int, options: HeadOptions | None = None) -> list[Sample]:
+    """Return fixed windows of unseen patients: their real tumors, cut off center, and painted ones elsewhere.
+
+    What a mode does not train on, it is not judged by: seen tumors are judged beside healthy windows, label-free ones
+    by painted tumors only.
+    """
+    options = options or HeadOptions()
+    rng = np.random.default_rng(_FIXED_DRAW)
+    windows = []
+    for scan in scans if options.mode != "label-free" else ():
+        if scan.tumor.any():
+            voxels = np.argwhere(scan.tumor)
+            for _ in range(2):
+                start = voxels[rng.integers(len(voxels))] - rng.integers(side // 4, 3 * side // 4, 3)
+                crop = Crop((int(start[0]), int(start[1]), int(start[2])), (side, side, side))
+                mask = crop.cut(scan.tumor)
+                windows.append(Sample(crop.cut(scan.scan.image), mask, scan.case.organ, scan.scan.modality))
+    others = Mixture(real=0.0, healthy=0.4, other_organ=0.0, anywhere=0.0, turned=0.0)
+    if options.mode == "seen":
+        others = replace(others, healthy=1.0)
+    sampler = AnomalySampler(scans, side, others)
+    windows += [sampler.draw(rng) for _ in range(_PAINTED_WINDOWS if windows else _PAINTED_ALONE)]
+    return windows
+
+
+def require_judges(options: HeadOptions, windows: Sequence[Sample]) -> None:
+    """Refuse early stopping by a figure that the windows cannot give.
+
+    Raises:
+        InputError: If none shows a tumor, or, with image labels, all do (code "validation").
+    """
+    kinds = {window.abnormal for window in windows}
+    if options.patience and kinds != {True, False} and not (options.watch == "dice" and kinds == {True}):
+        raise InputError(
+            f"patience={options.patience} stops by {options.watch}, which {len(windows)} validation windows cannot give:"
+            f" all of them are {'abnormal' if kinds == {True} else 'normal'}.",
+            hint="set patience=0, or name more validation scans in the protocol.",
+            code="validation",
+        )
+
+
+def in_words(mixture: Mixture, with_tumor: int) -> str:
+    """Return the kinds of windows and their shares in percent.
+
+    Args:
+        mixture: Of the sampler.
+        with_tumor: Scans with an outlined tumor; without any, no window is drawn around one.
+    """
+    real = mixture.real if with_tumor else 0.0
+    anywhere = min(mixture.anywhere, 1 - real)
+    others = 1 - real - anywhere
+    shares = {
+        f"around a real tumor ({with_tumor} scans)": real,
+        "from anywhere": anywhere,
+        "with painted tumors": others * (1 - mixture.healthy),
+        "in a healthy organ": others * mixture.healthy,
+    }
+    kinds = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items() if share)
+    return f"{kinds}; {100 * mixture.other_organ:.0f} % of those with a tumor are asked about another organ"

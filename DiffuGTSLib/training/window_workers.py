@@ -1,0 +1,145 @@
+"""Processes that draw and paint training windows while the network computes.
+
+A batch is drawn from the seed of its iteration, wherever that happens, so that a run is the same with any number of
+processes, and goes on exactly after it was stopped. The processes are started afresh rather than forked: they work the
+same on every system, and none inherits a GPU or a lock. They share the scans through one file that each maps into its
+memory, so that ten processes hold the scans once; it is removed at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import mmap
+import os
+import pickle
+import signal
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from DiffuGTSLib.errors import ConfigError, WorkerError
+from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
+
+Batch = tuple[list[Sample], np.random.Generator]
+
+_ALIGNMENT = 64
+"""Bytes; arrays in the shared file begin at multiples of it, as processors like them to."""
+
+
+class WindowWorkers:
+    """Draws a sampler's batches ahead; see `DiffuGTSLib.training.aova.DrawnAhead`. A context: it ends its processes.
+
+    Args:
+        sampler: What is drawn from.
+        batch: Windows in a batch.
+        workers: Processes.
+
+    Raises:
+        ConfigError: For fewer than one.
+    """
+
+    def __init__(self, sampler: AnomalySampler, batch: int, workers: int) -> None:
+        if workers < 1:
+            raise ConfigError(f"workers: expected at least one process, got {workers}.")
+        self._folder = tempfile.TemporaryDirectory(prefix="diffugts-windows-")
+        self._batch = batch
+        self._count = 2 * workers
+        self._seeds: Iterator[list[int]] = iter(())
+        self._pending: deque[Future[Batch]] = deque()
+        write_shared(sampler, Path(self._folder.name))
+        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
+
+    def __enter__(self) -> WindowWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._folder.cleanup()
+
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Begin with the first batches of a run."""
+        for future in self._pending:
+            future.cancel()
+        self._pending.clear()
+        self._seeds = iter(seeds)
+        for seed in itertools.islice(self._seeds, self._count):
+            self._submit(seed)
+
+    def take(self) -> Batch:
+        """Return the next batch, and its generator in the state after drawing it.
+
+        Raises:
+            WorkerError: If a process died, as where memory is short. What else went wrong in one is raised as it is.
+        """
+        try:
+            drawn = self._pending.popleft().result()
+            for seed in itertools.islice(self._seeds, 1):
+                self._submit(seed)
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "A process that draws training windows died.",
+                hint="is memory short? Try fewer: --set workers=0 draws in the training's own process.",
+            ) from error
+        return drawn
+
+    def _submit(self, seed: list[int]) -> None:
+        self._pending.append(self._pool.submit(_draw, Path(self._folder.name), seed, self._batch))
+
+
+def write_shared(thing: Any, folder: Path) -> None:
+    """Write an object so that processes can read it without each holding its arrays: `arrays` and `object.pickle`."""
+    sizes: list[int] = []
+    with (folder / "arrays").open("wb") as file:
+
+        def keep(buffer: pickle.PickleBuffer) -> None:
+            raw = buffer.raw()
+            file.write(raw)
+            file.write(b"\0" * (-raw.nbytes % _ALIGNMENT))
+            sizes.append(raw.nbytes)
+
+        content = pickle.dumps(thing, protocol=5, buffer_callback=keep)
+        if not sizes:
+            file.write(b"\0")  # an empty file cannot be mapped
+    (folder / "object.pickle").write_bytes(pickle.dumps((sizes, content)))
+
+
+@functools.cache
+def read_shared(folder: Path) -> Any:
+    """Return the object, its arrays in the mapped file; they cannot be written to."""
+    sizes, content = pickle.loads((folder / "object.pickle").read_bytes())  # noqa: S301 - this run wrote it
+    with (folder / "arrays").open("rb") as file:
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    starts = list(itertools.accumulate((size + -size % _ALIGNMENT for size in sizes), initial=0))[:-1]
+    buffers = [mapped[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    return pickle.loads(content, buffers=buffers)  # noqa: S301
+
+
+def _begin() -> None:
+    """Prepare a worker: Ctrl-C is its parent's matter, and it ends when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _draw(folder: Path, seed: list[int], batch: int) -> Batch:
+    sampler: AnomalySampler = read_shared(folder)
+    rng = np.random.default_rng(seed)
+    return [sampler.draw(rng) for _ in range(batch)], rng
