@@ -10,27 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
 from DiffuGTSLib.evaluation.html_report import write_page
 from DiffuGTSLib.evaluation.pooled import pool
+from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.record import input_sha256
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.volumes import Geometry, Volume, read_mask, read_volume
 
-AIR_HU = -1000.0
 CASES = "cases"
 """Folder of what is kept of each case; deleting it measures everything again."""
 CONFIG = "config.json"
@@ -64,19 +58,11 @@ def evaluate_protocol(
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
             with a mask.
     """
-    if split == "train" and not allow_seen:
-        raise InputError(
-            "Cases of split 'train' were trained on; scoring them says nothing.",
-            hint="use --split test.",
-            code="leakage",
-        )
     cases = read_protocol(protocol_path)
-    chosen = [case for case in cases if case.split == split and (case.tumor or is_healthy(case))]
-    if not any(case.tumor for case in chosen):
-        raise InputError(f"The protocol has no case with a mask in split '{split}'.")
+    chosen = choose_cases(cases, split, allow_seen=allow_seen)
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
-    judge = _Judge(data, output / CASES, config, components, cases)
+    judge = _Judge(data, output / CASES, config, components, BaselineRules(cases, data))
     (output / CASES).mkdir(parents=True, exist_ok=True)
     scores = []
     for number, case in enumerate(chosen):
@@ -84,12 +70,6 @@ def evaluate_protocol(
             on_progress(case.name, number / len(chosen))
         scores.append(judge.score(case))
     _write(scores, judge, seen, output, protocol_path, split)
-
-
-def is_healthy(case: Case) -> bool:
-    """Say whether a case shows a healthy organ: no tumor was outlined, and none is said to be there unmarked."""
-    unmarked = case.healthy_only_in or case.unmarked_near
-    return bool(case.organ and case.modality in ("CT", "MR") and not case.tumor and not unmarked)
 
 
 @dataclass
@@ -101,8 +81,7 @@ class _Judge:
         folder: Where cases are kept.
         config: Of the model.
         components: The model.
-        cases: All of the protocol.
-        rules: Modality → threshold baseline, chosen when first needed.
+        rules: The threshold baseline.
         digests: Case → file → SHA-256, of those scored.
     """
 
@@ -110,77 +89,25 @@ class _Judge:
     folder: Path
     config: Config
     components: Components
-    cases: Sequence[Case]
-    rules: dict[str, ThresholdRule] = field(default_factory=dict)
+    rules: BaselineRules
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def score(self, case: Case) -> CaseScore:
         """Return a case's score: as kept, or measured now and kept."""
-        scan, mask = _read(case, self.data)
-        self.digests[case.name] = {
-            name: input_sha256(self.data / name, volume)
-            for name, volume in ((case.image, scan), (case.tumor, mask)) if name
-        }  # fmt: skip
-        made_of = fingerprint(case, self.digests[case.name], self.config, self.components.weights)
+        read = read_case(case, self.data)
+        self.digests[case.name] = read.digests
+        made_of = fingerprint(case, read.digests, self.config, self.components.weights)
         picture = case_file(self.folder, case.name, ".jpg")
         kept = kept_score(self.folder, case.name, made_of)
         if kept is not None and picture.is_file():
             return kept
-        if case.framed_on_tumor:
-            rng = np.random.default_rng([2025, *case.name.encode()])
-            scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
         prompts = organ_prompts(case.organ, case.modality)
-        result = segment(scan, prompts, self.components, self.config, modality=case.modality)
-        score = score_case(case, scan, mask, result, self._rule(case.modality))
+        result = segment(read.scan, prompts, self.components, self.config, modality=case.modality)
+        score = score_case(case, read.scan, read.mask, result, self.rules.of(case.modality))
         with whole_file(picture) as path:
-            path.write_bytes(case_picture(scan, mask, result.mask, result.aova, case.modality))
+            path.write_bytes(case_picture(read.scan, read.mask, result.mask, result.aova, case.modality))
         keep_score(self.folder, case.name, made_of, score)
         return score
-
-    def _rule(self, modality: str) -> ThresholdRule:
-        """Choose the baseline's percentile on a few training cases of a modality."""
-        if modality not in self.rules:
-            training = [c for c in self.cases if c.split == "train" and c.tumor and c.modality == modality][:4]
-            pairs = ((scan, mask.array > 0) for scan, mask in (_read(case, self.data) for case in training))
-            self.rules[modality] = fit_threshold(pairs, modality) if training else ThresholdRule()
-        return self.rules[modality]
-
-
-def reframe(
-    scan: Volume, mask: Volume, fill: float, rng: np.random.Generator, reach_mm: float = 40.0
-) -> tuple[Volume, Volume]:
-    """Cut or pad each of the six sides at random, so that the frame no longer says where the tumor is.
-
-    No side cuts closer than 5 mm to the tumor. Padding is filled with `fill` and keeps the grid's directions.
-
-    Raises:
-        InputError: If the mask is empty.
-    """
-    spacing = np.array(scan.geometry.spacing_mm)
-    found = np.argwhere(mask.array > 0)
-    if len(found) == 0:
-        raise InputError("The tumor mask is empty: there is no frame to move around it.", code="empty_mask")
-    reach = np.round(rng.uniform(-reach_mm, reach_mm, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
-    keep = np.ceil(5.0 / spacing).astype(int)
-    before = np.maximum(reach[0], -np.maximum(0, found.min(0) - keep))
-    after = np.maximum(reach[1], -np.maximum(0, np.array(scan.array.shape) - 1 - found.max(0) - keep))
-    matrix = scan.geometry.ijk_to_ras.copy()
-    matrix[:3, 3] = scan.geometry.to_ras(-before)
-    geometry = Geometry(tuple(int(n) for n in scan.array.shape + before + after), matrix)  # type: ignore[arg-type]
-    cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in zip(before, after, scan.array.shape, strict=True))
-    pad = [(max(0, int(b)), max(0, int(a))) for b, a in zip(before, after, strict=True)]
-    return (
-        Volume(np.pad(scan.array[cut], pad, constant_values=fill), geometry, scan.modality),
-        Volume(np.pad(mask.array[cut], pad), geometry),
-    )
-
-
-def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
-    """Return a case's scan and its reference, which is empty for a healthy scan."""
-    scan = read_volume(data / case.image)
-    if not case.tumor:
-        return scan, scan.with_array(np.zeros(scan.geometry.shape, dtype=np.uint8))
-    return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)
 
 
 def _write(
@@ -210,7 +137,9 @@ def _about(judge: _Judge, protocol_path: Path, split: str) -> dict[str, Any]:
         "protocol_sha256": hashlib.sha256(text).hexdigest(),
         "description": str(json.loads(text).get("description", "")),
         "split": split,
-        "splits": {each: sum(case.split == each for case in judge.cases) for each in ("train", "validation", "test")},
+        "splits": {
+            each: sum(case.split == each for case in judge.rules.cases) for each in ("train", "validation", "test")
+        },
         "preset": judge.config.preset,
         "seed": judge.config.runtime.seed,
         "weights": dict(judge.components.weights),

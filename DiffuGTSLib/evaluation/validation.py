@@ -19,7 +19,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
-from DiffuGTSLib.evaluation.protocol import AIR_HU, reframe
+from DiffuGTSLib.evaluation.protocol_cases import read_case
 from DiffuGTSLib.evaluation.report import write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
@@ -213,11 +213,8 @@ def validate_protocol(
 
 
 def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToPredict) -> dict[str, str | float]:
-    scan = read_volume(data / case.image)
-    mask = read_mask(data / case.tumor, scan.geometry, case.tumor_values)
-    if case.framed_on_tumor:  # the same frame that `evaluate` draws
-        rng = np.random.default_rng([2025, *case.name.encode()])
-        scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
+    read = read_case(case, data)  # in the frame that `evaluate` draws
+    scan, mask = read.scan, read.mask
     clock = time.perf_counter()
     result = HowToPredict(how.overlap, how.post, case.modality).predict(trained, scan)
     seconds = time.perf_counter() - clock

@@ -1,0 +1,136 @@
+"""The cases of a protocol as they are scored: which ones, cut or padded anew, and the one threshold beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
+from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.record import input_sha256
+from DiffuGTSLib.volumes import Geometry, Volume, read_mask, read_volume
+
+AIR_HU = -1000.0
+
+
+def choose_cases(cases: Sequence[Case], split: str, *, allow_seen: bool = False) -> list[Case]:
+    """Return the cases of a split that can be scored: with an outlined tumor, or known to be healthy.
+
+    Args:
+        cases: Of a protocol.
+        split: "validation" or "test"; "train" only where what was seen is allowed.
+        allow_seen: Whether it is.
+
+    Raises:
+        InputError: If the split was trained on (code "leakage"), or it has no case with a mask.
+    """
+    if split == "train" and not allow_seen:
+        raise InputError(
+            "Cases of split 'train' were trained on; scoring them says nothing.",
+            hint="use --split test.",
+            code="leakage",
+        )
+    chosen = [case for case in cases if case.split == split and (case.tumor or is_healthy(case))]
+    if not any(case.tumor for case in chosen):
+        raise InputError(f"The protocol has no case with a mask in split '{split}'.")
+    return chosen
+
+
+def is_healthy(case: Case) -> bool:
+    """Say whether a case shows a healthy organ: no tumor was outlined, and none is said to be there unmarked."""
+    unmarked = case.healthy_only_in or case.unmarked_near
+    return bool(case.organ and case.modality in ("CT", "MR") and not case.tumor and not unmarked)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadCase:
+    """A case as it is scored.
+
+    Attributes:
+        scan: Native units; one that was cut around its tumor, in another frame.
+        mask: The reference on its grid; empty for a healthy scan.
+        digests: File → SHA-256, of scan and mask as they were read.
+    """
+
+    scan: Volume
+    mask: Volume
+    digests: dict[str, str]
+
+
+def read_case(case: Case, data: Path) -> ReadCase:
+    """Read a case's scan and reference; what was cut around its tumor is cut or padded, the same way every time.
+
+    Raises:
+        InputError: As `read_volume` and `read_mask`.
+    """
+    scan, mask = _read(case, data)
+    files = ((case.image, scan), (case.tumor, mask))
+    digests = {name: input_sha256(data / name, volume) for name, volume in files if name}
+    if case.framed_on_tumor:
+        rng = np.random.default_rng([2025, *case.name.encode()])
+        scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
+    return ReadCase(scan, mask, digests)
+
+
+@dataclass
+class BaselineRules:
+    """Chooses the threshold baseline's percentile on a few training cases of a modality, when first asked.
+
+    Attributes:
+        cases: All of the protocol.
+        data: Folder that their paths start from.
+        rules: Modality → rule, of those chosen so far.
+    """
+
+    cases: Sequence[Case]
+    data: Path
+    rules: dict[str, ThresholdRule] = field(default_factory=dict)
+
+    def of(self, modality: str) -> ThresholdRule:
+        """Return a modality's rule; Otsu's threshold where the protocol has no training case."""
+        if modality not in self.rules:
+            training = [c for c in self.cases if c.split == "train" and c.tumor and c.modality == modality][:4]
+            pairs = ((scan, mask.array > 0) for scan, mask in (_read(case, self.data) for case in training))
+            self.rules[modality] = fit_threshold(pairs, modality) if training else ThresholdRule()
+        return self.rules[modality]
+
+
+def reframe(
+    scan: Volume, mask: Volume, fill: float, rng: np.random.Generator, reach_mm: float = 40.0
+) -> tuple[Volume, Volume]:
+    """Cut or pad each of the six sides at random, so that the frame no longer says where the tumor is.
+
+    No side cuts closer than 5 mm to the tumor. Padding is filled with `fill` and keeps the grid's directions.
+
+    Raises:
+        InputError: If the mask is empty.
+    """
+    spacing = np.array(scan.geometry.spacing_mm)
+    found = np.argwhere(mask.array > 0)
+    if len(found) == 0:
+        raise InputError("The tumor mask is empty: there is no frame to move around it.", code="empty_mask")
+    reach = np.round(rng.uniform(-reach_mm, reach_mm, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
+    keep = np.ceil(5.0 / spacing).astype(int)
+    before = np.maximum(reach[0], -np.maximum(0, found.min(0) - keep))
+    after = np.maximum(reach[1], -np.maximum(0, np.array(scan.array.shape) - 1 - found.max(0) - keep))
+    matrix = scan.geometry.ijk_to_ras.copy()
+    matrix[:3, 3] = scan.geometry.to_ras(-before)
+    geometry = Geometry(tuple(int(n) for n in scan.array.shape + before + after), matrix)  # type: ignore[arg-type]
+    cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in zip(before, after, scan.array.shape, strict=True))
+    pad = [(max(0, int(b)), max(0, int(a))) for b, a in zip(before, after, strict=True)]
+    return (
+        Volume(np.pad(scan.array[cut], pad, constant_values=fill), geometry, scan.modality),
+        Volume(np.pad(mask.array[cut], pad), geometry),
+    )
+
+
+def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
+    """Return a case's scan and its reference, which is empty for a healthy scan, in the frame of the files."""
+    scan = read_volume(data / case.image)
+    if not case.tumor:
+        return scan, scan.with_array(np.zeros(scan.geometry.shape, dtype=np.uint8))
+    return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)
