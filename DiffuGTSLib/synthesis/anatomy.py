@@ -45,6 +45,31 @@ def vary_intensity(
     return np.clip(image, 0, 1).astype(np.float32)
 
 
+def remap_contrast(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Give an MR another contrast: a random curve over its intensities, mostly rising, sometimes up and down.
+
+    Air stays dark. Real texture in contrasts that no training scan has, between `vary_intensity` and `paint_anatomy`.
+
+    Args:
+        window: (X, Y, Z) in [0, 1].
+        rng: Source of randomness.
+    """
+    knots = np.array([0.0, 0.05, 0.25, 0.5, 0.75, 1.0])
+    values = rng.uniform(0.05, 1.0, len(knots) - 1)
+    if rng.random() < 0.6:
+        values = np.sort(values)
+    curve = np.concatenate([[0.0], values])
+    keep = rng.uniform(0.0, 0.6)  # part of the scan's own contrast
+    return np.asarray(np.interp(window, knots, keep * knots + (1 - keep) * curve), dtype=np.float32)
+
+
+def sharpen(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Sharpen edges as a hard kernel or a finer scan would, by an unsharp mask of random strength and width."""
+    strength, sigma_voxels = rng.uniform(0.3, 1.2), rng.uniform(0.6, 1.4)
+    details = window - ndimage.gaussian_filter(window, sigma_voxels)
+    return np.asarray(np.clip(window + strength * details, 0, 1), dtype=np.float32)
+
+
 def thicken_slices(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Blur along one axis, mostly the long one of the patient, as slices of 3 to 7 mm at a voxel of 2 mm do."""
     axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import organ_names
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, thicken_slices, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import paint_anatomy, remap_contrast, sharpen, thicken_slices, vary_intensity
+from DiffuGTSLib.synthesis.decoys import paint_tubes
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.outline import outline_tumor
@@ -36,14 +38,23 @@ class Mixture:
             mostly such windows.
         turned: Share of windows that are turned and scaled.
         thick: Share of windows that are blurred as thick slices are.
+        sharp: Share of windows that are sharpened, as finer scans and harder kernels are.
+        remapped: Share of MR windows that get another contrast.
+        decoys: Share of the painted and healthy windows in which tubes are painted that are no tumors.
+        phase: Share of CT windows in which the prompted organ is brighter or darker as a whole, as in another phase of
+            the contrast agent.
     """
 
-    real: float = 0.3
+    real: float = 0.2
     healthy: float = 0.25
     other_organ: float = 0.05
-    anywhere: float = 0.15
+    anywhere: float = 0.2
     turned: float = 0.6
     thick: float = 0.25
+    sharp: float = 0.2
+    remapped: float = 0.35
+    decoys: float = 0.45
+    phase: float = 0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +161,19 @@ class AnomalySampler:
         view = self._view(crop, rng)
         image = self._image(scan, view, rng)
         mask = np.zeros(image.shape, dtype=bool)
+        shown = view.cut(scan.organs[organ])
+        intensity = scan.scan.intensity if scan.case.modality == "CT" else None
+        blur_voxels = edge_blur_voxels(scan, rng)
+        if intensity is not None and rng.random() < self._mixture.phase:
+            image = shift_organ(image, shown, intensity, rng)
+        if rng.random() < self._mixture.decoys:
+            image = paint_decoys(image, shown, intensity, blur_voxels, scan.scan.spacing_mm, rng)
         if rng.random() >= self._mixture.healthy:
-            healthy_organ = view.cut(scan.organs[organ]) & view.cut(scan.healthy)
             count = 1 + int(rng.random() < 0.25) + int(rng.random() < 0.1)
-            intensity = scan.scan.intensity if scan.case.modality == "CT" else None
             image, mask = paint_tumors(
-                image, healthy_organ, self._specs[organ], count, intensity, scan.scan.spacing_mm, rng
-            )
+                image, shown & view.cut(scan.healthy), self._specs[organ], count, intensity, scan.scan.spacing_mm, rng,
+                blur_voxels,
+            )  # fmt: skip
         # A real tumor that happens to lie in the window is one of the soft tissue, never of the painted organ.
         if organ == scan.case.organ:
             mask = mask | view.cut(scan.tumor)
@@ -175,13 +192,18 @@ class AnomalySampler:
     ) -> Sample:
         if rng.random() < self._mixture.thick:
             image = thicken_slices(image, rng)
+        elif rng.random() < self._mixture.sharp:
+            image = sharpen(image, rng)
         return _mirrored(image, mask, organ, "CT" if scan.case.modality == "CT" else "MR", rng)
 
-    @staticmethod
-    def _image(scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
         if scan.case.modality == "labels":
             return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
-        return vary_intensity(view.cut(scan.scan.image), rng, 0.1 if scan.case.modality == "CT" else 0.25)
+        image = view.cut(scan.scan.image)
+        if scan.case.modality == "CT":
+            return vary_intensity(image, rng, 0.1)
+        image = vary_intensity(image, rng, 0.25)
+        return remap_contrast(image, rng) if rng.random() < self._mixture.remapped else image
 
 
 EXOPHYTIC_CHANCE = 0.3
@@ -203,6 +225,7 @@ def paint_tumors(
     intensity: IntensityMap | None,
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
+    blur_voxels: float = 0.5,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Paint tumors into a canonical window; those that find no place are left out.
 
@@ -214,12 +237,13 @@ def paint_tumors(
         intensity: The CT's map from HU, through which it is painted; None for MR and painted anatomy.
         spacing_mm: Of the window.
         rng: Source of randomness.
+        blur_voxels: Of the scan as it lies on the canonical grid; a tumor's edge is at least that soft.
 
     Returns:
         (painted image, tumor mask).
     """
     modality = "MR" if intensity is None else "CT"
-    blur_mm = (0.5 * spacing_mm[0], 0.5 * spacing_mm[1], 0.5 * spacing_mm[2])  # of the canonical grid's interpolation
+    blur_mm = (blur_voxels * spacing_mm[0], blur_voxels * spacing_mm[1], blur_voxels * spacing_mm[2])
     native = image if intensity is None else intensity.to_native(image)
     image, mask = image.copy(), np.zeros(image.shape, dtype=bool)
     for _ in range(count):
@@ -246,7 +270,57 @@ def paint_tumors(
 
 _PAINTER = HandcraftedPainter()
 
-_ORGAN_WEIGHT = {"lung": 7.0, "brain": 5.0, "liver": 3.0, "soft tissue": 2.5, "kidney": 2.0}
+AERATED_UNIT = 0.15
+"""An organ of a CT whose median is darker than this on the canonical scale (about -500 HU) is lung."""
+DECOY_HU = (-60.0, 220.0)
+"""Vessels of the lung, from one that is thinner than a voxel's edge to one full of contrast agent."""
+
+
+def edge_blur_voxels(scan: TrainingScan, rng: np.random.Generator) -> float:
+    """Draw how soft edges are painted: about as soft as the scan's own on the canonical grid, which its voxels decide.
+
+    Paint that is always sharper than its scan would be known by that alone.
+    """
+    if scan.case.modality == "labels":
+        return float(rng.uniform(0.3, 0.8))  # of `paint_anatomy`
+    coarse = max(1.0, float(np.mean(scan.scan.source.spacing_mm)) / float(np.mean(scan.scan.spacing_mm)))
+    return float(rng.uniform(0.35, 0.55) * coarse)
+
+
+def shift_organ(
+    image: NDArray[np.float32], organ: NDArray[np.bool_], intensity: IntensityMap, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Make a solid organ of a CT brighter or darker as a whole, by -30 to 80 HU; lung and an absent organ stay."""
+    if not organ.any() or float(np.median(image[organ])) < AERATED_UNIT:
+        return image
+    share = ndimage.gaussian_filter(organ.astype(np.float32), 0.7)
+    shifted = intensity.to_native(image) + np.float32(rng.uniform(-30, 80)) * share
+    return np.clip(intensity.to_unit(shifted), 0, 1)
+
+
+def paint_decoys(
+    image: NDArray[np.float32],
+    organ: NDArray[np.bool_],
+    intensity: IntensityMap | None,
+    blur_voxels: float,
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Paint one to five tubes into an organ: in lung as dense as blood, elsewhere brighter or darker than the organ."""
+    if not organ.any():
+        return image
+    count, around = int(rng.integers(1, 6)), float(np.median(image[organ]))
+    if intensity is not None and around < AERATED_UNIT:
+        level = float(intensity.to_unit(np.array(rng.uniform(*DECOY_HU))))
+    else:
+        level = around + float(rng.choice((-1, 1, 1))) * rng.uniform(0.05, 0.3)
+    painted = paint_tubes(image, organ, count, float(np.clip(level, 0, 1)), blur_voxels, spacing_mm, rng)
+    return np.clip(painted, 0, 1)
+
+
+_ORGAN_WEIGHT = {
+    "brain": 8.0, "lung": 8.0, "liver": 4.5, "kidney": 3.0, "soft tissue": 2.0, "pancreas": 2.0, "colon": 1.5,
+}  # fmt: skip
 """Organs that people ask for more often are drawn more often; not fitted."""
 
 
