@@ -8,6 +8,7 @@ import typer
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
+    ablating,
     benchmarking,
     benchmarking_stages,
     checkpoints,
@@ -77,6 +78,7 @@ app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)
 app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES)(inspecting.prompts)
 app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(synthesizing.synthesize)
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
+app.command("ablate", rich_help_panel=_MAKE, epilog=ablating.EXAMPLES)(ablating.ablate)
 app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.train)
 app.command("validate", rich_help_panel=_MAKE, epilog=validating.EXAMPLES)(validating.validate)
 app.add_typer(difftumor.app, name="difftumor", rich_help_panel=_MAKE)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
@@ -17,13 +13,12 @@ from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint
 from DiffuGTSLib.evaluation.html_report import write_page
 from DiffuGTSLib.evaluation.pooled import pool
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case
+from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
-from DiffuGTSLib.versions import versions
 
 CASES = "cases"
 """Folder of what is kept of each case; deleting it measures everything again."""
@@ -116,37 +111,16 @@ def _write(
     config, name = judge.config, protocol_path.stem
     write_json(config.to_dict(), output / CONFIG)
     pooled = pool(scores)
+    about = report_provenance(protocol_path, split, judge.rules.cases, config, judge.components)
     more = {
         "pooled": pooled.as_json(),
         "scans": judge.digests,
-        "about": {**_about(judge, protocol_path, split), "seen_in_training": seen.why},
+        "about": {**about, "seen_in_training": seen.why},
     }
     rows = [score.row for score in scores]
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
     write_report(rows, output, title=title, notes=[seen.note, *_notes(judge.components)], group_by="patient", more=more)
     write_page(output)
-
-
-def _about(judge: _Judge, protocol_path: Path, split: str) -> dict[str, Any]:
-    """Return how to make the report again: what was run, with what, on what."""
-    text = protocol_path.read_bytes()
-    bundled = protocol_path.resolve().parent == resource_path("Protocols").resolve()
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "protocol": protocol_path.stem if bundled else protocol_path.name,
-        "protocol_sha256": hashlib.sha256(text).hexdigest(),
-        "description": str(json.loads(text).get("description", "")),
-        "split": split,
-        "splits": {
-            each: sum(case.split == each for case in judge.rules.cases) for each in ("train", "validation", "test")
-        },
-        "preset": judge.config.preset,
-        "seed": judge.config.runtime.seed,
-        "weights": dict(judge.components.weights),
-        "trained": judge.components.trained,
-        "device": str(judge.components.device),
-        "versions": versions(),
-    }
 
 
 def _notes(components: Components) -> list[str]:

@@ -1,0 +1,111 @@
+"""`ablate`: does each part of the method earn its place?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
+from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
+from DiffuGTSLib.cli.study_reports import numbers
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.progress import TerminalProgress
+
+EXAMPLES = examples(
+    "Every study on the scans that the bundled model was not trained on:",
+    "diffugts ablate --protocol mini --data scans -o ablation",
+    "Open ablation/report.html. Only what parts and words do, on two scans, to begin with:",
+    "diffugts ablate --protocol mini --data scans -o ablation --studies parts,prompts --case STS_016_CT --case brain1",
+    "More steps and seeds later; what is measured already is not measured again:",
+    "diffugts ablate --protocol mini --data scans -o ablation --studies steps,seeds --steps 1,5,10,50 --seeds 0,1,2,3",
+    "",
+    "parts    a threshold, an ellipsoid that sees no image, the attention alone, residuals left out and alone",
+    "prompts  the right organ, a wrong one, normal and abnormal swapped, nonsense",
+    "steps    repainted in fewer and more denoising steps",
+    "seeds    repainted with other noise",
+)
+
+_WHAT, _COMPARED = "On what", "What is compared"
+
+
+def ablate(
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol", help="A bundled protocol's name, or a JSON file in its form.", rich_help_panel=_WHAT
+        ),
+    ],
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder that the protocol's paths start from.", rich_help_panel=_WHAT)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder of the report; what it holds already is used.", show_default=False),
+    ],
+    split: Annotated[
+        str, typer.Option("--split", help="Which cases: validation, test.", rich_help_panel=_WHAT)
+    ] = "test",
+    cases: Annotated[
+        list[str] | None,
+        typer.Option("--case", "--cases", help="Only this one; may be repeated.", rich_help_panel=_WHAT),
+    ] = None,
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen",
+            help="Ask scans that the model was trained on, too; marks the report.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    studies: Annotated[
+        str, typer.Option("--studies", help="Some of parts, prompts, steps, seeds.", rich_help_panel=_COMPARED)
+    ] = "parts,prompts,steps,seeds",
+    steps: Annotated[
+        str, typer.Option("--steps", help="Denoising steps to try.", rich_help_panel=_COMPARED)
+    ] = "1,2,5,10,30",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds to try.", rich_help_panel=_COMPARED)] = "0,1,2",
+    preset: Preset = "mini",
+    config_file: ConfigFile = None,
+    device: Device = None,
+    seed: Seed = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the method apart on unseen scans, and compare every variant with the whole, paired over patients.
+
+    A scan is looked at once and repainted once; parts are mixtures of the same residuals, prompts are asked of the same
+    features, and only steps and seeds repaint again. Thresholds of mixtures are chosen on the validation scans.
+    """
+    path = protocol_path(protocol)
+    require_folder(data, "--data")
+    config = configured(preset, config_file, overrides, device=device, seed=seed)
+
+    from DiffuGTSLib.evaluation.ablation import Study, run_ablation
+    from DiffuGTSLib.evaluation.ablation_variants import Wish
+
+    chosen = tuple(word.strip() for word in studies.split(",") if word.strip())
+    wish = Wish(chosen, whole_numbers(steps, "--steps"), whole_numbers(seeds, "--seeds"))
+    study = Study(path, data, output, config, split, tuple(cases or ()), wish, allow_seen)
+    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        run_ablation(study, progress)
+    if as_json:
+        typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"], indent=1))
+    elif not quiet:
+        OUT.print(f"Report: {output / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Return whole numbers that are parted by commas.
+
+    Raises:
+        InputError: Naming the option.
+    """
+    values = numbers(text, option)
+    if any(value != int(value) for value in values):
+        raise InputError(f"{option}: expected whole numbers parted by commas, got '{text}'.", code="numbers")
+    return tuple(int(value) for value in values)

@@ -1,0 +1,211 @@
+"""Does each part earn its place? Every variant of the method on the same unseen scans, kept case by case."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.trained_cases import check_unseen
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.evaluation.ablation_measure import CUTS, Figures, Subject, measure, tuning_curves
+from DiffuGTSLib.evaluation.ablation_report import CaseFigures, write_ablation
+from DiffuGTSLib.evaluation.ablation_variants import PARTS, Wish, mixtures, variants
+from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
+from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case
+from DiffuGTSLib.evaluation.provenance import report_provenance
+from DiffuGTSLib.evaluation.report import plain
+from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.storage import whole_file
+
+CASES, TUNING = "cases", "tuning"
+"""Folders of what is kept of each case; deleting them measures everything again."""
+TUNING_SPLIT = "validation"
+SCHEMA = 1
+"""Raised whenever a figure changes its meaning."""
+
+OnCase = Callable[[str, float], None]
+"""Called with (case, share of all cases done); may raise `Cancelled`."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is studied, on what.
+
+    Attributes:
+        protocol_path: See `DiffuGTSLib.protocol`.
+        data: Folder that the protocol's paths start from.
+        output: An existing or new folder.
+        config: Of the method.
+        split: "test" or "validation".
+        names: Cases of it; empty: all.
+        wish: What to compare.
+        allow_seen: Ask scans that the model was trained on, too; the report says so.
+    """
+
+    protocol_path: Path
+    data: Path
+    output: Path
+    config: Config
+    split: str = "test"
+    names: tuple[str, ...] = ()
+    wish: Wish = field(default_factory=Wish)
+    allow_seen: bool = False
+
+
+def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigures]:
+    """Measure every variant on every case; write `variants.csv`, `cases.csv`, `report.json`, `report.md`, `report.html`.
+
+    Where the preset cuts residuals at a fixed threshold, that was chosen for its own mixture. Each other mixture gets
+    the threshold with the highest mean Dice on the protocol's validation scans, so that none loses by its scale; the
+    validation scans are looked at first. What is kept of a case is not measured again as long as its scan, mask,
+    configuration, weights and these thresholds are the same.
+
+    Raises:
+        InputError: As `choose_cases` and `check_unseen`; or a case that the split does not have.
+    """
+    cases = read_protocol(study.protocol_path)
+    chosen = _named(choose_cases(cases, study.split, allow_seen=study.allow_seen), study)
+    components = load_components(study.config)
+    seen = check_unseen(chosen, study.data, components.folder, allow_seen=study.allow_seen)
+    tuning = tuning_cases(cases, study)
+    told = _Told(on_case, len(tuning) + len(chosen))
+    runner = _Runner(study, components, BaselineRules(cases, study.data), told)
+    cuts = best_cuts([runner.curves(case) for case in tuning])
+    figures = [runner.figures(case, cuts) for case in chosen]
+    about = report_provenance(study.protocol_path, study.split, cases, study.config, components)
+    notes = [seen.note, _tuned_on(tuning, study)]
+    write_ablation(figures, study.output, study.config, study.wish, {**about, "cuts": cuts}, notes)
+    return figures
+
+
+def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
+    """Return the cases that thresholds of mixtures are chosen on: none where they choose themselves (Otsu)."""
+    fixed = study.config.residual.rule == "fixed"
+    if not (fixed and PARTS in study.wish.studies and mixtures(study.config.residual)):
+        return []
+    return [case for case in cases if case.split == TUNING_SPLIT and case.tumor and case.modality in ("CT", "MR")]
+
+
+def best_cuts(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+    """Return mixture → the threshold of `CUTS` with the highest mean Dice over cases; nothing without cases."""
+    return {
+        name: CUTS[int(np.mean([curve[name] for curve in curves], axis=0).argmax())] for name in (curves or [{}])[0]
+    }
+
+
+class _Told:
+    """Counts cases, and says which one is being asked at every window."""
+
+    def __init__(self, on_case: OnCase | None, total: int) -> None:
+        self.on_case, self.total, self.done, self.name = on_case, total, -1, ""
+
+    def begin(self, name: str) -> None:
+        """Go on to the next case."""
+        self.done, self.name = self.done + 1, name
+        self()
+
+    def __call__(self, *_: int) -> None:
+        """Tell that it goes on."""
+        if self.on_case is not None:
+            self.on_case(self.name, self.done / self.total)
+
+
+@dataclass
+class _Runner:
+    """Measures cases one by one and keeps their figures; remembers no voxel."""
+
+    study: Study
+    components: Components
+    rules: BaselineRules
+    told: _Told
+
+    def curves(self, case: Case) -> dict[str, list[float]]:
+        """Return a tuning case's Dice over thresholds, as kept or measured now."""
+        self.told.begin(case.name)
+        read = read_case(case, self.study.data)
+        made_of, file = self._made_of(case, read), self._file(TUNING, case)
+        kept = _kept(file, made_of)
+        if not kept:
+            kept = tuning_curves(self._subject(case, read))
+            _keep(file, made_of, kept)
+        return {name: list(curve) for name, curve in kept.items()}
+
+    def figures(self, case: Case, cuts: Mapping[str, float]) -> CaseFigures:
+        """Return a case's figures, measuring those variants that are not kept."""
+        self.told.begin(case.name)
+        study = self.study
+        read = read_case(case, study.data)
+        made_of, file = self._made_of(case, read), self._file(CASES, case)
+        known: dict[str, dict[str, Figures]] = _kept(file, made_of)
+        every = [(name, each) for name in study.wish.studies for each in variants(name, study.wish, study.config)]
+        wanted = [key for key in every if not _is_known(known, key, cuts)]
+        if wanted:
+            subject, rule = self._subject(case, read), self.rules.of(case.modality)
+            for name, each, figures in measure(subject, study.wish, rule, cuts, wanted):
+                known.setdefault(name, {})[each] = figures
+            _keep(file, made_of, known)
+        numbers = {
+            key: {figure: nan if value is None else float(value) for figure, value in known[key[0]][key[1]].items()}
+            for key in every
+        }
+        return CaseFigures(case, bool((read.mask.array > 0).any()), numbers)
+
+    def _subject(self, case: Case, read: ReadCase) -> Subject:
+        return Subject(case, read, self.components, self.study.config, self.told)
+
+    def _file(self, folder: str, case: Case) -> Path:
+        (self.study.output / folder).mkdir(parents=True, exist_ok=True)
+        return case_file(self.study.output / folder, case.name, ".json")
+
+    def _made_of(self, case: Case, read: ReadCase) -> str:
+        same = fingerprint(case, read.digests, self.study.config, self.components.weights)
+        return hashlib.sha256(f"{SCHEMA} {same}".encode()).hexdigest()
+
+
+def _named(chosen: list[Case], study: Study) -> list[Case]:
+    known = [case.name for case in chosen]
+    for name in study.names:
+        if name not in known:
+            raise InputError(
+                f"Split '{study.split}' has no case '{name}'.", hint=did_you_mean(name, known), code="case"
+            )
+    return [case for case in chosen if case.name in study.names or not study.names]
+
+
+def _tuned_on(tuning: Sequence[Case], study: Study) -> str:
+    if study.config.residual.rule != "fixed":
+        return "Every mixture of residuals is cut by Otsu's threshold inside its candidate."
+    if not tuning:
+        return "There was no validation scan to choose thresholds on: every mixture is cut where the whole method is."
+    listed = ", ".join(case.name for case in tuning)
+    said = f"Thresholds of mixtures were chosen on {listed}."
+    return f"{said} THE SAME SCANS ARE REPORTED HERE." if study.split == TUNING_SPLIT else said
+
+
+def _is_known(known: Mapping[str, Mapping[str, Figures]], key: tuple[str, str], cuts: Mapping[str, float]) -> bool:
+    """Say whether a variant was measured, at the threshold that it has now."""
+    figures = known.get(key[0], {}).get(key[1])
+    return figures is not None and (key[0] != PARTS or figures.get("cut") == cuts.get(key[1], figures.get("cut")))
+
+
+def _kept(file: Path, made_of: str) -> dict[str, Any]:
+    """Return what was kept of a case; nothing where it was made of something else, is damaged or is not there."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return dict(kept["kept"]) if kept["made_of"] == made_of else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _keep(file: Path, made_of: str, kept: Mapping[str, Any]) -> None:
+    with whole_file(file) as path:
+        path.write_text(json.dumps({"made_of": made_of, "kept": plain(kept)}, allow_nan=False), encoding="utf-8")
