@@ -311,7 +311,7 @@ def paint_decoys(
         return image
     count, around = int(rng.integers(1, 6)), float(np.median(image[organ]))
     if intensity is not None and around < AERATED_UNIT:
-        level = float(intensity.to_unit(np.array(rng.uniform(*DECOY_HU))))
+        level = float(intensity.to_unit(rng.uniform(*DECOY_HU, 1))[0])
     else:
         level = around + float(rng.choice((-1, 1, 1))) * rng.uniform(0.05, 0.3)
     painted = paint_tubes(image, organ, count, float(np.clip(level, 0, 1)), blur_voxels, spacing_mm, rng)

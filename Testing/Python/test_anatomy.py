@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, smooth_noise, thicken_slices, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import (
+    paint_anatomy,
+    remap_contrast,
+    sharpen,
+    smooth_noise,
+    thicken_slices,
+    vary_intensity,
+)
 
 
 def test_a_painted_label_map_stays_between_zero_and_one() -> None:
@@ -46,6 +53,25 @@ def test_varied_intensity_is_a_power_that_keeps_the_ends_of_the_range() -> None:
             noisy += 1
             assert varied.ravel() == pytest.approx([0.0, 0.25**gamma, 1.0], abs=0.07)
     assert 3 <= noisy <= 15  # three in ten
+
+
+def test_another_contrast_keeps_air_dark_and_mostly_the_order_of_tissues() -> None:
+    window = np.linspace(0, 1, 1000, dtype=np.float32).reshape(10, 10, 10)
+    rising = 0
+    for seed in range(40):
+        remapped = remap_contrast(window, np.random.default_rng(seed))
+        assert remapped.dtype == np.float32 and remapped.min() >= 0 and remapped.max() <= 1
+        assert remapped.ravel()[0] == 0
+        rising += bool((np.diff(remapped.ravel()) >= 0).all())
+    assert 18 <= rising < 40
+
+
+def test_sharpening_steepens_an_edge_and_leaves_flat_tissue() -> None:
+    window = np.full((20, 20, 20), 0.3, np.float32)
+    window[10:] = 0.6
+    sharpened = sharpen(window, np.random.default_rng(0))
+    assert sharpened[10].mean() > 0.61 and sharpened[9].mean() < 0.29
+    assert sharpened[:5] == pytest.approx(0.3, abs=1e-3) and sharpened[15:] == pytest.approx(0.6, abs=1e-3)
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3.0, 16.0])

@@ -19,14 +19,20 @@ from DiffuGTSLib.training.anomalies import (
     AnomalySampler,
     Mixture,
     Sample,
+    edge_blur_voxels,
+    paint_decoys,
     paint_tumors,
+    shift_organ,
     training_spec,
 )
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.volumes.canonical import IntensityMap
 
 SIDE = 32
-PLAIN = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0)
+PLAIN = Mixture(
+    real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0, sharp=0.0, remapped=0.0, decoys=0.0,
+    phase=0.0,
+)  # fmt: skip
 REAL = replace(PLAIN, real=1.0)
 PAINTED = PLAIN
 HEALTHY = replace(PLAIN, healthy=1.0)
@@ -153,6 +159,79 @@ def test_a_thick_window_is_smoother(a_ct: TrainingScan) -> None:
     for seed in range(4):
         blurred, sharp = (sampler.draw(np.random.default_rng(seed)) for sampler in (thick, thin))
         assert np.abs(np.diff(blurred.image, axis=2)).mean() < np.abs(np.diff(sharp.image, axis=2)).mean()
+
+
+def test_a_sharp_window_has_stronger_edges(a_ct: TrainingScan) -> None:
+    sharp, plain = (AnomalySampler([a_ct], SIDE, replace(REAL, sharp=share)) for share in (1.0, 0.0))
+    for seed in range(4):
+        sharpened, as_it_is = (sampler.draw(np.random.default_rng(seed)) for sampler in (sharp, plain))
+        assert np.abs(np.diff(sharpened.image, axis=0)).mean() > np.abs(np.diff(as_it_is.image, axis=0)).mean()
+        assert sharpened.mask.sum() == as_it_is.mask.sum()
+
+
+def test_only_mr_windows_get_another_contrast(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
+    for scan, changes in ((a_ct, False), (an_mr, True)):
+        remapped, plain = (AnomalySampler([scan], SIDE, replace(REAL, remapped=share)) for share in (1.0, 0.0))
+        for seed in range(4):
+            one, other = (sampler.draw(np.random.default_rng(seed)) for sampler in (remapped, plain))
+            assert np.array_equal(one.image, other.image) != changes
+            assert one.mask.sum() == other.mask.sum()
+
+
+def test_a_healthy_window_with_decoys_looks_different_and_stays_healthy(a_healthy_ct: TrainingScan) -> None:
+    decoys, plain = (AnomalySampler([a_healthy_ct], SIDE, replace(HEALTHY, decoys=share)) for share in (1.0, 0.0))
+    changed = 0
+    for seed in range(12):
+        one, other = (sampler.draw(np.random.default_rng(seed)) for sampler in (decoys, plain))
+        changed += not np.array_equal(one.image, other.image)
+        assert not one.mask.any()
+    assert changed >= 8
+
+
+def test_a_solid_organ_shifts_as_a_whole_and_lung_stays(an_intensity_map: IntensityMap) -> None:
+    organ = np.zeros(EVERYWHERE.shape, bool)
+    organ[10:30, 10:30, 10:30] = True
+    deep, far = (slice(14, 26),) * 3, (slice(0, 6),) * 3
+    shifts = []
+    for seed in range(8):
+        liver = a_window(60.0, an_intensity_map)
+        shifted = shift_organ(liver, organ, an_intensity_map, np.random.default_rng(seed))
+        change_hu = an_intensity_map.to_native(shifted) - an_intensity_map.to_native(liver)
+        assert change_hu[deep].std() < 1 and np.abs(change_hu[far]).max() < 0.5
+        shifts.append(float(change_hu[deep].mean()))
+    assert -31 < min(shifts) < 0 < max(shifts) < 81
+    lung = a_window(-850.0, an_intensity_map)
+    assert shift_organ(lung, organ, an_intensity_map, np.random.default_rng(0)) is lung
+    assert shift_organ(lung, np.zeros_like(organ), an_intensity_map, np.random.default_rng(0)) is lung
+
+
+def test_decoys_in_a_lung_are_as_dense_as_blood(an_intensity_map: IntensityMap) -> None:
+    lung = a_window(-850.0, an_intensity_map)
+    painted = paint_decoys(lung, EVERYWHERE, an_intensity_map, 0.3, GRID_MM, np.random.default_rng(0))
+    changed = an_intensity_map.to_native(painted)[painted > lung + 0.2]
+    assert changed.size > 30 and -300 < changed.max() < 260
+    nowhere = np.zeros_like(EVERYWHERE)
+    assert paint_decoys(lung, nowhere, an_intensity_map, 0.3, GRID_MM, np.random.default_rng(0)) is lung
+
+
+def test_decoys_in_a_solid_organ_differ_from_it_a_little(an_mr: TrainingScan) -> None:
+    flat = np.full(EVERYWHERE.shape, 0.5, np.float32)
+    levels = []
+    for seed in range(12):
+        painted = paint_decoys(flat, EVERYWHERE, None, 0.3, GRID_MM, np.random.default_rng(seed))
+        levels.append(float(painted.reshape(-1)[np.abs(painted - flat).argmax()]))
+    assert 0.1 < min(levels) < 0.45 and 0.55 < max(levels) < 0.9
+
+
+def test_edges_are_painted_as_soft_as_a_coarse_scan_s(a_ct: TrainingScan, a_label_map: TrainingScan) -> None:
+    source = a_ct.scan.source
+    coarse = replace(source, ijk_to_ras=source.ijk_to_ras @ np.diag([3.0, 3.0, 3.0, 1.0]))
+    far = replace(a_ct, scan=replace(a_ct.scan, source=coarse))
+    fine, soft = (
+        np.mean([edge_blur_voxels(scan, np.random.default_rng(seed)) for seed in range(20)]) for scan in (a_ct, far)
+    )
+    assert 0.35 < fine < 0.55 and soft > 1.4 * fine
+    assert 0.3 <= edge_blur_voxels(a_label_map, np.random.default_rng(0)) <= 0.8
 
 
 def test_a_scan_that_shows_more_of_an_organ_is_drawn_more_often(a_healthy_ct: TrainingScan) -> None:
