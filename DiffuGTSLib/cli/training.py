@@ -23,8 +23,10 @@ EXAMPLES = examples(
     "diffugts train tumor-painter --data scans -o run --set timesteps=4",
     "A segmenter, with tumors painted on the fly:",
     "diffugts train segmenter --data scans -o run --model unet --set organs=liver",
-    "See what would be trained, on how many scans and how long, without doing it:",
-    "diffugts train segmenter --data scans -o run --dry-run",
+    "A head on published networks, from a task of the Decathlon, without a look at its outlined tumors:",
+    "diffugts train aova --preset maisi-ct --data Task03_Liver -o run --set mode=label-free --set workers=8",
+    "See what would be trained, on how many scans, how long and in how much memory, without doing it:",
+    "diffugts train aova --data scans -o run --dry-run",
 )
 
 
@@ -34,11 +36,22 @@ PartName = Literal["autoencoder", "denoiser", "aova", "vqgan", "tumor-painter", 
 
 def train(
     part: Annotated[PartName, typer.Argument(help="What to train.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder that the protocol's paths start from.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the scans, that the protocol's paths start from.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder: checkpoints, log and weights.")],
     protocol: Annotated[
-        str, typer.Option("--protocol", help="A bundled protocol's name, or a JSON file in its form.")
-    ] = "mini",
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="A bundled protocol's name, or a JSON file in its form. Default: a folder in the layout of the Decathlon, "
+            "KiTS, BraTS, nnU-Net or TotalSegmentator is split by patient; any other is read as the scans of mini.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", help="Of aova: the networks, grid and windows of a preset. Default: the run's own networks."
+        ),
+    ] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: the recipe's own.")] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--precision", help="bfloat16 on CUDA, or a CPU that has it.")
@@ -51,7 +64,9 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="A choice of the part's own; --dry-run shows them. May be repeated."
+            "--set",
+            metavar="KEY=VALUE",
+            help="A choice of the part's own; --dry-run shows them. With a dot, the preset's. May be repeated.",
         ),
     ] = None,
     tensorboard: Annotated[
@@ -60,7 +75,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
-    path = protocol_path(protocol)
+    path = None if protocol is None else protocol_path(protocol)
     options = key_values(overrides) | ({} if model is None else {"model": model})
     require_folder(data, "--data")
 
@@ -72,8 +87,9 @@ def train(
 
     try:
         train_part(
-            part, protocol_path=path, data=data, output=output, iterations=iterations, precision=precision, seed=seed,
-            device=device, options=options, tensorboard=tensorboard, dry_run=dry_run, report=report,
+            part, protocol_path=path, data=data, output=output, preset=preset, iterations=iterations,
+            precision=precision, seed=seed, device=device, options=options, tensorboard=tensorboard, dry_run=dry_run,
+            report=report,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise Cancelled("Stopped. The last checkpoint is kept.", hint="the same command goes on from there.") from None

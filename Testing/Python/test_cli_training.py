@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from layouts import write_msd
 from terminal import coarse_body, refused, run, write_case
 
 from DiffuGTSLib.cli.training import PartName, key_values
@@ -38,6 +39,17 @@ def test_a_dry_run_shows_a_part_s_options(a_training_case: tuple[str | Path, ...
         done = run("train", "segmenter", *a_training_case, "--dry-run", *model)
         assert done.exit_code == 0, done.stderr
         assert "segmenter: model nnunet" in done.stdout
+
+
+def test_a_task_of_the_decathlon_needs_no_protocol(tmp_path: Path) -> None:
+    data = write_msd(tmp_path / "Task03_Liver", 4)
+    case = ("train", "aova", "--data", data, "-o", tmp_path / "run", "--device", "cpu", "--dry-run")
+    done = run(*case, "--set", "mode=seen")
+    assert done.exit_code == 0, done.stderr
+    assert "protocol: Task03_Liver in the layout msd" in done.stdout and "mode seen" in done.stdout
+    assert "train that first" in done.stdout, "the run has no autoencoder of its own"
+    refused(run(*case, "--preset", "maisi"), 2, "Unknown preset 'maisi'", "did you mean")
+    refused(run(*case, "--set", "mode=labels"), 2, "mode: unknown choice 'labels'", "image-labels")
 
 
 def test_a_part_is_trained_with_its_curves(a_training_case: tuple[str | Path, ...], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, world_size
+from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, told_by_first, world_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,12 +34,17 @@ class Line:
         x = torch.from_numpy(rng.uniform(-1, 1, (4, 1)).astype(np.float32))
         return {"total": (self.trainable(x) - (2 * x + 1)).square().mean()}
     def validate(self):
-        return {"weight": float(self.trainable.weight)}
+        return {"weight": float(self.trainable.weight), "falling": -float(self.trainable.weight)}
 
 with process_group(torch.device("cpu")) as device:
     line = Line()
     plan = TrainingPlan(3, learning_rate=0.1, warmup=0, every=1, checkpoint_every=1, clip_norm=1e6)
     train(line, plan, pathlib.Path(sys.argv[1]))
+    patient = TrainingPlan(9, learning_rate=0.1, warmup=0, every=1, checkpoint_every=1, watch="falling", patience=2)
+    early, outcome = Line(), None
+    if len(sys.argv) > 2:
+        outcome = train(early, patient, pathlib.Path(sys.argv[2]))
+        print(json.dumps([outcome.iterations, outcome.best_iteration, outcome.best, early.trainable.weight.item()]))
     print(json.dumps([rank(), world_size(), str(device), line.trainable.weight.item(), line.trainable.bias.item()]))
 print("left", rank(), world_size(), flush=True)
 os._exit(0)  # torch's threads may abort a process while Python is torn down around them, once in some 25 runs
@@ -53,7 +58,7 @@ def free_port() -> int:
     return port
 
 
-def together(folder: Path, count: int = 2) -> list[str]:
+def together(*folders: Path, count: int = 2) -> list[str]:
     """Run the script in as many processes as torchrun would start, and return what each printed."""
     shared = {
         "MASTER_ADDR": "127.0.0.1",
@@ -63,7 +68,7 @@ def together(folder: Path, count: int = 2) -> list[str]:
     }
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", LINE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", LINE, *map(str, folders)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)},
         )
         for number in range(count)
@@ -92,8 +97,12 @@ def test_two_processes_take_the_step_of_one_that_saw_both_draws(tmp_path: Path) 
     assert first[3:] == pytest.approx([line.weight.item(), line.bias.item()], abs=1e-5)
 
 
-def test_the_first_process_alone_writes(tmp_path: Path) -> None:
-    together(tmp_path / "run")
+def test_the_first_process_alone_writes_and_what_it_finds_ends_both(tmp_path: Path) -> None:
+    """The weight rises from the first step on, so that the first one is the best of what should fall."""
+    printed = together(tmp_path / "run", tmp_path / "early")
+    first, second = (json.loads(text.splitlines()[0]) for text in printed)
+    assert first == second and first[:2] == [3, 1], "both end after the same step with the same weights"
+    assert first[2] == pytest.approx(-first[3])
     rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert len(rows) == 1 + 3, "a header and a row an iteration, not two"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.csv", "plan.json", "state.pt"]
@@ -105,5 +114,6 @@ def test_one_process_alone_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     line(torch.ones(1, 1)).backward()
     with process_group(torch.device("cpu")) as device:
         assert (rank(), world_size(), device) == (0, 1, torch.device("cpu"))
+        assert told_by_first(0.1, device) == 0.1
         average_gradients(line)
     assert line.weight.grad == torch.ones(1, 1)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from DiffuGTSLib.aova import Attention
+from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.training.losses import (
     HeadLossWeights,
     anomaly_loss,
     dice_loss,
     head_losses,
+    labeled_similarity_loss,
     similarity_loss,
     voxel_loss,
 )
@@ -48,6 +50,17 @@ def test_the_similarity_loss_averages_over_the_batch() -> None:
     prompts = torch.eye(2).expand(2, 2, 2)
     maps = torch.stack([torch.eye(2), torch.eye(2).flip(0)])
     assert float(similarity_loss(maps, prompts, 1.0)) == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-6)
+
+
+def test_the_labeled_similarity_loss_draws_an_image_to_its_label_s_prompt() -> None:
+    """ḡ = max((0, 1), (0, 0.5)) lies on the abnormal prompt: ln(1 + 1/e) where that is the label, and 1 more else."""
+    prompts, maps = torch.eye(2)[None], torch.tensor([[[0.0, 1.0], [0.0, 0.5]]])
+    abnormal, normal = (
+        float(labeled_similarity_loss(maps, prompts, torch.tensor([label]), 1.0)) for label in (True, False)
+    )
+    assert abnormal == pytest.approx(0.313262, abs=1e-6) and normal == pytest.approx(1.313262, abs=1e-6)
+    between = labeled_similarity_loss(torch.eye(2)[None], prompts, torch.tensor([True]))
+    assert float(between) == pytest.approx(LN2), "as near to the one as to the other"
 
 
 def test_the_dice_loss_of_four_voxels() -> None:
@@ -130,6 +143,55 @@ def test_without_dice_and_voxel_terms_the_mask_changes_nothing(an_attention: Att
         for mask in (empty, empty + 1)
     ]
     assert totals[0] == totals[1]
+
+
+PARTS = {"anomaly": "score_logits", "similarity": "class_embeddings", "dice": "maps", "voxel": "log_maps"}
+
+
+@pytest.mark.parametrize("off", PARTS)
+@pytest.mark.parametrize("abnormal", [True, False])
+def test_a_loss_that_is_off_has_no_gradient_and_the_others_have(off: str, abnormal: bool) -> None:
+    maps = torch.full((1, 2, 2, 2, 1), 0.5)
+    leaves = {
+        "maps": maps.clone(), "log_maps": maps.log(), "class_embeddings": torch.rand(1, 2, 2) + 0.1,
+        "score_logits": torch.zeros(1),
+    }  # fmt: skip
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    mask = torch.zeros(1, 1, 2, 2, 1)
+    mask[0, 0, 0, 0, 0] = abnormal
+    weights = HeadLossWeights(**{off: 0.0})
+    terms = head_losses(Attention(**leaves), torch.eye(2)[None], torch.tensor([abnormal]), mask, weights)
+    terms["total"].backward()
+    assert terms[off].isfinite(), "it is in the log all the same"
+    for name, part in PARTS.items():
+        assert (leaves[part].grad is None) == (name == off), name
+
+
+@pytest.mark.parametrize("on", PARTS)
+def test_a_loss_may_be_the_only_one_on_a_normal_image_too(on: str) -> None:
+    maps = torch.full((1, 2, 2, 2, 1), 0.5, requires_grad=True)
+    attention = Attention(maps, maps.log(), maps.flatten(2)[..., :2], maps.sum((1, 2, 3, 4)))
+    weights = HeadLossWeights(**{name: float(name == on) for name in PARTS})
+    terms = head_losses(attention, torch.eye(2)[None], torch.tensor([False]), torch.zeros(1, 1, 2, 2, 1), weights)
+    terms["total"].backward()
+    assert maps.grad is not None
+
+
+def test_without_any_loss_there_is_nothing_to_learn() -> None:
+    for values in ((0, 0, 0, 0), (1, -1, 1, 1), (1, float("nan"), 1, 1)):
+        with pytest.raises(ConfigError, match="loss weights of 0 or more, and one above 0"):
+            HeadLossWeights(*map(float, values))
+
+
+def test_the_similarity_term_may_look_at_the_label(an_attention: Attention) -> None:
+    mask, weights = torch.zeros(1, 1, 2, 2, 1), HeadLossWeights()
+    terms = [
+        head_losses(an_attention, torch.eye(2)[None], torch.tensor([False]), mask, weights, by_label)["similarity"]
+        for by_label in (False, True)
+    ]
+    assert float(terms[0]) == pytest.approx(math.log1p(math.exp(-1 / 0.07)), abs=1e-7)
+    assert float(terms[1]) == pytest.approx(LN2)
 
 
 def test_the_abnormal_map_is_the_one_that_is_judged() -> None:

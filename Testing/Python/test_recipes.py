@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiResBlo
 from phantoms import ct_phantom, mr_phantom
 
 from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.backbones.interfaces import Encoding
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.text.encoder import build_encoder
@@ -27,7 +30,7 @@ from DiffuGTSLib.training.autoencoder import (
 )
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.denoiser import DenoiserRecipe, LatentScan, cache_latents
-from DiffuGTSLib.training.trainer import Recipe, TrainingPlan, train
+from DiffuGTSLib.training.trainer import AheadRecipe, Recipe, TrainingPlan, train
 
 SIDE = 32
 CLASS_LABEL = {"CT": 1, "MR": 8}
@@ -224,7 +227,7 @@ def test_a_prior_without_healthy_tissue_is_refused(a_latent_with_a_tumor: Latent
 # Head
 
 
-def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch: int = 1) -> HeadRecipe:
+def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch: int = 1, **more: Any) -> HeadRecipe:
     text = build_encoder("minilm")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -233,7 +236,7 @@ def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch:
     scan = scans[0]
     seen = Sample(scan.scan.image, scan.tumor, "liver", "CT")
     healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT")
-    return HeadRecipe(head, autoencoder, text, sampler, [seen, healthy], batch)
+    return HeadRecipe(head, autoencoder, text, sampler, [seen, healthy], batch, **more)
 
 
 def test_the_frozen_encoder_gets_no_gradient_and_every_weight_of_the_head_does(some_scans: list[TrainingScan]) -> None:
@@ -255,6 +258,59 @@ def test_the_head_s_validation_names_organ_and_modality(some_scans: list[Trainin
         figures, again = recipe.validate(), recipe.validate()
     assert set(figures) == {"dice_CT_liver", "dice", "flagged", "score_auroc"} and figures == again
     assert all(0 <= value <= 1 for value in figures.values())
+
+
+class CountingAutoencoder:
+    """An autoencoder that counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.inner = tiny_autoencoder()
+        self.feature_channels = self.inner.feature_channels
+        self.count = 0
+
+    def encode(self, image: torch.Tensor) -> Encoding:
+        """Encode and count."""
+        self.count += 1
+        return self.inner.encode(image)
+
+
+@pytest.mark.parametrize(("windows_kept", "encoded"), [(0, 6), (1, 4), (2, 2)])
+def test_the_validation_s_features_are_kept_as_far_as_there_is_room(
+    some_scans: list[TrainingScan], an_unchecked_library: None, windows_kept: int, encoded: int
+) -> None:
+    """Two windows, three times: 8 channels at strides 1, 2 and 4, 4 bytes each."""
+    size = 4 * 8 * sum((SIDE // stride) ** 3 for stride in (1, 2, 4))
+    autoencoder = CountingAutoencoder()
+    recipe = head_recipe(some_scans, autoencoder, cache_bytes=windows_kept * size)  # type: ignore[arg-type]
+    plain = head_recipe(some_scans, tiny_autoencoder())
+    for known in (recipe, plain):
+        known.trainable.eval()
+    with torch.no_grad():
+        figures = [recipe.validate() for _ in range(3)]
+        assert figures == [plain.validate()] * 3
+    assert autoencoder.count == encoded
+
+
+def test_batches_that_were_drawn_ahead_give_the_losses_of_those_drawn_here(some_scans: list[TrainingScan]) -> None:
+    class Ahead:
+        def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+            self.seeds = iter(seeds)
+
+        def take(self) -> tuple[list[Sample], np.random.Generator]:
+            rng = np.random.default_rng(next(self.seeds))
+            return [sampler.draw(rng) for _ in range(2)], rng
+
+    sampler = AnomalySampler(some_scans, SIDE, Mixture(real=1.0, healthy=0.0, other_organ=0.0))
+    here, ahead = (
+        head_recipe(some_scans, tiny_autoencoder(), 2),
+        head_recipe(some_scans, tiny_autoencoder(), 2, ahead=Ahead()),
+    )
+    assert isinstance(ahead, AheadRecipe)
+    for recipe in (here, ahead):
+        recipe.look_ahead([[0, 5], [0, 6]])
+    for number in (5, 6):
+        losses = [float(r.losses(np.random.default_rng([0, number]))["total"].detach()) for r in (here, ahead)]
+        assert losses[0] == losses[1]
 
 
 def test_the_head_learns_a_window_by_heart(some_scans: list[TrainingScan], tmp_path: Path) -> None:

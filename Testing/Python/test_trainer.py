@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from DiffuGTSLib.errors import Cancelled, ConfigError, StorageError, WeightsError
-from DiffuGTSLib.training.trainer import Step, TrainingPlan, _update_average, train
+from DiffuGTSLib.training.trainer import AheadRecipe, Outcome, Step, TrainingPlan, _update_average, rehearse, train
 
 
 class LineRecipe:
@@ -355,3 +356,116 @@ def test_curves_without_tensorboard_are_refused(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError, match="TensorBoard is not installed") as caught:
         train(LineRecipe(), TrainingPlan(1, tensorboard=True), tmp_path)
     assert caught.value.hint == "pip install tensorboard."
+
+
+class JudgedRecipe(LineRecipe):
+    """Its figure follows a list, one a validation, so that it is known which weights were best."""
+
+    def __init__(self, figures: list[float]) -> None:
+        super().__init__()
+        self.figures = iter(figures)
+        self.seen: list[Tensor] = []
+
+    def validate(self) -> dict[str, float]:
+        """Return the next figure; remember the weights that it is said of."""
+        self.seen.append(self.trainable.state_dict()["0.weight"].clone())
+        return {"good": next(self.figures)}
+
+
+WATCHED = TrainingPlan(20, warmup=1, average=0.5, every=1, checkpoint_every=2, watch="good", patience=2)
+
+
+def test_patience_ends_a_training_and_the_best_weights_are_its_result(tmp_path: Path) -> None:
+    """Validated after 2, 4, 6, 8, 10: better at 4, then equal, then worse. Equal is not better."""
+    recipe = JudgedRecipe([0.1, 0.5, 0.5, 0.2])
+    assert train(recipe, WATCHED, tmp_path) == Outcome(8, 4, 0.5, early=True)
+    assert torch.equal(recipe.trainable.state_dict()["0.weight"], recipe.seen[1])
+    assert len(rows_of(tmp_path)) == 8
+
+
+def test_a_training_that_was_ended_by_patience_is_not_gone_on_with(tmp_path: Path) -> None:
+    first, again, patient = JudgedRecipe([0.1, 0.5, 0.5, 0.2]), JudgedRecipe([]), JudgedRecipe([0.6] * 9)
+    train(first, WATCHED, tmp_path)
+    assert train(again, WATCHED, tmp_path) == Outcome(8, 4, 0.5, early=True)
+    assert torch.equal(again.trainable.state_dict()["0.weight"], first.seen[1])
+    longer = TrainingPlan(20, warmup=1, average=0.5, every=1, checkpoint_every=2, watch="good", patience=9)
+    assert train(patient, longer, tmp_path) == Outcome(20, 10, 0.6, early=False), "more patience goes on"
+
+
+class ErrorRecipe(LineRecipe):
+    """The better, the smaller its error, which does not fall in every step."""
+
+    def validate(self) -> dict[str, float]:
+        """Return the error below 0."""
+        return {"good": -super().validate()["error"]}
+
+
+def test_a_stopped_run_with_patience_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    plan = TrainingPlan(
+        40, learning_rate=0.5, warmup=1, average=0.3, every=1, checkpoint_every=1, watch="good", patience=3
+    )
+    whole, resumed = ErrorRecipe(), ErrorRecipe()
+    outcome = train(whole, plan, tmp_path / "whole")
+    assert outcome.early and 3 < outcome.iterations < 40, "or this shows nothing"
+    for stop in (2, outcome.iterations - 2):  # before the best, and while its patience runs
+        with pytest.raises(Cancelled):
+            train(ErrorRecipe(), plan, tmp_path / "halved", stop_at(stop))
+    assert train(resumed, plan, tmp_path / "halved") == outcome
+    for name, value in whole.trainable.state_dict().items():
+        assert torch.equal(value, resumed.trainable.state_dict()[name]), name
+
+
+def test_without_patience_the_best_is_kept_and_the_training_goes_to_its_end(tmp_path: Path) -> None:
+    plan = TrainingPlan(4, every=1, checkpoint_every=1, watch="good")
+    recipe = JudgedRecipe([0.1, 0.9, 0.3, 0.2])
+    assert train(recipe, plan, tmp_path) == Outcome(4, 2, 0.9, early=False)
+    assert torch.equal(recipe.trainable.state_dict()["0.weight"], recipe.seen[1])
+
+
+def test_a_run_that_is_not_watched_says_where_its_weights_are_from(tmp_path: Path) -> None:
+    outcome = train(LineRecipe(), TrainingPlan(3), tmp_path)
+    assert (outcome.iterations, outcome.best_iteration, outcome.early) == (3, 3, False) and math.isnan(outcome.best)
+
+
+def test_a_figure_that_is_not_there_cannot_be_watched(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no figure 'eror'") as caught:
+        train(LineRecipe(), TrainingPlan(1, watch="eror"), tmp_path)
+    assert caught.value.hint == "did you mean 'error'?"
+    for values in ({"patience": -1, "watch": "error"}, {"patience": 2}):
+        with pytest.raises(ConfigError, match="patience: expected 0 or more"):
+            TrainingPlan(1, **values)  # type: ignore[arg-type]
+
+
+class LookingRecipe(LineRecipe):
+    """Remembers what it was told of the draws to come, and what came."""
+
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Remember the seeds."""
+        self.told = [np.random.default_rng(seed).random() for seed in seeds]
+        self.given: list[float] = []
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Remember the first number of the generator."""
+        self.given.append(rng.random())
+        return super().losses(rng)
+
+
+def test_a_recipe_may_know_the_draws_to_come_from_a_checkpoint_on(tmp_path: Path) -> None:
+    recipe = LookingRecipe()
+    assert isinstance(recipe, AheadRecipe) and not isinstance(LineRecipe(), AheadRecipe)
+    train(recipe, TrainingPlan(4), tmp_path)
+    assert recipe.told == recipe.given and len(recipe.told) == 4
+    train(recipe, TrainingPlan(6), tmp_path)
+    assert recipe.told == recipe.given and len(recipe.told) == 2
+
+
+def test_a_rehearsal_takes_the_first_iterations_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = LookingRecipe()
+    recipe.given = []
+    seconds = rehearse(recipe, TrainingPlan(100, checkpoint_every=1, every=1), 3)
+    assert len(seconds) == len(recipe.given) == 3 and min(seconds) > 0
+    assert recipe.given == [np.random.default_rng([0, iteration]).random() for iteration in range(3)]
+    assert list(tmp_path.iterdir()) == []

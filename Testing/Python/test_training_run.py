@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mini_data import GRID, mini_config, shared_run, tiny_networks, training_scan, write_case
+from mini_data import GRID, mini_config, shared_run, tiny_networks, write_case
 from phantoms import ct_phantom
 
 from DiffuGTSLib.backbones.weights import verify_checksums
@@ -21,7 +21,6 @@ from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training import run
-from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.run import train_part
 
 
@@ -150,6 +149,15 @@ def test_a_checkpoint_of_another_network_is_refused(
         trained("denoiser", a_protocol, output, iterations=2)
 
 
+def test_a_preset_is_for_the_head_alone(a_protocol: Path, tmp_path: Path) -> None:
+    for wishes in ({"preset": "maisi-ct"}, {"options": {"canonical.spacing_mm": "1"}}):
+        with pytest.raises(ConfigError, match="denoiser is always trained as a part of mini") as caught:
+            trained("denoiser", a_protocol, tmp_path, **wishes)
+        assert "a preset may be named for aova" in caught.value.hint
+    with pytest.raises(ConfigError, match="Unknown preset 'maisi-tc'"):
+        trained("aova", a_protocol, tmp_path, preset="maisi-tc")
+
+
 def test_an_unknown_part_is_refused(a_protocol: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Unknown part 'denoser'") as caught:
         trained("denoser", a_protocol, tmp_path)
@@ -189,16 +197,6 @@ def test_a_protocol_without_validation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps({"cases": [row]}))
     with pytest.raises(InputError, match="no case in split 'validation'"):
         trained("autoencoder", tmp_path / "p.json", tmp_path)
-
-
-def test_validation_windows_are_fixed_and_show_the_real_tumor(tmp_path: Path) -> None:
-    scan = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "validation"))
-    first, second = (validation_windows([scan], 32) for _ in range(2))
-    assert len(first) == 2 + 8
-    assert all(
-        np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) for a, b in zip(first, second, strict=True)
-    )
-    assert all(window.mask.any() and window.organ == "liver" for window in first[:2])
 
 
 def test_the_bundled_recipe_builds_the_windows_of_its_preset() -> None:

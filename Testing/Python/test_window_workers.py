@@ -1,0 +1,89 @@
+"""Windows drawn in other processes: the same windows, in the same order, and errors that arrive."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mini_data import GRID, training_scan, write_case
+from phantoms import ct_phantom
+
+from DiffuGTSLib.errors import ConfigError, InputError, WorkerError
+from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture
+from DiffuGTSLib.training.window_workers import WindowWorkers, read_shared, write_shared
+
+SEEDS = [[3, iteration] for iteration in range(7)]
+
+
+@pytest.fixture(scope="module")
+def a_sampler(tmp_path_factory: pytest.TempPathFactory) -> AnomalySampler:
+    """Of one CT with a lesion."""
+    data = tmp_path_factory.mktemp("ct")
+    return AnomalySampler([training_scan(data, write_case(data, "ct", ct_phantom(GRID), "train"))], 32, Mixture())
+
+
+class Refusing:
+    """A sampler that has no room."""
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Refuse."""
+        raise InputError("There is no room.", hint="make some.", code="room")
+
+
+class Dying:
+    """A sampler whose process is killed, as where memory is short."""
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Die without a word."""
+        os._exit(9)
+
+
+def test_two_processes_draw_what_one_would_in_order(a_sampler: AnomalySampler) -> None:
+    with WindowWorkers(a_sampler, 2, 2) as workers:
+        workers.look_ahead(iter(SEEDS))
+        drawn = [workers.take() for _ in SEEDS]
+        workers.look_ahead(SEEDS[5:])  # as a run that goes on from a checkpoint
+        resumed, _ = workers.take()
+    for seed, (samples, after) in zip(SEEDS, drawn, strict=True):
+        rng = np.random.default_rng(seed)
+        for sample in samples:
+            own = a_sampler.draw(rng)
+            assert np.array_equal(own.image, sample.image) and np.array_equal(own.mask, sample.mask)
+            assert (own.organ, own.modality) == (sample.organ, sample.modality)
+        assert after.random() == rng.random(), "the generator goes on where drawing ended"
+    assert np.array_equal(resumed[0].image, drawn[5][0][0].image)
+
+
+def test_an_error_in_a_process_arrives_as_it_is(an_unchecked_library: None) -> None:
+    with WindowWorkers(Refusing(), 1, 1) as workers:  # type: ignore[arg-type]
+        workers.look_ahead(SEEDS)
+        with pytest.raises(InputError, match=r"There is no room\.") as caught:
+            workers.take()
+    assert (caught.value.hint, caught.value.code) == ("make some.", "room")
+
+
+def test_a_process_that_died_is_told(an_unchecked_library: None) -> None:
+    with WindowWorkers(Dying(), 1, 1) as workers:  # type: ignore[arg-type]
+        workers.look_ahead(SEEDS[:1])
+        with pytest.raises(WorkerError, match="A process that draws training windows died") as caught:
+            workers.take()
+    assert "workers=0" in caught.value.hint
+
+
+def test_a_pool_of_none_is_refused(a_sampler: AnomalySampler) -> None:
+    with pytest.raises(ConfigError, match="at least one process, got 0"):
+        WindowWorkers(a_sampler, 1, 0)
+
+
+def test_what_is_shared_comes_back_equal_and_cannot_be_written_to(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    thing = {"image": rng.random((5, 6, 7)).astype(np.float32), "mask": rng.random((3, 3)) > 0.5, "name": "ct"}
+    write_shared(thing, tmp_path)
+    back = read_shared(tmp_path)
+    assert np.array_equal(back["image"], thing["image"]) and np.array_equal(back["mask"], thing["mask"])
+    assert back["name"] == "ct" and not back["image"].flags.writeable
+    write_shared("no array at all", tmp_path / "..")
+    assert read_shared(tmp_path / "..") == "no array at all"
