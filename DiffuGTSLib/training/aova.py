@@ -2,9 +2,9 @@
 
 The features of the validation's windows are kept in memory, since the same windows come again each time. Those of
 training windows are not, and there is no option for it: only a fixed pool of windows could be kept, which would give up
-painting on the fly, and its files would be larger than what they save is worth. A window of 64³ of `mini` is 1 MB, its
-features 22 MB; a window of 128³ of the published autoencoder is 8 MB, its features 0.7 GB, which take longer to read from
-a disk than a GPU takes to compute.
+painting on the fly, and the pool would have to be small. A window of 64³ of `mini` is 1 MB, its features are 22 MB; a
+window of 128³ of the published autoencoder is 8 MB, its features are 0.7 GB. (Sizes are computed; whether reading them would
+be faster than encoding was not measured.)
 """
 
 from __future__ import annotations
