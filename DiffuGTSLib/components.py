@@ -1,16 +1,18 @@
 """The trained parts of one run: loaded, checked against each other, on their device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from DiffuGTSLib.aova import AovaHead
-from DiffuGTSLib.backbones import build_backbone
+from DiffuGTSLib.backbones import Backbone, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
-from DiffuGTSLib.backbones.weights import freeze, load_module
+from DiffuGTSLib.backbones.weights import Module, freeze, load_module
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.residual import LEARNED, LEARNED_FOLDERS, ResidualProjection
 from DiffuGTSLib.text.encoder import build_encoder
 
 
@@ -28,6 +30,7 @@ class Components:
         device: Where the networks are.
         trained: False for the seeded test networks; a result of theirs means nothing.
         folder: The model folder; None for networks without one.
+        residual: The trained feature residual; None where the configuration asks for the attention's drop.
     """
 
     autoencoder: LatentAutoencoder
@@ -39,6 +42,19 @@ class Components:
     device: torch.device
     trained: bool
     folder: Path | None = None
+    residual: ResidualProjection | None = None
+
+    def hold(self, offload: bool, *used: str) -> None:
+        """Bring parts to the device; the others too, or, with `offload`, back to main memory until they are used.
+
+        Args:
+            offload: `runtime.offload`.
+            used: Names of the parts here that are used next.
+        """
+        for name in ("autoencoder", "denoiser", "head", "residual"):
+            part = getattr(self, name, None)
+            if isinstance(part, torch.nn.Module):
+                part.to(self.device if not offload or name in used else "cpu")
 
 
 def load_components(config: Config, *, allow_untrained: bool = False) -> Components:
@@ -62,12 +78,15 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
     else:
         head = _untrained_head(backbone.autoencoder, text_encoder)
     _require_fitting(head, backbone.autoencoder, text_encoder, config)
-    for part in (backbone.autoencoder, backbone.denoiser, head):
-        if isinstance(part, torch.nn.Module):
+    residual = None
+    if config.residual.feature in LEARNED:
+        residual = _residual_of(config.residual.feature, backbone, text_encoder)
+    for part in (backbone.autoencoder, backbone.denoiser, head, residual):
+        if isinstance(part, torch.nn.Module) and not config.runtime.offload:
             part.to(device)
     return Components(
         backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
-        backbone.weights, device, backbone.folder is not None, backbone.folder,
+        backbone.weights, device, backbone.folder is not None, backbone.folder, residual,
     )  # fmt: skip
 
 
@@ -81,6 +100,29 @@ def _head_of(folder: Path) -> AovaHead:
         )
     head: AovaHead = load_module(AovaHead, folder / "aova")
     return head
+
+
+def _residual_of(feature: str, backbone: Backbone, text_encoder: TextEncoder) -> ResidualProjection:
+    """Return a model folder's trained residual of the kind that was asked for; seeded beside untrained networks."""
+    latent_channels, text_dim = backbone.autoencoder.latent_channels, text_encoder.dim
+    if backbone.folder is None:
+        return _seeded(lambda: LEARNED[feature](latent_channels, text_dim))
+    folder = backbone.folder / LEARNED_FOLDERS[feature]
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{backbone.folder} holds no trained residual '{feature}'.",
+            hint="train one with diffugts train residual, or use --set residual.feature=attention.",
+            code="residual_missing",
+        )
+    network: ResidualProjection = load_module(LEARNED[feature], folder)
+    given = (network.config["latent_channels"], network.config["text_dim"])
+    if given != (latent_channels, text_dim):
+        raise WeightsError(
+            f"The residual '{feature}' was trained on latents of {given[0]} channels and sentences of {given[1]} numbers; "
+            f"these networks give {latent_channels} and {text_dim}.",
+            hint="the model folder mixes parts of two models.",
+        )
+    return network
 
 
 def find_device(config: RuntimeConfig) -> torch.device:
@@ -127,7 +169,10 @@ def _require_fitting(head: AovaHead, autoencoder: LatentAutoencoder, text_encode
 
 
 def _untrained_head(autoencoder: LatentAutoencoder, text_encoder: TextEncoder) -> AovaHead:
+    return _seeded(lambda: AovaHead(autoencoder.feature_channels, text_encoder.dim))
+
+
+def _seeded(build: Callable[[], Module]) -> Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head: AovaHead = freeze(AovaHead(autoencoder.feature_channels, text_encoder.dim))
-    return head
+        return freeze(build())

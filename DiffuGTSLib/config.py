@@ -25,6 +25,14 @@ def _require(condition: bool, key: str, expected: str, given: Any) -> None:
         raise ConfigError(f"{key}: expected {expected}, got {given!r}.")
 
 
+def _either(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+FEATURE_RESIDUALS = ("attention", "projection", "refiner")
+"""Names of `residual.feature`."""
+
+
 @dataclass(frozen=True)
 class CanonicalConfig:
     """The model's grid and intensities."""
@@ -33,6 +41,8 @@ class CanonicalConfig:
     """Isotropic voxel size. With `fit_multiple` only the aim, since the field of view decides."""
     fit_multiple: int = 0
     """0: keep `spacing_mm` and pad. Otherwise stretch the whole field of view onto a grid of multiples (MAISI: 128)."""
+    fit_minimum_xy: int = 0
+    """With `fit_multiple`, sides X and Y are at least this (MAISI's CT: 256, whatever the field of view)."""
     side_multiple: int = 4
     """Pad every side to a multiple of this; the autoencoder halves twice."""
     minimum_side: int = 64
@@ -53,6 +63,12 @@ class CanonicalConfig:
             "canonical.fit_multiple",
             "0 or a multiple of 32",
             self.fit_multiple,
+        )
+        _require(
+            self.fit_minimum_xy >= 0 and (not self.fit_minimum_xy or self.fit_minimum_xy % (self.fit_multiple or 1) == 0),
+            "canonical.fit_minimum_xy",
+            "0 or a multiple of fit_multiple",
+            self.fit_minimum_xy,
         )
         _require(
             self.side_multiple >= 4 and self.side_multiple % 4 == 0,
@@ -165,10 +181,13 @@ class InpaintingConfig:
 class ResidualConfig:
     """What the repainting changed, and the refined mask from it."""
 
+    feature: str = "attention"
+    """"attention" (the drop in abnormal attention, nothing to train), "projection" (the paper's form as we know it: a
+    trained projection of the latent residual), or "refiner" (ours: a small network that sees both twins)."""
     beta_pixel: float = 0.5
     """Weight of the pixel residual (β1)."""
     beta_feature: float = 0.5
-    """Weight of the feature residual (β2): the drop in abnormal attention."""
+    """Weight of the feature residual (β2), whichever `feature` names."""
     prior: float = 0.0
     """Weight of the AOVA map itself in the fused map. Differs from the paper's form: ours, 0 turns it off."""
     rule: str = "otsu"
@@ -177,6 +196,7 @@ class ResidualConfig:
     """Used with the fixed rule."""
 
     def __post_init__(self) -> None:
+        _require(self.feature in FEATURE_RESIDUALS, "residual.feature", _either(FEATURE_RESIDUALS), self.feature)
         for name in ("beta_pixel", "beta_feature", "prior"):
             _require(getattr(self, name) >= 0, f"residual.{name}", "0 or more", getattr(self, name))
         _require(self.beta_pixel + self.beta_feature + self.prior > 0, "residual", "one weight above 0", 0)
@@ -194,12 +214,20 @@ class RuntimeConfig:
     """"float32", or "bfloat16" on CUDA. Half precision on most CPUs is a hundred times slower: refused there."""
     seed: int = 0
     """Every random draw follows from it."""
+    memory_gb: float = 0.0
+    """Memory that the plan may use on the device, GB (10^9 bytes). 0: what the device has free."""
+    offload: bool = False
+    """On CUDA, networks that are not in use wait in main memory; chosen by the plan where they would not all fit."""
+    remember_mb: int = 2048
+    """The most that a warm program keeps of a scan's features, MB; they answer another prompt without encoding. 0: nothing."""
 
     def __post_init__(self) -> None:
+        _require(self.remember_mb >= 0, "runtime.remember_mb", "0 or more MB", self.remember_mb)
         _require(
             self.precision in ("float32", "bfloat16"), "runtime.precision", "'float32' or 'bfloat16'", self.precision
         )
         _require(self.seed >= 0, "runtime.seed", "0 or more", self.seed)
+        _require(self.memory_gb >= 0, "runtime.memory_gb", "0 or more GB", self.memory_gb)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,54 @@
-"""What the repainting changed: in the picture, and in how abnormal the features look.
+"""What the repainting changed: in the picture, and in the features.
 
-Notation: I' = D(E(I)) reconstruction, H pseudo-healthy image.
-    P_r  = |I' - H|                                pixel residual
-    F_r  = relu(A_abn(I') - A_abn(H))              feature residual: the drop in abnormal attention
-    R    = β1 · norm(P_r) + β2 · norm(F_r) + β3 · A_abn(I)
-The reconstruction stands in for the scan, so that the autoencoder's own error cancels. The unofficial repository
-projects the latent difference with random weights; paper not available to us, we chose the parameter-free drop.
-β3 is ours and 0 by default.
+Notation: I scan, I' = D(z) reconstruction, H = D(z_0) pseudo-healthy image, z and z_0 their latents, T step from the
+normal to the abnormal prompt, A_abn abnormal attention.
+    P_r  = |I' - H|                                   pixel residual
+    F_r  = one of                                     feature residual, `residual.feature`
+           relu(A_abn(I') - A_abn(H))                 "attention": nothing to train
+           ⟨Norm(W (z - z_0)), Norm(T)⟩               "projection": W is a trained 1×1×1 convolution
+           a small network on I, H and A_abn(I)       "refiner": trained; ours, not the paper's form
+    R    = β1 · norm(P_r) + β2 · F_r + β3 · A_abn(I)
+The reconstruction stands in for the scan, so that the autoencoder's own error cancels. Paper not available to us: in the
+unofficial repository W is random; ours is trained, and "attention" is our parameter-free choice. β3 is ours and 0 by
+default.
 """
 
 from dataclasses import dataclass
 
 import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from DiffuGTSLib.aova import ABNORMAL, with_difference
 from DiffuGTSLib.config import ResidualConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What there is to see of one repainted region, or of a batch of them.
+
+    Attributes:
+        image: The scan, 0 to 1.
+        reconstruction: The scan, through the autoencoder.
+        healthy: Its pseudo-healthy twin, decoded in the same windows.
+        prior: The AOVA map of the scan itself.
+        candidate: 1 where anything may be reported.
+        latent: Of the scan.
+        healthy_latent: Of the twin.
+        prompts: Embeddings of the normal and the abnormal sentence.
+    """
+
+    image: Float[Tensor, "b 1 X Y Z"]
+    reconstruction: Float[Tensor, "b 1 X Y Z"]
+    healthy: Float[Tensor, "b 1 X Y Z"]
+    prior: Float[Tensor, "b 1 X Y Z"]
+    candidate: Float[Tensor, "b 1 X Y Z"]
+    latent: Float[Tensor, "b l x y z"]
+    healthy_latent: Float[Tensor, "b l x y z"]
+    prompts: Float[Tensor, "b 2 d"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +57,8 @@ class ResidualMaps:
 
     Attributes:
         pixel: Normalized intensity change.
-        feature: Normalized drop in abnormal attention.
-        fused: Their weighted mean.
+        feature: Feature residual.
+        fused: Their weighted mean, the prior included.
     """
 
     pixel: Float[Tensor, "X Y Z"]
@@ -42,7 +75,7 @@ def residuals(
     candidate: Float[Tensor, "X Y Z"],
     config: ResidualConfig,
 ) -> ResidualMaps:
-    """Return the residual maps of a pair of twins, restricted to the candidate (1 = candidate).
+    """Return the residual maps of a pair of twins, restricted to the candidate (1 = candidate); nothing is trained.
 
     Args:
         reconstruction: The scan, through the autoencoder.
@@ -53,8 +86,70 @@ def residuals(
         candidate: Where anything may be reported.
         config: The weights β.
     """
+    drop = _normalized((abnormal_before - abnormal_after).relu(), candidate)
+    return _fused(reconstruction, healthy, drop, prior, candidate, config)
+
+
+class ResidualProjection(ModelMixin, ConfigMixin):
+    """The latent residual, projected into the text's space by W and compared with what the prompts ask for.
+
+    The cosine alone knows no size of change: Norm divides it away. W has a bias, so that "hardly changed" is a direction
+    of its own, and the cosine's slope and offset are learned with it. At initialization W is random, as in the
+    unofficial repository; untrained it is never used.
+
+    Args:
+        latent_channels: Of the autoencoder.
+        text_dim: Of the sentence embeddings.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, latent_channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.project = nn.Conv3d(latent_channels, text_dim, 1)
+        self.slope = nn.Parameter(torch.tensor(5.0))
+        self.offset = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, evidence: Evidence) -> Float[Tensor, "b 1 X Y Z"]:
+        """Return the logit of tumor at every voxel, interpolated between latent cells."""
+        projected = functional.normalize(self.project(evidence.latent - evidence.healthy_latent), dim=1)
+        asked = functional.normalize(with_difference(evidence.prompts)[:, ABNORMAL, self.config["text_dim"] :], dim=-1)
+        cosine = torch.einsum("bcxyz,bc->bxyz", projected, asked)[:, None]
+        logits: Tensor = functional.interpolate(
+            self.slope * cosine + self.offset, size=evidence.candidate.shape[2:], mode="trilinear"
+        )
+        return logits
+
+
+LEARNED: dict[str, type[ResidualProjection]] = {"projection": ResidualProjection}
+"""`residual.feature` → its network; the model folder's subfolder is `LEARNED_FOLDERS[name]`."""
+
+LEARNED_FOLDERS = {"projection": "residual"}
+
+
+def learned_residuals(network: ResidualProjection, evidence: Evidence, config: ResidualConfig) -> ResidualMaps:
+    """Return the residual maps of one region, the feature residual being what a trained network calls tumor.
+
+    Its probability is taken as it is: scaled to the candidate's highest, a candidate of healthy tissue would have a
+    tumor, too.
+    """
+    with torch.inference_mode():
+        probability = network(evidence)[0, 0].float().sigmoid()
+    maps = (evidence.reconstruction, evidence.healthy, evidence.prior, evidence.candidate)
+    reconstruction, healthy, prior, candidate = (each[0, 0] for each in maps)
+    return _fused(reconstruction, healthy, probability * candidate, prior, candidate, config)
+
+
+def _fused(
+    reconstruction: Float[Tensor, "X Y Z"],
+    healthy: Float[Tensor, "X Y Z"],
+    feature: Float[Tensor, "X Y Z"],
+    prior: Float[Tensor, "X Y Z"],
+    candidate: Float[Tensor, "X Y Z"],
+    config: ResidualConfig,
+) -> ResidualMaps:
     pixel = _normalized((reconstruction - healthy).abs(), candidate)
-    feature = _normalized((abnormal_before - abnormal_after).relu(), candidate)
     weight = config.beta_pixel + config.beta_feature + config.prior
     fused = (config.beta_pixel * pixel + config.beta_feature * feature + config.prior * prior * candidate) / weight
     return ResidualMaps(pixel, feature, fused)
