@@ -27,6 +27,7 @@ class Hub:
         announced: The SHA-256 that is announced in the place of the true one.
         plain: Answer like any web server, without what makes a hub.
         ignores_ranges: Answer a range with the whole file.
+        pause_s: Wait so long before each file's content.
         requests: "METHOD path range" of each request.
         told: "hub" or "content", and the log-in that came with a request for it.
         url: Where it listens.
@@ -40,6 +41,7 @@ class Hub:
     announced: str = ""
     plain: bool = False
     ignores_ranges: bool = False
+    pause_s: float = 0.0
     requests: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     url: str = ""
@@ -85,6 +87,7 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _give(self, content: bytes, span: str) -> None:
         hub = self.hub
+        threading.Event().wait(hub.pause_s)
         if hub.dead_after_cut and not hub.cuts:
             self._head(503, {}, b"")
             return

@@ -98,13 +98,17 @@ def fetch(
 
     from DiffuGTSLib.backbones.maisi import published_networks
     from DiffuGTSLib.model_store.convert import converted_bytes
-    from DiffuGTSLib.model_store.fetch import fetch_model, forget_downloads
+    from DiffuGTSLib.model_store.fetch import alone, fetch_model, forget_downloads
 
-    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-        files = fetch_model(model, progress, converted_bytes(name, published_networks))
-        folder = _convert(model, files, precision, progress)
-    if not keep_downloads:
-        forget_downloads(files)
+    with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        stored = find_stored(name)
+        if stored is None:
+            files = fetch_model(model, progress, converted_bytes(name, published_networks))
+            folder = _convert(model, files, precision, progress)
+            if not keep_downloads:
+                forget_downloads(files)
+        else:  # another process has brought it meanwhile
+            folder = stored.folder
     _tell_done(model, folder, quiet)
 
 
@@ -175,9 +179,10 @@ def remove(name: Name) -> None:
     models = catalog()
     freed = 0
     if name in models:
-        from DiffuGTSLib.model_store.fetch import forget_parts
+        from DiffuGTSLib.model_store.fetch import alone, forget_parts
 
-        freed = forget_parts(models[name])
+        with alone(_tell_waiting):
+            freed = forget_parts(models[name])
     if freed and find_stored(name) is None:
         OUT.print(Text(f"Removed {size_text(freed)} that were fetched of {name}."))
         return
@@ -214,6 +219,10 @@ def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[s
             hint=f"read {license_.url}; to accept: --accept-license {license_.name}.",
             code="license",
         )
+
+
+def _tell_waiting() -> None:
+    ERR.print("Another process fetches weights: waiting for its end …", highlight=False)
 
 
 def _prompt(text: str) -> str:

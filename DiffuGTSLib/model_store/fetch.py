@@ -2,6 +2,9 @@
 
 huggingface_hub 2 throws a download away when its process ends before the file does. Our part file stays, in a folder named
 by the version that it belongs to, so that 2 GB over a bad line are fetched once.
+
+Two models share an autoencoder, and two terminals may ask for one model: `alone` lets one process at a time fetch, use and
+forget downloads, and the system releases the lock of a process that dies.
 """
 
 import hashlib
@@ -14,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from httpx2 import HTTPError
 from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
@@ -22,12 +26,13 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
-from DiffuGTSLib.model_store.store import downloads_folder, require_room
+from DiffuGTSLib.model_store.store import all_downloads_folder, downloads_folder, require_room
 
 Report = Callable[[str, float], None]
 """Is told (file name, fraction 0 to 1 of it)."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LOCK_FILE = ".lock"
 _SEARCHED_DEPTH = 6
 """Folders below the one to import from; a copied cache of the hub needs five."""
 
@@ -53,6 +58,45 @@ class LocalFile:
     checked_by: str
 
 
+@contextmanager
+def alone(waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep other processes away from the store's downloads until the end; may be nested.
+
+    `fetch_model` does so by itself. Whoever reads or forgets what it returned does both within one `alone`, since another
+    process forgets its downloads when it is done, and may share them.
+
+    Args:
+        waiting: Called once where another process is there first.
+
+    Raises:
+        StorageError: If the store cannot be written.
+    """
+    path = all_downloads_folder() / _LOCK_FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _acquired(path, waiting)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(path: Path, waiting: Callable[[], None]) -> BaseFileLock:
+    """Return the lock of the downloads, held; on file systems without locks a file stands in, as in huggingface_hub."""
+    lock: BaseFileLock = FileLock(path, is_singleton=True)  # one a process, so that it may be nested
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    except NotImplementedError:
+        lock = SoftFileLock(path, is_singleton=True)
+        lock.acquire()
+    return lock
+
+
 def fetch_model(model: PublishedModel, report: Report, extra_bytes: int = 0) -> dict[str, LocalFile]:
     """Fetch the files of a model from the hub into the store's downloads; "autoencoder" and "denoiser" → file.
 
@@ -73,7 +117,8 @@ def fetch_model(model: PublishedModel, report: Report, extra_bytes: int = 0) -> 
     places = {role: _Place.of(file, announced[role]) for role, file in _by_role(model)}
     missing = sum(place.missing_bytes for place in {place.path: place for place in places.values()}.values())
     require_room(missing + extra_bytes)
-    return {role: _fetch(model, file, places[role], report) for role, file in _by_role(model)}
+    with alone():
+        return {role: _fetch(model, file, places[role], report) for role, file in _by_role(model)}
 
 
 def find_files(model: PublishedModel, folder: Path) -> dict[str, LocalFile] | None:
@@ -173,10 +218,7 @@ def _fetch(model: PublishedModel, file: PublishedFile, place: _Place, report: Re
                 _go_on(part, place, file, report)
             place.part.rename(place.path)
         except OSError as error:
-            raise StorageError(
-                f"{place.path} cannot be written: {(error.strerror or str(error)).rstrip('.')}.",
-                hint="check the rights and the room of the store's disk; what is fetched already is kept.",
-            ) from error
+            raise _not_writable(place.path, error) from error
     report(file.name, 1.0)
     return _checked(file, place.path, "hub", place.commit, place.sha256)
 
@@ -307,6 +349,13 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
             )
     words = "; ".join(what for what, _, _ in checks) or "nothing: no checksum of it is known to us"
     return LocalFile(path, origin, revision, path.stat().st_size, given, words)
+
+
+def _not_writable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be written: {(error.strerror or str(error)).rstrip('.')}.",
+        hint="check the rights and the room of the store's disk; what is fetched already is kept.",
+    )
 
 
 def _digest(path: Path, kind: str) -> str:

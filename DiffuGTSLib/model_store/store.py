@@ -108,7 +108,12 @@ def fetch_hint(name: str) -> str:
 
 def downloads_folder(repository: str) -> Path:
     """Return where a repository's files lie on their way."""
-    return models_folder() / _DOWNLOADS / Path(*repository.split("/"))
+    return all_downloads_folder() / Path(*repository.split("/"))
+
+
+def all_downloads_folder() -> Path:
+    """Return where everything lies that is on its way; it need not exist."""
+    return models_folder() / _DOWNLOADS
 
 
 def size_bytes(folder: Path) -> int:

@@ -1,8 +1,13 @@
 """Downloads from a hub of our own: cut at several bytes, announced wrongly, offline; and the same files from a folder."""
 
 import hashlib
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import COMMIT, Hub, serving
@@ -11,7 +16,7 @@ from model_store_parts import AUTOENCODER, DENOISER, published
 
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store import fetch as fetching
-from DiffuGTSLib.model_store.fetch import LocalFile, fetch_model, find_files, forget_downloads, forget_parts
+from DiffuGTSLib.model_store.fetch import LocalFile, alone, fetch_model, find_files, forget_downloads, forget_parts
 from DiffuGTSLib.model_store.manifest import PublishedModel, catalog, with_checksums
 
 CONTENT = bytes(range(256)) * 40
@@ -300,3 +305,62 @@ def test_files_of_other_models_are_told_apart_by_their_names() -> None:
     names = [file.name for model in catalog().values() for file in model.files]
     assert len({AUTOENCODER, *names}) == 6
     assert isinstance(fetching.LocalFile(Path("a"), "hub", "", 0, "", ""), LocalFile)
+
+
+A_PROCESS = """
+import sys
+from DiffuGTSLib.model_store.fetch import alone, fetch_model, forget_downloads
+from DiffuGTSLib.model_store.manifest import catalog, with_checksums
+model = with_checksums(catalog()["maisi-ct"], [sys.argv[1]])
+print("ready", flush=True)
+sys.stdin.readline()
+with alone():
+    files = fetch_model(model, lambda name, fraction: None)
+    print(files["denoiser"].sha256, files["denoiser"].path.read_bytes() == bytes(range(256)) * 40)
+    if sys.argv[2] == "forget":
+        forget_downloads(files)
+"""
+
+
+@pytest.mark.parametrize(("afterwards", "downloads"), [("keep", 2), ("forget", 4)])
+def test_two_processes_that_fetch_the_same_at_once_do_no_harm(
+    a_hub: Hub, a_store: Path, afterwards: str, downloads: int
+) -> None:
+    """The second waits, then finds what the first has kept, or fetches anew what the first has used up."""
+    a_hub.pause_s = 0.2
+    pinned = f"{AUTOENCODER}={hashlib.sha256(b'autoencoder').hexdigest()}"
+    environment = {**os.environ, "HF_ENDPOINT": a_hub.url, "PYTHONPATH": str(Path(__file__).parents[2])}
+    program = [sys.executable, "-c", A_PROCESS, pinned, afterwards]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(program, env=environment, text=True, **pipes) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        said, complaint = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, f"{hashlib.sha256(CONTENT).hexdigest()} True\n"), complaint
+    assert len(a_hub.gets()) == downloads, "nothing was fetched twice at a time"
+    assert parts(a_store) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another program's lock is made as on Unix")
+def test_whoever_has_to_wait_is_told_so_once(a_store: Path) -> None:
+    import fcntl
+
+    told: list[str] = []
+    with alone(lambda: told.append("not alone")), alone(lambda: told.append("not alone")):
+        assert told == [], "nested is still alone"
+    other = (a_store / ".downloads" / ".lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    threading.Timer(0.7, other.close).start()
+    with alone(lambda: told.append("waiting")):
+        assert told == ["waiting"] and other.closed
+
+
+def test_a_store_that_cannot_be_locked_is_refused(a_store: Path) -> None:
+    a_store.write_text("a file")
+    with pytest.raises(StorageError, match="cannot be written"), alone():
+        pass
