@@ -3,10 +3,9 @@
 components = load_components(config); segment(read_volume(path), organ_prompts("liver", "CT"), components, config)
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from DiffuGTSLib.aova import AovaMaps, attend
 from DiffuGTSLib.backbones.windows import OnWindow, decode_scan
+from DiffuGTSLib.clock import Clock, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.masks import dilate_mm, drop_small, fine_threshold
@@ -72,6 +72,8 @@ class Segmentation:
         timings_s: Seconds a stage.
         outcome: One sentence: what was found, or why nothing was.
         cache: For `segment(..., cache=...)` with an edited mask.
+        plan: What was planned, where it was; JSON values, see `planning.plan.Plan`.
+        stepped_down: Where memory ran out nevertheless, and what was done then; one sentence each.
     """
 
     mask: Volume
@@ -87,6 +89,8 @@ class Segmentation:
     timings_s: dict[str, float]
     outcome: str
     cache: Cache
+    plan: dict[str, Any] | None = None
+    stepped_down: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,20 +138,22 @@ def segment(
         on_artifact: Called with aova and coarse_mask before anything is repainted, then with pseudo_healthy, if any.
 
     Raises:
-        InputError: NaN, constant image, unclear modality; an empty coarse mask or region; another scan's cache.
+        InputError: NaN, constant image, a modality that is unclear or unknown to the denoiser; an empty coarse mask or
+            region; another scan's cache.
         GeometryError: If a mask is not on the scan's grid.
         ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
         MemoryLimitError: If the device has too little memory.
     """
     _check(volume, stages, region, coarse_mask)
-    clock = _Clock(on_progress)
+    clock = Clock(on_progress)
     show = on_artifact or (lambda kind, made: None)
     reason = "as asked"
     if modality is None:
         modality, reason = guess_modality(volume)
+    _require_known(modality, config)
     generator = torch.Generator().manual_seed(config.runtime.seed)
     half = config.runtime.precision == "bfloat16"
-    with _memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
+    with memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
             _require_whole_cells(scan, components)
@@ -155,6 +161,7 @@ def segment(
             drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
         with clock.stage("aova"):
+            components.hold(config.runtime.offload, "autoencoder", "head")
             seen = _look(scan, embeddings, components, config, cache, clock.report)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
@@ -203,7 +210,7 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    return _attend(image, embeddings, components, config, _span(report, 0.0, 1.0))
+    return _attend(image, embeddings, components, config, span(report, 0.0, 1.0))
 
 
 def _attend(
@@ -253,17 +260,19 @@ def _repaint(
     latent = seen.latent[(..., *cells)]
     mask = torch.from_numpy(repainted[box].astype(np.float32))[None, None].to(latent)
     cells_mask = mask_to_latent(mask, factor)
+    components.hold(config.runtime.offload, "denoiser")
     healthy_latent = repaint(
         latent, cells_mask, components.denoiser, components.schedule,
-        Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator, _span(report, 0.0, 0.6),
+        Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator, span(report, 0.0, 0.6),
     )  # fmt: skip
+    components.hold(config.runtime.offload, "autoencoder", "head", "residual")
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
     # The reconstruction is the context of every later look; of the twin only the repainted voxels are taken.
     reconstruction, healthy = (
         decode_scan(each, components.autoencoder, window, overlap, on_window, where)[0, 0]
         for each, on_window, where in (
-            (latent, _span(report, 0.6, 0.8), None),
-            (healthy_latent, _span(report, 0.8, 1.0), cells_mask[0, 0] > 0),
+            (latent, span(report, 0.6, 0.8), None),
+            (healthy_latent, span(report, 0.8, 1.0), cells_mask[0, 0] > 0),
         )
     )
     # The decoder's receptive field carries the change a little beyond the mask: cut it there.
@@ -279,8 +288,8 @@ def _compare(
     before, after = (
         _attend(image[None, None], embeddings, components, config, on_window, candidate).abnormal
         for image, on_window in (
-            (twins.reconstruction, _span(report, 0.0, 0.5)),
-            (twins.healthy, _span(report, 0.5, 1.0)),
+            (twins.reconstruction, span(report, 0.0, 0.5)),
+            (twins.healthy, span(report, 0.5, 1.0)),
         )
     )
     return residuals(
@@ -355,6 +364,16 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     return inside
 
 
+def _require_known(modality: str, config: Config) -> None:
+    known = config.backbone.class_label
+    if modality not in known:
+        raise InputError(
+            f"The denoiser of '{config.backbone.name}' knows {', '.join(sorted(known))}, the scan is {modality}.",
+            hint="choose another preset, see diffugts presets; or say --modality, if it was guessed wrong.",
+            code="modality",
+        )
+
+
 def _require_whole_cells(scan: CanonicalScan, components: Components) -> None:
     """Refuse sides that the denoiser cannot take: the last cells of a side could never be repainted."""
     multiple = components.autoencoder.downsampling * components.denoiser.side_multiple
@@ -398,48 +417,3 @@ def _check(volume: Volume, stages: Sequence[str], region: Volume | None, coarse_
             require_same_grid(volume.geometry, mask.geometry, name)
             if not mask.array.any():
                 raise InputError(f"The {name} is empty.", hint="paint it, or leave it away.", code=code)
-
-
-@dataclass
-class _Clock:
-    """Seconds a stage, and progress within it."""
-
-    on_progress: Progress | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    current: str = "start"
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.current = name
-        self.report(0.0)
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.perf_counter() - begin
-        self.report(1.0)
-
-    def report(self, share: float) -> None:
-        if self.on_progress is not None:
-            self.on_progress(self.current, share)
-
-
-@contextmanager
-def _memory_limit(clock: _Clock, device: torch.device) -> Iterator[None]:
-    """Turn every way in which memory runs out into one error; a CPU's is a bare RuntimeError of torch."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        signs = ("DefaultCPUAllocator", "bad_alloc")
-        is_ours = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
-        if not is_ours:
-            raise
-        raise MemoryLimitError(
-            f"Out of memory in stage '{clock.current}' on {device}: {str(error)[:200] or 'no details given'}.",
-            hint="try smaller windows (--set backbone.window_voxels=64), a region of interest, or --device cpu.",
-        ) from error
-
-
-def _span(report: Callable[[float], None], begin: float, end: float) -> OnWindow:
-    """Return a callback that reports (done, in all) as a share between begin and end."""
-    return lambda done, total: report(begin + (end - begin) * done / total)

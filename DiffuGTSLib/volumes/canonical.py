@@ -18,7 +18,8 @@ from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
-_Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Of each axis the first voxel, and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CanonicalScan:
     source: Geometry
     intensity: IntensityMap
     modality: str
-    inside: _Bounds
+    inside: Bounds
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -103,7 +104,7 @@ def to_canonical(volume: Volume, config: CanonicalConfig, modality: str) -> Cano
     """
     require_scan(volume)
     intensity = _intensity_map(volume, config, modality)
-    grid, inside = _canonical_grid(volume.geometry, config)
+    grid, inside = canonical_grid(volume.geometry, config)
     # Intensities first: the window removes metal and air outliers before they smear into their neighbors.
     unit = intensity.to_unit(volume.array)
     image = _smooth_and_resample(unit, volume.geometry, grid)
@@ -146,14 +147,19 @@ def _intensity_map(volume: Volume, config: CanonicalConfig, modality: str) -> In
     return IntensityMap((low, high), (0.0, 1.0), clip=config.mr_clip)
 
 
-def _canonical_grid(source: Geometry, config: CanonicalConfig) -> tuple[Geometry, _Bounds]:
-    """Lay the canonical grid over the source's field of view, corner to corner, then pad evenly on both sides."""
+def canonical_grid(source: Geometry, config: CanonicalConfig) -> tuple[Geometry, Bounds]:
+    """Lay the canonical grid over the source's field of view, corner to corner, then pad evenly on both sides.
+
+    Returns:
+        The grid, and the bounds of the scan within it: of each axis the first voxel and the one after the last.
+    """
     permutation, flips = closest_ras(source)
     extent = np.array(source.extent_mm)[permutation]
     direction = source.direction[:, permutation] * flips
     if config.fit_multiple:  # MAISI: whole field of view on a grid of multiples, spacing follows
         m = config.fit_multiple
-        count = np.maximum(1, np.round(extent / config.spacing_mm / m)).astype(int) * m
+        least = np.array([config.fit_minimum_xy, config.fit_minimum_xy, m])
+        count = np.maximum(np.round(extent / config.spacing_mm / m).astype(int) * m, np.maximum(least, m))
         spacing = extent / count
         padded = count
     else:
@@ -208,7 +214,7 @@ def _snap(values: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     return np.where(np.abs(values - rounded) < tolerance, rounded, values)
 
 
-def _outside_to_zero(image: NDArray[np.float32], inside: _Bounds) -> NDArray[np.float32]:
+def _outside_to_zero(image: NDArray[np.float32], inside: Bounds) -> NDArray[np.float32]:
     padded = np.zeros_like(image)
     box = tuple(slice(a, b) for a, b in inside)
     padded[box] = image[box]

@@ -1,0 +1,70 @@
+"""What surrounds the road's stages: seconds and progress of each, and one error for all the ways in which memory runs out."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from DiffuGTSLib.backbones.windows import OnWindow
+from DiffuGTSLib.errors import MemoryLimitError
+
+_SIGNS = ("DefaultCPUAllocator", "bad_alloc")
+"""A CPU's allocator has no exception of its own: a bare RuntimeError of torch says one of these."""
+
+
+@dataclass
+class Clock:
+    """Seconds a stage, and progress within it.
+
+    Attributes:
+        on_progress: Called with (stage, share of it that is done); may raise `Cancelled`.
+        seconds: Of each stage that ended.
+        current: The stage that runs.
+    """
+
+    on_progress: Callable[[str, float], None] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    current: str = "start"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what is done within, and report its beginning and its end."""
+        self.current = name
+        self.report(0.0)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - begin
+        self.report(1.0)
+
+    def report(self, share: float) -> None:
+        """Report how much of the running stage is done."""
+        if self.on_progress is not None:
+            self.on_progress(self.current, share)
+
+
+@contextmanager
+def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
+    """Turn every way in which memory runs out within into one error that names the stage.
+
+    Raises:
+        MemoryLimitError: Then.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        is_ours = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in _SIGNS)
+        if not is_ours:
+            raise
+        raise MemoryLimitError(
+            f"Out of memory in stage '{clock.current}' on {device}: {str(error)[:200] or 'no details given'}.",
+            hint="try smaller windows (--set backbone.window_voxels=64), a region of interest, or --device cpu.",
+        ) from error
+
+
+def span(report: Callable[[float], None], begin: float, end: float) -> OnWindow:
+    """Return a callback that reports (done, in all) as a share between begin and end."""
+    return lambda done, total: report(begin + (end - begin) * done / total)
