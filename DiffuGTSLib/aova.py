@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_windows
 from DiffuGTSLib.errors import ConfigError
 
@@ -200,8 +201,21 @@ class AovaHead(ModelMixin, ConfigMixin):
             features: Frozen features of a batch of windows, fine to coarse.
             prompts: Sentence embeddings for each window, row 0 normal and row 1 abnormal.
         """
-        logits = self.attention_logits(features, prompts)
-        size = features[0].shape[2:]
+        return self.answer(self.adapt(features), prompts)
+
+    def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return F'_l of every level: all that an answer needs of a window, whatever is asked."""
+        alpha, scale = self.config["alpha"], self.config["feature_scale"]
+        features = [feature * scale for feature in features]
+        return [
+            alpha * adapted + (1 - alpha) * feature
+            for adapted, feature in zip(self.adapters(features), features, strict=True)
+        ]
+
+    def answer(self, adapted: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> Attention:
+        """Attend from every voxel of adapted features to the prompts."""
+        logits = self.attention_logits(adapted, prompts)
+        size = adapted[0].shape[2:]
         if self.config["fuse"] == "probability":
             levels = [functional.interpolate(level.float().softmax(1), size=size, mode="trilinear") for level in logits]
             maps = torch.stack(levels).mean(0)
@@ -214,17 +228,18 @@ class AovaHead(ModelMixin, ConfigMixin):
         class_embeddings = self.embed(pooled)
         return Attention(maps, log_maps, class_embeddings, self.score(class_embeddings.amax(1)).squeeze(-1))
 
-    def attention_logits(self, features: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> list[Tensor]:
-        """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s)."""
-        alpha = self.config["alpha"]
+    def attention_logits(self, adapted: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> list[Tensor]:
+        """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s).
+
+        Q_l K_lᵀ = F'_l (W_q K_lᵀ): keys are few and voxels are many, so that the queries are never written out.
+        """
         sentences = with_difference(prompts)
         logits = []
-        features = [feature * self.config["feature_scale"] for feature in features]
-        adapted = self.adapters(features)
-        for level, feature in enumerate(features):
-            query = self.to_queries[level](alpha * adapted[level] + (1 - alpha) * feature)
+        for level, feature in enumerate(adapted):
+            weight = self.to_queries[level].weight.flatten(1)
             key = self.to_keys[level](self.reducers[level](sentences.to(feature.dtype)))
-            logits.append(torch.einsum("bcxyz,bnc->bnxyz", query, key) / query.shape[1] ** 0.5)
+            asked = torch.einsum("bnq,qc->bnc", key, weight) / weight.shape[0] ** 0.5
+            logits.append(torch.einsum("bcxyz,bnc->bnxyz", feature, asked))
         return logits
 
 
@@ -250,6 +265,7 @@ def attend(
     on_window: OnWindow,
     mirror: bool = False,
     where: Bool[Tensor, "X Y Z"] | None = None,
+    memory: WindowMemory | None = None,
 ) -> AovaMaps:
     """Look at a whole scan, window by window, each encoded once.
 
@@ -269,20 +285,30 @@ def attend(
             Dice rose by 0.05, 0.08 and 0.15.
         where: Voxels whose attention is wanted; None for all. Elsewhere map and latent are of no use, and the score
             speaks of the windows that were looked at.
+        memory: Keeps what the head has seen of each window: the same windows are answered for other prompts without
+            encoding, with the same numbers bit for bit. None keeps nothing.
     """
     scores: list[float] = []
     prompts = prompts[None].to(image.device)
 
-    def look(window: Tensor) -> tuple[Tensor, Tensor]:
+    def see(window: Tensor) -> tuple[Tensor, ...]:
+        """Return the latent and the adapted features."""
         encoding = autoencoder.encode(window)
-        attention = head(encoding.features, prompts)
-        maps, score = attention.maps[:, ABNORMAL:], attention.score_logits.sigmoid()
+        return encoding.latent.float(), *head.adapt(encoding.features)
+
+    def ask(window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the abnormal map, the score and the latent."""
+        latent, *adapted = see(window) if memory is None else memory.remembered("window", window, lambda: see(window))
+        attention = head.answer(adapted, prompts)
+        return attention.maps[:, ABNORMAL:], attention.score_logits.sigmoid(), latent
+
+    def look(window: Tensor) -> tuple[Tensor, Tensor]:
+        maps, score, latent = ask(window)
         if mirror:
-            mirrored = head(autoencoder.encode(window.flip(2)).features, prompts)
-            maps = (maps + mirrored.maps[:, ABNORMAL:].flip(2)) / 2
-            score = (score + mirrored.score_logits.sigmoid()) / 2
+            mirrored, mirrored_score, _ = ask(window.flip(2))
+            maps, score = (maps + mirrored.flip(2)) / 2, (score + mirrored_score) / 2
         scores.append(float(score))
-        return maps, encoding.latent.float()
+        return maps, latent.clone()  # blending weights it in place, and it may be remembered
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
     abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window, where)

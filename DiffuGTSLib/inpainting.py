@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -84,6 +85,22 @@ def mask_to_latent(mask: Float[Tensor, "1 1 X Y Z"], downsampling: int) -> Float
     """Return the latent cells that hold any masked voxel: max-pooling, since nearest would lose small lesions."""
     cells: Tensor = functional.max_pool3d(mask, downsampling)
     return cells
+
+
+def cell_box(
+    mask: np.ndarray, factor: int, multiple: int, margin_mm: float, spacing_mm: tuple[float, float, float]
+) -> tuple[slice, slice, slice]:
+    """Return the box of latent cells around a mask with its margin, each side a multiple; the scan's sides are multiples too."""
+    parts = []
+    for axis in range(3):
+        along = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        length = mask.shape[axis] // factor
+        margin = int(np.ceil(margin_mm / spacing_mm[axis] / factor))
+        low, high = along[0] // factor - margin, along[-1] // factor + 1 + margin
+        side = min(-(-(high - low) // multiple) * multiple, length)
+        start = int(np.clip((low + high - side) // 2, 0, length - side))
+        parts.append(slice(start, start + side))
+    return parts[0], parts[1], parts[2]
 
 
 def _noised_again(

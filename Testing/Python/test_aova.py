@@ -1,14 +1,26 @@
 """Anomaly-aware attention: shares that sum to 1, numbers worked by hand, and windows that make up a scan."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from DiffuGTSLib.aova import ABNORMAL, NORMAL, AovaHead, Attention, ContextAdapter, MlpAdapter, attend, with_difference
+from DiffuGTSLib.aova import (
+    ABNORMAL,
+    NORMAL,
+    AovaHead,
+    AovaMaps,
+    Attention,
+    ContextAdapter,
+    MlpAdapter,
+    attend,
+    with_difference,
+)
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Encoding, LatentAutoencoder
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.weights import freeze
 from DiffuGTSLib.backbones.windows import window_count
 from DiffuGTSLib.config import BackboneConfig
@@ -91,7 +103,7 @@ def test_the_attention_of_one_voxel_worked_by_hand() -> None:
     """
     features = [torch.full((1, 1, 1, 1, 1), value) for value in (-1.0, 0.5)]
     head = a_scripted_head("probability")
-    logits = head.attention_logits(features, torch.eye(2)[None])
+    logits = head.attention_logits(head.adapt(features), torch.eye(2)[None])
     for level, expected in zip(logits, ([-1.0, 1.0], [0.5, -0.5]), strict=True):
         assert level.flatten().tolist() == pytest.approx(expected)
     maps = head(features, torch.eye(2)[None]).maps.detach()
@@ -112,7 +124,7 @@ def test_alpha_is_the_share_of_the_adapter() -> None:
     logits = {}
     for alpha in (0.0, 0.3, 1.0):
         head = a_head(alpha=alpha)
-        logits[alpha] = head.attention_logits(features, prompts)
+        logits[alpha] = head.attention_logits(head.adapt(features), prompts)
     for none, some, all_of_it in zip(logits[0.0], logits[0.3], logits[1.0], strict=True):
         torch.testing.assert_close(some, 0.7 * none + 0.3 * all_of_it, rtol=0, atol=1e-5)
         assert not torch.allclose(none, all_of_it)
@@ -232,9 +244,13 @@ class Mirror:
 class Brightest(AovaHead):
     """A head that takes brightness for an anomaly: the map is the picture, the score logit its maximum."""
 
-    def forward(self, features: tuple[Tensor, ...], prompts: Tensor) -> Attention:  # type: ignore[override]
+    def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the picture."""
+        return list(features)
+
+    def answer(self, adapted: Sequence[Tensor], prompts: Tensor) -> Attention:
         """Return the picture as the abnormal map."""
-        bright = features[0]
+        bright = adapted[0]
         maps = torch.cat([1 - bright, bright], 1)
         return Attention(
             maps=maps,
@@ -288,7 +304,39 @@ def test_features_are_scaled_before_anything_else() -> None:
     features, prompts = some_features(), two_prompts()
     head = a_head("mlp", "probability")
     doubled = [2 * feature for feature in features]
-    expected = head.attention_logits(doubled, prompts)
+    expected = head.attention_logits(head.adapt(doubled), prompts)
     head.register_to_config(feature_scale=2.0)
-    for given, wanted in zip(head.attention_logits(features, prompts), expected, strict=True):
+    for given, wanted in zip(head.attention_logits(head.adapt(features), prompts), expected, strict=True):
         torch.testing.assert_close(given, wanted)
+
+
+def test_keys_are_carried_to_the_features_and_give_what_written_out_queries_give() -> None:
+    """The fast path against the formula: Q = F' W_q, then Q Kᵀ / √d; within 1e-5 of logits of about 1."""
+    head, prompts = a_head("context"), two_prompts(2)
+    adapted = head.adapt(some_features(2))
+    for level, given in enumerate(head.attention_logits(adapted, prompts)):
+        query = head.to_queries[level](adapted[level])
+        key = head.to_keys[level](head.reducers[level](with_difference(prompts)))
+        plain = torch.einsum("bcxyz,bnc->bnxyz", query, key) / query.shape[1] ** 0.5
+        torch.testing.assert_close(given, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_another_prompt_is_answered_without_encoding_and_bit_for_bit_as_afresh(
+    an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead, mirror: bool
+) -> None:
+    image = torch.rand(1, 1, 48, 32, 48)
+    memory = WindowMemory(64)
+    other = two_prompts()[0].flip(0)
+    looks = 4 * (2 if mirror else 1)
+
+    def asked(prompts: Tensor, memory: WindowMemory | None) -> AovaMaps:
+        return attend(image, an_autoencoder, a_fitting_head, prompts, 32, 0.25, lambda *_: None, mirror, memory=memory)
+
+    for prompts, recalled in ((two_prompts()[0], 0), (other, looks), (two_prompts()[0], looks)):
+        memory.begin("model")
+        fresh, answered = asked(prompts, None), asked(prompts, memory)
+        assert (memory.recalled, memory.made) == (recalled, looks - recalled)
+        assert torch.equal(answered.abnormal, fresh.abnormal) and torch.equal(answered.latent, fresh.latent)
+        assert answered.anomaly_score == fresh.anomaly_score
+    assert not torch.equal(asked(two_prompts()[0], memory).abnormal, asked(other, memory).abnormal)
