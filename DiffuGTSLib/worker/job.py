@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from DiffuGTSLib.volumes.volume import require_scan
 from DiffuGTSLib.worker.model import WarmModel
 from DiffuGTSLib.worker.protocol import ARTIFACT_FILES, CACHE_FILE, JobSpec
 from DiffuGTSLib.worker.teller import Teller
+
+_logger = logging.getLogger(__name__)
 
 
 def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, teller: Teller) -> None:
@@ -53,10 +56,12 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         write_volume(made, folder / ARTIFACT_FILES[kind], compressed=False)
         teller.artifact(kind, folder / ARTIFACT_FILES[kind])
 
+    memory = model.memory(config)
     result = segment(
         scan, prompts, components, config, modality=modality, region=region, coarse_mask=drawn, cache=cache,
-        stages=spec.stages, on_progress=teller.progress, on_artifact=show,
+        memory=memory, stages=spec.stages, on_progress=teller.progress, on_artifact=show,
     )  # fmt: skip
+    _logger.info(memory.summary())
     result = replace(result, modality_reason=reason)
     with teller.stage("write"):
         if result.residual is not None:

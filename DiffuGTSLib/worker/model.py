@@ -1,4 +1,4 @@
-"""The loaded networks, kept from one run to the next."""
+"""The loaded networks and what they said, kept from one run to the next."""
 
 import gc
 import json
@@ -6,17 +6,19 @@ from dataclasses import asdict
 
 import torch
 
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components, find_device, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import WorkerError
 
 
 class WarmModel:
-    """Holds one set of networks: those of the last run."""
+    """Holds one set of networks, those of the last run, and what they said of the last scans."""
 
     def __init__(self) -> None:
         self._key = ""
         self._components: Components | None = None
+        self._memory = WindowMemory(0)
 
     def components(self, config: Config, allow_untrained: bool) -> Components:
         """Return the networks that a configuration names: those at hand, or else those loaded in their place.
@@ -33,9 +35,15 @@ class WarmModel:
             self._key = key
         return self._components
 
+    def memory(self, config: Config) -> WindowMemory:
+        """Return what is remembered from run to run, within the budget that a configuration names."""
+        self._memory.limit(config.runtime.remember_mb)
+        return self._memory
+
     def release(self) -> None:
-        """Forget the networks and give their memory back."""
+        """Forget the networks and what they said, and give their memory back."""
         self._components = None
+        self._memory.forget()
         give_memory_back()
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid, orientations
 
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import (
     Cancelled,
@@ -23,7 +24,7 @@ from DiffuGTSLib.errors import (
 )
 from DiffuGTSLib.masks import dilate_mm
 from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
-from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
 from DiffuGTSLib.volumes import Geometry, Volume
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +151,23 @@ def test_a_cache_spares_the_look_and_changes_nothing(some_components: Components
     )  # fmt: skip
     assert_same(a_result, again)
     assert [share for stage, share in stages if stage == "aova"] == [0.0, 1.0], "no window was looked at"
+
+
+def test_another_prompt_and_another_candidate_are_answered_from_memory_as_afresh(some_components: Components) -> None:
+    phantom = ct_phantom()
+    drawn = {"coarse_mask": phantom.lesion}
+    asked: list[tuple[PromptPair, dict[str, Volume]]] = [(LIVER, drawn), (organ_prompts("kidney", "CT"), drawn)]
+    memory = WindowMemory(64)
+    looks = []
+    for prompts, how in [*asked, (LIVER, {})]:
+        fresh = segment(phantom.scan, prompts, some_components, tiny(), **how)
+        assert_same(segment(phantom.scan, prompts, some_components, tiny(), memory=memory, **how), fresh)
+        looks.append((memory.recalled, memory.made))
+    assert looks[0] == (0, looks[0][1]) and looks[1] == (looks[0][1], 0), "the other prompt made nothing anew"
+    assert looks[2][0] > 0, "the scan itself is known"
+    other = ct_phantom(grid((40, 36, 44), (2.6, 2.8, 2.5)))
+    segment(other.scan, LIVER, some_components, tiny(), memory=memory, coarse_mask=other.lesion)
+    assert memory.recalled == 0, "another scan finds nothing"
 
 
 def test_the_cache_of_another_grid_is_refused(some_components: Components, a_result: Segmentation) -> None:
@@ -392,7 +410,7 @@ import numpy as np
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
-from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
 from DiffuGTSLib.volumes import Geometry, Volume
 config = load_config("tiny", overrides=["canonical.spacing_mm=1.0", "backbone.window_voxels=160"])
 components = load_components(config, allow_untrained=True)

@@ -46,3 +46,14 @@ def test_a_processor_has_every_kernel() -> None:
 @pytest.mark.gpu
 def test_a_graphics_card_that_torch_was_built_for_is_taken() -> None:
     require_kernels(torch.device("cuda"))
+
+
+def test_what_was_said_of_a_scan_goes_with_the_networks_and_stays_within_the_budget() -> None:
+    model = WarmModel()
+    memory = model.memory(load_config("tiny", overrides=["runtime.remember_mb=1"]))
+    memory.begin("model")
+    memory.remembered("look", torch.zeros(3), lambda: (torch.zeros(2**17),))
+    assert model.memory(load_config("tiny")) is memory and memory.used_mb == 0.5
+    assert memory.budget_bytes == load_config("tiny").runtime.remember_mb * 2**20
+    model.release()
+    assert memory.used_mb == 0
