@@ -7,12 +7,11 @@ comes from data is escaped.
 from __future__ import annotations
 
 import base64
-import html
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,17 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_picture import SEEN_COLOR, TRUTH_COLOR
 from DiffuGTSLib.evaluation.case_scores import HEALTHY, case_file
 from DiffuGTSLib.evaluation.charts import Bar, Group, bars, boxes, froc_curve, interval_strip, reliability
-from DiffuGTSLib.findings import NOT_APPLICABLE
+from DiffuGTSLib.evaluation.html_parts import (
+    as_float,
+    document,
+    escaped,
+    number_text,
+    p_text,
+    range_text,
+    signed_text,
+    table,
+)
 from DiffuGTSLib.record import RESEARCH_USE
-from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 
 PAGE = "report.html"
@@ -116,14 +123,13 @@ def page_text(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         report: The content of report.json.
         pictures: Case → JPEG.
     """
-    title, about = _text(report["title"]), report["about"]
+    about = report["about"]
     patients = len({row["patient"] for row in report["cases"]})
     version, untrained = about["versions"]["diffugts"], "" if about["trained"] else UNTRAINED
     made = f"{len(report['cases'])} scans of {patients} patients · DiffuGTS {version} · {about['created']}"
     parts = [
-        f"<h1>{title}</h1>",
-        f'<p class="muted">{_text(made)}</p>',
-        f'<p class="research">{_text(f"{RESEARCH_USE} {untrained}")}</p>',
+        f'<p class="muted">{escaped(made)}</p>',
+        f'<p class="research">{escaped(f"{RESEARCH_USE} {untrained}")}</p>',
         _cards(report),
         "<h2>Figures</h2>", _summary(report),
         "<h2>Does each step earn its place?</h2>", _steps(report["pooled"]["steps"]),
@@ -132,15 +138,8 @@ def page_text(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<h2>Cases in pictures</h2>", _pictures(report["cases"], pictures),
         "<h2>Every case</h2>", _cases(report["cases"], pictures),
         "<h2>How it was measured</h2>", _method(report),
-        f"<footer>{_text(RESEARCH_USE)} This page is one file; it asks no network for anything.</footer>",
     ]  # fmt: skip
-    style, script = (resource_path("Report", name).read_text("utf-8") for name in ("report.css", "report.js"))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n" + "\n".join(parts) + f"\n<script>\n{script}</script>\n"
-        "</body>\n</html>\n"
-    )
+    return document(report["title"], parts)
 
 
 def _cards(report: Mapping[str, Any]) -> str:
@@ -155,7 +154,7 @@ def _cards(report: Mapping[str, Any]) -> str:
         ({"ece": pooled["calibration"]["ece"]}, "ece", "Calibration error, all voxels"),
     ]
     shown = "".join(
-        f'<div class="card"><b>{_number(values[key])}</b><span>{_interval(values)}{_text(name)}</span></div>'
+        f'<div class="card"><b>{number_text(values[key])}</b><span>{_interval(values)}{escaped(name)}</span></div>'
         for values, key, name in cards
     )
     return f'<div class="cards">{shown}</div>'
@@ -167,17 +166,19 @@ def _summary(report: Mapping[str, Any]) -> str:
         estimate = report["estimates"].get(column)
         if estimate is None:
             continue
-        mean, low, high = (_float(estimate[key]) for key in ("mean", "low", "high"))
+        mean, low, high = (as_float(estimate[key]) for key in ("mean", "low", "high"))
         strip = interval_strip(mean, low, high) if figure.of_one else ""
         counted = f"{estimate['cases']} ({estimate['not_applicable']})"
         median, places = estimate["median"], figure.places
-        cells = (_number(mean, places), _range(low, high, places), _number(median, places), counted)
+        cells = (number_text(mean, places), range_text(low, high, places), number_text(median, places), counted)
         rows.append(
-            f'<tr><td class="text"><b>{_text(figure.name)}</b></td>{"".join(f"<td>{cell}</td>" for cell in cells)}'
-            f'<td class="text">{strip}</td><td class="text wide">{_text(figure.meaning)}</td></tr>'
+            f'<tr><td class="text"><b>{escaped(figure.name)}</b></td>{"".join(f"<td>{cell}</td>" for cell in cells)}'
+            f'<td class="text">{strip}</td><td class="text wide">{escaped(figure.meaning)}</td></tr>'
         )
     heads = ("<Figure", "Mean", "95 % interval", "Median", "Cases (n/a)", "<", "<Meaning")
-    return _table(heads, rows) + f'<p class="note">{_text(report["interval"].capitalize())}.{_few(report["cases"])}</p>'
+    return (
+        table(heads, rows) + f'<p class="note">{escaped(report["interval"].capitalize())}.{_few(report["cases"])}</p>'
+    )
 
 
 def _few(cases: Sequence[Mapping[str, Any]]) -> str:
@@ -188,20 +189,20 @@ def _few(cases: Sequence[Mapping[str, Any]]) -> str:
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        f'<tr><td class="text">Refined less {_text(_BEFORE[row["than"]])}</td>'
-        f"<td><b>{_signed(row['difference'])}</b></td><td>{_range(_float(row['low']), _float(row['high']), signed=True)}"
-        f"</td><td>{_p(row['p'])}</td><td>{_p(row['p_wilcoxon'])}</td><td>{row['cases']}</td><td>{row['patients']}</td></tr>"
+        f'<tr><td class="text">Refined less {escaped(_BEFORE[row["than"]])}</td>'
+        f"<td><b>{signed_text(row['difference'])}</b></td><td>{range_text(as_float(row['low']), as_float(row['high']), signed=True)}"
+        f"</td><td>{p_text(row['p'])}</td><td>{p_text(row['p_wilcoxon'])}</td><td>{row['cases']}</td><td>{row['patients']}</td></tr>"
         for row in steps
     ]
     heads = ("<Dice", "Difference", "95 % interval", "p, permutation", "p, Wilcoxon", "Cases", "Patients")
     note = "Paired: one mean difference a patient; two-sided; not adjusted for three tests."
-    return _table(heads, rows) + f'<p class="note">{note}</p>'
+    return table(heads, rows) + f'<p class="note">{note}</p>'
 
 
 def _plots(report: Mapping[str, Any]) -> str:
     pooled, cases = report["pooled"], [row for row in report["cases"] if row["kind"] != HEALTHY]
     names = [str(row["case"]) for row in cases]
-    groups = [Group(label, [_float(row[key]) for row in cases], names) for key, label in _STEP_NAMES.items()]
+    groups = [Group(label, [as_float(row[key]) for row in cases], names) for key, label in _STEP_NAMES.items()]
     froc, voxels = pooled["froc"], pooled["calibration"]
     found, false = _floats(froc["sensitivity"]), _floats(froc["false_positives_per_scan"])
     drawings = (
@@ -223,14 +224,14 @@ def _plots(report: Mapping[str, Any]) -> str:
         ),
     )
     figures = "".join(
-        f"<figure><h3>{_text(name)}</h3>{drawing}<figcaption>{_text(said)}</figcaption></figure>"
+        f"<figure><h3>{escaped(name)}</h3>{drawing}<figcaption>{escaped(said)}</figcaption></figure>"
         for name, drawing, said in drawings
     )
     return f'<div class="plots">{figures}</div>'
 
 
 def _froc_caption(froc: Mapping[str, Any]) -> str:
-    score = f"{_number(froc['score'])} ({_range(_float(froc['low']), _float(froc['high']))})"
+    score = f"{number_text(froc['score'])} ({range_text(as_float(froc['low']), as_float(froc['high']))})"
     return (
         f"Score {score}: mean of the best sensitivity at the rates on the axis, nothing interpolated. "
         "Points: thresholds 0.05 to 0.95; those beyond the axis lie at its ends."
@@ -238,8 +239,8 @@ def _froc_caption(froc: Mapping[str, Any]) -> str:
 
 
 def _reliability_caption(voxels: Mapping[str, Any]) -> str:
-    figures = f"ECE {_number(voxels['ece'])}, Brier {_number(voxels['brier'], 4)}, AUROC {_number(voxels['auroc'])}"
-    tumor = f"{_number(100 * _float(voxels['prevalence']), 2)} % of them tumor"
+    figures = f"ECE {number_text(voxels['ece'])}, Brier {number_text(voxels['brier'], 4)}, AUROC {number_text(voxels['auroc'])}"
+    tumor = f"{number_text(100 * as_float(voxels['prevalence']), 2)} % of them tumor"
     return (
         f"{figures} over {voxels['voxels']:,} voxels inside the body, {tumor}. "
         "Gray: how many each bin holds, on a logarithmic scale."
@@ -248,7 +249,7 @@ def _reliability_caption(voxels: Mapping[str, Any]) -> str:
 
 def _size_bars(sizes: Sequence[Mapping[str, Any]]) -> list[Bar]:
     return [
-        Bar(_short_size(row["size"]), row["found"], row["lesions"], _float(row["low"]), _float(row["high"]))
+        Bar(_short_size(row["size"]), row["found"], row["lesions"], as_float(row["low"]), as_float(row["high"]))
         for row in sizes
         if row["measure"] == "radius"
     ]
@@ -265,15 +266,15 @@ def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for row in groups:
         cells = [
-            f"<td>{_number(row[name])}</td><td>{_range(_float(row[f'{name}_low']), _float(row[f'{name}_high']))}</td>"
+            f"<td>{number_text(row[name])}</td><td>{range_text(as_float(row[f'{name}_low']), as_float(row[f'{name}_high']))}</td>"
             for name in ("dice_refined", "lesion_sensitivity", "false_positives")
         ]
         rows.append(
-            f'<tr><td class="text">{_text(row["group"])}</td><td>{row["cases"]}</td><td>{row["patients"]}</td>'
+            f'<tr><td class="text">{escaped(row["group"])}</td><td>{row["cases"]}</td><td>{row["patients"]}</td>'
             f"{''.join(cells)}</tr>"
         )
     heads = ("<Group", "Scans", "Patients", "Dice", "95 %", "Sensitivity", "95 %", "False positives", "95 %")
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> str:
@@ -304,13 +305,13 @@ def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes])
 
 
 def _picture(row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    name = _text(row["case"])
+    name = escaped(row["case"])
     image = base64.b64encode(pictures[row["case"]]).decode("ascii")
-    told = f"Dice {_number(row['dice_refined'])}, {_number(row['false_positives'], 0)} false positives"
-    size = f"{_number(row['volume_ml'], 1)} of {_number(row['reference_ml'], 1)} ml"
+    told = f"Dice {number_text(row['dice_refined'])}, {number_text(row['false_positives'], 0)} false positives"
+    size = f"{number_text(row['volume_ml'], 1)} of {number_text(row['reference_ml'], 1)} ml"
     return (
         f'<figure id="case-{name}"><img alt="Three planes of {name}" src="data:image/jpeg;base64,{image}">'
-        f"<figcaption><b>{name}</b> · {_text(row['organ'])}, {_text(row['modality'])} · {told} · {size}"
+        f"<figcaption><b>{name}</b> · {escaped(row['organ'])}, {escaped(row['modality'])} · {told} · {size}"
         f"</figcaption></figure>"
     )
 
@@ -333,12 +334,12 @@ def _cases(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) ->
 def _case_cell(row: Mapping[str, Any], name: str, pictures: Mapping[str, bytes]) -> str:
     value = row[name]
     if name == "case":
-        text = _text(value)
+        text = escaped(value)
         return f'<td class="text">{f"""<a href="#case-{text}">{text}</a>""" if value in pictures else text}</td>'
     if isinstance(value, str):
-        return f'<td class="text">{_text(value)}</td>'
+        return f'<td class="text">{escaped(value)}</td>'
     places = {"lesions": 0, "false_positives": 0, "reference_ml": 1, "volume_ml": 1, "seconds": 1}.get(name, 3)
-    return f'<td data-v="{"" if value is None else value}">{_number(value, places)}</td>'
+    return f'<td data-v="{"" if value is None else value}">{number_text(value, places)}</td>'
 
 
 def _method(report: Mapping[str, Any]) -> str:
@@ -352,15 +353,15 @@ def _method(report: Mapping[str, Any]) -> str:
         **{f"Weights {name}": f"SHA-256 {digest}" for name, digest in about["weights"].items()},
         "Versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     }
-    listed = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
-    notes = "".join(f"<li>{_text(note)}</li>" for note in report["notes"] if "SHA-256" not in note)
+    listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts.items())
+    notes = "".join(f"<li>{escaped(note)}</li>" for note in report["notes"] if "SHA-256" not in note)
     digests = "\n".join(f"{digest}  {file}" for files in report["scans"].values() for file, digest in files.items())
     return (
         f"<dl>{listed}</dl><h3>Definitions</h3><ul>{notes}</ul>"
-        f"<h3>To repeat it</h3><pre>{_text(repeat_command(about))}</pre>"
+        f"<h3>To repeat it</h3><pre>{escaped(repeat_command(about))}</pre>"
         '<p class="note">config.json lies beside this page. A case whose scan, mask, configuration and weights are '
         "unchanged is not computed again; delete the folder cases to have all of it computed.</p>"
-        f"<details><summary>SHA-256 of every scan and mask</summary><pre>{_text(digests)}</pre></details>"
+        f"<details><summary>SHA-256 of every scan and mask</summary><pre>{escaped(digests)}</pre></details>"
     )
 
 
@@ -371,52 +372,10 @@ def repeat_command(about: Mapping[str, Any]) -> str:
     return f"diffugts evaluate --protocol {shlex.quote(protocol)} --data SCANS -o REPORT {shlex.join(words)}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[str]) -> str:
-    """Return a table; a heading that begins with < stands left."""
-    cells = "".join(
-        f'<th class="text" scope="col">{_text(head[1:])}</th>'
-        if head.startswith("<")
-        else f'<th scope="col">{head}</th>'
-        for head in heads
-    )
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
 def _interval(values: Mapping[str, Any]) -> str:
-    low, high = _float(values.get("low")), _float(values.get("high"))
-    return "" if isnan(low) else f"95 % {_range(low, high)}<br>"
-
-
-def _range(low: float, high: float, places: int = 3, signed: bool = False) -> str:
-    if isnan(low) or isnan(high):
-        return NOT_APPLICABLE
-    ends = (_signed(low), _signed(high)) if signed else (_number(low, places), _number(high, places))
-    return " to ".join(ends)
-
-
-def _number(value: float | None, places: int = 3) -> str:
-    number = _float(value)
-    return NOT_APPLICABLE if isnan(number) else f"{number:.{places}f}"
-
-
-def _signed(value: float | None) -> str:
-    number = _float(value)
-    return NOT_APPLICABLE if isnan(number) else f"{number:+.3f}".replace("-", "−")
-
-
-def _p(value: float | None) -> str:
-    number = _float(value)
-    return NOT_APPLICABLE if isnan(number) else "< 0.001" if number < 0.001 else f"{number:.3f}"
-
-
-def _float(value: float | None) -> float:
-    return nan if value is None else float(value)
+    low, high = as_float(values.get("low")), as_float(values.get("high"))
+    return "" if isnan(low) else f"95 % {range_text(low, high)}<br>"
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:
-    return [_float(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return [as_float(value) for value in values]

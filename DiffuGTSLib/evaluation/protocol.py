@@ -8,6 +8,7 @@ from pathlib import Path
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
+from DiffuGTSLib.evaluation.card_tables import TABLES, card_tables
 from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
 from DiffuGTSLib.evaluation.html_report import write_page
@@ -34,9 +35,10 @@ def evaluate_protocol(
     on_progress: Callable[[str, float], None] | None = None,
     allow_seen: bool = False,
 ) -> None:
-    """Segment every case of a split and write `report.html`, `report.json`, `report.md`, `cases.csv`, `config.json`.
+    """Segment every case of a split and write its report into a folder.
 
-    A case with a mask is scored; one without, of which nothing says that it is ill, counts as healthy. What is kept in
+    `report.html`, `report.json` and `report.md` tell everything, `cases.csv` has every figure, `tables.md` the tables of a
+    model card, `config.json` the configuration. A case with a mask is scored; one without, of which nothing says that it is ill, counts as healthy. What is kept in
     `cases` is not computed again as long as its scan, mask, configuration and weights are the same. The threshold
     baseline's percentile is chosen on training cases.
 
@@ -120,6 +122,8 @@ def _write(
     rows = [score.row for score in scores]
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
     write_report(rows, output, title=title, notes=[seen.note, *_notes(judge.components)], group_by="patient", more=more)
+    with whole_file(output / TABLES) as path:
+        path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
     write_page(output)
 
 

@@ -53,7 +53,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_protocol_is_scored_and_reported(a_report: Path) -> None:
-    files = ["cases", "cases.csv", "config.json", "report.html", "report.json", "report.md"]
+    files = ["cases", "cases.csv", "config.json", "report.html", "report.json", "report.md", "tables.md"]
     assert sorted(path.name for path in a_report.iterdir()) == files
     rows = rows_of(a_report)
     assert [row["case"] for row in rows] == ["ct_3", "mr_3"]

@@ -1,14 +1,25 @@
-"""The cases of a protocol: the frame that must not tell where the tumor is."""
+"""The cases of a protocol: which can be scored, and the frame that must not tell where the tumor is."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from mini_data import GRID
-from phantoms import ct_phantom, grid, orientations
+from mini_data import GRID, write_case
+from phantoms import ct_phantom, grid, mr_phantom, orientations, write_dicom
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.protocol_cases import AIR_HU, reframe
+from DiffuGTSLib.evaluation.protocol_cases import (
+    AIR_HU,
+    BaselineRules,
+    choose_cases,
+    is_healthy,
+    read_case,
+    reframe,
+)
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.volume import Geometry
 
@@ -87,3 +98,63 @@ def test_an_empty_mask_has_no_frame() -> None:
     scan = ct_phantom(GRID).scan
     with pytest.raises(InputError, match="The tumor mask is empty"):
         reframe(scan, scan.with_array(np.zeros(GRID.shape, np.uint8)), AIR_HU, np.random.default_rng(0))
+
+
+# Which cases, and how they are read
+
+
+def a_case(**keys: Any) -> Case:
+    return Case(
+        **{"name": "a", "patient": "a", "split": "test", "modality": "CT", "image": "a", "organ": "liver", **keys}
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "healthy"),
+    [
+        ({}, True),
+        ({"tumor": "t"}, False),
+        ({"organ": ""}, False),
+        ({"modality": "labels"}, False),
+        ({"healthy_only_in": ["lung"]}, False),
+        ({"unmarked_near": {"liver": 0.0}}, False),
+    ],
+)
+def test_a_scan_is_healthy_where_nothing_says_that_it_is_ill(keys: dict[str, Any], healthy: bool) -> None:
+    assert is_healthy(a_case(**keys)) == healthy
+
+
+def test_cases_are_chosen_that_can_be_scored() -> None:
+    ill, well, unsure = a_case(tumor="t"), a_case(name="b"), a_case(name="c", healthy_only_in=["liver"])
+    other = a_case(name="d", split="train", tumor="t")
+    assert choose_cases([ill, well, unsure, other], "test") == [ill, well]
+    with pytest.raises(InputError, match="were trained on") as caught:
+        choose_cases([other], "train")
+    assert caught.value.code == "leakage"
+    assert choose_cases([other], "train", allow_seen=True) == [other]
+    with pytest.raises(InputError, match="no case with a mask in split 'test'"):
+        choose_cases([well], "test")
+
+
+def test_a_dicom_series_is_read_as_any_scan(tmp_path: Path) -> None:
+    phantom = ct_phantom(GRID)
+    write_dicom(phantom.scan, tmp_path / "series")
+    read = read_case(a_case(image="series"), tmp_path)
+    assert read.scan.geometry.difference(phantom.scan.geometry) == "" and not read.mask.array.any()
+    assert np.allclose(read.scan.array, np.round(phantom.scan.array), atol=1)
+    assert list(read.digests) == ["series"] and len(read.digests["series"]) == 64
+
+
+def test_a_scan_that_is_framed_on_its_tumor_is_read_in_the_same_other_frame_every_time(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "a", ct_phantom(GRID), "test", framed_on_tumor=True)
+    once, twice = (read_case(Case(**row), tmp_path) for _ in range(2))
+    assert once.scan.geometry.shape != GRID.shape and np.array_equal(once.scan.array, twice.scan.array)
+    assert once.mask.geometry.difference(once.scan.geometry) == ""
+
+
+def test_the_threshold_is_chosen_on_training_cases_alone(tmp_path: Path) -> None:
+    rows = [write_case(tmp_path, name, mr_phantom(GRID), split) for name, split in (("a", "train"), ("b", "test"))]
+    rules = BaselineRules([Case(**row) for row in rows], tmp_path)
+    (tmp_path / "b" / "tumor.nii.gz").unlink()
+    assert rules.of("MR").percentile is not None and rules.of("MR") is rules.of("MR")
+    assert rules.of("CT").percentile is None, "no training case: Otsu"
