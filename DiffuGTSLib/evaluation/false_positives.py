@@ -15,6 +15,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Lesion, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
+from DiffuGTSLib.evaluation.metrics import bounding_box
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes import read_volume
@@ -105,7 +106,7 @@ def sweep(
     if not thresholds or not all(0 <= threshold < 1 for threshold in thresholds):
         raise InputError(f"Expected thresholds of at least 0 and below 1, got {', '.join(map(str, thresholds))}.")
     allowed = probabilities if organ is None else np.where(organ, probabilities, 0)
-    box = _box(allowed > min(thresholds))
+    box = bounding_box(allowed > min(thresholds))
     return [
         HealthyScan(case, threshold, false_lesions(allowed[box] > threshold, spacing_mm, minimum_radius_mm))
         for threshold in thresholds
@@ -225,15 +226,6 @@ def _kind(array: Shaped[np.ndarray, "i j k"]) -> str:
     if not array.any():
         return "empty"
     return "mask" if np.isin(array, (0, 1)).all() else "map"
-
-
-def _box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
-    """Return the box around a mask's voxels, one voxel where there are none: most of a scan is never labeled."""
-    sides = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return tuple(sides)
 
 
 def _write(

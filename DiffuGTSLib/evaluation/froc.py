@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.metrics import bounding_box
 from DiffuGTSLib.findings import label_lesions
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -103,7 +104,7 @@ def candidates(
             f"Expected probabilities of 0 to 1, got {probabilities.min()} to {probabilities.max()}.",
             code="not_a_probability",
         )
-    box = _box((probabilities > min(thresholds)) | truth)
+    box = bounding_box((probabilities > min(thresholds)) | truth)
     near, (reference, lesions) = probabilities[box], label_lesions(truth[box])
     minimum_voxels = minimum_ml * 1000.0 / float(np.prod(spacing_mm)) * (1 - 1e-9)
     counted = [_at_threshold(near > cut, reference, lesions, minimum_voxels, minimum_iou) for cut in thresholds]
@@ -192,15 +193,6 @@ def _interval(table: Float[np.ndarray, "cases columns"], patients: list[str], se
         return nan, nan
     low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
-    """Return the box around a mask's voxels, one voxel where there are none."""
-    sides = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return tuple(sides)
 
 
 def _floats(values: np.ndarray) -> tuple[float, ...]:

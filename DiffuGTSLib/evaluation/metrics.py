@@ -89,7 +89,7 @@ def surface_dice(
     empty = _when_empty(pred, ref, policy)
     if empty is not None:
         return empty
-    box = _bounding_box(pred | ref)  # the surfaces lie inside it; a whole chest would cost memory for nothing
+    box = bounding_box(pred | ref)  # the surfaces lie inside it; a whole chest would cost memory for nothing
     found, truth = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (pred, ref))
     with warnings.catch_warnings():  # MONAI 1.6 calls itself with an argument that it has deprecated
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
@@ -160,9 +160,10 @@ def _when_empty(pred: Bool[np.ndarray, " *grid"], ref: Bool[np.ndarray, " *grid"
     return (policy.both_empty, policy.one_empty, None)[some]
 
 
-def _bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
-    box = []
+def bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
+    """Return the box around a mask's voxels, one voxel where there are none: most of a scan is never labeled."""
+    sides = []
     for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return tuple(box)
+        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        sides.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return tuple(sides)
