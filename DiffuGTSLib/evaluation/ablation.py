@@ -103,7 +103,7 @@ def best_cuts(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, floa
 
 
 class _Told:
-    """Counts cases, and says which one is being asked at every window."""
+    """Counts cases, and says which one is being asked whenever a stage goes on."""
 
     def __init__(self, on_case: OnCase | None, total: int) -> None:
         self.on_case, self.total, self.done, self.name = on_case, total, -1, ""
@@ -113,8 +113,8 @@ class _Told:
         self.done, self.name = self.done + 1, name
         self()
 
-    def __call__(self, *_: int) -> None:
-        """Tell that it goes on."""
+    def __call__(self, stage: str = "", share: float = 0.0) -> None:  # noqa: ARG002
+        """Tell that the case goes on, whatever its stage."""
         if self.on_case is not None:
             self.on_case(self.name, self.done / self.total)
 

@@ -1,74 +1,111 @@
-"""Measure the variants of one scan: Dice, lesions found, false positives, and how well a map ranks voxels."""
+"""Measure the variants of one scan: Dice, lesions found, false positives, and how well a map ranks voxels.
+
+What a variant costs follows from what it changes. Mixtures of residuals share one repainting; prompts share the frozen
+features of every window, which do not depend on the sentence; steps and seeds repaint again from the same look.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import nan
 
 import numpy as np
-import torch
 
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
-from DiffuGTSLib.config import Config, InpaintingConfig, ResidualConfig
+from DiffuGTSLib.config import Config
 from DiffuGTSLib.evaluation import ablation_variants as names
-from DiffuGTSLib.evaluation.ablation_case import Look, Region, Told, candidates, look, mixed, outlined, region, twins
+from DiffuGTSLib.evaluation.ablation_residuals import Repainted, repainted
 from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pairs, repaintings
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import count_voxels
 from DiffuGTSLib.evaluation.detection import detect
-from DiffuGTSLib.evaluation.metrics import dice
+from DiffuGTSLib.evaluation.metrics import bounding_box, dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
 from DiffuGTSLib.masks import drop_small
+from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.text.encoder import embed_pair
+from DiffuGTSLib.text.prompts import PromptPair
 
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds that are tried for a mixture on tuning cases."""
-FIGURES = ("dice", "lesion_sensitivity", "false_positives", "voxel_auroc")
 
 Figures = dict[str, float]
-Painted = dict[tuple[InpaintingConfig, int], tuple[torch.Tensor, torch.Tensor]]
-"""How it was repainted, and with which seed → the healthy twin and the attention on it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Subject:
-    """A scan that is asked.
+    """A scan that is asked, and what is remembered of it in between.
 
     Attributes:
         case: Of the protocol.
         read: Its scan and mask.
         components: The model.
         config: Of the method.
-        told: Hears of every window and step; may raise `Cancelled`.
+        on_progress: Called as in `segment`.
+        memory: What the networks said of its windows.
     """
 
     case: Case
     read: ReadCase
     components: Components
     config: Config
-    told: Told
+    on_progress: Progress
+    memory: WindowMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.memory = WindowMemory(self.config.runtime.remember_mb)
 
     @property
     def truth(self) -> np.ndarray:
         """The reference, boolean."""
         return np.asarray(self.read.mask.array > 0)
 
-    def look(self, *, every_prompt: bool) -> Look:
-        """Look once, with the right prompts or with all of the study's."""
-        pairs = prompt_pairs(self.case.organ, self.case.modality)
-        if not every_prompt:
-            pairs = {names.RIGHT: pairs[names.RIGHT]}
-        ensemble, encoder = self.config.text.ensemble, self.components.text_encoder
-        rows = {name: embed_pair(encoder, pair, ensemble, self.case.modality) for name, pair in pairs.items()}
-        return look(self.read.scan, self.case.modality, rows, self.components, self.config, self.told)
+    @property
+    def prompts(self) -> dict[str, PromptPair]:
+        """Every pair of sentences of the study, the right one first."""
+        return prompt_pairs(self.case.organ, self.case.modality)
+
+    def segment(
+        self, pair: PromptPair, config: Config, cache: Cache | None = None, stages: Sequence[str] = STAGES
+    ) -> Segmentation:
+        """Go the pipeline's road, as far as `stages`."""
+        return segment(
+            self.read.scan, pair, self.components, config, modality=self.case.modality, cache=cache,
+            memory=self.memory, stages=stages, on_progress=self.on_progress,
+        )  # fmt: skip
+
+    def look(self) -> Segmentation:
+        """Look once, with the right prompts."""
+        return self.segment(self.prompts[names.RIGHT], self.config, stages=STAGES[:1])
+
+    def repaint(self, cache: Cache) -> Repainted | None:
+        """Repaint the candidates of that look."""
+        return repainted(
+            self.read.scan, self.prompts[names.RIGHT], self.case.modality, self.components, self.config, cache,
+            self.memory, self.on_progress,
+        )  # fmt: skip
+
+    def judged(self, mask: np.ndarray, **more: float) -> Figures:
+        """Return the figures of a mask; overlap and sensitivity are NaN on a healthy scan."""
+        truth, sick = self.truth, bool(self.truth.any())
+        box = bounding_box(mask | truth)
+        found = detect(mask[box], truth[box], self.read.scan.geometry.spacing_mm)
+        return {
+            "dice": dice(mask[box], truth[box]) if sick else nan,
+            "lesion_sensitivity": found.sensitivity,
+            "false_positives": float(found.false_positives),
+            "voxel_auroc": nan,
+            "cut": nan,
+            **more,
+        }
 
 
 def measure(
     subject: Subject, wish: Wish, rule: ThresholdRule, cuts: Mapping[str, float], wanted: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[str, str, Figures]]:
-    """Yield (study, variant, figures) of a scan, for every variant that is wanted.
+    """Yield (study, variant, figures) of a scan, for every variant that is wanted, and others that cost nothing more.
 
     Args:
         subject: The scan.
@@ -77,116 +114,63 @@ def measure(
         cuts: Mixture → threshold of its residual, where one was chosen; others keep the method's own.
         wanted: (study, variant) that are not known yet.
     """
-    studies = {study for study, _ in wanted}
-    with _precision(subject):
-        seen = subject.look(every_prompt=names.PROMPTS in studies)
-        if names.PROMPTS in studies:
-            yield from _prompts(subject, seen)
-        if studies <= {names.PROMPTS}:
-            return
-        candidate, coarse = candidates(seen.own, seen, subject.config)
-        shared = region(seen, candidate, subject.components, subject.config, subject.told) if candidate.any() else None
-        painted: Painted = {}
-        if names.PARTS in studies:
-            yield from _parts(subject, seen, coarse, shared, rule, cuts, painted)
-        for study in (names.STEPS, names.SEEDS):
-            for name, config in repaintings(study, wish, subject.config).items():
-                if (study, name) in wanted:
-                    mask = _refined(subject, seen, shared, config, config.residual, painted)
-                    yield study, name, judged(mask, subject)
+    studies, config = {study for study, _ in wanted}, subject.config
+    look = subject.look()
+    if names.PROMPTS in studies:
+        yield from _prompts(subject, look)
+    refined: dict[object, Figures] = {}
+    if names.PARTS in studies:
+        for name, figures in _parts(subject, look, rule, cuts):
+            yield names.PARTS, name, figures
+            if name == names.FULL:
+                refined[config.inpainting, config.runtime.seed] = figures
+    for study in (names.STEPS, names.SEEDS):
+        for name, other in repaintings(study, wish, config).items():
+            if (study, name) in wanted:
+                key = other.inpainting, other.runtime.seed
+                if key not in refined:
+                    mask = subject.segment(subject.prompts[names.RIGHT], other, look.cache).mask
+                    refined[key] = subject.judged(mask.array > 0)
+                yield study, name, refined[key]
 
 
 def tuning_curves(subject: Subject) -> dict[str, list[float]]:
     """Return mixture → Dice of its residual at each of `CUTS`, on a case that thresholds may be chosen on."""
     mixes = mixtures(subject.config.residual)
-    with _precision(subject):
-        seen = subject.look(every_prompt=False)
-        candidate, _ = candidates(seen.own, seen, subject.config)
-        if not candidate.any():
-            return {name: [0.0] * len(CUTS) for name in mixes}
-        shared = region(seen, candidate, subject.components, subject.config, subject.told)
-        pair = twins(seen, shared, subject.components, subject.config, subject.told)
-        inside = seen.scan.restore(shared.repainted) > 0.5
-        curves = {}
-        for name, mixture in mixes.items():
-            _, soft = outlined(seen, shared, mixed(seen, shared, pair, mixture), subject.config)
-            curves[name] = [_dice_at(soft, cut, inside, subject) for cut in CUTS]
-        return curves
+    painted = subject.repaint(subject.look().cache)
+    if painted is None:
+        return {name: [0.0] * len(CUTS) for name in mixes}
+    inside = painted.scan.restore(painted.candidate) > 0.5
+    minimum_ml, spacing_mm = subject.config.masks.minimum_ml, subject.read.scan.geometry.spacing_mm
+    curves = {}
+    for name, mixture in mixes.items():
+        _, soft = painted.outlined(mixture)
+        masks = (drop_small((soft > cut) & inside, spacing_mm, minimum_ml) for cut in CUTS)
+        curves[name] = [dice(mask, subject.truth) for mask in masks]
+    return curves
 
 
-def judged(mask: np.ndarray, subject: Subject, voxel_auroc: float = nan) -> Figures:
-    """Return the figures of a mask; overlap and sensitivity are NaN on a healthy scan."""
-    truth, spacing_mm = subject.truth, subject.read.scan.geometry.spacing_mm
-    box = _box(mask | truth)
-    found = detect(mask[box], truth[box], spacing_mm)
-    sick = bool(truth.any())
-    return {
-        "dice": dice(mask[box], truth[box]) if sick else nan,
-        "lesion_sensitivity": found.sensitivity,
-        "false_positives": float(found.false_positives),
-        "voxel_auroc": voxel_auroc,
-    }
-
-
-def _prompts(subject: Subject, seen: Look) -> Iterator[tuple[str, str, Figures]]:
-    """Judge the candidates of each pair of sentences."""
-    scan, truth = subject.read.scan, subject.truth
-    body = body_mask(scan, subject.case.modality) | truth
-    for name, maps in seen.seen.items():
-        _, coarse = candidates(maps, seen, subject.config)
-        soft = np.clip(seen.scan.restore(maps.abnormal.cpu().numpy()), 0, 1)
-        yield names.PROMPTS, name, judged(coarse, subject, count_voxels(soft, truth, body).auroc)
+def _prompts(subject: Subject, look: Segmentation) -> Iterator[tuple[str, str, Figures]]:
+    """Judge the candidates and the map of each pair of sentences."""
+    truth = subject.truth
+    body = body_mask(subject.read.scan, subject.case.modality) | truth
+    for name, pair in subject.prompts.items():
+        seen = look if name == names.RIGHT else subject.segment(pair, subject.config, stages=STAGES[:1])
+        auroc = count_voxels(seen.aova.array, truth, body).auroc
+        yield names.PROMPTS, name, subject.judged(seen.coarse_mask.array > 0, voxel_auroc=auroc)
 
 
 def _parts(
-    subject: Subject, seen: Look, coarse: np.ndarray, shared: Region | None, rule: ThresholdRule,
-    cuts: Mapping[str, float], painted: Painted,
-) -> Iterator[tuple[str, str, Figures]]:  # fmt: skip
-    """Judge both baselines, the candidates, every mixture of residuals and the whole method."""
-    scan, config = subject.read.scan, subject.config
+    subject: Subject, look: Segmentation, rule: ThresholdRule, cuts: Mapping[str, float]
+) -> Iterator[tuple[str, Figures]]:
+    """Judge both baselines, the candidates, the whole method and every mixture of its residuals."""
+    scan, own = subject.read.scan, subject.config.residual
     body = body_mask(scan, subject.case.modality) | subject.truth
-    plain = {
-        names.ELLIPSOID: center_ellipsoid(scan.geometry.shape, scan.geometry.spacing_mm),
-        names.THRESHOLD: intensity_threshold(scan, subject.case.modality, rule, body),
-        names.COARSE: coarse,
-    }
-    for name, mask in plain.items():
-        yield names.PARTS, name, judged(mask, subject)
-    for name, mixture in {names.FULL: config.residual, **mixtures(config.residual)}.items():
+    yield names.ELLIPSOID, subject.judged(center_ellipsoid(scan.geometry.shape, scan.geometry.spacing_mm))
+    yield names.THRESHOLD, subject.judged(intensity_threshold(scan, subject.case.modality, rule, body))
+    yield names.COARSE, subject.judged(look.coarse_mask.array > 0)
+    painted = subject.repaint(look.cache)
+    for name, mixture in {names.FULL: own, **mixtures(own)}.items():
         cut = replace(mixture, threshold=cuts.get(name, mixture.threshold))
-        figures = judged(_refined(subject, seen, shared, config, cut, painted), subject)
-        yield names.PARTS, name, {**figures, "cut": cut.threshold}
-
-
-def _refined(
-    subject: Subject, seen: Look, shared: Region | None, config: Config, mixture: ResidualConfig,
-    painted: Painted,
-) -> np.ndarray:  # fmt: skip
-    """Return a refined mask; a repainting of the same configuration is made once."""
-    if shared is None:
-        return np.zeros(subject.read.scan.geometry.shape, dtype=bool)
-    key = (config.inpainting, config.runtime.seed)
-    if key not in painted:
-        painted[key] = twins(seen, shared, subject.components, config, subject.told)
-    maps = mixed(seen, shared, painted[key], mixture)
-    return outlined(seen, shared, maps, replace(config, residual=mixture))[0]
-
-
-def _dice_at(soft: np.ndarray, cut: float, inside: np.ndarray, subject: Subject) -> float:
-    minimum_ml, spacing_mm = subject.config.masks.minimum_ml, subject.read.scan.geometry.spacing_mm
-    return dice(drop_small((soft > cut) & inside, spacing_mm, minimum_ml), subject.truth)
-
-
-def _precision(subject: Subject) -> torch.autocast:
-    """Compute as `segment` does."""
-    half = subject.config.runtime.precision == "bfloat16"
-    return torch.autocast(subject.components.device.type, torch.bfloat16, enabled=half)
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box around a mask's voxels, one voxel where there are none: most of a scan is never labeled."""
-    sides = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return tuple(sides)
+        mask = np.zeros(scan.geometry.shape, dtype=bool) if painted is None else painted.outlined(cut)[0]
+        yield name, subject.judged(mask, cut=cut.threshold)

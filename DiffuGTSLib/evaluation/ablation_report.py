@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.evaluation.ablation_page import SAID, TITLES, ablation_page
 from DiffuGTSLib.evaluation.ablation_variants import Wish, variants
 from DiffuGTSLib.evaluation.comparison import compare, holm
 from DiffuGTSLib.evaluation.report import Row, bootstrap_mean, table_lines, write_json, write_rows
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 
-SAID = {
-    "parts": "Parts: what each adds. Less than 0 means that the part earns its place.",
-    "prompts": "Prompts: the candidates (attention alone) of other sentences. Less than 0 means that words matter.",
-    "steps": "Denoising steps of the repainting.",
-    "seeds": "Seeds of the repainting.",
-}
 NOTES = (
     "Every variant saw the same scans, cut or padded alike. Parts, steps and seeds go on from one look at a scan.",
     "difference: variant less the first row of its study; 95 % percentile bootstrap interval over patients.",
@@ -143,12 +138,14 @@ def write_ablation(
     write_json(report, output / "report.json")
     with whole_file(output / "report.md") as path:
         path.write_text(_markdown(report), encoding="utf-8")
+    with whole_file(output / "report.html") as path:
+        path.write_text(ablation_page(report), encoding="utf-8")
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['title']}"]
     for study, rows in report["studies"].items():
-        lines += ["", f"## {SAID[study]}", "", *table_lines([_short(row) for row in rows])]
+        lines += ["", f"## {TITLES[study]}", "", SAID[study], "", *table_lines([_short(row) for row in rows])]
         if report["by_organ"][study]:
             lines += ["", "Mean Dice by organ:", "", *table_lines(report["by_organ"][study])]
     return "\n".join([*lines, "", *(f"- {note}" for note in report["notes"])]) + "\n"

@@ -51,6 +51,23 @@ class Bar:
     high: float
 
 
+@dataclass(frozen=True)
+class Gap:
+    """A difference with its interval.
+
+    Attributes:
+        label: Beside it.
+        mean: The difference; NaN draws an empty row.
+        low: Lower end of the interval; NaN without one.
+        high: Upper end.
+    """
+
+    label: str
+    mean: float
+    low: float
+    high: float
+
+
 def boxes(groups: Sequence[Group], y_label: str) -> str:
     """Draw quartile boxes, their medians, and every case as a point; values of 0 to 1."""
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(groups))
@@ -160,6 +177,40 @@ def bars(rows: Sequence[Bar], y_label: str, x_label: str) -> str:
     return _svg(parts, f"Bars: {y_label}")
 
 
+def forest(rows: Sequence[Gap], x_label: str) -> str:
+    """Draw differences with their intervals below each other, around a line at 0; the axis is as wide as they are."""
+    seen = [abs(value) for row in rows for value in (row.mean, row.low, row.high) if not isnan(value)]
+    reach = next((each for each in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if each >= max(seen, default=0.0)), 1.0)
+    left, step, bottom = 0.46 * WIDTH, 22.0, 40.0
+    height = _TOP + step * len(rows) + bottom
+
+    def x(gap: float) -> float:
+        return left + (min(max(gap, -reach), reach) / reach + 1) / 2 * (WIDTH - left - _RIGHT)
+
+    axis = height - bottom
+    parts = []
+    for mark in (-reach, -reach / 2, 0.0, reach / 2, reach):
+        kind = "ideal" if mark == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{_TOP:g}" y2="{axis:g}"/>')
+        text = f"{mark:+g}".replace("-", "−") if mark else "0"
+        parts.append(f'<text class="tick" x="{x(mark):.1f}" y="{axis + 14:g}" text-anchor="middle">{text}</text>')
+    for number, row in enumerate(rows):
+        y = _TOP + step * (number + 0.5)
+        parts.append(
+            f'<text class="axis" x="{left - 8:g}" y="{y + 4:g}" text-anchor="end">{html.escape(row.label)}</text>'
+        )
+        if not isnan(row.low):
+            parts.append(f'<path class="whisker" d="M{x(row.low):.1f} {y:g}H{x(row.high):.1f}"/>')
+        if not isnan(row.mean):
+            ends = "" if isnan(row.low) else f" ({row.low:+.3f} to {row.high:+.3f})"
+            parts.append(_dot(x(row.mean), y, f"{row.label}: {row.mean:+.3f}{ends}", "s3"))
+    middle = (left + WIDTH - _RIGHT) / 2
+    parts.append(
+        f'<text class="axis" x="{middle:g}" y="{height - 6:g}" text-anchor="middle">{html.escape(x_label)}</text>'
+    )
+    return _svg(parts, f"Differences: {x_label}", height)
+
+
 def interval_strip(mean: float, low: float, high: float) -> str:
     """Draw one value of 0 to 1 with its interval, as high as a line of text."""
     if isnan(mean):
@@ -176,9 +227,9 @@ def _y(share: float) -> float:
     return float(HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP))
 
 
-def _svg(parts: Sequence[str], told: str) -> str:
+def _svg(parts: Sequence[str], told: str, height: float = HEIGHT) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{html.escape(told)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{html.escape(told)}">'
         f"{''.join(parts)}</svg>"
     )
 
