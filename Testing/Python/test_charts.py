@@ -12,9 +12,11 @@ from DiffuGTSLib.evaluation.charts import (
     HEIGHT,
     WIDTH,
     Bar,
+    Gap,
     Group,
     bars,
     boxes,
+    forest,
     froc_curve,
     interval_strip,
     reliability,
@@ -85,3 +87,18 @@ def test_an_interval_is_a_span_and_without_one_a_point() -> None:
     assert 'class="span" x1="22.0" x2="88.0"' in interval_strip(0.5, 0.2, 0.8)
     assert "span" not in interval_strip(0.5, math.nan, math.nan)
     assert interval_strip(math.nan, math.nan, math.nan) == ""
+
+
+def test_a_difference_lies_on_its_side_of_zero_with_its_interval() -> None:
+    gaps = [Gap("less", -0.1, -0.15, -0.05), Gap(NAUGHTY, 0.1, math.nan, math.nan), Gap("none", *3 * (math.nan,))]
+    svg = forest(gaps, "Dice")
+    points = circles(svg)
+    assert [said for _, _, said in points] == ["less: -0.100 (-0.150 to -0.050)", f"{NAUGHTY}: +0.100"]
+    zero = next(float(line.get("x1", 0)) for line in ET.fromstring(svg).iter("line") if line.get("class") == "ideal")
+    assert points[0][0] < zero < points[1][0] and points[0][0] + points[1][0] == pytest.approx(2 * zero, abs=0.2)
+    assert svg.count('class="whisker"') == 1 and "none" in svg
+
+
+def test_the_axis_of_differences_is_as_wide_as_they_are() -> None:
+    assert ">+0.02<" in forest([Gap("a", 0.011, 0.0, 0.02)], "Dice")
+    assert ">−1<" in forest([Gap("a", 3.0, 2.0, 4.0)], "Dice"), "what is larger is drawn at the end"
