@@ -13,15 +13,17 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.aova import AovaMaps, attend
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.windows import OnWindow, decode_scan
 from DiffuGTSLib.clock import Clock, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import cell_box as _cell_box
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.masks import dilate_mm, drop_small, fine_threshold
-from DiffuGTSLib.residual import ResidualMaps, residuals
+from DiffuGTSLib.residual import Evidence, ResidualMaps, learned_residuals, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
@@ -101,11 +103,15 @@ class Twins:
         box: Of the region, in canonical voxels.
         reconstruction: (X, Y, Z) of the box.
         healthy: (X, Y, Z) of the box; equals the reconstruction outside the candidate.
+        latent: Of the box, (1, l, x, y, z).
+        healthy_latent: Of the twin; equals the latent outside the candidate's cells.
     """
 
     box: tuple[slice, slice, slice]
     reconstruction: Tensor
     healthy: Tensor
+    latent: Tensor
+    healthy_latent: Tensor
 
 
 def segment(
@@ -118,6 +124,7 @@ def segment(
     region: Volume | None = None,
     coarse_mask: Volume | None = None,
     cache: Cache | None = None,
+    memory: WindowMemory | None = None,
     stages: Sequence[str] = STAGES,
     on_progress: Progress | None = None,
     on_artifact: OnArtifact | None = None,
@@ -133,6 +140,8 @@ def segment(
         region: Mask on the scan's grid: the only place where an anomaly may be (organ, region of interest).
         coarse_mask: Candidates that the user drew or edited; skips detection and the judgment "normal".
         cache: Of an earlier result of the same scan and prompts.
+        memory: Handed from one call to the next, it spares another look at what was seen before: the same scan answers
+            other prompts and other candidates without being encoded again, with the same numbers bit for bit.
         stages: A beginning of `STAGES`: "aova" alone stops at the candidates.
         on_progress: Called as the work goes on.
         on_artifact: Called with aova and coarse_mask before anything is repainted, then with pseudo_healthy, if any.
@@ -160,9 +169,10 @@ def segment(
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
+            memory = _begun(memory, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            seen = _look(scan, embeddings, components, config, cache, clock.report)
+            seen = _look(scan, embeddings, components, config, cache, memory, clock.report)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         found = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
@@ -174,12 +184,12 @@ def segment(
         mask, healthy, residual, maps = coarse, None, None, None
         if not why_not and "repaint" in stages:
             with clock.stage("repaint"):
-                twins = _repaint(scan, seen, repainted, components, config, generator, clock.report)
+                twins = _repaint(scan, seen, repainted, components, config, generator, memory, clock.report)
                 healthy = volume.with_array(_composite(volume, scan, repainted, twins))
             show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
-                    maps = _compare(twins, seen, repainted, embeddings, components, config, clock.report)
+                    maps = _compare(scan, twins, seen, repainted, embeddings, components, config, memory, clock.report)
         with clock.stage("write back"):
             if maps is not None:
                 outlined, soft = _refined(scan, twins.box, maps, repainted, region, config)
@@ -197,6 +207,7 @@ def _look(
     components: Components,
     config: Config,
     cache: Cache | None,
+    memory: WindowMemory,
     report: Callable[[float], None],
 ) -> AovaMaps:
     """Detect, or take up what an earlier look at the same scan has left."""
@@ -210,18 +221,25 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    return _attend(image, embeddings, components, config, span(report, 0.0, 1.0))
+    return _attend(image, embeddings, components, config, span(report, 0.0, 1.0), memory=memory)
+
+
+def _begun(memory: WindowMemory | None, components: Components, config: Config) -> WindowMemory:
+    """Tell the memory whose words it will keep; without one, nothing is kept."""
+    memory = memory or WindowMemory(0)
+    memory.begin((components.weights or id(components.head), str(components.folder), config.runtime.precision))
+    return memory
 
 
 def _attend(
     image: Tensor, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow,
-    where: Tensor | None = None,
+    where: Tensor | None = None, memory: WindowMemory | None = None,
 ) -> AovaMaps:  # fmt: skip
     """Attend as the configuration says."""
     how = config.backbone
     return attend(
         image, components.autoencoder, components.head, embeddings, how.window_voxels, how.overlap, on_window,
-        how.mirror, where,
+        how.mirror, where, memory,
     )  # fmt: skip
 
 
@@ -248,7 +266,7 @@ def _stop_reason(seen: AovaMaps, candidate: np.ndarray, config: Config) -> str:
 
 def _repaint(
     scan: CanonicalScan, seen: AovaMaps, repainted: np.ndarray, components: Components, config: Config,
-    generator: torch.Generator, report: Callable[[float], None],
+    generator: torch.Generator, memory: WindowMemory, report: Callable[[float], None],
 ) -> Twins:  # fmt: skip
     """Repaint the candidates' box with healthy context around, then decode the scan's latent and its twin alike."""
     factor = components.autoencoder.downsampling
@@ -267,35 +285,39 @@ def _repaint(
     )  # fmt: skip
     components.hold(config.runtime.offload, "autoencoder", "head", "residual")
     window, overlap = config.backbone.window_voxels, config.backbone.overlap
+
+    def decoded(latent: Tensor, on_window: OnWindow, where: Tensor | None = None) -> tuple[Tensor]:
+        return (decode_scan(latent, components.autoencoder, window, overlap, on_window, where)[0, 0],)
+
     # The reconstruction is the context of every later look; of the twin only the repainted voxels are taken.
-    reconstruction, healthy = (
-        decode_scan(each, components.autoencoder, window, overlap, on_window, where)[0, 0]
-        for each, on_window, where in (
-            (latent, span(report, 0.6, 0.8), None),
-            (healthy_latent, span(report, 0.8, 1.0), cells_mask[0, 0] > 0),
-        )
-    )
+    how = ("reconstruction", window, overlap)
+    (reconstruction,) = memory.remembered(how, latent, lambda: decoded(latent, span(report, 0.6, 0.8)))
+    (healthy,) = decoded(healthy_latent, span(report, 0.8, 1.0), cells_mask[0, 0] > 0)
     # The decoder's receptive field carries the change a little beyond the mask: cut it there.
-    return Twins(box, reconstruction, torch.where(mask[0, 0] > 0, healthy, reconstruction))
+    healthy = torch.where(mask[0, 0] > 0, healthy, reconstruction)
+    return Twins(box, reconstruction, healthy, latent, healthy_latent)
 
 
 def _compare(
-    twins: Twins, seen: AovaMaps, repainted: np.ndarray, embeddings: Tensor, components: Components, config: Config,
-    report: Callable[[float], None],
+    scan: CanonicalScan, twins: Twins, seen: AovaMaps, repainted: np.ndarray, embeddings: Tensor,
+    components: Components, config: Config, memory: WindowMemory, report: Callable[[float], None],
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
     candidate = torch.from_numpy(repainted[twins.box]).to(twins.healthy.device)
+    prior, allowed = seen.abnormal[twins.box], candidate.to(twins.healthy)
+    if components.residual is not None:
+        image = torch.from_numpy(scan.image[twins.box]).to(twins.healthy)
+        shown = (each[None, None] for each in (image, twins.reconstruction, twins.healthy, prior, allowed))
+        evidence = Evidence(*shown, twins.latent, twins.healthy_latent, embeddings[None].to(allowed))
+        return learned_residuals(components.residual, evidence, config.residual)
     before, after = (
-        _attend(image[None, None], embeddings, components, config, on_window, candidate).abnormal
-        for image, on_window in (
-            (twins.reconstruction, span(report, 0.0, 0.5)),
-            (twins.healthy, span(report, 0.5, 1.0)),
+        _attend(image[None, None], embeddings, components, config, on_window, candidate, kept).abnormal
+        for image, on_window, kept in (
+            (twins.reconstruction, span(report, 0.0, 0.5), memory),
+            (twins.healthy, span(report, 0.5, 1.0), None),  # another seed or candidate makes another twin
         )
     )
-    return residuals(
-        twins.reconstruction, twins.healthy, before, after, seen.abnormal[twins.box], candidate.to(twins.healthy),
-        config.residual,
-    )  # fmt: skip
+    return residuals(twins.reconstruction, twins.healthy, before, after, prior, allowed, config.residual)
 
 
 def _candidates(
@@ -382,22 +404,6 @@ def _require_whole_cells(scan: CanonicalScan, components: Components) -> None:
             f"The denoiser needs sides that are multiples of {multiple} voxels, got {scan.image.shape}.",
             hint=f"use --set canonical.side_multiple={multiple}.",
         )
-
-
-def _cell_box(
-    mask: np.ndarray, factor: int, multiple: int, margin_mm: float, spacing_mm: tuple[float, float, float]
-) -> tuple[slice, slice, slice]:
-    """Return the box of latent cells around a mask with its margin, each side a multiple; the scan's sides are multiples too."""
-    parts = []
-    for axis in range(3):
-        along = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        length = mask.shape[axis] // factor
-        margin = int(np.ceil(margin_mm / spacing_mm[axis] / factor))
-        low, high = along[0] // factor - margin, along[-1] // factor + 1 + margin
-        side = min(-(-(high - low) // multiple) * multiple, length)
-        start = int(np.clip((low + high - side) // 2, 0, length - side))
-        parts.append(slice(start, start + side))
-    return parts[0], parts[1], parts[2]
 
 
 def _check(volume: Volume, stages: Sequence[str], region: Volume | None, coarse_mask: Volume | None) -> None:
