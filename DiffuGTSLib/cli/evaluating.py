@@ -27,7 +27,7 @@ EXAMPLES = examples(
     "diffugts evaluate --result result --reference tumor.nii.gz",
     "All held-out cases of the bundled model's protocol:",
     "diffugts evaluate --protocol mini --data scans -o report --split test",
-    "Open report/report.html. Is another variant better on the same cases?",
+    "Open report/report.html; report/tables.md is for a model card. Is another variant better on the same cases?",
     "diffugts evaluate --compare report other --figure dice_refined",
 )
 
@@ -106,6 +106,7 @@ def _judge_protocol(
     path = protocol_path(protocol)
     require_folder(data, "--data")
 
+    from DiffuGTSLib.evaluation.card_tables import TABLES
     from DiffuGTSLib.evaluation.html_report import PAGE
     from DiffuGTSLib.evaluation.protocol import evaluate_protocol
 
@@ -113,6 +114,8 @@ def _judge_protocol(
         evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done), allow_seen)
         progress("cases", 1.0)
     if not quiet:
+        tables = (output / TABLES).read_text(encoding="utf-8")
+        OUT.print(tables, markup=False, highlight=False, soft_wrap=True)
         OUT.print(f"Report: {output / PAGE}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -120,7 +123,8 @@ def _compare(
     folders: tuple[Path, Path], figures: Sequence[str], output: Path | None, quiet: bool, as_json: bool
 ) -> None:
     """Show the paired table of two reports; write it where a folder is named."""
-    from DiffuGTSLib.evaluation.comparison import compare_reports, left_out, write_comparison
+    from DiffuGTSLib.evaluation.comparison import compare_reports, left_out
+    from DiffuGTSLib.evaluation.comparison_page import write_comparison
 
     rows, unpaired = compare_reports(*folders, columns=figures), left_out(*folders)
     if output is not None:

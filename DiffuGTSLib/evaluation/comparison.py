@@ -16,8 +16,7 @@ from jaxtyping import Float
 from scipy.stats import wilcoxon
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean
 
 PERMUTATIONS = 10_000
 _EXACT_UP_TO = 13
@@ -172,24 +171,6 @@ def left_out(folder_a: Path, folder_b: Path) -> list[str]:
     """
     a, b = ({row["case"] for row in read_report(folder)["cases"]} for folder in (folder_a, folder_b))
     return sorted(a ^ b)
-
-
-def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], unpaired: Sequence[str]) -> None:
-    """Write `comparison.json` and `comparison.md` into a folder, made if absent.
-
-    Raises:
-        StorageError: If a file cannot be written.
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    notes = [
-        f"a: {names[0]}; b: {names[1]}; difference: b less a, 95 % percentile bootstrap interval over patients.",
-        "p: two-sided permutation of the variants within patients; p_holm: adjusted for the number of figures.",
-        *([f"In one report only, left out: {', '.join(unpaired)}."] if unpaired else []),
-    ]
-    write_json({"title": "Comparison", "figures": list(rows), "notes": notes}, output / "comparison.json")
-    with whole_file(output / "comparison.md") as path:
-        text = ["# Comparison", "", *table_lines(rows), "", *(f"- {note}" for note in notes)]
-        path.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -16,7 +16,6 @@ from DiffuGTSLib.evaluation.comparison import (
     left_out,
     patient_means,
     permutation_test,
-    write_comparison,
 )
 from DiffuGTSLib.evaluation.report import write_report
 
@@ -108,15 +107,6 @@ def test_a_gain_on_every_patient_is_seen(tmp_path: Path) -> None:
     assert row["p"] == 2 / 2**8 and row["p_holm"] == row["p"] and row["low"] == pytest.approx(0.1)
 
 
-def test_a_comparison_is_written(tmp_path: Path) -> None:
-    a, b = a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1, "abcdx")
-    write_comparison(compare_reports(a, b), tmp_path / "new", ("a", "b"), left_out(a, b))
-    figures = json.loads((tmp_path / "new" / "comparison.json").read_text())["figures"]
-    assert figures[0]["cases"] == 4
-    text = (tmp_path / "new" / "comparison.md").read_text()
-    assert "| dice |" in text and "left out: e, f, g, h, x." in text
-
-
 def test_reports_without_a_common_case_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no case in common"):
         compare_reports(a_report(tmp_path / "a"), a_report(tmp_path / "b", names="xyz"))
@@ -130,6 +120,10 @@ def test_a_case_that_is_another_scan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Case 'a' is another scan") as caught:
         compare_reports(*folders)
     assert caught.value.code == "other_scan"
+
+
+def test_cases_of_one_report_only_are_named(tmp_path: Path) -> None:
+    assert left_out(a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1, "abcdx")) == list("efghx")
 
 
 def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
