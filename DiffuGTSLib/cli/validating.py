@@ -52,6 +52,12 @@ ProtocolName = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder that its paths start from.", rich_help_panel=_WHAT)]
 Split = Annotated[str, typer.Option("--split", help="validation or test.", rich_help_panel=_WHAT)]
+AllowSeen = Annotated[
+    bool,
+    typer.Option(
+        "--allow-seen", help="Score what the model was trained on, too; marks the report.", rich_help_panel=_WHAT
+    ),
+]
 Modality = Annotated[
     Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed; of a protocol: CT.")
 ]
@@ -77,6 +83,7 @@ def validate(
     protocol: ProtocolName = None,
     data: Data = None,
     split: Split = "test",
+    allow_seen: AllowSeen = False,
     modality: Modality = None,
     overlap: Annotated[float, typer.Option("--overlap", help="Of neighboring windows, 0 to 0.9.")] = 0.75,
     minimum_radius: MinimumRadius = 3.0,
@@ -106,7 +113,7 @@ def validate(
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.report import plain
     from DiffuGTSLib.evaluation.validation import HowToPredict, validate_protocol, validate_scans
-    from DiffuGTSLib.segmenter import PostProcessing, load_segmenter
+    from DiffuGTSLib.segmenter import PostProcessing, find_segmenter, load_segmenter
 
     how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
@@ -117,7 +124,8 @@ def validate(
         else:
             validate_protocol(
                 trained, path, data, output, split=split, modalities=(modality or "CT",), how=how,
-                on_case=lambda case, done: progress("cases", done),
+                on_case=lambda case, done: progress("cases", done), model_folder=find_segmenter(model),
+                allow_seen=allow_seen,
             )  # fmt: skip
         progress("cases", 1.0)
     if as_json:

@@ -1,4 +1,4 @@
-"""The cases that a model was trained on, kept in its folder, so that nobody tests it on them unawares.
+"""The cases that a model was trained and tuned on, kept in its folder, so that nobody tests it on them unawares.
 
 A patient is known by name, a scan by the SHA-256 of its file: the one finds another scan of the patient, the other the
 scan under another name.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,40 +18,51 @@ from DiffuGTSLib.storage import whole_file
 
 TRAINING_CASES = "training_cases.json"
 """File of a model folder."""
+TRAINED, TUNED = "trained", "tuned"
+"""What a case was used for: its voxels made the weights, or its figures chose weights, steps or thresholds."""
+_USES = {"train": TRAINED, "validation": TUNED}
 
 
 @dataclass(frozen=True)
 class TrainedCase:
-    """One scan that a part of the model was trained on.
+    """One scan that a part of the model was trained or tuned on.
 
     Attributes:
         name: As in the protocol.
         patient: As in the protocol.
         sha256: Of the scan's file.
+        use: `TRAINED` or `TUNED`; records of earlier versions name only what was trained on.
     """
 
     name: str
     patient: str
     sha256: str
+    use: str = TRAINED
 
 
 def record_training(cases: Sequence[Case], data: Path, model_folder: Path) -> None:
-    """Add the training cases of a protocol to those that the model folder names already, from its other parts.
+    """Add the training and validation cases of a protocol to those that the model folder names, from its other parts.
+
+    A validation case counts as tuned on: the best weights, the end of training and the thresholds are chosen there.
 
     Raises:
         WeightsError: If the folder's record is damaged.
         StorageError: If it cannot be written.
     """
     known = dict.fromkeys(read_training_cases(model_folder) or ())
-    trained = [TrainedCase(c.name, c.patient, file_sha256(data / c.image)) for c in cases if c.split == "train"]
-    content = {"format": 1, "cases": [asdict(case) for case in known | dict.fromkeys(trained)]}
+    used = [
+        TrainedCase(case.name, case.patient, file_sha256(data / case.image), _USES[case.split])
+        for case in cases
+        if case.split in _USES
+    ]
+    content = {"format": 1, "cases": [asdict(case) for case in known | dict.fromkeys(used)]}
     model_folder.mkdir(parents=True, exist_ok=True)
     with whole_file(model_folder / TRAINING_CASES) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
-    """Return the cases that a model was trained on; None where its folder does not tell.
+    """Return the cases that a model was trained and tuned on; None where its folder does not tell.
 
     Raises:
         WeightsError: If the record is damaged.
@@ -61,23 +72,29 @@ def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
         return None
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return [TrainedCase(str(row["name"]), str(row["patient"]), str(row["sha256"])) for row in rows]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        return [
+            TrainedCase(str(row["name"]), str(row["patient"]), str(row["sha256"]), str(row.get("use", TRAINED)))
+            for row in rows
+        ]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path} is no record of training cases: {error!r}.", hint="copy the whole model folder again."
         ) from error
 
 
 def seen_in_training(cases: Sequence[Case], data: Path, trained: Sequence[TrainedCase]) -> dict[str, str]:
-    """Return the cases whose patient or scan was trained on: name → why."""
-    patients = {case.patient: case.name for case in trained}
-    scans = {case.sha256: case.name for case in trained}
+    """Return the cases whose patient or scan was used to make the model: name → why.
+
+    A case of the split "validation" may be scored although it was tuned on: that is what it is for.
+    """
+    patients, scans = ({getattr(case, key): case for case in trained} for key in ("patient", "sha256"))
     seen = {}
     for case in cases:
-        if case.patient in patients:
-            seen[case.name] = f"patient {case.patient} of {patients[case.patient]}"
-        elif (digest := file_sha256(data / case.image)) in scans:
-            seen[case.name] = f"the same file as {scans[digest]}"
+        known, why = patients.get(case.patient), f"patient {case.patient} of {{name}}"
+        if known is None:
+            known, why = scans.get(file_sha256(data / case.image)), "the same file as {name}"
+        if known is not None and not (known.use == TUNED and case.split == "validation"):
+            seen[case.name] = why.format(name=known.name) + (", tuned on" if known.use == TUNED else "")
     return seen
 
 
@@ -95,7 +112,7 @@ class SeenCases:
 
 
 def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *, allow_seen: bool) -> SeenCases:
-    """Refuse cases that a model was trained on, or say what is known about it.
+    """Refuse cases that a model was trained or tuned on, or say what is known about it.
 
     Args:
         cases: To be scored.
@@ -114,13 +131,24 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
     listed = "; ".join(f"{name} ({reason})" for name, reason in why.items())
     if why and not allow_seen:
         raise InputError(
-            f"The model was trained on {len(why)} of {len(cases)} cases: {listed}.",
+            f"The model was {_used(why)} {len(why)} of {len(cases)} cases: {listed}.",
             hint="leave them out of the split. --allow-seen scores them all the same, and the report says so.",
             code="leakage",
         )
     if why:
         return SeenCases(why, f"SEEN IN TRAINING, so that their figures say nothing: {listed}.")
-    return SeenCases({}, f"No case is among the {len(trained)} scans trained on, by patient and by file.")
+    tuned = [case.name for case in cases if case.split == "validation"]
+    if tuned:
+        return SeenCases(
+            {}, f"Validation scans, on which training and thresholds may have been tuned: {', '.join(tuned)}."
+        )
+    return SeenCases({}, f"No case is among the {len(trained)} scans trained or tuned on, by patient and by file.")
+
+
+def _used(why: Mapping[str, str]) -> str:
+    """Say what was done with the cases that were seen."""
+    tuned = sum(reason.endswith("tuned on") for reason in why.values())
+    return "trained on" if not tuned else "tuned on" if tuned == len(why) else "trained or tuned on"
 
 
 def file_sha256(path: Path) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones.segmenters import TUMOR
+from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
-from DiffuGTSLib.evaluation.protocol_cases import read_case
+from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
@@ -164,6 +165,8 @@ def validate_protocol(
     how: HowToPredict | None = None,
     notes: Sequence[str] = (),
     on_case: OnCase | None = None,
+    model_folder: Path | None = None,
+    allow_seen: bool = False,
 ) -> None:
     """Segment a protocol's cases with outlined tumors and write the report that `evaluate` writes.
 
@@ -178,23 +181,21 @@ def validate_protocol(
         how: See `HowToPredict`.
         notes: Sentences below the table.
         on_case: See `OnCase`.
+        model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: unknown.
+        allow_seen: Score what the model was trained on, too; the report says so.
 
     Raises:
-        InputError: If the split was trained on, or has no such case.
+        InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no such
+            case.
     """
-    if split == "train":
-        raise InputError(
-            "Cases of split 'train' were trained on; scoring them says nothing.",
-            hint="use --split test.",
-            code="leakage",
-        )
     cases = [
         case
-        for case in read_protocol(protocol_path)
-        if case.split == split and case.tumor and case.modality in modalities and (case.organ in organs or not organs)
+        for case in choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
+        if case.tumor and case.modality in modalities and (case.organ in organs or not organs)
     ]
     if not cases:
         raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
+    seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, case in enumerate(cases):
@@ -202,8 +203,10 @@ def validate_protocol(
             on_case(case.name, number / len(cases))
         rows.append(_protocol_row(trained, case, data, how or HowToPredict()))
     write_report(
-        rows, output, title=f"Segmenter on {protocol_path.stem}, split {split}", group_by="patient",
+        rows, output, group_by="patient",
+        title=f"Segmenter on {protocol_path.stem}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}",
         notes=[
+            seen.note,
             "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
             "dice_ellipsoid looks at no image.",
             "lesions match at IoU 0.1; false positives are components that match none.",

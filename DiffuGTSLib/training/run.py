@@ -115,9 +115,13 @@ def train_part(
             chosen.train(job)
         elif chosen.rehearse is not None:
             chosen.rehearse(job)
-        if not dry_run and rank() == 0 and chosen.in_model:
-            record_training([scan.case for scan in scans["train"]], data, output / "model")
-            write_index(output / "model")
+        if not dry_run and rank() == 0:
+            used = [scan.case for each in scans.values() for scan in each]
+            if chosen.in_model:
+                record_training(used, data, output / "model")
+                write_index(output / "model")
+            elif (output / part / "model").is_dir():  # a segmenter's
+                record_training(used, data, output / part / "model")
 
 
 def _chosen_networks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from test_validation import write_scans
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.cli import difftumor
+from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.segmenter import load_segmenter, save_segmenter
+from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.segmenter import find_segmenter, load_segmenter, save_segmenter
 from DiffuGTSLib.training.segmenter_run import build_segmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -297,6 +300,18 @@ def test_a_protocol_is_validated_into_a_report(a_model: Path, tmp_path: Path) ->
     )
     assert done.exit_code == 0, done.output
     assert (tmp_path / "report" / "report.md").is_file() and done.stdout == ""
+
+
+def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
+    model = Path(shutil.copytree(a_model, tmp_path / "model"))
+    rows = json.loads(protocol.read_text())["cases"]
+    cases = [Case(**{**row, "split": "train"}) for row in rows if row["name"] == "ct_3"]
+    record_training(cases, tmp_path / "data", find_segmenter(model))
+    asked = ("validate", model, "--protocol", protocol, "--data", tmp_path / "data", "-o", tmp_path / "report", "-q")
+    refused(run(*asked), 2, "was trained on 1 of 1 cases: ct_3", "--allow-seen")
+    assert run(*asked, "--allow-seen").exit_code == 0
+    assert "SEEN IN TRAINING" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

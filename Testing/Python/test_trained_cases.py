@@ -35,7 +35,7 @@ def test_training_cases_are_recorded_and_those_of_other_parts_kept(tmp_path: Pat
     digest = hashlib.sha256(b"voxels of a").hexdigest()
     recorded = read_training_cases(tmp_path / "model")
     assert recorded is not None and recorded[0] == TrainedCase("a", "patient of a", digest)
-    assert [case.name for case in recorded] == ["a", "c"], "each once, and validation was not trained on"
+    assert [(case.name, case.use) for case in recorded] == [("a", "trained"), ("b", "tuned"), ("c", "trained")]
 
 
 def test_a_model_that_does_not_tell_is_not_taken_for_one_without_training(tmp_path: Path) -> None:
@@ -60,6 +60,24 @@ def test_a_patient_and_a_renamed_scan_are_found(tmp_path: Path) -> None:
     assert list(allowed.why) == ["b", "copy"] and allowed.note.startswith("SEEN IN TRAINING")
     unseen = check_unseen(tested[2:], tmp_path, model, allow_seen=False)
     assert unseen.why == {} and unseen.note.startswith("No case is among the 1 scans")
+
+
+def test_what_was_tuned_on_is_no_test_case_and_may_be_scored_as_validation(tmp_path: Path) -> None:
+    a, b = (a_case(tmp_path, name, split) for name, split in (("a", "train"), ("b", "validation")))
+    model = tmp_path / "model"
+    record_training([a, b], tmp_path, model)
+    renamed = Case("t", "new", "test", "CT", "b")
+    with pytest.raises(InputError, match=r"was tuned on 1 of 1 cases: t \(the same file as b, tuned on\)"):
+        check_unseen([renamed], tmp_path, model, allow_seen=False)
+    with pytest.raises(InputError, match="trained or tuned on 2 of 2"):
+        check_unseen([renamed, Case("u", "new", "test", "CT", "a")], tmp_path, model, allow_seen=False)
+    assert "may have been tuned: b" in check_unseen([b], tmp_path, model, allow_seen=False).note
+
+
+def test_a_record_of_an_earlier_version_names_what_was_trained_on(tmp_path: Path) -> None:
+    row = {"name": "a", "patient": "one", "sha256": "0" * 64}
+    (tmp_path / TRAINING_CASES).write_text(json.dumps({"format": 1, "cases": [row]}))
+    assert read_training_cases(tmp_path) == [TrainedCase("a", "one", "0" * 64, "trained")]
 
 
 def test_of_a_model_that_does_not_tell_the_report_says_so(tmp_path: Path) -> None:
@@ -87,8 +105,11 @@ def test_a_dicom_folder_has_one_digest(tmp_path: Path) -> None:
 def test_the_bundled_model_tells_what_it_was_trained_on() -> None:
     """By the protocol that it was trained by: as many digests as scans, and none twice."""
     trained = read_training_cases(resource_path("Models", "mini"))
-    cases = [case for case in read_protocol(resource_path("Protocols", "mini.json")) if case.split == "train"]
+    cases = read_protocol(resource_path("Protocols", "mini.json"))
     assert trained is not None
-    assert [(case.name, case.patient) for case in trained] == [(case.name, case.patient) for case in cases]
+    for use, split in (("trained", "train"), ("tuned", "validation")):
+        told = {(case.name, case.patient) for case in trained if case.use == use}
+        wanted = {(case.name, case.patient) for case in cases if case.split == split}
+        assert told == wanted or (use == "tuned" and not told), "an earlier record does not name what was tuned on"
     assert len({case.sha256 for case in trained}) == len(trained)
     assert json.loads(resource_path("Models", "mini", TRAINING_CASES).read_text())["format"] == 1

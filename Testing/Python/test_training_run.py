@@ -62,7 +62,12 @@ def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
     assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     assert json.loads((model / "autoencoder" / "config.json").read_text())["scaling_factor"] > 0
     trained = read_training_cases(model)
-    assert trained is not None and [case.name for case in trained] == ["ct_1", "mr_1", "labels_1"]
+    assert trained is not None and [case.name for case in trained if case.use == "trained"] == [
+        "ct_1",
+        "mr_1",
+        "labels_1",
+    ]
+    assert [case.name for case in trained if case.use == "tuned"] == ["ct_2", "mr_2"]
 
 
 def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:

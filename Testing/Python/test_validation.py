@@ -159,8 +159,9 @@ def test_a_protocol_is_reported_as_evaluate_reports_it(tmp_path: Path) -> None:
 
 
 def test_cases_that_were_trained_on_are_not_scored(tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
     with pytest.raises(InputError, match="trained on") as caught:
-        validate_protocol(a_segmenter(), tmp_path / "p.json", tmp_path, tmp_path / "report", split="train")
+        validate_protocol(a_segmenter(), protocol, tmp_path / "data", tmp_path / "report", split="train")
     assert caught.value.code == "leakage"
 
 
