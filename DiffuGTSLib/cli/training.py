@@ -18,6 +18,7 @@ EXAMPLES = examples(
     "diffugts train autoencoder --data scans -o run",
     "diffugts train denoiser --data scans -o run",
     "diffugts train aova --data scans -o run",
+    "diffugts train residual --data scans -o run",
     "The painter of tumors, into a run folder; it needs the VQGAN before it:",
     "diffugts train vqgan --data scans -o run",
     "diffugts train tumor-painter --data scans -o run --set timesteps=4",
@@ -30,7 +31,7 @@ EXAMPLES = examples(
 )
 
 
-PartName = Literal["autoencoder", "denoiser", "aova", "vqgan", "tumor-painter", "segmenter"]
+PartName = Literal["autoencoder", "denoiser", "aova", "residual", "vqgan", "tumor-painter", "segmenter"]
 """The keys of `DiffuGTSLib.training.run.PARTS`, known before torch is loaded."""
 
 

@@ -17,6 +17,7 @@ from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.model_store.store import SOURCE_FILE, require_stored
+from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import make_folder, whole_file
 
@@ -28,6 +29,7 @@ _CLASSES: dict[str, tuple[str, type[nn.Module]]] = {
     "autoencoder": ("DiffuGTSLib.backbones.maisi", MaisiAutoencoder),
     "denoiser": ("DiffuGTSLib.backbones.maisi", MaisiUNet),
     "aova": ("DiffuGTSLib.aova", AovaHead),
+    "residual": ("DiffuGTSLib.residual", ResidualProjection),
 }
 _PREDICTIONS = {"FlowMatchEulerDiscreteScheduler": "flow", "DDIMScheduler": "epsilon"}
 

@@ -31,6 +31,7 @@ from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.job import Job, Part, Report
 from DiffuGTSLib.training.model_folder import model_of, require_same_networks, write_index
+from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.trainer import TrainingPlan
 from DiffuGTSLib.training.tumor_painter import TUMOR_PAINTER, VQGAN
@@ -201,6 +202,7 @@ PARTS: dict[str, Part] = {
     "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
     "denoiser": Part(_train_denoiser, 3000, in_model=True, after=("autoencoder", "model/autoencoder")),
     "aova": HEAD,
+    "residual": RESIDUAL,
     "vqgan": VQGAN,
     "tumor-painter": TUMOR_PAINTER,
     "segmenter": SEGMENTER,

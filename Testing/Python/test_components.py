@@ -14,6 +14,7 @@ from DiffuGTSLib.backbones.weights import save_module, write_checksums
 from DiffuGTSLib.components import find_device, load_components
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.residual import ResidualProjection
 
 
 def tiny(*overrides: str) -> Config:
@@ -84,3 +85,33 @@ def test_a_head_that_does_not_fit_is_refused(
     folder = a_model_folder(tmp_path / "mixed", text_dim, channels)
     with pytest.raises(WeightsError, match=said):
         load_components(tiny(f"backbone.folder={folder}"))
+
+
+def test_a_trained_residual_is_loaded_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
+    save_module(ResidualProjection(4, 384), folder / "residual")
+    write_checksums(folder)
+    asked = load_components(tiny(f"backbone.folder={folder}", "residual.feature=projection"))
+    assert isinstance(asked.residual, ResidualProjection) and len(asked.weights) == 4
+    assert not any(parameter.requires_grad for parameter in asked.residual.parameters())
+    assert load_components(tiny(f"backbone.folder={folder}")).residual is None
+
+
+def test_a_residual_that_was_not_trained_is_missed_by_name(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
+    with pytest.raises(WeightsError, match="holds no trained residual 'projection'") as caught:
+        load_components(tiny(f"backbone.folder={folder}", "residual.feature=projection"))
+    assert caught.value.code == "residual_missing" and "train residual" in caught.value.hint
+
+
+def test_a_residual_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
+    save_module(ResidualProjection(8, 384), folder / "residual")
+    write_checksums(folder)
+    with pytest.raises(WeightsError, match="latents of 8 channels and sentences of 384"):
+        load_components(tiny(f"backbone.folder={folder}", "residual.feature=projection"))
+
+
+def test_untrained_networks_come_with_an_untrained_residual_for_tests() -> None:
+    asked = load_components(tiny("residual.feature=projection"), allow_untrained=True)
+    assert isinstance(asked.residual, ResidualProjection) and not asked.trained

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from DiffuGTSLib.config import ResidualConfig
-from DiffuGTSLib.residual import residuals
+from DiffuGTSLib.residual import Evidence, ResidualProjection, learned_residuals, residuals
 
 SHAPE = (10, 5, 4)
 
@@ -95,3 +95,55 @@ def test_residuals_are_shares_from_0_to_1() -> None:
     maps = residuals(reconstruction, healthy, before, after, prior, flat(1.0), ResidualConfig(prior=2.0))
     for values in (maps.pixel, maps.feature, maps.fused):
         assert values.min() >= 0 and values.max() <= 1
+
+
+def evidence(residual: Tensor, prompts: Tensor) -> Evidence:
+    """Twins whose latents differ by `residual`, (1, l, x, y, z); all else is 0 and everything is a candidate."""
+    size = (1, 1, *(4 * side for side in residual.shape[2:]))
+    nothing = torch.zeros(size)
+    return Evidence(nothing, nothing, nothing, nothing, torch.ones(size), residual, torch.zeros_like(residual), prompts)
+
+
+@pytest.fixture
+def a_projection() -> ResidualProjection:
+    """W picks the first of two latent channels for the first of three text axes; no bias, slope 5 and offset 0."""
+    projection = ResidualProjection(2, 3)
+    with torch.no_grad():
+        projection.project.weight.zero_()
+        projection.project.bias.zero_()
+        projection.project.weight[0, 0] = 1.0
+        projection.project.weight[1, 1] = 1.0
+    return projection
+
+
+PROMPTS = torch.tensor([[[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]])
+"""The step from normal to abnormal runs along the first axis."""
+
+
+def test_the_projected_residual_worked_by_hand(a_projection: ResidualProjection) -> None:
+    """W f = (3, 4, 0), Norm (0.6, 0.8, 0), step (1, 0, 0): cosine 0.6, times the slope 5."""
+    residual = torch.tensor([3.0, 4.0])[None, :, None, None, None].expand(1, 2, 2, 2, 2).clone()
+    logits = a_projection(evidence(residual, PROMPTS))
+    assert logits.shape == (1, 1, 8, 8, 8)
+    assert torch.allclose(logits, torch.tensor(3.0), atol=1e-5)
+
+
+def test_the_projection_follows_the_prompts(a_projection: ResidualProjection) -> None:
+    residual = torch.tensor([3.0, 4.0])[None, :, None, None, None].expand(1, 2, 2, 2, 2).clone()
+    swapped = a_projection(evidence(residual, PROMPTS.flip(1)))
+    assert torch.allclose(swapped, torch.tensor(-3.0), atol=1e-5)
+    same = a_projection(evidence(residual, PROMPTS[:, :1].expand(1, 2, 3).clone()))
+    assert not same.any(), "equal prompts ask for nothing"
+
+
+def test_a_learned_residual_is_a_probability_inside_the_candidate_and_is_fused(
+    a_projection: ResidualProjection,
+) -> None:
+    """Logit 3 is 0.9526; with weights 0, 0.5 and 0.5 and a prior of 0 half of it is left."""
+    residual = torch.tensor([3.0, 4.0])[None, :, None, None, None].expand(1, 2, 2, 2, 2).clone()
+    shown = evidence(residual, PROMPTS)
+    shown.candidate[..., :4] = 0.0
+    maps = learned_residuals(a_projection, shown, ResidualConfig(beta_pixel=0.0, prior=0.5))
+    assert not maps.feature[..., :4].any() and not maps.pixel.any()
+    assert maps.feature[0, 0, 7] == pytest.approx(0.9526, abs=1e-4)
+    assert maps.fused[0, 0, 7] == pytest.approx(0.4763, abs=1e-4)

@@ -1,0 +1,273 @@
+"""Train the feature residual on kept twins, and compare it with what needs no training.
+
+    RUN/residual/train, RUN/residual/validation    windows with their twins: made once, the long part
+    RUN/residual/<feature>/                        log and checkpoint
+    RUN/residual/<feature>.csv                     Dice of every way of refining, a row a validation window
+    RUN/model/residual                             the network
+
+Everything but the residual's own weights is frozen.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from DiffuGTSLib.components import load_components
+from DiffuGTSLib.config import ResidualConfig
+from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.masks import fine_mask
+from DiffuGTSLib.residual import (
+    LEARNED,
+    LEARNED_FOLDERS,
+    Evidence,
+    ResidualMaps,
+    ResidualProjection,
+    learned_residuals,
+    residuals,
+)
+from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.head_windows import validation_windows
+from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.losses import dice_loss
+from DiffuGTSLib.training.twins import CandidateDraw, TwinnedWindow, keep_twins
+
+
+@dataclass(frozen=True)
+class ResidualOptions:
+    """What a user may choose, by `--set`.
+
+    Attributes:
+        feature: "projection" or "refiner", see `ResidualConfig.feature`.
+        windows: To learn from.
+        judges: Validation windows with freshly painted tumors, besides those around the validation scans' real ones.
+        window_voxels: Side of a window; 0 takes the preset's.
+        wrong: Share of training windows in which healthy tissue is a candidate too.
+    """
+
+    feature: str = "projection"
+    windows: int = 150
+    judges: int = 24
+    window_voxels: int = 0
+    wrong: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.feature not in LEARNED:
+            raise ConfigError(
+                f"feature: nothing to train for '{self.feature}'.", hint=did_you_mean(self.feature, LEARNED)
+            )
+        if self.windows < 1 or self.judges < 1 or not 0 <= self.wrong <= 1:
+            raise ConfigError(
+                "windows and judges: expected at least 1; wrong: expected 0 to 1; "
+                f"got {self.windows}, {self.judges}, {self.wrong}."
+            )
+
+
+class ResidualRecipe:
+    """Kept twins → logits → Dice and cross-entropy inside the candidate; outside nothing is reported.
+
+    Args:
+        network: To train.
+        windows: To learn from.
+        judges: Of patients or paintings that are not learned from.
+        batch: Windows a step.
+    """
+
+    def __init__(
+        self,
+        network: ResidualProjection,
+        windows: Sequence[TwinnedWindow],
+        judges: Sequence[TwinnedWindow],
+        batch: int = 4,
+    ) -> None:
+        self.trainable = network
+        self._windows = windows
+        self._judges = judges
+        self._batch = batch
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Draw a batch and return its losses; windows differ in size and go one by one."""
+        drawn = [self._loss(_flipped(self._windows[rng.integers(len(self._windows))], rng)) for _ in range(self._batch)]
+        terms = {name: torch.stack([each[name] for each in drawn]).mean() for name in drawn[0]}
+        return {"total": terms["dice"] + terms["voxel"], **terms}
+
+    def validate(self) -> dict[str, float]:
+        """Return mean Dice at a probability of 0.5."""
+        config = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
+        return {
+            "dice": float(
+                np.mean([_dice(w, learned_residuals(self.trainable, w.evidence, config), config) for w in self._judges])
+            )
+        }
+
+    def _loss(self, window: TwinnedWindow) -> dict[str, Tensor]:
+        candidate = window.evidence.candidate
+        logits = self.trainable(window.evidence)
+        truth = window.truth * candidate
+        abnormal = (truth.sum() >= MINIMUM_VOXELS)[None]
+        voxel = functional.binary_cross_entropy_with_logits(logits, truth, weight=candidate, reduction="sum")
+        return {
+            "dice": dice_loss(logits.sigmoid() * candidate, truth, abnormal),
+            "voxel": voxel / candidate.sum(),
+        }
+
+
+def train_residual(job: Job) -> None:
+    """Make twins, learn from them, and say how each way of refining does on windows that were not learned from."""
+    options: ResidualOptions = job.options
+    folder = job.output / "residual"
+    own = job.output / "model"
+    base = own if (own / "aova").is_dir() else job.base
+    config = replace(
+        job.config,
+        backbone=replace(job.config.backbone, folder=str(base)),
+        residual=replace(job.config.residual, feature="attention"),
+        runtime=replace(job.config.runtime, device=str(job.device)),
+    )
+    components = load_components(config)
+    side = options.window_voxels or config.backbone.window_voxels
+    learned, judged = _draws(job, side)
+
+    def twins(split: str, draw: Callable[[np.random.Generator], Sample], count: int) -> list[TwinnedWindow]:
+        candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None)
+        tell = _teller(job, f"{split}: windows with their twins")
+        return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell)
+
+    windows = [_on(window, job.device) for window in twins("train", learned, options.windows)]
+    judges = [_on(window, job.device) for window in twins("validation", judged, options.judges)]
+    network = LEARNED[options.feature](components.autoencoder.latent_channels, components.text_encoder.dim)
+    network.to(job.device)
+    plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
+    job.run(ResidualRecipe(network, windows, judges), plan, f"residual/{options.feature}")
+    _tell_comparison(job, judges, compare(judges, network, options.feature, config.residual))
+    if base != own:  # the head first: with it the folder is a whole model
+        job.save("aova", components.head)
+    job.save(LEARNED_FOLDERS[options.feature], network)
+
+
+def _draws(
+    job: Job, side: int
+) -> tuple[Callable[[np.random.Generator], Sample], Callable[[np.random.Generator], Sample]]:
+    """Return where windows come from: to learn from, and to judge by.
+
+    Judges are windows around the validation scans' tumors and, as many, tumors that are painted into any scan: of most
+    organs there is no second patient. The painting is another one, the patient may be the same.
+    """
+    train = AnomalySampler(job.scans["train"], side, Mixture())
+    painted = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0)
+    fresh = AnomalySampler([*job.scans["train"], *job.scans["validation"]], side, painted)
+    real = [w for w in validation_windows(job.scans["validation"], side) if w.abnormal]
+
+    def judge(rng: np.random.Generator) -> Sample:
+        if real and rng.random() < 0.5:
+            return real[rng.integers(len(real))]
+        return fresh.draw(rng)
+
+    return train.draw, judge
+
+
+WAYS = {
+    "pixel": ResidualConfig(beta_pixel=1.0, beta_feature=0.0),
+    "attention": ResidualConfig(beta_pixel=0.0, beta_feature=1.0),
+}
+"""Ways of refining that need no training: one residual alone, cut by Otsu's rule as in the paper's form."""
+
+
+def compare(
+    windows: Sequence[TwinnedWindow], network: ResidualProjection, feature: str, preset: ResidualConfig
+) -> list[dict[str, float | str]]:
+    """Return the Dice of every way of refining on each window: alone, and fused as the preset says.
+
+    Args:
+        windows: With the truth.
+        network: A trained residual.
+        feature: Its name.
+        preset: Weights, rule and threshold of the preset.
+    """
+    alone = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
+    rows = []
+    for window in windows:
+        row: dict[str, float | str] = {"organ": window.organ, "modality": window.modality}
+        row["coarse"] = _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
+        for name, config in (*WAYS.items(), ("preset, attention", preset)):
+            row[name] = _dice(window, _untrained(window, config), config)
+        for name, config in ((feature, alone), (f"preset, {feature}", preset)):
+            row[name] = _dice(window, learned_residuals(network, window.evidence, config), config)
+        candidate = window.evidence.candidate * window.truth
+        row["best possible"] = _overlap(window, candidate[0, 0].cpu().numpy() > 0)
+        rows.append(row)
+    return rows
+
+
+def _untrained(window: TwinnedWindow, config: ResidualConfig) -> ResidualMaps:
+    shown = window.evidence
+    maps = (shown.reconstruction, shown.healthy, window.before, window.after, shown.prior, shown.candidate)
+    return residuals(*(each[0, 0] for each in maps), config)
+
+
+def _dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
+    candidate = window.evidence.candidate[0, 0].cpu().numpy() > 0
+    return _overlap(window, fine_mask(maps.fused.cpu().numpy(), candidate, config))
+
+
+def _overlap(window: TwinnedWindow, mask: np.ndarray) -> float:
+    """Return the Dice in the whole window, 1 where nothing is to find and nothing was found."""
+    truth = window.truth[0, 0].cpu().numpy() > 0
+    size = mask.sum() + truth.sum() + window.cut_off
+    return float(2 * (mask & truth).sum() / size) if size else 1.0
+
+
+def _flipped(window: TwinnedWindow, rng: np.random.Generator) -> TwinnedWindow:
+    axes = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
+
+    def flip(tensor: Tensor) -> Tensor:
+        return tensor.flip(axes) if tensor.dim() == 5 else tensor
+
+    evidence = Evidence(**{f.name: flip(getattr(window.evidence, f.name)) for f in fields(Evidence)})
+    return replace(window, evidence=evidence, truth=flip(window.truth))
+
+
+def _on(window: TwinnedWindow, device: torch.device) -> TwinnedWindow:
+    evidence = Evidence(**{f.name: getattr(window.evidence, f.name).to(device) for f in fields(Evidence)})
+    beside = {name: getattr(window, name).to(device) for name in ("coarse", "before", "after", "truth")}
+    return replace(window, evidence=evidence, **beside)
+
+
+def _teller(job: Job, what: str) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if done % 10 == 0 or done == total:
+            job.report(f"residual: {what}: {done} of {total}")
+
+    return tell
+
+
+def _tell_comparison(job: Job, windows: Sequence[TwinnedWindow], rows: list[dict[str, float | str]]) -> None:
+    folder = job.output / "residual"
+    make_folder(folder)
+    _write_rows(folder / f"{job.options.feature}.csv", rows)
+    job.report(f"residual: mean Dice on {len(windows)} validation windows")
+    for name in rows[0]:
+        if name not in ("organ", "modality"):
+            job.report(f"residual: {name}: {np.mean([float(row[name]) for row in rows]):.3f}")
+
+
+def _write_rows(path: Path, rows: list[dict[str, float | str]]) -> None:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: v if isinstance(v, str) else f"{v:.4f}" for k, v in row.items()})
+
+
+PART = Part(
+    train_residual, 300, ResidualOptions(), in_model=True, after=("aova", "model/aova"), on_preset=True,
+)  # fmt: skip
+"""What `diffugts train residual` trains."""

@@ -1,0 +1,240 @@
+"""Training windows with their pseudo-healthy twins, made once by the frozen networks and kept as safetensors."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy import ndimage
+from torch import Tensor
+
+from DiffuGTSLib.aova import attend
+from DiffuGTSLib.components import Components
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
+from DiffuGTSLib.masks import coarse_mask, dilate_mm
+from DiffuGTSLib.residual import Evidence
+from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.text.encoder import embed_pair
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.training.anomalies import Sample
+
+MARGIN_CELLS = 2
+"""Latent cells that are kept around a candidate."""
+_PATIENCE = 20
+
+
+@dataclass(frozen=True, eq=False)
+class TwinnedWindow:
+    """One window's evidence around its candidate, and the truth.
+
+    Attributes:
+        evidence: A batch of one.
+        coarse: What the head found, before it was grown; (1, 1, X, Y, Z).
+        before: Abnormal attention on the reconstruction.
+        after: Abnormal attention on the twin.
+        truth: Tumor of the prompted organ.
+        cut_off: Tumor voxels of the window that lie outside of what is kept.
+        organ: The prompted organ.
+        modality: "CT" or "MR".
+    """
+
+    evidence: Evidence
+    coarse: Tensor
+    before: Tensor
+    after: Tensor
+    truth: Tensor
+    cut_off: int
+    organ: str
+    modality: str
+
+
+@dataclass(frozen=True)
+class CandidateDraw:
+    """What is repainted in a training window.
+
+    Attributes:
+        wrong: Share of windows in which a blob of healthy tissue is a candidate too, as a head's false positives are.
+        thresholds: The head's map is cut at a value between these two, so that candidates of a surer and of a less sure
+            head are seen; None takes the configuration's.
+    """
+
+    wrong: float = 0.15
+    thresholds: tuple[float, float] | None = (0.2, 0.5)
+
+
+def keep_twins(
+    draw: Callable[[np.random.Generator], Sample],
+    count: int,
+    folder: Path,
+    candidates: CandidateDraw,
+    components: Components,
+    config: Config,
+    seed: int,
+    on_window: Callable[[int, int], None],
+) -> list[TwinnedWindow]:
+    """Return windows with their twins, those that an earlier run kept among them.
+
+    A window without a candidate is drawn again; after 20 of them a blob of healthy tissue is the candidate. Window n follows from (seed, n) alone.
+
+    Args:
+        draw: Gives a window, and may give another at each call.
+        count: How many.
+        folder: Where they are kept.
+        candidates: What is repainted.
+        components: Frozen.
+        config: Of masks, repainting and windows.
+        seed: Of all draws.
+        on_window: Called with (windows there, windows in all); may raise `Cancelled`.
+    """
+    make_folder(folder)
+    made_of = _fingerprint(components, config, candidates, seed)
+    windows = []
+    for number in range(count):
+        path = folder / f"{number:04d}.safetensors"
+        window = _kept(path, made_of)
+        if window is None:
+            rng = np.random.default_rng([seed, number])
+            window = _drawn(draw, candidates, components, config, rng)
+            _keep(window, path, made_of)
+        windows.append(window)
+        on_window(number + 1, count)
+    return windows
+
+
+def _drawn(
+    draw: Callable[[np.random.Generator], Sample],
+    candidates: CandidateDraw,
+    components: Components,
+    config: Config,
+    rng: np.random.Generator,
+) -> TwinnedWindow:
+    for _ in range(_PATIENCE):
+        window = make_twins(draw(rng), candidates, components, config, rng)
+        if window is not None:
+            return window
+    return _drawn(draw, replace(candidates, wrong=1.0), components, config, rng)
+
+
+def make_twins(
+    sample: Sample, candidates: CandidateDraw, components: Components, config: Config, rng: np.random.Generator
+) -> TwinnedWindow | None:
+    """Detect, repaint and decode as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
+    how, device = config.backbone, components.device
+    spacing = (config.canonical.spacing_mm,) * 3
+    pair = organ_prompts(sample.organ, sample.modality)
+    prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
+
+    def look(image: Tensor, mirror: bool = False) -> tuple[Tensor, Tensor]:
+        seen = attend(
+            image, components.autoencoder, components.head, prompts, how.window_voxels, how.overlap, _nothing, mirror
+        )
+        return seen.abnormal[None, None], seen.latent
+
+    image = torch.from_numpy(sample.image)[None, None].to(device)
+    prior, latent = look(image, how.mirror)
+    found = _candidate(prior[0, 0].cpu().numpy(), sample, candidates, config, rng)
+    if not found.any():
+        return None
+    grown = torch.from_numpy(dilate_mm(found, config.masks.dilation_mm, spacing))[None, None].to(image)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    conditions = Conditions(spacing, sample.modality)
+    cells = mask_to_latent(grown, components.autoencoder.downsampling)
+    with torch.inference_mode():
+        healthy_latent = repaint(
+            latent, cells, components.denoiser, components.schedule, conditions, config.inpainting, generator, _nothing
+        )
+        reconstruction = components.autoencoder.decode(latent)
+        healthy = torch.where(grown > 0, components.autoencoder.decode(healthy_latent), reconstruction)
+        before, after = look(reconstruction)[0], look(healthy)[0]
+    evidence = Evidence(image, reconstruction, healthy, prior, grown, latent, healthy_latent, prompts[None].to(image))
+    coarse, truth = (torch.from_numpy(mask)[None, None].to(image) for mask in (found, sample.mask))
+    whole = TwinnedWindow(evidence, coarse, before, after, truth, 0, sample.organ, sample.modality)
+    return _around_candidate(whole, components.autoencoder.downsampling)
+
+
+def _candidate(
+    prior: np.ndarray, sample: Sample, candidates: CandidateDraw, config: Config, rng: np.random.Generator
+) -> Bool[np.ndarray, "X Y Z"]:
+    masks = config.masks
+    if candidates.thresholds is not None:
+        masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)))
+    spacing = (config.canonical.spacing_mm,) * 3
+    found = coarse_mask(prior, np.ones(prior.shape, dtype=bool), spacing, masks)
+    if rng.random() < candidates.wrong:
+        tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
+        tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))
+        radii = rng.uniform(2.0, 8.0, 3)
+        steps = (np.indices(prior.shape).T - tissue[rng.integers(len(tissue))]) / radii
+        found = found | ((steps**2).sum(-1).T <= 1)
+    return found
+
+
+def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
+    """Cut what lies around the candidate, in whole latent cells: the rest says nothing of it and costs time and disk."""
+    candidate = window.evidence.candidate
+    box = ndimage.find_objects((candidate[0, 0] > 0).cpu().numpy().astype(np.uint8))[0]
+    cells = [
+        slice(max(0, part.start // factor - MARGIN_CELLS), min(side // factor, -(-part.stop // factor) + MARGIN_CELLS))
+        for part, side in zip(box, candidate.shape[2:], strict=True)
+    ]
+    voxels = [slice(part.start * factor, part.stop * factor) for part in cells]
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        if name == "prompts":
+            return tensor
+        return tensor[(..., *(cells if "latent" in name else voxels))].clone()
+
+    kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
+    coarse, before, after, truth = (cut("", each) for each in _beside(window))
+    cut_off = int(window.truth.sum() - truth.sum())
+    return TwinnedWindow(Evidence(**kept), coarse, before, after, truth, cut_off, window.organ, window.modality)
+
+
+def _beside(window: TwinnedWindow) -> Sequence[Tensor]:
+    return window.coarse, window.before, window.after, window.truth
+
+
+_BESIDE = ("coarse", "before", "after", "truth")
+
+
+def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
+    """Return a word that changes with all that a kept window is made of, but for the scans."""
+    made_of = [components.weights, config.to_dict(), repr(candidates), seed]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _keep(window: TwinnedWindow, path: Path, made_of: str) -> None:
+    tensors = {field.name: getattr(window.evidence, field.name) for field in fields(Evidence)}
+    tensors |= dict(zip(_BESIDE, _beside(window), strict=True))
+    words = {"made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off)}
+    half = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        save_file(half, temporary, metadata=words)
+
+
+def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
+    """Return a window that was kept; None where there is none, or one that was made of something else."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            words = file.metadata()
+            if words.get("made_of") != made_of:
+                return None
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return None
+    evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
+    beside = (tensors[name] for name in _BESIDE)
+    return TwinnedWindow(evidence, *beside, int(words["cut_off"]), words["organ"], words["modality"])
+
+
+def _nothing(done: int, total: int) -> None:
+    """Report nothing."""

@@ -1,0 +1,183 @@
+"""`train residual` end to end on phantoms and networks of a few channels: twins are kept, the network is in the model."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mini_data import mini_config, shared_run, tiny_networks
+from torch import Tensor
+
+from DiffuGTSLib.backbones.weights import verify_checksums
+from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.config import Config, ResidualConfig
+from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.residual import Evidence, ResidualProjection
+from DiffuGTSLib.training.anomalies import Sample
+from DiffuGTSLib.training.residual import ResidualOptions, ResidualRecipe, compare
+from DiffuGTSLib.training.run import train_part
+from DiffuGTSLib.training.twins import CandidateDraw, TwinnedWindow, keep_twins, make_twins
+
+
+def train_residual(run: Path, windows: int = 3) -> list[str]:
+    lines: list[str] = []
+    with tiny_networks():
+        train_part(
+            "residual", protocol_path=run / "data" / "protocol.json", data=run / "data", output=run, iterations=2,
+            device="cpu", options={"windows": str(windows), "judges": "2"}, report=lines.append,
+        )  # fmt: skip
+    return lines
+
+
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of its own with every part, the residual trained for two steps on three windows."""
+    run = tmp_path_factory.mktemp("residual") / "run"
+    shutil.copytree(shared_run(tmp_path_factory), run)
+    train_residual(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def a_config(a_run: Path) -> Config:
+    config = mini_config()
+    return replace(config, backbone=replace(config.backbone, folder=str(a_run / "model")))
+
+
+@pytest.fixture(scope="module")
+def some_components(a_config: Config) -> Components:
+    return load_components(a_config)
+
+
+def a_sample(value: float = 0.5) -> Sample:
+    mask = np.zeros((32, 32, 32), dtype=bool)
+    mask[8:16, 8:16, 8:16] = True
+    image = np.full((32, 32, 32), value, dtype=np.float32)
+    image[mask] = 0.9
+    return Sample(image, mask, "liver", "CT")
+
+
+def window_of(candidate: Tensor, truth: Tensor, residual: Tensor) -> TwinnedWindow:
+    """A window of 8³ whose twins differ in the latent only."""
+    zero = torch.zeros_like(candidate)
+    shown = Evidence(zero, zero, zero, zero, candidate, residual, torch.zeros_like(residual), torch.eye(2, 4)[None])
+    return TwinnedWindow(shown, truth, zero, zero, truth, 0, "liver", "CT")
+
+
+def test_the_residual_lies_in_the_model_folder_with_its_checksum_and_is_loaded_from_it(
+    a_run: Path, a_config: Config
+) -> None:
+    assert "residual/diffusion_pytorch_model.safetensors" in verify_checksums(a_run / "model")
+    assert "ResidualProjection" in (a_run / "model" / "model_index.json").read_text()
+    asked = load_components(replace(a_config, residual=ResidualConfig(feature="projection")))
+    assert isinstance(asked.residual, ResidualProjection)
+
+
+def test_every_way_of_refining_is_compared_on_the_same_windows(a_run: Path) -> None:
+    with (a_run / "residual" / "projection.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    ways = ["coarse", "pixel", "attention", "preset, attention", "projection", "preset, projection", "best possible"]
+    assert len(rows) == 2 and list(rows[0]) == ["organ", "modality", *ways]
+    assert all(0 <= float(row[way]) <= 1 for row in rows for way in ways)
+
+
+def test_twins_that_were_kept_are_not_made_again(a_run: Path) -> None:
+    kept = sorted((a_run / "residual" / "train").iterdir())
+    before = [path.stat().st_mtime_ns for path in kept]
+    train_residual(a_run, windows=4)
+    assert len(before) == 3 and [path.stat().st_mtime_ns for path in kept] == before
+    assert len(list((a_run / "residual" / "train").iterdir())) == 4
+
+
+def test_twins_of_another_seed_or_a_damaged_file_are_made_again(
+    tmp_path: Path, some_components: Components, a_config: Config
+) -> None:
+    def kept(seed: int) -> list[TwinnedWindow]:
+        draw = CandidateDraw(1.0)
+        return keep_twins(lambda rng: a_sample(), 1, tmp_path, draw, some_components, a_config, seed, lambda a, b: None)
+
+    first, again, other = kept(0)[0], kept(0)[0], kept(1)[0]
+    assert torch.allclose(first.evidence.healthy, again.evidence.healthy, atol=1e-3)
+    assert first.evidence.candidate.shape != other.evidence.candidate.shape or not torch.equal(
+        first.evidence.candidate, other.evidence.candidate
+    )
+    (tmp_path / "0000.safetensors").write_bytes(b"cut off")
+    assert kept(1)[0].organ == "liver"
+
+
+def test_a_window_without_candidate_has_no_twin(some_components: Components, a_config: Config) -> None:
+    never = replace(a_config, masks=replace(a_config.masks, minimum_ml=1e6))
+    rng = np.random.default_rng(0)
+    assert make_twins(a_sample(), CandidateDraw(0.0), some_components, never, rng) is None
+    forced = make_twins(a_sample(), CandidateDraw(1.0), some_components, never, rng)
+    assert forced is not None and forced.evidence.candidate.any()
+
+
+def test_twins_are_alike_outside_the_candidate_and_what_is_cut_off_is_counted(
+    some_components: Components, a_config: Config
+) -> None:
+    window = make_twins(a_sample(), CandidateDraw(1.0), some_components, a_config, np.random.default_rng(0))
+    assert window is not None
+    shown, outside = window.evidence, window.evidence.candidate == 0
+    assert torch.equal(shown.healthy[outside], shown.reconstruction[outside])
+    assert window.truth.sum() + window.cut_off == 8**3
+    assert [4 * side for side in shown.latent.shape[2:]] == list(shown.image.shape[2:])
+
+
+def test_the_network_learns_which_change_is_a_tumor() -> None:
+    """The first latent channel changes in tumors, the second in healthy tissue that was repainted otherwise."""
+    residual, truth = torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 1, 16, 16, 16)
+    residual[:, 0, :2], residual[:, 1, 2:] = 1.0, 1.0
+    truth[:, :, :8] = 1.0
+    window = window_of(torch.ones(1, 1, 16, 16, 16), truth, residual)
+    torch.manual_seed(0)
+    recipe = ResidualRecipe(ResidualProjection(2, 4), [window], [window], batch=1)
+    optimizer = torch.optim.Adam(recipe.trainable.parameters(), lr=0.05)
+    rng = np.random.default_rng(0)
+    first = float(recipe.losses(rng)["total"])
+    for _ in range(60):
+        optimizer.zero_grad()
+        recipe.losses(rng)["total"].backward()
+        optimizer.step()
+    assert float(recipe.losses(rng)["total"]) < first / 2
+    assert recipe.validate()["dice"] > 0.9
+
+
+def test_losses_look_at_the_candidate_only() -> None:
+    residual, candidate = torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 1, 8, 8, 8)
+    candidate[..., :4] = 1.0
+    inside, both = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
+    inside[..., :2] = 1.0
+    both[..., :2], both[..., 6:] = 1.0, 1.0
+    torch.manual_seed(0)
+    network = ResidualProjection(2, 4)
+    losses = [
+        ResidualRecipe(network, [window_of(candidate, truth, residual)], [], batch=1).losses(np.random.default_rng(0))
+        for truth in (inside, both)
+    ]
+    assert float(losses[0]["total"]) == pytest.approx(float(losses[1]["total"]))
+
+
+def test_the_best_possible_is_what_the_candidate_covers() -> None:
+    candidate, truth = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
+    candidate[..., :4], truth[..., 2:6] = 1.0, 1.0
+    window = window_of(candidate, truth, torch.zeros(1, 2, 2, 2, 2))
+    row = compare([window], ResidualProjection(2, 4), "projection", ResidualConfig())[0]
+    assert row["best possible"] == pytest.approx(2 * 128 / (128 + 256))
+    assert row["coarse"] == 1.0 and row["pixel"] == 0.0 and row["attention"] == 0.0
+
+
+@pytest.mark.parametrize("wrong", [{"windows": 0}, {"judges": 0}, {"wrong": 1.5}])
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="expected at least 1; wrong: expected 0 to 1"):
+        ResidualOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_needs_no_training_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing to train for 'attention'"):
+        ResidualOptions(feature="attention")
