@@ -50,6 +50,8 @@ def make_record(scan: Volume, scan_path: Path, result: Segmentation, components:
         "weights": dict(components.weights),
         "trained": components.trained,
         "device": str(components.device),
+        "plan": result.plan,
+        "stepped_down": list(result.stepped_down),
         "timings_s": {stage: round(seconds, 3) for stage, seconds in result.timings_s.items()},
         "versions": versions(),
     }

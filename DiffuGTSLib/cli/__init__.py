@@ -17,6 +17,7 @@ from DiffuGTSLib.cli import (
     doctor,
     evaluating,
     inspecting,
+    planning,
     preparing,
     reading,
     segmenting,
@@ -73,6 +74,7 @@ def _program(
 
 app.command("segment", epilog=segmenting.SEGMENT_EXAMPLES)(segmenting.segment)
 app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
+app.command("plan", rich_help_panel=_LOOK, epilog=planning.EXAMPLES)(planning.plan)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)
 app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES)(inspecting.prompts)

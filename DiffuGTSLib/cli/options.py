@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.errors import ConfigError
 
 _CONFIGURATION = "Configuration"
 _OUTPUT = "Output"
@@ -28,6 +30,15 @@ Seed = Annotated[
 ]
 Steps = Annotated[
     int | None, typer.Option("--steps", help="Denoising steps of the repaint.", rich_help_panel=_CONFIGURATION)
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory of the device that may be used, as in 8GB; else what it has free.",
+        rich_help_panel=_CONFIGURATION,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -58,15 +69,36 @@ def configured(
     device: str | None = None,
     seed: int | None = None,
     steps: int | None = None,
+    memory: str | None = None,
 ) -> Config:
     """Resolve the command line into one configuration; the short options are applied last.
 
     Raises:
-        ConfigError: As `load_config`.
+        ConfigError: As `load_config`; or a size that is none.
     """
-    short = {"runtime.device": device, "runtime.seed": seed, "inpainting.steps": steps}
+    memory_gb = None if memory is None else parse_size_gb(memory)
+    short = {
+        "runtime.device": device,
+        "runtime.seed": seed,
+        "inpainting.steps": steps,
+        "runtime.memory_gb": memory_gb,
+    }
     chosen = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
     return load_config(preset, file, [*(overrides or []), *chosen])
+
+
+def parse_size_gb(text: str) -> float:
+    """Return a size in GB (10^9 bytes): "8GB", "8", "7.5 GiB", "900MB".
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|GIB|MB|MIB|G|M)?\s*", text.upper())
+    units = {"GB": 1.0, "G": 1.0, "GIB": 2**30 / 1e9, "MB": 1e-3, "M": 1e-3, "MIB": 2**20 / 1e9}
+    size = float(found[1]) * units[found[2] or "GB"] if found else 0.0
+    if size <= 0:
+        raise ConfigError(f"--memory: expected a size, got '{text}'.", hint="write --memory 8GB.")
+    return size
 
 
 def examples(*lines: str) -> str:

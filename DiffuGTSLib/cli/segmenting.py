@@ -18,6 +18,7 @@ from DiffuGTSLib.cli.options import (
     AsJson,
     ConfigFile,
     Device,
+    Memory,
     Overrides,
     Preset,
     Quiet,
@@ -32,6 +33,7 @@ from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 
 if TYPE_CHECKING:
     from DiffuGTSLib.findings import Finding
+    from DiffuGTSLib.planning.plan import Plan
     from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SEGMENT_EXAMPLES = examples(
@@ -108,6 +110,7 @@ def segment(
     device: Device = None,
     seed: Seed = None,
     steps: Steps = None,
+    memory: Memory = None,
     overrides: Overrides = None,
     allow_untrained: AllowUntrained = False,
     quiet: Quiet = False,
@@ -115,7 +118,7 @@ def segment(
 ) -> None:
     """Segment the tumors of one scan into a result folder."""
     require_prompt_choice(organ, normal, abnormal)
-    config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps)
+    config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     box = None if roi is None else parse_roi(roi)
 
     volume, kind = open_scan(scan, modality, quiet)
@@ -124,17 +127,21 @@ def segment(
     drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
     from DiffuGTSLib import pipeline, results  # torch: seconds
+    from DiffuGTSLib.planning.plan import make_plan
+    from DiffuGTSLib.planning.running import segment_by_plan
 
     chosen = chosen_stages(stages, pipeline.STAGES)
     results.require_result_folder(output, force)
+    plan = make_plan(volume.geometry, config)
+    tell_rung(plan, quiet)
     asked = {"organ_mask": organ_mask and str(organ_mask), "roi_ras_mm": box, "coarse_mask": drawn and str(coarse_mask)}
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)
-        components = pipeline.load_components(config, allow_untrained=allow_untrained)
+        components = pipeline.load_components(plan.config, allow_untrained=allow_untrained)
         progress("load", 1.0)
-        result = pipeline.segment(
-            volume, prompts, components, config, modality=modality, region=region, coarse_mask=drawn, stages=chosen,
-            on_progress=progress,
+        result = segment_by_plan(
+            volume, prompts, components, plan, on_step_down=tell_step_down, modality=modality, region=region,
+            coarse_mask=drawn, stages=chosen, on_progress=progress,
         )  # fmt: skip
         progress("write", 0.0)
         findings = results.write_results(
@@ -158,6 +165,8 @@ def refine(
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
+    from DiffuGTSLib.planning.plan import make_plan
+    from DiffuGTSLib.planning.running import segment_by_plan
 
     stored = results.read_results(folder, scan)
     results.require_result_folder(folder, force=True)
@@ -168,14 +177,16 @@ def refine(
     config = dataclasses.replace(stored.config, runtime=runtime)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)
+    plan = make_plan(stored.scan.geometry, config, grid_fixed=stored.cache is not None)
+    tell_rung(plan, quiet)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)
-        components = pipeline.load_components(config, allow_untrained=not stored.record["trained"])
+        components = pipeline.load_components(plan.config, allow_untrained=not stored.record["trained"])
         stored.require_weights(components)
         progress("load", 1.0)
-        result = pipeline.segment(
-            stored.scan, stored.prompts, components, config, modality=stored.modality, region=stored.region,
-            coarse_mask=drawn, cache=stored.cache, on_progress=progress,
+        result = segment_by_plan(
+            stored.scan, stored.prompts, components, plan, on_step_down=tell_step_down, modality=stored.modality,
+            region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)
         progress("write", 0.0)
@@ -186,6 +197,18 @@ def refine(
         )  # fmt: skip
         progress("write", 1.0)
     show_result(folder, findings, quiet, as_json)
+
+
+def tell_rung(plan: Plan, quiet: bool) -> None:
+    """Say aloud what the plan gives up of what was asked for, if anything."""
+    if plan.rung and not quiet:
+        asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
+        ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
+
+
+def tell_step_down(said: str) -> None:
+    """Say aloud that memory ran out, and what is done now; an error's worth, so that quiet runs say it too."""
+    ERR.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 def require_prompt_choice(organ: str | None, normal: str | None, abnormal: str | None) -> None:

@@ -58,6 +58,26 @@ def read_volume(path: Path | str) -> Volume:
     return Volume(voxels.astype(np.float32), _geometry(image, path), modality)
 
 
+def read_geometry(path: Path | str) -> Geometry:
+    """Read a scan's grid from its header, or from those of its slices: no voxel is read.
+
+    Raises:
+        InputError: If the path is missing, of unknown format, or not one value a voxel in 3D.
+        GeometryError: As `read_volume`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _stacked(ordered_slices(the_scan(path)))
+    if not path.exists():
+        raise _missing(path)
+    _require_suffix(path, READ_SUFFIXES)
+    try:
+        with _quiet():
+            return _geometry(_header(path), path)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
 def read_series(series: Series) -> Volume:
     """Read one DICOM series, for folders that hold several; see `DiffuGTSLib.volumes.dicom.list_series`.
 
@@ -173,9 +193,7 @@ def write_segmentation(mask: Volume, path: Path | str, segment_name: str, color:
 def _read(path: Path) -> tuple[sitk.Image, str | None]:
     """Return a 3D image of one value a voxel, and the modality where the file states it."""
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist.", hint="check the spelling and that the disk is connected.", code="missing"
-        )
+        raise _missing(path)
     modality = None
     try:
         with _quiet():
@@ -221,7 +239,30 @@ def _require_place(image: sitk.Image, slices: list[Slice]) -> None:
             )
 
 
+def _stacked(slices: list[Slice]) -> Geometry:
+    """Return the box that slices in order make."""
+    first, last = slices[0], slices[-1]
+    columns, rows, horizontal_mm, vertical_mm = first.grid
+    matrix = np.eye(4)
+    matrix[:3, 0], matrix[:3, 1] = first.row * horizontal_mm, first.column * vertical_mm
+    matrix[:3, 2] = (last.position - first.position) / (len(slices) - 1)
+    matrix[:3, 3] = first.position
+    return Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ matrix)
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(
+        f"{path} does not exist.", hint="check the spelling and that the disk is connected.", code="missing"
+    )
+
+
 def _read_file(path: Path) -> sitk.Image:
+    image: sitk.Image = _header(path).Execute()
+    return image
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    """Return a reader that knows the header of a 3D image of one value a voxel."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -237,8 +278,7 @@ def _read_file(path: Path) -> sitk.Image:
             f"{path}: expected a 3D scan, got {len(size)} dimensions of {size} voxels.",
             hint="save one 3D volume of it, for example one time point.",
         )
-    image: sitk.Image = reader.Execute()
-    return image
+    return reader
 
 
 def _unreadable(path: Path, error: RuntimeError) -> InputError:
@@ -260,7 +300,7 @@ def _require_suffix(path: Path, known: tuple[str, ...]) -> str:
     return suffix
 
 
-def _geometry(image: sitk.Image, path: Path) -> Geometry:
+def _geometry(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()

@@ -12,7 +12,9 @@ from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
-from DiffuGTSLib.pipeline import Cache, Segmentation, segment
+from DiffuGTSLib.pipeline import Cache, Segmentation
+from DiffuGTSLib.planning.plan import make_plan
+from DiffuGTSLib.planning.running import segment_by_plan
 from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
@@ -48,6 +50,8 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
         teller.progress("load", 0.5)
+        plan = make_plan(scan.geometry, config, grid_fixed=bool(spec.cache))
+        config = plan.config
         components = model.components(config, spec.allow_untrained)
         made_of = digest_of_look(scan, prompts, modality, config, components)
         cache = earlier_look(folder / spec.cache, scan, made_of, teller) if spec.cache else None
@@ -57,9 +61,10 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         teller.artifact(kind, folder / ARTIFACT_FILES[kind])
 
     memory = model.memory(config)
-    result = segment(
-        scan, prompts, components, config, modality=modality, region=region, coarse_mask=drawn, cache=cache,
-        memory=memory, stages=spec.stages, on_progress=teller.progress, on_artifact=show,
+    result = segment_by_plan(
+        scan, prompts, components, plan, on_step_down=lambda said: teller.tell("warning", message=said),
+        modality=modality, region=region, coarse_mask=drawn, cache=cache, memory=memory, stages=spec.stages,
+        on_progress=teller.progress, on_artifact=show,
     )  # fmt: skip
     _logger.info(memory.summary())
     result = replace(result, modality_reason=reason)
@@ -71,6 +76,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         write_findings(findings, folder / ARTIFACT_FILES["findings"])
         teller.artifact("findings", folder / ARTIFACT_FILES["findings"])
         with whole_file(folder / CACHE_FILE) as temporary:
+            made_of = digest_of_look(scan, prompts, modality, result.config, components)  # memory may have run out
             temporary.write_bytes(packed_cache(result.cache, None, made_of))
         write_record(folder, spec, scan, result, components, findings)
         teller.artifact("record", folder / ARTIFACT_FILES["record"])

@@ -36,8 +36,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backbones", "model_store.fetch", "text.bank", "text.encoder"),
     ("aova", "masks", "inpainting", "residual"),
     (
+        "clock",
         "components",
         "pipeline",
+        "planning",
         "cuts",
         "findings",
         "overview",

@@ -1,0 +1,295 @@
+"""The plan of one scan: which rung of the ladder fits into memory, and what each stage will take of it and of time.
+
+    plan = make_plan(read_geometry(path), config)
+
+Needs the scan's grid only. Memory is that of the worst case, a candidate that fills the scan; time is that of a candidate
+of `CANDIDATE_MM`, since nobody knows before what will be found.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from DiffuGTSLib.backbones.windows import aligned_overlap, window_count
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import MemoryLimitError
+from DiffuGTSLib.planning.costs import Sketch, decode_cost, look_cost, sketch, step_cost
+from DiffuGTSLib.planning.ladder import Rung, ladder
+from DiffuGTSLib.planning.machine import BASE_BYTES, GB, Machine, find_machine
+from DiffuGTSLib.volumes.canonical import canonical_grid
+from DiffuGTSLib.volumes.volume import Geometry
+
+CANDIDATE_MM = 40.0
+"""Side of the candidate for which time is predicted."""
+
+ALLOWANCE = 1.25
+"""Memory of a network's pass beyond what its tensors hold: workspaces of the convolutions, fragments of the allocator.
+On a CPU, 1.1 (decoding 128³) to 1.25 (encoding 128³) were measured with the published networks; on a GPU assumed."""
+
+_VOXELS_PER_S = 16e6
+"""To the model's grid and back, of the scan's own voxels: 3 to 6 s for 512 × 512 × 300, estimated."""
+
+_F32 = 4
+_HOST = {"read": 20, "aova": 12, "repaint": 45, "residual": 24, "write back": 34}
+"""Bytes that numpy holds a voxel of the scan, at the most, the scan itself included; counted in the code."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of the road.
+
+    Attributes:
+        stage: As in progress.
+        what: What is done how often, in words.
+        windows: How many are seen or decoded; denoising steps are none.
+        tflop: In 10^12 operations.
+        seconds: None where nobody asked how fast the machine is.
+        peak_bytes: On the device, everything included.
+    """
+
+    stage: str
+    what: str
+    windows: int
+    tflop: float
+    seconds: float | None
+    peak_bytes: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one scan will be segmented.
+
+    Attributes:
+        rung: Of the ladder, 0 = as asked.
+        ladder: Names of all rungs.
+        config: How it is run; differs from what was asked for below rung 0.
+        geometry: The scan's.
+        shape: Of the canonical grid.
+        spacing_mm: Of it.
+        machine: What it is for.
+        stages: In the order of the road.
+        host_bytes: Main memory beside a GPU; 0 on a CPU, where it is in the stages.
+        skipped: What will not be done, in words.
+        notes: What to know of this grid, in words.
+        grid_fixed: Whether the grid must stay.
+        asked: What was asked for.
+    """
+
+    rung: int
+    ladder: tuple[str, ...]
+    config: Config
+    geometry: Geometry
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    machine: Machine
+    stages: tuple[StagePlan, ...]
+    host_bytes: float
+    skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    grid_fixed: bool
+    asked: Config
+
+    @property
+    def peak_bytes(self) -> float:
+        """The most of all stages."""
+        return max(stage.peak_bytes for stage in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages, without loading and writing files."""
+        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return sum(known) if len(known) == len(self.stages) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        stages = [{**asdict(stage), "peak_bytes": round(stage.peak_bytes)} for stage in self.stages]
+        return {
+            "rung": self.rung,
+            "rung_name": self.ladder[self.rung],
+            "ladder": list(self.ladder),
+            "differs_from_asked": differences(self.asked, self.config),
+            "grid": list(self.shape),
+            "spacing_mm": [round(side, 4) for side in self.spacing_mm],
+            "window_voxels": self.config.backbone.window_voxels,
+            "precision": self.config.runtime.precision,
+            "offload": self.config.runtime.offload,
+            "steps": self.config.inpainting.steps,
+            "machine": {**asdict(self.machine), "memory_bytes": round(self.machine.memory_bytes)},
+            "stages": stages,
+            "peak_bytes": round(self.peak_bytes),
+            "host_bytes": round(self.host_bytes),
+            "seconds": self.seconds,
+            "candidate_mm": CANDIDATE_MM,
+            "skipped": list(self.skipped),
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(
+    geometry: Geometry,
+    config: Config,
+    machine: Machine | None = None,
+    *,
+    networks: Sketch | None = None,
+    grid_fixed: bool = False,
+    first: int = 0,
+    trust: bool = False,
+) -> Plan:
+    """Return the plan of the first rung that fits into the machine's memory.
+
+    Args:
+        geometry: The scan's grid.
+        config: What is asked for.
+        machine: With its speed where time matters; None: what `find_machine` finds.
+        networks: Of the configuration; None builds them.
+        grid_fixed: Leave the grid alone.
+        first: The rung to begin with.
+        trust: Take that rung whatever it needs: memory ran out above it, and nobody knows better.
+
+    Raises:
+        MemoryLimitError: If not even the last rung fits.
+        ConfigError: As `find_machine`.
+    """
+    machine = machine or find_machine(config.runtime)
+    networks = networks or sketch(config)
+    rungs = ladder(geometry, config, machine.device, grid_fixed=grid_fixed)
+    plans = []
+    for index in range(first, len(rungs)):
+        plan = _plan(index, rungs, geometry, machine, networks, grid_fixed)
+        if trust or plan.peak_bytes <= machine.memory_bytes:
+            return plan
+        plans.append(plan)
+    smallest = min(plans, key=lambda plan: plan.peak_bytes)
+    raise MemoryLimitError(
+        f"The scan needs {smallest.peak_bytes / GB:.1f} GB at the least ({smallest.ladder[smallest.rung]}); "
+        f"{machine.memory_bytes / GB:.1f} GB may be used ({machine.memory_source}).",
+        hint="cut the scan to the region of interest, choose a smaller preset such as mini, or give it more: --memory.",
+    )
+
+
+def differences(asked: Config, used: Config) -> dict[str, Any]:
+    """Return the keys whose values differ, with the values that are used."""
+    before, after = asked.to_dict(), used.to_dict()
+    found = {}
+    for stage, values in after.items():
+        if isinstance(values, dict):
+            found.update({f"{stage}.{key}": value for key, value in values.items() if before[stage].get(key) != value})
+    return found
+
+
+def _plan(
+    index: int, rungs: Sequence[Rung], geometry: Geometry, machine: Machine, networks: Sketch, grid_fixed: bool
+) -> Plan:
+    config = rungs[index].config
+    grid, _ = canonical_grid(geometry, config.canonical)
+    stages = _Estimate(config, geometry, grid, machine, networks).stages()
+    host = 0.0 if machine.device == "cpu" else BASE_BYTES["cpu"] + max(_HOST.values()) * math.prod(geometry.shape)
+    return Plan(
+        index, tuple(rung.name for rung in rungs), config, geometry, grid.shape, grid.spacing_mm, machine, stages,
+        host, _skipped(config), _notes(config, grid), grid_fixed, rungs[0].config,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """The stages of one rung."""
+
+    config: Config
+    geometry: Geometry
+    grid: Geometry
+    machine: Machine
+    networks: Sketch
+
+    def stages(self) -> tuple[StagePlan, ...]:
+        """Return them in the order of the road."""
+        voxels = math.prod(self.grid.shape)
+        grid_bytes = _F32 * voxels
+        carried_s = None if self.machine.tflops is None else math.prod(self.geometry.shape) / _VOXELS_PER_S
+        window, precision = self._window(self.grid.shape), self.config.runtime.precision
+        look = look_cost(self.networks, window, precision)
+        decode = decode_cost(self.networks, window, precision)
+        box = self._box()
+        step, widest_step = (step_cost(self.networks, shape, precision) for shape in (box, self.grid.shape))
+        looks = 2 if self.config.backbone.mirror else 1
+        seen, within = self._windows(self.grid.shape, looks), self._windows(box, looks)
+        decoded = 2 * self._windows(box, 1)
+        how = self.config.inpainting
+        calls = how.steps * how.resample * how.seeds
+        reach = " × ".join(map(str, window))
+        # Offloaded, the denoiser alone is on the card, then the smaller autoencoder. Tensors of the whole scan: image,
+        # blended map and its weights; then both twins, their maps and weights.
+        return (
+            self._stage("read", "to the model's grid", 0, 0.0, carried_s, 0.0, grid_bytes),
+            self._stage("aova", f"{seen} windows of {reach}, encoded and attended to", seen, seen * look.flop, None,
+                        ALLOWANCE * look.peak_bytes, 4 * grid_bytes, "autoencoder", "head"),
+            self._stage("repaint", f"{calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
+                        calls * step.flop + decoded * decode.flop, None,
+                        ALLOWANCE * max(widest_step.peak_bytes, decode.peak_bytes), 6 * grid_bytes,
+                        "denoiser"),
+            self._stage("residual", f"{2 * within} windows of both twins, encoded and attended to", 2 * within,
+                        2 * within * look.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes,
+                        "autoencoder", "head"),
+            self._stage("write back", "to the scan's grid", 0, 0.0, carried_s, 0.0, 3 * grid_bytes),
+        )  # fmt: skip
+
+    def _stage(
+        self, stage: str, what: str, windows: int, flop: float, seconds: float | None, scratch: float, tensors: float,
+        *used: str,
+    ) -> StagePlan:  # fmt: skip
+        speed = self.machine.speed(self.config.runtime.precision)
+        if seconds is None and speed is not None:
+            seconds = flop / speed
+        every = ("autoencoder", "denoiser", "head")
+        resident = self.networks.weights_bytes(*(used if self.config.runtime.offload else every))
+        host = _HOST[stage] * math.prod(self.geometry.shape) if self.machine.device == "cpu" else 0
+        peak = BASE_BYTES[self.machine.device] + resident + scratch + tensors + host
+        return StagePlan(stage, what, windows, flop / 1e12, seconds, peak)
+
+    def _window(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        x, y, z = (min(self.config.backbone.window_voxels, side) for side in shape)
+        return x, y, z
+
+    def _windows(self, shape: Sequence[int], looks: int) -> int:
+        side, factor = self.config.backbone.window_voxels, self.networks.autoencoder.downsampling
+        overlap = aligned_overlap(side, self.config.backbone.overlap, factor)
+        return looks * window_count(shape, self._window(shape), overlap)
+
+    def _box(self) -> tuple[int, int, int]:
+        """Return the box of canonical voxels that is repainted around a candidate in the middle of the scan."""
+        reach_mm = CANDIDATE_MM + 2 * self.config.masks.dilation_mm + 2 * self.config.inpainting.margin_mm
+        multiple = self.networks.autoencoder.downsampling * self.networks.denoiser.side_multiple
+        x, y, z = (
+            min(side, multiple * math.ceil(reach_mm / spacing / multiple))
+            for side, spacing in zip(self.grid.shape, self.grid.spacing_mm, strict=True)
+        )
+        return x, y, z
+
+
+def _skipped(config: Config) -> tuple[str, ...]:
+    skipped = ["decoding and comparing where nothing was repainted"]
+    if config.masks.gate > 0:
+        skipped.append(f"repainting, where the anomaly score is below {config.masks.gate:g}")
+    return tuple(skipped)
+
+
+def _notes(config: Config, grid: Geometry) -> tuple[str, ...]:
+    """Say where a published denoiser is led beyond the fields of view and voxels that it was trained with."""
+    if not config.canonical.fit_multiple:
+        return ()
+    notes = []
+    extent = [n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
+    if "CT" in config.backbone.class_label:
+        if min(extent[:2]) < 256:
+            notes.append(f"the field of view is {min(extent[:2]):.0f} mm wide: MAISI's CT models saw 256 mm and more")
+        if not all(0.5 <= side <= 3 for side in grid.spacing_mm[:2]) or not 0.5 <= grid.spacing_mm[2] <= 5:
+            notes.append(
+                "voxels are outside of 0.5 to 3 mm across and 0.5 to 5 mm along the body, which MAISI's CT models saw"
+            )
+        if grid.shape[0] != grid.shape[1]:
+            notes.append("the grid is not square across: MAISI's CT models saw only square ones")
+    return tuple(notes)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))

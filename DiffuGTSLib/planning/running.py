@@ -1,0 +1,71 @@
+"""Segmenting by plan: where memory runs out nevertheless, one rung down, said aloud, and on."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from DiffuGTSLib.components import Components
+from DiffuGTSLib.errors import MemoryLimitError
+from DiffuGTSLib.pipeline import Segmentation, segment
+from DiffuGTSLib.planning.plan import Plan, make_plan
+from DiffuGTSLib.text.prompts import PromptPair
+from DiffuGTSLib.volumes import Volume
+
+
+def segment_by_plan(
+    volume: Volume,
+    prompts: PromptPair,
+    components: Components,
+    plan: Plan,
+    *,
+    on_step_down: Callable[[str], None] = lambda said: None,
+    **road: Any,
+) -> Segmentation:
+    """Run `pipeline.segment` as planned; out of memory, take the next rung of the ladder and begin the scan again.
+
+    The result's configuration is the one that was used; `plan` and `stepped_down` say how it came to be.
+
+    Args:
+        volume: As for `segment`.
+        prompts: As for `segment`.
+        components: Loaded with the configuration of the plan, or with the one that was asked for.
+        plan: Of this scan.
+        on_step_down: Is told, in a sentence, what ran out and what is done now.
+        road: What else `segment` takes, by name.
+
+    Raises:
+        MemoryLimitError: If memory runs out on the last rung too.
+        Others: As `segment`.
+    """
+    stepped: list[str] = []
+    while True:
+        result = _attempt(volume, prompts, components, plan, road)
+        if isinstance(result, Segmentation):
+            return replace(result, plan=plan.to_dict(), stepped_down=tuple(stepped))
+        plan = make_plan(
+            plan.geometry, plan.asked, plan.machine, grid_fixed=plan.grid_fixed, first=plan.rung + 1, trust=True
+        )
+        stepped.append(f"{result.rstrip('.')}; went on with {plan.ladder[plan.rung]}")
+        on_step_down(f"{stepped[-1]}.")
+        _give_memory_back()
+
+
+def _attempt(
+    volume: Volume, prompts: PromptPair, components: Components, plan: Plan, road: dict[str, Any]
+) -> Segmentation | str:
+    """Return the result, or what ran out; the failed attempt's tensors go with its frames when this returns."""
+    try:
+        return segment(volume, prompts, components, plan.config, **road)
+    except MemoryLimitError as error:
+        if plan.rung + 1 == len(plan.ladder):
+            raise
+        return error.message
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
