@@ -31,6 +31,8 @@ MODELS = ("maisi-ct", "tiny")
 
 SPACING_MM = (1.5, 1.5, 1.5)
 LESION_RADIUS_MM = 20.0
+MARGIN_MM = 48.0
+"""Around the lesion, as `inpainting.margin_mm`: what the pipeline decodes of a scan."""
 WINDOW_VOXELS = {"cpu": 128, "cuda": 256}
 """Side of our windows: the largest that fit beside the networks into 8 GB and, in bfloat16, into a large card."""
 OVERLAP = 0.25
@@ -158,6 +160,7 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
     from DiffuGTSLib.backbones.maisi import MaisiDenoiser
     from DiffuGTSLib.backbones.schedules import build_schedule
     from DiffuGTSLib.backbones.windows import decode_scan, encode_scan
+    from DiffuGTSLib.inpainting import cell_box
 
     autoencoder, unet = (network.to(device) for network in random_networks(model))
     head = _random_head(autoencoder).to(device)
@@ -185,6 +188,12 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
         with half:
             return decode_scan(noisy, autoencoder_calls, side, OVERLAP, _nobody, lesion).float()
 
+    def decode_box() -> Tensor:
+        with half:
+            return decode_scan(noisy[(..., *box)], autoencoder_calls, side, OVERLAP, _nobody, lesion[box]).float()
+
+    box = cell_box(lesion.cpu().numpy(), 1, unet.side_multiple, MARGIN_MM / autoencoder.downsampling, SPACING_MM)
+    box_window = tuple(min(side, autoencoder.downsampling * (part.stop - part.start)) for part in box)
     prompts = torch.eye(2, TEXT_DIM, device=device)[None]
     flop = _Flop(model, window, shape)
     return [
@@ -192,6 +201,7 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
         _Stage("attend", attend, lambda: 1, flop.attend),
         _Stage("denoise step", denoise, lambda: 1, flop.denoise),
         _Stage("decode", decode, autoencoder_calls.taken, flop.decode),
+        _Stage("decode box", decode_box, autoencoder_calls.taken, _Flop(model, box_window, shape).decode),
     ]
 
 

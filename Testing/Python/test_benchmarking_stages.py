@@ -41,7 +41,7 @@ def test_both_ways_put_out_the_same_and_say_what_it_cost(tmp_path: Path) -> None
         done = run("bench-stages", way, "64", tmp_path / way, "--model", "tiny", "--device", "cpu")
         assert done.exit_code == 0, done.stderr
         found[way] = {stage["stage"]: stage for stage in json.loads(done.stdout)["stages"]}
-    assert set(found["ours"]) - set(found["monai"]) == {"attend"}, "MONAI has no attention"
+    assert set(found["ours"]) - set(found["monai"]) == {"attend", "decode box"}, "MONAI has neither"
     for stage, theirs in found["monai"].items():
         ours = found["ours"][stage]
         assert (ours["windows"], theirs["windows"]) == (1, 1)
@@ -57,8 +57,9 @@ def test_operations_are_those_worked_by_hand_for_a_product() -> None:
     assert all(0 < rate < 1e5 for rate in rates.values())
 
 
+@pytest.mark.slow
 def test_the_true_size_is_counted_without_memory() -> None:
-    """3.18 and 0.299 TFLOP at 128³ are the reference's; a 64th part of the encoder's voxels is a 64th of its work."""
+    """Worked out before from the layers: 3.18, 6.79 and 0.299 TFLOP at 128³."""
     from DiffuGTSLib.cli.benchmarking_stages import _Flop
 
     flop = _Flop("maisi-ct", (128, 128, 128), (128, 128, 128))

@@ -25,7 +25,7 @@ def a_picture(seed: int) -> Tensor:
 
 
 def one_mb(value: float) -> Callable[[], tuple[Tensor, ...]]:
-    return lambda: (torch.full((MB,), value),)
+    return lambda: (torch.full((MB,), float(value)),)
 
 
 def must_not_be_asked() -> tuple[Tensor, ...]:
