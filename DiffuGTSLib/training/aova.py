@@ -132,7 +132,8 @@ class HeadRecipe:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.trainable.parameters()).device
+        device: torch.device = next(self.trainable.parameters()).device
+        return device
 
     def _features(self, number: int) -> tuple[Tensor, ...]:
         """Return the features of a validation window, encoded once as long as there is room to keep them."""

@@ -48,12 +48,12 @@ def test_the_index_says_what_the_schedule_s_denoiser_predicts(
 def test_the_index_keeps_what_else_it_names_as_long_as_that_is_there(tmp_path: Path) -> None:
     write_networks(tmp_path)
     assert index_of(tmp_path)["prediction"] == "flow", "before there is a schedule"
-    (tmp_path / "residual").mkdir()
-    more = {**index_of(tmp_path), "residual": ["a.module", "Residual"], "gone": ["a.module", "Gone"], "note": "ours"}
+    (tmp_path / "other").mkdir()
+    more = {**index_of(tmp_path), "other": ["a.module", "Other"], "gone": ["a.module", "Gone"], "note": "ours"}
     (tmp_path / "model_index.json").write_text(json.dumps(more))
     write_index(tmp_path)
     index = index_of(tmp_path)
-    assert index["residual"] == ["a.module", "Residual"] and index["note"] == "ours" and "gone" not in index
+    assert index["other"] == ["a.module", "Other"] and index["note"] == "ours" and "gone" not in index
 
 
 def test_published_networks_are_adopted_with_their_license(tmp_path: Path) -> None:
