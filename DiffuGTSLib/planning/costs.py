@@ -8,6 +8,7 @@ of all pairs is never held, and half precision follows CUDA's autocast (convolut
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from DiffuGTSLib.backbones.weights import read_json
 from DiffuGTSLib.config import BackboneConfig, Config
 from DiffuGTSLib.model_store.store import find_stored
 from DiffuGTSLib.resources import resource_path
+
+Shape = tuple[int, int, int]
 
 _META = torch.device("meta")
 _TEXT_DIM = {"minilm": 384, "clinicalbert": 768}
@@ -87,7 +90,8 @@ def sketch(config: Config) -> Sketch:
     return Sketch(autoencoder, denoiser, head, next(iter(config.backbone.class_label), "CT"))
 
 
-def look_cost(networks: Sketch, shape: Sequence[int], precision: str) -> Cost:
+@lru_cache(maxsize=64)
+def look_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     """Return the cost of encoding one window and attending to two prompts."""
     prompts = torch.empty(1, 2, networks.head.config["text_dim"], device=_META)
     image = torch.empty(1, 1, *shape, device=_META)
@@ -99,13 +103,15 @@ def look_cost(networks: Sketch, shape: Sequence[int], precision: str) -> Cost:
     return counted(look, precision, image)
 
 
-def decode_cost(networks: Sketch, shape: Sequence[int], precision: str) -> Cost:
+@lru_cache(maxsize=64)
+def decode_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     """Return the cost of decoding one window; its shape is in image voxels."""
     latent = _latent(networks, shape)
     return counted(lambda: networks.autoencoder.decode(latent), precision, latent)
 
 
-def step_cost(networks: Sketch, shape: Sequence[int], precision: str) -> Cost:
+@lru_cache(maxsize=64)
+def step_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     """Return the cost of one denoising step of a box; its shape is in image voxels."""
     latent = _latent(networks, shape)
     return counted(lambda: networks.denoiser(latent, 500.0, (1.5, 1.5, 1.5), networks.modality), precision, latent)
@@ -179,7 +185,7 @@ class _Rules(TorchFunctionMode):
             query, key, value = (named[name] for name in ("query", "key", "value"))
             if not query.is_meta:
                 return function(*arguments, **keywords)
-            pairs = query[..., 0].numel() * key.shape[-2]
+            pairs = query.shape[:-1].numel() * key.shape[-2]
             self.attention_flop += 2.0 * pairs * (query.shape[-1] + value.shape[-1])
             return query.new_empty((*query.shape[:-1], value.shape[-1]))
         if self.half:

@@ -1,0 +1,259 @@
+"""The plan: what a pass costs, what a machine has, which ways there are, and which of them fits; nothing is run for it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from phantoms import Phantom, ct_phantom, grid
+from torch.utils.flop_counter import FlopCounterMode
+
+from DiffuGTSLib.backbones.maisi import published_networks
+from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.errors import ConfigError, MemoryLimitError
+from DiffuGTSLib.pipeline import load_components, segment
+from DiffuGTSLib.planning.costs import HeldBytes, Sketch, counted, decode_cost, look_cost, sketch, step_cost
+from DiffuGTSLib.planning.ladder import ladder
+from DiffuGTSLib.planning.machine import BASE_BYTES, Machine, cpu_memory, find_machine, with_speed
+from DiffuGTSLib.planning.plan import differences, make_plan
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes.canonical import canonical_grid
+from DiffuGTSLib.volumes.volume import Geometry
+
+CHEST = Geometry.from_spacing((512, 512, 300), (0.75, 0.75, 1.0))
+
+
+@pytest.fixture(scope="module")
+def a_published_sketch() -> Sketch:
+    """MAISI's CT networks at full size, without a number."""
+    return sketch(load_config("maisi-ct"))
+
+
+@pytest.fixture(scope="module")
+def a_tiny_sketch() -> Sketch:
+    return sketch(load_config("tiny"))
+
+
+def machine(memory_gb: float, device: str = "cpu", name: str = "one of ours", tflops: float | None = 0.1) -> Machine:
+    return Machine(device, name, memory_gb * 1e9, "as asked", tflops, "as asked")
+
+
+# What a pass costs.
+
+
+def test_operations_are_those_that_were_counted_before(a_published_sketch: Sketch) -> None:
+    """10^12 operations of 128 × 128 × 128 voxels: 3.18 to encode, 6.79 to decode, 0.299 a denoising step."""
+    assert decode_cost(a_published_sketch, (128, 128, 128), "float32").flop / 1e12 == pytest.approx(6.79, rel=0.01)
+    assert step_cost(a_published_sketch, (128, 128, 128), "float32").flop / 1e12 == pytest.approx(0.299, rel=0.01)
+    image = torch.empty(1, 1, 64, 64, 64, device="meta")
+    encode = counted(lambda: a_published_sketch.autoencoder.encode(image), "float32", image)
+    assert 8 * encode.flop / 1e12 == pytest.approx(3.18, rel=0.01)
+
+
+def test_the_published_networks_weigh_what_they_should(a_published_sketch: Sketch) -> None:
+    assert a_published_sketch.weights_bytes("autoencoder", "denoiser") == 4 * (20_944_897 + 180_500_868)
+
+
+def test_fused_attention_counts_as_its_two_products() -> None:
+    query, key, value = (torch.empty(1, 2, tokens, 4, device="meta") for tokens in (10, 12, 12))
+    fused = counted(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value), "float32")
+    with FlopCounterMode(display=False) as counter:
+        (query @ key.transpose(-1, -2)) @ value
+    assert fused.flop == counter.get_total_flops() == 2 * (2 * 2 * 10 * 12 * 4)
+    assert fused.peak_bytes == 4 * 2 * 10 * 4, "no matrix of all pairs"
+
+
+def test_held_bytes_are_those_of_tensors_that_live_at_a_time() -> None:
+    first = torch.zeros(100)
+    with HeldBytes([first]) as held:
+        second = first + 1
+        second = second * 2
+        del second
+        torch.zeros(10)
+    assert held.peak == 3 * 400
+
+
+def test_what_is_planned_without_memory_is_what_a_real_pass_holds(a_tiny_sketch: Sketch) -> None:
+    real = load_components(load_config("tiny"), allow_untrained=True).autoencoder
+    image, latent = torch.rand(1, 1, 48, 32, 32), torch.rand(1, 4, 12, 8, 8)
+    planned = decode_cost(a_tiny_sketch, (48, 32, 32), "float32")
+    held = counted(lambda: real.decode(latent), "float32", latent)
+    assert planned.peak_bytes == pytest.approx(held.peak_bytes, rel=0.05)
+    assert planned.flop == held.flop
+    empty = torch.empty(1, 1, 48, 32, 32, device="meta")
+    planned = counted(lambda: a_tiny_sketch.autoencoder.encode(empty), "float32", empty)
+    held = counted(lambda: real.encode(image), "float32", image)
+    assert planned.peak_bytes == pytest.approx(held.peak_bytes, rel=0.05)
+
+
+def test_half_precision_holds_less_but_norms_stay_whole(a_tiny_sketch: Sketch) -> None:
+    whole, half = (look_cost(a_tiny_sketch, (64, 64, 64), each) for each in ("float32", "bfloat16"))
+    assert 0.5 < half.peak_bytes / whole.peak_bytes < 1 and half.flop == whole.flop
+
+
+def test_a_model_folder_is_described_without_reading_its_weights() -> None:
+    mini = sketch(load_config("mini"))
+    assert mini.head.config["text_dim"] == 384 and next(mini.head.parameters()).is_meta
+    assert next(torch.nn.Module.parameters(mini.autoencoder)).is_meta  # type: ignore[arg-type]
+    assert mini.weights_bytes("autoencoder") < 4e7
+
+
+def test_every_published_model_has_a_sketch() -> None:
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in published_networks(name)[1].parameters()) for name in ("maisi-mr", "maisi-ct")]
+    assert sizes[0] == sizes[1]
+
+
+# What a machine has.
+
+
+def test_a_card_in_the_table_is_taken_at_a_share_of_its_peak(a_tiny_sketch: Sketch) -> None:
+    card = with_speed(machine(24, "cuda", "NVIDIA GeForce RTX 4090", None), a_tiny_sketch, load_config("tiny"), None)
+    assert card.tflops == pytest.approx(33) and "20% of the data sheet's 165" in card.tflops_source
+    assert card.speed("float32") == pytest.approx(33e12 / 4)
+
+
+def test_an_unknown_card_has_to_be_told_of(a_tiny_sketch: Sketch) -> None:
+    config = load_config("tiny")
+    with pytest.raises(ConfigError, match="How fast 'Voodoo' is") as caught:
+        with_speed(machine(8, "cuda", "Voodoo", None), a_tiny_sketch, config, None)
+    assert "--tflops" in caught.value.hint
+    assert with_speed(machine(8, "cuda", "Voodoo", None), a_tiny_sketch, config, 12.0).tflops == 12.0
+    with pytest.raises(ConfigError, match="--tflops: expected a number above 0"):
+        with_speed(machine(8), a_tiny_sketch, config, -1.0)
+
+
+def test_a_processor_is_measured(a_tiny_sketch: Sketch) -> None:
+    measured = with_speed(machine(8, tflops=None), a_tiny_sketch, load_config("tiny"), None)
+    assert measured.tflops is not None and 1e-6 < measured.tflops < 100
+    assert "measured" in measured.tflops_source
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_here_needs_its_memory_said() -> None:
+    with pytest.raises(ConfigError, match="no CUDA GPU here") as caught:
+        find_machine(load_config("tiny", overrides=["runtime.device=cuda"]).runtime)
+    assert "--memory" in caught.value.hint
+    asked = find_machine(load_config("tiny", overrides=["runtime.device=cuda", "runtime.memory_gb=8"]).runtime)
+    assert (asked.device, asked.memory_bytes, asked.memory_source) == ("cuda", 8e9, "as asked")
+
+
+def test_a_processor_has_what_is_free() -> None:
+    bytes_, source = cpu_memory()
+    assert bytes_ > 1e8 and source
+    assert find_machine(load_config("tiny", overrides=["runtime.device=cpu"]).runtime).device == "cpu"
+
+
+# Which ways there are.
+
+
+def test_on_a_processor_windows_shrink_and_nothing_else() -> None:
+    rungs = ladder(CHEST, load_config("mini", overrides=["backbone.window_voxels=128"]), "cpu")
+    assert [rung.name for rung in rungs] == ["as asked", "windows of 96 voxels", "windows of 64 voxels"]
+    assert differences(rungs[0].config, rungs[2].config) == {"backbone.window_voxels": 64}
+    assert len(ladder(CHEST, load_config("mini"), "cpu")) == 1, "no head was trained on less than 64"
+
+
+def test_on_a_card_what_changes_no_result_comes_first_and_the_grid_last() -> None:
+    config = load_config("maisi-ct")
+    rungs = ladder(CHEST, config, "cuda")
+    assert [rung.name for rung in rungs] == [
+        "as asked",
+        "networks that are not in use wait in main memory",
+        "half precision (bfloat16)",
+        "windows of 96 voxels",
+        "windows of 64 voxels",
+        "a grid of 256 × 256 × 128 voxels (1.50 × 1.50 × 2.34 mm)",
+    ]
+    assert [rung.name for rung in ladder(CHEST, config, "cuda", grid_fixed=True)] == [r.name for r in rungs[:-1]]
+
+
+def test_a_coarser_grid_keeps_the_whole_field_of_view_and_its_rules() -> None:
+    config = load_config("maisi-ct", overrides=["canonical.spacing_mm=0.75"])
+    shapes = []
+    for rung in ladder(CHEST, config, "cpu"):
+        there, _ = canonical_grid(CHEST, rung.config.canonical)
+        assert there.extent_mm == pytest.approx(CHEST.extent_mm)
+        assert there.shape[0] == there.shape[1] >= 256 and all(side % 128 == 0 for side in there.shape)
+        shapes.append(there.shape)
+    sizes = [int(np.prod(shape)) for shape in dict.fromkeys(shapes)]
+    assert shapes[0] == (512, 512, 384) and shapes[-1] == (256, 256, 128)
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) >= 4
+
+
+# Which of them fits.
+
+
+def test_what_fits_is_run_as_asked(a_tiny_sketch: Sketch) -> None:
+    plan = make_plan(CHEST, load_config("tiny"), machine(64), networks=a_tiny_sketch)
+    assert plan.rung == 0 and plan.config == plan.asked
+    assert [stage.stage for stage in plan.stages] == ["read", "aova", "repaint", "residual", "write back"]
+    assert plan.seconds is not None and plan.seconds > 0
+    told = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
+    assert told["rung_name"] == "as asked" and told["differs_from_asked"] == {} and told["grid"] == [96, 96, 80]
+
+
+def test_less_memory_leads_down_the_ladder_until_nothing_fits(a_published_sketch: Sketch) -> None:
+    config = load_config("maisi-ct", overrides=["runtime.device=cuda"])
+    plans = {
+        memory: make_plan(CHEST, config, machine(memory, "cuda", tflops=30), networks=a_published_sketch)
+        for memory in (8.0, 6.0, 4.0)
+    }
+    assert all(plan.peak_bytes <= memory * 1e9 for memory, plan in plans.items())
+    assert plans[8.0].rung == 0, "cards of 8 GB run the published networks"
+    assert plans[4.0].rung > plans[6.0].rung > 0
+    assert plans[4.0].to_dict()["differs_from_asked"]["runtime.offload"] is True
+    assert plans[4.0].host_bytes > 3e9
+    with pytest.raises(MemoryLimitError, match=r"needs \d\.\d GB at the least .* 1\.0 GB may be used") as caught:
+        make_plan(CHEST, config, machine(1.0, "cuda", tflops=30), networks=a_published_sketch)
+    assert "--memory" in caught.value.hint and caught.value.code == "oom"
+
+
+def test_every_rung_needs_no_more_than_the_one_above(a_published_sketch: Sketch) -> None:
+    config = load_config("maisi-ct")
+    first = make_plan(CHEST, config, machine(64, "cuda"), networks=a_published_sketch)
+    peaks = [
+        make_plan(CHEST, config, machine(64, "cuda"), networks=a_published_sketch, first=rung, trust=True).peak_bytes
+        for rung in range(len(first.ladder))
+    ]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_a_scan_beyond_what_the_denoiser_saw_is_said_to_be() -> None:
+    config = load_config("maisi-ct")
+    networks = sketch(config)
+    narrow = Geometry.from_spacing((200, 150, 20), (1.0, 1.0, 2.0))
+    notes = " ".join(make_plan(narrow, config, machine(64), networks=networks).notes)
+    assert "150 mm wide" in notes and "0.5 to 5 mm along the body" in notes
+    assert make_plan(CHEST, config, machine(64), networks=networks).notes == ()
+
+
+def test_the_plan_counts_the_windows_that_the_road_visits(a_tiny_sketch: Sketch, a_ct_phantom: Phantom) -> None:
+    config = load_config("tiny", overrides=["canonical.spacing_mm=2.5"])
+    plan = make_plan(a_ct_phantom.scan.geometry, config, machine(64), networks=a_tiny_sketch)
+    told: list[float] = []
+    segment(
+        a_ct_phantom.scan, organ_prompts("liver", "CT"), load_components(config, allow_untrained=True), config,
+        stages=["aova"], on_progress=lambda stage, share: told.append(share) if stage == "aova" else None,
+    )  # fmt: skip
+    assert plan.stages[1].windows == len(set(told) - {0.0}) > 1
+
+
+def test_the_road_holds_no_more_than_planned(a_tiny_sketch: Sketch) -> None:
+    """Of torch's tensors: base and numpy's share are left out on both sides."""
+    phantom = ct_phantom(grid((64, 64, 64), (2.0, 2.0, 2.0)))
+    config: Config = load_config("tiny", overrides=["canonical.spacing_mm=2.0", "backbone.window_voxels=64"])
+    components = load_components(config, allow_untrained=True)
+    plan = make_plan(phantom.scan.geometry, config, machine(64), networks=a_tiny_sketch)
+    with HeldBytes() as held:
+        segment(phantom.scan, organ_prompts("liver", "CT"), components, config, coarse_mask=phantom.lesion)
+    numpy_bytes = {"read": 20, "aova": 12, "repaint": 45, "residual": 24, "write back": 34}
+    voxels = int(np.prod(phantom.scan.geometry.shape))
+    planned = max(s.peak_bytes - BASE_BYTES["cpu"] - numpy_bytes[s.stage] * voxels for s in plan.stages)
+    assert 0.4 * planned < held.peak <= planned, (held.peak, planned)
+
+
+def test_a_plan_without_a_speed_has_no_times(a_tiny_sketch: Sketch) -> None:
+    plan = make_plan(CHEST, load_config("tiny"), machine(64, tflops=None), networks=a_tiny_sketch)
+    assert plan.seconds is None and dataclasses.asdict(plan.stages[1])["seconds"] is None
