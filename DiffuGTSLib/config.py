@@ -139,6 +139,9 @@ class MasksConfig:
     """Abnormal share of the attention above which a voxel is a candidate (equal to argmax over two prompts)."""
     rule: str = "fixed"
     """"fixed", or "otsu": Otsu's threshold on the map where calibration drifts on unseen tumors."""
+    peak: float = 0.0
+    """Drop connected candidates whose highest attention stays below this: hysteresis, so that a low threshold draws the
+    outline and a high one decides. Ours, not the paper's; 0 keeps all."""
     gate: float = 0.5
     """Judge the scan normal, and stop, when its anomaly score is below this. 0: never."""
     minimum_ml: float = 0.05
@@ -149,6 +152,7 @@ class MasksConfig:
     def __post_init__(self) -> None:
         _require(0 < self.threshold < 1, "masks.threshold", "between 0 and 1", self.threshold)
         _require(self.rule in ("fixed", "otsu"), "masks.rule", "'fixed' or 'otsu'", self.rule)
+        _require(0 <= self.peak < 1, "masks.peak", "0, or below 1", self.peak)
         _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
         _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)
         _require(0 <= self.dilation_mm <= 50, "masks.dilation_mm", "0 to 50 mm", self.dilation_mm)

@@ -23,12 +23,24 @@ def coarse_mask(
         abnormal: The abnormal prompt's share of attention, 0 to 1.
         allowed: Where an anomaly may be: inside the scan, the organ and the region of interest.
         spacing_mm: Of the grid.
-        config: Threshold, rule and smallest volume.
+        config: Threshold, rule, least peak and smallest volume.
     """
     threshold = config.threshold
     if config.rule == "otsu" and allowed.any():
         threshold = max(otsu(abnormal[allowed]), config.threshold / 2)
-    return drop_small((abnormal > threshold) & allowed, spacing_mm, config.minimum_ml)
+    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, config.peak)
+    return drop_small(candidates, spacing_mm, config.minimum_ml)
+
+
+def drop_faint(
+    mask: Bool[np.ndarray, "X Y Z"], values: Float[np.ndarray, "X Y Z"], peak: float
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Remove connected parts (26 neighbors) in which no value reaches a peak."""
+    if peak <= 0:
+        return mask
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    bright = np.unique(labels[mask & (values >= peak)])
+    return np.asarray(np.isin(labels, bright[bright > 0]))
 
 
 def fine_mask(

@@ -260,8 +260,18 @@ def _stop_reason(seen: AovaMaps, candidate: np.ndarray, config: Config) -> str:
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
-        return f"nothing above the threshold: the highest abnormal attention is {float(seen.abnormal.max()):.2f}"
+        return f"{_nothing(seen, config)}: the highest abnormal attention is {float(seen.abnormal.max()):.2f}"
     return ""
+
+
+def _nothing(seen: AovaMaps, config: Config) -> str:
+    """Say which rule left no candidate."""
+    highest = float(seen.abnormal.max())
+    if highest <= config.masks.threshold:
+        return "nothing above the threshold"
+    if highest < config.masks.peak:
+        return f"no candidate reaches masks.peak ({config.masks.peak:.2f})"
+    return "every candidate is outside the region, or smaller than masks.minimum_ml"
 
 
 def _repaint(

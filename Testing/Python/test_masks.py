@@ -1,5 +1,7 @@
 """From maps to masks, with numbers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,18 @@ def test_the_smallest_volume_holds_after_the_organ_has_cut() -> None:
     allowed = everywhere(abnormal)
     allowed[4:] = False
     assert not coarse_mask(abnormal, allowed, MM, MasksConfig(minimum_ml=0.004)).any()
+
+
+def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
+    """Hysteresis: 0.3 draws the outline, 0.8 decides; a faint part is dropped, a bright one keeps its faint border."""
+    abnormal = a_map((0.5, 6), (0.4, 5))
+    abnormal[3, 1, 1] = 0.85
+    masks = MasksConfig(threshold=0.3, peak=0.8, minimum_ml=0.0)
+    assert coarse_mask(abnormal, everywhere(abnormal), MM, masks).sum() == 6
+    nowhere = everywhere(abnormal)
+    nowhere[3, 1, 1] = False
+    assert not coarse_mask(abnormal, nowhere, MM, masks).any(), "a peak outside of the region does not count"
+    assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
 
 
 def test_otsus_rule_finds_what_a_fixed_threshold_misses() -> None:

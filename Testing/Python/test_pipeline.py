@@ -237,6 +237,23 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
     assert not result.mask.array.any() and result.pseudo_healthy is None
 
 
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("masks.peak=0.8", "no candidate reaches masks.peak (0.80)"),
+        ("masks.minimum_ml=1e6", "every candidate is outside the region, or smaller than masks.minimum_ml"),
+    ],
+)
+def test_why_no_candidate_is_left_is_said(
+    some_components: Components, a_result: Segmentation, override: str, reason: str
+) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
+    result = segment(phantom.scan, LIVER, some_components, tiny(override), cache=cache)
+    assert result.outcome == f"{reason}: the highest abnormal attention is 0.70"
+    assert not result.coarse_mask.array.any()
+
+
 def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:
     phantom = ct_phantom()
     half = np.zeros(phantom.scan.array.shape, dtype=np.uint8)
