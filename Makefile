@@ -11,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types bench screenshots evaluate wheel clean
+.PHONY: help install demo test lint types bench bench-full screenshots evaluate ablate wheel clean
 
 PYTHON ?=
 TORCH_INDEX ?=
@@ -30,7 +30,7 @@ BROWSER := $(VENV)/.browser
 APT := libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri libxkbcommon0 libglib2.0-0 libfreetype6 libfontconfig1 libdbus-1-3
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 	@sed -n '/^#   /s/^#//p' $(firstword $(MAKEFILE_LIST))
 
 install: $(INSTALLED) ## make the environment in .venv, with everything in it
@@ -54,12 +54,19 @@ types: $(INSTALLED) ## check the types of the library
 bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
 	$(BIN)/diffugts bench -o bench.json $(if $(BENCH_SCAN),--scan "$(BENCH_SCAN)")
 
+bench-full: $(INSTALLED) ## time the published networks, with random weights, against MONAI's own way; minutes and GBs
+	$(BIN)/diffugts bench --full -o bench-full.json
+
 screenshots: $(SLICER_PARTS) ## draw the pictures of the panel and the views into Resources/Screenshots
 	$(BIN)/python Testing/Slicer/screenshots.py
 
 evaluate: $(INSTALLED) ## judge the bundled model on the scans that it was not trained on; needs DATA=folder
 	@if [ -z "$(DATA)" ]; then echo "Name the folder of the scans: make evaluate DATA=folder" >&2; exit 2; fi
 	$(BIN)/diffugts evaluate --protocol mini --data "$(DATA)" -o evaluation
+
+ablate: $(INSTALLED) ## take the bundled model apart on scans it was not trained on; needs DATA=folder
+	@if [ -z "$(DATA)" ]; then echo "Name the folder of the scans: make ablate DATA=folder" >&2; exit 2; fi
+	$(BIN)/diffugts ablate --protocol mini --data "$(DATA)" -o ablation
 
 # The wheel is installed alone into an empty folder and asked for a resource there, where no clone can help it.
 wheel: $(INSTALLED) ## build dist/*.whl and check that it carries its resources
@@ -70,7 +77,7 @@ wheel: $(INSTALLED) ## build dist/*.whl and check that it carries its resources
 	rm -rf build
 
 clean: ## remove what these targets made, the environment too
-	rm -rf $(VENV) build dist demo evaluation bench.json .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo evaluation ablation bench.json bench-full.json .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 define WHEEL_CHECK
 import pathlib
