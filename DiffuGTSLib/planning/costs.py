@@ -140,7 +140,7 @@ class HeldBytes(TorchDispatchMode):
     """
 
     def __init__(self, held: Sequence[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0
         self._sizes: dict[int, int] = {}
         for tensor in held:

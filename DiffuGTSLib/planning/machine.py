@@ -11,16 +11,17 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 
-from DiffuGTSLib.backbones.weights import freeze
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
+
+Part = TypeVar("Part")
 
 GB = 1e9
 
@@ -145,10 +146,10 @@ def _measured(networks: Sketch, config: Config) -> float:
     while side > 32 and look_cost(networks, (side, side, side), "float32").flop > _PROBE_FLOP:
         side //= 2
     cost = look_cost(networks, (side, side, side), "float32")
-    autoencoder, head = (freeze(_filled(part)) for part in (networks.autoencoder, networks.head))
+    autoencoder, head = _filled(networks.autoencoder), _filled(networks.head)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, 1, side, side, side), generator=generator)
-    prompts = torch.rand((1, 2, head.config["text_dim"]), generator=generator)
+    prompts = torch.rand((1, 2, int(head.config["text_dim"])), generator=generator)
     seconds = math.inf
     for _ in range(2):
         begin = time.perf_counter()
@@ -158,10 +159,11 @@ def _measured(networks: Sketch, config: Config) -> float:
     return cost.flop / seconds / 1e12
 
 
-def _filled(part: object) -> torch.nn.Module:
+def _filled(part: Part) -> Part:
     """Return a network of the same build with memory and small numbers in it."""
-    filled = copy.deepcopy(cast(torch.nn.Module, part)).to_empty(device="cpu")
-    for tensor in filled.state_dict().values():
+    filled = copy.deepcopy(part)
+    module = cast(torch.nn.Module, filled).to_empty(device="cpu")
+    for tensor in module.state_dict().values():
         tensor.fill_(0.01)
     return filled
 

@@ -300,7 +300,8 @@ def _require_suffix(path: Path, known: tuple[str, ...]) -> str:
     return suffix
 
 
-def _geometry(image: sitk.Image | sitk.ImageFileReader, path: Path) -> Geometry:
+def _geometry(image: Any, path: Path) -> Geometry:
+    """Return the grid of an image, or of a reader that knows its header."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from phantoms import Phantom, grid, orientations, reoriented
+from phantoms import Phantom, grid, orientations, reoriented, write_dicom
 
 from DiffuGTSLib.errors import GeometryError, InputError, StorageError
-from DiffuGTSLib.volumes.io import read_mask, read_volume, write_segmentation, write_volume
+from DiffuGTSLib.volumes.io import read_geometry, read_mask, read_volume, write_segmentation, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -352,3 +352,26 @@ def test_reading_says_nothing_on_the_console(
     with pytest.raises(InputError):
         read_volume(tmp_path)  # a folder without DICOM, of which ITK would warn
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ""], ids=[*SUFFIXES, "dicom"])
+def test_the_grid_is_read_without_the_voxels(tmp_path: Path, a_small_scan: Volume, suffix: str) -> None:
+    path = tmp_path / f"scan{suffix}"
+    if suffix:
+        write_volume(a_small_scan, path)
+    else:
+        write_dicom(Volume(a_small_scan.array, a_small_scan.geometry, "CT"), path)
+    expected = read_volume(path).geometry
+    if suffix:
+        path.write_bytes(path.read_bytes()[:-8])
+    given = read_geometry(path)
+    assert given.shape == expected.shape
+    np.testing.assert_allclose(given.ijk_to_ras, expected.ijk_to_ras, atol=1e-4)
+
+
+def test_a_grid_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_geometry(tmp_path / "none.nii.gz")
+    (tmp_path / "words.nrrd").write_text("words")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_geometry(tmp_path / "words.nrrd")

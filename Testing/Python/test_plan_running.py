@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from phantoms import Phantom
 
 from DiffuGTSLib.config import load_config
@@ -94,3 +95,29 @@ def test_memory_that_runs_out_leads_one_rung_down_and_is_said_each_time() -> Non
     assert aloud[0].endswith("went on with windows of 128 voxels.")
     window, steps, planned = (int(word) for word in lines[-1].removeprefix("used:").split())
     assert window == planned < 160 and steps == len(aloud)
+
+
+def test_on_a_processor_nothing_has_to_wait_elsewhere(a_ct_phantom: Phantom) -> None:
+    config = load_config("tiny", overrides=["runtime.device=cpu", "runtime.offload=true"])
+    components = load_components(config, allow_untrained=True)
+    plan = make_plan(a_ct_phantom.scan.geometry, config, PLENTY)
+    result = segment_by_plan(a_ct_phantom.scan, LIVER, components, plan, coarse_mask=a_ct_phantom.lesion)
+    assert result.residual is not None and result.config.runtime.offload
+
+
+@pytest.mark.gpu
+def test_on_a_card_only_the_networks_in_use_are_there(a_ct_phantom: Phantom) -> None:
+    config = load_config("tiny", overrides=["runtime.device=cuda", "runtime.offload=true"])
+    components = load_components(config, allow_untrained=True)
+    plan = make_plan(a_ct_phantom.scan.geometry, config)
+    seen: dict[str, set[tuple[str, str]]] = {}
+
+    def look(stage: str, share: float) -> None:
+        parts = (components.autoencoder, components.denoiser)
+        here = tuple(next(part.parameters()).device.type for part in parts if isinstance(part, torch.nn.Module))
+        seen.setdefault(stage, set()).add((here[0], here[1]))
+
+    segment_by_plan(a_ct_phantom.scan, LIVER, components, plan, coarse_mask=a_ct_phantom.lesion, on_progress=look)
+    assert (
+        ("cuda", "cpu") in seen["aova"] and ("cpu", "cuda") in seen["repaint"] and ("cuda", "cpu") in seen["residual"]
+    )
