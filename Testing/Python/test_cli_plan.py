@@ -50,14 +50,16 @@ def test_too_little_memory_is_refused_before_anything_is_loaded(a_scan: Path, tm
 
 
 def test_a_smaller_plan_is_said_and_recorded(a_scan: Path, tmp_path: Path) -> None:
-    wide = ["--set", "canonical.spacing_mm=1.0", "--set", "backbone.window_voxels=128", "--set", "masks.gate=1.0"]
-    arguments = ["segment", str(a_scan), "-o", str(tmp_path / "out"), "--organ", "liver", *TINY, "--allow-untrained"]
-    done = CliRunner().invoke(app, [*arguments, *wide, "--memory", "1.3GB"])
+    wide = ["--set", "canonical.spacing_mm=1.25", "--set", "backbone.window_voxels=96", *TINY]
+    asked = CliRunner().invoke(app, ["plan", str(a_scan), *wide, "--memory", "64GB", "--tflops", "1", "--json"])
+    less = f"{json.loads(asked.stdout)['peak_bytes'] / 1e6 - 10:.0f}MB"
+    arguments = ["segment", str(a_scan), "-o", str(tmp_path / "out"), "--organ", "liver", "--allow-untrained"]
+    done = CliRunner().invoke(app, [*arguments, *wide, "--stages", "aova", "--memory", less])
     assert done.exit_code == 0, done.output
     record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
-    used = record["config"]["backbone"]["window_voxels"]
-    assert used < 128 and record["plan"]["differs_from_asked"] == {"backbone.window_voxels": used}
-    assert record["stepped_down"] == [] and "Planned for 1.3 GB (as asked): windows of 96 voxels" in done.stderr
+    assert record["config"]["backbone"]["window_voxels"] == 64
+    assert record["plan"]["differs_from_asked"] == {"backbone.window_voxels": 64} and record["stepped_down"] == []
+    assert "(as asked): windows of 64 voxels." in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
