@@ -19,7 +19,7 @@ from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask, dilate_mm
-from DiffuGTSLib.residual import Evidence
+from DiffuGTSLib.residual import LEARNED_FOLDERS, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -206,7 +206,9 @@ _BESIDE = ("coarse", "before", "after", "truth")
 
 def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
     """Return a word that changes with all that a kept window is made of, but for the scans."""
-    made_of = [components.weights, config.to_dict(), repr(candidates), seed]
+    learned = tuple(f"{folder}/" for folder in LEARNED_FOLDERS.values())  # twins are made without it
+    frozen = {name: digest for name, digest in components.weights.items() if not name.startswith(learned)}
+    made_of = [frozen, config.to_dict(), repr(candidates), seed]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

@@ -139,12 +139,12 @@ def test_the_network_learns_which_change_is_a_tumor() -> None:
     recipe = ResidualRecipe(ResidualProjection(2, 4), [window], [window], batch=1)
     optimizer = torch.optim.Adam(recipe.trainable.parameters(), lr=0.05)
     rng = np.random.default_rng(0)
-    first = float(recipe.losses(rng)["total"])
+    first = recipe.losses(rng)["total"].item()
     for _ in range(60):
         optimizer.zero_grad()
         recipe.losses(rng)["total"].backward()
         optimizer.step()
-    assert float(recipe.losses(rng)["total"]) < first / 2
+    assert recipe.losses(rng)["total"].item() < first / 2
     assert recipe.validate()["dice"] > 0.9
 
 
@@ -160,7 +160,7 @@ def test_losses_look_at_the_candidate_only() -> None:
         ResidualRecipe(network, [window_of(candidate, truth, residual)], [], batch=1).losses(np.random.default_rng(0))
         for truth in (inside, both)
     ]
-    assert float(losses[0]["total"]) == pytest.approx(float(losses[1]["total"]))
+    assert losses[0]["total"].item() == pytest.approx(losses[1]["total"].item())
 
 
 def test_the_best_possible_is_what_the_candidate_covers() -> None:
