@@ -63,13 +63,13 @@ def _mean(name: str, rows: Sequence[Row]) -> str:
 
 def _intervals(rows: Sequence[Row]) -> list[str]:
     """Say the mean Dice of the refined masks with its interval: of all scans, and of organs with several patients."""
-    groups = {"all scans with a tumor": list(rows)}
+    groups = {"scans with a tumor": list(rows)}
     for organ in _organs(rows):
         groups[f"{organ} scans"] = [row for row in rows if row["organ"] == organ]
     said = []
     for name, own in groups.items():
         patients = [str(row["patient"]) for row in own]
-        if len(set(patients)) > 1 and (name == "all scans with a tumor" or len(own) < len(rows)):
+        if len(set(patients)) > 1 and (name == "scans with a tumor" or len(own) < len(rows)):
             estimate = bootstrap_mean([float(row["dice_refined"]) for row in own], patients)
             said.append(f"- Mean Dice of the {len(own)} {name}, {len(set(patients))} patients: {_told(estimate)}.")
     return said or ["- One patient: there is no interval."]
