@@ -236,7 +236,7 @@ class AovaHead(ModelMixin, ConfigMixin):
         sentences = with_difference(prompts)
         logits = []
         for level, feature in enumerate(adapted):
-            weight = self.to_queries[level].weight.flatten(1)
+            weight = self.to_queries[level].get_parameter("weight").flatten(1)
             key = self.to_keys[level](self.reducers[level](sentences.to(feature.dtype)))
             asked = torch.einsum("bnq,qc->bnc", key, weight) / weight.shape[0] ** 0.5
             logits.append(torch.einsum("bcxyz,bnc->bnxyz", feature, asked))

@@ -8,6 +8,7 @@ and attention is not fused, since MONAI refuses or breaks on both. Nothing of th
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor, nn
 
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
+
+Network = TypeVar("Network", bound=nn.Module)
 
 NUM_SPLITS = 4
 """Of every convolution of the autoencoder, as the rectified-flow configuration has it."""
@@ -99,7 +102,8 @@ def _plain_unet(ours: MaisiUNet, half: bool) -> DiffusionModelUNetMaisi:
     )  # fmt: skip
 
 
-def _same_weights(plain: nn.Module, ours: nn.Module, device: torch.device) -> nn.Module:
+def _same_weights(plain: Network, ours: nn.Module, device: torch.device) -> Network:
     """Give a network another's weights, every key, and make it ready."""
     plain.load_state_dict(ours.state_dict(), strict=True)
-    return plain.to(device).eval().requires_grad_(False)
+    plain.to(device).eval().requires_grad_(False)
+    return plain

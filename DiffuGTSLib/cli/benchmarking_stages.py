@@ -177,12 +177,14 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
 
     def attend() -> Tensor:
         with half:
-            return head(autoencoder_calls.features, prompts).maps[:, 1:].float()
+            maps: Tensor = head(autoencoder_calls.features, prompts).maps
+            return maps.float()
 
     def denoise() -> Tensor:
         with half:
             said = denoiser(noisy, TIMESTEP, SPACING_MM, "CT")
-            return (said.clean - said.noise).float()
+            velocity: Tensor = said.clean - said.noise
+            return velocity.float()
 
     def decode() -> Tensor:
         with half:
