@@ -156,9 +156,7 @@ def segment(
     _check(volume, stages, region, coarse_mask)
     clock = Clock(on_progress)
     show = on_artifact or (lambda kind, made: None)
-    reason = "as asked"
-    if modality is None:
-        modality, reason = guess_modality(volume)
+    modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
     _require_known(modality, config)
     generator = torch.Generator().manual_seed(config.runtime.seed)
     half = config.runtime.precision == "bfloat16"

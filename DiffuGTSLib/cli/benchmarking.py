@@ -16,6 +16,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from DiffuGTSLib.cli.benchmarking_stages import peak_memory_mb
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
@@ -150,16 +151,6 @@ def bench_case(
         "peak_mb": peak_memory_mb(),
     }
     typer.echo(json.dumps(case))
-
-
-def peak_memory_mb() -> float | None:
-    """Return the most memory that this process has held so far, in MB (2^20); None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _scans_to_time(sample: bool, own: list[Path]) -> list[Path]:

@@ -415,11 +415,19 @@ def _peak_mb(device: Any) -> float | None:
     """Return the most that was in use, MB (2^20); outside Linux since the process began, on Windows None."""
     import torch
 
-    from DiffuGTSLib.cli.benchmarking import peak_memory_mb
-
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return _linux_memory_mb("VmHWM") if sys.platform == "linux" else peak_memory_mb()
+
+
+def peak_memory_mb() -> float | None:
+    """Return the most memory that this process has held so far, in MB (2^20); None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def _linux_memory_mb(name: str) -> float | None:
