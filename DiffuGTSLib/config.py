@@ -65,7 +65,8 @@ class CanonicalConfig:
             self.fit_multiple,
         )
         _require(
-            self.fit_minimum_xy >= 0 and (not self.fit_minimum_xy or self.fit_minimum_xy % (self.fit_multiple or 1) == 0),
+            self.fit_minimum_xy >= 0
+            and (not self.fit_minimum_xy or self.fit_minimum_xy % (self.fit_multiple or 1) == 0),
             "canonical.fit_minimum_xy",
             "0 or a multiple of fit_multiple",
             self.fit_minimum_xy,
