@@ -55,7 +55,7 @@ bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
 	$(BIN)/diffugts bench -o bench.json $(if $(BENCH_SCAN),--scan "$(BENCH_SCAN)")
 
 bench-full: $(INSTALLED) ## time the published networks, with random weights, against MONAI's own way; minutes and GBs
-	$(BIN)/diffugts bench --full -o bench-full.json
+	$(BIN)/diffugts bench --full -o bench_full.json
 
 screenshots: $(SLICER_PARTS) ## draw the pictures of the panel and the views into Resources/Screenshots
 	$(BIN)/python Testing/Slicer/screenshots.py
@@ -77,7 +77,7 @@ wheel: $(INSTALLED) ## build dist/*.whl and check that it carries its resources
 	rm -rf build
 
 clean: ## remove what these targets made, the environment too
-	rm -rf $(VENV) build dist demo evaluation ablation bench.json bench-full.json .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo evaluation ablation bench.json bench_full.json bench_full.md .coverage *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 define WHEEL_CHECK
 import pathlib

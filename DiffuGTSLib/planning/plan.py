@@ -162,7 +162,7 @@ def make_plan(
         plans.append(plan)
     smallest = min(plans, key=lambda plan: plan.peak_bytes)
     raise MemoryLimitError(
-        f"The scan needs {smallest.peak_bytes / GB:.1f} GB at the least ({smallest.ladder[smallest.rung]}); "
+        f"The scan needs {smallest.peak_bytes / GB:.1f} GB of memory at the least ({smallest.ladder[smallest.rung]}); "
         f"{machine.memory_bytes / GB:.1f} GB may be used ({machine.memory_source}).",
         hint="cut the scan to the region of interest, choose a smaller preset such as mini, or give it more: --memory.",
     )
