@@ -12,7 +12,7 @@ from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseS
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
-from DiffuGTSLib.residual import LEARNED, LEARNED_FOLDERS, ResidualProjection
+from DiffuGTSLib.residual import RESIDUAL_FOLDER, ResidualProjection
 from DiffuGTSLib.text.encoder import build_encoder
 
 
@@ -79,8 +79,8 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
         head = _untrained_head(backbone.autoencoder, text_encoder)
     _require_fitting(head, backbone.autoencoder, text_encoder, config)
     residual = None
-    if config.residual.feature in LEARNED:
-        residual = _residual_of(config.residual.feature, backbone, text_encoder)
+    if config.residual.feature == "projection":
+        residual = _projection_of(backbone, text_encoder)
     for part in (backbone.autoencoder, backbone.denoiser, head, residual):
         if isinstance(part, torch.nn.Module) and not config.runtime.offload:
             part.to(device)
@@ -102,27 +102,28 @@ def _head_of(folder: Path) -> AovaHead:
     return head
 
 
-def _residual_of(feature: str, backbone: Backbone, text_encoder: TextEncoder) -> ResidualProjection:
-    """Return a model folder's trained residual of the kind that was asked for; seeded beside untrained networks."""
+def _projection_of(backbone: Backbone, text_encoder: TextEncoder) -> ResidualProjection:
+    """Return a model folder's trained projection; a seeded one beside untrained networks."""
     latent_channels, text_dim = backbone.autoencoder.latent_channels, text_encoder.dim
     if backbone.folder is None:
-        return _seeded(lambda: LEARNED[feature](latent_channels, text_dim))
-    folder = backbone.folder / LEARNED_FOLDERS[feature]
+        untrained: ResidualProjection = _seeded(lambda: ResidualProjection(latent_channels, text_dim))
+        return untrained
+    folder = backbone.folder / RESIDUAL_FOLDER
     if not folder.is_dir():
         raise WeightsError(
-            f"{backbone.folder} holds no trained residual '{feature}'.",
+            f"{backbone.folder} holds no trained projection of the latent residual.",
             hint="train one with diffugts train residual, or use --set residual.feature=attention.",
             code="residual_missing",
         )
-    network: ResidualProjection = load_module(LEARNED[feature], folder)
-    given = (network.config["latent_channels"], network.config["text_dim"])
+    projection: ResidualProjection = load_module(ResidualProjection, folder)
+    given = (projection.config["latent_channels"], projection.config["text_dim"])
     if given != (latent_channels, text_dim):
         raise WeightsError(
-            f"The residual '{feature}' was trained on latents of {given[0]} channels and sentences of {given[1]} numbers; "
+            f"The projection was trained on latents of {given[0]} channels and sentences of {given[1]} numbers; "
             f"these networks give {latent_channels} and {text_dim}.",
             hint="the model folder mixes parts of two models.",
         )
-    return network
+    return projection
 
 
 def find_device(config: RuntimeConfig) -> torch.device:
@@ -169,7 +170,8 @@ def _require_fitting(head: AovaHead, autoencoder: LatentAutoencoder, text_encode
 
 
 def _untrained_head(autoencoder: LatentAutoencoder, text_encoder: TextEncoder) -> AovaHead:
-    return _seeded(lambda: AovaHead(autoencoder.feature_channels, text_encoder.dim))
+    head: AovaHead = _seeded(lambda: AovaHead(autoencoder.feature_channels, text_encoder.dim))
+    return head
 
 
 def _seeded(build: Callable[[], Module]) -> Module:

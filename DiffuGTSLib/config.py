@@ -29,7 +29,7 @@ def _either(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-FEATURE_RESIDUALS = ("attention", "projection", "refiner")
+FEATURE_RESIDUALS = ("attention", "projection")
 """Names of `residual.feature`."""
 
 
@@ -187,8 +187,8 @@ class ResidualConfig:
     """What the repainting changed, and the refined mask from it."""
 
     feature: str = "attention"
-    """"attention" (the drop in abnormal attention, nothing to train), "projection" (the paper's form as we know it: a
-    trained projection of the latent residual), or "refiner" (ours: a small network that sees both twins)."""
+    """"attention" (the drop in abnormal attention, nothing to train) or "projection" (the paper's form as we know it: a
+    trained projection of the latent residual, of which the model folder needs one: diffugts train residual)."""
     beta_pixel: float = 0.5
     """Weight of the pixel residual (β1)."""
     beta_feature: float = 0.5

@@ -23,7 +23,7 @@ from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
 from DiffuGTSLib.inpainting import cell_box as _cell_box
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.masks import dilate_mm, drop_small, fine_threshold
-from DiffuGTSLib.residual import Evidence, ResidualMaps, learned_residuals, residuals
+from DiffuGTSLib.residual import Evidence, ResidualMaps, projected_residuals, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
@@ -187,7 +187,7 @@ def segment(
             show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
-                    maps = _compare(scan, twins, seen, repainted, embeddings, components, config, memory, clock.report)
+                    maps = _compare(twins, seen, repainted, embeddings, components, config, memory, clock.report)
         with clock.stage("write back"):
             if maps is not None:
                 outlined, soft = _refined(scan, twins.box, maps, repainted, region, config)
@@ -307,17 +307,18 @@ def _repaint(
 
 
 def _compare(
-    scan: CanonicalScan, twins: Twins, seen: AovaMaps, repainted: np.ndarray, embeddings: Tensor,
-    components: Components, config: Config, memory: WindowMemory, report: Callable[[float], None],
+    twins: Twins, seen: AovaMaps, repainted: np.ndarray, embeddings: Tensor, components: Components, config: Config,
+    memory: WindowMemory, report: Callable[[float], None],
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
     candidate = torch.from_numpy(repainted[twins.box]).to(twins.healthy.device)
     prior, allowed = seen.abnormal[twins.box], candidate.to(twins.healthy)
     if components.residual is not None:
-        image = torch.from_numpy(scan.image[twins.box]).to(twins.healthy)
-        shown = (each[None, None] for each in (image, twins.reconstruction, twins.healthy, prior, allowed))
-        evidence = Evidence(*shown, twins.latent, twins.healthy_latent, embeddings[None].to(allowed))
-        return learned_residuals(components.residual, evidence, config.residual)
+        evidence = Evidence(
+            twins.reconstruction[None, None], twins.healthy[None, None], prior[None, None], allowed[None, None],
+            twins.latent, twins.healthy_latent, embeddings[None].to(allowed),
+        )  # fmt: skip
+        return projected_residuals(components.residual, evidence, config.residual)
     before, after = (
         _attend(image[None, None], embeddings, components, config, on_window, candidate, kept).abnormal
         for image, on_window, kept in (

@@ -6,7 +6,6 @@ normal to the abnormal prompt, A_abn abnormal attention.
     F_r  = one of                                     feature residual, `residual.feature`
            relu(A_abn(I') - A_abn(H))                 "attention": nothing to train
            ⟨Norm(W (z - z_0)), Norm(T)⟩               "projection": W is a trained 1×1×1 convolution
-           a small network on I, H and A_abn(I)       "refiner": trained; ours, not the paper's form
     R    = β1 · norm(P_r) + β2 · F_r + β3 · A_abn(I)
 The reconstruction stands in for the scan, so that the autoencoder's own error cancels. Paper not available to us: in the
 unofficial repository W is random; ours is trained, and "attention" is our parameter-free choice. β3 is ours and 0 by
@@ -31,7 +30,6 @@ class Evidence:
     """What there is to see of one repainted region, or of a batch of them.
 
     Attributes:
-        image: The scan, 0 to 1.
         reconstruction: The scan, through the autoencoder.
         healthy: Its pseudo-healthy twin, decoded in the same windows.
         prior: The AOVA map of the scan itself.
@@ -41,7 +39,6 @@ class Evidence:
         prompts: Embeddings of the normal and the abnormal sentence.
     """
 
-    image: Float[Tensor, "b 1 X Y Z"]
     reconstruction: Float[Tensor, "b 1 X Y Z"]
     healthy: Float[Tensor, "b 1 X Y Z"]
     prior: Float[Tensor, "b 1 X Y Z"]
@@ -122,20 +119,18 @@ class ResidualProjection(ModelMixin, ConfigMixin):
         return logits
 
 
-LEARNED: dict[str, type[ResidualProjection]] = {"projection": ResidualProjection}
-"""`residual.feature` → its network; the model folder's subfolder is `LEARNED_FOLDERS[name]`."""
-
-LEARNED_FOLDERS = {"projection": "residual"}
+RESIDUAL_FOLDER = "residual"
+"""The projection's subfolder of a model folder."""
 
 
-def learned_residuals(network: ResidualProjection, evidence: Evidence, config: ResidualConfig) -> ResidualMaps:
-    """Return the residual maps of one region, the feature residual being what a trained network calls tumor.
+def projected_residuals(projection: ResidualProjection, evidence: Evidence, config: ResidualConfig) -> ResidualMaps:
+    """Return the residual maps of one region, the feature residual being what the projection calls tumor.
 
     Its probability is taken as it is: scaled to the candidate's highest, a candidate of healthy tissue would have a
     tumor, too.
     """
     with torch.inference_mode():
-        probability = network(evidence)[0, 0].float().sigmoid()
+        probability = projection(evidence)[0, 0].float().sigmoid()
     maps = (evidence.reconstruction, evidence.healthy, evidence.prior, evidence.candidate)
     reconstruction, healthy, prior, candidate = (each[0, 0] for each in maps)
     return _fused(reconstruction, healthy, probability * candidate, prior, candidate, config)

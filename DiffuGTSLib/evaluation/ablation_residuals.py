@@ -99,14 +99,7 @@ def repainted(
             scan, seen, candidate, components, config, generator, memory, lambda done: on_progress("repaint", done)
         )
         maps = _compare(
-            scan,
-            twins,
-            seen,
-            candidate,
-            embeddings,
-            components,
-            config,
-            memory,
+            twins, seen, candidate, embeddings, components, config, memory,
             lambda done: on_progress("residual", done),
-        )
+        )  # fmt: skip
         return Repainted(scan, twins.box, candidate, seen, maps, config)

@@ -1,11 +1,11 @@
-"""Train the feature residual on kept twins, and compare it with what needs no training.
+"""Train the projection of the latent residual on kept twins, and compare it with what needs no training.
 
     RUN/residual/train, RUN/residual/validation    windows with their twins: made once, the long part
-    RUN/residual/<feature>/                        log and checkpoint
-    RUN/residual/<feature>.csv                     Dice of every way of refining, a row a validation window
-    RUN/model/residual                             the network
+    RUN/residual/projection/                       log and checkpoint
+    RUN/residual/comparison.csv                    Dice of every way of refining, a row a validation window
+    RUN/model/residual                             the projection
 
-Everything but the residual's own weights is frozen.
+Everything but the projection is frozen.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from torch.nn import functional
 
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import ResidualConfig
-from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.masks import fine_mask
 from DiffuGTSLib.residual import (
-    LEARNED,
-    LEARNED_FOLDERS,
+    RESIDUAL_FOLDER,
     Evidence,
     ResidualMaps,
     ResidualProjection,
-    learned_residuals,
+    projected_residuals,
     residuals,
 )
 from DiffuGTSLib.storage import make_folder, whole_file
@@ -46,24 +45,18 @@ class ResidualOptions:
     """What a user may choose, by `--set`.
 
     Attributes:
-        feature: "projection" or "refiner", see `ResidualConfig.feature`.
         windows: To learn from.
         judges: Validation windows with freshly painted tumors, besides those around the validation scans' real ones.
         window_voxels: Side of a window; 0 takes the preset's.
         wrong: Share of training windows in which healthy tissue is a candidate too.
     """
 
-    feature: str = "projection"
-    windows: int = 150
+    windows: int = 100
     judges: int = 24
     window_voxels: int = 0
     wrong: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.feature not in LEARNED:
-            raise ConfigError(
-                f"feature: nothing to train for '{self.feature}'.", hint=did_you_mean(self.feature, LEARNED)
-            )
         if self.windows < 1 or self.judges < 1 or not 0 <= self.wrong <= 1:
             raise ConfigError(
                 "windows and judges: expected at least 1; wrong: expected 0 to 1; "
@@ -95,7 +88,9 @@ class ResidualRecipe:
 
     def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Draw a batch and return its losses; windows differ in size and go one by one."""
-        drawn = [self._loss(_flipped(self._windows[rng.integers(len(self._windows))], rng)) for _ in range(self._batch)]
+        drawn = [
+            self._loss(_flipped(self._windows[int(rng.integers(len(self._windows)))], rng)) for _ in range(self._batch)
+        ]
         terms = {name: torch.stack([each[name] for each in drawn]).mean() for name in drawn[0]}
         return {"total": terms["dice"] + terms["voxel"], **terms}
 
@@ -104,7 +99,9 @@ class ResidualRecipe:
         config = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
         return {
             "dice": float(
-                np.mean([_dice(w, learned_residuals(self.trainable, w.evidence, config), config) for w in self._judges])
+                np.mean(
+                    [_dice(w, projected_residuals(self.trainable, w.evidence, config), config) for w in self._judges]
+                )
             )
         }
 
@@ -137,20 +134,19 @@ def train_residual(job: Job) -> None:
     learned, judged = _draws(job, side)
 
     def twins(split: str, draw: Callable[[np.random.Generator], Sample], count: int) -> list[TwinnedWindow]:
-        candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None)
+        candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)
         tell = _teller(job, f"{split}: windows with their twins")
         return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell)
 
     windows = [_on(window, job.device) for window in twins("train", learned, options.windows)]
     judges = [_on(window, job.device) for window in twins("validation", judged, options.judges)]
-    network = LEARNED[options.feature](components.autoencoder.latent_channels, components.text_encoder.dim)
-    network.to(job.device)
+    network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
-    job.run(ResidualRecipe(network, windows, judges), plan, f"residual/{options.feature}")
-    _tell_comparison(job, judges, compare(judges, network, options.feature, config.residual))
+    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection")
+    _tell_comparison(job, judges, compare(judges, network, config.residual))
     if base != own:  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
-    job.save(LEARNED_FOLDERS[options.feature], network)
+    job.save(RESIDUAL_FOLDER, network)
 
 
 def _draws(
@@ -182,14 +178,13 @@ WAYS = {
 
 
 def compare(
-    windows: Sequence[TwinnedWindow], network: ResidualProjection, feature: str, preset: ResidualConfig
+    windows: Sequence[TwinnedWindow], network: ResidualProjection, preset: ResidualConfig
 ) -> list[dict[str, float | str]]:
     """Return the Dice of every way of refining on each window: alone, and fused as the preset says.
 
     Args:
         windows: With the truth.
-        network: A trained residual.
-        feature: Its name.
+        network: Trained.
         preset: Weights, rule and threshold of the preset.
     """
     alone = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
@@ -199,8 +194,8 @@ def compare(
         row["coarse"] = _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
         for name, config in (*WAYS.items(), ("preset, attention", preset)):
             row[name] = _dice(window, _untrained(window, config), config)
-        for name, config in ((feature, alone), (f"preset, {feature}", preset)):
-            row[name] = _dice(window, learned_residuals(network, window.evidence, config), config)
+        for name, config in (("projection", alone), ("preset, projection", preset)):
+            row[name] = _dice(window, projected_residuals(network, window.evidence, config), config)
         candidate = window.evidence.candidate * window.truth
         row["best possible"] = _overlap(window, candidate[0, 0].cpu().numpy() > 0)
         rows.append(row)
@@ -209,8 +204,10 @@ def compare(
 
 def _untrained(window: TwinnedWindow, config: ResidualConfig) -> ResidualMaps:
     shown = window.evidence
-    maps = (shown.reconstruction, shown.healthy, window.before, window.after, shown.prior, shown.candidate)
-    return residuals(*(each[0, 0] for each in maps), config)
+    reconstruction, healthy, prior, candidate = (
+        each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.prior, shown.candidate)
+    )
+    return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate, config)
 
 
 def _dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
@@ -252,7 +249,7 @@ def _teller(job: Job, what: str) -> Callable[[int, int], None]:
 def _tell_comparison(job: Job, windows: Sequence[TwinnedWindow], rows: list[dict[str, float | str]]) -> None:
     folder = job.output / "residual"
     make_folder(folder)
-    _write_rows(folder / f"{job.options.feature}.csv", rows)
+    _write_rows(folder / "comparison.csv", rows)
     job.report(f"residual: mean Dice on {len(windows)} validation windows")
     for name in rows[0]:
         if name not in ("organ", "modality"):

@@ -19,7 +19,7 @@ from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask, dilate_mm
-from DiffuGTSLib.residual import LEARNED_FOLDERS, Evidence
+from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -37,8 +37,8 @@ class TwinnedWindow:
     Attributes:
         evidence: A batch of one.
         coarse: What the head found, before it was grown; (1, 1, X, Y, Z).
-        before: Abnormal attention on the reconstruction.
-        after: Abnormal attention on the twin.
+        before: Abnormal attention on the reconstruction; zero where the window is only to learn from.
+        after: Abnormal attention on the twin; likewise.
         truth: Tumor of the prompted organ.
         cut_off: Tumor voxels of the window that lie outside of what is kept.
         organ: The prompted organ.
@@ -63,10 +63,12 @@ class CandidateDraw:
         wrong: Share of windows in which a blob of healthy tissue is a candidate too, as a head's false positives are.
         thresholds: The head's map is cut at a value between these two, so that candidates of a surer and of a less sure
             head are seen; None takes the configuration's.
+        attend: Whether the head looks at the twins; the attention's drop is compared, and nothing is learned from it.
     """
 
     wrong: float = 0.15
     thresholds: tuple[float, float] | None = (0.2, 0.5)
+    attend: bool = False
 
 
 def keep_twins(
@@ -131,14 +133,13 @@ def make_twins(
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
 
-    def look(image: Tensor, mirror: bool = False) -> tuple[Tensor, Tensor]:
-        seen = attend(
-            image, components.autoencoder, components.head, prompts, how.window_voxels, how.overlap, _nothing, mirror
-        )
+    def look(image: Tensor) -> tuple[Tensor, Tensor]:
+        parts = (components.autoencoder, components.head)
+        seen = attend(image, *parts, prompts, how.window_voxels, how.overlap, _nothing, how.mirror)
         return seen.abnormal[None, None], seen.latent
 
     image = torch.from_numpy(sample.image)[None, None].to(device)
-    prior, latent = look(image, how.mirror)
+    prior, latent = look(image)
     found = _candidate(prior[0, 0].cpu().numpy(), sample, candidates, config, rng)
     if not found.any():
         return None
@@ -152,8 +153,10 @@ def make_twins(
         )
         reconstruction = components.autoencoder.decode(latent)
         healthy = torch.where(grown > 0, components.autoencoder.decode(healthy_latent), reconstruction)
-        before, after = look(reconstruction)[0], look(healthy)[0]
-    evidence = Evidence(image, reconstruction, healthy, prior, grown, latent, healthy_latent, prompts[None].to(image))
+        before, after = torch.zeros_like(prior), torch.zeros_like(prior)
+        if candidates.attend:
+            before, after = look(reconstruction)[0], look(healthy)[0]
+    evidence = Evidence(reconstruction, healthy, prior, grown, latent, healthy_latent, prompts[None].to(image))
     coarse, truth = (torch.from_numpy(mask)[None, None].to(image) for mask in (found, sample.mask))
     whole = TwinnedWindow(evidence, coarse, before, after, truth, 0, sample.organ, sample.modality)
     return _around_candidate(whole, components.autoencoder.downsampling)
@@ -189,7 +192,8 @@ def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
     def cut(name: str, tensor: Tensor) -> Tensor:
         if name == "prompts":
             return tensor
-        return tensor[(..., *(cells if "latent" in name else voxels))].clone()
+        x, y, z = cells if "latent" in name else voxels
+        return tensor[..., x, y, z].clone()
 
     kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
     coarse, before, after, truth = (cut("", each) for each in _beside(window))
@@ -206,8 +210,8 @@ _BESIDE = ("coarse", "before", "after", "truth")
 
 def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
     """Return a word that changes with all that a kept window is made of, but for the scans."""
-    learned = tuple(f"{folder}/" for folder in LEARNED_FOLDERS.values())  # twins are made without it
-    frozen = {name: digest for name, digest in components.weights.items() if not name.startswith(learned)}
+    weights = components.weights.items()
+    frozen = {name: digest for name, digest in weights if not name.startswith(RESIDUAL_FOLDER)}  # is made from twins
     made_of = [frozen, config.to_dict(), repr(candidates), seed]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -226,7 +230,7 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             words = file.metadata()
             if words.get("made_of") != made_of:
                 return None
@@ -234,8 +238,10 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
     except (SafetensorError, OSError):
         return None
     evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
-    beside = (tensors[name] for name in _BESIDE)
-    return TwinnedWindow(evidence, *beside, int(words["cut_off"]), words["organ"], words["modality"])
+    coarse, before, after, truth = (tensors[name] for name in _BESIDE)
+    return TwinnedWindow(
+        evidence, coarse, before, after, truth, int(words["cut_off"]), words["organ"], words["modality"]
+    )
 
 
 def _nothing(done: int, total: int) -> None:

@@ -99,7 +99,7 @@ def test_a_trained_residual_is_loaded_where_it_is_asked_for(tmp_path: Path) -> N
 
 def test_a_residual_that_was_not_trained_is_missed_by_name(tmp_path: Path) -> None:
     folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
-    with pytest.raises(WeightsError, match="holds no trained residual 'projection'") as caught:
+    with pytest.raises(WeightsError, match="holds no trained projection") as caught:
         load_components(tiny(f"backbone.folder={folder}", "residual.feature=projection"))
     assert caught.value.code == "residual_missing" and "train residual" in caught.value.hint
 

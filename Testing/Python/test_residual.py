@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from DiffuGTSLib.config import ResidualConfig
-from DiffuGTSLib.residual import Evidence, ResidualProjection, learned_residuals, residuals
+from DiffuGTSLib.residual import Evidence, ResidualProjection, projected_residuals, residuals
 
 SHAPE = (10, 5, 4)
 
@@ -101,7 +101,7 @@ def evidence(residual: Tensor, prompts: Tensor) -> Evidence:
     """Twins whose latents differ by `residual`, (1, l, x, y, z); all else is 0 and everything is a candidate."""
     size = (1, 1, *(4 * side for side in residual.shape[2:]))
     nothing = torch.zeros(size)
-    return Evidence(nothing, nothing, nothing, nothing, torch.ones(size), residual, torch.zeros_like(residual), prompts)
+    return Evidence(nothing, nothing, nothing, torch.ones(size), residual, torch.zeros_like(residual), prompts)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_learned_residual_is_a_probability_inside_the_candidate_and_is_fused(
     residual = torch.tensor([3.0, 4.0])[None, :, None, None, None].expand(1, 2, 2, 2, 2).clone()
     shown = evidence(residual, PROMPTS)
     shown.candidate[..., :4] = 0.0
-    maps = learned_residuals(a_projection, shown, ResidualConfig(beta_pixel=0.0, prior=0.5))
+    maps = projected_residuals(a_projection, shown, ResidualConfig(beta_pixel=0.0, prior=0.5))
     assert not maps.feature[..., :4].any() and not maps.pixel.any()
     assert maps.feature[0, 0, 7] == pytest.approx(0.9526, abs=1e-4)
     assert maps.fused[0, 0, 7] == pytest.approx(0.4763, abs=1e-4)

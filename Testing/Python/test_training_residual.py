@@ -65,7 +65,7 @@ def a_sample(value: float = 0.5) -> Sample:
 def window_of(candidate: Tensor, truth: Tensor, residual: Tensor) -> TwinnedWindow:
     """A window of 8³ whose twins differ in the latent only."""
     zero = torch.zeros_like(candidate)
-    shown = Evidence(zero, zero, zero, zero, candidate, residual, torch.zeros_like(residual), torch.eye(2, 4)[None])
+    shown = Evidence(zero, zero, zero, candidate, residual, torch.zeros_like(residual), torch.eye(2, 4)[None])
     return TwinnedWindow(shown, truth, zero, zero, truth, 0, "liver", "CT")
 
 
@@ -79,7 +79,7 @@ def test_the_residual_lies_in_the_model_folder_with_its_checksum_and_is_loaded_f
 
 
 def test_every_way_of_refining_is_compared_on_the_same_windows(a_run: Path) -> None:
-    with (a_run / "residual" / "projection.csv").open(newline="") as file:
+    with (a_run / "residual" / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     ways = ["coarse", "pixel", "attention", "preset, attention", "projection", "preset, projection", "best possible"]
     assert len(rows) == 2 and list(rows[0]) == ["organ", "modality", *ways]
@@ -126,7 +126,7 @@ def test_twins_are_alike_outside_the_candidate_and_what_is_cut_off_is_counted(
     shown, outside = window.evidence, window.evidence.candidate == 0
     assert torch.equal(shown.healthy[outside], shown.reconstruction[outside])
     assert window.truth.sum() + window.cut_off == 8**3
-    assert [4 * side for side in shown.latent.shape[2:]] == list(shown.image.shape[2:])
+    assert [4 * side for side in shown.latent.shape[2:]] == list(shown.healthy.shape[2:])
 
 
 def test_the_network_learns_which_change_is_a_tumor() -> None:
@@ -167,7 +167,7 @@ def test_the_best_possible_is_what_the_candidate_covers() -> None:
     candidate, truth = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
     candidate[..., :4], truth[..., 2:6] = 1.0, 1.0
     window = window_of(candidate, truth, torch.zeros(1, 2, 2, 2, 2))
-    row = compare([window], ResidualProjection(2, 4), "projection", ResidualConfig())[0]
+    row = compare([window], ResidualProjection(2, 4), ResidualConfig())[0]
     assert row["best possible"] == pytest.approx(2 * 128 / (128 + 256))
     assert row["coarse"] == 1.0 and row["pixel"] == 0.0 and row["attention"] == 0.0
 
@@ -176,8 +176,3 @@ def test_the_best_possible_is_what_the_candidate_covers() -> None:
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected at least 1; wrong: expected 0 to 1"):
         ResidualOptions(**wrong)  # type: ignore[arg-type]
-
-
-def test_what_needs_no_training_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nothing to train for 'attention'"):
-        ResidualOptions(feature="attention")
