@@ -37,7 +37,7 @@ from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixtu
 from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
-from DiffuGTSLib.training.twins import CandidateDraw, TwinnedWindow, keep_twins
+from DiffuGTSLib.training.twins import CandidateDraw, Draw, TwinnedWindow, keep_twins
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ResidualOptions:
 
     Attributes:
         windows: To learn from.
-        judges: Validation windows with freshly painted tumors, besides those around the validation scans' real ones.
+        judges: Validation windows: around the validation scans' real tumors first, then with freshly painted ones.
         window_voxels: Side of a window; 0 takes the preset's.
         wrong: Share of training windows in which healthy tissue is a candidate too.
     """
@@ -133,7 +133,7 @@ def train_residual(job: Job) -> None:
     side = options.window_voxels or config.backbone.window_voxels
     learned, judged = _draws(job, side)
 
-    def twins(split: str, draw: Callable[[np.random.Generator], Sample], count: int) -> list[TwinnedWindow]:
+    def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
         candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)
         tell = _teller(job, f"{split}: windows with their twins")
         return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell)
@@ -149,25 +149,25 @@ def train_residual(job: Job) -> None:
     job.save(RESIDUAL_FOLDER, network)
 
 
-def _draws(
-    job: Job, side: int
-) -> tuple[Callable[[np.random.Generator], Sample], Callable[[np.random.Generator], Sample]]:
+def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
     """Return where windows come from: to learn from, and to judge by.
 
-    Judges are windows around the validation scans' tumors and, as many, tumors that are painted into any scan: of most
-    organs there is no second patient. The painting is another one, the patient may be the same.
+    Judges are the windows around the validation scans' tumors in which the head finds something, and for the rest tumors
+    that are painted into any scan: of most organs there is no second patient. The painting is another one, the patient
+    may be the same.
     """
     train = AnomalySampler(job.scans["train"], side, Mixture())
     painted = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0)
     fresh = AnomalySampler([*job.scans["train"], *job.scans["validation"]], side, painted)
     real = [w for w in validation_windows(job.scans["validation"], side) if w.abnormal]
 
-    def judge(rng: np.random.Generator) -> Sample:
-        if real and rng.random() < 0.5:
-            return real[rng.integers(len(real))]
-        return fresh.draw(rng)
+    def learn(_number: int, _attempt: int, rng: np.random.Generator) -> Sample:
+        return train.draw(rng)
 
-    return train.draw, judge
+    def judge(number: int, attempt: int, rng: np.random.Generator) -> Sample:
+        return real[number] if number < len(real) and attempt == 0 else fresh.draw(rng)
+
+    return learn, judge
 
 
 WAYS = {

@@ -29,6 +29,9 @@ MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
 
+Draw = Callable[[int, int, np.random.Generator], Sample]
+"""Called with (number of the window, attempts before this one, source of randomness)."""
+
 
 @dataclass(frozen=True, eq=False)
 class TwinnedWindow:
@@ -72,7 +75,7 @@ class CandidateDraw:
 
 
 def keep_twins(
-    draw: Callable[[np.random.Generator], Sample],
+    draw: Draw,
     count: int,
     folder: Path,
     candidates: CandidateDraw,
@@ -86,7 +89,7 @@ def keep_twins(
     A window without a candidate is drawn again; after 20 of them a blob of healthy tissue is the candidate. Window n follows from (seed, n) alone.
 
     Args:
-        draw: Gives a window, and may give another at each call.
+        draw: See `Draw`.
         count: How many.
         folder: Where they are kept.
         candidates: What is repainted.
@@ -103,7 +106,7 @@ def keep_twins(
         window = _kept(path, made_of)
         if window is None:
             rng = np.random.default_rng([seed, number])
-            window = _drawn(draw, candidates, components, config, rng)
+            window = _drawn(draw, number, candidates, components, config, rng)
             _keep(window, path, made_of)
         windows.append(window)
         on_window(number + 1, count)
@@ -111,17 +114,18 @@ def keep_twins(
 
 
 def _drawn(
-    draw: Callable[[np.random.Generator], Sample],
+    draw: Draw,
+    number: int,
     candidates: CandidateDraw,
     components: Components,
     config: Config,
     rng: np.random.Generator,
 ) -> TwinnedWindow:
-    for _ in range(_PATIENCE):
-        window = make_twins(draw(rng), candidates, components, config, rng)
+    for attempt in range(_PATIENCE):
+        window = make_twins(draw(number, attempt, rng), candidates, components, config, rng)
         if window is not None:
             return window
-    return _drawn(draw, replace(candidates, wrong=1.0), components, config, rng)
+    return _drawn(draw, number, replace(candidates, wrong=1.0), components, config, rng)
 
 
 def make_twins(

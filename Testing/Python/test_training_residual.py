@@ -99,7 +99,7 @@ def test_twins_of_another_seed_or_a_damaged_file_are_made_again(
 ) -> None:
     def kept(seed: int) -> list[TwinnedWindow]:
         draw = CandidateDraw(1.0)
-        return keep_twins(lambda rng: a_sample(), 1, tmp_path, draw, some_components, a_config, seed, lambda a, b: None)
+        return keep_twins(lambda *_: a_sample(), 1, tmp_path, draw, some_components, a_config, seed, lambda a, b: None)
 
     first, again, other = kept(0)[0], kept(0)[0], kept(1)[0]
     assert torch.allclose(first.evidence.healthy, again.evidence.healthy, atol=1e-3)
