@@ -33,7 +33,7 @@ def test_the_page_is_whole_and_reaches_out_to_nothing(a_folder: Path) -> None:
 
 def test_it_tells_every_variant_and_escapes_what_comes_from_data(a_folder: Path) -> None:
     page = (a_folder / "report.html").read_text(encoding="utf-8")
-    for said in ("feature residual alone", "−0.100", "2 FP", "A note.", "b" * 64, "too narrow", "&lt;well&gt;"):
+    for said in ("without feature residual", "−0.100", "2 FP", "A note.", "b" * 64, "too narrow", "&lt;well&gt;"):
         assert said in page, said
     assert "<well>" not in page
     assert "diffugts ablate --protocol &#x27;my protocol.json&#x27; --data SCANS" in page
