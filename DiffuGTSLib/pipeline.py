@@ -153,11 +153,12 @@ def segment(
         ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
         MemoryLimitError: If the device has too little memory.
     """
-    _check(volume, stages, region, coarse_mask)
     clock = Clock(on_progress)
+    with memory_limit(clock, components.device):
+        _check(volume, stages, region, coarse_mask)
+        modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
+        _require_known(modality, config)
     show = on_artifact or (lambda kind, made: None)
-    modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
-    _require_known(modality, config)
     generator = torch.Generator().manual_seed(config.runtime.seed)
     half = config.runtime.precision == "bfloat16"
     with memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):

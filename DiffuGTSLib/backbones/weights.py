@@ -125,16 +125,25 @@ def write_checksums(model_folder: Path) -> None:
         temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
+def require_model_folder(model_folder: Path) -> None:
+    """Refuse a model folder that is not there.
+
+    Raises:
+        WeightsError: Then (code "weights_missing").
+    """
+    if not model_folder.is_dir():
+        raise WeightsError(
+            f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.", code="weights_missing"
+        )
+
+
 def verify_checksums(model_folder: Path) -> dict[str, str]:
     """Return file → SHA-256 of a model folder after comparing every file with `checksums.json`.
 
     Raises:
         WeightsError: If the folder or a file is missing, or a file is not the one that was published, or not listed.
     """
-    if not model_folder.is_dir():
-        raise WeightsError(
-            f"There is no model folder {model_folder}.", hint="see `diffugts doctor`.", code="weights_missing"
-        )
+    require_model_folder(model_folder)
     expected = read_json(model_folder / CHECKSUMS_FILE)
     unlisted = sorted(
         {path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*.safetensors")} - expected.keys()

@@ -127,12 +127,11 @@ def segment(
     drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
     from DiffuGTSLib import pipeline, results  # torch: seconds
-    from DiffuGTSLib.planning.plan import make_plan
-    from DiffuGTSLib.planning.running import segment_by_plan
+    from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     chosen = chosen_stages(stages, pipeline.STAGES)
     results.require_result_folder(output, force)
-    plan = make_plan(volume.geometry, config)
+    plan = plan_here(volume.geometry, config)
     tell_rung(plan, quiet)
     asked = {"organ_mask": organ_mask and str(organ_mask), "roi_ras_mm": box, "coarse_mask": drawn and str(coarse_mask)}
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
@@ -165,8 +164,7 @@ def refine(
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
-    from DiffuGTSLib.planning.plan import make_plan
-    from DiffuGTSLib.planning.running import segment_by_plan
+    from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     stored = results.read_results(folder, scan)
     results.require_result_folder(folder, force=True)
@@ -177,7 +175,7 @@ def refine(
     config = dataclasses.replace(stored.config, runtime=runtime)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)
-    plan = make_plan(stored.scan.geometry, config, grid_fixed=stored.cache is not None)
+    plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None)
     tell_rung(plan, quiet)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)

@@ -25,7 +25,7 @@ from DiffuGTSLib.backbones import FLOW_SCHEDULER, PUBLISHED, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet, published_networks
 from DiffuGTSLib.backbones.schedules import build_schedule
-from DiffuGTSLib.backbones.weights import read_json
+from DiffuGTSLib.backbones.weights import read_json, require_model_folder
 from DiffuGTSLib.config import BackboneConfig, Config
 from DiffuGTSLib.model_store.store import find_stored
 from DiffuGTSLib.resources import resource_path
@@ -215,6 +215,7 @@ def _networks(config: BackboneConfig) -> tuple[LatentAutoencoder, Denoiser, Path
     """Return autoencoder, denoiser and model folder; published networks are known without their weights."""
     folder = _folder(config)
     if folder is not None:
+        require_model_folder(folder)
         unet = _described(MaisiUNet, folder / "denoiser")
         autoencoder = _described(MaisiAutoencoder, folder / "autoencoder")
     elif config.name in PUBLISHED:

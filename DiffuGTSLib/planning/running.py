@@ -7,12 +7,24 @@ from typing import Any
 
 import torch
 
-from DiffuGTSLib.components import Components
+from DiffuGTSLib.components import Components, find_device
+from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.pipeline import Segmentation, segment
 from DiffuGTSLib.planning.plan import Plan, make_plan
 from DiffuGTSLib.text.prompts import PromptPair
-from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes import Geometry, Volume
+
+
+def plan_here(geometry: Geometry, config: Config, *, grid_fixed: bool = False) -> Plan:
+    """Return the plan of a run that begins now, on this machine; see `make_plan`.
+
+    Raises:
+        ConfigError: If the device that was asked for is not here; a mere plan may be for another machine.
+        Others: As `make_plan`.
+    """
+    find_device(config.runtime)
+    return make_plan(geometry, config, grid_fixed=grid_fixed)
 
 
 def segment_by_plan(

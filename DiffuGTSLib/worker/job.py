@@ -13,8 +13,7 @@ from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.pipeline import Cache, Segmentation
-from DiffuGTSLib.planning.plan import make_plan
-from DiffuGTSLib.planning.running import segment_by_plan
+from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
@@ -50,7 +49,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
         teller.progress("load", 0.5)
-        plan = make_plan(scan.geometry, config, grid_fixed=bool(spec.cache))
+        plan = plan_here(scan.geometry, config, grid_fixed=bool(spec.cache))
         config = plan.config
         components = model.components(config, spec.allow_untrained)
         made_of = digest_of_look(scan, prompts, modality, config, components)

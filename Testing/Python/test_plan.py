@@ -205,7 +205,9 @@ def test_less_memory_leads_down_the_ladder_until_nothing_fits(a_published_sketch
     assert plans[4.0].rung > plans[6.0].rung > 0
     assert plans[4.0].to_dict()["differs_from_asked"]["runtime.offload"] is True
     assert plans[4.0].host_bytes > 3e9
-    with pytest.raises(MemoryLimitError, match=r"needs \d\.\d GB at the least .* 1\.0 GB may be used") as caught:
+    with pytest.raises(
+        MemoryLimitError, match=r"needs \d\.\d GB of memory at the least .* 1\.0 GB may be used"
+    ) as caught:
         make_plan(CHEST, config, machine(1.0, "cuda", tflops=30), networks=a_published_sketch)
     assert "--memory" in caught.value.hint and caught.value.code == "oom"
 

@@ -63,7 +63,7 @@ plan = make_plan(scan.geometry, believed)
 def short_of(room_mb):
     pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (pages + room_mb * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
-short_of(5)
+short_of(12)
 try:
     segment_by_plan(scan, prompts, components, plan)
 except MemoryLimitError as error:
