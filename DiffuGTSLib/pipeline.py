@@ -19,10 +19,10 @@ from DiffuGTSLib.clock import Clock, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
-from DiffuGTSLib.inpainting import cell_box as _cell_box
+from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask as threshold_map
-from DiffuGTSLib.masks import dilate_mm, drop_small, fine_threshold
+from DiffuGTSLib.masks import dilate_mm, drop_small
+from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected_residuals, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
@@ -74,6 +74,8 @@ class Segmentation:
         timings_s: Seconds a stage.
         outcome: One sentence: what was found, or why nothing was.
         cache: For `segment(..., cache=...)` with an edited mask.
+        refinement: What the mask was refined from, for another mixture of the same residuals; None when nothing was
+            compared.
         plan: What was planned, where it was; JSON values, see `planning.plan.Plan`.
         stepped_down: Where memory ran out nevertheless, and what was done then; one sentence each.
     """
@@ -91,6 +93,7 @@ class Segmentation:
     timings_s: dict[str, float]
     outcome: str
     cache: Cache
+    refinement: Refinement | None = None
     plan: dict[str, Any] | None = None
     stepped_down: tuple[str, ...] = ()
 
@@ -180,7 +183,7 @@ def segment(
         coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
-        mask, healthy, residual, maps = coarse, None, None, None
+        mask, healthy, residual, refinement = coarse, None, None, None
         if not why_not and "repaint" in stages:
             with clock.stage("repaint"):
                 twins = _repaint(scan, seen, repainted, components, config, generator, memory, clock.report)
@@ -189,14 +192,14 @@ def segment(
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, embeddings, components, config, memory, clock.report)
+                    refinement = _refinement(scan, twins.box, maps, repainted, region, config)
         with clock.stage("write back"):
-            if maps is not None:
-                outlined, soft = _refined(scan, twins.box, maps, repainted, region, config)
-                mask, residual = volume.with_array(outlined), volume.with_array(soft)
+            if refinement is not None:
+                mask, residual = map(volume.with_array, refinement.outlined(config.residual))
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
                 clock.seconds, why_not or _found(mask.array, residual is not None),
-                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score),
+                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
             )  # fmt: skip
 
 
@@ -279,9 +282,7 @@ def _repaint(
 ) -> Twins:  # fmt: skip
     """Repaint the candidates' box with healthy context around, then decode the scan's latent and its twin alike."""
     factor = components.autoencoder.downsampling
-    cells = _cell_box(
-        repainted, factor, components.denoiser.side_multiple, config.inpainting.margin_mm, scan.spacing_mm
-    )
+    cells = cell_box(repainted, factor, components.denoiser.side_multiple, config.inpainting.margin_mm, scan.spacing_mm)
     x, y, z = (slice(part.start * factor, part.stop * factor) for part in cells)
     box = (x, y, z)
     latent = seen.latent[(..., *cells)]
@@ -319,7 +320,7 @@ def _compare(
             twins.reconstruction[None, None], twins.healthy[None, None], prior[None, None], allowed[None, None],
             twins.latent, twins.healthy_latent, embeddings[None].to(allowed),
         )  # fmt: skip
-        return projected_residuals(components.residual, evidence, config.residual)
+        return projected_residuals(components.residual, evidence)
     before, after = (
         _attend(image[None, None], embeddings, components, config, on_window, candidate, kept).abnormal
         for image, on_window, kept in (
@@ -327,7 +328,7 @@ def _compare(
             (twins.healthy, span(report, 0.5, 1.0), None),  # another seed or candidate makes another twin
         )
     )
-    return residuals(twins.reconstruction, twins.healthy, before, after, prior, allowed, config.residual)
+    return residuals(twins.reconstruction, twins.healthy, before, after, prior, allowed)
 
 
 def _candidates(
@@ -344,17 +345,12 @@ def _candidates(
     return coarse.astype(np.uint8)
 
 
-def _refined(
+def _refinement(
     scan: CanonicalScan, box: tuple[slice, slice, slice], maps: ResidualMaps, repainted: np.ndarray,
     region: Volume | None, config: Config,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return mask and residual; the soft map is thresholded on the source grid, so that edges are not staircases."""
-    fused = np.zeros(scan.image.shape, dtype=np.float32)
-    fused[box] = maps.fused.cpu().numpy()
-    residual = scan.restore(fused)
+) -> Refinement:  # fmt: skip
     inside = (scan.restore(repainted) > 0.5) & _within(region)
-    mask = (residual > fine_threshold(fused, repainted, config.residual)) & inside
-    return drop_small(mask, scan.source.spacing_mm, config.masks.minimum_ml).astype(np.uint8), residual
+    return Refinement(scan, box, repainted, inside, maps.cpu(), config.masks.minimum_ml)
 
 
 def _within(region: Volume | None) -> np.ndarray:

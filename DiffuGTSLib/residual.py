@@ -50,17 +50,27 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ResidualMaps:
-    """Residuals, each 0 to 1 and 0 outside the candidate.
+    """What a mask is refined from, each 0 to 1 and 0 outside the candidate.
 
     Attributes:
         pixel: Normalized intensity change.
         feature: Feature residual.
-        fused: Their weighted mean, the prior included.
+        prior: The AOVA map of the scan itself.
     """
 
     pixel: Float[Tensor, "X Y Z"]
     feature: Float[Tensor, "X Y Z"]
-    fused: Float[Tensor, "X Y Z"]
+    prior: Float[Tensor, "X Y Z"]
+
+    def fused(self, config: ResidualConfig) -> Float[Tensor, "X Y Z"]:
+        """Return their mean, weighted by the configuration's β."""
+        weight = config.beta_pixel + config.beta_feature + config.prior
+        mixed: Tensor = config.beta_pixel * self.pixel + config.beta_feature * self.feature + config.prior * self.prior
+        return mixed / weight
+
+    def cpu(self) -> "ResidualMaps":
+        """Return the maps in main memory."""
+        return ResidualMaps(self.pixel.cpu(), self.feature.cpu(), self.prior.cpu())
 
 
 def residuals(
@@ -70,7 +80,6 @@ def residuals(
     abnormal_after: Float[Tensor, "X Y Z"],
     prior: Float[Tensor, "X Y Z"],
     candidate: Float[Tensor, "X Y Z"],
-    config: ResidualConfig,
 ) -> ResidualMaps:
     """Return the residual maps of a pair of twins, restricted to the candidate (1 = candidate); nothing is trained.
 
@@ -81,10 +90,9 @@ def residuals(
         abnormal_after: Abnormal attention on the twin.
         prior: The AOVA map of the scan itself.
         candidate: Where anything may be reported.
-        config: The weights β.
     """
     drop = _normalized((abnormal_before - abnormal_after).relu(), candidate)
-    return _fused(reconstruction, healthy, drop, prior, candidate, config)
+    return _maps(reconstruction, healthy, drop, prior, candidate)
 
 
 class ResidualProjection(ModelMixin, ConfigMixin):
@@ -123,7 +131,7 @@ RESIDUAL_FOLDER = "residual"
 """The projection's subfolder of a model folder."""
 
 
-def projected_residuals(projection: ResidualProjection, evidence: Evidence, config: ResidualConfig) -> ResidualMaps:
+def projected_residuals(projection: ResidualProjection, evidence: Evidence) -> ResidualMaps:
     """Return the residual maps of one region, the feature residual being what the projection calls tumor.
 
     Its probability is taken as it is: scaled to the candidate's highest, a candidate of healthy tissue would have a
@@ -133,21 +141,17 @@ def projected_residuals(projection: ResidualProjection, evidence: Evidence, conf
         probability = projection(evidence)[0, 0].float().sigmoid()
     maps = (evidence.reconstruction, evidence.healthy, evidence.prior, evidence.candidate)
     reconstruction, healthy, prior, candidate = (each[0, 0] for each in maps)
-    return _fused(reconstruction, healthy, probability * candidate, prior, candidate, config)
+    return _maps(reconstruction, healthy, probability * candidate, prior, candidate)
 
 
-def _fused(
+def _maps(
     reconstruction: Float[Tensor, "X Y Z"],
     healthy: Float[Tensor, "X Y Z"],
     feature: Float[Tensor, "X Y Z"],
     prior: Float[Tensor, "X Y Z"],
     candidate: Float[Tensor, "X Y Z"],
-    config: ResidualConfig,
 ) -> ResidualMaps:
-    pixel = _normalized((reconstruction - healthy).abs(), candidate)
-    weight = config.beta_pixel + config.beta_feature + config.prior
-    fused = (config.beta_pixel * pixel + config.beta_feature * feature + config.prior * prior * candidate) / weight
-    return ResidualMaps(pixel, feature, fused)
+    return ResidualMaps(_normalized((reconstruction - healthy).abs(), candidate), feature, prior * candidate)
 
 
 def _normalized(values: Float[Tensor, "X Y Z"], candidate: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:

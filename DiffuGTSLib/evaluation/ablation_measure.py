@@ -16,14 +16,12 @@ from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.evaluation import ablation_variants as names
-from DiffuGTSLib.evaluation.ablation_residuals import Repainted, repainted
 from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pairs, repaintings
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import count_voxels
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import bounding_box, dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
-from DiffuGTSLib.masks import drop_small
 from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.text.prompts import PromptPair
@@ -80,12 +78,9 @@ class Subject:
         """Look once, with the right prompts."""
         return self.segment(self.prompts[names.RIGHT], self.config, stages=STAGES[:1])
 
-    def repaint(self, cache: Cache) -> Repainted | None:
-        """Repaint the candidates of that look."""
-        return repainted(
-            self.read.scan, self.prompts[names.RIGHT], self.case.modality, self.components, self.config, cache,
-            self.memory, self.on_progress,
-        )  # fmt: skip
+    def repaint(self, cache: Cache) -> Segmentation:
+        """Repaint the candidates of that look, as the method is configured."""
+        return self.segment(self.prompts[names.RIGHT], self.config, cache)
 
     def judged(self, mask: np.ndarray, **more: float) -> Figures:
         """Return the figures of a mask; overlap and sensitivity are NaN on a healthy scan."""
@@ -137,16 +132,13 @@ def measure(
 def tuning_curves(subject: Subject) -> dict[str, list[float]]:
     """Return mixture → Dice of its residual at each of `CUTS`, on a case that thresholds may be chosen on."""
     mixes = mixtures(subject.config.residual)
-    painted = subject.repaint(subject.look().cache)
-    if painted is None:
+    refinement = subject.repaint(subject.look().cache).refinement
+    if refinement is None:
         return {name: [0.0] * len(CUTS) for name in mixes}
-    inside = painted.scan.restore(painted.candidate) > 0.5
-    minimum_ml, spacing_mm = subject.config.masks.minimum_ml, subject.read.scan.geometry.spacing_mm
     curves = {}
     for name, mixture in mixes.items():
-        _, soft = painted.outlined(mixture)
-        masks = (drop_small((soft > cut) & inside, spacing_mm, minimum_ml) for cut in CUTS)
-        curves[name] = [dice(mask, subject.truth) for mask in masks]
+        _, soft = refinement.outlined(mixture)
+        curves[name] = [dice(refinement.cut(soft, cut), subject.truth) for cut in CUTS]
     return curves
 
 
@@ -169,8 +161,8 @@ def _parts(
     yield names.ELLIPSOID, subject.judged(center_ellipsoid(scan.geometry.shape, scan.geometry.spacing_mm))
     yield names.THRESHOLD, subject.judged(intensity_threshold(scan, subject.case.modality, rule, body))
     yield names.COARSE, subject.judged(look.coarse_mask.array > 0)
-    painted = subject.repaint(look.cache)
+    whole = subject.repaint(look.cache)
     for name, mixture in {names.FULL: own, **mixtures(own)}.items():
         cut = replace(mixture, threshold=cuts.get(name, mixture.threshold))
-        mask = np.zeros(scan.geometry.shape, dtype=bool) if painted is None else painted.outlined(cut)[0]
-        yield name, subject.judged(mask, cut=cut.threshold)
+        mask = whole.mask.array if whole.refinement is None else whole.refinement.outlined(cut)[0]
+        yield name, subject.judged(mask > 0, cut=cut.threshold)

@@ -99,9 +99,7 @@ class ResidualRecipe:
         config = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
         return {
             "dice": float(
-                np.mean(
-                    [_dice(w, projected_residuals(self.trainable, w.evidence, config), config) for w in self._judges]
-                )
+                np.mean([_dice(w, projected_residuals(self.trainable, w.evidence), config) for w in self._judges])
             )
         }
 
@@ -192,27 +190,28 @@ def compare(
     for window in windows:
         row: dict[str, float | str] = {"organ": window.organ, "modality": window.modality}
         row["coarse"] = _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
+        untrained, projected = _untrained(window), projected_residuals(network, window.evidence)
         for name, config in (*WAYS.items(), ("preset, attention", preset)):
-            row[name] = _dice(window, _untrained(window, config), config)
+            row[name] = _dice(window, untrained, config)
         for name, config in (("projection", alone), ("preset, projection", preset)):
-            row[name] = _dice(window, projected_residuals(network, window.evidence, config), config)
+            row[name] = _dice(window, projected, config)
         candidate = window.evidence.candidate * window.truth
         row["best possible"] = _overlap(window, candidate[0, 0].cpu().numpy() > 0)
         rows.append(row)
     return rows
 
 
-def _untrained(window: TwinnedWindow, config: ResidualConfig) -> ResidualMaps:
+def _untrained(window: TwinnedWindow) -> ResidualMaps:
     shown = window.evidence
     reconstruction, healthy, prior, candidate = (
         each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.prior, shown.candidate)
     )
-    return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate, config)
+    return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate)
 
 
 def _dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
     candidate = window.evidence.candidate[0, 0].cpu().numpy() > 0
-    return _overlap(window, fine_mask(maps.fused.cpu().numpy(), candidate, config))
+    return _overlap(window, fine_mask(maps.fused(config).cpu().numpy(), candidate, config))
 
 
 def _overlap(window: TwinnedWindow, mask: np.ndarray) -> float:

@@ -44,6 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "findings",
         "overview",
         "record",
+        "refinement",
         "results",
         "segmenter",
         "model_store.convert",

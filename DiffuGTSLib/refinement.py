@@ -1,0 +1,46 @@
+"""From residuals to the refined mask on the scan's own grid; another mixture of the same residuals costs no network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from DiffuGTSLib.config import ResidualConfig
+from DiffuGTSLib.masks import drop_small, fine_threshold
+from DiffuGTSLib.residual import ResidualMaps
+from DiffuGTSLib.volumes import CanonicalScan
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What the refined mask of a repainted scan is made of.
+
+    Attributes:
+        scan: On the model's grid, with the way back.
+        box: Of the repainted region, in canonical voxels.
+        candidate: The grown candidate, on the whole canonical grid.
+        inside: Where anything may be reported, on the scan's own grid.
+        maps: Residuals of the box.
+        minimum_ml: Smaller parts are dropped.
+    """
+
+    scan: CanonicalScan
+    box: tuple[slice, slice, slice]
+    candidate: np.ndarray
+    inside: np.ndarray
+    maps: ResidualMaps
+    minimum_ml: float
+
+    def outlined(self, mixture: ResidualConfig) -> tuple[np.ndarray, np.ndarray]:
+        """Return mask (uint8) and fused residual (float32) of a mixture, both on the scan's own grid.
+
+        The soft map is thresholded there, so that edges are not staircases of canonical voxels.
+        """
+        fused = np.zeros(self.scan.image.shape, dtype=np.float32)
+        fused[self.box] = self.maps.fused(mixture).numpy()
+        residual = self.scan.restore(fused)
+        mask = self.cut(residual, fine_threshold(fused, self.candidate, mixture))
+        return mask.astype(np.uint8), residual
+
+    def cut(self, residual: np.ndarray, threshold: float) -> np.ndarray:
+        """Return what lies above a threshold, boolean: inside the grown candidate, without small parts."""
+        return drop_small((residual > threshold) & self.inside, self.scan.source.spacing_mm, self.minimum_ml)

@@ -1,0 +1,57 @@
+"""The refined mask: cut on the scan's own grid, inside the grown candidate, from any mixture of the same residuals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from phantoms import ct_phantom
+
+from DiffuGTSLib.config import ResidualConfig, load_config
+from DiffuGTSLib.refinement import Refinement
+from DiffuGTSLib.residual import ResidualMaps
+from DiffuGTSLib.volumes import to_canonical
+
+BOX = (slice(8, 24), slice(8, 24), slice(8, 24))
+PIXEL = ResidualConfig(beta_pixel=1.0, beta_feature=0.0, rule="fixed", threshold=0.5)
+
+
+@pytest.fixture
+def a_refinement() -> Refinement:
+    """A candidate of 10³ voxels in a box of 16³; one half of it changed much in the picture, all of it in the features."""
+    scan = to_canonical(ct_phantom().scan, load_config("mini").canonical, "CT")
+    candidate = np.zeros(scan.image.shape, dtype=bool)
+    candidate[11:21, 11:21, 11:21] = True
+    feature = torch.from_numpy(candidate[BOX].astype(np.float32))
+    pixel = feature.clone()
+    pixel[8:] *= 0.3
+    inside = scan.restore(candidate) > 0.5
+    return Refinement(scan, BOX, candidate, inside, ResidualMaps(pixel, feature, torch.zeros_like(pixel)), 0.0)
+
+
+def test_mask_and_residual_lie_on_the_scan_s_own_grid(a_refinement: Refinement) -> None:
+    mask, residual = a_refinement.outlined(PIXEL)
+    assert mask.shape == residual.shape == a_refinement.scan.source.shape
+    assert mask.dtype == np.uint8 and residual.dtype == np.float32
+    assert mask.any() and not mask[~a_refinement.inside].any()
+
+
+def test_another_mixture_of_the_same_residuals_makes_another_mask(a_refinement: Refinement) -> None:
+    pixel, _ = a_refinement.outlined(PIXEL)
+    feature, _ = a_refinement.outlined(replace(PIXEL, beta_pixel=0.0, beta_feature=1.0))
+    assert np.array_equal(feature > 0, a_refinement.inside), "all of the candidate changed in the features"
+    assert 0.3 < pixel.sum() / feature.sum() < 0.7, "half of it changed much in the picture"
+
+
+def test_a_lower_cut_holds_more_and_never_more_than_the_candidate(a_refinement: Refinement) -> None:
+    _, residual = a_refinement.outlined(PIXEL)
+    low, high = a_refinement.cut(residual, 0.1), a_refinement.cut(residual, 0.9)
+    assert high.any() and (low & high).sum() == high.sum() < low.sum()
+    assert not low[~a_refinement.inside].any()
+
+
+def test_small_parts_are_dropped(a_refinement: Refinement) -> None:
+    everything = replace(a_refinement, minimum_ml=1e6)
+    assert not everything.outlined(PIXEL)[0].any()
