@@ -66,7 +66,7 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
     """
     device = find_device(config.runtime)
     backbone = build_backbone(config.backbone)
-    text_encoder = build_encoder(config.text.encoder)
+    text_encoder = build_encoder(config.text.encoder, config.text.folder)
     if backbone.folder is not None:
         head = _head_of(backbone.folder)
     elif not allow_untrained:

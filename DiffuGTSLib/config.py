@@ -128,6 +128,8 @@ class TextConfig:
 
     encoder: str = "minilm"
     """A name in `DiffuGTSLib.text.encoder.ENCODERS`; built-in prompts come from its bank and need no text model."""
+    folder: str = ""
+    """The text model's own folder, where it is not bundled (clinicalbert)."""
     ensemble: bool = False
     """Average several phrasings of each prompt. Paper not available to us; we chose the single sentence."""
 

@@ -157,7 +157,8 @@ def build_clinicalbert(folder: Path | None = None, allow_download: bool = False)
     if folder is None and not allow_download:
         raise WeightsError(
             "Bio_ClinicalBERT is not bundled and no folder was given.",
-            hint=f"download {CLINICALBERT_ID} (436 MB, MIT license) and name its folder, or allow the download.",
+            hint=f"download {CLINICALBERT_ID} (436 MB, MIT license) and say --set text.folder=FOLDER; or, for a head that was "
+            "trained with it, --set text.encoder=minilm.",
             code="weights_missing",
         )
     if folder is not None and not (folder / "config.json").is_file():
@@ -168,8 +169,8 @@ def build_clinicalbert(folder: Path | None = None, allow_download: bool = False)
 ENCODERS: dict[str, Callable[..., TextEncoder]] = {"minilm": build_minilm, "clinicalbert": build_clinicalbert}
 
 
-def build_encoder(name: str, folder: Path | None = None, allow_download: bool = False) -> TextEncoder:
-    """Return a text encoder by its name in `ENCODERS`.
+def build_encoder(name: str, folder: str | Path | None = None, allow_download: bool = False) -> TextEncoder:
+    """Return a text encoder by its name in `ENCODERS`; an empty folder is none.
 
     Raises:
         ConfigError: Unknown name.
@@ -177,7 +178,7 @@ def build_encoder(name: str, folder: Path | None = None, allow_download: bool = 
     """
     if name not in ENCODERS:
         raise ConfigError(f"Unknown text encoder '{name}'.", hint=did_you_mean(name, ENCODERS))
-    return ENCODERS[name](folder, allow_download)
+    return ENCODERS[name](Path(folder) if folder else None, allow_download)
 
 
 def embed_pair(encoder: TextEncoder, pair: PromptPair, ensemble: bool, modality: str) -> Float[Tensor, "2 d"]:

@@ -92,7 +92,7 @@ class HeadTraining:
         self.phases = phases(self.options, job.plan, job.config.backbone.window_voxels)
         self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
         self.autoencoder: MaisiAutoencoder = job.load_autoencoder().to(job.device)
-        self.text_encoder = build_encoder(job.config.text.encoder)
+        self.text_encoder = build_encoder(job.config.text.encoder, job.config.text.folder)
         self._samplers = {
             phase.name: AnomalySampler(self.scans["train"], phase.side, self.options.mixture) for phase in self.phases
         }

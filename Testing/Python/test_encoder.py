@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import BertConfig, BertForPreTraining, BertModel
 
 from DiffuGTSLib.backbones.interfaces import TextEncoder
+from DiffuGTSLib.components import load_components
+from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError, PromptError, WeightsError
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.text import encoder as encoder_module
@@ -386,6 +388,16 @@ def test_encoders_are_built_by_name(a_tiny_bert: Path) -> None:
         encoder = build_encoder(name, a_tiny_bert)
         assert isinstance(encoder, TextEncoder)
         assert encoder.encode(["lung"]).shape == (1, encoder.dim)
+
+
+def test_a_text_model_of_one_s_own_is_named_by_its_folder(a_tiny_bert: Path) -> None:
+    """As the presets of published networks want it: nothing but configuration says where Bio_ClinicalBERT lies."""
+    named = ["text.encoder=clinicalbert", f"text.folder={a_tiny_bert}"]
+    components = load_components(load_config("tiny", overrides=named), allow_untrained=True)
+    assert components.text_encoder.dim == build_clinicalbert(a_tiny_bert).dim
+    with pytest.raises(WeightsError, match="no folder was given") as caught:
+        load_components(load_config("tiny", overrides=named[:1]), allow_untrained=True)
+    assert "--set text.folder=FOLDER" in caught.value.hint
 
 
 def test_an_unknown_encoder_is_answered_with_the_nearest_one() -> None:
