@@ -70,10 +70,29 @@ def sharpen(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
     return np.asarray(np.clip(window + strength * details, 0, 1), dtype=np.float32)
 
 
-def thicken_slices(window: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Blur along one axis, mostly the long one of the patient, as slices of 3 to 7 mm at a voxel of 2 mm do."""
+SLICE_MM = (2.5, 7.0)
+"""Distance of thick slices, from a body CT to a brain MR of the clinic."""
+
+
+def thicken_slices(window: NDArray[np.float32], spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Show a window as thick slices would after resampling, mostly along the long axis of the patient.
+
+    Each slice is the mean over its thickness, from which the grid is filled linearly, as `canonical` does.
+
+    Args:
+        window: (X, Y, Z), isotropic.
+        spacing_mm: Of the window.
+        rng: Source of randomness.
+    """
     axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
-    return np.asarray(ndimage.gaussian_filter1d(window, rng.uniform(0.5, 1.5), axis=axis), dtype=np.float32)
+    distance = max(1.0, rng.uniform(*SLICE_MM) / spacing_mm)
+    thickness = distance * rng.uniform(0.7, 1.0)  # the rest is a gap
+    last = window.shape[axis] - 1.0
+    centers = np.arange(-rng.uniform(0, distance), last + distance, distance)
+    offsets = np.linspace(-0.5, 0.5, 5) * (thickness - 1)  # a voxel is one voxel thick already
+    slices = np.mean([read_along(window, np.clip(centers + o, 0, last), axis) for o in offsets], axis=0)
+    places = (np.arange(window.shape[axis]) - centers[0]) / distance
+    return np.asarray(read_along(slices.astype(np.float32), places, axis), dtype=np.float32)
 
 
 def smooth_noise(

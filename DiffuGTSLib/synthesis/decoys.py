@@ -1,4 +1,4 @@
-"""Healthy look-alikes of tumors: bright or dark tubes that wind through an organ, as vessels, ducts and airways do.
+"""Healthy look-alikes of tumors: bright or dark tubes that wind and branch, as vessels, ducts and airways do.
 
 Ours, not part of any paper that we follow: a network that learns tumors from painted ones only learns whatever tells
 paint from scan. Where every blob that is bright and sharp was painted, every sharp vessel of a better scanner becomes
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-RADIUS_MM = (1.0, 5.0)
-"""From a segmental vessel to a lobar artery; drawn log-uniform."""
+RADIUS_MM = (1.0, 8.0)
+"""From a segmental vessel to the arteries and veins at a root of the lung; drawn log-uniform."""
+BRANCHES = 3
+"""A tube has up to so many branches: where vessels part they are as thick as a nodule."""
 LENGTH_MM = (20.0, 90.0)
 
 
@@ -67,12 +69,26 @@ def _tube(
     path_mm = np.concatenate([behind[::-1], np.zeros((1, 3)), ahead])
     taper = rng.uniform(0.3, 1.0)
     radii_mm = radius_mm * (1 - (1 - taper) * np.abs(np.linspace(-1, 1, len(path_mm))))
+    for _ in range(int(rng.integers(BRANCHES + 1))):
+        root = int(rng.integers(len(path_mm)))
+        branch = path_mm[root] + _walk(rng.normal(size=3), rng.uniform(0.2, 0.5) * length_mm, rng)
+        path_mm = np.concatenate([path_mm, branch])
+        radii_mm = np.concatenate([radii_mm, radii_mm[root] * np.linspace(0.8, 0.4, len(branch))])
     points = np.round(start + path_mm / np.array(spacing_mm)).astype(np.intp)
     inside = ((points >= 0) & (points < shape)).all(axis=1)
-    points, radii_mm = points[inside], radii_mm[inside]
+    return _filled(shape, points[inside], radii_mm[inside], spacing_mm)
+
+
+def _filled(
+    shape: tuple[int, ...],
+    points: NDArray[np.intp],
+    radii_mm: NDArray[np.float64],
+    spacing_mm: tuple[float, float, float],
+) -> NDArray[np.float32]:
+    """Return each voxel's share of the tube around a path, (points, 3), that has a radius at every point."""
     radius_at = np.zeros(shape, dtype=np.float32)
-    radius_at[tuple(points.T)] = radii_mm
-    margin = int(np.ceil(radius_mm / min(spacing_mm))) + 2
+    np.maximum.at(radius_at, tuple(points.T), radii_mm.astype(np.float32))
+    margin = int(np.ceil(radii_mm.max() / min(spacing_mm))) + 2
     box = tuple(
         slice(max(0, low - margin), min(side, high + margin + 1))
         for low, high, side in zip(points.min(axis=0), points.max(axis=0), shape, strict=True)

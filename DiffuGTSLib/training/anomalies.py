@@ -37,7 +37,8 @@ class Mixture:
         anywhere: Share of windows from any place of a scan, where the prompted organ need not be: a whole scan is
             mostly such windows.
         turned: Share of windows that are turned and scaled.
-        thick: Share of windows that are blurred as thick slices are.
+        thick: Share of CT windows that are shown as thick slices are.
+        thick_mr: Likewise of MR windows, where the clinic's slices of a brain are 5 to 7 mm apart.
         sharp: Share of windows that are sharpened, as finer scans and harder kernels are.
         remapped: Share of MR windows that get another contrast.
         decoys: Share of the painted and healthy windows in which tubes are painted that are no tumors.
@@ -51,6 +52,7 @@ class Mixture:
     anywhere: float = 0.2
     turned: float = 0.6
     thick: float = 0.25
+    thick_mr: float = 0.4
     sharp: float = 0.2
     remapped: float = 0.35
     decoys: float = 0.45
@@ -190,8 +192,9 @@ class AnomalySampler:
         scan: TrainingScan,
         rng: np.random.Generator,
     ) -> Sample:
-        if rng.random() < self._mixture.thick:
-            image = thicken_slices(image, rng)
+        thick = self._mixture.thick if scan.case.modality == "CT" else self._mixture.thick_mr
+        if rng.random() < thick:
+            image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
         elif rng.random() < self._mixture.sharp:
             image = sharpen(image, rng)
         return _mirrored(image, mask, organ, "CT" if scan.case.modality == "CT" else "MR", rng)
@@ -313,13 +316,13 @@ def paint_decoys(
     if intensity is not None and around < AERATED_UNIT:
         level = float(intensity.to_unit(rng.uniform(*DECOY_HU, 1))[0])
     else:
-        level = around + float(rng.choice((-1, 1, 1))) * rng.uniform(0.05, 0.3)
+        level = around + float(rng.choice((-1, 1, 1))) * rng.uniform(0.05, 0.5)
     painted = paint_tubes(image, organ, count, float(np.clip(level, 0, 1)), blur_voxels, spacing_mm, rng)
     return np.clip(painted, 0, 1)
 
 
 _ORGAN_WEIGHT = {
-    "brain": 8.0, "lung": 8.0, "liver": 4.5, "kidney": 3.0, "soft tissue": 2.0, "pancreas": 2.0, "colon": 1.5,
+    "brain": 8.0, "lung": 7.0, "liver": 6.0, "kidney": 4.0, "pancreas": 3.0, "colon": 2.5, "soft tissue": 2.0,
 }  # fmt: skip
 """Organs that people ask for more often are drawn more often; not fitted."""
 

@@ -85,14 +85,34 @@ def test_thick_slices_blur_along_one_axis_and_keep_the_mean() -> None:
     image = np.random.default_rng(0).random((24, 24, 24)).astype(np.float32)
     axes = []
     for seed in range(20):
-        thick = thicken_slices(image, np.random.default_rng(seed))
-        assert thick.mean() == pytest.approx(image.mean(), abs=0.01)
+        thick = thicken_slices(image, 2.0, np.random.default_rng(seed))
+        assert thick.shape == image.shape and thick.mean() == pytest.approx(image.mean(), abs=0.02)
         changes = [
             np.abs(np.diff(thick, axis=axis)).mean() / np.abs(np.diff(image, axis=axis)).mean() for axis in range(3)
         ]
         axes.append(int(np.argmin(changes)))
         assert min(changes) < 0.75 * sorted(changes)[1]
     assert axes.count(2) > 10, "mostly along the patient"
+
+
+def test_thick_slices_leave_a_ramp_where_it_was() -> None:
+    """Whatever their distance and phase, slices move nothing along the patient."""
+    ramp = np.linspace(0, 1, 48, dtype=np.float32)
+    for axis in range(3):
+        image = np.moveaxis(np.broadcast_to(ramp, (48, 48, 48)), 2, axis)
+        inner = (slice(6, -6),) * 3
+        for seed in range(10):
+            thick = thicken_slices(image, 2.0, np.random.default_rng(seed))
+            assert np.allclose(thick[inner], image[inner], atol=1e-5)
+
+
+def test_slices_are_thick_in_millimeters() -> None:
+    """On a grid of half the spacing the same slices span twice as many voxels, which are all the calmer."""
+    image = np.random.default_rng(0).random((32, 32, 32)).astype(np.float32)
+    coarse, fine = (
+        np.mean([thicken_slices(image, mm, np.random.default_rng(seed)).std() for seed in range(8)]) for mm in (2.0, 1.0)
+    )
+    assert fine < 0.8 * coarse
 
 
 def test_contrast_on_mr_varies_more_where_it_is_asked_to() -> None:

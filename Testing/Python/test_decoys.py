@@ -24,9 +24,22 @@ def test_a_tube_is_long_and_thin_and_starts_in_its_organ() -> None:
         parts, number = ndimage.label(vessel, np.ones((3, 3, 3)))
         assert number >= 1 and (vessel & ndimage.binary_dilation(MIDDLE, iterations=2)).any()
         depth_mm = ndimage.distance_transform_edt(vessel, sampling=GRID_MM)
-        assert depth_mm.max() <= RADIUS_MM[1] + 3
+        assert depth_mm.max() <= RADIUS_MM[1] + 4  # where branches part it is thicker
         extent_mm = 2 * max(np.ptp(np.argwhere(parts > 0), axis=0))
-        assert 8 < extent_mm <= LENGTH_MM[1] + 2 * RADIUS_MM[1]
+        assert 8 < extent_mm <= 1.5 * LENGTH_MM[1] + 2 * RADIUS_MM[1]
+
+
+def ends(vessel: np.ndarray) -> int:
+    """Return how many ends a tube has: parts of it that are far from its middle, counted apart."""
+    middle = np.argwhere(vessel).mean(axis=0)
+    off = np.linalg.norm(np.indices(vessel.shape).T - middle, axis=-1).T
+    return int(ndimage.label(vessel & (off > 8), np.ones((3, 3, 3)))[1])
+
+
+def test_some_tubes_branch() -> None:
+    counted = [ends(tubes(seed) > -600) for seed in range(40)]
+    assert sum(count > 2 for count in counted) >= 5, "as vessels do"
+    assert sum(count <= 2 for count in counted) >= 5, "and some do not"
 
 
 def test_a_tube_holds_what_it_is_told_to_hold() -> None:
