@@ -90,7 +90,7 @@ class AnomalySampler:
         mixture: Shares of the kinds of windows.
 
     Raises:
-        InputError: If there is no organ to paint into.
+        InputError: If there is no organ to paint into; where nothing is painted, if no tumor is outlined either.
     """
 
     def __init__(self, scans: Sequence[TrainingScan], side: int, mixture: Mixture) -> None:
@@ -104,11 +104,14 @@ class AnomalySampler:
             for organ, mask in scan.organs.items():
                 voxels = np.argwhere(mask & scan.healthy)
                 if len(voxels) >= 100:
-                    self._places.setdefault(organ, []).append((scan, voxels[:: max(1, len(voxels) // 20000)]))
-        if not self._places:
+                    few = voxels[:: max(1, len(voxels) // 20000)].copy()  # a view would keep all of them alive
+                    self._places.setdefault(organ, []).append((scan, few))
+        seen_alone = mixture.healthy >= 1 and self._with_tumor and self._known
+        if not self._places and not seen_alone:
             raise InputError(
                 f"None of {len(scans)} scans shows 100 voxels of a healthy organ that a tumor could be painted into.",
-                hint="name an organ, a label map or lung_by_air in the protocol's cases.",
+                hint="name an organ, a label map or lung_by_air in the protocol's cases; where tumors alone are outlined, "
+                "mode=seen learns from these and paints none.",
             )
         self._organs = sorted(self._places)
         self._scan_chances = {}
@@ -130,7 +133,7 @@ class AnomalySampler:
         kind = rng.random()
         if self._with_tumor and kind < self._mixture.real:
             sample = self._real(rng)
-        elif self._known and kind > 1 - self._mixture.anywhere:
+        elif self._known and (kind > 1 - self._mixture.anywhere or not self._places):
             sample = self._anywhere(rng)
         else:
             sample = self._painted(rng)
@@ -328,9 +331,14 @@ _ORGAN_WEIGHT = {
 
 
 def _known_organs(scan: TrainingScan) -> list[str]:
-    """Return the organs whose every tumor in the scan is outlined, so that any window may be asked about them."""
+    """Return the organs whose every tumor in the scan is outlined, so that any window may be asked about them.
+
+    Of the outlined tumor's own organ that holds even where nobody outlined the organ.
+    """
     case = scan.case
     shown = [organ for organ, mask in scan.organs.items() if mask.any()]
+    if scan.tumor.any() and case.organ not in shown:
+        shown.append(case.organ)
     if case.healthy_only_in:
         return [organ for organ in shown if organ in case.healthy_only_in]
     return [organ for organ in shown if organ not in case.unmarked_near]

@@ -110,7 +110,8 @@ def test_slices_are_thick_in_millimeters() -> None:
     """On a grid of half the spacing the same slices span twice as many voxels, which are all the calmer."""
     image = np.random.default_rng(0).random((32, 32, 32)).astype(np.float32)
     coarse, fine = (
-        np.mean([thicken_slices(image, mm, np.random.default_rng(seed)).std() for seed in range(8)]) for mm in (2.0, 1.0)
+        np.mean([thicken_slices(image, mm, np.random.default_rng(seed)).std() for seed in range(8)])
+        for mm in (2.0, 1.0)
     )
     assert fine < 0.8 * coarse
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +48,21 @@ def test_seen_shows_real_tumors_only(two_scans: list[TrainingScan]) -> None:
     assert {sample.organ for sample in samples if sample.abnormal} == {"liver"}, "none was painted into the brain"
     assert {sample.organ for sample in samples} == {"liver", "brain"}, "which is there as healthy"
     assert max(sample.mask.sum() for sample in samples) <= two_scans[0].tumor.sum(), "nor beside the real one"
+
+
+def test_seen_needs_no_outlined_organ(tmp_path: Path) -> None:
+    """As in the Decathlon's lungs and colons, where the tumor alone is outlined."""
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", labels="", label_names={})
+    scan = training_scan(tmp_path, row)
+    assert scan.tumor.any() and not scan.organs
+    options = HeadOptions(mode="seen")
+    samples = drawn(options, [scan])
+    assert {sample.organ for sample in samples} == {"liver"} and any(sample.abnormal for sample in samples)
+    assert max(sample.mask.sum() for sample in samples) <= scan.tumor.sum(), "nothing was painted"
+    assert any(window.abnormal for window in validation_windows([scan], SIDE, options))
+    with pytest.raises(InputError, match="a tumor could be painted into") as caught:
+        drawn(HeadOptions(), [scan])
+    assert "mode=seen" in caught.value.hint
 
 
 def test_label_free_looks_at_no_scan_with_an_outlined_tumor(two_scans: list[TrainingScan]) -> None:
