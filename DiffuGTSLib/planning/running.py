@@ -11,6 +11,7 @@ from DiffuGTSLib.components import Components, find_device
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.pipeline import Segmentation, segment
+from DiffuGTSLib.planning.machine import cpu_memory
 from DiffuGTSLib.planning.plan import Plan, make_plan
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import Geometry, Volume
@@ -25,6 +26,13 @@ def plan_here(geometry: Geometry, config: Config, *, grid_fixed: bool = False) -
     """
     find_device(config.runtime)
     return make_plan(geometry, config, grid_fixed=grid_fixed)
+
+
+def left_over_mb(plan: Plan) -> int:
+    """Return the main memory that a plan leaves, MB (2^20): what may be remembered beside it."""
+    if plan.machine.device == "cpu":
+        return max(0, int((plan.machine.memory_bytes - plan.peak_bytes) / 2**20))
+    return max(0, int((cpu_memory()[0] - plan.host_bytes) / 2**20))
 
 
 def segment_by_plan(
@@ -46,7 +54,7 @@ def segment_by_plan(
         components: Loaded with the configuration of the plan, or with the one that was asked for.
         plan: Of this scan.
         on_step_down: Is told, in a sentence, what ran out and what is done now.
-        road: What else `segment` takes, by name.
+        road: What else `segment` takes, by name. Out of memory, a `memory` among it forgets all.
 
     Raises:
         MemoryLimitError: If memory runs out on the last rung too.
@@ -62,6 +70,8 @@ def segment_by_plan(
         )
         stepped.append(f"{result.rstrip('.')}; went on with {plan.ladder[plan.rung]}")
         on_step_down(f"{stepped[-1]}.")
+        if road.get("memory") is not None:
+            road["memory"].forget()
         _give_memory_back()
 
 

@@ -59,7 +59,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         write_volume(made, folder / ARTIFACT_FILES[kind], compressed=False)
         teller.artifact(kind, folder / ARTIFACT_FILES[kind])
 
-    memory = model.memory(config)
+    memory = model.memory(plan)
     result = segment_by_plan(
         scan, prompts, components, plan, on_step_down=lambda said: teller.tell("warning", message=said),
         modality=modality, region=region, coarse_mask=drawn, cache=cache, memory=memory, stages=spec.stages,

@@ -10,6 +10,8 @@ from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components, find_device, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import WorkerError
+from DiffuGTSLib.planning.plan import Plan
+from DiffuGTSLib.planning.running import left_over_mb
 
 
 class WarmModel:
@@ -35,9 +37,9 @@ class WarmModel:
             self._key = key
         return self._components
 
-    def memory(self, config: Config) -> WindowMemory:
-        """Return what is remembered from run to run, within the budget that a configuration names."""
-        self._memory.limit(config.runtime.remember_mb)
+    def memory(self, plan: Plan) -> WindowMemory:
+        """Return what is remembered from run to run, within the budget that is named and what the plan leaves."""
+        self._memory.limit(min(plan.config.runtime.remember_mb, left_over_mb(plan)))
         return self._memory
 
     def release(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from phantoms import Phantom
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.pipeline import load_components
-from DiffuGTSLib.planning.machine import Machine
+from DiffuGTSLib.planning.machine import Machine, cpu_memory
 from DiffuGTSLib.planning.plan import make_plan
-from DiffuGTSLib.planning.running import segment_by_plan
+from DiffuGTSLib.planning.running import left_over_mb, segment_by_plan
 from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes import Geometry
 
 ROOT = Path(__file__).parents[2]
 LIVER = organ_prompts("liver", "CT")
@@ -29,6 +31,21 @@ def test_a_plan_that_holds_is_on_record_with_the_result(a_ct_phantom: Phantom) -
     result = segment_by_plan(a_ct_phantom.scan, LIVER, components, plan, stages=["aova"])
     assert result.plan is not None and result.plan["rung_name"] == "as asked" and result.stepped_down == ()
     assert result.config == config
+
+
+@pytest.mark.parametrize("spare_mb", [300, 0, -300])
+def test_what_a_plan_leaves_may_be_remembered(a_ct_phantom: Phantom, spare_mb: int) -> None:
+    grid, config = a_ct_phantom.scan.geometry, load_config("tiny")
+    plan = make_plan(grid, config, PLENTY)
+    tight = replace(PLENTY, memory_bytes=plan.peak_bytes + spare_mb * 2**20)
+    assert left_over_mb(make_plan(grid, config, tight, trust=True)) == max(0, spare_mb)
+
+
+def test_beside_a_card_the_computer_s_memory_is_what_is_left() -> None:
+    grid = Geometry.from_spacing((512, 512, 300), (0.8, 0.8, 1.0))
+    plan = make_plan(grid, load_config("tiny"), Machine("cuda", "a card", 8e9, "as asked"))
+    free_mb = cpu_memory()[0] / 2**20
+    assert left_over_mb(plan) == pytest.approx(max(0.0, free_mb - plan.host_bytes / 2**20), abs=0.05 * free_mb)
 
 
 def test_smaller_windows_change_the_map_within_the_stated_tolerance(a_ct_phantom: Phantom) -> None:

@@ -7,6 +7,9 @@ import torch
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.planning.machine import Machine
+from DiffuGTSLib.planning.plan import Plan, make_plan
+from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker.model import WarmModel, model_key, require_kernels
 
 
@@ -48,12 +51,24 @@ def test_a_graphics_card_that_torch_was_built_for_is_taken() -> None:
     require_kernels(torch.device("cuda"))
 
 
+def plan(*overrides: str, memory_bytes: float = 64e9) -> Plan:
+    config = load_config("tiny", overrides=overrides)
+    grid = Geometry.from_spacing((32, 32, 32), (2.0, 2.0, 2.0))
+    return make_plan(grid, config, Machine("cpu", "one of ours", memory_bytes, "as asked"), trust=True)
+
+
 def test_what_was_said_of_a_scan_goes_with_the_networks_and_stays_within_the_budget() -> None:
     model = WarmModel()
-    memory = model.memory(load_config("tiny", overrides=["runtime.remember_mb=1"]))
+    memory = model.memory(plan("runtime.remember_mb=1"))
     memory.begin("model")
     memory.remembered("look", torch.zeros(3), lambda: (torch.zeros(2**17),))
-    assert model.memory(load_config("tiny")) is memory and memory.used_mb == 0.5
+    assert model.memory(plan()) is memory and memory.used_mb == 0.5
     assert memory.budget_bytes == load_config("tiny").runtime.remember_mb * 2**20
     model.release()
     assert memory.used_mb == 0
+
+
+def test_no_more_is_remembered_than_the_plan_of_the_scan_leaves() -> None:
+    model, needed = WarmModel(), plan().peak_bytes
+    assert model.memory(plan(memory_bytes=needed + 5 * 2**20)).budget_bytes == 5 * 2**20
+    assert model.memory(plan(memory_bytes=needed)).budget_bytes == 0
