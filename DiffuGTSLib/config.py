@@ -141,7 +141,10 @@ class MasksConfig:
     threshold: float = 0.5
     """Abnormal share of the attention above which a voxel is a candidate (equal to argmax over two prompts)."""
     rule: str = "fixed"
-    """"fixed", or "otsu": Otsu's threshold on the map where calibration drifts on unseen tumors."""
+    """"fixed"; "relative": threshold and peak are shares of the map's highest value, so that a scan is judged by its own
+    most suspicious place; or "otsu": Otsu's threshold on the map where calibration drifts on unseen tumors."""
+    floor: float = 0.0
+    """With the relative rule: a map that nowhere reaches this has no candidate. Ours, not the paper's."""
     peak: float = 0.0
     """Drop connected candidates whose highest attention stays below this: hysteresis, so that a low threshold draws the
     outline and a high one decides. Ours, not the paper's; 0 keeps all."""
@@ -154,7 +157,9 @@ class MasksConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.threshold < 1, "masks.threshold", "between 0 and 1", self.threshold)
-        _require(self.rule in ("fixed", "otsu"), "masks.rule", "'fixed' or 'otsu'", self.rule)
+        rules = ("fixed", "relative", "otsu")
+        _require(self.rule in rules, "masks.rule", "'fixed', 'relative' or 'otsu'", self.rule)
+        _require(0 <= self.floor < 1, "masks.floor", "0, or below 1", self.floor)
         _require(0 <= self.peak < 1, "masks.peak", "0, or below 1", self.peak)
         _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
         _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)

@@ -16,19 +16,23 @@ def coarse_mask(
     """Return the candidates of an AOVA map.
 
     Paper not available to us; we chose abnormal share > threshold (0.5 equals the argmax over two prompts), because
-    the softmax makes it a probability. "otsu" lets the map choose, never below half of the threshold: Otsu would
-    part any noise.
+    the softmax makes it a probability. "relative" measures threshold and peak by the highest value there is, since a
+    head is less sure of organs and contrasts that it saw little of, and still ranks their voxels well. "otsu" lets the
+    map choose, never below half of the threshold: Otsu would part any noise.
 
     Args:
         abnormal: The abnormal prompt's share of attention, 0 to 1.
         allowed: Where an anomaly may be: inside the scan, the organ and the region of interest.
         spacing_mm: Of the grid.
-        config: Threshold, rule, least peak and smallest volume.
+        config: Threshold, rule, floor, least peak and smallest volume.
     """
-    threshold = config.threshold
-    if config.rule == "otsu" and allowed.any():
+    highest = float(abnormal[allowed].max()) if allowed.any() else 0.0
+    threshold, peak = config.threshold, config.peak
+    if config.rule == "relative":
+        threshold, peak = (share * highest if highest >= config.floor else np.inf for share in (threshold, peak))
+    elif config.rule == "otsu" and allowed.any():
         threshold = max(otsu(abnormal[allowed]), config.threshold / 2)
-    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, config.peak)
+    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
     return drop_small(candidates, spacing_mm, config.minimum_ml)
 
 

@@ -269,9 +269,12 @@ def _stop_reason(seen: AovaMaps, candidate: np.ndarray, config: Config) -> str:
 def _nothing(seen: AovaMaps, config: Config) -> str:
     """Say which rule left no candidate."""
     highest = float(seen.abnormal.max())
-    if highest <= config.masks.threshold:
+    if config.masks.rule == "relative":
+        if highest < config.masks.floor:
+            return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
+    elif highest <= config.masks.threshold:
         return "nothing above the threshold"
-    if highest < config.masks.peak:
+    elif highest < config.masks.peak:
         return f"no candidate reaches masks.peak ({config.masks.peak:.2f})"
     return "every candidate is outside the region, or smaller than masks.minimum_ml"
 

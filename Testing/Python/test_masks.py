@@ -57,6 +57,26 @@ def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
     assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
 
 
+@pytest.mark.parametrize("sure", [0.96, 0.48])
+def test_by_the_relative_rule_a_scan_is_judged_by_its_most_suspicious_place(sure: float) -> None:
+    """Half as sure everywhere gives the same candidates: parts that reach 80 % of the highest, down to 30 % of it."""
+    abnormal = a_map((sure * 0.5, 6), (sure * 0.7, 5), (sure * 0.2, 4))
+    abnormal[3, 1, 1] = sure
+    masks = MasksConfig(rule="relative", threshold=0.3, peak=0.8, minimum_ml=0.0)
+    found = coarse_mask(abnormal, everywhere(abnormal), MM, masks)
+    assert found.sum() == 6 and found[3, 1, 1]
+    elsewhere = everywhere(abnormal)
+    elsewhere[3, 1, 1] = False
+    assert coarse_mask(abnormal, elsewhere, MM, masks).sum() == 5, "the highest is that of the region"
+
+
+def test_a_map_below_the_floor_has_no_candidate() -> None:
+    abnormal = a_map((0.3, 20))
+    masks = MasksConfig(rule="relative", threshold=0.5, floor=0.3, minimum_ml=0.0)
+    assert coarse_mask(abnormal, everywhere(abnormal), MM, masks).sum() == 20
+    assert not coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, floor=0.31)).any()
+
+
 def test_otsus_rule_finds_what_a_fixed_threshold_misses() -> None:
     abnormal = a_map((0.45, 20))
     assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(minimum_ml=0.0)).any()
@@ -70,7 +90,7 @@ def test_otsus_rule_never_falls_below_half_of_the_threshold() -> None:
     assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).any()
 
 
-@pytest.mark.parametrize("rule", ["otsu", "fixed"])
+@pytest.mark.parametrize("rule", ["otsu", "relative", "fixed"])
 def test_nowhere_to_look_gives_an_empty_mask(rule: str) -> None:
     abnormal = a_map((0.9, 20))
     assert not coarse_mask(abnormal, np.zeros(abnormal.shape, dtype=bool), MM, MasksConfig(rule=rule)).any()

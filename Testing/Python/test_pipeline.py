@@ -241,6 +241,7 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
     ("override", "reason"),
     [
         ("masks.peak=0.8", "no candidate reaches masks.peak (0.80)"),
+        ("masks.rule=relative masks.floor=0.75", "nothing reaches masks.floor (0.75)"),
         ("masks.minimum_ml=1e6", "every candidate is outside the region, or smaller than masks.minimum_ml"),
     ],
 )
@@ -249,7 +250,7 @@ def test_why_no_candidate_is_left_is_said(
 ) -> None:
     phantom = ct_phantom()
     cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
-    result = segment(phantom.scan, LIVER, some_components, tiny(override), cache=cache)
+    result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache)
     assert result.outcome == f"{reason}: the highest abnormal attention is 0.70"
     assert not result.coarse_mask.array.any()
 
