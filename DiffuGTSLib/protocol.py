@@ -12,8 +12,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes import Volume, read_volume
 
 SPLITS = ("train", "validation", "test", "excluded")
 MODALITIES = ("CT", "MR", "labels")
@@ -42,6 +45,7 @@ class Case:
             in the middle of the picture would score without looking.
         unmarked_near: Organ name → mm around it that may hold a tumor that nobody outlined.
         contrast: What an MR scan is weighted by, or a CT's phase, in the data set's words, or "".
+        offset_hu: Added to a CT whose file does not hold HU, as where old scanners left the intercept away (-1024).
     """
 
     name: str
@@ -61,6 +65,7 @@ class Case:
     organ_files: dict[str, list[str]] = field(default_factory=dict)
     other_lesion_values: list[int] = field(default_factory=list)
     contrast: str = ""
+    offset_hu: float = 0.0
 
     @property
     def files(self) -> list[str]:
@@ -105,6 +110,22 @@ def read_cases(path: Path) -> list[Case]:
     for name in repeated(case.name for case in cases):
         raise InputError(f"Two cases are named '{name}' in {path}.")
     return cases
+
+
+def read_scan(case: Case, data: Path) -> Volume:
+    """Read a case's scan in native units: HU where it is a CT.
+
+    Args:
+        case: Names the file.
+        data: Folder that its path starts from.
+
+    Raises:
+        InputError: As `read_volume`.
+    """
+    scan = read_volume(data / case.image)
+    if case.offset_hu == 0:
+        return scan
+    return scan.with_array(scan.array.astype(np.float32) + np.float32(case.offset_hu))
 
 
 def write_protocol(path: Path, cases: Sequence[Case], description: str, **header: Any) -> None:
@@ -160,12 +181,12 @@ def _case(row: object) -> Case:
     for key, value, known in (("split", case.split, SPLITS), ("modality", case.modality, MODALITIES)):
         if value not in known:
             raise InputError(f"Case '{name}': unknown {key} '{value}'; expected one of {', '.join(known)}.")
-    _require_places(case)
+    _require_sense(case)
     return case
 
 
-def _require_places(case: Case) -> None:
-    """Refuse an organ, or another lesion, that a case speaks of without saying where it is."""
+def _require_sense(case: Case) -> None:
+    """Refuse an organ, or another lesion, that a case speaks of without saying where it is; and HU that are none."""
     organs = {*case.label_names, *case.organ_files, case.organ, *(["lung"] if case.lung_by_air else [])}
     for organ in (*case.healthy_only_in, *case.unmarked_near):
         if organ not in organs:
@@ -173,6 +194,10 @@ def _require_places(case: Case) -> None:
                 f"Case '{case.name}' speaks of the {organ}, but does not say where it is.",
                 hint="name it in label_names or organ_files, as the organ, or with lung_by_air.",
             )
+    if case.offset_hu and case.modality != "CT":
+        raise InputError(
+            f"Case '{case.name}': offset_hu is for CT, the modality is '{case.modality}'.", hint="leave it away."
+        )
     if case.other_lesion_values and not case.labels:
         raise InputError(
             f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.protocol import Case, shared_patients
-from DiffuGTSLib.volumes import Geometry, Volume, read_volume
+from DiffuGTSLib.protocol import Case, read_scan, shared_patients
+from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import read_labels
 from DiffuGTSLib.volumes.volume import closest_ras, require_scan
 
@@ -144,7 +144,7 @@ def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | Non
         findings.append(Finding(level, code, case.name, message))
 
     try:
-        scan = read_volume(data / case.image)
+        scan = read_scan(case, data)
     except DiffuGTSError as error:
         found(ERROR, error.code, str(error))
         return findings, None

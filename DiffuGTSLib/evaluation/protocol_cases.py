@@ -10,9 +10,9 @@ import numpy as np
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.protocol import Case, read_scan
 from DiffuGTSLib.record import input_sha256
-from DiffuGTSLib.volumes import Geometry, Volume, read_mask, read_volume
+from DiffuGTSLib.volumes import Geometry, Volume, read_mask
 
 AIR_HU = -1000.0
 
@@ -130,7 +130,7 @@ def reframe(
 
 def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
     """Return a case's scan and its reference, which is empty for a healthy scan, in the frame of the files."""
-    scan = read_volume(data / case.image)
+    scan = read_scan(case, data)
     if not case.tumor:
         return scan, scan.with_array(np.zeros(scan.geometry.shape, dtype=np.uint8))
     return scan, read_mask(data / case.tumor, scan.geometry, case.tumor_values)

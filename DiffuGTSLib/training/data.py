@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.protocol import Case, read_scan
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ HEALTHY_MARGIN_MM = 10.0
 
 def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     """Read one case and bring it to the canonical grid."""
-    volume = read_volume(root / case.image)
+    volume = read_scan(case, root)
     if case.modality == "labels":
         scan = _label_scan(volume, config)
     else:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mini_data import write_protocol
 
 from DiffuGTSLib import protocol
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.protocol import Case, read_protocol, read_scan
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.volumes import Geometry, Volume, write_volume
 
 ROW: dict[str, Any] = {"name": "a", "patient": "p", "split": "train", "modality": "CT", "image": "a/ct.nii.gz"}
 
@@ -33,7 +36,18 @@ def test_the_bundled_protocol_keeps_every_patient_in_one_split() -> None:
     split_of = {(case.patient, case.split) for case in cases}
     assert len(split_of) == len({case.patient for case in cases})
     assert {"train", "validation", "test"} <= {case.split for case in cases}
-    assert all(case.tumor for case in cases if case.split == "test"), "a test case without a mask cannot be scored"
+    assert all(case.tumor or case.organ for case in cases if case.split == "test"), "a healthy scan names its organ"
+
+
+def test_a_ct_that_does_not_hold_hu_is_read_as_hu(tmp_path: Path) -> None:
+    stored = np.full((4, 5, 6), 1064, np.int16)
+    write_volume(Volume(stored, Geometry.from_spacing(stored.shape, (1.0, 1.0, 1.0))), tmp_path / "ct.nii.gz")
+    case = Case("a", "p", "test", "CT", "ct.nii.gz", organ="brain", offset_hu=-1024)
+    assert (read_scan(case, tmp_path).array == 40).all()
+    assert (read_scan(replace(case, offset_hu=0.0), tmp_path).array == 1064).all()
+    path = write_protocol(tmp_path / "p.json", [{**ROW, "modality": "MR", "offset_hu": -1024}])
+    with pytest.raises(InputError, match="offset_hu is for CT, the modality is 'MR'"):
+        read_protocol(path)
 
 
 def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
