@@ -1,4 +1,7 @@
-"""What surrounds the road's stages: seconds and progress of each, and one error for all the ways in which memory runs out."""
+"""What surrounds the road's stages: seconds and progress of each, and one error for all the ways in which memory runs out.
+
+With runtime.compile, the compiler works within the stages too, and its failure gets words of ours.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +11,13 @@ from dataclasses import dataclass, field
 import torch
 
 from DiffuGTSLib.backbones.windows import OnWindow
-from DiffuGTSLib.errors import MemoryLimitError
+from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 
 _SIGNS = ("DefaultCPUAllocator", "bad_alloc")
 """A CPU's allocator has no exception of its own: a bare RuntimeError of torch says one of these."""
+
+_COMPILERS = ("torch._dynamo", "torch._inductor")
+"""Where the exceptions of torch.compile live; they are not part of torch's public names."""
 
 
 @dataclass
@@ -52,10 +58,16 @@ def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
 
     Raises:
         MemoryLimitError: Then.
+        ConfigError: If runtime.compile was asked for, and the compiler failed.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if type(error).__module__.startswith(_COMPILERS):
+            raise ConfigError(
+                f"The denoiser could not be compiled for {device}: {str(error).strip()[:300]}",
+                hint="install Triton for this PyTorch, or leave runtime.compile at false.",
+            ) from error
         is_ours = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in _SIGNS)
         if not is_ours:
             raise

@@ -230,6 +230,9 @@ class RuntimeConfig:
     """Memory that the plan may use on the device, GB (10^9 bytes). 0: what the device has free."""
     offload: bool = False
     """On CUDA, networks that are not in use wait in main memory; chosen by the plan where they would not all fit."""
+    compile: bool = False
+    """Compile the denoiser at its first step of each shape (torch.compile); needs Triton. CUDA only: on a CPU, compiling
+    took minutes and the bundled denoiser was ten times slower after it."""
     remember_mb: int = 2048
     """The most that a warm program keeps of a scan's features, MB; they answer another prompt without encoding. 0: nothing."""
 

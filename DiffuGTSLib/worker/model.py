@@ -51,7 +51,7 @@ class WarmModel:
 
 def model_key(config: Config, allow_untrained: bool) -> str:
     """Return all that decides which networks are loaded, and where to."""
-    runtime = (config.runtime.device, config.runtime.precision)
+    runtime = (config.runtime.device, config.runtime.precision, config.runtime.compile)
     return json.dumps([asdict(config.backbone), asdict(config.text), runtime, allow_untrained], sort_keys=True)
 
 

@@ -53,6 +53,24 @@ def test_half_precision_on_a_cpu_is_refused() -> None:
     assert find_device(RuntimeConfig(device="cpu")) == torch.device("cpu")
 
 
+def test_the_compiler_is_for_cuda() -> None:
+    with pytest.raises(ConfigError, match=r"runtime.compile was asked for on a CPU"):
+        load_components(tiny("runtime.device=cpu", "runtime.compile=true"), allow_untrained=True)
+
+
+@pytest.mark.gpu
+def test_a_compiled_denoiser_says_the_same() -> None:
+    said = []
+    for wish in ("false", "true"):
+        denoiser = load_components(
+            tiny("runtime.device=cuda", f"runtime.compile={wish}"), allow_untrained=True
+        ).denoiser
+        noisy = torch.randn((1, 4, 8, 8, 8), generator=torch.Generator().manual_seed(0)).cuda()
+        with torch.inference_mode():
+            said.append(denoiser(noisy, 500.0, (2.0, 2.0, 2.0), "CT").clean)
+    assert torch.allclose(*said, atol=1e-3)
+
+
 def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...]) -> Path:
     unet = MaisiUNet(
         num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
