@@ -137,9 +137,10 @@ class HeadTraining:
         options, train = self.options, self.scans["train"]
         left_out = sum(len(loaded) for loaded in self.job.scans.values()) - sum(map(len, self.scans.values()))
         more = f"; {left_out} scans with an outlined tumor are left out" if left_out else ""
+        with_tumor = sum(bool(scan.tumor.any()) for scan in train)
         lines = [
             f"mode {options.mode}: {MODES[options.mode]}{more}",
-            f"windows: {in_words(options.mixture, sum(bool(scan.tumor.any()) for scan in train))}",
+            f"windows: {in_words(options.mixture, with_tumor, organs=any(scan.organs for scan in train))}",
             f"organs: {', '.join(self._samplers[self.phases[0].name].organs)}",
             "losses: " + ", ".join(f"{name} {weight:g}" for name, weight in asdict(options.weights).items())
             + f"; similarity {options.similarity_form}",

@@ -82,15 +82,16 @@ def require_judges(options: HeadOptions, windows: Sequence[Sample]) -> None:
         )
 
 
-def in_words(mixture: Mixture, with_tumor: int) -> str:
+def in_words(mixture: Mixture, with_tumor: int, *, organs: bool = True) -> str:
     """Return the kinds of windows and their shares in percent.
 
     Args:
         mixture: Of the sampler.
         with_tumor: Scans with an outlined tumor; without any, no window is drawn around one.
+        organs: Whether an organ is outlined somewhere; without, the other windows are from anywhere.
     """
     real = mixture.real if with_tumor else 0.0
-    anywhere = min(mixture.anywhere, 1 - real)
+    anywhere = min(mixture.anywhere, 1 - real) if organs else 1 - real
     others = 1 - real - anywhere
     shares = {
         f"around a real tumor ({with_tumor} scans)": real,

@@ -123,6 +123,7 @@ def test_the_shares_of_windows_in_words_sum_to_one() -> None:
         "30 % around a real tumor (4 scans), 10 % from anywhere, 45 % with painted tumors, 15 % in a healthy organ; "
         "5 % of those with a tumor are asked about another organ"
     )
+    assert in_words(mixture, 4, organs=False).startswith("30 % around a real tumor (4 scans), 70 % from anywhere;")
     assert in_words(mixture, 0).startswith("10 % from anywhere, 68 % with painted tumors, 22 % in a healthy organ")
 
 
