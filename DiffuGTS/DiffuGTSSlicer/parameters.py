@@ -101,7 +101,7 @@ class RunParameters(Wish):
         device: "auto", "cpu", "cuda" or "cuda:1".
         steps: Of repainting; None: the preset's, as everywhere below.
         seed: Of every random draw.
-        candidateThreshold: Abnormal attention above which a voxel is a candidate.
+        candidateThreshold: Abnormal attention above which a voxel is a candidate, by the preset's `masks.rule`.
         dilationMm: How far candidates grow before they are repainted.
         refinementThreshold: Of the residual; 0: found by Otsu's rule.
         roi: Look only inside this box.
