@@ -19,6 +19,8 @@ EXAMPLES = examples(
     "diffugts train denoiser --data scans -o run",
     "diffugts train aova --data scans -o run",
     "diffugts train residual --data scans -o run",
+    "Then choose where its attention is cut, on validation scans and fresh paint; use the choice by --config:",
+    "diffugts train thresholds --data scans -o run",
     "The painter of tumors, into a run folder; it needs the VQGAN before it:",
     "diffugts train vqgan --data scans -o run",
     "diffugts train tumor-painter --data scans -o run --set timesteps=4",
@@ -31,7 +33,7 @@ EXAMPLES = examples(
 )
 
 
-PartName = Literal["autoencoder", "denoiser", "aova", "residual", "vqgan", "tumor-painter", "segmenter"]
+PartName = Literal["autoencoder", "denoiser", "aova", "residual", "thresholds", "vqgan", "tumor-painter", "segmenter"]
 """The keys of `DiffuGTSLib.training.run.PARTS`, known before torch is loaded."""
 
 

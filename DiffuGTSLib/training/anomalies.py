@@ -24,6 +24,8 @@ from DiffuGTSLib.volumes.canonical import IntensityMap
 
 MINIMUM_VOXELS = 8
 """A window with fewer tumor voxels than this counts as normal: nobody could see it."""
+MINIMUM_ORGAN_VOXELS = 100
+"""Of a scan that shows less healthy tissue of an organ, nothing is painted into it."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ class AnomalySampler:
         for scan in scans:
             for organ, mask in scan.organs.items():
                 voxels = np.argwhere(mask & scan.healthy)
-                if len(voxels) >= 100:
+                if len(voxels) >= MINIMUM_ORGAN_VOXELS:
                     few = voxels[:: max(1, len(voxels) // 20000)].copy()  # a view would keep all of them alive
                     self._places.setdefault(organ, []).append((scan, few))
         seen_alone = mixture.healthy >= 1 and self._with_tumor and self._known
         if not self._places and not seen_alone:
             raise InputError(
-                f"None of {len(scans)} scans shows 100 voxels of a healthy organ that a tumor could be painted into.",
+                f"None of {len(scans)} scans shows {MINIMUM_ORGAN_VOXELS} voxels of a healthy organ that a tumor could be painted into.",
                 hint="name an organ, a label map or lung_by_air in the protocol's cases; where tumors alone are outlined, "
                 "mode=seen learns from these and paints none.",
             )

@@ -33,6 +33,7 @@ from DiffuGTSLib.training.job import Job, Part, Report
 from DiffuGTSLib.training.model_folder import model_of, require_same_networks, write_index
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
+from DiffuGTSLib.training.thresholds import PART as THRESHOLDS
 from DiffuGTSLib.training.trainer import TrainingPlan
 from DiffuGTSLib.training.tumor_painter import TUMOR_PAINTER, VQGAN
 
@@ -149,7 +150,8 @@ def _tell(part: str, job: Job) -> None:
         job.report(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
     together = f", {world_size()} processes" if world_size() > 1 else ""
     plan = job.plan
-    job.report(f"{part}: {plan.iterations} iterations, {plan.precision}, seed {plan.seed}, on {job.device}{together}")
+    length = f"{plan.iterations} iterations, " if plan.iterations > 1 else ""  # where nothing is learned there is one
+    job.report(f"{part}: {length}{plan.precision}, seed {plan.seed}, on {job.device}{together}")
     if job.options is not None:
         words = (f"{name} {'-' if value == '' else value}" for name, value in asdict(job.options).items())
         job.report(f"{part}: {', '.join(words)}")
@@ -203,6 +205,7 @@ PARTS: dict[str, Part] = {
     "denoiser": Part(_train_denoiser, 3000, in_model=True, after=("autoencoder", "model/autoencoder")),
     "aova": HEAD,
     "residual": RESIDUAL,
+    "thresholds": THRESHOLDS,
     "vqgan": VQGAN,
     "tumor-painter": TUMOR_PAINTER,
     "segmenter": SEGMENTER,

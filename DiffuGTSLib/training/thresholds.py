@@ -1,0 +1,300 @@
+"""Choose where the head's attention is cut: on validation patients and freshly painted windows, never on a test scan.
+
+    RUN/thresholds/looks-…/     attention and truth of every window: made once, the long part
+    RUN/thresholds/table.csv    every setting with its figures, the best first
+    RUN/thresholds/chosen.json  the chosen one, in the form of a preset: diffugts segment --config …/chosen.json
+
+Nothing is learned. Paper silent; we chose the smallest number of false positives among the settings whose Dice is as
+good as the best one's, because Dice alone forgives what is small.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from DiffuGTSLib.aova import attend
+from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.config import Config, MasksConfig
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
+from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.metrics import dice
+from DiffuGTSLib.masks import coarse_mask
+from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.text.encoder import embed_pair
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.training.anomalies import MINIMUM_ORGAN_VOXELS, MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.job import Job, Part
+
+SHARES = (0.2, 0.3, 0.4, 0.5)
+PEAKS = (0.6, 0.7, 0.8, 0.9)
+FLOORS = (0.0, 0.2, 0.3, 0.4, 0.5)
+"""What is tried for `masks.threshold`, `masks.peak` and, with the relative rule, `masks.floor`."""
+
+_AS_HARD_AS_TRAINING = Mixture(real=0.0, other_organ=0.0, anywhere=0.0, turned=0.3, decoys=0.3)
+_PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class ThresholdOptions:
+    """What a user may choose, by `--set`.
+
+    Attributes:
+        painted: Windows with freshly painted tumors, for each organ.
+        healthy: Windows without a tumor, for each organ.
+        organs: To paint into, parted by commas; empty takes all that the protocol shows.
+        side: Of these windows, in voxels.
+        tolerance: A Dice this close to the best is as good.
+    """
+
+    painted: int = 4
+    healthy: int = 1
+    organs: str = ""
+    side: int = 96
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.painted < 0 or self.healthy < 0 or self.side < 16 or self.side % 16 or not 0 <= self.tolerance < 1:
+            raise ConfigError(
+                "painted and healthy: expected 0 or more; side: a multiple of 16; tolerance: 0 to 1; "
+                f"got {self.painted}, {self.healthy}, {self.side}, {self.tolerance}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """One window or scan that was looked at.
+
+    Attributes:
+        group: What it is averaged with: organ and modality.
+        abnormal: Attention, (X, Y, Z).
+        truth: Tumor of the organ that was asked for.
+    """
+
+    group: str
+    abnormal: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to cut, and what it comes to.
+
+    Attributes:
+        masks: The way.
+        dice: Mean over groups of the mean over windows with a tumor.
+        by_group: Of each group.
+        false_positives: Components that touch no tumor, a window.
+        false_positives_healthy: Likewise, of windows without a tumor; NaN without any.
+    """
+
+    masks: MasksConfig
+    dice: float
+    by_group: dict[str, float]
+    false_positives: float
+    false_positives_healthy: float
+
+
+def choose_thresholds(job: Job) -> None:
+    """Look at every judge once, try every setting, and write the table and the choice."""
+    options: ThresholdOptions = job.options
+    folder = job.output / "thresholds"
+    make_folder(folder)
+    own = job.output / "model"
+    base = own if (own / "aova").is_dir() else job.base
+    config = replace(
+        job.config,
+        backbone=replace(job.config.backbone, folder=str(base)),
+        runtime=replace(job.config.runtime, device=str(job.device)),
+    )
+    components = load_components(config)
+    samples = judges(job.scans, options, job.plan.seed)
+    looks = folder / f"looks-{_fingerprint(components, config, options, job.plan.seed)}"
+    judged = [
+        _judge(sample, looks / f"{number:04d}.safetensors", components, config)
+        for number, sample in enumerate(_told(samples, job.report))
+    ]
+    spacing_mm = job.scans["validation"][0].scan.spacing_mm
+    settings = ranked([measure(judged, masks, spacing_mm) for masks in tried(config.masks)], options.tolerance)
+    _write(folder, settings)
+    job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
+    for setting in settings[:3]:
+        job.report(f"thresholds: {_in_words(setting)}")
+    job.report(f"thresholds: chosen: {folder / 'chosen.json'}")
+
+
+def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Sample]:
+    """Return what is looked at: the validation scans with a tumor, whole, and windows of every organ.
+
+    Windows may be cut from scans that were trained on, since of most organs there is no second patient; the paint is
+    fresh.
+
+    Raises:
+        InputError: If an organ is asked for that no scan shows, or nothing is left to judge by (code "validation").
+    """
+    found = [
+        Sample(scan.scan.image, scan.tumor, scan.case.organ, scan.scan.modality)
+        for scan in scans["validation"]
+        if scan.tumor.any()
+    ]
+    every = [scan for split in ("train", "validation") for scan in scans[split]]
+    shown = sorted(
+        {
+            organ
+            for scan in every
+            for organ, mask in scan.organs.items()
+            if np.count_nonzero(mask & scan.healthy) >= MINIMUM_ORGAN_VOXELS
+        }
+    )
+    for organ in _named(options.organs, shown):
+        found += _windows(every, organ, options, seed)
+    if not any(sample.mask.sum() >= MINIMUM_VOXELS for sample in found):
+        raise InputError(
+            "Thresholds cannot be chosen: no validation scan has an outlined tumor, and none was painted.",
+            hint="set painted to 1 or more, or name validation scans with a tumor in the protocol.",
+            code="validation",
+        )
+    return found
+
+
+def _named(organs: str, shown: Sequence[str]) -> list[str]:
+    wanted = [organ.strip() for organ in organs.split(",") if organ.strip()]
+    for organ in wanted:
+        if organ not in shown:
+            raise InputError(f"organs: no scan shows the organ '{organ}'.", hint=did_you_mean(organ, shown))
+    return wanted or list(shown)
+
+
+def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOptions, seed: int) -> Iterator[Sample]:
+    only = [replace(scan, organs={organ: scan.organs[organ]}) for scan in scans if organ in scan.organs]
+    for healthy, count in ((0.0, options.painted), (1.0, options.healthy)):
+        sampler = AnomalySampler(only, options.side, replace(_AS_HARD_AS_TRAINING, healthy=healthy))
+        for number in range(count):
+            rng = np.random.default_rng([seed, number, int(healthy), *organ.encode()])
+            drawn = (sampler.draw(rng) for _ in range(_PATIENCE))
+            wanted = (sample for sample in drawn if (not sample.mask.any() if healthy else sample.abnormal))
+            if (
+                sample := next(wanted, None)
+            ) is not None:  # too small an organ has none with a tumor, a sick one none without
+                yield sample
+
+
+def _judge(sample: Sample, path: Path, components: Components, config: Config) -> Judge:
+    """Return a look that is kept, or look."""
+    group = f"{sample.organ}, {sample.modality}"
+    if path.is_file():
+        try:
+            return Judge(group, load_file(path)["abnormal"], sample.mask)
+        except (SafetensorError, KeyError):
+            path.unlink()  # cut off: made again
+    prompts = embed_pair(
+        components.text_encoder, organ_prompts(sample.organ, sample.modality), config.text.ensemble, sample.modality
+    )
+    image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
+    how = config.backbone
+    with torch.inference_mode():
+        maps = attend(
+            image, components.autoencoder, components.head, prompts, how.window_voxels, how.overlap,
+            lambda done, total: None, how.mirror,
+        )  # fmt: skip
+    abnormal = maps.abnormal.float().cpu().numpy()
+    make_folder(path.parent)
+    with whole_file(path) as temporary:
+        save_file({"abnormal": abnormal}, temporary)
+    return Judge(group, abnormal, sample.mask)
+
+
+def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
+    """Yield every setting: thresholds and peaks as they are, and as shares of the highest attention."""
+    for threshold in SHARES:
+        for peak in PEAKS:
+            yield replace(masks, rule="fixed", threshold=threshold, peak=peak, floor=0.0)
+            for floor in FLOORS:
+                yield replace(masks, rule="relative", threshold=threshold, peak=peak, floor=floor)
+
+
+def measure(judged: Sequence[Judge], masks: MasksConfig, spacing_mm: tuple[float, float, float]) -> Setting:
+    """Return what a setting comes to."""
+    overlaps: dict[str, list[float]] = {}
+    wrong, wrong_healthy = [], []
+    for judge in judged:
+        found = coarse_mask(judge.abnormal, np.ones(judge.truth.shape, dtype=bool), spacing_mm, masks)
+        wrong.append(detect(found, judge.truth, spacing_mm).false_positives)
+        if judge.truth.any():
+            overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
+        else:
+            wrong_healthy.append(wrong[-1])
+    by_group = {group: float(np.mean(values)) for group, values in overlaps.items()}
+    healthy = float(np.mean(wrong_healthy)) if wrong_healthy else float("nan")
+    return Setting(masks, float(np.mean(list(by_group.values()))), by_group, float(np.mean(wrong)), healthy)
+
+
+def ranked(settings: Sequence[Setting], tolerance: float) -> list[Setting]:
+    """Return settings, the best first: fewest false positives among those as good as the best, then by Dice."""
+    best = max(setting.dice for setting in settings)
+    good = [setting for setting in settings if setting.dice >= best - tolerance]
+    rest = [setting for setting in settings if setting.dice < best - tolerance]
+    return sorted(good, key=lambda s: (s.false_positives, -s.dice)) + sorted(rest, key=lambda s: -s.dice)
+
+
+def _told(samples: Sequence[Sample], report: Callable[[str], None]) -> Iterator[Sample]:
+    for number, sample in enumerate(samples, start=1):
+        yield sample
+        report(f"thresholds: looked at {number} of {len(samples)}: {sample.organ}, {sample.modality}")
+
+
+def _fingerprint(components: Components, config: Config, options: ThresholdOptions, seed: int) -> str:
+    """Return what a look follows from, in short: weights, windows, grid, and what was drawn."""
+    drawn = (options.painted, options.healthy, options.organs, options.side, seed)
+    made_of = [components.weights, asdict(config.backbone) | {"folder": ""}, asdict(config.canonical), drawn]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _write(folder: Path, settings: Sequence[Setting]) -> None:
+    keys = ("rule", "threshold", "peak", "floor")
+    groups = list(settings[0].by_group)
+    with whole_file(folder / "table.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow([*keys, "dice", "false_positives", "false_positives_healthy", *groups])
+        for setting in settings:
+            figures = (setting.dice, setting.false_positives, setting.false_positives_healthy)
+            by_group = (setting.by_group[group] for group in groups)
+            table.writerow(
+                [*(getattr(setting.masks, key) for key in keys), *(f"{each:.4f}" for each in (*figures, *by_group))]
+            )
+    chosen = {"masks": {key: getattr(settings[0].masks, key) for key in keys}}
+    with whole_file(folder / "chosen.json") as temporary:
+        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def _in_words(setting: Setting) -> str:
+    masks = setting.masks
+    floor = f", floor {masks.floor:g}" if masks.rule == "relative" else ""
+    return (
+        f"{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{floor}: Dice {setting.dice:.3f}, "
+        f"{setting.false_positives:.2f} false positives a window, {setting.false_positives_healthy:.2f} without a tumor"
+    )
+
+
+def tell(job: Job) -> None:
+    """Say what would be looked at."""
+    samples = judges(job.scans, job.options, job.plan.seed)
+    with_tumor = sum(bool(sample.mask.any()) for sample in samples)
+    count = len(list(tried(job.config.masks)))
+    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
+    job.report(f"thresholds: {count} settings would be tried")
+
+
+PART = Part(choose_thresholds, 1, ThresholdOptions(), after=("aova", "model/aova"), on_preset=True, rehearse=tell)
+"""What `diffugts train thresholds` chooses."""
