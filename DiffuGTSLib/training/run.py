@@ -150,7 +150,8 @@ def _tell(part: str, job: Job) -> None:
         job.report(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
     together = f", {world_size()} processes" if world_size() > 1 else ""
     plan = job.plan
-    length = f"{plan.iterations} iterations, " if plan.iterations > 1 else ""  # where nothing is learned there is one
+    steps = PARTS[part].iterations != 1  # one that chooses and learns nothing has no length
+    length = f"{plan.iterations} iterations, " if steps else ""
     job.report(f"{part}: {length}{plan.precision}, seed {plan.seed}, on {job.device}{together}")
     if job.options is not None:
         words = (f"{name} {'-' if value == '' else value}" for name, value in asdict(job.options).items())
