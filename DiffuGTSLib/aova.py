@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.memory import WindowMemory
+from DiffuGTSLib.backbones.taps import DenoiserTap
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_windows
 from DiffuGTSLib.errors import ConfigError
 
@@ -145,7 +146,7 @@ class AovaHead(ModelMixin, ConfigMixin):
     """The only part that is trained for anomalies: adapters, queries, keys and the anomaly score.
 
     Args:
-        feature_channels: Of the frozen encoder, fine to coarse; read from the encoder, never typed twice.
+        feature_channels: Of the frozen features, fine to coarse; read from the networks, never typed twice.
         text_dim: Of the sentence embeddings.
         adapter: "mlp" (the paper's form) or "context" (see `ContextAdapter`).
         alpha: Share of the adapter in the adapted features (0.1 in CLIP-Adapter's form; we use more with context).
@@ -155,6 +156,9 @@ class AovaHead(ModelMixin, ConfigMixin):
             before one softmax, so that a sure level can overrule the others.
         feature_scale: Frozen features are multiplied by it, so that they come in with a spread of about 1.
         pool: Side of the grid to which maps are pooled for the class embedding (paper not available; resolution-free).
+        denoiser_timestep: Of the denoiser whose features the head also looks at, see `DiffuGTSLib.backbones.taps`;
+            0: it looks at the encoder's alone.
+        denoiser_scale: Those features are multiplied by it first.
     """
 
     config_name = "config.json"
@@ -171,8 +175,11 @@ class AovaHead(ModelMixin, ConfigMixin):
         fuse: str = "probability",
         feature_scale: float = 1.0,
         pool: int = 4,
+        denoiser_timestep: float = 0.0,
+        denoiser_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        self.tap = DenoiserTap(denoiser_timestep, denoiser_scale) if denoiser_timestep else None
         if adapter not in ("mlp", "context") or fuse not in ("probability", "logit"):
             raise ConfigError(
                 f"AOVA head: adapter is 'mlp' or 'context', fuse 'probability' or 'logit', got {adapter!r}, {fuse!r}."
@@ -274,8 +281,8 @@ def attend(
 
     Args:
         image: Canonical image in [0, 1].
-        autoencoder: Frozen.
-        head: Trained on this autoencoder's features.
+        autoencoder: Frozen; with the denoiser's features where the head wants them (`Components.eyes`).
+        head: Trained on these features.
         prompts: Embeddings of the normal and the abnormal sentence.
         window_voxels: Side of the window; shorter sides are seen whole.
         overlap: Least share that neighboring windows have in common.

@@ -9,6 +9,7 @@ import torch
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import Backbone, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
+from DiffuGTSLib.backbones.taps import tapped, tapped_levels
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
@@ -44,13 +45,19 @@ class Components:
     folder: Path | None = None
     residual: ResidualProjection | None = None
 
+    def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
+        """Return what the head looks at a scan through: the autoencoder, with the denoiser's features if it wants them."""
+        return tapped(self.autoencoder, self.denoiser, self.head.tap, spacing_mm, modality)
+
     def hold(self, offload: bool, *used: str) -> None:
         """Bring parts to the device; the others too, or, with `offload`, back to main memory until they are used.
 
         Args:
             offload: `runtime.offload`.
-            used: Names of the parts here that are used next.
+            used: Names of the parts here that are used next; with a head that looks through the denoiser, that too.
         """
+        if "head" in used and self.head.tap is not None:
+            used += ("denoiser",)
         for name in ("autoencoder", "denoiser", "head", "residual"):
             part = getattr(self, name, None)
             if isinstance(part, torch.nn.Module):
@@ -77,7 +84,7 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
         )
     else:
         head = _untrained_head(backbone.autoencoder, text_encoder)
-    _require_fitting(head, backbone.autoencoder, text_encoder, config)
+    _require_fitting(head, backbone, text_encoder, config)
     residual = None
     if config.residual.feature == "projection":
         residual = _projection_of(backbone, text_encoder)
@@ -161,17 +168,20 @@ def find_device(config: RuntimeConfig) -> torch.device:
     return device
 
 
-def _require_fitting(head: AovaHead, autoencoder: LatentAutoencoder, text_encoder: TextEncoder, config: Config) -> None:
+def _require_fitting(head: AovaHead, backbone: Backbone, text_encoder: TextEncoder, config: Config) -> None:
     if head.config["text_dim"] != text_encoder.dim:
         raise WeightsError(
             f"The head was trained on sentences of {head.config['text_dim']} numbers; "
             f"'{config.text.encoder}' gives {text_encoder.dim}.",
             hint="check text.encoder.",
         )
-    if tuple(head.config["feature_channels"]) != autoencoder.feature_channels:
+    given = backbone.autoencoder.feature_channels
+    if head.tap is not None:
+        given, _ = tapped_levels(backbone.autoencoder, backbone.denoiser)
+    if tuple(head.config["feature_channels"]) != given:
         raise WeightsError(
             f"The head was trained on features of {tuple(head.config['feature_channels'])} channels; "
-            f"the autoencoder gives {autoencoder.feature_channels}.",
+            f"the {'autoencoder gives' if head.tap is None else 'autoencoder and the denoiser give'} {given}.",
             hint="the model folder mixes parts of two models.",
         )
 

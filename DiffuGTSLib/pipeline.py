@@ -171,7 +171,7 @@ def segment(
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
-            memory = _begun(memory, components, config)
+            memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
             seen = _look(scan, embeddings, components, config, cache, memory, clock.report)
@@ -191,7 +191,7 @@ def segment(
             show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
-                    maps = _compare(twins, seen, repainted, embeddings, components, config, memory, clock.report)
+                    maps = _compare(twins, seen, repainted, scan, embeddings, components, config, memory, clock.report)
                     refinement = _refinement(scan, twins.box, maps, repainted, region, config)
         with clock.stage("write back"):
             if refinement is not None:
@@ -223,25 +223,32 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    return _attend(image, embeddings, components, config, span(report, 0.0, 1.0), memory=memory)
+    return _attend(image, scan, embeddings, components, config, span(report, 0.0, 1.0), memory=memory)
 
 
-def _begun(memory: WindowMemory | None, components: Components, config: Config) -> WindowMemory:
-    """Tell the memory whose words it will keep; without one, nothing is kept."""
+def _begun(
+    memory: WindowMemory | None, scan: CanonicalScan, components: Components, config: Config
+) -> WindowMemory:  # fmt: skip
+    """Tell the memory whose words it will keep; without one, nothing is kept.
+
+    A head that looks through the denoiser sees a picture as one of its spacing and modality.
+    """
     memory = memory or WindowMemory(0)
-    memory.begin((components.weights or id(components.head), str(components.folder), config.runtime.precision))
+    seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
+    weights = components.weights or id(components.head)
+    memory.begin((weights, str(components.folder), config.runtime.precision, seen_as))
     return memory
 
 
 def _attend(
-    image: Tensor, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow,
+    image: Tensor, scan: CanonicalScan, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow,
     where: Tensor | None = None, memory: WindowMemory | None = None,
 ) -> AovaMaps:  # fmt: skip
     """Attend as the configuration says."""
     how = config.backbone
     return attend(
-        image, components.autoencoder, components.head, embeddings, how.window_voxels, how.overlap, on_window,
-        how.mirror, where, memory,
+        image, components.eyes(scan.spacing_mm, scan.modality), components.head, embeddings, how.window_voxels,
+        how.overlap, on_window, how.mirror, where, memory,
     )  # fmt: skip
 
 
@@ -312,8 +319,8 @@ def _repaint(
 
 
 def _compare(
-    twins: Twins, seen: AovaMaps, repainted: np.ndarray, embeddings: Tensor, components: Components, config: Config,
-    memory: WindowMemory, report: Callable[[float], None],
+    twins: Twins, seen: AovaMaps, repainted: np.ndarray, scan: CanonicalScan, embeddings: Tensor,
+    components: Components, config: Config, memory: WindowMemory, report: Callable[[float], None],
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins with the same eyes and measure what changed."""
     candidate = torch.from_numpy(repainted[twins.box]).to(twins.healthy.device)
@@ -325,7 +332,7 @@ def _compare(
         )  # fmt: skip
         return projected_residuals(components.residual, evidence)
     before, after = (
-        _attend(image[None, None], embeddings, components, config, on_window, candidate, kept).abnormal
+        _attend(image[None, None], scan, embeddings, components, config, on_window, candidate, kept).abnormal
         for image, on_window, kept in (
             (twins.reconstruction, span(report, 0.0, 0.5), memory),
             (twins.healthy, span(report, 0.5, 1.0), None),  # another seed or candidate makes another twin

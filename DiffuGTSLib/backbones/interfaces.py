@@ -57,6 +57,9 @@ class Denoiser(Protocol):
 
     side_multiple: int
     """Latent sides must be multiples of this."""
+    feature_channels: tuple[int, ...]
+    feature_strides: tuple[int, ...]
+    """Of `features`, in latent cells."""
 
     def __call__(
         self,
@@ -66,6 +69,16 @@ class Denoiser(Protocol):
         modality: str,
     ) -> Prediction:
         """Predict at one timestep of the schedule the denoiser was trained with."""
+        ...
+
+    def features(
+        self,
+        latent: Float[Tensor, "b l x y z"],
+        timestep: float,
+        spacing_mm: tuple[float, float, float],
+        modality: str,
+    ) -> tuple[Tensor, ...]:
+        """Return what the network makes of a clean latent as it is, without noise, at a timestep; fine to coarse."""
         ...
 
 

@@ -134,6 +134,24 @@ class MaisiUNet(ModelMixin, ConfigMixin):
             if hasattr(module, "use_flash_attention"):
                 module.use_flash_attention = True  # torch's fused attention; exact on a CPU too
         self.side_multiple = 2 ** (len(num_channels) - 1)
+        self.feature_channels = tuple(num_channels)
+        self.feature_strides = tuple(2**level for level in range(len(num_channels)))
+
+    def features(
+        self, noisy: Tensor, timesteps: Tensor, spacing_mm: Tensor, class_labels: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the last block's output of each level of the rising half, fine to coarse; arguments as `forward`."""
+        seen: list[Tensor] = []
+        hooks = [
+            _last_block(level).register_forward_hook(lambda _block, _input, output: seen.append(output))
+            for level in self.net.up_blocks
+        ]
+        try:
+            self(noisy, timesteps, spacing_mm, class_labels)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(reversed(seen))
 
     def forward(self, noisy: Tensor, timesteps: Tensor, spacing_mm: Tensor, class_labels: Tensor) -> Tensor:
         """Return the raw prediction for a batch.
@@ -174,6 +192,7 @@ class MaisiDenoiser(nn.Module):
         self.prediction = prediction
         self.class_label = class_label
         self.side_multiple = unet.side_multiple
+        self.feature_channels, self.feature_strides = unet.feature_channels, unet.feature_strides
 
     def forward(
         self, noisy: Float[Tensor, "b l x y z"], timestep: float, spacing_mm: tuple[float, float, float], modality: str
@@ -184,6 +203,28 @@ class MaisiDenoiser(nn.Module):
             GeometryError: If a latent side is not a multiple of `side_multiple`.
             InputError: If the network knows no code for this modality.
         """
+        raw = self.unet(noisy, *self._conditions(noisy, timestep, spacing_mm, modality))
+        signal, sigma = self.schedule.levels(timestep)
+        if self.prediction == "flow":  # noisy = (1 - s) clean + s noise, raw = clean - noise
+            return Prediction(noisy + sigma * raw, noisy - signal * raw)
+        return Prediction((noisy - sigma * raw) / signal, raw)
+
+    def features(
+        self, latent: Float[Tensor, "b l x y z"], timestep: float, spacing_mm: tuple[float, float, float], modality: str
+    ) -> tuple[Tensor, ...]:
+        """Return what the network makes of signal · latent, the expectation of a noisy one; fine to coarse.
+
+        Raises:
+            GeometryError: As `forward`.
+            InputError: As `forward`.
+        """
+        signal, _ = self.schedule.levels(timestep)
+        return self.unet.features(signal * latent, *self._conditions(latent, timestep, spacing_mm, modality))
+
+    def _conditions(
+        self, noisy: Tensor, timestep: float, spacing_mm: tuple[float, float, float], modality: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return timesteps, spacings and class codes of a batch that the network can take."""
         if any(side % self.side_multiple for side in noisy.shape[2:]):
             raise GeometryError(
                 f"The denoiser needs latent sides that are multiples of {self.side_multiple}, got {tuple(noisy.shape[2:])}.",
@@ -194,16 +235,11 @@ class MaisiDenoiser(nn.Module):
                 f"The denoiser knows {sorted(self.class_label)}, not modality '{modality}'.", code="modality"
             )
         batch = len(noisy)
-        raw = self.unet(
-            noisy,
+        return (
             torch.full((batch,), float(timestep), device=noisy.device),
             torch.tensor([spacing_mm] * batch, device=noisy.device),
             torch.full((batch,), self.class_label[modality], device=noisy.device, dtype=torch.long),
         )
-        signal, sigma = self.schedule.levels(timestep)
-        if self.prediction == "flow":  # noisy = (1 - s) clean + s noise, raw = clean - noise
-            return Prediction(noisy + sigma * raw, noisy - signal * raw)
-        return Prediction((noisy - sigma * raw) / signal, raw)
 
 
 PUBLISHED_UNETS: dict[str, dict[str, Any]] = {
@@ -234,6 +270,12 @@ def _use_native_group_norm(root: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, MaisiGroupNorm3D):
                 setattr(parent, name, nn.GroupNorm(child.num_groups, child.num_channels, child.eps, affine=True))
+
+
+def _last_block(level: nn.Module) -> nn.Module:
+    """Return what comes last in a level of the UNet before it is sampled up."""
+    blocks = level.get_submodule("attentions" if hasattr(level, "attentions") else "resnets")
+    return list(blocks.children())[-1]
 
 
 def _last_block_of_each_scale(blocks: nn.ModuleList) -> tuple[int, ...]:

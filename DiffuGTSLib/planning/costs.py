@@ -25,6 +25,7 @@ from DiffuGTSLib.backbones import FLOW_SCHEDULER, PUBLISHED, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet, published_networks
 from DiffuGTSLib.backbones.schedules import build_schedule
+from DiffuGTSLib.backbones.taps import tapped
 from DiffuGTSLib.backbones.weights import read_json, require_model_folder
 from DiffuGTSLib.config import BackboneConfig, Config
 from DiffuGTSLib.model_store.store import find_stored
@@ -33,6 +34,7 @@ from DiffuGTSLib.resources import resource_path
 Shape = tuple[int, int, int]
 
 _META = torch.device("meta")
+_SPACING_MM = (1.5, 1.5, 1.5)
 _TEXT_DIM = {"minilm": 384, "clinicalbert": 768}
 """Of sentence encoders whose head does not exist yet."""
 _HEAD = {"adapter": "context", "alpha": 0.5, "fuse": "logit"}
@@ -68,6 +70,15 @@ class Sketch:
     head: AovaHead
     modality: str
 
+    def eyes(self) -> LatentAutoencoder:
+        """Return what the head looks through; of spacings one is as good as another here."""
+        return tapped(self.autoencoder, self.denoiser, self.head.tap, _SPACING_MM, self.modality)
+
+    @property
+    def looking(self) -> tuple[str, ...]:
+        """The parts that a look needs, by their names here."""
+        return ("autoencoder", "head") if self.head.tap is None else ("autoencoder", "denoiser", "head")
+
     def weights_bytes(self, *names: str) -> int:
         """Return the room that parts take, by their names here, as float32."""
         parts = [getattr(self, name) for name in names]
@@ -97,7 +108,7 @@ def look_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     image = torch.empty(1, 1, *shape, device=_META)
 
     def look() -> object:
-        encoding = networks.autoencoder.encode(image)
+        encoding = networks.eyes().encode(image)
         return encoding.latent, networks.head(encoding.features, prompts)
 
     return counted(look, precision, image)
@@ -114,7 +125,7 @@ def decode_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
 def step_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     """Return the cost of one denoising step of a box; its shape is in image voxels."""
     latent = _latent(networks, shape)
-    return counted(lambda: networks.denoiser(latent, 500.0, (1.5, 1.5, 1.5), networks.modality), precision, latent)
+    return counted(lambda: networks.denoiser(latent, 500.0, _SPACING_MM, networks.modality), precision, latent)
 
 
 def counted(work: Callable[[], object], precision: str, *inputs: Tensor) -> Cost:

@@ -146,15 +146,15 @@ def _measured(networks: Sketch, config: Config) -> float:
     while side > 32 and look_cost(networks, (side, side, side), "float32").flop > _PROBE_FLOP:
         side //= 2
     cost = look_cost(networks, (side, side, side), "float32")
-    autoencoder, head = _filled(networks.autoencoder), _filled(networks.head)
+    filled: Sketch = replace(networks, **{name: _filled(getattr(networks, name)) for name in networks.looking})
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, 1, side, side, side), generator=generator)
-    prompts = torch.rand((1, 2, int(head.config["text_dim"])), generator=generator)
+    prompts = torch.rand((1, 2, int(filled.head.config["text_dim"])), generator=generator)
     seconds = math.inf
     for _ in range(2):
         begin = time.perf_counter()
         with torch.inference_mode():
-            head(autoencoder.encode(image).features, prompts)
+            filled.head(filled.eyes().encode(image).features, prompts)
         seconds = time.perf_counter() - begin
     return cost.flop / seconds / 1e12
 

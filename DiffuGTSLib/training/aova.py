@@ -9,7 +9,7 @@ be faster than encoding was not measured.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -42,7 +42,7 @@ class HeadRecipe:
 
     Args:
         head: The head to train.
-        autoencoder: Frozen.
+        eyes: Modality → the frozen autoencoder that the head looks through.
         text_encoder: Frozen; every sentence a prompt may be drawn from is embedded once.
         sampler: Of training windows.
         validation: Fixed windows of patients that are not trained on.
@@ -56,7 +56,7 @@ class HeadRecipe:
     def __init__(
         self,
         head: AovaHead,
-        autoencoder: LatentAutoencoder,
+        eyes: Callable[[str], LatentAutoencoder],
         text_encoder: TextEncoder,
         sampler: AnomalySampler,
         validation: Sequence[Sample],
@@ -68,7 +68,7 @@ class HeadRecipe:
         cache_bytes: int = 0,
     ) -> None:
         self.trainable = head
-        self._autoencoder = autoencoder
+        self._eyes = eyes
         self._sampler = sampler
         self._validation = validation
         self._batch = batch
@@ -95,15 +95,14 @@ class HeadRecipe:
         else:
             samples = [self._sampler.draw(rng) for _ in range(self._batch)]
         device = self._device
-        image = torch.from_numpy(np.stack([sample.image for sample in samples]))[:, None].to(device)
         mask = torch.from_numpy(np.stack([sample.mask for sample in samples]))[:, None].to(device, torch.float32)
         abnormal = torch.tensor([sample.abnormal for sample in samples], device=device)
         mask = mask * abnormal[:, None, None, None, None]
         prompts = torch.stack([self._prompts(sample, rng) for sample in samples]).to(device)
         with torch.no_grad():
             features = [
-                feature.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on CPUs
-                for feature in self._autoencoder.encode(image).features
+                torch.cat(level).contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on CPUs
+                for level in zip(*map(self._seen, samples), strict=True)
             ]
         attention = self.trainable(features, prompts)
         return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label)
@@ -139,13 +138,17 @@ class HeadRecipe:
         """Return the features of a validation window, encoded once as long as there is room to keep them."""
         if number in self._cached:
             return tuple(feature.to(self._device) for feature in self._cached[number])
-        image = torch.from_numpy(self._validation[number].image)[None, None].to(self._device)
-        features = self._autoencoder.encode(image).features
+        features = self._seen(self._validation[number])
         size = sum(feature.nbytes for feature in features)
         if size <= self._room:
             self._room -= size
             self._cached[number] = tuple(feature.cpu() for feature in features)
         return features
+
+    def _seen(self, sample: Sample) -> tuple[Tensor, ...]:
+        """Return the frozen features of one window."""
+        image = torch.from_numpy(sample.image)[None, None].to(self._device)
+        return self._eyes(sample.modality).encode(image).features
 
     def _prompts(self, sample: Sample, rng: np.random.Generator | None) -> Tensor:
         """Return (2, d): a random phrasing of each sentence in training, the first in validation."""

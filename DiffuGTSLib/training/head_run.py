@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from DiffuGTSLib.aova import AovaHead
-from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.weights import CHECKSUMS_FILE, WEIGHTS_FILE, load_module, read_json
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import build_encoder
 from DiffuGTSLib.training.anomalies import AnomalySampler
 from DiffuGTSLib.training.aova import HeadRecipe
-from DiffuGTSLib.training.distributed import rank, told_by_first
+from DiffuGTSLib.training.distributed import rank
+from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
 from DiffuGTSLib.training.job import Job, Part
@@ -91,7 +91,7 @@ class HeadTraining:
         self.options: HeadOptions = job.options
         self.phases = phases(self.options, job.plan, job.config.backbone.window_voxels)
         self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
-        self.autoencoder: MaisiAutoencoder = job.load_autoencoder().to(job.device)
+        self._features = FrozenFeatures(job, self.options.denoiser_timestep)
         self.text_encoder = build_encoder(job.config.text.encoder, job.config.text.folder)
         self._samplers = {
             phase.name: AnomalySampler(self.scans["train"], phase.side, self.options.mixture) for phase in self.phases
@@ -104,22 +104,31 @@ class HeadTraining:
         self.head = self._head().to(job.device, memory_format=torch.channels_last_3d)
 
     def _head(self) -> AovaHead:
-        if self.options.start:
-            return started(self.options, self.autoencoder, self.text_encoder.dim, self.job)
-        scale = self._known_scale() or self.options.feature_scale
-        if not scale:
-            first = self._samplers[self.phases[0].name]
-            scale = told_by_first(measured_scale(self.autoencoder, first, self.job.device), self.job.device)
+        options, channels = self.options, self._features.channels
+        if options.start:
+            return started(options, channels, self.text_encoder.dim, self.job)
+        windows = self._samplers[self.phases[0].name]
+        scale = self._known("feature_scale") or options.feature_scale or self._features.scale(windows)
         head: AovaHead = AovaHead(
-            self.autoencoder.feature_channels, self.text_encoder.dim, adapter=self.options.adapter,
-            alpha=self.options.alpha, context_widths=self.options.widths, fuse=self.options.fuse, feature_scale=scale,
+            channels, self.text_encoder.dim, adapter=options.adapter, alpha=options.alpha,
+            context_widths=options.widths, fuse=options.fuse, feature_scale=scale,
+            denoiser_timestep=options.denoiser_timestep,
+            denoiser_scale=self._known("denoiser_scale") or self._features.denoiser_scale(windows, scale),
         )  # fmt: skip
         return head
 
-    def _known_scale(self) -> float:
+    def eyes(self, modality: str) -> LatentAutoencoder:
+        """Return what the head looks at a window through."""
+        return self._features.eyes(self.head.tap, modality)
+
+    def _tap_in_words(self) -> str:
+        tap = self.head.tap
+        return "" if tap is None else f"; the denoiser's at timestep {tap.timestep:g}, times {tap.scale:g} before"
+
+    def _known(self, scale: str) -> float:
         """Return what was measured when the run was begun, 0 where it was not."""
         path = self.job.output / "aova" / RECORD
-        return float(read_json(path).get("feature_scale", 0.0)) if path.is_file() else 0.0
+        return float(read_json(path).get(scale, 0.0)) if path.is_file() else 0.0
 
     @contextmanager
     def recipe(self, phase: Phase, workers: int) -> Iterator[HeadRecipe]:
@@ -127,7 +136,7 @@ class HeadTraining:
         sampler = self._samplers[phase.name]
         with WindowWorkers(sampler, 1, workers) if workers else nullcontext() as ahead:
             yield HeadRecipe(
-                self.head, self.autoencoder, self.text_encoder, sampler, self.windows[phase.name],
+                self.head, self.eyes, self.text_encoder, sampler, self.windows[phase.name],
                 weights=self.options.weights, similarity_by_label=self.options.similarity_form == "label", ahead=ahead,
                 cache_bytes=int(self.options.cache_gb * 1e9),
             )  # fmt: skip
@@ -145,7 +154,8 @@ class HeadTraining:
             "losses: " + ", ".join(f"{name} {weight:g}" for name, weight in asdict(options.weights).items())
             + f"; similarity {options.similarity_form}",
             f"head: {self.head.config['adapter']} adapter, fused by {self.head.config['fuse']}, features times "
-            f"{self.head.config['feature_scale']:g}" + (f", from {options.start}" if options.start else ""),
+            f"{self.head.config['feature_scale']:g}{self._tap_in_words()}"
+            + (f", from {options.start}" if options.start else ""),
         ]  # fmt: skip
         windows = self.windows[self.phases[-1].name]
         kept = f"the best {options.watch} is kept" if options.watch else "the last weights are kept"
@@ -154,26 +164,7 @@ class HeadTraining:
             self.job.report(f"aova: {line}")
 
 
-def measured_scale(autoencoder: MaisiAutoencoder, sampler: AnomalySampler, device: torch.device) -> float:
-    """Return what the features are multiplied by for a spread of about 1, from 8 windows, to two digits.
-
-    One number for all levels, as the head has it: over the root mean square of their standard deviations.
-    """
-    variances = []
-    with torch.no_grad():
-        for number in range(8):
-            image = torch.from_numpy(sampler.draw(np.random.default_rng(number)).image)[None, None].to(device)
-            variances.append([float(feature.float().var()) for feature in autoencoder.encode(image).features])
-    spread = math.sqrt(float(np.mean(variances)))
-    if not (math.isfinite(spread) and spread > 0):
-        raise WeightsError(
-            f"The autoencoder's features have a spread of {spread:g}: there is nothing to learn from.",
-            hint="check its weights.",
-        )
-    return float(f"{1 / spread:.2g}")
-
-
-def started(options: HeadOptions, autoencoder: MaisiAutoencoder, text_dim: int, job: Job) -> AovaHead:
+def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: Job) -> AovaHead:
     """Return the head that training begins from, which has to be of the kind that is asked for.
 
     Raises:
@@ -183,14 +174,16 @@ def started(options: HeadOptions, autoencoder: MaisiAutoencoder, text_dim: int, 
     folder = Path(options.start)
     folder = folder / "aova" if (folder / "aova").is_dir() else folder
     head: AovaHead = load_module(AovaHead, folder)
-    bound = {"feature_channels": list(autoencoder.feature_channels), "text_dim": text_dim}
+    bound = {"feature_channels": list(channels), "text_dim": text_dim}
     for name, wanted in bound.items():
         if _plain(head.config[name]) != wanted:
             raise WeightsError(
                 f"start: the head in {folder} has {name} {_plain(head.config[name])}; these networks give {wanted}.",
                 hint="a head goes on only on the features and the text model that it was trained on.",
             )
-    wishes: dict[str, Any] = {"adapter": options.adapter, "alpha": options.alpha, "fuse": options.fuse}
+    wishes: dict[str, Any] = {
+        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep")
+    }
     if options.adapter == "context":
         wishes["context_widths"] = list(options.widths)
     if options.feature_scale:
@@ -245,8 +238,9 @@ def rehearse_head(job: Job) -> None:
             f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, {seconds:.2f} s each "
             f"(the faster of 2), {duration(seconds * phase.plan.iterations)}"
         )
-        channels = zip(training.autoencoder.feature_channels, training.autoencoder.feature_strides, strict=True)
-        window = sum(4 * count * (phase.side // stride) ** 3 for count, stride in channels)
+        eyes = training.eyes("CT")
+        levels = zip(eyes.feature_channels, eyes.feature_strides, strict=True)
+        window = sum(4 * count * (phase.side // stride) ** 3 for count, stride in levels)
         features = max(features, len(training.windows[phase.name]) * window)
     kept_gb = min(features / 1e9, training.options.cache_gb)
     peak = peak_memory_gb(job.device)
@@ -284,7 +278,8 @@ def _record(job: Job) -> dict[str, Any]:
 def _write_record(job: Job, head: AovaHead) -> None:
     if rank() > 0:
         return
-    record = {**_record(job), "feature_scale": head.config["feature_scale"], "seed": job.plan.seed}
+    scales = {name: head.config[name] for name in ("feature_scale", "denoiser_scale")}
+    record = {**_record(job), **scales, "seed": job.plan.seed}
     folder = job.output / "aova"
     make_folder(folder)
     with whole_file(folder / RECORD) as temporary:

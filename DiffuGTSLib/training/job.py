@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from DiffuGTSLib.backbones import build_backbone
+from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config
-from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import MODALITIES
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank
@@ -66,6 +68,20 @@ class Job:
         """Return the autoencoder to train on, frozen."""
         autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.base / "autoencoder")
         return autoencoder
+
+    def load_denoiser(self) -> Denoiser:
+        """Return the denoiser whose features a head looks at, frozen.
+
+        Raises:
+            WeightsError: If the model folder has none.
+        """
+        if not (self.base / "denoiser").is_dir():
+            raise WeightsError(
+                f"{self.base} holds no denoiser, and denoiser_timestep asks for its features.",
+                hint="train it first, diffugts train denoiser, or leave denoiser_timestep at 0.",
+                code="weights_missing",
+            )
+        return build_backbone(replace(self.config.backbone, folder=str(self.base))).denoiser
 
     def save(self, name: str, module: ModelMixin) -> None:
         """Put a trained part into the model folder, beside the networks it belongs to; the first process writes."""

@@ -203,9 +203,10 @@ def _judge(sample: Sample, path: Path, components: Components, config: Config) -
     )
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
     how = config.backbone
+    eyes = components.eyes((config.canonical.spacing_mm,) * 3, sample.modality)
     with torch.inference_mode():
         maps = attend(
-            image, components.autoencoder, components.head, prompts, how.window_voxels, how.overlap,
+            image, eyes, components.head, prompts, how.window_voxels, how.overlap,
             lambda done, total: None, how.mirror,
         )  # fmt: skip
     abnormal = maps.abnormal.float().cpu().numpy()

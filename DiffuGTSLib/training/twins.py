@@ -138,8 +138,8 @@ def make_twins(
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
 
     def look(image: Tensor) -> tuple[Tensor, Tensor]:
-        parts = (components.autoencoder, components.head)
-        seen = attend(image, *parts, prompts, how.window_voxels, how.overlap, _nothing, how.mirror)
+        eyes = components.eyes(spacing, sample.modality)
+        seen = attend(image, eyes, components.head, prompts, how.window_voxels, how.overlap, _nothing, how.mirror)
         return seen.abnormal[None, None], seen.latent
 
     image = torch.from_numpy(sample.image)[None, None].to(device)

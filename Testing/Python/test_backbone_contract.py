@@ -58,6 +58,14 @@ def test_features_have_the_strides_and_channels_that_are_announced(a_backbone: B
     assert list(autoencoder.feature_strides) == sorted(autoencoder.feature_strides), "fine to coarse"
 
 
+def test_the_denoisers_features_have_the_strides_and_channels_that_are_announced(a_backbone: Backbone) -> None:
+    denoiser = a_backbone.denoiser
+    with torch.inference_mode():
+        features = denoiser.features(a_noisy_latent(a_backbone), 50.0, SPACING_MM, "CT")
+    levels = zip(denoiser.feature_channels, denoiser.feature_strides, strict=True)
+    assert [tuple(each.shape) for each in features] == [(1, count, *3 * (8 // stride,)) for count, stride in levels]
+
+
 def test_nothing_of_it_can_be_trained_or_is_in_training_mode(a_backbone: Backbone) -> None:
     for part in (a_backbone.autoencoder, a_backbone.denoiser):
         assert isinstance(part, torch.nn.Module)

@@ -1,6 +1,7 @@
 """Loading the trained parts: what fits together, where it runs, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,14 +72,14 @@ def test_a_compiled_denoiser_says_the_same() -> None:
     assert torch.allclose(*said, atol=1e-3)
 
 
-def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...]) -> Path:
+def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...], **head: float) -> Path:
     unet = MaisiUNet(
         num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
         norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
     )  # fmt: skip
     save_module(MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4), folder / "autoencoder")
     save_module(unet, folder / "denoiser")
-    save_module(AovaHead(channels, text_dim), folder / "aova")
+    save_module(AovaHead(channels, text_dim, **head), folder / "aova")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(FLOW_SCHEDULER))
     (folder / "model_index.json").write_text(json.dumps({"prediction": "flow"}))
@@ -102,6 +103,26 @@ def test_a_head_that_does_not_fit_is_refused(
 ) -> None:
     folder = a_model_folder(tmp_path / "mixed", text_dim, channels)
     with pytest.raises(WeightsError, match=said):
+        load_components(tiny(f"backbone.folder={folder}"))
+
+
+def test_a_head_that_looks_through_the_denoiser_brings_it_along(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "tapped", 384, (8, 8, 16, 16), denoiser_timestep=50.0, denoiser_scale=0.5)
+    components = load_components(tiny(f"backbone.folder={folder}"))
+    image = torch.rand(1, 1, 32, 32, 32)
+    assert components.eyes((2.0, 2.0, 2.0), "CT").feature_channels == (8, 8, 16, 16)
+    with torch.inference_mode():
+        features = components.eyes((2.0, 2.0, 2.0), "CT").encode(image).features
+        assert components.head(features, torch.rand(1, 2, 384)).maps.shape == (1, 2, 32, 32, 32)
+    meta = replace(components, device=torch.device("meta"))
+    meta.hold(True, "head")
+    assert all(next(part.parameters()).is_meta for part in (meta.head, meta.denoiser)), "where the head is, it is"
+    assert not next(meta.autoencoder.parameters()).is_meta
+
+
+def test_a_head_that_looks_through_another_denoiser_is_refused(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "mixed", 384, (8, 8, 8), denoiser_timestep=50.0)
+    with pytest.raises(WeightsError, match=r"the autoencoder and the denoiser give \(8, 8, 16, 16\)"):
         load_components(tiny(f"backbone.folder={folder}"))
 
 

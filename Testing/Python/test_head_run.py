@@ -220,6 +220,29 @@ def test_an_autoencoder_that_answers_nothing_is_refused(a_protocol: Path, a_run:
         train_aova(a_protocol, a_run, {})
 
 
+def test_a_head_looks_through_the_denoiser_and_goes_on_only_with_it(
+    a_protocol: Path, a_run: Path, tmp_path: Path
+) -> None:
+    tap = {"denoiser_timestep": 50}
+    shutil.rmtree(a_run / "model" / "denoiser")
+    with pytest.raises(WeightsError, match="holds no denoiser") as caught:
+        train_aova(a_protocol, a_run, tap)
+    assert "diffugts train denoiser" in caught.value.hint
+    train_part("denoiser", protocol_path=a_protocol, data=a_protocol.parent, output=a_run, iterations=1, device="cpu")
+    said = "\n".join(train_aova(a_protocol, a_run, tap))
+    assert "; the denoiser's at timestep 50, times " in said
+    head = load_module(AovaHead, a_run / "model" / "aova")
+    assert head.tap is not None and head.tap.timestep == 50
+    config = mini_config()
+    components = load_components(replace(config, backbone=replace(config.backbone, folder=str(a_run / "model"))))
+    assert components.eyes((4.0, 4.0, 4.0), "CT").feature_channels == tuple(head.config["feature_channels"])
+    second = tmp_path / "second"
+    shutil.copytree(a_run / "model", second / "model")
+    with pytest.raises(WeightsError, match="has feature_channels"):
+        train_aova(a_protocol, second, {"start": a_run / "model"})
+    train_aova(a_protocol, second, {"start": a_run / "model", **tap})
+
+
 def test_a_dry_run_tells_windows_losses_time_and_memory_and_writes_nothing(a_protocol: Path, a_run: Path) -> None:
     rows = json.loads(a_protocol.read_text())
     healthy = [{**case, "tumor": ""} if case["name"] == "ct_2" else case for case in rows["cases"]]

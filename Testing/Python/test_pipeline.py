@@ -9,6 +9,7 @@ import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid, orientations
 
+from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import (
@@ -146,6 +147,20 @@ def test_a_cache_spares_the_look_and_changes_nothing(some_components: Components
     )  # fmt: skip
     assert_same(a_result, again)
     assert [share for stage, share in stages if stage == "aova"] == [0.0, 1.0], "no window was looked at"
+
+
+def test_a_head_that_looks_through_the_denoiser_remembers_a_scan_as_what_it_was_called() -> None:
+    components = load_components(tiny(), allow_untrained=True)
+    torch.manual_seed(0)
+    head = AovaHead((8, 8, 16, 16), components.text_encoder.dim, denoiser_timestep=50.0).eval()
+    components, memory = dataclasses.replace(components, head=head), WindowMemory(64)
+    phantom = ct_phantom()
+    first = segment(phantom.scan, LIVER, components, tiny(), modality="CT", coarse_mask=phantom.lesion, memory=memory)
+    again = segment(phantom.scan, LIVER, components, tiny(), modality="CT", coarse_mask=phantom.lesion, memory=memory)
+    assert memory.recalled > 0
+    assert_same(first, again)
+    segment(phantom.scan, LIVER, components, tiny(), modality="MR", coarse_mask=phantom.lesion, memory=memory)
+    assert memory.recalled == 0
 
 
 def test_another_prompt_and_another_candidate_are_answered_from_memory_as_afresh(some_components: Components) -> None:

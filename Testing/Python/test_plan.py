@@ -9,6 +9,7 @@ import torch
 from phantoms import Phantom, ct_phantom, grid
 from torch.utils.flop_counter import FlopCounterMode
 
+from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.maisi import published_networks
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
@@ -49,6 +50,17 @@ def test_operations_are_those_that_were_counted_before(a_published_sketch: Sketc
     image = torch.empty(1, 1, 64, 64, 64, device="meta")
     encode = counted(lambda: a_published_sketch.autoencoder.encode(image), "float32", image)
     assert 8 * encode.flop / 1e12 == pytest.approx(3.18, rel=0.01)
+
+
+def test_a_look_through_the_denoiser_costs_a_step_of_it_more(a_tiny_sketch: Sketch) -> None:
+    with torch.device("meta"):
+        heads = AovaHead((8, 8, 8), 384), AovaHead((8, 8, 16, 16), 384, denoiser_timestep=50.0)
+    plain, tapping = (dataclasses.replace(a_tiny_sketch, head=head) for head in heads)
+    shape = (32, 32, 32)
+    more = look_cost(tapping, shape, "float32").flop - look_cost(plain, shape, "float32").flop
+    assert more > step_cost(a_tiny_sketch, shape, "float32").flop
+    assert (plain.looking, tapping.looking) == (("autoencoder", "head"), ("autoencoder", "denoiser", "head"))
+    assert (with_speed(machine(8.0), tapping, load_config("tiny"), None).tflops or 0) > 0
 
 
 def test_the_published_networks_weigh_what_they_should(a_published_sketch: Sketch) -> None:

@@ -238,7 +238,7 @@ def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch:
     scan = scans[0]
     seen = Sample(scan.scan.image, scan.tumor, "liver", "CT")
     healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT")
-    return HeadRecipe(head, autoencoder, text, sampler, [seen, healthy], batch, **more)
+    return HeadRecipe(head, lambda _: autoencoder, text, sampler, [seen, healthy], batch, **more)
 
 
 def test_the_frozen_encoder_gets_no_gradient_and_every_weight_of_the_head_does(some_scans: list[TrainingScan]) -> None:
