@@ -11,7 +11,14 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import organ_names
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, remap_contrast, sharpen, thicken_slices, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import (
+    paint_anatomy,
+    remap_contrast,
+    sharpen,
+    strip_skull,
+    thicken_slices,
+    vary_intensity,
+)
 from DiffuGTSLib.synthesis.decoys import paint_tubes
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
@@ -43,6 +50,7 @@ class Mixture:
         thick_mr: Likewise of MR windows, where the clinic's slices of a brain are 5 to 7 mm apart.
         sharp: Share of windows that are sharpened, as finer scans and harder kernels are.
         remapped: Share of MR windows that get another contrast.
+        stripped: Share of the painted label maps of a head that show the brain alone.
         decoys: Share of the painted and healthy windows in which tubes are painted that are no tumors.
         phase: Share of CT windows in which the prompted organ is brighter or darker as a whole, as in another phase of
             the contrast agent.
@@ -57,6 +65,7 @@ class Mixture:
     thick_mr: float = 0.4
     sharp: float = 0.2
     remapped: float = 0.35
+    stripped: float = 0.4
     decoys: float = 0.45
     phase: float = 0.35
 
@@ -206,7 +215,11 @@ class AnomalySampler:
 
     def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
         if scan.case.modality == "labels":
-            return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
+            image = paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
+            brain = scan.organs.get("brain")
+            if brain is not None and rng.random() < self._mixture.stripped:
+                image = strip_skull(image, view.cut(brain), rng)
+            return image
         image = view.cut(scan.scan.image)
         if scan.case.modality == "CT":
             return vary_intensity(image, rng, 0.1)

@@ -184,10 +184,9 @@ def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOption
             rng = np.random.default_rng([seed, number, int(healthy), *organ.encode()])
             drawn = (sampler.draw(rng) for _ in range(_PATIENCE))
             wanted = (sample for sample in drawn if (not sample.mask.any() if healthy else sample.abnormal))
-            if (
-                sample := next(wanted, None)
-            ) is not None:  # too small an organ has none with a tumor, a sick one none without
-                yield sample
+            found = next(wanted, None)  # too small an organ has none with a tumor, a sick one none without
+            if found is not None:
+                yield found
 
 
 def _judge(sample: Sample, path: Path, components: Components, config: Config) -> Judge:

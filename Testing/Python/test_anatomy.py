@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from DiffuGTSLib.synthesis.anatomy import (
     paint_anatomy,
     remap_contrast,
     sharpen,
     smooth_noise,
+    strip_skull,
     thicken_slices,
     vary_intensity,
 )
@@ -64,6 +66,20 @@ def test_another_contrast_keeps_air_dark_and_mostly_the_order_of_tissues() -> No
         assert remapped.ravel()[0] == 0
         rising += bool((np.diff(remapped.ravel()) >= 0).all())
     assert 18 <= rising < 40
+
+
+def test_a_stripped_brain_has_nothing_around_it_and_its_own_brightest() -> None:
+    window = np.full((20, 20, 20), 0.9, np.float32)  # fat, as bright as the brain is not
+    brain = np.zeros(window.shape, bool)
+    brain[6:14, 6:14, 6:14] = True
+    window[brain] = np.linspace(0.2, 0.5, brain.sum())
+    window[ndimage.binary_dilation(brain, iterations=3) & ~brain] = 0.3
+    for seed in range(6):
+        stripped = strip_skull(window, brain, np.random.default_rng(seed))
+        around = ndimage.binary_dilation(brain, iterations=2)
+        assert not stripped[~around].any() and stripped.dtype == np.float32
+        assert stripped.max() == 1 and stripped[brain].mean() == pytest.approx(0.7, abs=0.1)
+    assert not strip_skull(window, np.zeros_like(brain), np.random.default_rng(0)).any()
 
 
 def test_sharpening_steepens_an_edge_and_leaves_flat_tissue() -> None:

@@ -30,8 +30,8 @@ from DiffuGTSLib.volumes.canonical import IntensityMap
 
 SIDE = 32
 PLAIN = Mixture(
-    real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0, thick_mr=0.0, sharp=0.0, remapped=0.0, decoys=0.0,
-    phase=0.0,
+    real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0, thick_mr=0.0, sharp=0.0, remapped=0.0,
+    stripped=0.0, decoys=0.0, phase=0.0,
 )  # fmt: skip
 REAL = replace(PLAIN, real=1.0)
 PAINTED = PLAIN
@@ -243,6 +243,13 @@ def test_a_scan_that_shows_more_of_an_organ_is_drawn_more_often(a_healthy_ct: Tr
         [replace(a_healthy_ct, organs={"liver": a_healthy_ct.organs["liver"]}), less], SIDE, PAINTED
     )
     assert sampler._scan_chances["liver"] == pytest.approx([2 / 3, 1 / 3], abs=0.03)  # square roots of 4 and 1
+
+
+def test_a_stripped_label_map_shows_the_brain_alone_and_tumors_in_it(a_label_map: TrainingScan) -> None:
+    whole, alone = (AnomalySampler([a_label_map], SIDE, replace(PAINTED, stripped=share)) for share in (0.0, 1.0))
+    dark_whole, dark_alone = (np.mean([(s.image == 0).mean() for s in drawn(each, 8)]) for each in (whole, alone))
+    assert dark_alone > dark_whole
+    assert any(sample.abnormal for sample in drawn(alone, 8))
 
 
 def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:
