@@ -34,19 +34,24 @@ def paint_anatomy(labels: NDArray[np.float32], rng: np.random.Generator) -> NDAr
     return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
-def strip_skull(window: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float32]:
+def strip_skull(
+    window: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Show a brain alone, as most public collections do: nothing around it, brightness by what is left.
 
     Args:
         window: (X, Y, Z) in [0, 1].
         brain: Where it is; up to two voxels around it stay, as the usual tools leave them.
         rng: Source of randomness.
+
+    Returns:
+        (what is left, where that is).
     """
     keep = ndimage.binary_dilation(brain, iterations=int(rng.integers(1, 3)))
     if not keep.any():
-        return np.zeros_like(window)
+        return np.zeros_like(window), keep
     top = float(np.percentile(window[keep], rng.uniform(97.0, 99.9)))
-    return np.asarray(np.clip(window * keep / max(top, 1e-6), 0, 1), dtype=np.float32)
+    return np.asarray(np.clip(window * keep / max(top, 1e-6), 0, 1), dtype=np.float32), keep
 
 
 def vary_intensity(

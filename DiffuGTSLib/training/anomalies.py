@@ -160,7 +160,7 @@ class AnomalySampler:
         voxels = np.argwhere(scan.tumor)
         around = voxels[rng.integers(len(voxels))] if rng.random() < 0.85 else None
         view = self._view(random_crop(scan.scan.image.shape, self._side, rng, around, overhang=0.3), rng)
-        return self._sample(self._image(scan, view, rng), view.cut(scan.tumor), scan.case.organ, scan, rng)
+        return self._sample(self._image(scan, view, rng), view.cut(scan.tumor), scan.case.organ, scan, view, rng)
 
     def _anywhere(self, rng: np.random.Generator) -> Sample:
         scan, organs = self._known[rng.integers(len(self._known))]
@@ -168,7 +168,7 @@ class AnomalySampler:
         view = self._view(random_crop(scan.scan.image.shape, self._side, rng), rng)
         image = self._image(scan, view, rng)
         mask = view.cut(scan.tumor) if organ == scan.case.organ else np.zeros(image.shape, dtype=bool)
-        return self._sample(image, mask, organ, scan, rng)
+        return self._sample(image, mask, organ, scan, view, rng)
 
     def _painted(self, rng: np.random.Generator) -> Sample:
         organ = self._organs[rng.choice(len(self._organs), p=self._chances)]
@@ -193,7 +193,7 @@ class AnomalySampler:
         # A real tumor that happens to lie in the window is one of the soft tissue, never of the painted organ.
         if organ == scan.case.organ:
             mask = mask | view.cut(scan.tumor)
-        return self._sample(image, mask, organ, scan, rng)
+        return self._sample(image, mask, organ, scan, view, rng)
 
     def _view(self, crop: Crop, rng: np.random.Generator) -> Crop | View:
         return random_view(crop, rng) if rng.random() < self._mixture.turned else crop
@@ -204,8 +204,13 @@ class AnomalySampler:
         mask: NDArray[np.bool_],
         organ: str,
         scan: TrainingScan,
+        view: Crop | View,
         rng: np.random.Generator,
     ) -> Sample:
+        brain = scan.organs.get("brain") if scan.case.modality == "labels" else None
+        if brain is not None and rng.random() < self._mixture.stripped:
+            image, kept = strip_skull(image, view.cut(brain), rng)
+            mask = mask & kept
         thick = self._mixture.thick if scan.case.modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
@@ -215,11 +220,7 @@ class AnomalySampler:
 
     def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
         if scan.case.modality == "labels":
-            image = paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
-            brain = scan.organs.get("brain")
-            if brain is not None and rng.random() < self._mixture.stripped:
-                image = strip_skull(image, view.cut(brain), rng)
-            return image
+            return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
         image = view.cut(scan.scan.image)
         if scan.case.modality == "CT":
             return vary_intensity(image, rng, 0.1)

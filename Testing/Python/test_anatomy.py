@@ -75,11 +75,12 @@ def test_a_stripped_brain_has_nothing_around_it_and_its_own_brightest() -> None:
     window[brain] = np.linspace(0.2, 0.5, brain.sum())
     window[ndimage.binary_dilation(brain, iterations=3) & ~brain] = 0.3
     for seed in range(6):
-        stripped = strip_skull(window, brain, np.random.default_rng(seed))
+        stripped, kept = strip_skull(window, brain, np.random.default_rng(seed))
         around = ndimage.binary_dilation(brain, iterations=2)
-        assert not stripped[~around].any() and stripped.dtype == np.float32
+        assert not stripped[~kept].any() and (brain <= kept).all() and (kept <= around).all()
+        assert stripped.dtype == np.float32
         assert stripped.max() == 1 and stripped[brain].mean() == pytest.approx(0.7, abs=0.1)
-    assert not strip_skull(window, np.zeros_like(brain), np.random.default_rng(0)).any()
+    assert not any(part.any() for part in strip_skull(window, np.zeros_like(brain), np.random.default_rng(0)))
 
 
 def test_sharpening_steepens_an_edge_and_leaves_flat_tissue() -> None:

@@ -250,6 +250,8 @@ def test_a_stripped_label_map_shows_the_brain_alone_and_tumors_in_it(a_label_map
     dark_whole, dark_alone = (np.mean([(s.image == 0).mean() for s in drawn(each, 8)]) for each in (whole, alone))
     assert dark_alone > dark_whole
     assert any(sample.abnormal for sample in drawn(alone, 8))
+    for sample in drawn(alone, 8):
+        assert not sample.mask.any() or (sample.image[sample.mask] == 0).mean() < 0.5, "none in the dark around"
 
 
 def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:
