@@ -177,7 +177,13 @@ def _require_fitting(head: AovaHead, backbone: Backbone, text_encoder: TextEncod
         )
     given = backbone.autoencoder.feature_channels
     if head.tap is not None:
-        given, _ = tapped_levels(backbone.autoencoder, backbone.denoiser)
+        given, strides = tapped_levels(backbone.autoencoder, backbone.denoiser)
+        if config.backbone.window_voxels % max(strides):
+            raise ConfigError(
+                f"A head that looks through the denoiser needs windows of a multiple of {max(strides)} voxels, "
+                f"got {config.backbone.window_voxels}.",
+                hint=f"use --set backbone.window_voxels={max(1, config.backbone.window_voxels // max(strides)) * max(strides)}.",
+            )
     if tuple(head.config["feature_channels"]) != given:
         raise WeightsError(
             f"The head was trained on features of {tuple(head.config['feature_channels'])} channels; "

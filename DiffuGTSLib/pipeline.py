@@ -179,7 +179,7 @@ def segment(
         show("aova", aova)
         found = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
         candidate = found if drawn is None else drawn
-        why_not = _stop_reason(seen, candidate, config) if drawn is None else ""
+        why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
         coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
@@ -264,18 +264,18 @@ def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.
     return candidate
 
 
-def _stop_reason(seen: AovaMaps, candidate: np.ndarray, config: Config) -> str:
+def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:
     """Say why there is nothing to repaint, or return an empty string."""
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
-        return f"{_nothing(seen, config)}: the highest abnormal attention is {float(seen.abnormal.max()):.2f}"
+        highest = float(seen.abnormal.cpu().numpy()[allowed].max())
+        return f"{_nothing(highest, config)}: the highest abnormal attention is {highest:.2f}"
     return ""
 
 
-def _nothing(seen: AovaMaps, config: Config) -> str:
-    """Say which rule left no candidate."""
-    highest = float(seen.abnormal.max())
+def _nothing(highest: float, config: Config) -> str:
+    """Say which rule left no candidate, where that was the highest attention inside the region."""
     if config.masks.rule == "relative":
         if highest < config.masks.floor:
             return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
@@ -283,7 +283,7 @@ def _nothing(seen: AovaMaps, config: Config) -> str:
         return "nothing above the threshold"
     elif highest < config.masks.peak:
         return f"no candidate reaches masks.peak ({config.masks.peak:.2f})"
-    return "every candidate is outside the region, or smaller than masks.minimum_ml"
+    return "every candidate is smaller than masks.minimum_ml"
 
 
 def _repaint(

@@ -172,6 +172,10 @@ def refine(
     drawn = open_mask(mask_path, stored.scan.geometry)
     then = stored.config.runtime
     runtime = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
+    if device == "cpu" and (then.compile or then.precision != "float32"):
+        runtime = dataclasses.replace(runtime, precision="float32", compile=False)
+        if not quiet:
+            ERR.print("On a CPU: in float32, not compiled; the result was made otherwise.", highlight=False)
     config = dataclasses.replace(stored.config, runtime=runtime)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)

@@ -142,9 +142,9 @@ def _measured(networks: Sketch, config: Config) -> float:
 
     Its numbers are drawn anew, since speed does not depend on them; the second of two passes counts.
     """
-    side = config.backbone.window_voxels
+    side, multiple = config.backbone.window_voxels, max(networks.eyes().feature_strides)
     while side > 32 and look_cost(networks, (side, side, side), "float32").flop > _PROBE_FLOP:
-        side //= 2
+        side = max(32, side // 2 // multiple * multiple)
     cost = look_cost(networks, (side, side, side), "float32")
     filled: Sketch = replace(networks, **{name: _filled(getattr(networks, name)) for name in networks.looking})
     generator = torch.Generator().manual_seed(0)

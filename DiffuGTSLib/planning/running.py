@@ -54,7 +54,7 @@ def segment_by_plan(
         components: Loaded with the configuration of the plan, or with the one that was asked for.
         plan: Of this scan.
         on_step_down: Is told, in a sentence, what ran out and what is done now.
-        road: What else `segment` takes, by name. Out of memory, a `memory` among it forgets all.
+        road: What else `segment` takes, by name. Out of memory, a `memory` among it forgets all and keeps nothing more.
 
     Raises:
         MemoryLimitError: If memory runs out on the last rung too.
@@ -71,7 +71,7 @@ def segment_by_plan(
         stepped.append(f"{result.rstrip('.')}; went on with {plan.ladder[plan.rung]}")
         on_step_down(f"{stepped[-1]}.")
         if road.get("memory") is not None:
-            road["memory"].forget()
+            road["memory"].limit(0)  # what is remembered would only run out sooner again
         _give_memory_back()
 
 

@@ -79,12 +79,14 @@ class Sample:
         mask: Tumor of the prompted organ, (X, Y, Z).
         organ: The prompted organ.
         modality: "CT" or "MR".
+        spacing_mm: Of the voxels, (x, y, z).
     """
 
     image: NDArray[np.float32]
     mask: NDArray[np.bool_]
     organ: str
     modality: str
+    spacing_mm: tuple[float, float, float]
 
     @property
     def abnormal(self) -> bool:
@@ -152,7 +154,7 @@ class AnomalySampler:
             others = [organ for organ in self.organs if organ != sample.organ]
             if others:
                 other = others[rng.integers(len(others))]
-                sample = Sample(sample.image, np.zeros_like(sample.mask), other, sample.modality)
+                sample = replace(sample, mask=np.zeros_like(sample.mask), organ=other)
         return sample
 
     def _real(self, rng: np.random.Generator) -> Sample:
@@ -216,7 +218,12 @@ class AnomalySampler:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
         elif rng.random() < self._mixture.sharp:
             image = sharpen(image, rng)
-        return _mirrored(image, mask, organ, "CT" if scan.case.modality == "CT" else "MR", rng)
+        for axis, chance in ((0, 0.5), (1, 0.2), (2, 0.2)):  # left-right is plausible; the others break habits
+            if rng.random() < chance:
+                image, mask = np.flip(image, axis), np.flip(mask, axis)
+        modality = "CT" if scan.case.modality == "CT" else "MR"
+        image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
+        return Sample(image, mask, organ, modality, scan.scan.spacing_mm)
 
     def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
         if scan.case.modality == "labels":
@@ -358,12 +365,3 @@ def _known_organs(scan: TrainingScan) -> list[str]:
     if case.healthy_only_in:
         return [organ for organ in shown if organ in case.healthy_only_in]
     return [organ for organ in shown if organ not in case.unmarked_near]
-
-
-def _mirrored(
-    image: NDArray[np.float32], mask: NDArray[np.bool_], organ: str, modality: str, rng: np.random.Generator
-) -> Sample:
-    for axis, chance in ((0, 0.5), (1, 0.2), (2, 0.2)):  # left-right is plausible; the others break habits
-        if rng.random() < chance:
-            image, mask = np.flip(image, axis), np.flip(mask, axis)
-    return Sample(np.ascontiguousarray(image), np.ascontiguousarray(mask), organ, modality)

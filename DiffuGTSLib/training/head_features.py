@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.taps import DenoiserTap, tapped, tapped_levels
-from DiffuGTSLib.errors import WeightsError
-from DiffuGTSLib.training.anomalies import AnomalySampler
+from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 from DiffuGTSLib.training.distributed import told_by_first
 from DiffuGTSLib.training.job import Job
 
@@ -35,21 +35,44 @@ class FrozenFeatures:
         if isinstance(self._denoiser, torch.nn.Module):
             self._denoiser.to(job.device)
         self._timestep = timestep
-        self._spacing_mm = (job.config.canonical.spacing_mm,) * 3
+        self._modalities = job.config.backbone.class_label
         self._device = job.device
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Of the features, fine to coarse."""
-        if self._denoiser is None:
-            return self._autoencoder.feature_channels
-        return tapped_levels(self._autoencoder, self._denoiser)[0]
+        return self._levels()[0]
 
-    def eyes(self, tap: DenoiserTap | None, modality: str) -> LatentAutoencoder:
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the features, in voxels, fine to coarse; a window's sides are multiples of each."""
+        return self._levels()[1]
+
+    def _levels(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self._denoiser is None:
+            return tuple(self._autoencoder.feature_channels), tuple(self._autoencoder.feature_strides)
+        return tapped_levels(self._autoencoder, self._denoiser)
+
+    def require_known(self, modalities: Iterable[str]) -> None:
+        """Refuse scans of a modality that the denoiser does not know, where it is looked through.
+
+        Raises:
+            InputError: In that case (code "modality").
+        """
+        strange = sorted({*modalities} - {*self._modalities}) if self._denoiser is not None else []
+        if strange:
+            raise InputError(
+                f"denoiser_timestep: the denoiser knows {', '.join(sorted(self._modalities))}, "
+                f"and there are scans of {', '.join(strange)}.",
+                hint="leave these out of the protocol, choose another preset, or denoiser_timestep=0.",
+                code="modality",
+            )
+
+    def eyes(self, tap: DenoiserTap | None, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what a head with this tap looks at a window through."""
         if self._denoiser is None:
             return self._autoencoder
-        return tapped(self._autoencoder, self._denoiser, tap, self._spacing_mm, modality)
+        return tapped(self._autoencoder, self._denoiser, tap, spacing_mm, modality)
 
     def scale(self, sampler: AnomalySampler) -> float:
         """Return what the encoder's features are multiplied by for a spread of about 1, the same in every process."""
@@ -61,25 +84,25 @@ class FrozenFeatures:
         if denoiser is None:
             return 1.0
 
-        def look(image: Tensor, modality: str) -> Sequence[Tensor]:
+        def look(image: Tensor, sample: Sample) -> Sequence[Tensor]:
             latent = self._autoencoder.encode(image).latent
-            return denoiser.features(latent, self._timestep, self._spacing_mm, modality)
+            return denoiser.features(latent, self._timestep, sample.spacing_mm, sample.modality)
 
         return float(f"{self._measured(look, sampler) / scale:.2g}")
 
-    def _measured(self, look: Callable[[Tensor, str], Sequence[Tensor]], sampler: AnomalySampler) -> float:
+    def _measured(self, look: Callable[[Tensor, Sample], Sequence[Tensor]], sampler: AnomalySampler) -> float:
         return told_by_first(measured_scale(look, sampler, self._device), self._device)
 
 
 def measured_scale(
-    look: Callable[[Tensor, str], Sequence[Tensor]], sampler: AnomalySampler, device: torch.device
+    look: Callable[[Tensor, Sample], Sequence[Tensor]], sampler: AnomalySampler, device: torch.device
 ) -> float:
     """Return what features are multiplied by for a spread of about 1, from 8 windows, to two digits.
 
     One number for all levels, as the head has it: over the root mean square of their standard deviations.
 
     Args:
-        look: A window and its modality → its features.
+        look: A window on the device, and what it is → its features.
         sampler: Of the windows.
         device: Of the networks.
 
@@ -91,7 +114,7 @@ def measured_scale(
         for number in range(8):
             sample = sampler.draw(np.random.default_rng(number))
             image = torch.from_numpy(sample.image)[None, None].to(device)
-            variances.append([float(feature.float().var()) for feature in look(image, sample.modality)])
+            variances.append([float(feature.float().var()) for feature in look(image, sample)])
     spread = math.sqrt(float(np.mean(variances)))
     if not (math.isfinite(spread) and spread > 0):
         raise WeightsError(

@@ -41,7 +41,7 @@ class HeadOptions:
         fuse: "probability" or "logit", see `AovaHead`.
         context_widths: Of the context pyramid, one a level.
         feature_scale: The frozen features are multiplied by it; 0: measured, so that their spread is 1.
-        denoiser_timestep: Of the frozen denoiser whose features the head also looks at, 0 to 1000; 0: it does not. Each of
+        denoiser_timestep: Of the frozen denoiser whose features the head also looks at, up to 999; 0: it does not. Each of
             its coarser levels needs another context width.
         start: Folder of a trained head, or of the model that it belongs to, from whose weights training begins.
         real: Share of windows around an outlined tumor; -1: as `Mixture`, seen 0.5, label-free 0.
@@ -143,7 +143,7 @@ class HeadOptions:
         ranges = {
             **dict.fromkeys(shares, (0.0, 1.0)),
             **dict.fromkeys(weights, (0.0, 1000000.0)),
-            "alpha": (0.0, 1.0), "feature_scale": (0.0, 1e6), "denoiser_timestep": (0.0, 1000.0),
+            "alpha": (0.0, 1.0), "feature_scale": (0.0, 1e6), "denoiser_timestep": (0.0, 999.0),
             "learning_rate": (1e-9, 1.0), "average": (0.0, 0.999999),
             "validate_every": (1, 10**9), "patience": (0, 10**9), "workers": (0, 256), "cache_gb": (0.0, 1e6),
         }  # fmt: skip

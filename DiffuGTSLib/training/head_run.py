@@ -18,7 +18,7 @@ import torch
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
-from DiffuGTSLib.backbones.weights import CHECKSUMS_FILE, WEIGHTS_FILE, load_module, read_json
+from DiffuGTSLib.backbones.weights import load_module, read_json
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import build_encoder
@@ -29,6 +29,7 @@ from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
 from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.model_folder import other_networks
 from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
@@ -53,10 +54,19 @@ class Phase:
     plan: TrainingPlan
 
 
-def phases(options: HeadOptions, plan: TrainingPlan, preset_voxels: int) -> list[Phase]:
-    """Return the phases: most iterations on windows that cost less than half, so that many tumors are seen sooner."""
-    large = options.window_voxels or preset_voxels
-    small = large * 3 // 4 // 8 * 8
+def phases(options: HeadOptions, plan: TrainingPlan, preset_voxels: int, multiple: int = 8) -> list[Phase]:
+    """Return the phases: most iterations on windows that cost less than half, so that many tumors are seen sooner.
+
+    Raises:
+        ConfigError: If the windows are no multiple of what the networks halve, or leave one cell of them.
+    """
+    large, least = options.window_voxels or preset_voxels, 2 * multiple
+    if large % multiple or large < least:
+        raise ConfigError(
+            f"The networks need windows whose sides are multiples of {multiple} voxels, {least} or more, got {large}.",
+            hint=f"use --set window_voxels={max(2, large // multiple) * multiple}, or denoiser_timestep=0.",
+        )
+    small = max(least, large * 3 // 4 // multiple * multiple)
     first = plan.iterations * 3 // 4
     every = options.validate_every if options.validate_every % plan.every else plan.every
     plan = replace(
@@ -81,17 +91,21 @@ class HeadTraining:
         job: What is to be done.
 
     Raises:
-        ConfigError: If the run was begun with other choices, or `start` holds another kind of head.
-        InputError: If the mode has no scans to look at.
+        ConfigError: If the run was begun with other choices, `start` holds another kind of head, or the windows do not
+            fit the networks.
+        InputError: If the mode has no scans to look at, or the denoiser that is looked through does not know one.
         WeightsError: If the frozen networks or the start cannot be read.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.options: HeadOptions = job.options
-        self.phases = phases(self.options, job.plan, job.config.backbone.window_voxels)
         self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
+        shown_as = {"CT": "CT", "MR": "MR", "labels": "MR"}
+        self._features.require_known(shown_as[scan.case.modality] for each in self.scans.values() for scan in each)
+        window_voxels = job.config.backbone.window_voxels
+        self.phases = phases(self.options, job.plan, window_voxels, max(8, *self._features.strides))
         self.text_encoder = build_encoder(job.config.text.encoder, job.config.text.folder)
         self._samplers = {
             phase.name: AnomalySampler(self.scans["train"], phase.side, self.options.mixture) for phase in self.phases
@@ -117,9 +131,9 @@ class HeadTraining:
         )  # fmt: skip
         return head
 
-    def eyes(self, modality: str) -> LatentAutoencoder:
+    def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what the head looks at a window through."""
-        return self._features.eyes(self.head.tap, modality)
+        return self._features.eyes(self.head.tap, spacing_mm, modality)
 
     def _tap_in_words(self) -> str:
         tap = self.head.tap
@@ -195,19 +209,12 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
             raise ConfigError(
                 f"start: the head in {folder} has {name} {given}, not {wanted}.", hint=f"say --set {name}={shown}."
             )
-    _tell_of_another_autoencoder(folder.parent, job)
+    for name in other_networks(folder.parent, job.base):  # worth less, and may still be wished
+        if name == "autoencoder" or head.tap is not None:
+            job.report(f"aova: the head in {folder.parent} was trained on another {name}'s features")
     head.requires_grad_(True)
     head.train()
     return head
-
-
-def _tell_of_another_autoencoder(model: Path, job: Job) -> None:
-    """Say it where a start was trained on other weights of the same shape: it is worth less, and may still be wished."""
-    sums = [folder / CHECKSUMS_FILE for folder in (model, job.base)]
-    if all(path.is_file() for path in sums):
-        first, second = (read_json(path).get(f"autoencoder/{WEIGHTS_FILE}") for path in sums)
-        if first != second:
-            job.report(f"aova: the head in {model} was trained on another autoencoder's features")
 
 
 def train_head(job: Job) -> None:
@@ -238,7 +245,8 @@ def rehearse_head(job: Job) -> None:
             f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, {seconds:.2f} s each "
             f"(the faster of 2), {duration(seconds * phase.plan.iterations)}"
         )
-        eyes = training.eyes("CT")
+        first = training.windows[phase.name][0]
+        eyes = training.eyes(first.spacing_mm, first.modality)
         levels = zip(eyes.feature_channels, eyes.feature_strides, strict=True)
         window = sum(4 * count * (phase.side // stride) ** 3 for count, stride in levels)
         features = max(features, len(training.windows[phase.name]) * window)

@@ -57,7 +57,8 @@ def validation_windows(scans: Sequence[TrainingScan], side: int, options: HeadOp
                 start = voxels[rng.integers(len(voxels))] - rng.integers(side // 4, 3 * side // 4, 3)
                 crop = Crop((int(start[0]), int(start[1]), int(start[2])), (side, side, side))
                 mask = crop.cut(scan.tumor)
-                windows.append(Sample(crop.cut(scan.scan.image), mask, scan.case.organ, scan.scan.modality))
+                image, loaded = crop.cut(scan.scan.image), scan.scan
+                windows.append(Sample(image, mask, scan.case.organ, loaded.modality, loaded.spacing_mm))
     others = Mixture(real=0.0, healthy=0.4, other_organ=0.0, anywhere=0.0, turned=0.0)
     if options.mode == "seen":
         others = replace(others, healthy=1.0)

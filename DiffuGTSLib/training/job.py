@@ -102,6 +102,7 @@ class Part:
         grid: The grid that its scans are loaded on, from its options; None takes the preset's.
         modalities: Cases of other modalities are not loaded.
         in_model: Whether it belongs to the model folder that `segment` reads, whose index is then written anew.
+        tunes: Whether it chooses what that model folder is used with, so that its cases count as seen there.
         after: The part that must have been trained into the run before, and the folder of its weights there.
         on_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
         rehearse: Says, in a dry run, what training would need; None has nothing to say.
@@ -113,6 +114,7 @@ class Part:
     grid: Callable[[Any], CanonicalConfig] | None = None
     modalities: tuple[str, ...] = MODALITIES
     in_model: bool = False
+    tunes: bool = False
     after: tuple[str, str] | None = None
     on_preset: bool = False
     rehearse: Callable[[Job], None] | None = None

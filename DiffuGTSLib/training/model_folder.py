@@ -56,20 +56,31 @@ def model_of(backbone: BackboneConfig) -> Path:
 
 
 def require_same_networks(base: Path, model: Path) -> None:
-    """Refuse a run whose model folder holds another autoencoder than the head is to be trained on.
+    """Refuse a run whose model folder holds other networks than the head is to be trained on.
 
     Raises:
         WeightsError: In that case.
     """
-    name = f"autoencoder/{WEIGHTS_FILE}"
-    if not (model / CHECKSUMS_FILE).is_file():
-        return
-    wanted, present = (read_json(folder / CHECKSUMS_FILE).get(name) for folder in (base, model))
-    if present is not None and wanted != present:
+    for name in other_networks(base, model):
         raise WeightsError(
-            f"{model} holds another autoencoder than {base}: a head is bound to the one it was trained on.",
+            f"{model} holds another {name} than {base}: a head is bound to the one it was trained on.",
             hint="choose another --output, or leave --preset away to train on the run's own.",
         )
+
+
+def other_networks(first: Path, second: Path) -> list[str]:
+    """Return the networks whose weights differ between two model folders, by their checksums; both must have them."""
+    if not all((folder / CHECKSUMS_FILE).is_file() for folder in (first, second)):
+        return []
+    sums = [read_json(folder / CHECKSUMS_FILE) for folder in (first, second)]
+    files = {name: f"{name}/{WEIGHTS_FILE}" for name in ("autoencoder", "denoiser")}
+    return [name for name, file in files.items() if len({each[file] for each in sums if file in each}) > 1]
+
+
+def looks_through_denoiser(model: Path) -> bool:
+    """Say whether the head in a model folder is bound to the denoiser there, too."""
+    config = model / "aova" / "config.json"
+    return config.is_file() and float(read_json(config).get("denoiser_timestep", 0.0)) > 0
 
 
 def adopt(base: Path, model: Path) -> None:

@@ -30,7 +30,7 @@ from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.job import Job, Part, Report
-from DiffuGTSLib.training.model_folder import model_of, require_same_networks, write_index
+from DiffuGTSLib.training.model_folder import looks_through_denoiser, model_of, require_same_networks, write_index
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.thresholds import PART as THRESHOLDS
@@ -119,7 +119,7 @@ def train_part(
             chosen.rehearse(job)
         if not dry_run and rank() == 0:
             used = [scan.case for each in scans.values() for scan in each]
-            if chosen.in_model:
+            if chosen.in_model or (chosen.tunes and (output / "model").is_dir()):
                 record_training(used, data, output / "model")
                 write_index(output / "model")
             elif (output / part / "model").is_dir():  # a segmenter's
@@ -151,8 +151,8 @@ def _tell(part: str, job: Job) -> None:
     together = f", {world_size()} processes" if world_size() > 1 else ""
     plan = job.plan
     steps = PARTS[part].iterations != 1  # one that chooses and learns nothing has no length
-    length = f"{plan.iterations} iterations, " if steps else ""
-    job.report(f"{part}: {length}{plan.precision}, seed {plan.seed}, on {job.device}{together}")
+    length = f"{plan.iterations} iterations, {plan.precision}, " if steps else ""
+    job.report(f"{part}: {length}seed {plan.seed}, on {job.device}{together}")
     if job.options is not None:
         words = (f"{name} {'-' if value == '' else value}" for name, value in asdict(job.options).items())
         job.report(f"{part}: {', '.join(words)}")
@@ -182,6 +182,11 @@ def _train_autoencoder(job: Job) -> None:
 
 
 def _train_denoiser(job: Job) -> None:
+    if looks_through_denoiser(job.output / "model"):
+        raise WeightsError(
+            f"The head in {job.output / 'model'} looks through the denoiser there, and would see others' features.",
+            hint="choose another --output, or remove its aova first.",
+        )
     autoencoder = job.load_autoencoder()
     backbone = job.config.backbone
     latents = {

@@ -1,6 +1,6 @@
 """Choose where the head's attention is cut: on validation patients and freshly painted windows, never on a test scan.
 
-    RUN/thresholds/looks-…/     attention and truth of every window: made once, the long part
+    RUN/thresholds/looks/       attention of every window: made once, the long part
     RUN/thresholds/table.csv    every setting with its figures, the best first
     RUN/thresholds/chosen.json  the chosen one, in the form of a preset: diffugts segment --config …/chosen.json
 
@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 from DiffuGTSLib.aova import attend
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config, MasksConfig
+from DiffuGTSLib.datasets.trained_cases import TRAINED, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import dice
@@ -73,6 +74,19 @@ class ThresholdOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class Subject:
+    """What is to be looked at.
+
+    Attributes:
+        sample: A window, or a whole scan.
+        inside: The part of it that is scan and not padding.
+    """
+
+    sample: Sample
+    inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
+
+
+@dataclass(frozen=True, eq=False)
 class Judge:
     """One window or scan that was looked at.
 
@@ -80,11 +94,13 @@ class Judge:
         group: What it is averaged with: organ and modality.
         abnormal: Attention, (X, Y, Z).
         truth: Tumor of the organ that was asked for.
+        spacing_mm: Of the voxels.
     """
 
     group: str
     abnormal: NDArray[np.float32]
     truth: NDArray[np.bool_]
+    spacing_mm: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class Setting:
         masks: The way.
         dice: Mean over groups of the mean over windows with a tumor.
         by_group: Of each group.
-        false_positives: Components that touch no tumor, a window.
+        false_positives: Findings that are matched with no tumor, a window: their IoU with each is below 0.1.
         false_positives_healthy: Likewise, of windows without a tumor; NaN without any.
     """
 
@@ -116,17 +132,13 @@ def choose_thresholds(job: Job) -> None:
     config = replace(
         job.config,
         backbone=replace(job.config.backbone, folder=str(base)),
-        runtime=replace(job.config.runtime, device=str(job.device)),
+        runtime=replace(job.config.runtime, device=str(job.device), offload=False),  # all parts are used all the time
     )
     components = load_components(config)
-    samples = judges(job.scans, options, job.plan.seed)
-    looks = folder / f"looks-{_fingerprint(components, config, options, job.plan.seed)}"
-    judged = [
-        _judge(sample, looks / f"{number:04d}.safetensors", components, config)
-        for number, sample in enumerate(_told(samples, job.report))
-    ]
-    spacing_mm = job.scans["validation"][0].scan.spacing_mm
-    settings = ranked([measure(judged, masks, spacing_mm) for masks in tried(config.masks)], options.tolerance)
+    _tell_of_trained(base, job)
+    subjects = judges(job.scans, options, job.plan.seed)
+    judged = [_judge(subject, folder / "looks", components, config) for subject in _told(subjects, job.report)]
+    settings = ranked([measure(judged, masks) for masks in tried(config.masks)], options.tolerance)
     _write(folder, settings)
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
@@ -134,7 +146,7 @@ def choose_thresholds(job: Job) -> None:
     job.report(f"thresholds: chosen: {folder / 'chosen.json'}")
 
 
-def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Sample]:
+def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Subject]:
     """Return what is looked at: the validation scans with a tumor, whole, and windows of every organ.
 
     Windows may be cut from scans that were trained on, since of most organs there is no second patient; the paint is
@@ -143,11 +155,7 @@ def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed
     Raises:
         InputError: If an organ is asked for that no scan shows, or nothing is left to judge by (code "validation").
     """
-    found = [
-        Sample(scan.scan.image, scan.tumor, scan.case.organ, scan.scan.modality)
-        for scan in scans["validation"]
-        if scan.tumor.any()
-    ]
+    found = [_whole(scan) for scan in scans["validation"] if scan.tumor.any()]
     every = [scan for split in ("train", "validation") for scan in scans[split]]
     shown = sorted(
         {
@@ -158,14 +166,21 @@ def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed
         }
     )
     for organ in _named(options.organs, shown):
-        found += _windows(every, organ, options, seed)
-    if not any(sample.mask.sum() >= MINIMUM_VOXELS for sample in found):
+        found += map(Subject, _windows(every, organ, options, seed))
+    if not any(subject.sample.mask.sum() >= MINIMUM_VOXELS for subject in found):
         raise InputError(
             "Thresholds cannot be chosen: no validation scan has an outlined tumor, and none was painted.",
             hint="set painted to 1 or more, or name validation scans with a tumor in the protocol.",
             code="validation",
         )
     return found
+
+
+def _whole(scan: TrainingScan) -> Subject:
+    seen = scan.scan
+    sample = Sample(seen.image, scan.tumor, scan.case.organ, seen.modality, seen.spacing_mm)
+    x, y, z = (slice(start, stop) for start, stop in seen.inside)
+    return Subject(sample, (x, y, z))
 
 
 def _named(organs: str, shown: Sequence[str]) -> list[str]:
@@ -189,30 +204,44 @@ def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOption
                 yield found
 
 
-def _judge(sample: Sample, path: Path, components: Components, config: Config) -> Judge:
+def _judge(subject: Subject, looks: Path, components: Components, config: Config) -> Judge:
     """Return a look that is kept, or look."""
+    sample, inside = subject.sample, subject.inside
+    path = looks / f"{fingerprint(sample, components, config)}.safetensors"
+    abnormal = _kept(path)
+    if abnormal is None:
+        abnormal = _look(sample, components, config)
+        make_folder(looks)
+        with whole_file(path) as temporary:
+            save_file({"abnormal": abnormal}, temporary)
     group = f"{sample.organ}, {sample.modality}"
-    if path.is_file():
-        try:
-            return Judge(group, load_file(path)["abnormal"], sample.mask)
-        except (SafetensorError, KeyError):
-            path.unlink()  # cut off: made again
-    prompts = embed_pair(
-        components.text_encoder, organ_prompts(sample.organ, sample.modality), config.text.ensemble, sample.modality
-    )
+    return Judge(group, abnormal[inside], sample.mask[inside], sample.spacing_mm)
+
+
+def _kept(path: Path) -> NDArray[np.float32] | None:
+    if not path.is_file():
+        return None
+    try:
+        abnormal: NDArray[np.float32] = load_file(path)["abnormal"]
+        return abnormal
+    except (SafetensorError, KeyError):
+        return None  # cut off: made again
+
+
+def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.float32]:
+    """Attend as `DiffuGTSLib.pipeline.segment` does."""
+    pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
-    how = config.backbone
-    eyes = components.eyes((config.canonical.spacing_mm,) * 3, sample.modality)
-    with torch.inference_mode():
+    eyes = components.eyes(sample.spacing_mm, sample.modality)
+    how, half = config.backbone, config.runtime.precision == "bfloat16"
+    with torch.inference_mode(), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
+        prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
         maps = attend(
             image, eyes, components.head, prompts, how.window_voxels, how.overlap,
             lambda done, total: None, how.mirror,
         )  # fmt: skip
-    abnormal = maps.abnormal.float().cpu().numpy()
-    make_folder(path.parent)
-    with whole_file(path) as temporary:
-        save_file({"abnormal": abnormal}, temporary)
-    return Judge(group, abnormal, sample.mask)
+    abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
+    return abnormal
 
 
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
@@ -224,13 +253,13 @@ def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
                 yield replace(masks, rule="relative", threshold=threshold, peak=peak, floor=floor)
 
 
-def measure(judged: Sequence[Judge], masks: MasksConfig, spacing_mm: tuple[float, float, float]) -> Setting:
+def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
     """Return what a setting comes to."""
     overlaps: dict[str, list[float]] = {}
     wrong, wrong_healthy = [], []
     for judge in judged:
-        found = coarse_mask(judge.abnormal, np.ones(judge.truth.shape, dtype=bool), spacing_mm, masks)
-        wrong.append(detect(found, judge.truth, spacing_mm).false_positives)
+        found = coarse_mask(judge.abnormal, np.ones(judge.truth.shape, dtype=bool), judge.spacing_mm, masks)
+        wrong.append(detect(found, judge.truth, judge.spacing_mm).false_positives)
         if judge.truth.any():
             overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
         else:
@@ -248,17 +277,28 @@ def ranked(settings: Sequence[Setting], tolerance: float) -> list[Setting]:
     return sorted(good, key=lambda s: (s.false_positives, -s.dice)) + sorted(rest, key=lambda s: -s.dice)
 
 
-def _told(samples: Sequence[Sample], report: Callable[[str], None]) -> Iterator[Sample]:
-    for number, sample in enumerate(samples, start=1):
-        yield sample
-        report(f"thresholds: looked at {number} of {len(samples)}: {sample.organ}, {sample.modality}")
+def _tell_of_trained(model: Path, job: Job) -> None:
+    """Say it where whole scans are judged by that the head was trained on: their tumors are no news to it."""
+    trained = {case.patient for case in read_training_cases(model) or () if case.use == TRAINED}
+    seen = sorted({scan.case.patient for scan in job.scans["validation"] if scan.tumor.any()} & trained)
+    if seen:
+        job.report(f"thresholds: SEEN IN TRAINING, so that they judge too kindly: {', '.join(seen)}")
 
 
-def _fingerprint(components: Components, config: Config, options: ThresholdOptions, seed: int) -> str:
-    """Return what a look follows from, in short: weights, windows, grid, and what was drawn."""
-    drawn = (options.painted, options.healthy, options.organs, options.side, seed)
-    made_of = [components.weights, asdict(config.backbone) | {"folder": ""}, asdict(config.canonical), drawn]
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
+def _told(subjects: Sequence[Subject], report: Callable[[str], None]) -> Iterator[Subject]:
+    for number, subject in enumerate(subjects, start=1):
+        yield subject
+        report(f"thresholds: looked at {number} of {len(subjects)}: {subject.sample.organ}, {subject.sample.modality}")
+
+
+def fingerprint(sample: Sample, components: Components, config: Config) -> str:
+    """Return what a look follows from, in short: the picture, the question, the weights, and how it is looked at."""
+    backbone = asdict(config.backbone) | {"folder": ""}
+    asked = [sample.organ, sample.modality, sample.spacing_mm, asdict(config.text), config.runtime.precision]
+    made_of = [components.weights, backbone, asked, sample.image.shape]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(sample.image, dtype=np.float32).data)
+    return digest.hexdigest()[:32]
 
 
 def _write(folder: Path, settings: Sequence[Setting]) -> None:
@@ -289,12 +329,14 @@ def _in_words(setting: Setting) -> str:
 
 def tell(job: Job) -> None:
     """Say what would be looked at."""
-    samples = judges(job.scans, job.options, job.plan.seed)
-    with_tumor = sum(bool(sample.mask.any()) for sample in samples)
+    subjects = judges(job.scans, job.options, job.plan.seed)
+    with_tumor = sum(bool(subject.sample.mask.any()) for subject in subjects)
     count = len(list(tried(job.config.masks)))
-    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
+    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(subjects) - with_tumor} without")
     job.report(f"thresholds: {count} settings would be tried")
 
 
-PART = Part(choose_thresholds, 1, ThresholdOptions(), after=("aova", "model/aova"), on_preset=True, rehearse=tell)
+PART = Part(
+    choose_thresholds, 1, ThresholdOptions(), tunes=True, after=("aova", "model/aova"), on_preset=True, rehearse=tell
+)
 """What `diffugts train thresholds` chooses."""

@@ -133,7 +133,7 @@ def make_twins(
 ) -> TwinnedWindow | None:
     """Detect, repaint and decode as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
     how, device = config.backbone, components.device
-    spacing = (config.canonical.spacing_mm,) * 3
+    spacing = sample.spacing_mm
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
 
@@ -171,9 +171,8 @@ def _candidate(
 ) -> Bool[np.ndarray, "X Y Z"]:
     masks = config.masks
     if candidates.thresholds is not None:
-        masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)))
-    spacing = (config.canonical.spacing_mm,) * 3
-    found = coarse_mask(prior, np.ones(prior.shape, dtype=bool), spacing, masks)
+        masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)), peak=0.0)
+    found = coarse_mask(prior, np.ones(prior.shape, dtype=bool), sample.spacing_mm, masks)
     if rng.random() < candidates.wrong:
         tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
         tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))

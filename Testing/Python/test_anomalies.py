@@ -265,9 +265,9 @@ def test_a_tumor_too_small_to_see_counts_as_normal() -> None:
     mask = np.zeros((8, 8, 8), bool)
     mask.reshape(-1)[: MINIMUM_VOXELS - 1] = True
     image = np.zeros(mask.shape, np.float32)
-    assert not Sample(image, mask, "liver", "CT").abnormal
+    assert not Sample(image, mask, "liver", "CT", (2.0, 2.0, 2.0)).abnormal
     mask.reshape(-1)[MINIMUM_VOXELS] = True
-    assert Sample(image, mask, "liver", "CT").abnormal
+    assert Sample(image, mask, "liver", "CT", (2.0, 2.0, 2.0)).abnormal
 
 
 def test_scans_without_a_healthy_organ_are_refused(tmp_path: Path) -> None:

@@ -162,6 +162,18 @@ def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_
     assert record["input"]["path"] == str(scan)
 
 
+def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(a_result: Path, a_folder: Path) -> None:
+    record = results.read_record(a_result)
+    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True}
+    (a_result / results.RECORD).write_text(json.dumps(record))
+    shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
+    done = run("refine", a_result, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "in float32, not compiled" in done.stderr
+    now = results.read_record(a_result)["config"]["runtime"]
+    assert (now["precision"], now["compile"]) == ("float32", False)
+
+
 def test_the_same_seed_gives_the_same_result(a_written_result: Path, a_folder: Path, tmp_path: Path) -> None:
     organ = ("--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz")
     run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, *organ, *TINY, "--seed", "3", "--quiet")

@@ -66,16 +66,18 @@ def test_a_compiled_denoiser_says_the_same() -> None:
         denoiser = load_components(
             tiny("runtime.device=cuda", f"runtime.compile={wish}"), allow_untrained=True
         ).denoiser
+        assert (getattr(denoiser, "_compiled_call_impl", None) is not None) == (wish == "true")
         noisy = torch.randn((1, 4, 8, 8, 8), generator=torch.Generator().manual_seed(0)).cuda()
         with torch.inference_mode():
             said.append(denoiser(noisy, 500.0, (2.0, 2.0, 2.0), "CT").clean)
     assert torch.allclose(*said, atol=1e-3)
 
 
-def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...], **head: float) -> Path:
+def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...], *, levels: int = 2, **head: float) -> Path:
+    finer = levels - 1
     unet = MaisiUNet(
-        num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
-        norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
+        num_channels=(8,) * finer + (16,), attention_levels=(False,) * finer + (True,),
+        num_head_channels=(0,) * finer + (8,), num_res_blocks=1, norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
     )  # fmt: skip
     save_module(MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4), folder / "autoencoder")
     save_module(unet, folder / "denoiser")
@@ -118,6 +120,14 @@ def test_a_head_that_looks_through_the_denoiser_brings_it_along(tmp_path: Path) 
     meta.hold(True, "head")
     assert all(next(part.parameters()).is_meta for part in (meta.head, meta.denoiser)), "where the head is, it is"
     assert not next(meta.autoencoder.parameters()).is_meta
+
+
+def test_windows_that_the_denoiser_cannot_halve_are_refused_where_it_is_looked_through(tmp_path: Path) -> None:
+    folder = a_model_folder(tmp_path / "tapped", 384, (8, 8, 16, 8, 8, 16), levels=4, denoiser_timestep=50.0)
+    load_components(tiny(f"backbone.folder={folder}", "backbone.window_voxels=64"))
+    with pytest.raises(ConfigError, match="windows of a multiple of 32 voxels, got 48") as caught:
+        load_components(tiny(f"backbone.folder={folder}", "backbone.window_voxels=48"))
+    assert caught.value.hint.endswith("window_voxels=32.")
 
 
 def test_a_head_that_looks_through_another_denoiser_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from DiffuGTSLib.backbones import DDPM_SCHEDULER
 from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
-from DiffuGTSLib.errors import Cancelled, ConfigError, WeightsError
+from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, WeightsError
 from DiffuGTSLib.training.head_run import PART, phases
 from DiffuGTSLib.training.model_folder import write_index
 from DiffuGTSLib.training.run import train_part
@@ -96,6 +96,16 @@ def test_most_iterations_are_on_smaller_windows_at_twice_the_rate() -> None:
     first, second = phases(chosen, TrainingPlan(1), 64)
     assert (first.side, second.side) == (56, 80) and first.plan.iterations == second.plan.iterations == 1
     assert first.plan.every == first.plan.checkpoint_every == 30 and first.plan.watch == "dice"
+
+
+def test_windows_fit_what_the_networks_halve() -> None:
+    first, second = phases(PART.options, TrainingPlan(20000), 128, 32)
+    assert (first.side, second.side) == (96, 128)
+    first, _ = phases(PART.options, TrainingPlan(20000), 64, 32)
+    assert first.side == 64, "three quarters would be 48, and 32 one cell"
+    with pytest.raises(ConfigError, match="multiples of 32 voxels, 64 or more, got 80") as caught:
+        phases(replace(PART.options, window_voxels=80), TrainingPlan(20000), 64, 32)
+    assert "window_voxels=64" in caught.value.hint
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights_whoever_draws_its_windows(
@@ -241,6 +251,10 @@ def test_a_head_looks_through_the_denoiser_and_goes_on_only_with_it(
     with pytest.raises(WeightsError, match="has feature_channels"):
         train_aova(a_protocol, second, {"start": a_run / "model"})
     train_aova(a_protocol, second, {"start": a_run / "model", **tap})
+    with pytest.raises(WeightsError, match="looks through the denoiser there"):
+        train_part(
+            "denoiser", protocol_path=a_protocol, data=a_protocol.parent, output=second, iterations=1, device="cpu"
+        )
 
 
 def test_a_dry_run_tells_windows_losses_time_and_memory_and_writes_nothing(a_protocol: Path, a_run: Path) -> None:
@@ -285,6 +299,15 @@ def test_a_head_for_published_networks_is_trained_from_a_task_of_the_decathlon(
     assert components.trained and tuple(components.head.config["feature_channels"]) == (8, 8, 16)
     again = train_aova(None, run, {**WIDTHS, **COARSE}, preset="maisi-ct-ddpm", data=data, iterations=4)
     assert any(line == f"protocol: {run / 'protocol.json'}" for line in again), "it goes on with its own"
+
+
+def test_scans_that_the_denoiser_does_not_know_are_refused_where_it_is_looked_through(
+    a_published_model: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    tap = {**WIDTHS, **COARSE, "denoiser_timestep": 50}
+    with pytest.raises(InputError, match="the denoiser knows CT, and there are scans of MR") as caught:
+        train_aova(a_protocol, tmp_path / "run", tap, preset="maisi-ct-ddpm")
+    assert "denoiser_timestep=0" in caught.value.hint
 
 
 def test_a_preset_whose_weights_are_not_here_says_how_to_get_them(tmp_path: Path, a_published_model: Path) -> None:

@@ -103,7 +103,7 @@ def test_label_free_is_judged_by_painted_tumors_alone(two_scans: list[TrainingSc
 
 def window(abnormal: bool) -> Sample:
     mask = np.full((SIDE,) * 3, abnormal)
-    return Sample(mask.astype(np.float32), mask, "liver", "CT")
+    return Sample(mask.astype(np.float32), mask, "liver", "CT", (2.0, 2.0, 2.0))
 
 
 def test_patience_needs_windows_that_can_judge() -> None:

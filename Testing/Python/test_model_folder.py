@@ -14,7 +14,7 @@ from DiffuGTSLib.backbones.weights import save_module, verify_checksums, write_c
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.training.model_folder import adopt, model_of, require_same_networks, write_index
+from DiffuGTSLib.training.model_folder import adopt, model_of, other_networks, require_same_networks, write_index
 
 
 def write_networks(folder: Path, scheduler: dict[str, Any] | None = None, seed: int = 0) -> Path:
@@ -119,3 +119,14 @@ def test_the_networks_of_a_configuration_are_found(tmp_path: Path, monkeypatch: 
         model_of(load_config("maisi-ct").backbone)
     with pytest.raises(ConfigError, match="The networks of preset 'tiny' are untrained"):
         model_of(load_config("tiny").backbone)
+
+
+def test_networks_that_differ_are_named_where_both_folders_tell(tmp_path: Path) -> None:
+    first, second = write_networks(tmp_path / "first"), write_networks(tmp_path / "second")
+    assert other_networks(first, second) == []
+    save_module(tiny_unet(7), second / "denoiser")
+    write_index(second)
+    assert other_networks(first, second) == ["denoiser"]
+    with pytest.raises(WeightsError, match="holds another denoiser than"):
+        require_same_networks(first, second)
+    assert other_networks(first, tmp_path / "nothing") == []

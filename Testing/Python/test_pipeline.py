@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid, orientations
+from scipy import ndimage
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.memory import WindowMemory
@@ -252,7 +253,7 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
     [
         ("masks.peak=0.8", "no candidate reaches masks.peak (0.80)"),
         ("masks.rule=relative masks.floor=0.75", "nothing reaches masks.floor (0.75)"),
-        ("masks.minimum_ml=1e6", "every candidate is outside the region, or smaller than masks.minimum_ml"),
+        ("masks.minimum_ml=1e6", "every candidate is smaller than masks.minimum_ml"),
     ],
 )
 def test_why_no_candidate_is_left_is_said(
@@ -263,6 +264,25 @@ def test_why_no_candidate_is_left_is_said(
     result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache)
     assert result.outcome == f"{reason}: the highest abnormal attention is 0.70"
     assert not result.coarse_mask.array.any()
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("masks.threshold=0.3", "nothing above the threshold"),
+        ("masks.rule=relative masks.floor=0.5", "nothing reaches masks.floor (0.50)"),
+    ],
+)
+def test_what_is_said_of_a_region_is_true_of_it(
+    some_components: Components, a_result: Segmentation, override: str, reason: str
+) -> None:
+    """Beside the lesion, attention is low: whatever lies elsewhere, that is why nothing is found there."""
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.9)
+    away = ~ndimage.binary_dilation(phantom.lesion.array > 0, iterations=6)
+    region = Volume(away.astype(np.uint8), phantom.scan.geometry)
+    result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache, region=region)
+    assert result.outcome == f"{reason}: the highest abnormal attention is 0.20"
 
 
 def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:

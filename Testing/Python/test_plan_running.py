@@ -62,6 +62,7 @@ def test_smaller_windows_change_the_map_within_the_stated_tolerance(a_ct_phantom
 SHORT_OF_MEMORY = """
 import resource, sys
 import numpy as np
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.pipeline import load_components
@@ -90,9 +91,11 @@ try:
 except MemoryLimitError as error:
     print("before:", error.message)
 short_of(450)
+memory = WindowMemory(4000)
 result = segment_by_plan(
-    scan, prompts, components, plan, stages=["aova"], on_step_down=lambda said: print("aloud:", said)
+    scan, prompts, components, plan, stages=["aova"], memory=memory, on_step_down=lambda said: print("aloud:", said)
 )
+print("remembered:", memory.budget_bytes, memory.used_mb)
 print("used:", result.config.backbone.window_voxels, len(result.stepped_down), result.plan["window_voxels"])
 """
 
@@ -110,6 +113,7 @@ def test_memory_that_runs_out_leads_one_rung_down_and_is_said_each_time() -> Non
     aloud = [line for line in lines if line.startswith("aloud:")]
     assert aloud and all("Out of memory in stage 'aova' on cpu" in line for line in aloud), lines
     assert aloud[0].endswith("went on with windows of 128 voxels.")
+    assert "remembered: 0 0.0" in lines, "what was remembered is let go, and nothing more is kept"
     window, steps, planned = (int(word) for word in lines[-1].removeprefix("used:").split())
     assert window == planned < 160 and steps == len(aloud)
 

@@ -236,9 +236,9 @@ def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch:
         head = AovaHead(autoencoder.feature_channels, text.dim, **HEAD)
     sampler = AnomalySampler(scans, SIDE, Mixture(real=1.0, healthy=0.0, other_organ=0.0))
     scan = scans[0]
-    seen = Sample(scan.scan.image, scan.tumor, "liver", "CT")
-    healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT")
-    return HeadRecipe(head, lambda _: autoencoder, text, sampler, [seen, healthy], batch, **more)
+    seen = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm)
+    healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT", scan.scan.spacing_mm)
+    return HeadRecipe(head, lambda spacing_mm, modality: autoencoder, text, sampler, [seen, healthy], batch, **more)
 
 
 def test_the_frozen_encoder_gets_no_gradient_and_every_weight_of_the_head_does(some_scans: list[TrainingScan]) -> None:

@@ -59,7 +59,7 @@ def a_sample(value: float = 0.5) -> Sample:
     mask[8:16, 8:16, 8:16] = True
     image = np.full((32, 32, 32), value, dtype=np.float32)
     image[mask] = 0.9
-    return Sample(image, mask, "liver", "CT")
+    return Sample(image, mask, "liver", "CT", (4.0, 4.0, 4.0))
 
 
 def window_of(candidate: Tensor, truth: Tensor, residual: Tensor) -> TwinnedWindow:

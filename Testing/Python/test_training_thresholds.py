@@ -13,11 +13,22 @@ import pytest
 from mini_data import GRID, shared_run, tiny_networks, training_scan, write_case
 from phantoms import ct_phantom
 
+from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import MasksConfig, load_config
+from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
-from DiffuGTSLib.training.thresholds import Judge, Setting, ThresholdOptions, judges, measure, ranked, tried
+from DiffuGTSLib.training.thresholds import (
+    Judge,
+    Setting,
+    ThresholdOptions,
+    fingerprint,
+    judges,
+    measure,
+    ranked,
+    tried,
+)
 
 MM = (2.0, 2.0, 2.0)
 SMALL = {"painted": "1", "healthy": "1", "side": "32"}
@@ -59,7 +70,7 @@ def a_judge(inside: float, outside: float, group: str = "liver, CT") -> Judge:
     abnormal = np.zeros(truth.shape, dtype=np.float32)
     abnormal[truth] = inside
     abnormal[10:14, 10:14, 10:14] = outside
-    return Judge(group, abnormal, truth)
+    return Judge(group, abnormal, truth, MM)
 
 
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
@@ -68,12 +79,13 @@ def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path
     assert len(rows) == len(list(tried(MasksConfig()))) and all(0 <= float(row["dice"]) <= 1 for row in rows)
     chosen = a_run / "thresholds" / "chosen.json"
     masks = load_config("mini", chosen).masks
-    assert [masks.rule, str(masks.threshold), str(masks.peak)] == [rows[0][k] for k in ("rule", "threshold", "peak")]
+    keys = ("rule", "threshold", "peak", "floor")
+    assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
     assert set(json.loads(chosen.read_text())) == {"masks"}, "the rest stays the preset's"
 
 
 def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
-    (looks,) = (a_run / "thresholds").glob("looks-*")
+    looks = a_run / "thresholds" / "looks"
     before = {path.name: path.stat().st_mtime_ns for path in looks.iterdir()}
     first = min(looks.iterdir())
     first.write_bytes(b"cut off")
@@ -81,7 +93,44 @@ def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in looks.iterdir()}
     assert [name for name in before if before[name] != after[name]] == [first.name], "but what is damaged"
     choose(a_run, painted="0", healthy="0")
-    assert len(list((a_run / "thresholds").glob("looks-*"))) == 2, "other windows are other looks"
+    assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
+
+
+def test_another_scan_question_or_text_model_is_another_look(
+    a_run: Path, two_scans: dict[str, list[TrainingScan]]
+) -> None:
+    config = load_config("tiny", overrides=["runtime.device=cpu"])
+    components = load_components(config, allow_untrained=True)
+    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, side=32), seed=0)[0].sample
+    brighter = replace(sample, image=sample.image + np.float32(0.01))
+    asked = [sample, brighter, replace(sample, organ="lung"), replace(sample, spacing_mm=(1.0, 1.0, 1.0))]
+    names = {fingerprint(each, components, config) for each in asked}
+    names.add(
+        fingerprint(sample, components, replace(config, text=replace(config.text, ensemble=not config.text.ensemble)))
+    )
+    names.add(fingerprint(sample, replace(components, weights={"aova": "another"}), config))
+    assert len(names) == 6
+
+
+def test_the_cases_are_on_record_with_the_run_s_model(a_run: Path) -> None:
+    recorded = read_training_cases(a_run / "model")
+    assert recorded is not None and {"ct_1", "ct_2"} <= {case.name for case in recorded}
+
+
+def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(a_run, run)
+    record = run / "model" / "training_cases.json"
+    record.write_text(record.read_text().replace('"tuned"', '"trained"'))
+    assert any("SEEN IN TRAINING" in line for line in choose(run))
+    assert not any("SEEN IN TRAINING" in line for line in choose(a_run))
+
+
+def test_padding_is_no_place_for_a_finding(a_run: Path, two_scans: dict[str, list[TrainingScan]]) -> None:
+    scan = two_scans["validation"][0]
+    padded = replace(scan, scan=replace(scan.scan, inside=((0, 16), (0, 24), (4, 32))))
+    whole = judges({"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0), seed=0)[0]
+    assert whole.inside == (slice(0, 16), slice(0, 24), slice(4, 32))
 
 
 def test_a_rehearsal_says_what_would_be_looked_at(a_run: Path) -> None:
@@ -94,12 +143,12 @@ def test_judges_are_whole_validation_scans_and_windows_with_and_without_paint(
     two_scans: dict[str, list[TrainingScan]],
 ) -> None:
     found = judges(two_scans, ThresholdOptions(painted=2, healthy=1, side=32), seed=0)
-    assert [sample.image.shape for sample in found] == [two_scans["validation"][0].scan.image.shape] + [
+    assert [each.sample.image.shape for each in found] == [two_scans["validation"][0].scan.image.shape] + [
         (32, 32, 32)
     ] * 3
-    assert [sample.abnormal for sample in found] == [True, True, True, False]
+    assert [each.sample.abnormal for each in found] == [True, True, True, False]
     again = judges(two_scans, ThresholdOptions(painted=2, healthy=1, side=32), seed=0)
-    assert all(np.array_equal(one.image, other.image) for one, other in zip(found, again, strict=True))
+    assert all(np.array_equal(one.sample.image, other.sample.image) for one, other in zip(found, again, strict=True))
 
 
 def test_an_organ_that_nobody_shows_and_judges_without_a_tumor_are_refused(
@@ -123,12 +172,12 @@ def test_options_out_of_range_are_refused(a_run: Path, option: str) -> None:
 def test_a_setting_is_measured_by_overlap_and_by_what_it_finds_in_vain() -> None:
     sure, unsure = a_judge(0.9, 0.5), a_judge(0.45, 0.25, "brain, MR")
     fixed = MasksConfig(threshold=0.3, peak=0.6, minimum_ml=0.0)
-    missed = measure([sure, unsure], fixed, MM)
+    missed = measure([sure, unsure], fixed)
     assert missed.by_group == {"liver, CT": 1.0, "brain, MR": 0.0} and missed.dice == 0.5
     assert missed.false_positives == 0 and np.isnan(missed.false_positives_healthy)
-    found = measure([sure, unsure], replace(fixed, rule="relative"), MM)
+    found = measure([sure, unsure], replace(fixed, rule="relative"))
     assert found.dice == 1.0, "each by its own highest"
-    all_in = measure([sure, unsure], replace(fixed, threshold=0.2, peak=0.0), MM)
+    all_in = measure([sure, unsure], replace(fixed, threshold=0.2, peak=0.0))
     assert all_in.false_positives == 1.0 and 0.6 < all_in.dice < 0.7
 
 
