@@ -203,16 +203,18 @@ class ResidualConfig:
     prior: float = 0.0
     """Weight of the AOVA map itself in the fused map. Differs from the paper's form: ours, 0 turns it off."""
     rule: str = "otsu"
-    """"otsu" inside the dilated candidate, or "fixed"."""
+    """"otsu" inside the dilated candidate; "fixed"; or "relative": threshold is a share of the highest value inside the
+    candidate, as with `masks.rule`."""
     threshold: float = 0.5
-    """Used with the fixed rule."""
+    """Used with the fixed and the relative rule."""
 
     def __post_init__(self) -> None:
         _require(self.feature in FEATURE_RESIDUALS, "residual.feature", _either(FEATURE_RESIDUALS), self.feature)
         for name in ("beta_pixel", "beta_feature", "prior"):
             _require(getattr(self, name) >= 0, f"residual.{name}", "0 or more", getattr(self, name))
         _require(self.beta_pixel + self.beta_feature + self.prior > 0, "residual", "one weight above 0", 0)
-        _require(self.rule in ("fixed", "otsu"), "residual.rule", "'fixed' or 'otsu'", self.rule)
+        rules = ("fixed", "relative", "otsu")
+        _require(self.rule in rules, "residual.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 < self.threshold < 1, "residual.threshold", "between 0 and 1", self.threshold)
 
 

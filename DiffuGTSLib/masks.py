@@ -64,8 +64,10 @@ def fine_mask(
 def fine_threshold(
     fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
 ) -> float:
-    """Return the threshold that `fine_mask` cuts at."""
-    return otsu(fused[candidate]) if config.rule == "otsu" else config.threshold
+    """Return the threshold that `fine_mask` cuts at; the candidate is not empty."""
+    if config.rule == "otsu":
+        return otsu(fused[candidate])
+    return config.threshold * (float(fused[candidate].max()) if config.rule == "relative" else 1.0)
 
 
 def dilate_mm(

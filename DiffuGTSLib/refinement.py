@@ -35,11 +35,17 @@ class Refinement:
 
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
+        residual = self.scan.restore(self._fused(mixture))
+        return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual
+
+    def threshold(self, mixture: ResidualConfig) -> float:
+        """Return where a mixture is cut, by its rule."""
+        return fine_threshold(self._fused(mixture), self.candidate, mixture)
+
+    def _fused(self, mixture: ResidualConfig) -> np.ndarray:
         fused = np.zeros(self.scan.image.shape, dtype=np.float32)
         fused[self.box] = self.maps.fused(mixture).numpy()
-        residual = self.scan.restore(fused)
-        mask = self.cut(residual, fine_threshold(fused, self.candidate, mixture))
-        return mask.astype(np.uint8), residual
+        return fused
 
     def cut(self, residual: np.ndarray, threshold: float) -> np.ndarray:
         """Return what lies above a threshold, boolean: inside the grown candidate, without small parts."""

@@ -158,7 +158,9 @@ class RunParameters(Wish):
             ("backbone.folder", self.modelFolder or None),
         ]
         if self.refinementThreshold is not None and self.refinementThreshold > 0:
-            pairs += [("residual.rule", "fixed"), ("residual.threshold", _rounded(self.refinementThreshold))]
+            own = load_config(self.preset).residual.rule
+            pairs += [("residual.rule", "fixed" if own == "otsu" else own)]
+            pairs += [("residual.threshold", _rounded(self.refinementThreshold))]
         elif self.refinementThreshold is not None:
             pairs += [("residual.rule", "otsu")]
         return [f"{key}={value}" for key, value in pairs if value is not None] + list(self.overrides)

@@ -89,8 +89,8 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
 
 def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
     """Return the cases that thresholds of mixtures are chosen on: none where they choose themselves (Otsu)."""
-    fixed = study.config.residual.rule == "fixed"
-    if not (fixed and PARTS in study.wish.studies and mixtures(study.config.residual)):
+    own = study.config.residual.rule == "otsu"
+    if own or PARTS not in study.wish.studies or not mixtures(study.config.residual):
         return []
     return [case for case in cases if case.split == TUNING_SPLIT and case.tumor and case.modality in ("CT", "MR")]
 
@@ -182,7 +182,7 @@ def _named(chosen: list[Case], study: Study) -> list[Case]:
 
 
 def _tuned_on(tuning: Sequence[Case], study: Study) -> str:
-    if study.config.residual.rule != "fixed":
+    if study.config.residual.rule == "otsu":
         return "Every mixture of residuals is cut by Otsu's threshold inside its candidate."
     if not tuning:
         return "There was no validation scan to choose thresholds on: every mixture is cut where the whole method is."

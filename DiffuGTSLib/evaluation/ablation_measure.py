@@ -138,7 +138,8 @@ def tuning_curves(subject: Subject) -> dict[str, list[float]]:
     curves = {}
     for name, mixture in mixes.items():
         _, soft = refinement.outlined(mixture)
-        curves[name] = [dice(refinement.cut(soft, cut), subject.truth) for cut in CUTS]
+        levels = [refinement.threshold(replace(mixture, threshold=cut)) for cut in CUTS]
+        curves[name] = [dice(refinement.cut(soft, level), subject.truth) for level in levels]
     return curves
 
 

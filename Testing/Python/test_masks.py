@@ -111,6 +111,12 @@ def test_the_threshold_of_the_fine_mask_is_otsus_inside_the_candidate_or_the_fix
     fused[8:] = 1.0  # 256 bins from 0 to 1; every inner edge parts 0 and 1 alike: the middle one
     assert fine_threshold(fused, candidate, ResidualConfig()) == pytest.approx(0.5)
     assert fine_threshold(fused, candidate, ResidualConfig(rule="fixed", threshold=0.7)) == 0.7
+    highest = float(fused[candidate].max())
+    relative = ResidualConfig(rule="relative", threshold=0.5)
+    assert fine_threshold(fused, candidate, relative) == pytest.approx(highest / 2)
+    assert np.array_equal(fine_mask(fused / 4, candidate, relative), fine_mask(fused, candidate, relative)), (
+        "a fainter map is cut at the same place"
+    )
     assert fine_mask(fused, candidate, ResidualConfig(rule="fixed", threshold=0.7)).sum() == 2
 
 

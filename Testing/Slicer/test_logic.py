@@ -24,6 +24,7 @@ from DiffuGTSSlicer.run_progress import RunProgress
 from scene_parts import noise, rigid, roi_node, scan_node
 from test_worker_client import isAlive
 
+from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError, DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker import protocol
@@ -356,8 +357,11 @@ def test_the_wish_becomes_overrides_of_the_library() -> None:
     config = wish.config()
     assert (config.inpainting.steps, config.runtime.seed, config.masks.dilation_mm) == (7, 3, 2.5)
     assert (config.masks.threshold, config.residual.rule) == (0.3, "otsu")
-    config = RunParameters(organ="lung", refinementThreshold=0.6).config()
-    assert (config.residual.rule, config.residual.threshold) == ("fixed", 0.6)
+    for preset in ("mini", "maisi-ct"):
+        own, config = load_config(preset), RunParameters(organ="lung", preset=preset, refinementThreshold=0.6).config()
+        rule = "fixed" if own.residual.rule == "otsu" else own.residual.rule
+        assert (config.residual.rule, config.residual.threshold) == (rule, 0.6)
+    assert load_config("maisi-ct").residual.rule == "otsu", "where a preset lets Otsu choose, a threshold is fixed"
 
 
 CODES_WITHOUT_STEP = re.compile(r'code="([a-z_]+)"')
