@@ -99,7 +99,9 @@ class ResidualRecipe:
         config = ResidualConfig(beta_pixel=0.0, beta_feature=1.0, rule="fixed", threshold=0.5)
         return {
             "dice": float(
-                np.mean([_dice(w, projected_residuals(self.trainable, w.evidence), config) for w in self._judges])
+                np.mean(
+                    [refined_dice(w, projected_residuals(self.trainable, w.evidence), config) for w in self._judges]
+                )
             )
         }
 
@@ -190,18 +192,19 @@ def compare(
     for window in windows:
         row: dict[str, float | str] = {"organ": window.organ, "modality": window.modality}
         row["coarse"] = _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
-        untrained, projected = _untrained(window), projected_residuals(network, window.evidence)
+        untrained, projected = untrained_maps(window), projected_residuals(network, window.evidence)
         for name, config in (*WAYS.items(), ("preset, attention", preset)):
-            row[name] = _dice(window, untrained, config)
+            row[name] = refined_dice(window, untrained, config)
         for name, config in (("projection", alone), ("preset, projection", preset)):
-            row[name] = _dice(window, projected, config)
+            row[name] = refined_dice(window, projected, config)
         candidate = window.evidence.candidate * window.truth
         row["best possible"] = _overlap(window, candidate[0, 0].cpu().numpy() > 0)
         rows.append(row)
     return rows
 
 
-def _untrained(window: TwinnedWindow) -> ResidualMaps:
+def untrained_maps(window: TwinnedWindow) -> ResidualMaps:
+    """Return the residuals that need no training: intensity and the drop in attention."""
     shown = window.evidence
     reconstruction, healthy, prior, candidate = (
         each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.prior, shown.candidate)
@@ -209,7 +212,8 @@ def _untrained(window: TwinnedWindow) -> ResidualMaps:
     return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate)
 
 
-def _dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
+def refined_dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
+    """Return the Dice of the refined mask in the whole window, 1 where nothing is to find and nothing was found."""
     candidate = window.evidence.candidate[0, 0].cpu().numpy() > 0
     return _overlap(window, fine_mask(maps.fused(config).cpu().numpy(), candidate, config))
 

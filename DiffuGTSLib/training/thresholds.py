@@ -1,8 +1,9 @@
-"""Choose where the head's attention is cut: on validation patients and freshly painted windows, never on a test scan.
+"""Choose where the head's attention is cut, and the residuals after it: on validation patients and freshly painted windows, never on a test scan.
 
     RUN/thresholds/looks/       attention of every window: made once, the long part
     RUN/thresholds/table.csv    every setting with its figures, the best first
-    RUN/thresholds/chosen.json  the chosen one, in the form of a preset: diffugts segment --config …/chosen.json
+    RUN/thresholds/refinement.csv, twins/   the same of mixtures of residuals, see `refinement_thresholds`
+    RUN/thresholds/chosen.json  the chosen ones, in the form of a preset: diffugts segment --config …/chosen.json
 
 Nothing is learned. Paper silent; we chose the smallest number of false positives among the settings whose Dice is as
 good as the best one's, because Dice alone forgives what is small.
@@ -16,6 +17,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from DiffuGTSLib.aova import attend
 from DiffuGTSLib.components import Components, load_components
-from DiffuGTSLib.config import Config, MasksConfig
+from DiffuGTSLib.config import Config, MasksConfig, ResidualConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINED, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import detect
@@ -37,6 +39,8 @@ from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import MINIMUM_ORGAN_VOXELS, MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.refinement_thresholds import KEYS as REFINEMENT_KEYS
+from DiffuGTSLib.training.refinement_thresholds import refined_settings, write_refined
 
 SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
@@ -45,6 +49,8 @@ FLOORS = (0.0, 0.2, 0.3, 0.4, 0.5)
 
 _AS_HARD_AS_TRAINING = Mixture(real=0.0, other_organ=0.0, anywhere=0.0, turned=0.3, decoys=0.3)
 _PATIENCE = 20
+
+MASK_KEYS = ("rule", "threshold", "peak", "floor")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class ThresholdOptions:
         organs: To paint into, parted by commas; empty takes all that the protocol shows.
         side: Of these windows, in voxels.
         tolerance: A Dice this close to the best is as good.
+        refine: Whether the mixture of residuals is chosen as well, on the judges with a tumor: most of the time.
     """
 
     painted: int = 4
@@ -64,6 +71,7 @@ class ThresholdOptions:
     organs: str = ""
     side: int = 96
     tolerance: float = 0.01
+    refine: bool = True
 
     def __post_init__(self) -> None:
         if self.painted < 0 or self.healthy < 0 or self.side < 16 or self.side % 16 or not 0 <= self.tolerance < 1:
@@ -143,7 +151,32 @@ def choose_thresholds(job: Job) -> None:
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
         job.report(f"thresholds: {_in_words(setting)}")
+    chosen = {"masks": _chosen(settings[0].masks, MASK_KEYS)}
+    if options.refine:
+        chosen |= _refined(subjects, components, replace(config, masks=settings[0].masks), folder, job)
+    with whole_file(folder / "chosen.json") as temporary:
+        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
     job.report(f"thresholds: chosen: {folder / 'chosen.json'}")
+
+
+def _refined(
+    subjects: Sequence[Subject], components: Components, config: Config, folder: Path, job: Job
+) -> dict[str, dict[str, Any]]:
+    """Choose the mixture of residuals, and return what of a preset it changes: nothing where nothing was repainted."""
+    samples = [subject.sample for subject in subjects if subject.sample.mask.any()]
+    settings = refined_settings(samples, folder / "twins", components, config, job.report)
+    if not settings:
+        job.report("thresholds: no judge with a tumor has a candidate: the preset's mixture of residuals stays")
+        return {}
+    write_refined(folder / "refinement.csv", settings)
+    best = settings[0]
+    job.report(f"thresholds: {len(settings)} ways to refine: {folder / 'refinement.csv'}")
+    job.report(f"thresholds: the best has a Dice of {best.dice:.3f}: {_chosen(best.residual, REFINEMENT_KEYS)}")
+    return {"residual": _chosen(best.residual, REFINEMENT_KEYS)}
+
+
+def _chosen(config: MasksConfig | ResidualConfig, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: getattr(config, key) for key in keys}
 
 
 def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Subject]:
@@ -302,20 +335,19 @@ def fingerprint(sample: Sample, components: Components, config: Config) -> str:
 
 
 def _write(folder: Path, settings: Sequence[Setting]) -> None:
-    keys = ("rule", "threshold", "peak", "floor")
     groups = list(settings[0].by_group)
     with whole_file(folder / "table.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
-        table.writerow([*keys, "dice", "false_positives", "false_positives_healthy", *groups])
+        table.writerow([*MASK_KEYS, "dice", "false_positives", "false_positives_healthy", *groups])
         for setting in settings:
             figures = (setting.dice, setting.false_positives, setting.false_positives_healthy)
             by_group = (setting.by_group[group] for group in groups)
             table.writerow(
-                [*(getattr(setting.masks, key) for key in keys), *(f"{each:.4f}" for each in (*figures, *by_group))]
+                [
+                    *(getattr(setting.masks, key) for key in MASK_KEYS),
+                    *(f"{each:.4f}" for each in (*figures, *by_group)),
+                ]
             )
-    chosen = {"masks": {key: getattr(settings[0].masks, key) for key in keys}}
-    with whole_file(folder / "chosen.json") as temporary:
-        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
 
 
 def _in_words(setting: Setting) -> str:

@@ -113,6 +113,22 @@ def keep_twins(
     return windows
 
 
+def judged_twins(sample: Sample, folder: Path, components: Components, config: Config) -> TwinnedWindow | None:
+    """Return a window or scan to judge by with its twin, kept or made now; None where the head finds nothing in it."""
+    make_folder(folder)
+    candidates = CandidateDraw(0.0, None, attend=True)
+    digest = hashlib.sha256(repr((_fingerprint(components, config, candidates, 0), sample.organ)).encode())
+    digest.update(np.ascontiguousarray(sample.image).data)
+    made_of = digest.hexdigest()
+    path = folder / f"{made_of[:32]}.safetensors"
+    window = _kept(path, made_of)
+    if window is None:
+        window = make_twins(sample, candidates, components, config, np.random.default_rng(0))
+        if window is not None:
+            _keep(window, path, made_of)
+    return window
+
+
 def _drawn(
     draw: Draw,
     number: int,

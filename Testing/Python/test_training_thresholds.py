@@ -81,7 +81,7 @@ def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path
     masks = load_config("mini", chosen).masks
     keys = ("rule", "threshold", "peak", "floor")
     assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
-    assert set(json.loads(chosen.read_text())) == {"masks"}, "the rest stays the preset's"
+    assert set(json.loads(chosen.read_text())) <= {"masks", "residual"}, "the rest stays the preset's"
 
 
 def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
@@ -94,6 +94,20 @@ def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == [first.name], "but what is damaged"
     choose(a_run, painted="0", healthy="0")
     assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
+
+
+def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Path) -> None:
+    said = "\n".join(choose(a_run, refine="no"))
+    chosen = a_run / "thresholds" / "chosen.json"
+    assert "repainted" not in said and set(json.loads(chosen.read_text())) == {"masks"}
+    said = "\n".join(choose(a_run))
+    assert "thresholds: repainted 1 of" in said
+    with (a_run / "thresholds" / "refinement.csv").open(newline="") as file:
+        best = next(csv.DictReader(file))
+    residual = load_config("mini", chosen).residual
+    assert {key: str(getattr(residual, key)) for key in ("rule", "threshold", "prior")} == {
+        key: best[key] for key in ("rule", "threshold", "prior")
+    }
 
 
 def test_another_scan_question_or_text_model_is_another_look(
