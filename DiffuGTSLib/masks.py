@@ -26,14 +26,22 @@ def coarse_mask(
         spacing_mm: Of the grid.
         config: Threshold, rule, floor, least peak and smallest volume.
     """
+    threshold, peak = candidate_levels(abnormal, allowed, config)
+    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
+    return drop_small(candidates, spacing_mm, config.minimum_ml)
+
+
+def candidate_levels(
+    abnormal: Float[np.ndarray, "X Y Z"], allowed: Bool[np.ndarray, "X Y Z"], config: MasksConfig
+) -> tuple[float, float]:
+    """Return the attention above which a voxel is a candidate, and the peak that one has to reach, by the rule."""
     highest = float(abnormal[allowed].max()) if allowed.any() else 0.0
     threshold, peak = config.threshold, config.peak
     if config.rule == "relative":
         threshold, peak = (share * highest if highest >= config.floor else np.inf for share in (threshold, peak))
     elif config.rule == "otsu" and allowed.any():
         threshold = max(otsu(abnormal[allowed]), config.threshold / 2)
-    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
-    return drop_small(candidates, spacing_mm, config.minimum_ml)
+    return threshold, peak
 
 
 def drop_faint(

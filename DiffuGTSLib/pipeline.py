@@ -20,8 +20,8 @@ from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
+from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
 from DiffuGTSLib.masks import coarse_mask as threshold_map
-from DiffuGTSLib.masks import dilate_mm, drop_small
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected_residuals, residuals
 from DiffuGTSLib.text.encoder import embed_pair
@@ -269,20 +269,20 @@ def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, con
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
-        highest = float(seen.abnormal.cpu().numpy()[allowed].max())
-        return f"{_nothing(highest, config)}: the highest abnormal attention is {highest:.2f}"
+        abnormal = seen.abnormal.cpu().numpy()
+        return f"{_nothing(abnormal, allowed, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
     return ""
 
 
-def _nothing(highest: float, config: Config) -> str:
-    """Say which rule left no candidate, where that was the highest attention inside the region."""
-    if config.masks.rule == "relative":
-        if highest < config.masks.floor:
-            return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
-    elif highest <= config.masks.threshold:
+def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
+    """Say which rule left no candidate."""
+    highest, (threshold, peak) = abnormal[allowed].max(), candidate_levels(abnormal, allowed, config.masks)
+    if config.masks.rule == "relative" and highest < config.masks.floor:
+        return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
+    if highest <= threshold:
         return "nothing above the threshold"
-    elif highest < config.masks.peak:
-        return f"no candidate reaches masks.peak ({config.masks.peak:.2f})"
+    if highest < peak:
+        return f"no candidate reaches masks.peak ({peak:.2f})"
     return "every candidate is smaller than masks.minimum_ml"
 
 

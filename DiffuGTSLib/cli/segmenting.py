@@ -164,6 +164,7 @@ def refine(
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
+    from DiffuGTSLib.components import find_device
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     stored = results.read_results(folder, scan)
@@ -172,8 +173,9 @@ def refine(
     drawn = open_mask(mask_path, stored.scan.geometry)
     then = stored.config.runtime
     runtime = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
-    if device == "cpu" and (then.compile or then.precision != "float32"):
-        runtime = dataclasses.replace(runtime, precision="float32", compile=False)
+    plain = dataclasses.replace(runtime, precision="float32", compile=False)
+    if plain != runtime and find_device(plain).type == "cpu":
+        runtime = plain
         if not quiet:
             ERR.print("On a CPU: in float32, not compiled; the result was made otherwise.", highlight=False)
     config = dataclasses.replace(stored.config, runtime=runtime)

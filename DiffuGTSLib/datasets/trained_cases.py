@@ -40,10 +40,16 @@ class TrainedCase:
     use: str = TRAINED
 
 
-def record_training(cases: Sequence[Case], data: Path, model_folder: Path) -> None:
+def record_training(cases: Sequence[Case], data: Path, model_folder: Path, *, learned: bool = True) -> None:
     """Add the training and validation cases of a protocol to those that the model folder names, from its other parts.
 
     A validation case counts as tuned on: the best weights, the end of training and the thresholds are chosen there.
+
+    Args:
+        cases: Of the protocol.
+        data: Folder that their paths start from.
+        model_folder: Where the record is.
+        learned: Whether weights were made of the training cases; otherwise those are tuned on, too.
 
     Raises:
         WeightsError: If the folder's record is damaged.
@@ -51,7 +57,7 @@ def record_training(cases: Sequence[Case], data: Path, model_folder: Path) -> No
     """
     known = dict.fromkeys(read_training_cases(model_folder) or ())
     used = [
-        TrainedCase(case.name, case.patient, file_sha256(data / case.image), _USES[case.split])
+        TrainedCase(case.name, case.patient, file_sha256(data / case.image), _USES[case.split] if learned else TUNED)
         for case in cases
         if case.split in _USES
     ]
@@ -87,6 +93,7 @@ def seen_in_training(cases: Sequence[Case], data: Path, trained: Sequence[Traine
 
     A case of the split "validation" may be scored although it was tuned on: that is what it is for.
     """
+    trained = sorted(trained, key=lambda case: case.use == TRAINED)  # of two uses the last one counts: the weightier
     patients, scans = ({getattr(case, key): case for case in trained} for key in ("patient", "sha256"))
     seen = {}
     for case in cases:

@@ -80,6 +80,7 @@ class Sample:
         organ: The prompted organ.
         modality: "CT" or "MR".
         spacing_mm: Of the voxels, (x, y, z).
+        inside: The part that is scan; of a whole scan the rest is padding.
     """
 
     image: NDArray[np.float32]
@@ -87,6 +88,7 @@ class Sample:
     organ: str
     modality: str
     spacing_mm: tuple[float, float, float]
+    inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
 
     @property
     def abnormal(self) -> bool:

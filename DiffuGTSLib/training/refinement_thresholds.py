@@ -20,14 +20,14 @@ from DiffuGTSLib.config import Config, ResidualConfig
 from DiffuGTSLib.residual import ResidualMaps, projected_residuals
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.anomalies import Sample
-from DiffuGTSLib.training.residual import refined_dice, untrained_maps
+from DiffuGTSLib.training.residual import moved, refined_dice, untrained_maps
 from DiffuGTSLib.training.twins import TwinnedWindow, judged_twins
 
 MIXTURES = ((0.0, 0.0, 1.0), (0.0, 0.25, 0.75), (0.25, 0.0, 0.75), (0.0, 0.5, 0.5), (0.25, 0.25, 0.5), (0.5, 0.5, 0.0))
 """What is tried for `residual.beta_pixel`, `beta_feature` and `prior`."""
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 """What is tried for `residual.threshold`, as it is and as a share of the highest."""
-KEYS = ("beta_pixel", "beta_feature", "prior", "rule", "threshold")
+KEYS = ("feature", "beta_pixel", "beta_feature", "prior", "rule", "threshold")
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,22 @@ def refined_settings(
         config: With the thresholds of candidates that were chosen.
         report: Is told one line at a time.
     """
-    windows = []
+    windows, maps = [], []
     for number, sample in enumerate(samples, start=1):
         window = judged_twins(sample, folder, components, config)
-        windows += [window] if window is not None else []
+        if window is not None:
+            windows.append(window)
+            maps.append(_maps(window, components))
         report(f"thresholds: repainted {number} of {len(samples)}: {sample.organ}, {sample.modality}")
     if not windows:
         return []
-    maps = [_maps(window, components) for window in windows]
     settings = [measured(windows, maps, residual) for residual in tried(config.residual)]
-    return sorted(settings, key=lambda setting: -setting.dice)
+    return sorted(settings, key=lambda setting: -setting.dice)  # of equals the preset's, then the earlier
 
 
 def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:
-    """Yield every mixture, cut by Otsu's rule and at every threshold."""
+    """Yield the preset's way, then every mixture, cut by Otsu's rule and at every threshold."""
+    yield preset
     for pixel, feature, prior in MIXTURES:
         mixture = replace(preset, beta_pixel=pixel, beta_feature=feature, prior=prior)
         yield replace(mixture, rule="otsu")
@@ -103,5 +105,5 @@ def write_refined(path: Path, settings: Sequence[RefinedSetting]) -> None:
 
 def _maps(window: TwinnedWindow, components: Components) -> ResidualMaps:
     if components.residual is not None:
-        return projected_residuals(components.residual, window.evidence).cpu()
-    return untrained_maps(window).cpu()
+        return projected_residuals(components.residual, moved(window, components.device).evidence).cpu()
+    return untrained_maps(window)

@@ -138,8 +138,8 @@ def train_residual(job: Job) -> None:
         tell = _teller(job, f"{split}: windows with their twins")
         return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell)
 
-    windows = [_on(window, job.device) for window in twins("train", learned, options.windows)]
-    judges = [_on(window, job.device) for window in twins("validation", judged, options.judges)]
+    windows = [moved(window, job.device) for window in twins("train", learned, options.windows)]
+    judges = [moved(window, job.device) for window in twins("validation", judged, options.judges)]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
     job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection")
@@ -235,7 +235,8 @@ def _flipped(window: TwinnedWindow, rng: np.random.Generator) -> TwinnedWindow:
     return replace(window, evidence=evidence, truth=flip(window.truth))
 
 
-def _on(window: TwinnedWindow, device: torch.device) -> TwinnedWindow:
+def moved(window: TwinnedWindow, device: torch.device) -> TwinnedWindow:
+    """Return a window on a device."""
     evidence = Evidence(**{f.name: getattr(window.evidence, f.name).to(device) for f in fields(Evidence)})
     beside = {name: getattr(window, name).to(device) for name in ("coarse", "before", "after", "truth")}
     return replace(window, evidence=evidence, **beside)

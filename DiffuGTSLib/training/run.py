@@ -120,7 +120,7 @@ def train_part(
         if not dry_run and rank() == 0:
             used = [scan.case for each in scans.values() for scan in each]
             if chosen.in_model or (chosen.tunes and (output / "model").is_dir()):
-                record_training(used, data, output / "model")
+                record_training(used, data, output / "model", learned=chosen.in_model)
                 write_index(output / "model")
             elif (output / part / "model").is_dir():  # a segmenter's
                 record_training(used, data, output / part / "model")

@@ -82,19 +82,6 @@ class ThresholdOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is to be looked at.
-
-    Attributes:
-        sample: A window, or a whole scan.
-        inside: The part of it that is scan and not padding.
-    """
-
-    sample: Sample
-    inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
-
-
-@dataclass(frozen=True, eq=False)
 class Judge:
     """One window or scan that was looked at.
 
@@ -144,26 +131,27 @@ def choose_thresholds(job: Job) -> None:
     )
     components = load_components(config)
     _tell_of_trained(base, job)
-    subjects = judges(job.scans, options, job.plan.seed)
-    judged = [_judge(subject, folder / "looks", components, config) for subject in _told(subjects, job.report)]
+    samples = judges(job.scans, options, job.plan.seed)
+    require_repaintable(samples, components, config, options)
+    judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
     settings = ranked([measure(judged, masks) for masks in tried(config.masks)], options.tolerance)
     _write(folder, settings)
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
         job.report(f"thresholds: {_in_words(setting)}")
     chosen = {"masks": _chosen(settings[0].masks, MASK_KEYS)}
+    _write_chosen(folder, chosen)
     if options.refine:
-        chosen |= _refined(subjects, components, replace(config, masks=settings[0].masks), folder, job)
-    with whole_file(folder / "chosen.json") as temporary:
-        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+        found = [sample for sample in samples if sample.mask.any()]
+        chosen |= _refined(found, components, replace(config, masks=settings[0].masks), folder, job)
+        _write_chosen(folder, chosen)
     job.report(f"thresholds: chosen: {folder / 'chosen.json'}")
 
 
 def _refined(
-    subjects: Sequence[Subject], components: Components, config: Config, folder: Path, job: Job
+    samples: Sequence[Sample], components: Components, config: Config, folder: Path, job: Job
 ) -> dict[str, dict[str, Any]]:
     """Choose the mixture of residuals, and return what of a preset it changes: nothing where nothing was repainted."""
-    samples = [subject.sample for subject in subjects if subject.sample.mask.any()]
     settings = refined_settings(samples, folder / "twins", components, config, job.report)
     if not settings:
         job.report("thresholds: no judge with a tumor has a candidate: the preset's mixture of residuals stays")
@@ -175,11 +163,43 @@ def _refined(
     return {"residual": _chosen(best.residual, REFINEMENT_KEYS)}
 
 
+def require_repaintable(
+    samples: Sequence[Sample], components: Components, config: Config, options: ThresholdOptions
+) -> None:
+    """Refuse, before the long part, what the denoiser could not repaint after it.
+
+    Raises:
+        ConfigError: Windows that it cannot halve.
+        InputError: A modality that it does not know (code "modality").
+    """
+    if not options.refine:
+        return
+    multiple = components.autoencoder.downsampling * components.denoiser.side_multiple
+    if options.side % multiple:
+        raise ConfigError(
+            f"side: the denoiser needs a multiple of {multiple} voxels, got {options.side}.",
+            hint="choose another side, or refine=no.",
+        )
+    strange = sorted({sample.modality for sample in samples} - {*config.backbone.class_label})
+    if strange:
+        raise InputError(
+            f"The denoiser knows {', '.join(sorted(config.backbone.class_label))}, and there are scans of "
+            f"{', '.join(strange)}, which it cannot repaint.",
+            hint="leave these out of the protocol, choose another preset, or refine=no.",
+            code="modality",
+        )
+
+
+def _write_chosen(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
+    with whole_file(folder / "chosen.json") as temporary:
+        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
 def _chosen(config: MasksConfig | ResidualConfig, keys: Sequence[str]) -> dict[str, Any]:
     return {key: getattr(config, key) for key in keys}
 
 
-def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Subject]:
+def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Sample]:
     """Return what is looked at: the validation scans with a tumor, whole, and windows of every organ.
 
     Windows may be cut from scans that were trained on, since of most organs there is no second patient; the paint is
@@ -199,8 +219,8 @@ def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed
         }
     )
     for organ in _named(options.organs, shown):
-        found += map(Subject, _windows(every, organ, options, seed))
-    if not any(subject.sample.mask.sum() >= MINIMUM_VOXELS for subject in found):
+        found += _windows(every, organ, options, seed)
+    if not any(sample.mask.sum() >= MINIMUM_VOXELS for sample in found):
         raise InputError(
             "Thresholds cannot be chosen: no validation scan has an outlined tumor, and none was painted.",
             hint="set painted to 1 or more, or name validation scans with a tumor in the protocol.",
@@ -209,11 +229,10 @@ def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed
     return found
 
 
-def _whole(scan: TrainingScan) -> Subject:
+def _whole(scan: TrainingScan) -> Sample:
     seen = scan.scan
-    sample = Sample(seen.image, scan.tumor, scan.case.organ, seen.modality, seen.spacing_mm)
     x, y, z = (slice(start, stop) for start, stop in seen.inside)
-    return Subject(sample, (x, y, z))
+    return Sample(seen.image, scan.tumor, scan.case.organ, seen.modality, seen.spacing_mm, (x, y, z))
 
 
 def _named(organs: str, shown: Sequence[str]) -> list[str]:
@@ -237,9 +256,8 @@ def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOption
                 yield found
 
 
-def _judge(subject: Subject, looks: Path, components: Components, config: Config) -> Judge:
-    """Return a look that is kept, or look."""
-    sample, inside = subject.sample, subject.inside
+def look_at(sample: Sample, looks: Path, components: Components, config: Config) -> Judge:
+    """Return a look that is kept, or look; padding is no place for a finding."""
     path = looks / f"{fingerprint(sample, components, config)}.safetensors"
     abnormal = _kept(path)
     if abnormal is None:
@@ -248,7 +266,7 @@ def _judge(subject: Subject, looks: Path, components: Components, config: Config
         with whole_file(path) as temporary:
             save_file({"abnormal": abnormal}, temporary)
     group = f"{sample.organ}, {sample.modality}"
-    return Judge(group, abnormal[inside], sample.mask[inside], sample.spacing_mm)
+    return Judge(group, abnormal[sample.inside], sample.mask[sample.inside], sample.spacing_mm)
 
 
 def _kept(path: Path) -> NDArray[np.float32] | None:
@@ -318,10 +336,10 @@ def _tell_of_trained(model: Path, job: Job) -> None:
         job.report(f"thresholds: SEEN IN TRAINING, so that they judge too kindly: {', '.join(seen)}")
 
 
-def _told(subjects: Sequence[Subject], report: Callable[[str], None]) -> Iterator[Subject]:
-    for number, subject in enumerate(subjects, start=1):
-        yield subject
-        report(f"thresholds: looked at {number} of {len(subjects)}: {subject.sample.organ}, {subject.sample.modality}")
+def _told(samples: Sequence[Sample], report: Callable[[str], None]) -> Iterator[Sample]:
+    for number, sample in enumerate(samples, start=1):
+        yield sample
+        report(f"thresholds: looked at {number} of {len(samples)}: {sample.organ}, {sample.modality}")
 
 
 def fingerprint(sample: Sample, components: Components, config: Config) -> str:
@@ -361,10 +379,10 @@ def _in_words(setting: Setting) -> str:
 
 def tell(job: Job) -> None:
     """Say what would be looked at."""
-    subjects = judges(job.scans, job.options, job.plan.seed)
-    with_tumor = sum(bool(subject.sample.mask.any()) for subject in subjects)
+    samples = judges(job.scans, job.options, job.plan.seed)
+    with_tumor = sum(bool(sample.mask.any()) for sample in samples)
     count = len(list(tried(job.config.masks)))
-    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(subjects) - with_tumor} without")
+    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
     job.report(f"thresholds: {count} settings would be tried")
 
 

@@ -15,9 +15,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.aova import attend
+from DiffuGTSLib.backbones.windows import decode_scan
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
 from DiffuGTSLib.masks import coarse_mask, dilate_mm
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
@@ -117,15 +118,18 @@ def judged_twins(sample: Sample, folder: Path, components: Components, config: C
     """Return a window or scan to judge by with its twin, kept or made now; None where the head finds nothing in it."""
     make_folder(folder)
     candidates = CandidateDraw(0.0, None, attend=True)
-    digest = hashlib.sha256(repr((_fingerprint(components, config, candidates, 0), sample.organ)).encode())
+    asked = (sample.organ, sample.modality, sample.spacing_mm, sample.inside)
+    digest = hashlib.sha256(repr((_fingerprint(components, config, candidates, 0), asked)).encode())
     digest.update(np.ascontiguousarray(sample.image).data)
+    digest.update(np.packbits(sample.mask).data)
     made_of = digest.hexdigest()
     path = folder / f"{made_of[:32]}.safetensors"
     window = _kept(path, made_of)
     if window is None:
-        window = make_twins(sample, candidates, components, config, np.random.default_rng(0))
-        if window is not None:
-            _keep(window, path, made_of)
+        made = make_twins(sample, candidates, components, config, np.random.default_rng(0))
+        if made is not None:
+            _keep(made, path, made_of)
+            window = _kept(path, made_of)  # in the numbers that a later run will read
     return window
 
 
@@ -148,8 +152,7 @@ def make_twins(
     sample: Sample, candidates: CandidateDraw, components: Components, config: Config, rng: np.random.Generator
 ) -> TwinnedWindow | None:
     """Detect, repaint and decode as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
-    how, device = config.backbone, components.device
-    spacing = sample.spacing_mm
+    how, spacing = config.backbone, sample.spacing_mm
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
 
@@ -158,28 +161,45 @@ def make_twins(
         seen = attend(image, eyes, components.head, prompts, how.window_voxels, how.overlap, _nothing, how.mirror)
         return seen.abnormal[None, None], seen.latent
 
-    image = torch.from_numpy(sample.image)[None, None].to(device)
-    prior, latent = look(image)
-    found = _candidate(prior[0, 0].cpu().numpy(), sample, candidates, config, rng)
-    if not found.any():
-        return None
-    grown = torch.from_numpy(dilate_mm(found, config.masks.dilation_mm, spacing))[None, None].to(image)
-    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    conditions = Conditions(spacing, sample.modality)
-    cells = mask_to_latent(grown, components.autoencoder.downsampling)
-    with torch.inference_mode():
-        healthy_latent = repaint(
-            latent, cells, components.denoiser, components.schedule, conditions, config.inpainting, generator, _nothing
+    image = torch.from_numpy(np.ascontiguousarray(sample.image, np.float32))[None, None].to(components.device)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
+        prior, latent = look(image)
+        found = _candidate(prior[0, 0].cpu().numpy(), sample, candidates, config, rng)
+        if not found.any():
+            return None
+        grown = dilate_mm(found, config.masks.dilation_mm, spacing) & _inside(sample)
+        factor, multiple = components.autoencoder.downsampling, components.denoiser.side_multiple
+        cells = cell_box(grown, factor, multiple, config.inpainting.margin_mm, spacing)
+        x, y, z = (slice(part.start * factor, part.stop * factor) for part in cells)
+        box = (x, y, z)
+        latent, prior = latent[(..., *cells)], prior[(..., *box)]
+        coarse, candidate, truth = (
+            torch.from_numpy(mask[box].astype(np.float32))[None, None].to(image) for mask in (found, grown, sample.mask)
         )
-        reconstruction = components.autoencoder.decode(latent)
-        healthy = torch.where(grown > 0, components.autoencoder.decode(healthy_latent), reconstruction)
-        before, after = torch.zeros_like(prior), torch.zeros_like(prior)
-        if candidates.attend:
-            before, after = look(reconstruction)[0], look(healthy)[0]
-    evidence = Evidence(reconstruction, healthy, prior, grown, latent, healthy_latent, prompts[None].to(image))
-    coarse, truth = (torch.from_numpy(mask)[None, None].to(image) for mask in (found, sample.mask))
-    whole = TwinnedWindow(evidence, coarse, before, after, truth, 0, sample.organ, sample.modality)
-    return _around_candidate(whole, components.autoencoder.downsampling)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        with torch.inference_mode():
+            healthy_latent = repaint(
+                latent, mask_to_latent(candidate, factor), components.denoiser, components.schedule,
+                Conditions(spacing, sample.modality), config.inpainting, generator, _nothing,
+            )  # fmt: skip
+            reconstruction, decoded = (
+                decode_scan(each, components.autoencoder, how.window_voxels, how.overlap, _nothing)
+                for each in (latent, healthy_latent)
+            )
+            healthy = torch.where(candidate > 0, decoded, reconstruction)
+            before, after = torch.zeros_like(prior), torch.zeros_like(prior)
+            if candidates.attend:
+                before, after = look(reconstruction)[0], look(healthy)[0]
+    evidence = Evidence(reconstruction, healthy, prior, candidate, latent, healthy_latent, prompts[None].to(image))
+    cut_off = int(sample.mask.sum()) - int(truth.sum())
+    boxed = TwinnedWindow(evidence, coarse, before, after, truth, cut_off, sample.organ, sample.modality)
+    return _around_candidate(boxed, factor)
+
+
+def _inside(sample: Sample) -> Bool[np.ndarray, "X Y Z"]:
+    inside = np.zeros(sample.mask.shape, dtype=bool)
+    inside[sample.inside] = True
+    return inside
 
 
 def _candidate(
@@ -188,7 +208,7 @@ def _candidate(
     masks = config.masks
     if candidates.thresholds is not None:
         masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)), peak=0.0)
-    found = coarse_mask(prior, np.ones(prior.shape, dtype=bool), sample.spacing_mm, masks)
+    found = coarse_mask(prior, _inside(sample), sample.spacing_mm, masks)
     if rng.random() < candidates.wrong:
         tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
         tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))
@@ -216,7 +236,7 @@ def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
 
     kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
     coarse, before, after, truth = (cut("", each) for each in _beside(window))
-    cut_off = int(window.truth.sum() - truth.sum())
+    cut_off = window.cut_off + int(window.truth.sum() - truth.sum())
     return TwinnedWindow(Evidence(**kept), coarse, before, after, truth, cut_off, window.organ, window.modality)
 
 
@@ -231,7 +251,12 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
     """Return a word that changes with all that a kept window is made of, but for the scans."""
     weights = components.weights.items()
     frozen = {name: digest for name, digest in weights if not name.startswith(RESIDUAL_FOLDER)}  # is made from twins
-    made_of = [frozen, config.to_dict(), repr(candidates), seed]
+    how = config.to_dict()
+    how.pop("preset")
+    how.pop("residual")
+    how["backbone"].pop("folder")
+    how["runtime"] = how["runtime"]["precision"]
+    made_of = [frozen, how, repr(candidates), seed]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

@@ -162,12 +162,17 @@ def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_
     assert record["input"]["path"] == str(scan)
 
 
-def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(a_result: Path, a_folder: Path) -> None:
+@pytest.mark.parametrize("device", [["--device", "cpu"], []])
+def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(
+    a_result: Path, a_folder: Path, device: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for, or because there is no card here: the result itself was made on whatever there was."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     record = results.read_record(a_result)
-    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True}
+    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True, "device": "auto"}
     (a_result / results.RECORD).write_text(json.dumps(record))
     shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
-    done = run("refine", a_result, "--device", "cpu")
+    done = run("refine", a_result, *device)
     assert done.exit_code == 0, done.stderr
     assert "in float32, not compiled" in done.stderr
     now = results.read_record(a_result)["config"]["runtime"]

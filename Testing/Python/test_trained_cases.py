@@ -74,6 +74,17 @@ def test_what_was_tuned_on_is_no_test_case_and_may_be_scored_as_validation(tmp_p
     assert "may have been tuned: b" in check_unseen([b], tmp_path, model, allow_seen=False).note
 
 
+def test_who_was_trained_on_stays_so_though_thresholds_are_tuned_on_it_later(tmp_path: Path) -> None:
+    record_training([a_case(tmp_path, "a", "train", "one")], tmp_path, tmp_path / "model")
+    later = [a_case(tmp_path, "a", "validation", "one"), a_case(tmp_path, "b", "train", "two")]
+    record_training(later, tmp_path, tmp_path / "model", learned=False)
+    recorded = read_training_cases(tmp_path / "model") or []
+    assert [(case.name, case.use) for case in recorded] == [("a", "trained"), ("a", "tuned"), ("b", "tuned")]
+    assert seen_in_training([later[0]], tmp_path, recorded) == {"a": "patient one of a"}
+    tuned = [a_case(tmp_path, "b", "validation", "two")]
+    assert seen_in_training(tuned, tmp_path, recorded) == {}, "no weight was made of it"
+
+
 def test_a_record_of_an_earlier_version_names_what_was_trained_on(tmp_path: Path) -> None:
     row = {"name": "a", "patient": "one", "sha256": "0" * 64}
     (tmp_path / TRAINING_CASES).write_text(json.dumps({"format": 1, "cases": [row]}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from mini_data import GRID, shared_run, tiny_networks, training_scan, write_case
 from phantoms import ct_phantom
 
+from DiffuGTSLib.backbones.maisi import MaisiDenoiser, MaisiUNet
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import MasksConfig, load_config
-from DiffuGTSLib.datasets.trained_cases import read_training_cases
+from DiffuGTSLib.datasets.trained_cases import TUNED, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
@@ -25,8 +27,10 @@ from DiffuGTSLib.training.thresholds import (
     ThresholdOptions,
     fingerprint,
     judges,
+    look_at,
     measure,
     ranked,
+    require_repaintable,
     tried,
 )
 
@@ -115,7 +119,7 @@ def test_another_scan_question_or_text_model_is_another_look(
 ) -> None:
     config = load_config("tiny", overrides=["runtime.device=cpu"])
     components = load_components(config, allow_untrained=True)
-    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, side=32), seed=0)[0].sample
+    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, side=32), seed=0)[0]
     brighter = replace(sample, image=sample.image + np.float32(0.01))
     asked = [sample, brighter, replace(sample, organ="lung"), replace(sample, spacing_mm=(1.0, 1.0, 1.0))]
     names = {fingerprint(each, components, config) for each in asked}
@@ -126,9 +130,14 @@ def test_another_scan_question_or_text_model_is_another_look(
     assert len(names) == 6
 
 
-def test_the_cases_are_on_record_with_the_run_s_model(a_run: Path) -> None:
-    recorded = read_training_cases(a_run / "model")
+def test_the_cases_are_on_record_with_the_run_s_model(a_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(a_run, run)
+    (run / "model" / "training_cases.json").unlink()
+    choose(run, refine="no")
+    recorded = read_training_cases(run / "model")
     assert recorded is not None and {"ct_1", "ct_2"} <= {case.name for case in recorded}
+    assert {case.use for case in recorded} == {TUNED}, "no weight was made of them"
 
 
 def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) -> None:
@@ -140,40 +149,38 @@ def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) ->
     assert not any("SEEN IN TRAINING" in line for line in choose(a_run))
 
 
-def test_padding_is_no_place_for_a_finding(a_run: Path, two_scans: dict[str, list[TrainingScan]]) -> None:
+def test_padding_is_no_place_for_a_finding(two_scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
+    """Untrained attention is near 0.5 everywhere: what is judged is the scan, and nothing beside it."""
     scan = two_scans["validation"][0]
     padded = replace(scan, scan=replace(scan.scan, inside=((0, 16), (0, 24), (4, 32))))
     whole = judges({"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0), seed=0)[0]
-    assert whole.inside == (slice(0, 16), slice(0, 24), slice(4, 32))
+    config = load_config("tiny", overrides=["runtime.device=cpu"])
+    judge = look_at(whole, tmp_path, load_components(config, allow_untrained=True), config)
+    assert judge.abnormal.shape == judge.truth.shape == (16, 24, 28)
 
 
-def test_a_rehearsal_says_what_would_be_looked_at(a_run: Path) -> None:
-    said = "\n".join(choose(a_run, dry_run=True))
-    assert "windows and scans with a tumor" in said and f"{len(list(tried(MasksConfig())))} settings" in said
-    assert "iterations" not in said, "nothing is learned"
-
-
-def test_judges_are_whole_validation_scans_and_windows_with_and_without_paint(
-    two_scans: dict[str, list[TrainingScan]],
+@pytest.mark.parametrize(
+    ("preset", "options", "error", "said"),
+    [
+        ("mini", {"side": "80", "refine": "no"}, None, ""),
+        ("maisi-ct", {"side": "80"}, ConfigError, "needs a multiple of 32 voxels, got 80"),
+        ("maisi-mr", {"side": "96"}, InputError, "knows MR, and there are scans of CT"),
+    ],
+)
+def test_what_could_not_be_repainted_is_refused_before_the_long_part(
+    two_scans: dict[str, list[TrainingScan]], preset: str, options: dict[str, str], error: type[Exception], said: str
 ) -> None:
-    found = judges(two_scans, ThresholdOptions(painted=2, healthy=1, side=32), seed=0)
-    assert [each.sample.image.shape for each in found] == [two_scans["validation"][0].scan.image.shape] + [
-        (32, 32, 32)
-    ] * 3
-    assert [each.sample.abnormal for each in found] == [True, True, True, False]
-    again = judges(two_scans, ThresholdOptions(painted=2, healthy=1, side=32), seed=0)
-    assert all(np.array_equal(one.sample.image, other.sample.image) for one, other in zip(found, again, strict=True))
-
-
-def test_an_organ_that_nobody_shows_and_judges_without_a_tumor_are_refused(
-    two_scans: dict[str, list[TrainingScan]],
-) -> None:
-    with pytest.raises(InputError, match="no scan shows the organ 'livre'") as caught:
-        judges(two_scans, ThresholdOptions(organs="livre"), seed=0)
-    assert "liver" in caught.value.hint
-    healthy = {"train": two_scans["train"], "validation": two_scans["train"]}
-    with pytest.raises(InputError, match="no validation scan has an outlined tumor, and none was painted"):
-        judges(healthy, ThresholdOptions(painted=0, side=32), seed=0)
+    config = load_config(preset)
+    components = load_components(load_config("tiny", overrides=["runtime.device=cpu"]), allow_untrained=True)
+    unet = MaisiUNet(
+        num_channels=(8, 8, 8, 16), attention_levels=(False,) * 3 + (True,), num_head_channels=(0, 0, 0, 8),
+        num_res_blocks=1, norm_num_groups=4, resblock_updown=False,
+    )  # fmt: skip
+    denoiser = MaisiDenoiser(unet, components.schedule, "epsilon", config.backbone.class_label)
+    wish = ThresholdOptions(side=int(options["side"]), refine="refine" not in options)
+    samples = judges(two_scans, ThresholdOptions(painted=0, healthy=0), seed=0)
+    with pytest.raises(error, match=said) if error is not None else nullcontext():
+        require_repaintable(samples, replace(components, denoiser=denoiser), config, wish)
 
 
 @pytest.mark.parametrize("option", ["painted=-1", "side=40", "tolerance=1"])

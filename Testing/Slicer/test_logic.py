@@ -357,11 +357,20 @@ def test_the_wish_becomes_overrides_of_the_library() -> None:
     config = wish.config()
     assert (config.inpainting.steps, config.runtime.seed, config.masks.dilation_mm) == (7, 3, 2.5)
     assert (config.masks.threshold, config.residual.rule) == (0.3, "otsu")
-    for preset in ("mini", "maisi-ct"):
-        own, config = load_config(preset), RunParameters(organ="lung", preset=preset, refinementThreshold=0.6).config()
-        rule = "fixed" if own.residual.rule == "otsu" else own.residual.rule
-        assert (config.residual.rule, config.residual.threshold) == (rule, 0.6)
-    assert load_config("maisi-ct").residual.rule == "otsu", "where a preset lets Otsu choose, a threshold is fixed"
+    assert load_config("maisi-ct").residual.rule == "otsu"
+    config = RunParameters(organ="lung", preset="maisi-ct", refinementThreshold=0.6).config()
+    assert (config.residual.rule, config.residual.threshold) == ("fixed", 0.6)
+
+
+@pytest.mark.parametrize("rule", ["fixed", "relative"])
+def test_a_threshold_of_the_refined_mask_is_meant_as_the_preset_means_its_own(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Presets").mkdir()
+    (tmp_path / "Presets" / "ours.json").write_text(f'{{"residual": {{"rule": "{rule}", "threshold": 0.3}}}}')
+    monkeypatch.setattr("DiffuGTSLib.config.resource_path", tmp_path.joinpath)
+    config = RunParameters(organ="lung", preset="ours", refinementThreshold=0.6).config()
+    assert (config.residual.rule, config.residual.threshold) == (rule, 0.6)
 
 
 CODES_WITHOUT_STEP = re.compile(r'code="([a-z_]+)"')
