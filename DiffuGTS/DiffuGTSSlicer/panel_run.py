@@ -14,6 +14,7 @@ from DiffuGTSLib import __version__
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
+from DiffuGTSSlicer.result_import import highestOf
 from DiffuGTSSlicer.run import CANCELLED, DONE, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
@@ -234,7 +235,9 @@ def keepInState(state: Any, run: Run, kind: str) -> None:
         "segmentation": "segmentation",
     }  # fmt: skip
     setattr(state, names[kind], run.nodes[kind])
-    if kind == "coarse_mask":
+    if kind == "aova" and run.parameters.config().masks.rule == "relative":  # each scan has a level of its own
+        state.overlayThreshold = run.parameters.overlayThreshold(highestOf(run.nodes[kind]))
+    elif kind == "coarse_mask":
         state.candidateSegmentId = run.segmentIds[kind]
     elif kind == "segmentation":
         state.tumorSegmentId = run.segmentIds[kind]

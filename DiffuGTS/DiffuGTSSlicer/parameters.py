@@ -103,7 +103,7 @@ class RunParameters(Wish):
         seed: Of every random draw.
         candidateThreshold: Abnormal attention above which a voxel is a candidate, by the preset's `masks.rule`.
         dilationMm: How far candidates grow before they are repainted.
-        refinementThreshold: Of the residual; 0: found by Otsu's rule.
+        refinementThreshold: Of the residual, as the preset means its own: a share of the highest under "relative"; 0: by Otsu.
         roi: Look only inside this box.
         organSegmentation: Look only inside a segment of this node.
         organSegmentId: That segment.
@@ -172,6 +172,11 @@ class RunParameters(Wish):
             ConfigError: Whatever the library refuses, before anything is started.
         """
         return load_config(self.preset, overrides=self.overrideTexts())
+
+    def overlayThreshold(self, highest: float) -> float:
+        """Return the attention above which the run took candidates, in a map with that highest value."""
+        masks = self.config().masks
+        return masks.threshold * (highest if masks.rule == "relative" else 1.0)
 
     def jobPrompts(self) -> dict[str, str]:
         """Return the organ, or the user's two sentences where they are not the organ's own.

@@ -45,6 +45,11 @@ def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
                 provenance.writeProvenance(run.nodes[about], run.record)
 
 
+def highestOf(volumeNode: Any) -> float:
+    """Return the highest value of a map."""
+    return float(slicer.util.arrayFromVolume(volumeNode).max())
+
+
 def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     words = {
         "aova": _("{scan} AOVA"),
@@ -57,7 +62,7 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     node = yield from scene.importVolume.steps(path, run.scanNode, name, node=known)
     yield None
     if kind == "aova":
-        display.showAova(node, run.parameters.config().masks.threshold)
+        display.showAova(node, run.parameters.overlayThreshold(highestOf(node)))
     elif kind == "residual":
         display.showResidual(node)
     else:

@@ -8,10 +8,13 @@ import gui
 import pytest
 import qt
 import slicer
+from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.process_tree import killTree
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import noise, scan_node
 from test_logic import jobFolders, nodeNames
+
+from DiffuGTSLib.config import load_config
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -31,6 +34,21 @@ def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_coarse_scan: A
     assert state.resultVolume is a_coarse_scan and ui.segmentationSelector.currentNode() is state.segmentation
     assert ui.findingsTable.rowCount == 2 and ui.refineButton.enabled and ui.show3DButton.enabled
     assert "Modality: CT" in ui.logText.plainText
+
+
+@pytest.mark.parametrize("rule", ["fixed", "relative"])
+def test_the_overlay_begins_where_candidates_do(a_panel: Opened, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is drawn "from threshold" is what the run took; a level of one's own stays where levels are fixed."""
+    config = load_config(overrides=[f"masks.rule={rule}", "masks.threshold=0.4"])
+    monkeypatch.setattr(RunParameters, "config", lambda wish: config)
+    a_panel.script(*WHOLE_RUN)
+    a_panel.ui.overlayThresholdSlider.value = 0.9
+    a_panel.segment()
+    highest = float(slicer.util.arrayFromVolume(a_panel.state.aova).max())
+    assert highest > 0
+    wanted = 0.4 * highest if rule == "relative" else 0.9
+    assert a_panel.state.overlayThreshold == pytest.approx(wanted, abs=0.01)
+    assert a_panel.state.aova.GetDisplayNode().GetLowerThreshold() == pytest.approx(wanted, abs=0.01)
 
 
 def test_the_button_cancels_and_says_so(a_panel: Opened) -> None:
