@@ -81,6 +81,7 @@ class Sample:
         modality: "CT" or "MR".
         spacing_mm: Of the voxels, (x, y, z).
         inside: The part that is scan; of a whole scan the rest is padding.
+        real: Whether its tumor, if it shows one, is a patient's; False where windows of painted tumors are judged by.
     """
 
     image: NDArray[np.float32]
@@ -89,6 +90,7 @@ class Sample:
     modality: str
     spacing_mm: tuple[float, float, float]
     inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
+    real: bool = True
 
     @property
     def abnormal(self) -> bool:

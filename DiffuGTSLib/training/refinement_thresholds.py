@@ -3,13 +3,14 @@
     RUN/thresholds/twins/           every judge that has a candidate, with its pseudo-healthy twin
     RUN/thresholds/refinement.csv   every mixture and cut with its figures, the best first
 
-Paper silent; we chose the highest mean Dice. A false positive can no longer be made here, only dropped.
+Paper silent; we chose the largest gain over the candidates on the kind of tumors, real or painted, that gains less: what
+helps the one and harms the other is not wished. A false positive can no longer be made here, only dropped.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from DiffuGTSLib.config import Config, ResidualConfig
 from DiffuGTSLib.residual import ResidualMaps, projected_residuals
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.anomalies import Sample
-from DiffuGTSLib.training.residual import moved, refined_dice, untrained_maps
+from DiffuGTSLib.training.residual import coarse_dice, moved, refined_dice, untrained_maps
 from DiffuGTSLib.training.twins import TwinnedWindow, judged_twins
 
 MIXTURES = ((0.0, 0.0, 1.0), (0.0, 0.25, 0.75), (0.25, 0.0, 0.75), (0.0, 0.5, 0.5), (0.25, 0.25, 0.5), (0.5, 0.5, 0.0))
@@ -36,12 +37,13 @@ class RefinedSetting:
 
     Attributes:
         residual: The way.
-        dice: Mean over groups of the mean over judges with a tumor and a candidate.
-        by_group: Of each group.
+        gains: Dice beyond that of the candidates, of "real" and "painted" tumors, as far as there are any: mean over
+            groups of the mean over judges with a tumor and a candidate.
+        by_group: Dice of each group.
     """
 
     residual: ResidualConfig
-    dice: float
+    gains: dict[str, float]
     by_group: dict[str, float]
 
 
@@ -57,17 +59,20 @@ def refined_settings(
         config: With the thresholds of candidates that were chosen.
         report: Is told one line at a time.
     """
-    windows, maps = [], []
+    windows, maps, groups = [], [], []
     for number, sample in enumerate(samples, start=1):
         window = judged_twins(sample, folder, components, config)
         if window is not None:
             windows.append(window)
             maps.append(_maps(window, components))
+            groups.append(group_of(sample))
         report(f"thresholds: repainted {number} of {len(samples)}: {sample.organ}, {sample.modality}")
     if not windows:
         return []
-    settings = [measured(windows, maps, residual) for residual in tried(config.residual)]
-    return sorted(settings, key=lambda setting: -setting.dice)  # of equals the preset's, then the earlier
+    settings = [measured(windows, maps, groups, residual) for residual in tried(config.residual)]
+    return sorted(
+        settings, key=lambda setting: -min(setting.gains.values())
+    )  # of equals the preset's, then the earlier
 
 
 def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:
@@ -82,24 +87,44 @@ def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:
 
 
 def measured(
-    windows: Sequence[TwinnedWindow], maps: Sequence[ResidualMaps], residual: ResidualConfig
+    windows: Sequence[TwinnedWindow],
+    maps: Sequence[ResidualMaps],
+    groups: Sequence[str],
+    residual: ResidualConfig,
 ) -> RefinedSetting:
-    """Return what a way to refine comes to."""
-    overlaps: dict[str, list[float]] = {}
-    for window, each in zip(windows, maps, strict=True):
-        overlaps.setdefault(f"{window.organ}, {window.modality}", []).append(refined_dice(window, each, residual))
-    by_group = {group: float(np.mean(values)) for group, values in overlaps.items()}
-    return RefinedSetting(residual, float(np.mean(list(by_group.values()))), by_group)
+    """Return what a way to refine comes to, of windows with their residuals and groups."""
+    before: dict[str, list[float]] = {}
+    after: dict[str, list[float]] = {}
+    for window, each, group in zip(windows, maps, groups, strict=True):
+        before.setdefault(group, []).append(coarse_dice(window))
+        after.setdefault(group, []).append(refined_dice(window, each, residual))
+    by_group = {group: float(np.mean(values)) for group, values in after.items()}
+    coarse = by_kind({group: float(np.mean(values)) for group, values in before.items()})
+    gains = {kind: dice - coarse[kind] for kind, dice in by_kind(by_group).items()}
+    return RefinedSetting(residual, gains, by_group)
+
+
+def group_of(sample: Sample) -> str:
+    """Return what a judge is averaged with."""
+    return f"{sample.organ}, {sample.modality}, {'real' if sample.real else 'painted'}"
+
+
+def by_kind(by_group: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean over groups of "real" and of "painted" tumors, of those that there are."""
+    kinds: dict[str, list[float]] = {}
+    for group, value in by_group.items():
+        kinds.setdefault(group.rsplit(", ", 1)[1], []).append(value)
+    return {kind: float(np.mean(values)) for kind, values in kinds.items()}
 
 
 def write_refined(path: Path, settings: Sequence[RefinedSetting]) -> None:
     """Write the table."""
-    groups = list(settings[0].by_group)
+    kinds, groups = list(settings[0].gains), list(settings[0].by_group)
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
-        table.writerow([*KEYS, "dice", *groups])
+        table.writerow([*KEYS, *(f"gain_{kind}" for kind in kinds), *groups])
         for setting in settings:
-            figures = (setting.dice, *(setting.by_group[group] for group in groups))
+            figures = (*setting.gains.values(), *(setting.by_group[group] for group in groups))
             table.writerow([*(getattr(setting.residual, key) for key in KEYS), *(f"{each:.4f}" for each in figures)])
 
 

@@ -191,7 +191,7 @@ def compare(
     rows = []
     for window in windows:
         row: dict[str, float | str] = {"organ": window.organ, "modality": window.modality}
-        row["coarse"] = _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
+        row["coarse"] = coarse_dice(window)
         untrained, projected = untrained_maps(window), projected_residuals(network, window.evidence)
         for name, config in (*WAYS.items(), ("preset, attention", preset)):
             row[name] = refined_dice(window, untrained, config)
@@ -210,6 +210,11 @@ def untrained_maps(window: TwinnedWindow) -> ResidualMaps:
         each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.prior, shown.candidate)
     )
     return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate)
+
+
+def coarse_dice(window: TwinnedWindow) -> float:
+    """Return the Dice of the candidates in the whole window."""
+    return _overlap(window, window.coarse[0, 0].cpu().numpy() > 0)
 
 
 def refined_dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:

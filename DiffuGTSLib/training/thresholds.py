@@ -6,7 +6,8 @@
     RUN/thresholds/chosen.json  the chosen ones, in the form of a preset: diffugts segment --config …/chosen.json
 
 Nothing is learned. Paper silent; we chose the smallest number of false positives among the settings whose Dice is as
-good as the best one's, because Dice alone forgives what is small.
+good as the best one's, because Dice alone forgives what is small. Real tumors and painted ones count half each: the real
+ones may be of one organ, and of the painted ones there are as many organs as were asked for.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from DiffuGTSLib.training.anomalies import MINIMUM_ORGAN_VOXELS, MINIMUM_VOXELS,
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.refinement_thresholds import KEYS as REFINEMENT_KEYS
-from DiffuGTSLib.training.refinement_thresholds import refined_settings, write_refined
+from DiffuGTSLib.training.refinement_thresholds import by_kind, group_of, refined_settings, write_refined
 
 SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
@@ -86,7 +87,7 @@ class Judge:
     """One window or scan that was looked at.
 
     Attributes:
-        group: What it is averaged with: organ and modality.
+        group: What it is averaged with: organ, modality, and whether its tumor is real or painted.
         abnormal: Attention, (X, Y, Z).
         truth: Tumor of the organ that was asked for.
         spacing_mm: Of the voxels.
@@ -104,7 +105,7 @@ class Setting:
 
     Attributes:
         masks: The way.
-        dice: Mean over groups of the mean over windows with a tumor.
+        dice: Mean over real and painted of the mean over groups of the mean over windows with a tumor.
         by_group: Of each group.
         false_positives: Findings that are matched with no tumor, a window: their IoU with each is below 0.1.
         false_positives_healthy: Likewise, of windows without a tumor; NaN without any.
@@ -159,7 +160,8 @@ def _refined(
     write_refined(folder / "refinement.csv", settings)
     best = settings[0]
     job.report(f"thresholds: {len(settings)} ways to refine: {folder / 'refinement.csv'}")
-    job.report(f"thresholds: the best has a Dice of {best.dice:.3f}: {_chosen(best.residual, REFINEMENT_KEYS)}")
+    gains = ", ".join(f"{gain:+.3f} on {kind} tumors" for kind, gain in best.gains.items())
+    job.report(f"thresholds: the best changes Dice by {gains}: {_chosen(best.residual, REFINEMENT_KEYS)}")
     return {"residual": _chosen(best.residual, REFINEMENT_KEYS)}
 
 
@@ -253,7 +255,7 @@ def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOption
             wanted = (sample for sample in drawn if (not sample.mask.any() if healthy else sample.abnormal))
             found = next(wanted, None)  # too small an organ has none with a tumor, a sick one none without
             if found is not None:
-                yield found
+                yield replace(found, real=False)
 
 
 def look_at(sample: Sample, looks: Path, components: Components, config: Config) -> Judge:
@@ -265,8 +267,7 @@ def look_at(sample: Sample, looks: Path, components: Components, config: Config)
         make_folder(looks)
         with whole_file(path) as temporary:
             save_file({"abnormal": abnormal}, temporary)
-    group = f"{sample.organ}, {sample.modality}"
-    return Judge(group, abnormal[sample.inside], sample.mask[sample.inside], sample.spacing_mm)
+    return Judge(group_of(sample), abnormal[sample.inside], sample.mask[sample.inside], sample.spacing_mm)
 
 
 def _kept(path: Path) -> NDArray[np.float32] | None:
@@ -317,7 +318,8 @@ def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
             wrong_healthy.append(wrong[-1])
     by_group = {group: float(np.mean(values)) for group, values in overlaps.items()}
     healthy = float(np.mean(wrong_healthy)) if wrong_healthy else float("nan")
-    return Setting(masks, float(np.mean(list(by_group.values()))), by_group, float(np.mean(wrong)), healthy)
+    dice_of_both = float(np.mean(list(by_kind(by_group).values())))
+    return Setting(masks, dice_of_both, by_group, float(np.mean(wrong)), healthy)
 
 
 def ranked(settings: Sequence[Setting], tolerance: float) -> list[Setting]:

@@ -18,6 +18,7 @@ from DiffuGTSLib.residual import Evidence, ResidualMaps
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.training.refinement_thresholds import (
     KEYS,
+    by_kind,
     measured,
     refined_settings,
     tried,
@@ -73,15 +74,22 @@ def test_a_way_to_refine_is_measured_by_what_it_leaves() -> None:
     window = a_window()
     pixel = ResidualConfig(beta_pixel=1.0, beta_feature=0.0, rule="fixed", threshold=0.5)
     feature = replace(pixel, beta_pixel=0.0, beta_feature=1.0)
-    assert measured([window], [some_maps(window)], pixel).dice == 1.0
-    assert measured([window], [some_maps(window)], feature).dice == pytest.approx(2 / 3), "the whole candidate"
-    faint = some_maps(window, 0.2)
-    assert measured([window], [faint], pixel).dice == 0.0
-    assert measured([window], [faint], replace(pixel, rule="relative")).dice == 1.0
-    missed = a_window("brain", cut_off=256)
-    both = measured([window, missed], [some_maps(window), some_maps(missed)], pixel)
-    assert both.by_group == {"liver, CT": 1.0, "brain, CT": pytest.approx(2 / 3)}
-    assert both.dice == pytest.approx(5 / 6), "organs count alike"
+    real, painted = "liver, CT, real", "liver, CT, painted"
+
+    def dice(residual: ResidualConfig, height: float = 1.0) -> float:
+        return measured([window], [some_maps(window, height)], [real], residual).by_group[real]
+
+    assert dice(pixel) == 1.0 and dice(feature) == pytest.approx(2 / 3), "the tumor, the whole candidate"
+    assert dice(pixel, 0.2) == 0.0 and dice(replace(pixel, rule="relative"), 0.2) == 1.0
+    cut = a_window(cut_off=256)
+    both = measured([window, cut], [some_maps(window), some_maps(cut, 0.2)], [real, painted], pixel)
+    assert both.by_group == {real: 1.0, painted: 0.0}
+    assert both.gains == {"real": pytest.approx(1 / 3), "painted": pytest.approx(-1 / 2)}, "candidates had 2/3 and 1/2"
+
+
+def test_kinds_are_means_over_organs() -> None:
+    groups = {"liver, CT, painted": 0.2, "brain, MR, painted": 0.4, "soft tissue, CT, real": 0.9}
+    assert by_kind(groups) == {"painted": pytest.approx(0.3), "real": pytest.approx(0.9)}
 
 
 def test_real_networks_repaint_a_judge_once_and_every_way_is_ranked(
@@ -90,12 +98,12 @@ def test_real_networks_repaint_a_judge_once_and_every_way_is_ranked(
     said: list[str] = []
     settings = refined_settings([a_sample], tmp_path / "twins", some_components, a_config, said.append)
     assert said == ["thresholds: repainted 1 of 1: liver, CT"]
-    figures = [setting.dice for setting in settings]
-    assert len(settings) == 151 and figures == sorted(figures, reverse=True) and figures[0] > 0
+    figures = [setting.gains["real"] for setting in settings]
+    assert len(settings) == 151 and figures == sorted(figures, reverse=True) and figures[0] > figures[-1]
     (kept,) = (tmp_path / "twins").iterdir()
     before = kept.stat().st_mtime_ns
     again = refined_settings([a_sample], tmp_path / "twins", some_components, a_config, said.append)
-    assert kept.stat().st_mtime_ns == before and [setting.dice for setting in again] == figures
+    assert kept.stat().st_mtime_ns == before and [setting.gains["real"] for setting in again] == figures
     write_refined(tmp_path / "table.csv", settings)
     with (tmp_path / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

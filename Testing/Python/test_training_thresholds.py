@@ -67,7 +67,7 @@ def two_scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Traini
     }
 
 
-def a_judge(inside: float, outside: float, group: str = "liver, CT") -> Judge:
+def a_judge(inside: float, outside: float, group: str = "liver, CT, real") -> Judge:
     """A tumor of 4 × 4 × 4 voxels, and as much elsewhere that is none."""
     truth = np.zeros((16, 16, 16), dtype=bool)
     truth[2:6, 2:6, 2:6] = True
@@ -191,10 +191,10 @@ def test_options_out_of_range_are_refused(a_run: Path, option: str) -> None:
 
 
 def test_a_setting_is_measured_by_overlap_and_by_what_it_finds_in_vain() -> None:
-    sure, unsure = a_judge(0.9, 0.5), a_judge(0.45, 0.25, "brain, MR")
+    sure, unsure = a_judge(0.9, 0.5), a_judge(0.45, 0.25, "brain, MR, painted")
     fixed = MasksConfig(threshold=0.3, peak=0.6, minimum_ml=0.0)
     missed = measure([sure, unsure], fixed)
-    assert missed.by_group == {"liver, CT": 1.0, "brain, MR": 0.0} and missed.dice == 0.5
+    assert missed.by_group == {"liver, CT, real": 1.0, "brain, MR, painted": 0.0} and missed.dice == 0.5
     assert missed.false_positives == 0 and np.isnan(missed.false_positives_healthy)
     found = measure([sure, unsure], replace(fixed, rule="relative"))
     assert found.dice == 1.0, "each by its own highest"
