@@ -93,7 +93,9 @@ def test_a_fingerprint_is_of_files_weights_configuration_and_case() -> None:
     others = {
         fingerprint(replace(CASE, organ="lung"), FILES, config, WEIGHTS),
         fingerprint(CASE, FILES | {"scan.nii.gz": "3" * 64}, config, WEIGHTS),
-        fingerprint(CASE, FILES, replace(config, masks=replace(config.masks, threshold=0.4)), WEIGHTS),
+        fingerprint(
+            CASE, FILES, replace(config, masks=replace(config.masks, threshold=config.masks.threshold / 2)), WEIGHTS
+        ),
         fingerprint(CASE, FILES, config, {"aova/model": "4" * 64}),
     }
     assert len(others | {own}) == 5

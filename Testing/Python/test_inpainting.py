@@ -25,6 +25,8 @@ class Oracle:
 
     schedule: NoiseSchedule
     side_multiple: int = 1
+    feature_channels: tuple[int, ...] = ()
+    feature_strides: tuple[int, ...] = ()
     told: tuple[object, ...] = ()
     timesteps: tuple[float, ...] = ()
 
@@ -37,6 +39,16 @@ class Oracle:
         signal, sigma = self.schedule.levels(timestep)
         clean = SPREAD**2 * signal * noisy / (sigma**2 + SPREAD**2 * signal**2)
         return Prediction(clean, (noisy - signal * clean) / sigma)
+
+    def features(
+        self,
+        latent: Tensor,
+        timestep: float,
+        spacing_mm: tuple[float, float, float],
+        modality: str,
+    ) -> tuple[Tensor, ...]:
+        """Return nothing: it has no layers."""
+        return ()
 
 
 @pytest.fixture(params=[FLOW_SCHEDULER, DDPM_SCHEDULER], ids=["flow", "ddim"])
