@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.errors import ConfigError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 
 
@@ -120,6 +120,19 @@ class BackboneConfig:
             self.window_voxels,
         )
         _require(0 <= self.overlap < 0.9, "backbone.overlap", "0 to 0.9", self.overlap)
+
+    def require_known(self, modalities: Iterable[str], hint: str) -> None:
+        """Refuse modalities that the denoiser has no code for.
+
+        Raises:
+            InputError: In that case (code "modality").
+        """
+        strange = sorted({*modalities} - {*self.class_label})
+        if strange:
+            known = ", ".join(sorted(self.class_label))
+            raise InputError(
+                f"The denoiser of '{self.name}' knows {known}, not {', '.join(strange)}.", hint=hint, code="modality"
+            )
 
 
 @dataclass(frozen=True)

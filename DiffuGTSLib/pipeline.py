@@ -40,6 +40,9 @@ OnArtifact = Callable[[str, Volume], None]
 
 STAGES = ("aova", "repaint", "residual")
 
+_ANOTHER_MODALITY = "choose another preset, see diffugts presets; or say --modality, if it was guessed wrong."
+"""What to do with a scan that the denoiser does not know."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cache:
@@ -160,7 +163,7 @@ def segment(
     with memory_limit(clock, components.device):
         _check(volume, stages, region, coarse_mask)
         modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
-        _require_known(modality, config)
+        config.backbone.require_known([modality], _ANOTHER_MODALITY)
     show = on_artifact or (lambda kind, made: None)
     generator = torch.Generator().manual_seed(config.runtime.seed)
     half = config.runtime.precision == "bfloat16"
@@ -400,16 +403,6 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
                 code="empty_region",
             )
     return inside
-
-
-def _require_known(modality: str, config: Config) -> None:
-    known = config.backbone.class_label
-    if modality not in known:
-        raise InputError(
-            f"The denoiser of '{config.backbone.name}' knows {', '.join(sorted(known))}, the scan is {modality}.",
-            hint="choose another preset, see diffugts presets; or say --modality, if it was guessed wrong.",
-            code="modality",
-        )
 
 
 def _require_whole_cells(scan: CanonicalScan, components: Components) -> None:

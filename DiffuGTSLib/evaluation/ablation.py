@@ -89,8 +89,7 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
 
 def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
     """Return the cases that thresholds of mixtures are chosen on: none where they choose themselves (Otsu)."""
-    own = study.config.residual.rule == "otsu"
-    if own or PARTS not in study.wish.studies or not mixtures(study.config.residual):
+    if study.config.residual.rule == "otsu" or PARTS not in study.wish.studies or not mixtures(study.config.residual):
         return []
     return [case for case in cases if case.split == TUNING_SPLIT and case.tumor and case.modality in ("CT", "MR")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.taps import DenoiserTap, tapped, tapped_levels
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 from DiffuGTSLib.training.distributed import told_by_first
 from DiffuGTSLib.training.job import Job
@@ -35,7 +35,6 @@ class FrozenFeatures:
         if isinstance(self._denoiser, torch.nn.Module):
             self._denoiser.to(job.device)
         self._timestep = timestep
-        self._modalities = job.config.backbone.class_label
         self._device = job.device
 
     @property
@@ -52,21 +51,6 @@ class FrozenFeatures:
         if self._denoiser is None:
             return tuple(self._autoencoder.feature_channels), tuple(self._autoencoder.feature_strides)
         return tapped_levels(self._autoencoder, self._denoiser)
-
-    def require_known(self, modalities: Iterable[str]) -> None:
-        """Refuse scans of a modality that the denoiser does not know, where it is looked through.
-
-        Raises:
-            InputError: In that case (code "modality").
-        """
-        strange = sorted({*modalities} - {*self._modalities}) if self._denoiser is not None else []
-        if strange:
-            raise InputError(
-                f"denoiser_timestep: the denoiser knows {', '.join(sorted(self._modalities))}, "
-                f"and there are scans of {', '.join(strange)}.",
-                hint="leave these out of the protocol, choose another preset, or denoiser_timestep=0.",
-                code="modality",
-            )
 
     def eyes(self, tap: DenoiserTap | None, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what a head with this tap looks at a window through."""

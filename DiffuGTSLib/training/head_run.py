@@ -102,8 +102,11 @@ class HeadTraining:
         self.options: HeadOptions = job.options
         self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
-        shown_as = {"CT": "CT", "MR": "MR", "labels": "MR"}
-        self._features.require_known(shown_as[scan.case.modality] for each in self.scans.values() for scan in each)
+        if self.options.denoiser_timestep:
+            job.config.backbone.require_known(
+                ("CT" if scan.case.modality == "CT" else "MR" for each in self.scans.values() for scan in each),
+                "leave these out of the protocol, choose another preset, or denoiser_timestep=0.",
+            )
         window_voxels = job.config.backbone.window_voxels
         self.phases = phases(self.options, job.plan, window_voxels, max(8, *self._features.strides))
         self.text_encoder = build_encoder(job.config.text.encoder, job.config.text.folder)

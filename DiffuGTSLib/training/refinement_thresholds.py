@@ -70,9 +70,8 @@ def refined_settings(
     if not windows:
         return []
     settings = [measured(windows, maps, groups, residual) for residual in tried(config.residual)]
-    return sorted(
-        settings, key=lambda setting: -min(setting.gains.values())
-    )  # of equals the preset's, then the earlier
+    # Of equals the earlier one stays in front: the preset's way, then the plainer mixture.
+    return sorted(settings, key=lambda setting: -min(setting.gains.values()))
 
 
 def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:

@@ -182,14 +182,10 @@ def require_repaintable(
             f"side: the denoiser needs a multiple of {multiple} voxels, got {options.side}.",
             hint="choose another side, or refine=no.",
         )
-    strange = sorted({sample.modality for sample in samples} - {*config.backbone.class_label})
-    if strange:
-        raise InputError(
-            f"The denoiser knows {', '.join(sorted(config.backbone.class_label))}, and there are scans of "
-            f"{', '.join(strange)}, which it cannot repaint.",
-            hint="leave these out of the protocol, choose another preset, or refine=no.",
-            code="modality",
-        )
+    config.backbone.require_known(
+        (sample.modality for sample in samples),
+        "leave these out of the protocol, choose another preset, or refine=no: they could not be repainted.",
+    )
 
 
 def _write_chosen(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:

@@ -305,7 +305,7 @@ def test_scans_that_the_denoiser_does_not_know_are_refused_where_it_is_looked_th
     a_published_model: Path, a_protocol: Path, tmp_path: Path
 ) -> None:
     tap = {**WIDTHS, **COARSE, "denoiser_timestep": 50}
-    with pytest.raises(InputError, match="the denoiser knows CT, and there are scans of MR") as caught:
+    with pytest.raises(InputError, match="The denoiser of 'maisi-ct-ddpm' knows CT, not MR") as caught:
         train_aova(a_protocol, tmp_path / "run", tap, preset="maisi-ct-ddpm")
     assert "denoiser_timestep=0" in caught.value.hint
 

@@ -249,40 +249,31 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
 
 
 @pytest.mark.parametrize(
-    ("override", "reason"),
+    ("override", "beside", "reason"),
     [
-        ("masks.peak=0.8", "no candidate reaches masks.peak (0.80)"),
-        ("masks.rule=relative masks.floor=0.75", "nothing reaches masks.floor (0.75)"),
-        ("masks.minimum_ml=1e6", "every candidate is smaller than masks.minimum_ml"),
+        ("masks.peak=0.8", False, "no candidate reaches masks.peak (0.80)"),
+        ("masks.rule=relative masks.floor=0.75", False, "nothing reaches masks.floor (0.75)"),
+        ("masks.minimum_ml=1e6", False, "every candidate is smaller than masks.minimum_ml"),
+        (
+            "masks.rule=otsu masks.threshold=0.8 masks.minimum_ml=1e6",
+            False,
+            "every candidate is smaller than masks.minimum_ml",
+        ),
+        ("masks.threshold=0.3", True, "nothing above the threshold"),
+        ("masks.rule=relative masks.floor=0.5", True, "nothing reaches masks.floor (0.50)"),
     ],
 )
-def test_why_no_candidate_is_left_is_said(
-    some_components: Components, a_result: Segmentation, override: str, reason: str
+def test_why_no_candidate_is_left_is_said_and_is_true_of_the_region(
+    some_components: Components, a_result: Segmentation, override: str, beside: bool, reason: str
 ) -> None:
+    """Attention is 0.7 in the lesion and 0.2 beside it; what lies outside of the region has no part in the reason."""
     phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
-    result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache)
-    assert result.outcome == f"{reason}: the highest abnormal attention is 0.70"
-    assert not result.coarse_mask.array.any()
-
-
-@pytest.mark.parametrize(
-    ("override", "reason"),
-    [
-        ("masks.threshold=0.3", "nothing above the threshold"),
-        ("masks.rule=relative masks.floor=0.5", "nothing reaches masks.floor (0.50)"),
-    ],
-)
-def test_what_is_said_of_a_region_is_true_of_it(
-    some_components: Components, a_result: Segmentation, override: str, reason: str
-) -> None:
-    """Beside the lesion, attention is low: whatever lies elsewhere, that is why nothing is found there."""
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.9)
     away = ~ndimage.binary_dilation(phantom.lesion.array > 0, iterations=6)
-    region = Volume(away.astype(np.uint8), phantom.scan.geometry)
+    region = Volume(away.astype(np.uint8), phantom.scan.geometry) if beside else None
+    cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
     result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache, region=region)
-    assert result.outcome == f"{reason}: the highest abnormal attention is 0.20"
+    assert result.outcome == f"{reason}: the highest abnormal attention is {0.2 if beside else 0.7:.2f}"
+    assert not result.coarse_mask.array.any()
 
 
 def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:

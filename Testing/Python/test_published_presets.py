@@ -56,7 +56,7 @@ def test_a_minimum_that_is_no_multiple_is_refused() -> None:
 def test_a_modality_that_the_denoiser_does_not_know_is_refused_at_the_door() -> None:
     config = load_config("tiny", overrides=['backbone.class_label={"CT": 1}'])
     scan = Volume(torch.rand(40, 40, 40).numpy(), Geometry.from_spacing((40, 40, 40), (4.0, 4.0, 4.0)), "MR")
-    with pytest.raises(InputError, match=r"The denoiser of 'tiny' knows CT, the scan is MR") as caught:
+    with pytest.raises(InputError, match=r"The denoiser of 'tiny' knows CT, not MR") as caught:
         segment(scan, organ_prompts("liver", "MR"), load_components(config, allow_untrained=True), config)
     assert caught.value.code == "modality" and "diffugts presets" in caught.value.hint
 

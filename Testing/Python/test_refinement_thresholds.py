@@ -14,7 +14,7 @@ from phantoms import ct_phantom
 
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config, ResidualConfig, load_config
-from DiffuGTSLib.residual import Evidence, ResidualMaps
+from DiffuGTSLib.residual import Evidence, ResidualMaps, ResidualProjection
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.training.refinement_thresholds import (
     KEYS,
@@ -117,6 +117,20 @@ def test_another_picture_or_question_has_another_twin(
     samples = [a_sample, brighter, replace(a_sample, organ="lung")]
     refined_settings(samples, tmp_path, some_components, a_config, lambda said: None)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_trained_projection_is_judged_by_what_it_says(
+    a_sample: Sample, some_components: Components, a_config: Config, tmp_path: Path
+) -> None:
+    network = ResidualProjection(some_components.autoencoder.latent_channels, some_components.text_encoder.dim)
+    config = replace(a_config, residual=replace(a_config.residual, feature="projection"))
+    others = [
+        refined_settings([a_sample], tmp_path, replace(some_components, residual=each), config, lambda said: None)
+        for each in (None, network)
+    ]
+    assert len(list(tmp_path.iterdir())) == 1, "the twin does not follow from the projection"
+    assert {setting.residual.feature for setting in others[1]} == {"projection"}
+    assert [setting.by_group for setting in others[0]] != [setting.by_group for setting in others[1]]
 
 
 def test_without_a_candidate_there_is_nothing_to_choose_by(

@@ -164,7 +164,7 @@ def test_padding_is_no_place_for_a_finding(two_scans: dict[str, list[TrainingSca
     [
         ("mini", {"side": "80", "refine": "no"}, None, ""),
         ("maisi-ct", {"side": "80"}, ConfigError, "needs a multiple of 32 voxels, got 80"),
-        ("maisi-mr", {"side": "96"}, InputError, "knows MR, and there are scans of CT"),
+        ("maisi-mr", {"side": "96"}, InputError, "knows MR, not CT"),
     ],
 )
 def test_what_could_not_be_repainted_is_refused_before_the_long_part(
