@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +55,18 @@ class Heartbeat:
 
 @contextmanager
 def beating() -> Iterator[Heartbeat]:
-    """Measure while something goes on."""
+    """Measure while something goes on.
+
+    What is there already is kept from Python's garbage collector meanwhile: one full collection of what several
+    hundred tests have left takes 0.3 s of the interface thread, which no scan and no panel is to blame for. What is
+    made while the heart beats is collected, and counts.
+    """
+    gc.collect()
+    gc.freeze()
     heart = Heartbeat()
     heart.start()
-    yield heart
-    heart.stop()
+    try:
+        yield heart
+    finally:
+        heart.stop()
+        gc.unfreeze()
