@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -80,3 +81,9 @@ def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
 def span(report: Callable[[float], None], begin: float, end: float) -> OnWindow:
     """Return a callback that reports (done, in all) as a share between begin and end."""
     return lambda done, total: report(begin + (end - begin) * done / total)
+
+
+def spans(report: Callable[[float], None], begin: float, end: float, count: int) -> list[OnWindow]:
+    """Return such callbacks of equally long parts, one after the other."""
+    edges = [begin + (end - begin) * part / count for part in range(count + 1)]
+    return [span(report, *edge) for edge in pairwise(edges)]

@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from DiffuGTSLib.aova import AovaHead
+from DiffuGTSLib.aova import AovaHead, AovaMaps, attend
 from DiffuGTSLib.backbones import Backbone, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.taps import tapped, tapped_levels
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module
-from DiffuGTSLib.config import Config, RuntimeConfig
+from DiffuGTSLib.backbones.windows import OnWindow
+from DiffuGTSLib.config import BackboneConfig, Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, ResidualProjection
 from DiffuGTSLib.text.encoder import build_encoder
 
@@ -48,6 +53,22 @@ class Components:
     def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what the head looks at a scan through: the autoencoder, with the denoiser's features if it wants them."""
         return tapped(self.autoencoder, self.denoiser, self.head.tap, spacing_mm, modality)
+
+    def look(
+        self,
+        image: Float[Tensor, "1 1 X Y Z"],
+        conditions: Conditions,
+        prompts: Float[Tensor, "2 d"],
+        how: BackboneConfig,
+        on_window: OnWindow = lambda done, total: None,
+        where: Bool[Tensor, "X Y Z"] | None = None,
+        memory: WindowMemory | None = None,
+    ) -> AovaMaps:
+        """Look at a scan, or at a view of it, as the configuration says: see `attend`."""
+        eyes = self.eyes(conditions.spacing_mm, conditions.modality)
+        return attend(
+            image, eyes, self.head, prompts, how.window_voxels, how.overlap, on_window, how.mirror, where, memory
+        )
 
     def hold(self, offload: bool, *used: str) -> None:
         """Bring parts to the device; the others too, or, with `offload`, back to main memory until they are used.

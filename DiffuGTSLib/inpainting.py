@@ -5,11 +5,10 @@ DDIM) and rectified flow.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +16,8 @@ from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import Denoiser, NoiseSchedule
 from DiffuGTSLib.config import InpaintingConfig
+
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,26 @@ def mask_to_latent(mask: Float[Tensor, "1 1 X Y Z"], downsampling: int) -> Float
 
 
 def cell_box(
-    mask: np.ndarray, factor: int, multiple: int, margin_mm: float, spacing_mm: tuple[float, float, float]
-) -> tuple[slice, slice, slice]:
-    """Return the box of latent cells around a mask with its margin, each side a multiple; the scan's sides are multiples too."""
+    found: Box, shape: Sequence[int], factor: int, multiple: int, margin_mm: float,
+    spacing_mm: tuple[float, float, float],
+) -> Box:  # fmt: skip
+    """Return the box of latent cells around a finding with its margin, each side a multiple.
+
+    Args:
+        found: In voxels.
+        shape: Of the scan, in voxels; its sides are multiples too.
+        factor: Voxels a cell.
+        multiple: Cells.
+        margin_mm: Around the finding.
+        spacing_mm: Of the voxels.
+    """
     parts = []
-    for axis in range(3):
-        along = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        length = mask.shape[axis] // factor
-        margin = int(np.ceil(margin_mm / spacing_mm[axis] / factor))
-        low, high = along[0] // factor - margin, along[-1] // factor + 1 + margin
+    for inside, voxels, spacing in zip(found, shape, spacing_mm, strict=True):
+        length = voxels // factor
+        margin = math.ceil(margin_mm / spacing / factor)
+        low, high = inside.start // factor - margin, (inside.stop - 1) // factor + 1 + margin
         side = min(-(-(high - low) // multiple) * multiple, length)
-        start = int(np.clip((low + high - side) // 2, 0, length - side))
+        start = min(max((low + high - side) // 2, 0), length - side)
         parts.append(slice(start, start + side))
     return parts[0], parts[1], parts[2]
 

@@ -12,20 +12,20 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from DiffuGTSLib.aova import AovaMaps, attend
+from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.backbones.windows import OnWindow, decode_scan
 from DiffuGTSLib.clock import Clock, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import Box, Conditions
 from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.refinement import Refinement
-from DiffuGTSLib.residual import Evidence, ResidualMaps, projected_residuals, residuals
+from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
+from DiffuGTSLib.twins import Report, Twins, look_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
@@ -101,25 +101,6 @@ class Segmentation:
     stepped_down: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Twins:
-    """The repainted region: the scan through the autoencoder, and its pseudo-healthy twin, decoded in the same windows.
-
-    Attributes:
-        box: Of the region, in canonical voxels.
-        reconstruction: (X, Y, Z) of the box.
-        healthy: (X, Y, Z) of the box; equals the reconstruction outside the candidate.
-        latent: Of the box, (1, l, x, y, z).
-        healthy_latent: Of the twin; equals the latent outside the candidate's cells.
-    """
-
-    box: tuple[slice, slice, slice]
-    reconstruction: Tensor
-    healthy: Tensor
-    latent: Tensor
-    healthy_latent: Tensor
-
-
 def segment(
     volume: Volume,
     prompts: PromptPair,
@@ -164,12 +145,13 @@ def segment(
         _check(volume, stages, region, coarse_mask)
         modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
-    show = on_artifact or (lambda kind, made: None)
+    show, report = on_artifact or (lambda kind, made: None), clock.report
     generator = torch.Generator().manual_seed(config.runtime.seed)
     half = config.runtime.precision == "bfloat16"
     with memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
+            told = Conditions(scan.spacing_mm, modality)
             _require_whole_cells(scan, components)
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
@@ -177,11 +159,10 @@ def segment(
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            seen = _look(scan, embeddings, components, config, cache, memory, clock.report)
+            seen = _look(scan, embeddings, components, config, cache, memory, report)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
-        found = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
-        candidate = found if drawn is None else drawn
+        candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
         why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
         coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
         show("coarse_mask", coarse)
@@ -189,13 +170,13 @@ def segment(
         mask, healthy, residual, refinement = coarse, None, None, None
         if not why_not and "repaint" in stages:
             with clock.stage("repaint"):
-                twins = _repaint(scan, seen, repainted, components, config, generator, memory, clock.report)
+                twins = repaint_findings(seen.latent, repainted, told, components, config, generator, memory, report)
                 healthy = volume.with_array(_composite(volume, scan, repainted, twins))
             show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
-                    maps = _compare(twins, seen, repainted, scan, embeddings, components, config, memory, clock.report)
-                    refinement = _refinement(scan, twins.box, maps, repainted, region, config)
+                    maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
+                    refinement = _refinement(scan, maps, repainted, region, config)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
@@ -226,7 +207,8 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    return _attend(image, scan, embeddings, components, config, span(report, 0.0, 1.0), memory=memory)
+    conditions = Conditions(scan.spacing_mm, scan.modality)
+    return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
 
 
 def _begun(
@@ -243,16 +225,8 @@ def _begun(
     return memory
 
 
-def _attend(
-    image: Tensor, scan: CanonicalScan, embeddings: Tensor, components: Components, config: Config, on_window: OnWindow,
-    where: Tensor | None = None, memory: WindowMemory | None = None,
-) -> AovaMaps:  # fmt: skip
-    """Attend as the configuration says."""
-    how = config.backbone
-    return attend(
-        image, components.eyes(scan.spacing_mm, scan.modality), components.head, embeddings, how.window_voxels,
-        how.overlap, on_window, how.mirror, where, memory,
-    )  # fmt: skip
+def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> np.ndarray:
+    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
@@ -289,59 +263,35 @@ def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
     return "every candidate is smaller than masks.minimum_ml"
 
 
-def _repaint(
-    scan: CanonicalScan, seen: AovaMaps, repainted: np.ndarray, components: Components, config: Config,
-    generator: torch.Generator, memory: WindowMemory, report: Callable[[float], None],
-) -> Twins:  # fmt: skip
-    """Repaint the candidates' box with healthy context around, then decode the scan's latent and its twin alike."""
-    factor = components.autoencoder.downsampling
-    cells = cell_box(repainted, factor, components.denoiser.side_multiple, config.inpainting.margin_mm, scan.spacing_mm)
-    x, y, z = (slice(part.start * factor, part.stop * factor) for part in cells)
-    box = (x, y, z)
-    latent = seen.latent[(..., *cells)]
-    mask = torch.from_numpy(repainted[box].astype(np.float32))[None, None].to(latent)
-    cells_mask = mask_to_latent(mask, factor)
-    components.hold(config.runtime.offload, "denoiser")
-    healthy_latent = repaint(
-        latent, cells_mask, components.denoiser, components.schedule,
-        Conditions(scan.spacing_mm, scan.modality), config.inpainting, generator, span(report, 0.0, 0.6),
-    )  # fmt: skip
-    components.hold(config.runtime.offload, "autoencoder", "head", "residual")
-    window, overlap = config.backbone.window_voxels, config.backbone.overlap
-
-    def decoded(latent: Tensor, on_window: OnWindow, where: Tensor | None = None) -> tuple[Tensor]:
-        return (decode_scan(latent, components.autoencoder, window, overlap, on_window, where)[0, 0],)
-
-    # The reconstruction is the context of every later look; of the twin only the repainted voxels are taken.
-    how = ("reconstruction", window, overlap)
-    (reconstruction,) = memory.remembered(how, latent, lambda: decoded(latent, span(report, 0.6, 0.8)))
-    (healthy,) = decoded(healthy_latent, span(report, 0.8, 1.0), cells_mask[0, 0] > 0)
-    # The decoder's receptive field carries the change a little beyond the mask: cut it there.
-    healthy = torch.where(mask[0, 0] > 0, healthy, reconstruction)
-    return Twins(box, reconstruction, healthy, latent, healthy_latent)
-
-
 def _compare(
-    twins: Twins, seen: AovaMaps, repainted: np.ndarray, scan: CanonicalScan, embeddings: Tensor,
-    components: Components, config: Config, memory: WindowMemory, report: Callable[[float], None],
+    twins: Sequence[Twins], seen: AovaMaps, repainted: np.ndarray, conditions: Conditions, embeddings: Tensor,
+    components: Components, config: Config, memory: WindowMemory, report: Report,
 ) -> ResidualMaps:  # fmt: skip
-    """Look at both twins with the same eyes and measure what changed."""
-    candidate = torch.from_numpy(repainted[twins.box]).to(twins.healthy.device)
-    prior, allowed = seen.abnormal[twins.box], candidate.to(twins.healthy)
+    """Look at both twins of every finding with the same eyes, and measure in the box of all candidates what changed.
+
+    All findings are measured by one scale.
+    """
+    box = _box_of(repainted)
+
+    def whole(values: Sequence[Tensor]) -> Tensor:
+        return pasted(twins, values, torch.zeros_like(seen.abnormal))[box]
+
+    candidate = torch.from_numpy(repainted[box]).to(seen.abnormal)
+    reconstruction, healthy = whole([each.reconstruction for each in twins]), whole([each.healthy for each in twins])
+    prior = seen.abnormal[box]
     if components.residual is not None:
-        evidence = Evidence(
-            twins.reconstruction[None, None], twins.healthy[None, None], prior[None, None], allowed[None, None],
-            twins.latent, twins.healthy_latent, embeddings[None].to(allowed),
-        )  # fmt: skip
-        return projected_residuals(components.residual, evidence)
-    before, after = (
-        _attend(image[None, None], scan, embeddings, components, config, on_window, candidate, kept).abnormal
-        for image, on_window, kept in (
-            (twins.reconstruction, span(report, 0.0, 0.5), memory),
-            (twins.healthy, span(report, 0.5, 1.0), None),  # another seed or candidate makes another twin
-        )
-    )
-    return residuals(twins.reconstruction, twins.healthy, before, after, prior, allowed)
+        feature = whole([projected(components.residual, _evidence(each, seen, embeddings)) for each in twins])
+        return residual_maps(reconstruction, healthy, feature, prior, candidate)
+    before, after = zip(*look_again(twins, embeddings, conditions, components, config, memory, report), strict=True)
+    return residuals(reconstruction, healthy, whole(before), whole(after), prior, candidate)
+
+
+def _evidence(twins: Twins, seen: AovaMaps, embeddings: Tensor) -> Evidence:
+    own = torch.from_numpy(twins.place.own).to(seen.abnormal)
+    return Evidence(
+        twins.reconstruction[None, None], twins.healthy[None, None], seen.abnormal[twins.place.view][None, None],
+        own[None, None], twins.latent, twins.healthy_latent, embeddings[None].to(own),
+    )  # fmt: skip
 
 
 def _candidates(
@@ -359,21 +309,25 @@ def _candidates(
 
 
 def _refinement(
-    scan: CanonicalScan, box: tuple[slice, slice, slice], maps: ResidualMaps, repainted: np.ndarray,
-    region: Volume | None, config: Config,
-) -> Refinement:  # fmt: skip
+    scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config
+) -> Refinement:
     inside = (scan.restore(repainted) > 0.5) & _within(region)
-    return Refinement(scan, box, repainted, inside, maps.cpu(), config.masks.minimum_ml)
+    return Refinement(scan, _box_of(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml)
+
+
+def _box_of(mask: np.ndarray) -> Box:
+    (found,) = ndimage.find_objects(mask.astype(np.uint8))
+    x, y, z = found
+    return x, y, z
 
 
 def _within(region: Volume | None) -> np.ndarray:
     return np.array(True) if region is None else np.asarray(region.array > 0)
 
 
-def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins: Twins) -> np.ndarray:
-    """Put the healthy twin into the scan, in native units; every voxel outside the repainted region is the scan's."""
-    healthy = scan.image.copy()
-    healthy[twins.box] = twins.healthy.cpu().numpy()
+def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins: Sequence[Twins]) -> np.ndarray:
+    """Put the healthy twins into the scan, in native units; every voxel outside the repainted regions is the scan's."""
+    healthy = pasted(twins, [each.healthy for each in twins], torch.from_numpy(scan.image)).numpy()
     soft = scan.restore(repainted)
     painted = scan.intensity.to_native(scan.restore(healthy))
     native = volume.array.astype(np.float32)

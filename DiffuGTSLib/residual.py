@@ -92,7 +92,7 @@ def residuals(
         candidate: Where anything may be reported.
     """
     drop = _normalized((abnormal_before - abnormal_after).relu(), candidate)
-    return _maps(reconstruction, healthy, drop, prior, candidate)
+    return residual_maps(reconstruction, healthy, drop, prior, candidate)
 
 
 class ResidualProjection(ModelMixin, ConfigMixin):
@@ -137,21 +137,28 @@ def projected_residuals(projection: ResidualProjection, evidence: Evidence) -> R
     Its probability is taken as it is: scaled to the candidate's highest, a candidate of healthy tissue would have a
     tumor, too.
     """
-    with torch.inference_mode():
-        probability = projection(evidence)[0, 0].float().sigmoid()
     maps = (evidence.reconstruction, evidence.healthy, evidence.prior, evidence.candidate)
     reconstruction, healthy, prior, candidate = (each[0, 0] for each in maps)
-    return _maps(reconstruction, healthy, probability * candidate, prior, candidate)
+    return residual_maps(reconstruction, healthy, projected(projection, evidence), prior, candidate)
 
 
-def _maps(
+def projected(projection: ResidualProjection, evidence: Evidence) -> Float[Tensor, "X Y Z"]:
+    """Return the probability of tumor that the projection sees in a region."""
+    with torch.inference_mode():
+        probability: Tensor = projection(evidence)[0, 0].float().sigmoid()
+    return probability
+
+
+def residual_maps(
     reconstruction: Float[Tensor, "X Y Z"],
     healthy: Float[Tensor, "X Y Z"],
     feature: Float[Tensor, "X Y Z"],
     prior: Float[Tensor, "X Y Z"],
     candidate: Float[Tensor, "X Y Z"],
 ) -> ResidualMaps:
-    return ResidualMaps(_normalized((reconstruction - healthy).abs(), candidate), feature, prior * candidate)
+    """Return the residual maps with a feature residual that is there already."""
+    pixel = _normalized((reconstruction - healthy).abs(), candidate)
+    return ResidualMaps(pixel, feature * candidate, prior * candidate)
 
 
 def _normalized(values: Float[Tensor, "X Y Z"], candidate: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:

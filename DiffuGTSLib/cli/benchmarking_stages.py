@@ -155,6 +155,7 @@ def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
 def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_Stage]:
     """Return the stages as the pipeline runs them."""
     import torch
+    from scipy import ndimage
 
     from DiffuGTSLib.backbones import FLOW_SCHEDULER
     from DiffuGTSLib.backbones.maisi import MaisiDenoiser
@@ -194,7 +195,9 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
         with half:
             return decode_scan(noisy[(..., *box)], autoencoder_calls, side, OVERLAP, _nobody, lesion[box]).float()
 
-    box = cell_box(lesion.cpu().numpy(), 1, unet.side_multiple, MARGIN_MM / autoencoder.downsampling, SPACING_MM)
+    (found,) = ndimage.find_objects(lesion.cpu().numpy().astype("uint8"))
+    margin_mm = MARGIN_MM / autoencoder.downsampling  # of cells that are taken for voxels
+    box = cell_box(found, lesion.shape, 1, unet.side_multiple, margin_mm, SPACING_MM)
     box_window = tuple(min(side, autoencoder.downsampling * (part.stop - part.start)) for part in box)
     prompts = torch.eye(2, TEXT_DIM, device=device)[None]
     flop = _Flop(model, window, shape)

@@ -17,6 +17,7 @@ from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.planning.costs import Sketch, decode_cost, look_cost, sketch, step_cost
 from DiffuGTSLib.planning.ladder import Rung, ladder
 from DiffuGTSLib.planning.machine import BASE_BYTES, GB, Machine, find_machine
+from DiffuGTSLib.twins import box_and_view
 from DiffuGTSLib.volumes.canonical import canonical_grid
 from DiffuGTSLib.volumes.volume import Geometry
 
@@ -208,12 +209,15 @@ class _Estimate:
         carried_s = None if self.machine.tflops is None else math.prod(self.geometry.shape) / _VOXELS_PER_S
         window, precision = self._window(self.grid.shape), self.config.runtime.precision
         look = look_cost(self.networks, window, precision)
-        decode = decode_cost(self.networks, window, precision)
-        box = self._box()
+        box, view = self._box_and_view()
         step, widest_step = (step_cost(self.networks, shape, precision) for shape in (box, self.grid.shape))
+        decode, widest_decode = (
+            decode_cost(self.networks, self._window(s), precision) for s in (view, self.grid.shape)
+        )
+        again = look_cost(self.networks, self._window(view), precision)
         looks = 2 if self.config.backbone.mirror else 1
-        seen, within = self._windows(self.grid.shape, looks), self._windows(box, looks)
-        decoded = 2 * self._windows(box, 1)
+        seen, within = self._windows(self.grid.shape, looks), self._windows(view, looks)
+        decoded = 2 * self._windows(view, 1)
         how = self.config.inpainting
         calls = how.steps * how.resample * how.seeds
         reach = " × ".join(map(str, window))
@@ -225,10 +229,10 @@ class _Estimate:
                         ALLOWANCE * look.peak_bytes, 4 * grid_bytes, *self.networks.looking),
             self._stage("repaint", f"{calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
                         calls * step.flop + decoded * decode.flop, None,
-                        ALLOWANCE * max(widest_step.peak_bytes, decode.peak_bytes), 6 * grid_bytes,
+                        ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes,
                         "denoiser"),
             self._stage("residual", f"{2 * within} windows of both twins, encoded and attended to", 2 * within,
-                        2 * within * look.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes,
+                        2 * within * again.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes,
                         *self.networks.looking),
             self._stage("write back", "to the scan's grid", 0, 0.0, carried_s, 0.0, 3 * grid_bytes),
         )  # fmt: skip
@@ -255,15 +259,18 @@ class _Estimate:
         overlap = aligned_overlap(side, self.config.backbone.overlap, factor)
         return looks * window_count(shape, self._window(shape), overlap)
 
-    def _box(self) -> tuple[int, int, int]:
-        """Return the box of canonical voxels that is repainted around a candidate in the middle of the scan."""
-        reach_mm = CANDIDATE_MM + 2 * self.config.masks.dilation_mm + 2 * self.config.inpainting.margin_mm
-        multiple = self.networks.autoencoder.downsampling * self.networks.denoiser.side_multiple
-        x, y, z = (
-            min(side, multiple * math.ceil(reach_mm / spacing / multiple))
-            for side, spacing in zip(self.grid.shape, self.grid.spacing_mm, strict=True)
+    def _box_and_view(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the sides, in canonical voxels, of what is repainted and decoded of a candidate in the scan's middle."""
+        shape, spacing_mm = self.grid.shape, self.grid.spacing_mm
+        reach_mm = CANDIDATE_MM + 2 * self.config.masks.dilation_mm
+        extents = [min(side, math.ceil(reach_mm / spacing)) for side, spacing in zip(shape, spacing_mm, strict=True)]
+        starts = [(side - extent) // 2 for side, extent in zip(shape, extents, strict=True)]
+        x, y, z = (slice(start, start + extent) for start, extent in zip(starts, extents, strict=True))
+        factor = self.networks.autoencoder.downsampling
+        cells, view = box_and_view(
+            (x, y, z), shape, spacing_mm, self.config, factor, self.networks.denoiser.side_multiple
         )
-        return x, y, z
+        return tuple(factor * (c.stop - c.start) for c in cells), tuple(v.stop - v.start for v in view)
 
 
 def _skipped(config: Config) -> tuple[str, ...]:

@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from DiffuGTSLib.aova import attend
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config, MasksConfig, ResidualConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINED, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import dice
+from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
@@ -280,14 +280,10 @@ def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
-    eyes = components.eyes(sample.spacing_mm, sample.modality)
-    how, half = config.backbone, config.runtime.precision == "bfloat16"
+    conditions, half = Conditions(sample.spacing_mm, sample.modality), config.runtime.precision == "bfloat16"
     with torch.inference_mode(), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
-        maps = attend(
-            image, eyes, components.head, prompts, how.window_voxels, how.overlap,
-            lambda done, total: None, how.mirror,
-        )  # fmt: skip
+        maps = components.look(image, conditions, prompts, config.backbone)
     abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
     return abnormal
 

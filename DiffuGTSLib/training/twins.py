@@ -14,21 +14,23 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor
 
-from DiffuGTSLib.aova import attend
-from DiffuGTSLib.backbones.windows import decode_scan
+from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask, dilate_mm
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import Sample
+from DiffuGTSLib.twins import look_again, pasted, repaint_findings, repainted_latent
 
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
+_MADE = 2
+"""Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]
 """Called with (number of the window, attempts before this one, source of randomness)."""
@@ -151,49 +153,42 @@ def _drawn(
 def make_twins(
     sample: Sample, candidates: CandidateDraw, components: Components, config: Config, rng: np.random.Generator
 ) -> TwinnedWindow | None:
-    """Detect, repaint and decode as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
-    how, spacing = config.backbone, sample.spacing_mm
+    """Detect, repaint and look again as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
+    conditions = Conditions(sample.spacing_mm, sample.modality)
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
 
-    def look(image: Tensor) -> tuple[Tensor, Tensor]:
-        eyes = components.eyes(spacing, sample.modality)
-        seen = attend(image, eyes, components.head, prompts, how.window_voxels, how.overlap, _nothing, how.mirror)
-        return seen.abnormal[None, None], seen.latent
-
-    image = torch.from_numpy(np.ascontiguousarray(sample.image, np.float32))[None, None].to(components.device)
+    image = _tensor(sample.image).to(components.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
-        prior, latent = look(image)
-        found = _candidate(prior[0, 0].cpu().numpy(), sample, candidates, config, rng)
+        seen = components.look(image, conditions, prompts, config.backbone)
+        found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None
-        grown = dilate_mm(found, config.masks.dilation_mm, spacing) & _inside(sample)
-        factor, multiple = components.autoencoder.downsampling, components.denoiser.side_multiple
-        cells = cell_box(grown, factor, multiple, config.inpainting.margin_mm, spacing)
-        x, y, z = (slice(part.start * factor, part.stop * factor) for part in cells)
-        box = (x, y, z)
-        latent, prior = latent[(..., *cells)], prior[(..., *box)]
-        coarse, candidate, truth = (
-            torch.from_numpy(mask[box].astype(np.float32))[None, None].to(image) for mask in (found, grown, sample.mask)
+        grown = dilate_mm(found, config.masks.dilation_mm, sample.spacing_mm) & _inside(sample)
+        generator, memory = torch.Generator().manual_seed(int(rng.integers(2**31))), WindowMemory(0)
+        twins = repaint_findings(
+            seen.latent, grown, conditions, components, config, generator, memory, lambda share: None
         )
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        with torch.inference_mode():
-            healthy_latent = repaint(
-                latent, mask_to_latent(candidate, factor), components.denoiser, components.schedule,
-                Conditions(spacing, sample.modality), config.inpainting, generator, _nothing,
-            )  # fmt: skip
-            reconstruction, decoded = (
-                decode_scan(each, components.autoencoder, how.window_voxels, how.overlap, _nothing)
-                for each in (latent, healthy_latent)
-            )
-            healthy = torch.where(candidate > 0, decoded, reconstruction)
-            before, after = torch.zeros_like(prior), torch.zeros_like(prior)
-            if candidates.attend:
-                before, after = look(reconstruction)[0], look(healthy)[0]
-    evidence = Evidence(reconstruction, healthy, prior, candidate, latent, healthy_latent, prompts[None].to(image))
-    cut_off = int(sample.mask.sum()) - int(truth.sum())
-    boxed = TwinnedWindow(evidence, coarse, before, after, truth, cut_off, sample.organ, sample.modality)
-    return _around_candidate(boxed, factor)
+        nothing = torch.zeros_like(seen.abnormal)
+        before, after = nothing, nothing
+        if candidates.attend:
+            looks = look_again(twins, prompts, conditions, components, config, memory, lambda share: None)
+            before, after = (pasted(twins, values, nothing) for values in zip(*looks, strict=True))
+    coarse, candidate, truth = (_tensor(mask).to(image) for mask in (found, grown, sample.mask))
+    reconstruction = pasted(twins, [each.reconstruction for each in twins], image[0, 0])
+    healthy = pasted(twins, [each.healthy for each in twins], image[0, 0])
+    evidence = Evidence(
+        reconstruction[None, None], healthy[None, None], seen.abnormal[None, None], candidate,
+        seen.latent, repainted_latent(twins, seen.latent), prompts[None].to(image),
+    )  # fmt: skip
+    whole = TwinnedWindow(
+        evidence, coarse, before[None, None], after[None, None], truth, 0, sample.organ, sample.modality
+    )
+    return _around_candidate(whole, components.autoencoder.downsampling)
+
+
+def _tensor(mask: np.ndarray) -> Tensor:
+    return torch.from_numpy(mask.astype(np.float32))[None, None]
 
 
 def _inside(sample: Sample) -> Bool[np.ndarray, "X Y Z"]:
@@ -256,7 +251,7 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
     how.pop("residual")
     how["backbone"].pop("folder")
     how["runtime"] = how["runtime"]["precision"]
-    made_of = [frozen, how, repr(candidates), seed]
+    made_of = [_MADE, frozen, how, repr(candidates), seed]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
@@ -286,7 +281,3 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
     return TwinnedWindow(
         evidence, coarse, before, after, truth, int(words["cut_off"]), words["organ"], words["modality"]
     )
-
-
-def _nothing(done: int, total: int) -> None:
-    """Report nothing."""

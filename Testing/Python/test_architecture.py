@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "clock",
         "components",
         "pipeline",
+        "twins",
         "planning",
         "cuts",
         "findings",
