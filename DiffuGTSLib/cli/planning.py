@@ -97,7 +97,8 @@ def show_plan(plan: Plan) -> None:
     beside = f" Beside it {plan.host_bytes / 1e9:.1f} GB of main memory." if plan.host_bytes else ""
     OUT.print(
         Text(
-            f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm, memory for one that fills the scan.{beside}",
+            f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
+            f"again), memory for one that fills the scan.{beside}",
             style="dim",
         ),
         soft_wrap=True,

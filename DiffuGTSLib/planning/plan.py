@@ -2,8 +2,8 @@
 
     plan = make_plan(read_geometry(path), config)
 
-Needs the scan's grid only. Memory is that of the worst case, a candidate that fills the scan; time is that of a candidate
-of `CANDIDATE_MM`, since nobody knows before what will be found.
+Needs the scan's grid only. Memory is that of the worst case, a candidate that fills the scan; time is that of one candidate
+of `CANDIDATE_MM`, since nobody knows before what will be found; each further one takes the same again.
 """
 
 import math

@@ -39,7 +39,7 @@ def test_a_plan_for_people_says_rung_grid_windows_and_stages(a_scan: Path) -> No
     words = " ".join(done.stdout.split())
     for part in ("8.0 GB (as asked)", "0.1 TFLOP/s (as asked)", "as asked", "voxels of 4.00 × 4.00", "32 voxels"):
         assert part in words, part
-    assert "time for a candidate of 40 mm" in words and "write back" in words
+    assert "time for a candidate of 40 mm (each further one" in words and "write back" in words
 
 
 def test_too_little_memory_is_refused_before_anything_is_loaded(a_scan: Path, tmp_path: Path) -> None:
