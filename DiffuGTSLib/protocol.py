@@ -30,13 +30,16 @@ class Case:
         name: Unique name.
         patient: Scans of one patient never fall into two splits.
         split: "train", "validation", "test" or "excluded".
-        modality: "CT", "MR", or "labels" for an anatomy that is only ever painted with random contrasts.
+        modality: "CT", "MR", or "labels" for an anatomy that is only ever painted: with random contrasts as an MR, or,
+            with `label_hu`, as a CT.
         image: Path of the scan (or label map), relative to the data folder.
         organ: Organ of the tumor, or the organ that the whole scan shows.
         tumor: Path of the tumor mask, or "". It may be the label map itself, see `tumor_values`.
         tumor_values: Values of `tumor` that are tumor; empty takes every value above 0.
         labels: Path of an organ label map, or "".
         label_names: Organ name → its values in the label map, those of its tumors among them.
+        label_hu: HU → the values of the label map that have it, for an anatomy that is painted as a CT: "28", or
+            "-100 to 60" for a tissue of both. Every value is named once.
         organ_files: Organ name → paths of masks that make it up, where every part has a file of its own.
         other_lesion_values: Values of the label map that are neither healthy nor tumor, as a cyst.
         lung_by_air: Find the lungs of a CT as the air enclosed by the body.
@@ -66,6 +69,17 @@ class Case:
     other_lesion_values: list[int] = field(default_factory=list)
     contrast: str = ""
     offset_hu: float = 0.0
+    label_hu: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def painted_as(self) -> str:
+        """What a window of it looks like: "CT" or "MR"."""
+        return "CT" if self.modality == "CT" or self.label_hu else "MR"
+
+    @property
+    def tissue_hu(self) -> dict[int, tuple[float, float]]:
+        """Value of the label map → least and highest HU of its tissue."""
+        return {value: _hu_range(hu) for hu, values in self.label_hu.items() for value in values}
 
     @property
     def files(self) -> list[str]:
@@ -198,10 +212,31 @@ def _require_sense(case: Case) -> None:
         raise InputError(
             f"Case '{case.name}': offset_hu is for CT, the modality is '{case.modality}'.", hint="leave it away."
         )
+    if case.label_hu and case.modality != "labels":
+        raise InputError(
+            f"Case '{case.name}': label_hu is for label maps that are painted, the modality is '{case.modality}'.",
+            hint="leave it away, or say modality 'labels'.",
+        )
+    for hu in case.label_hu:
+        _hu_range(hu)
     if case.other_lesion_values and not case.labels:
         raise InputError(
             f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."
         )
+
+
+def _hu_range(words: str) -> tuple[float, float]:
+    """Read "28" or "-100 to 60"."""
+    try:
+        ends = [float(word) for word in words.split(" to ")]
+        low, high = ends * 2 if len(ends) == 1 else ends
+        if not -1100 <= low <= high <= 4000:
+            raise ValueError
+    except ValueError as error:
+        raise InputError(
+            f"label_hu: '{words}' is no density.", hint='write HU from -1100 to 4000 as "28" or "-100 to 60".'
+        ) from error
+    return low, high
 
 
 def _row(case: Case) -> dict[str, Any]:

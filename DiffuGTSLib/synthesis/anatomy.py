@@ -34,6 +34,34 @@ def paint_anatomy(labels: NDArray[np.float32], rng: np.random.Generator) -> NDAr
     return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
 
 
+def paint_ct_anatomy(
+    labels: NDArray[np.float32], tissue_hu: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Paint a label map as a CT: every tissue at about its own density, then blur, shading and noise.
+
+    Args:
+        labels: Small whole numbers (X, Y, Z), rows of `tissue_hu`.
+        tissue_hu: (labels, 2): least and highest HU. Means vary by 2 HU and a twentieth from painting to painting.
+        rng: Source of randomness.
+
+    Returns:
+        Image in HU, same shape.
+    """
+    means, halves = tissue_hu.mean(axis=1), np.ptp(tissue_hu, axis=1) / 2
+    means = means + rng.normal(0, 1, len(means)) * (2.0 + 0.05 * np.abs(means))
+    means[tissue_hu[:, 1] <= _AIR_HU] = _AIR_HU
+    index = labels.astype(np.intp)
+    texture = smooth_noise(labels.shape, rng, sigma_voxels=rng.uniform(0.6, 2.0))
+    image = means[index] + halves[index] * np.clip(texture, -1, 1)
+    image = ndimage.gaussian_filter(image.astype(np.float32), rng.uniform(0.3, 0.8))
+    image = image + rng.uniform(0, 5) * smooth_noise(labels.shape, rng, sigma_voxels=16.0)
+    image = image + rng.normal(0, rng.uniform(1, 10), labels.shape)
+    return np.asarray(image, dtype=np.float32)
+
+
+_AIR_HU = -1000.0
+
+
 def strip_skull(
     window: NDArray[np.float32], brain: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

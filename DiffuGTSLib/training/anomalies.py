@@ -12,7 +12,6 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import organ_names
 from DiffuGTSLib.synthesis.anatomy import (
-    paint_anatomy,
     remap_contrast,
     sharpen,
     strip_skull,
@@ -184,7 +183,7 @@ class AnomalySampler:
         image = self._image(scan, view, rng)
         mask = np.zeros(image.shape, dtype=bool)
         shown = view.cut(scan.organs[organ])
-        intensity = scan.scan.intensity if scan.case.modality == "CT" else None
+        intensity = scan.scan.intensity if scan.case.painted_as == "CT" else None
         blur_voxels = edge_blur_voxels(scan, rng)
         if intensity is not None and rng.random() < self._mixture.phase:
             image = shift_organ(image, shown, intensity, rng)
@@ -213,11 +212,12 @@ class AnomalySampler:
         view: Crop | View,
         rng: np.random.Generator,
     ) -> Sample:
-        brain = scan.organs.get("brain") if scan.case.modality == "labels" else None
+        brain = scan.organs.get("brain") if scan.painted and scan.case.painted_as == "MR" else None
         if brain is not None and rng.random() < self._mixture.stripped:
             image, kept = strip_skull(image, view.cut(brain), rng)
             mask = mask & kept
-        thick = self._mixture.thick if scan.case.modality == "CT" else self._mixture.thick_mr
+        modality = scan.case.painted_as
+        thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
         elif rng.random() < self._mixture.sharp:
@@ -225,13 +225,12 @@ class AnomalySampler:
         for axis, chance in ((0, 0.5), (1, 0.2), (2, 0.2)):  # left-right is plausible; the others break habits
             if rng.random() < chance:
                 image, mask = np.flip(image, axis), np.flip(mask, axis)
-        modality = "CT" if scan.case.modality == "CT" else "MR"
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
         return Sample(image, mask, organ, modality, scan.scan.spacing_mm)
 
     def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
-        if scan.case.modality == "labels":
-            return paint_anatomy(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
+        if scan.painted:
+            return scan.paint_labels(view.cut(scan.scan.image.astype(np.uint8)).astype(np.float32), rng)
         image = view.cut(scan.scan.image)
         if scan.case.modality == "CT":
             return vary_intensity(image, rng, 0.1)
@@ -314,8 +313,8 @@ def edge_blur_voxels(scan: TrainingScan, rng: np.random.Generator) -> float:
 
     Paint that is always sharper than its scan would be known by that alone.
     """
-    if scan.case.modality == "labels":
-        return float(rng.uniform(0.3, 0.8))  # of `paint_anatomy`
+    if scan.painted:
+        return float(rng.uniform(0.3, 0.8))  # of `paint_labels`
     coarse = max(1.0, float(np.mean(scan.scan.source.spacing_mm)) / float(np.mean(scan.scan.spacing_mm)))
     return float(rng.uniform(0.35, 0.55) * coarse)
 

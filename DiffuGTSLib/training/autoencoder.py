@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.synthesis.anatomy import paint_anatomy, vary_intensity
+from DiffuGTSLib.synthesis.anatomy import vary_intensity
 from DiffuGTSLib.training.data import Crop, TrainingScan, random_crop
 
 
@@ -90,8 +90,8 @@ class AutoencoderRecipe:
         scan = self._scans[rng.choice(len(self._scans), p=self._chances)]
         crop = interesting_crop(scan, self._side, rng)
         window = crop.cut(scan.scan.image)
-        if scan.case.modality == "labels":
-            return paint_anatomy(window, rng)
+        if scan.painted:
+            return scan.paint_labels(window, rng)
         return flipped(vary_intensity(window, rng), rng)
 
 
@@ -131,7 +131,7 @@ def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[Trainin
     latents = []
     with torch.no_grad():
         for scan in scans:
-            if scan.case.modality != "labels":
+            if not scan.painted:
                 crop = interesting_crop(scan, side, rng)
                 mean, _, _ = autoencoder.posterior(torch.from_numpy(crop.cut(scan.scan.image))[None, None])
                 latents.append(mean.flatten())

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case, read_scan
+from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class TrainingScan:
         organs: Organ name → mask (X, Y, Z).
         healthy: Where tissue may be learned as healthy: far from outlined tumors and from places that may hold
             one that nobody outlined.
+        tissue_hu: Of a label map that is painted as a CT: (labels, 2), see `paint_ct_anatomy`.
     """
 
     case: Case
@@ -39,6 +41,18 @@ class TrainingScan:
     tumor: NDArray[np.bool_]
     organs: dict[str, NDArray[np.bool_]]
     healthy: NDArray[np.bool_]
+    tissue_hu: NDArray[np.float32] | None = None
+
+    @property
+    def painted(self) -> bool:
+        """Whether it is a label map, of which every window is painted: see `paint_labels`."""
+        return self.case.modality == "labels"
+
+    def paint_labels(self, labels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Paint a window of a label map as an MR of random contrast, or as the CT that it stands for; in [0, 1]."""
+        if self.tissue_hu is None:
+            return paint_anatomy(labels, rng)
+        return np.clip(self.scan.intensity.to_unit(paint_ct_anatomy(labels, self.tissue_hu, rng)), 0, 1)
 
 
 HEALTHY_MARGIN_MM = 10.0
@@ -47,9 +61,10 @@ HEALTHY_MARGIN_MM = 10.0
 
 def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     """Read one case and bring it to the canonical grid."""
-    volume = read_scan(case, root)
+    volume, tissue_hu = read_scan(case, root), None
     if case.modality == "labels":
-        scan = _label_scan(volume, config)
+        scan = _label_scan(volume, config, case.painted_as)
+        tissue_hu = _tissue_hu(case, volume) if case.label_hu else None
     else:
         scan = to_canonical(volume, config, case.modality)
     tumor = np.zeros(scan.image.shape, dtype=bool)
@@ -64,7 +79,23 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     if case.other_lesion_values:
         lesions = read_mask(root / case.labels, volume.geometry, case.other_lesion_values)
         healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
-    return TrainingScan(case, scan, tumor, organs, healthy)
+    return TrainingScan(case, scan, tumor, organs, healthy, tissue_hu)
+
+
+def _tissue_hu(case: Case, volume: Volume) -> NDArray[np.float32]:
+    """Return the densities of a map's values, in their order.
+
+    Raises:
+        InputError: If the protocol does not name each of them.
+    """
+    known, values = case.tissue_hu, [int(value) for value in np.unique(volume.array)]
+    unknown = [value for value in values if value not in known]
+    if unknown:
+        raise InputError(
+            f"Case '{case.name}': label_hu does not say how dense {', '.join(map(str, unknown))} are.",
+            hint="name every value of the label map, the background's too.",
+        )
+    return np.array([known[value] for value in values], dtype=np.float32)
 
 
 def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry) -> dict[str, NDArray[np.bool_]]:
@@ -238,10 +269,12 @@ def random_crop(
     return Crop((start[0], start[1], start[2]), (side, side, side))
 
 
-def _label_scan(volume: Volume, config: CanonicalConfig) -> CanonicalScan:
+def _label_scan(volume: Volume, config: CanonicalConfig, painted_as: str) -> CanonicalScan:
     """Bring a label map to the canonical grid, by nearest neighbor, as small whole numbers in the labels' order."""
     _, index = np.unique(volume.array, return_inverse=True)
-    reference = to_canonical(volume.with_array(index.reshape(volume.array.shape).astype(np.float32)), config, "MR")
+    reference = to_canonical(
+        volume.with_array(index.reshape(volume.array.shape).astype(np.float32)), config, painted_as
+    )
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in reference.image.shape), indexing="ij"), axis=-1)
     source = np.round(volume.geometry.to_ijk(reference.geometry.to_ras(grid))).astype(np.intp)
     inside = ((source >= 0) & (source < volume.geometry.shape)).all(axis=-1)

@@ -40,7 +40,7 @@ def cache_latents(
     """Encode every scan once; scans without healthy tissue and label maps are left out."""
     cached = []
     for scan in scans:
-        if scan.case.modality == "labels" or scan.healthy.mean() < 0.2:
+        if scan.painted or scan.healthy.mean() < 0.2:
             continue
         image = torch.from_numpy(scan.scan.image)[None, None]
         latent = encode_scan(image, autoencoder, side, overlap, lambda done, total: None)[0]

@@ -104,7 +104,7 @@ class HeadTraining:
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
         if self.options.denoiser_timestep:
             job.config.backbone.require_known(
-                ("CT" if scan.case.modality == "CT" else "MR" for each in self.scans.values() for scan in each),
+                (scan.case.painted_as for each in self.scans.values() for scan in each),
                 "leave these out of the protocol, choose another preset, or denoiser_timestep=0.",
             )
         window_voxels = job.config.backbone.window_voxels

@@ -166,7 +166,7 @@ def _train_autoencoder(job: Job) -> None:
     start_linear(autoencoder)
     autoencoder.to(job.device)
     plan, train_scans = job.plan, job.scans["train"]
-    validation = [scan for scan in job.scans["validation"] if scan.case.modality != "labels"]
+    validation = [scan for scan in job.scans["validation"] if not scan.painted]
     large = max(1, plan.iterations // 5)
     phases = [
         (32, 6, replace(plan, iterations=max(1, plan.iterations - large), learning_rate=1e-3, average=0.99)),

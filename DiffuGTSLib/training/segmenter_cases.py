@@ -108,7 +108,7 @@ def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> l
         real: As a real case, with its outlined tumors, or as healthy cases: one for each organ that shows 1 ml of
             healthy tissue, in which the surroundings of the outlined tumors are unknown.
     """
-    if case.case.modality == "labels":
+    if case.painted:
         return []
     shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
     if not shown and not (real and case.tumor.any()):

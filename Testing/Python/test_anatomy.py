@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.synthesis.anatomy import (
     paint_anatomy,
+    paint_ct_anatomy,
     remap_contrast,
     sharpen,
     smooth_noise,
@@ -40,6 +41,23 @@ def test_the_same_seed_paints_the_same_anatomy() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (12, 12, 12)).astype(np.float32)
     first, second, other = (paint_anatomy(labels, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert np.array_equal(first, second) and not np.array_equal(first, other)
+
+
+def test_a_label_map_is_painted_in_hu_each_tissue_at_about_its_own() -> None:
+    labels = np.zeros((24, 24, 24), np.float32)
+    labels[:, 8:16], labels[:, 16:] = 1, 2
+    tissue_hu = np.array([[-1000, -1000], [30, 40], [-100, 60]], np.float32)
+    spread, medians = [], []
+    for seed in range(6):
+        image = paint_ct_anatomy(labels, tissue_hu, np.random.default_rng(seed))
+        assert image.dtype == np.float32 and image.shape == labels.shape
+        slabs = [image[:, start + 2 : start + 6] for start in (0, 8, 16)]
+        medians.append([float(np.median(slab)) for slab in slabs])
+        spread.append([float(slab.std()) for slab in slabs])
+    medians, spread = np.array(medians), np.array(spread)
+    assert np.abs(medians[:, 0] + 1000).max() < 10, "air is air"
+    assert np.abs(medians[:, 1] - 35).max() < 15 and np.ptp(medians[:, 1]) > 2, "and no painting is like another"
+    assert (spread[:, 2] > 1.5 * spread[:, 1]).all(), "a tissue of fat and muscle shows both"
 
 
 def test_varied_intensity_is_a_power_that_keeps_the_ends_of_the_range() -> None:

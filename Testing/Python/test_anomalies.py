@@ -245,6 +245,16 @@ def test_a_scan_that_shows_more_of_an_organ_is_drawn_more_often(a_healthy_ct: Tr
     assert sampler._scan_chances["liver"] == pytest.approx([2 / 3, 1 / 3], abs=0.03)  # square roots of 4 and 1
 
 
+def test_a_label_map_with_densities_is_shown_as_a_ct_with_its_skull(tmp_path: Path) -> None:
+    row = write_labels(tmp_path, "labels", "train")
+    scan = training_scan(tmp_path, {**row, "label_hu": {"-1000": [0], "35": [41], "30": [500]}})
+    sampler = AnomalySampler([scan], SIDE, replace(PAINTED, stripped=1.0))
+    samples = [sampler.draw(np.random.default_rng(seed)) for seed in range(8)]
+    assert {sample.modality for sample in samples} == {"CT"} and any(sample.mask.any() for sample in samples)
+    tissue = np.concatenate([sample.image[~sample.mask & (sample.image > 0.3)] for sample in samples])
+    assert np.median(scan.scan.intensity.to_native(tissue)) == pytest.approx(32, abs=12)
+
+
 def test_a_stripped_label_map_shows_the_brain_alone_and_tumors_in_it(a_label_map: TrainingScan) -> None:
     whole, alone = (AnomalySampler([a_label_map], SIDE, replace(PAINTED, stripped=share)) for share in (0.0, 1.0))
     dark_whole, dark_alone = (np.mean([(s.image == 0).mean() for s in drawn(each, 8)]) for each in (whole, alone))

@@ -51,6 +51,14 @@ def test_a_ct_that_does_not_hold_hu_is_read_as_hu(tmp_path: Path) -> None:
         read_protocol(path)
 
 
+def test_a_label_map_with_densities_is_painted_as_a_ct() -> None:
+    anatomy = Case("a", "p", "train", "labels", "a.nii.gz", label_hu={"28": [2, 41], "-100 to 60": [507]})
+    assert anatomy.painted_as == "CT"
+    assert anatomy.tissue_hu == {2: (28, 28), 41: (28, 28), 507: (-100, 60)}
+    assert replace(anatomy, label_hu={}).painted_as == "MR"
+    assert Case("a", "p", "train", "CT", "a.nii.gz").painted_as == "CT"
+
+
 def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     path = write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b", "split": "test"}])
     with pytest.raises(InputError, match=r"Patient 'p' is in splits 'train' and 'test'") as caught:
@@ -71,6 +79,13 @@ def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
         ({"patient": 3}, "expected patient to be str, got 3", ""),
         ({"lung_by_air": "yes"}, "expected lung_by_air to be bool, got 'yes'", ""),
         ({"label_names": {"liver": 1}}, "expected label_names to be dict[str, list[int]]", ""),
+        (
+            {"label_hu": {"28": [2]}},
+            "label_hu is for label maps that are painted, the modality is 'CT'",
+            "leave it away",
+        ),
+        ({"modality": "labels", "label_hu": {"soft": [2]}}, "label_hu: 'soft' is no density", '"-100 to 60"'),
+        ({"modality": "labels", "label_hu": {"60 to -100": [2]}}, "'60 to -100' is no density", "-1100 to 4000"),
         ({"healthy_only_in": "lung"}, "expected healthy_only_in to be list[str], got 'lung'", ""),
         ({"unmarked_near": {"liver": "near"}}, "expected unmarked_near to be dict[str, float]", ""),
         ({"healthy_only_in": ["lung"]}, "speaks of the lung, but does not say where it is", "lung_by_air"),

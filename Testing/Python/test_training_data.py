@@ -104,6 +104,20 @@ def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path:
     assert np.array_equal(scan.organs["brain"], scan.scan.image > 0)
 
 
+def test_a_label_map_with_densities_is_painted_in_hu_and_names_every_tissue(tmp_path: Path) -> None:
+    row = write_labels(tmp_path, "labels", "train")
+    scan = training_scan(tmp_path, {**row, "label_hu": {"-1000": [0], "900": [41], "30 to 40": [500]}})
+    assert scan.tissue_hu is not None and scan.tissue_hu.tolist() == [[-1000, -1000], [900, 900], [30, 40]]
+    image = scan.paint_labels(scan.scan.image, np.random.default_rng(0))
+    assert image.min() >= 0 and image.max() <= 1
+    hu = scan.scan.intensity.to_native(image)
+    inner = {value: ndimage.binary_erosion(scan.scan.image == value) for value in (0, 1, 2)}
+    assert np.median(hu[inner[0]]) < -980 and np.median(hu[inner[1]]) > 500 and 20 < np.median(hu[inner[2]]) < 50
+    with pytest.raises(InputError, match="label_hu does not say how dense 0, 500 are") as caught:
+        training_scan(tmp_path, {**row, "label_hu": {"35": [41]}})
+    assert "the background's too" in caught.value.hint
+
+
 def test_a_mask_on_another_grid_is_refused(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
     other = grid((28, 26, 30), (4.0, 4.0, 5.0))
     write_volume(Volume(np.ones(other.shape, np.uint8), other), tmp_path / "ct" / "organ.nii.gz")
