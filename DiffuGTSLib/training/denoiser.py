@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiUNet
+from DiffuGTSLib.backbones.weights import load_module
 from DiffuGTSLib.backbones.windows import encode_scan
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.training.data import Crop, TrainingScan
+from DiffuGTSLib.training.model_folder import other_networks
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,44 @@ def cache_latents(
         healthy = 1 - functional.max_pool3d(sick, autoencoder.downsampling)[0, 0]
         cached.append(LatentScan(latent.clone(), healthy, scan.scan.spacing_mm, scan.case.modality))
     return cached
+
+
+@dataclass(frozen=True)
+class DenoiserOptions:
+    """What a user may choose, by `--set`.
+
+    Attributes:
+        start: A model folder whose denoiser training goes on from, made on the same autoencoder; empty: from nothing.
+        learning_rate: Peak, falling to 1 % of it along a cosine.
+    """
+
+    start: str = ""
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate <= 0.1:
+            raise ConfigError(f"learning_rate: expected above 0, at most 0.1, got {self.learning_rate}.")
+
+
+def started_denoiser(start: Path, base: Path) -> MaisiUNet:
+    """Return the denoiser of a model folder, to train on.
+
+    Args:
+        start: The model folder.
+        base: The one with the autoencoder whose latents it is trained on.
+
+    Raises:
+        WeightsError: If it cannot be read, or was trained on another autoencoder's latents.
+    """
+    unet: MaisiUNet = load_module(MaisiUNet, start / "denoiser")
+    if "autoencoder" in other_networks(start, base):
+        raise WeightsError(
+            f"start: the denoiser in {start} was trained on another autoencoder's latents.",
+            hint="a denoiser goes on only in the latent space that it was trained in.",
+        )
+    unet.requires_grad_(True)
+    unet.train()
+    return unet
 
 
 class DenoiserRecipe:

@@ -26,7 +26,7 @@ from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.cases import training_cases
 from DiffuGTSLib.training.data import load_split
-from DiffuGTSLib.training.denoiser import DenoiserRecipe, cache_latents
+from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.job import Job, Part, Report
@@ -195,9 +195,13 @@ def _train_denoiser(job: Job) -> None:
     }
     cells = sum(scan.healthy.sum() for scan in latents["train"])
     job.report(f"denoiser: {cells:.0f} healthy latent cells to learn from")
-    unet = MaisiUNet(**MINI_UNET).to(job.device)
+    options: DenoiserOptions = job.options
+    unet = started_denoiser(Path(options.start), job.base) if options.start else MaisiUNet(**MINI_UNET)
+    unet.to(job.device)
     recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], backbone.class_label)
-    job.run(recipe, replace(job.plan, learning_rate=1e-3, average=0.999, checkpoint_every=500), "denoiser")
+    job.run(
+        recipe, replace(job.plan, learning_rate=options.learning_rate, average=0.999, checkpoint_every=500), "denoiser"
+    )
     job.save("denoiser", unet)
     if rank() == 0:
         scheduler = job.output / "model" / "scheduler"
@@ -208,7 +212,9 @@ def _train_denoiser(job: Job) -> None:
 
 PARTS: dict[str, Part] = {
     "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
-    "denoiser": Part(_train_denoiser, 3000, in_model=True, after=("autoencoder", "model/autoencoder")),
+    "denoiser": Part(
+        _train_denoiser, 3000, DenoiserOptions(), in_model=True, after=("autoencoder", "model/autoencoder")
+    ),
     "aova": HEAD,
     "residual": RESIDUAL,
     "thresholds": THRESHOLDS,

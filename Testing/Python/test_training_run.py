@@ -13,8 +13,9 @@ import pytest
 import torch
 from mini_data import GRID, mini_config, shared_run, tiny_networks, write_case
 from phantoms import ct_phantom
+from safetensors.torch import load_file
 
-from DiffuGTSLib.backbones.weights import verify_checksums
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, verify_checksums
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
@@ -110,6 +111,37 @@ def test_a_finished_part_is_not_trained_again_and_gives_the_same_file(
     lines = trained("denoiser", a_protocol, output)
     assert not any(line.startswith("denoiser 1/1") for line in lines), "no iteration was left to do"
     assert verify_checksums(output / "model") == before
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_denoiser_goes_on_from_another_run_s_in_the_same_latent_space(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run / "model", output / "model")
+    trained("denoiser", a_protocol, output, options={"start": str(a_run / "model"), "learning_rate": "1e-9"})
+    before, after = (load_file(m / "denoiser" / WEIGHTS_FILE) for m in (a_run / "model", output / "model"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before), "hardly a step away"
+    fresh = tmp_path / "fresh"
+    shutil.copytree(a_run / "model", fresh / "model")
+    trained("denoiser", a_protocol, fresh, seed=5)
+    other = load_file(fresh / "model" / "denoiser" / WEIGHTS_FILE)
+    assert not all(torch.allclose(before[name], other[name], atol=1e-4) for name in before)
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_denoiser_of_another_latent_space_and_a_senseless_rate_are_refused(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    start, output = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(a_run / "model", start)
+    shutil.copytree(a_run / "model", output / "model")
+    sums = json.loads((start / "checksums.json").read_text())
+    (start / "checksums.json").write_text(json.dumps({**sums, f"autoencoder/{WEIGHTS_FILE}": "0" * 64}))
+    with pytest.raises(WeightsError, match="was trained on another autoencoder's latents"):
+        trained("denoiser", a_protocol, output, options={"start": str(start)})
+    with pytest.raises(ConfigError, match=r"learning_rate: expected above 0, at most 0\.1, got -1\.0"):
+        trained("denoiser", a_protocol, output, options={"learning_rate": "-1"})
 
 
 @pytest.mark.usefixtures("small_networks")
