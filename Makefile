@@ -57,7 +57,7 @@ bench: $(INSTALLED) ## time every stage and its peak memory; writes bench.json
 bench-full: $(INSTALLED) ## time the published networks, with random weights, against MONAI's own way; minutes and GBs
 	$(BIN)/diffugts bench --full -o bench_full.json
 
-screenshots: $(SLICER_PARTS) ## draw the pictures of the panel and the views into Resources/Screenshots
+screenshots: $(SLICER_PARTS) demo ## draw the pictures of the panel and the views into Resources/Screenshots
 	$(BIN)/python Testing/Slicer/screenshots.py
 
 evaluate: $(INSTALLED) ## judge the bundled model on the scans that it was not trained on; needs DATA=folder

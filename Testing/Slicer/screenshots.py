@@ -27,6 +27,7 @@ from scene_pictures import take_all, take_synthesis, take_thumbnail, write_small
 from scipy import ndimage  # noqa: E402
 
 WIDTH = 440
+OVERVIEW_WIDTH = 1360
 LARGEST_KB = 60
 RUN_TIMEOUT_S = 3600.0
 SECTIONS = ("setup", "inputs", "prompts", "run", "review", "refine", "handoff", "batch", "synthesis", "advanced")
@@ -187,9 +188,19 @@ def an_error(widget: Any, camera: Camera) -> None:
     camera.shoot(widget, "error")
 
 
+def shrink_overview(folder: Path) -> None:
+    """Make the README's first picture of the overview that `make demo` has left; in full color, it is looked at closely."""
+    overview = Image.open(HERE.parents[1] / "demo" / "overview.png").convert("RGB")
+    height = round(overview.height * OVERVIEW_WIDTH / overview.width)
+    overview.resize((OVERVIEW_WIDTH, height), Image.Resampling.LANCZOS).save(
+        folder / "demo_overview.png", optimize=True
+    )
+
+
 def main(folder: Path) -> None:
     """Take every picture."""
     folder.mkdir(parents=True, exist_ok=True)
+    shrink_overview(folder)
     camera = Camera(folder)
     load_scan()
     widget = gui.loadModule("DiffuGTS")
