@@ -20,7 +20,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.backbones.windows import aligned_overlap, decode_scan, window_count
+from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, decode_scan, window_count
 from DiffuGTSLib.clock import spans
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
@@ -100,23 +100,33 @@ def repaint_findings(
         for place, on_step in zip(places, spans(report, 0.0, 0.6, len(places)), strict=True)
     ]  # fmt: skip
     components.hold(config.runtime.offload, "autoencoder", "head", "residual")
-    on_windows = spans(report, 0.6, 1.0, 2 * len(places))
-    made = []
-    for place, box, on_first, on_second in zip(places, healthy, on_windows[::2], on_windows[1::2], strict=True):
-        whole = latent.clone()
-        whole[(..., *place.cells)] = box
-        before, after, wanted = (each[(..., *place.view_cells)] for each in (latent, whole, cells))
-        decode = partial(
-            decode_scan, autoencoder=components.autoencoder, side=config.backbone.window_voxels,
-            overlap=config.backbone.overlap,
-        )  # fmt: skip
-        how = ("reconstruction", config.backbone.window_voxels, config.backbone.overlap)
-        (reconstruction,) = memory.remembered(how, before, lambda: (decode(before, on_window=on_first)[0, 0],))  # noqa: B023, called here
-        decoded = decode(after, on_window=on_second, where=wanted[0, 0] > 0)[0, 0]
-        # The decoder's receptive field carries the change a little beyond the mask: cut it there.
-        painted = torch.where(mask[(0, 0, *place.view)] > 0, decoded, reconstruction)
-        made.append(Twins(place, reconstruction, painted, before, after))
-    return made
+    on_windows = iter(spans(report, 0.6, 1.0, 2 * len(places)))
+    return [
+        _decoded(place, latent, box, mask, components, config, memory, next(on_windows), next(on_windows))
+        for place, box in zip(places, healthy, strict=True)
+    ]
+
+
+def _decoded(
+    place: Place, latent: Tensor, healthy_box: Tensor, mask: Tensor, components: Components, config: Config,
+    memory: WindowMemory, on_first: OnWindow, on_second: OnWindow,
+) -> Twins:  # fmt: skip
+    """Decode a view of the latent, and of the same with the box repainted, in the same windows."""
+    healthy_latent = latent.clone()
+    healthy_latent[(..., *place.cells)] = healthy_box
+    before, after = (each[(..., *place.view_cells)] for each in (latent, healthy_latent))
+    mask = mask[(..., *place.view)]
+    autoencoder, side, overlap = components.autoencoder, config.backbone.window_voxels, config.backbone.overlap
+
+    def reconstruct() -> tuple[Tensor]:
+        return (decode_scan(before, autoencoder, side, overlap, on_first)[0, 0],)
+
+    (reconstruction,) = memory.remembered(("reconstruction", side, overlap), before, reconstruct)
+    wanted = mask_to_latent(mask, autoencoder.downsampling)[0, 0] > 0
+    decoded = decode_scan(after, autoencoder, side, overlap, on_second, wanted)[0, 0]
+    # The decoder's receptive field carries the change a little beyond the mask: cut it there.
+    healthy = torch.where(mask[0, 0] > 0, decoded, reconstruction)
+    return Twins(place, reconstruction, healthy, before, after)
 
 
 def look_again(
