@@ -61,11 +61,11 @@ def test_a_mixture_that_comes_to_the_same_is_not_measured_twice() -> None:
 
 def test_the_methods_own_steps_and_seed_come_first_and_once() -> None:
     wish = Wish(steps=(1, 10, 5), seeds=(2, 0))
-    assert variants("steps", wish, MINI) == ["steps 10", "steps 1", "steps 5"]
+    assert variants("steps", wish, MINI) == ["steps 5", "steps 1", "steps 10"]
     assert variants("seeds", wish, MINI) == ["seed 0", "seed 2"]
     assert variants("parts", wish, MINI)[0] == FULL and variants("prompts", wish, MINI)[0] == RIGHT
     steps, seeds = repaintings("steps", wish, MINI), repaintings("seeds", wish, MINI)
-    assert list(steps) == variants("steps", wish, MINI) and steps["steps 5"].inpainting.steps == 5
+    assert list(steps) == variants("steps", wish, MINI) and steps["steps 10"].inpainting.steps == 10
     assert seeds["seed 2"] == replace(MINI, runtime=replace(MINI.runtime, seed=2))
 
 

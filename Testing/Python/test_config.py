@@ -24,7 +24,8 @@ def test_a_preset_changes_only_what_it_names() -> None:
     config = load_config("mini")
     assert config.canonical.mr_clip is True
     assert config.canonical.ct_knots_hu == (-1000.0, -200.0, 200.0, 1000.0)
-    assert config.inpainting == Config().inpainting
+    assert config.inpainting.steps == 5 and config.inpainting.margin_mm == Config().inpainting.margin_mm
+    assert config.text == Config().text and config.runtime == Config().runtime
 
 
 def test_a_file_wins_over_the_preset_and_an_override_over_the_file(tmp_path: Path) -> None:
