@@ -165,9 +165,6 @@ def take_all(widget: Any, folder: Path) -> None:
     views.overlay(NONE)
     views.save("view_outline", [[views.slice_picture("Red")]])
 
-    views.arrange("four up", 2, 330, 270, 110)
-    views.save("view_finding", [[views.slice_picture(name) for name in ("Red", "Green")]])
-
 
 def take_synthesis(widget: Any, folder: Path) -> None:
     """Take the picture of a scan before and after a tumor was painted into it, from the state after a synthesis."""
