@@ -92,18 +92,29 @@ def repaint_findings(
     mask = torch.from_numpy(repainted.astype(np.float32))[None, None].to(latent)
     cells = mask_to_latent(mask, components.autoencoder.downsampling)
     components.hold(config.runtime.offload, "denoiser")
-    healthy = [
-        repaint(
-            latent[(..., *place.cells)], cells[(..., *place.cells)], components.denoiser, components.schedule,
+    boxes = {_name(place.cells): place.cells for place in places}  # with a wide margin all are the whole scan
+    healthy = {
+        name: repaint(
+            latent[(..., *box)], cells[(..., *box)], components.denoiser, components.schedule,
             conditions, config.inpainting, generator, on_step,
         )
-        for place, on_step in zip(places, spans(report, 0.0, 0.6, len(places)), strict=True)
-    ]  # fmt: skip
+        for (name, box), on_step in zip(boxes.items(), spans(report, 0.0, 0.6, len(boxes)), strict=True)
+    }  # fmt: skip
     components.hold(config.runtime.offload, "autoencoder", "head", "residual")
     on_windows = iter(spans(report, 0.6, 1.0, 2 * len(places)))
     return [
-        _decoded(place, latent, box, mask, components, config, memory, next(on_windows), next(on_windows))
-        for place, box in zip(places, healthy, strict=True)
+        _decoded(
+            place,
+            latent,
+            healthy[_name(place.cells)],
+            mask,
+            components,
+            config,
+            memory,
+            next(on_windows),
+            next(on_windows),
+        )
+        for place in places
     ]
 
 
@@ -265,6 +276,11 @@ def _hull(first: Box, second: Box) -> Box:
         slice(min(one.start, other.start), max(one.stop, other.stop)) for one, other in zip(first, second, strict=True)
     )
     return x, y, z
+
+
+def _name(box: Box) -> tuple[tuple[int, int], ...]:
+    """Return a box as a key: before Python 3.12 slices have no hash."""
+    return tuple((part.start, part.stop) for part in box)
 
 
 def _over(box: Box, factor: int) -> Box:

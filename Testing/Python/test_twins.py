@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from DiffuGTSLib import inpainting
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.inpainting import Box, Conditions
@@ -98,6 +100,23 @@ def test_where_the_whole_scan_is_repainted_views_are_still_those_of_the_findings
     places = find_places(marked(NEAR, FAR), TOLD.spacing_mm, some_components, tiny("inpainting.margin_mm=500"))
     assert [sides(place.cells) for place in places] == [[24] * 3] * 2
     assert [sides(place.view) for place in places] == [[WINDOW] * 3] * 2
+
+
+def test_findings_whose_box_is_the_same_are_repainted_in_it_together(
+    some_components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a margin as wide as the scan every box is the whole scan, which is repainted once."""
+    boxes: list[torch.Size] = []
+
+    def listening(latent: torch.Tensor, *how: Any) -> torch.Tensor:
+        boxes.append(latent.shape[2:])
+        return inpainting.repaint(latent, *how)
+
+    monkeypatch.setattr("DiffuGTSLib.twins.repaint", listening)
+    twins = repaint(marked(NEAR, FAR), some_components, tiny("inpainting.margin_mm=500"))
+    assert len(twins) == 2 and boxes == [torch.Size([24, 24, 24])]
+    for each in twins:
+        assert (each.healthy != each.reconstruction).numpy()[each.place.own].mean() > 0.99
 
 
 def test_what_is_made_of_a_finding_does_not_depend_on_another_one_far_away(some_components: Components) -> None:
