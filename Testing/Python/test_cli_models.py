@@ -152,7 +152,11 @@ def test_stopping_a_training_says_how_to_go_on(
         report("on and on")
 
     monkeypatch.setattr("DiffuGTSLib.training.run.train_part", train_part)
-    done = run("train", "denoiser", "--data", tmp_path, "-o", tmp_path / "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background work ignores Ctrl-C
+    try:
+        done = run("train", "denoiser", "--data", tmp_path, "-o", tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.exit_code == 130
     assert "Stopped. The last checkpoint is kept." in done.stderr
     assert "the same command goes on from there" in done.stderr
