@@ -219,6 +219,12 @@ def _require_sense(case: Case) -> None:
         )
     for hu in case.label_hu:
         _hu_range(hu)
+    twice = sorted(set(repeated(str(value) for values in case.label_hu.values() for value in values)))
+    if twice:
+        raise InputError(
+            f"Case '{case.name}': label_hu names {', '.join(twice)} more than once.",
+            hint="give each value one density.",
+        )
     if case.other_lesion_values and not case.labels:
         raise InputError(
             f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."

@@ -92,29 +92,22 @@ def repaint_findings(
     mask = torch.from_numpy(repainted.astype(np.float32))[None, None].to(latent)
     cells = mask_to_latent(mask, components.autoencoder.downsampling)
     components.hold(config.runtime.offload, "denoiser")
-    boxes = {_name(place.cells): place.cells for place in places}  # with a wide margin all are the whole scan
-    healthy = {
-        name: repaint(
+    boxes: list[Box] = []
+    for place in places:
+        if place.cells not in boxes:  # with a margin as wide as the scan all are the same
+            boxes.append(place.cells)
+    healthy = [
+        repaint(
             latent[(..., *box)], cells[(..., *box)], components.denoiser, components.schedule,
             conditions, config.inpainting, generator, on_step,
         )
-        for (name, box), on_step in zip(boxes.items(), spans(report, 0.0, 0.6, len(boxes)), strict=True)
-    }  # fmt: skip
+        for box, on_step in zip(boxes, spans(report, 0.0, 0.6, len(boxes)), strict=True)
+    ]  # fmt: skip
     components.hold(config.runtime.offload, "autoencoder", "head", "residual")
-    on_windows = iter(spans(report, 0.6, 1.0, 2 * len(places)))
+    on_windows = spans(report, 0.6, 1.0, 2 * len(places))
     return [
-        _decoded(
-            place,
-            latent,
-            healthy[_name(place.cells)],
-            mask,
-            components,
-            config,
-            memory,
-            next(on_windows),
-            next(on_windows),
-        )
-        for place in places
+        _decoded(place, latent, healthy[boxes.index(place.cells)], mask, components, config, memory, *pair)
+        for place, *pair in zip(places, on_windows[::2], on_windows[1::2], strict=True)
     ]
 
 
@@ -276,11 +269,6 @@ def _hull(first: Box, second: Box) -> Box:
         slice(min(one.start, other.start), max(one.stop, other.stop)) for one, other in zip(first, second, strict=True)
     )
     return x, y, z
-
-
-def _name(box: Box) -> tuple[tuple[int, int], ...]:
-    """Return a box as a key: before Python 3.12 slices have no hash."""
-    return tuple((part.start, part.stop) for part in box)
 
 
 def _over(box: Box, factor: int) -> Box:

@@ -85,6 +85,11 @@ def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
             "leave it away",
         ),
         ({"modality": "labels", "label_hu": {"soft": [2]}}, "label_hu: 'soft' is no density", '"-100 to 60"'),
+        (
+            {"modality": "labels", "label_hu": {"5": [4], "30": [2, 4]}},
+            "label_hu names 4 more than once",
+            "one density",
+        ),
         ({"modality": "labels", "label_hu": {"60 to -100": [2]}}, "'60 to -100' is no density", "-1100 to 4000"),
         ({"healthy_only_in": "lung"}, "expected healthy_only_in to be list[str], got 'lung'", ""),
         ({"unmarked_near": {"liver": "near"}}, "expected unmarked_near to be dict[str, float]", ""),
