@@ -9,6 +9,7 @@ Notation (code → formula):
     queries     → Q_l = F'_l W_q,   keys → K_l = Reduce_l(T) W_k
     attention   → A_l = softmax over prompts of Q_l K_lᵀ / √d_l
     maps        → M_n = mean over levels of Resize(A_l[n])
+    presence    → P = σ(Σ_l Resize(Q_l K°_lᵀ) + b),  K°_l = Reduce_l(T_normal) W_p; with `elsewhere`, M_n becomes P M_n (ours)
     class_embedding → g_n = MLP(pool(M_n)),   score_logit → MLP(max_n g_n)
 """
 
@@ -31,6 +32,8 @@ from DiffuGTSLib.errors import ConfigError
 
 NORMAL, ABNORMAL = 0, 1
 """Rows of the two prompts, everywhere."""
+ELSEWHERE = 2
+"""Row of what is neither: another organ, fat, air. Only heads with `elsewhere` have it."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,16 @@ class Attention:
     """What the head says of one window.
 
     Attributes:
-        maps: Probability of each prompt at every voxel, (b, n, X, Y, Z); they sum to 1 over n.
+        maps: Probability of each prompt at every voxel, and, from heads with `elsewhere`, of neither, (b, n, X, Y, Z);
+            they sum to 1 over n.
         log_maps: Their logarithm, exact where a probability is as good as 0; losses need it.
-        class_embeddings: One vector a map in the text's space, (b, n, d).
+        class_embeddings: One vector a prompt's map in the text's space, (b, 2, d).
         score_logits: The window's anomaly logit, (b,).
     """
 
     maps: Float[Tensor, "b n X Y Z"]
     log_maps: Float[Tensor, "b n X Y Z"]
-    class_embeddings: Float[Tensor, "b n d"]
+    class_embeddings: Float[Tensor, "b m d"]
     score_logits: Float[Tensor, " b"]
 
 
@@ -159,6 +163,9 @@ class AovaHead(ModelMixin, ConfigMixin):
         denoiser_timestep: Of the denoiser whose features the head also looks at, see `DiffuGTSLib.backbones.taps`;
             0: it looks at the encoder's alone.
         denoiser_scale: Those features are multiplied by it first.
+        elsewhere: Whether a voxel may also belong to neither prompt, because the organ that is asked for is not there. Not
+            in the paper as known to us, whose two maps share every voxel of the scan: asked for a lung nodule, our head
+            called bright kidneys abnormal, for want of a third answer.
     """
 
     config_name = "config.json"
@@ -177,6 +184,7 @@ class AovaHead(ModelMixin, ConfigMixin):
         pool: int = 4,
         denoiser_timestep: float = 0.0,
         denoiser_scale: float = 1.0,
+        elsewhere: bool = False,
     ) -> None:
         super().__init__()
         self.tap = DenoiserTap(denoiser_timestep, denoiser_scale) if denoiser_timestep else None
@@ -198,6 +206,11 @@ class AovaHead(ModelMixin, ConfigMixin):
             for w in widths
         )
         self.to_keys = nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)
+        if elsewhere:
+            self.to_presence_keys = nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)
+            for linear in self.to_presence_keys:
+                nn.init.zeros_(linear.get_parameter("weight"))
+            self.presence_bias = nn.Parameter(torch.tensor(INITIAL_PRESENCE_LOGIT))
         self.embed = nn.Sequential(nn.Linear(pool**3, 256), nn.GELU(), nn.Linear(256, text_dim))
         self.score = nn.Sequential(nn.Linear(text_dim, 128), nn.ReLU(), nn.Linear(128, 1))
 
@@ -221,22 +234,24 @@ class AovaHead(ModelMixin, ConfigMixin):
 
     def answer(self, adapted: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> Attention:
         """Attend from every voxel of adapted features to the prompts."""
-        logits = self.attention_logits(adapted, prompts)
-        size = adapted[0].shape[2:]
+        logits, size = self.attention_logits(adapted, prompts), adapted[0].shape[2:]
+        asked = prompts.shape[1]
         if self.config["fuse"] == "probability":
-            levels = [functional.interpolate(level.float().softmax(1), size=size, mode="trilinear") for level in logits]
-            maps = torch.stack(levels).mean(0)
-            log_maps = maps.clamp_min(1e-8).log()
+            log_maps = torch.stack([resized(level[:, :asked].softmax(1), size) for level in logits])
+            log_maps = log_maps.mean(0).clamp_min(1e-8).log()
         else:
-            levels = [functional.interpolate(level.float(), size=size, mode="trilinear") for level in logits]
-            log_maps = torch.stack(levels).sum(0).log_softmax(1)
-            maps = log_maps.exp()
-        pooled = functional.adaptive_avg_pool3d(maps, self.config["pool"]).flatten(2)
+            log_maps = summed([level[:, :asked] for level in logits], size).log_softmax(1)
+        if self.config["elsewhere"]:
+            presence = summed([level[:, asked:] for level in logits], size) + self.presence_bias
+            here, elsewhere = functional.logsigmoid(presence), functional.logsigmoid(-presence)
+            log_maps = torch.cat([log_maps + here, elsewhere], dim=1)
+        maps = log_maps.exp()
+        pooled = functional.adaptive_avg_pool3d(maps[:, :asked], self.config["pool"]).flatten(2)
         class_embeddings = self.embed(pooled)
         return Attention(maps, log_maps, class_embeddings, self.score(class_embeddings.amax(1)).squeeze(-1))
 
     def attention_logits(self, adapted: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> list[Tensor]:
-        """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s).
+        """Return Q_l K_lᵀ / √d_l of every level, each (b, n, X/s, Y/s, Z/s); with `elsewhere`, presence is the last row.
 
         Q_l K_lᵀ = F'_l (W_q K_lᵀ): keys are few and voxels are many, so that the queries are never written out.
         """
@@ -244,10 +259,27 @@ class AovaHead(ModelMixin, ConfigMixin):
         logits = []
         for level, feature in enumerate(adapted):
             weight = self.to_queries[level].get_parameter("weight").flatten(1)
-            key = self.to_keys[level](self.reducers[level](sentences.to(feature.dtype)))
+            reduced = self.reducers[level](sentences.to(feature.dtype))
+            key = self.to_keys[level](reduced)
+            if self.config["elsewhere"]:
+                key = torch.cat([key, self.to_presence_keys[level](reduced[:, NORMAL : NORMAL + 1])], dim=1)
             asked = torch.einsum("bnq,qc->bnc", key, weight) / weight.shape[0] ** 0.5
             logits.append(torch.einsum("bcxyz,bnc->bnxyz", feature, asked))
         return logits
+
+
+INITIAL_PRESENCE_LOGIT = 3.0
+"""Before training, the organ is all but everywhere (0.95), so that a head without `elsewhere` can go on as one with it."""
+
+
+def resized(level: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a level's rows on the window's grid, in float32."""
+    return functional.interpolate(level.float(), size=tuple(size), mode="trilinear")
+
+
+def summed(levels: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Return the levels' rows on the window's grid, added up."""
+    return torch.stack([resized(level, size) for level in levels]).sum(0)
 
 
 def with_difference(prompts: Float[Tensor, "b n d"]) -> Float[Tensor, "b n e"]:
@@ -307,7 +339,7 @@ def attend(
         """Return the abnormal map, the score and the latent."""
         latent, *adapted = see(window) if memory is None else memory.remembered("window", window, lambda: see(window))
         attention = head.answer(adapted, prompts)
-        return attention.maps[:, ABNORMAL:], attention.score_logits.sigmoid(), latent
+        return attention.maps[:, ABNORMAL : ABNORMAL + 1], attention.score_logits.sigmoid(), latent
 
     def look(window: Tensor) -> tuple[Tensor, Tensor]:
         maps, score, latent = ask(window)

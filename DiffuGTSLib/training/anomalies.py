@@ -52,13 +52,13 @@ class Mixture:
         stripped: Share of the painted label maps of a head that show the brain alone.
         decoys: Share of the painted and healthy windows in which tubes are painted that are no tumors.
         phase: Share of CT windows in which the prompted organ is brighter or darker as a whole, as in another phase of
-            the contrast agent.
+            the contrast agent; in as many, another organ is.
     """
 
     real: float = 0.2
     healthy: float = 0.25
     other_organ: float = 0.05
-    anywhere: float = 0.2
+    anywhere: float = 0.3
     turned: float = 0.6
     thick: float = 0.25
     thick_mr: float = 0.4
@@ -80,6 +80,7 @@ class Sample:
         modality: "CT" or "MR".
         spacing_mm: Of the voxels, (x, y, z).
         inside: The part that is scan; of a whole scan the rest is padding.
+        shown: The prompted organ and its tumor, (X, Y, Z); None where nobody outlined the organ.
         real: Whether its tumor, if it shows one, is a patient's; False where windows of painted tumors are judged by.
     """
 
@@ -90,6 +91,7 @@ class Sample:
     spacing_mm: tuple[float, float, float]
     inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
     real: bool = True
+    shown: NDArray[np.bool_] | None = None
 
     @property
     def abnormal(self) -> bool:
@@ -157,7 +159,7 @@ class AnomalySampler:
             others = [organ for organ in self.organs if organ != sample.organ]
             if others:
                 other = others[rng.integers(len(others))]
-                sample = replace(sample, mask=np.zeros_like(sample.mask), organ=other)
+                sample = replace(sample, mask=np.zeros_like(sample.mask), organ=other, shown=None)
         return sample
 
     def _real(self, rng: np.random.Generator) -> Sample:
@@ -171,7 +173,7 @@ class AnomalySampler:
         scan, organs = self._known[rng.integers(len(self._known))]
         organ = organs[rng.integers(len(organs))]
         view = self._view(random_crop(scan.scan.image.shape, self._side, rng), rng)
-        image = self._image(scan, view, rng)
+        image = self._another_organ_shifted(self._image(scan, view, rng), organ, scan, view, rng)
         mask = view.cut(scan.tumor) if organ == scan.case.organ else np.zeros(image.shape, dtype=bool)
         return self._sample(image, mask, organ, scan, view, rng)
 
@@ -187,6 +189,7 @@ class AnomalySampler:
         blur_voxels = edge_blur_voxels(scan, rng)
         if intensity is not None and rng.random() < self._mixture.phase:
             image = shift_organ(image, shown, intensity, rng)
+        image = self._another_organ_shifted(image, organ, scan, view, rng)
         if rng.random() < self._mixture.decoys:
             image = paint_decoys(image, shown, intensity, blur_voxels, scan.scan.spacing_mm, rng)
         if rng.random() >= self._mixture.healthy:
@@ -217,6 +220,7 @@ class AnomalySampler:
             image, kept = strip_skull(image, view.cut(brain), rng)
             mask = mask & kept
         modality = scan.case.painted_as
+        shown = (view.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
         thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
@@ -225,8 +229,22 @@ class AnomalySampler:
         for axis, chance in ((0, 0.5), (1, 0.2), (2, 0.2)):  # left-right is plausible; the others break habits
             if rng.random() < chance:
                 image, mask = np.flip(image, axis), np.flip(mask, axis)
+                shown = None if shown is None else np.flip(shown, axis)
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-        return Sample(image, mask, organ, modality, scan.scan.spacing_mm)
+        return Sample(image, mask, organ, modality, scan.scan.spacing_mm, shown=shown)
+
+    def _another_organ_shifted(
+        self, image: NDArray[np.float32], organ: str, scan: TrainingScan, view: Crop | View, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Take one organ of a CT that is not asked for through another phase of the contrast agent."""
+        if scan.case.modality != "CT" or rng.random() >= self._mixture.phase:
+            return image
+        box = view.crop if isinstance(view, View) else view
+        others = [name for name in sorted(scan.outlined - {organ}) if box.cut(scan.organs[name]).any()]
+        if not others:
+            return image
+        shown = view.cut(scan.organs[others[rng.integers(len(others))]])
+        return shift_organ(image, shown, scan.scan.intensity, rng, OTHER_ORGAN_SHIFT_HU)
 
     def _image(self, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> NDArray[np.float32]:
         if scan.painted:
@@ -304,6 +322,8 @@ _PAINTER = HandcraftedPainter()
 
 AERATED_UNIT = 0.15
 """An organ of a CT whose median is darker than this on the canonical scale (about -500 HU) is lung."""
+OTHER_ORGAN_SHIFT_HU = (-30.0, 180.0)
+"""Of an organ that is not asked for; kidneys in the arterial phase gain most."""
 DECOY_HU = (-60.0, 220.0)
 """Vessels of the lung, from one that is thinner than a voxel's edge to one full of contrast agent."""
 
@@ -320,13 +340,17 @@ def edge_blur_voxels(scan: TrainingScan, rng: np.random.Generator) -> float:
 
 
 def shift_organ(
-    image: NDArray[np.float32], organ: NDArray[np.bool_], intensity: IntensityMap, rng: np.random.Generator
+    image: NDArray[np.float32],
+    organ: NDArray[np.bool_],
+    intensity: IntensityMap,
+    rng: np.random.Generator,
+    shift_hu: tuple[float, float] = (-30.0, 80.0),
 ) -> NDArray[np.float32]:
-    """Make a solid organ of a CT brighter or darker as a whole, by -30 to 80 HU; lung and an absent organ stay."""
+    """Make a solid organ of a CT brighter or darker as a whole; lung and an absent organ stay."""
     if not organ.any() or float(np.median(image[organ])) < AERATED_UNIT:
         return image
     share = ndimage.gaussian_filter(organ.astype(np.float32), 0.7)
-    shifted = intensity.to_native(image) + np.float32(rng.uniform(-30, 80)) * share
+    shifted = intensity.to_native(image) + np.float32(rng.uniform(*shift_hu)) * share
     return np.clip(intensity.to_unit(shifted), 0, 1)
 
 

@@ -14,9 +14,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from DiffuGTSLib.aova import ABNORMAL, AovaHead
+from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder, TextEncoder
 from DiffuGTSLib.evaluation.metrics import auroc
 from DiffuGTSLib.text.prompts import training_sentences
@@ -105,7 +106,8 @@ class HeadRecipe:
                 for level in zip(*map(self._seen, samples), strict=True)
             ]
         attention = self.trainable(features, prompts)
-        return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label)
+        organ = torch.from_numpy(np.stack([_shown(sample) for sample in samples]))[:, None].to(device)
+        return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label, organ)
 
     def validate(self) -> dict[str, float]:
         """Return Dice at 0.5, by modality and organ and their mean, and the share of healthy voxels that are flagged.
@@ -113,19 +115,24 @@ class HeadRecipe:
         With normal and abnormal windows, the AUROC of the anomaly score comes with them.
         """
         dice: dict[str, list[float]] = {}
-        flagged, scores = [], []
+        flagged, scores, organ_dice = [], [], []
         for number, sample in enumerate(self._validation):
             prompts = self._prompts(sample, None)[None].to(self._device)
             attention = self.trainable(self._features(number), prompts)
             found = (attention.maps[0, ABNORMAL] > 0.5).cpu().numpy()
             if sample.abnormal:
-                overlap = 2 * (found & sample.mask).sum() / max(1, found.sum() + sample.mask.sum())
-                dice.setdefault(f"dice_{sample.modality}_{sample.organ.replace(' ', '_')}", []).append(float(overlap))
+                overlap = _dice(found, sample.mask)
+                dice.setdefault(f"dice_{sample.modality}_{sample.organ.replace(' ', '_')}", []).append(overlap)
+            if sample.shown is not None and sample.shown.any() and attention.maps.shape[1] > ELSEWHERE:
+                here = (attention.maps[0, ELSEWHERE] < 0.5).cpu().numpy()
+                organ_dice.append(_dice(here, sample.shown))
             flagged.append(float(found[~sample.mask].mean()))
             scores.append(float(attention.score_logits[0]))
         figures = {name: float(np.mean(values)) for name, values in dice.items()}
         if figures:
             figures["dice"] = float(np.mean(list(figures.values())))
+        if organ_dice:
+            figures["organ_dice"] = float(np.mean(organ_dice))
         score_auroc = auroc(scores, [sample.abnormal for sample in self._validation])
         return {**figures, "flagged": float(np.mean(flagged)), **_if_known("score_auroc", score_auroc)}
 
@@ -156,6 +163,17 @@ class HeadRecipe:
         if rng is None:
             return torch.stack([normals[0], abnormals[0]])
         return torch.stack([normals[rng.integers(len(normals))], abnormals[rng.integers(len(abnormals))]])
+
+
+def _dice(found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:
+    return float(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
+
+
+def _shown(sample: Sample) -> NDArray[np.float32]:
+    """Return the prompted organ as `head_losses` wants it, (X, Y, Z)."""
+    if sample.shown is None:
+        return np.full(sample.mask.shape, np.nan, dtype=np.float32)
+    return sample.shown.astype(np.float32)
 
 
 def _if_known(name: str, value: float) -> dict[str, float]:

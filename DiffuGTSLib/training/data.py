@@ -33,6 +33,8 @@ class TrainingScan:
         organs: Organ name → mask (X, Y, Z).
         healthy: Where tissue may be learned as healthy: far from outlined tumors and from places that may hold
             one that nobody outlined.
+        outlined: Organs whose mask is their outline, so that outside of it is another organ; a mask that only says where one
+            may paint, as the depth below the skin does, is not.
         tissue_hu: Of a label map that is painted as a CT: (labels, 2), see `paint_ct_anatomy`.
     """
 
@@ -41,6 +43,7 @@ class TrainingScan:
     tumor: NDArray[np.bool_]
     organs: dict[str, NDArray[np.bool_]]
     healthy: NDArray[np.bool_]
+    outlined: frozenset[str] = frozenset()
     tissue_hu: NDArray[np.float32] | None = None
 
     @property
@@ -73,13 +76,14 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     organs = _outlined_organs(case, root, scan, volume.geometry)
     if case.lung_by_air:
         organs["lung"] = lung_by_air(scan)
+    outlined = frozenset(name for name, mask in organs.items() if mask.any())
     if case.organ and case.organ not in organs and _fills_the_scan(case):
         organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.other_lesion_values:
         lesions = read_mask(root / case.labels, volume.geometry, case.other_lesion_values)
         healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
-    return TrainingScan(case, scan, tumor, organs, healthy, tissue_hu)
+    return TrainingScan(case, scan, tumor, organs, healthy, outlined, tissue_hu)
 
 
 def _tissue_hu(case: Case, volume: Volume) -> NDArray[np.float32]:

@@ -35,6 +35,8 @@ class HeadOptions:
         similarity: Likewise.
         dice: Likewise; -1: 1, but 0 with image labels.
         voxel: Likewise.
+        organ: Weight of the loss that says where the organ is, for heads with `elsewhere`; -1: 0.5, but 0 with image labels.
+        elsewhere: Whether the head may answer that the prompted organ is not there, see `AovaHead`.
         similarity_form: "symmetric" (each map with its own prompt) or "label" (the image with its label's prompt).
         adapter: "mlp" or "context", see `AovaHead`.
         alpha: Share of the adapter in the adapted features.
@@ -62,6 +64,8 @@ class HeadOptions:
     similarity: float = 0.05
     dice: float = BY_MODE
     voxel: float = BY_MODE
+    organ: float = BY_MODE
+    elsewhere: bool = True
     similarity_form: str = "symmetric"
     adapter: str = "context"
     alpha: float = 0.5
@@ -114,7 +118,8 @@ class HeadOptions:
         """The losses' weights."""
         outlined = 0.0 if self.mode == "image-labels" else 1.0
         dice, voxel = (outlined if weight == BY_MODE else weight for weight in (self.dice, self.voxel))
-        return HeadLossWeights(self.anomaly, self.similarity, dice, voxel)
+        organ = HeadLossWeights.organ * outlined if self.organ == BY_MODE else self.organ
+        return HeadLossWeights(self.anomaly, self.similarity, dice, voxel, organ if self.elsewhere else 0.0)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -138,8 +143,8 @@ class HeadOptions:
         return "score_auroc" if self.mode == "image-labels" else "dice"
 
     def _require_ranges(self) -> None:
-        shares, weights = ("real", "healthy", "other_organ"), ("anomaly", "similarity", "dice", "voxel")
-        left_to_mode = {"real", "healthy", "dice", "voxel"}
+        shares, weights = ("real", "healthy", "other_organ"), ("anomaly", "similarity", "dice", "voxel", "organ")
+        left_to_mode = {"real", "healthy", "dice", "voxel", "organ"}
         ranges = {
             **dict.fromkeys(shares, (0.0, 1.0)),
             **dict.fromkeys(weights, (0.0, 1000000.0)),
@@ -164,6 +169,7 @@ class HeadOptions:
             "image-labels": (
                 ("dice", self.dice > 0, "it never looks at an outline"),
                 ("voxel", self.voxel > 0, "it never looks at an outline"),
+                ("organ", self.organ > 0, "it never looks at an outline"),
             ),
         }
         for name, contradicts, why in contradictions.get(self.mode, ()):

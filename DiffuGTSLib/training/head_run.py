@@ -131,6 +131,7 @@ class HeadTraining:
             context_widths=options.widths, fuse=options.fuse, feature_scale=scale,
             denoiser_timestep=options.denoiser_timestep,
             denoiser_scale=self._known("denoiser_scale") or self._features.denoiser_scale(windows, scale),
+            elsewhere=options.elsewhere,
         )  # fmt: skip
         return head
 
@@ -198,8 +199,10 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
                 f"start: the head in {folder} has {name} {_plain(head.config[name])}; these networks give {wanted}.",
                 hint="a head goes on only on the features and the text model that it was trained on.",
             )
+    if options.elsewhere and not head.config["elsewhere"]:
+        head = with_elsewhere(head)
     wishes: dict[str, Any] = {
-        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep")
+        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep", "elsewhere")
     }
     if options.adapter == "context":
         wishes["context_widths"] = list(options.widths)
@@ -218,6 +221,14 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
     head.requires_grad_(True)
     head.train()
     return head
+
+
+def with_elsewhere(head: AovaHead) -> AovaHead:
+    """Return a head of two answers as one that may also answer neither, which it all but never does until it is trained."""
+    config = {name: value for name, value in head.config.items() if not name.startswith("_")}
+    wider: AovaHead = AovaHead(**{**config, "elsewhere": True})
+    wider.load_state_dict({**wider.state_dict(), **head.state_dict()})
+    return wider
 
 
 def train_head(job: Job) -> None:

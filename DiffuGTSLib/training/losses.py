@@ -1,7 +1,7 @@
 """The losses of the AOVA head, one function a term; weights in `HeadLossWeights`.
 
 Notation: s anomaly score, y image label (1 abnormal), g_n class embeddings, T_n prompt embeddings, p the abnormal
-map, m the tumor mask. The paper's weights were not available to us: all 1. The voxel term is ours.
+map, m the tumor mask. The paper's weights were not available to us: all 1. The voxel and the organ term are ours.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from DiffuGTSLib.aova import ABNORMAL, NORMAL, Attention
+from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, NORMAL, Attention
 from DiffuGTSLib.errors import ConfigError
 
 
@@ -23,13 +23,14 @@ class HeadLossWeights:
     similarity: float = 1.0
     dice: float = 1.0
     voxel: float = 1.0
+    organ: float = 0.5
 
     def __post_init__(self) -> None:
         weights = astuple(self)
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
             raise ConfigError(
                 f"Expected loss weights of 0 or more, and one above 0, got {', '.join(f'{w:g}' for w in weights)}.",
-                hint="anomaly, similarity, dice, voxel: leave one of them on.",
+                hint="anomaly, similarity, dice, voxel, organ: leave one of them on.",
             )
 
 
@@ -40,6 +41,7 @@ def head_losses(
     mask: Tensor,
     weights: HeadLossWeights,
     similarity_by_label: bool = False,
+    organ: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms and their weighted sum "total"; a term that is off is in the log all the same.
 
@@ -50,8 +52,10 @@ def head_losses(
         mask: (b, 1, X, Y, Z), 1 in the tumor; empty where y = 0.
         weights: Of the terms.
         similarity_by_label: Take the similarity term in the form that looks at y.
+        organ: (b, 1, X, Y, Z), 1 in the prompted organ and its tumor, NaN in windows where nobody outlined it. Looked at
+            only where the head knows of an elsewhere.
     """
-    probability = attention.maps[:, ABNORMAL:].float()
+    probability = attention.maps[:, ABNORMAL : ABNORMAL + 1].float()
     embeddings, prompts = attention.class_embeddings.float(), prompts.float()
     terms = {
         "anomaly": anomaly_loss(attention.score_logits.float(), abnormal),
@@ -63,6 +67,8 @@ def head_losses(
         "dice": dice_loss(probability, mask, abnormal),
         "voxel": voxel_loss(attention.log_maps.float(), mask),
     }
+    if organ is not None and attention.maps.shape[1] > ELSEWHERE:
+        terms["organ"] = organ_loss(attention.log_maps.float(), organ)
     total = sum(getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name))
     return {"total": torch.as_tensor(total), **terms}
 
@@ -118,9 +124,30 @@ def voxel_loss(log_maps: Tensor, mask: Tensor) -> Tensor:
     the window pulls a third as hard as one of 10 %, not a tenth. Computed from logarithms: a clipped probability would
     have no slope just where it is most wrong.
     """
-    tumor = mask.flatten(1).sum(1)
-    rest = mask[0].numel() - tumor
-    weight = (rest / tumor.clamp_min(1.0)).sqrt().clamp(1.0, 30.0)
-    inside = (log_maps[:, ABNORMAL:] * mask).flatten(1).sum(1) * weight
-    outside = (log_maps[:, NORMAL : NORMAL + 1] * (1 - mask)).flatten(1).sum(1)
-    return -(inside + outside).mean() / mask[0].numel()
+    not_abnormal = [row for row in range(log_maps.shape[1]) if row != ABNORMAL]
+    return _weighted_cross_entropy(
+        log_maps[:, ABNORMAL : ABNORMAL + 1], log_maps[:, not_abnormal].logsumexp(1, keepdim=True), mask
+    ).mean()
+
+
+def organ_loss(log_maps: Tensor, organ: Tensor) -> Tensor:
+    """Cross-entropy of "the prompted organ, healthy or not" against elsewhere, where the organ is outlined; else 0.
+
+    Ours, weighed as `voxel_loss` is. It pulls both maps down where the organ is not, so that nothing is found there.
+    """
+    known = ~organ.flatten(1).isnan().any(1)
+    if not bool(known.any()):
+        return 0 * log_maps.sum()
+    log_maps = log_maps[known]
+    here = log_maps[:, :ELSEWHERE].logsumexp(1, keepdim=True)
+    return _weighted_cross_entropy(here, log_maps[:, ELSEWHERE:], organ[known]).mean()
+
+
+def _weighted_cross_entropy(log_inside: Tensor, log_outside: Tensor, mask: Tensor) -> Tensor:
+    """Return -log p of each voxel's side, averaged over each window, (b,); the inside weighs √(outside / inside), 1 to 30."""
+    volume = mask.flatten(1).sum(1)
+    rest = mask[0].numel() - volume
+    weight = (rest / volume.clamp_min(1.0)).sqrt().clamp(1.0, 30.0)
+    inside = (log_inside * mask).flatten(1).sum(1) * weight
+    outside = (log_outside * (1 - mask)).flatten(1).sum(1)
+    return -(inside + outside) / mask[0].numel()

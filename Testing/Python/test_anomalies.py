@@ -144,6 +144,34 @@ def test_nobody_asks_anywhere_for_an_organ_that_may_hold_an_unmarked_tumor(a_hea
         assert {sample.organ for sample in drawn(AnomalySampler([scan], SIDE, ANYWHERE), 12)} == {"lung"}
 
 
+def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(
+    a_ct: TrainingScan, an_mr: TrainingScan, tmp_path: Path
+) -> None:
+    turned = replace(REAL, turned=1.0)
+    for sample in drawn(AnomalySampler([a_ct], SIDE, turned)):
+        assert sample.shown is not None and (sample.shown >= sample.mask).all(), "a tumor belongs to its organ"
+        if sample.shown.any() and not sample.mask.all():
+            liver, outside = sample.image[sample.shown & ~sample.mask], sample.image[~sample.shown]
+            assert liver.mean() > outside.mean(), "110 HU against fat and air: turned and mirrored like its image"
+    depth = write_case(tmp_path, "mr", mr_phantom(GRID), "train", labels="", label_names={})
+    assert {sample.shown is None for sample in drawn(AnomalySampler([training_scan(tmp_path, depth)], SIDE, REAL))} == {
+        True
+    }
+    asked_wrong = AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, other_organ=1.0))
+    assert all(sample.shown is None for sample in drawn(asked_wrong) if sample.organ not in ("liver", "brain"))
+
+
+def test_an_organ_that_is_not_asked_for_shifts_too(a_healthy_ct: TrainingScan) -> None:
+    both = replace(a_healthy_ct, outlined=frozenset({"liver", "lung"}))
+    phase, plain = (AnomalySampler([both], SIDE, replace(ANYWHERE, phase=share)) for share in (1.0, 0.0))
+    changed = 0
+    for seed in range(12):
+        one, other = (sampler.draw(np.random.default_rng(seed)) for sampler in (phase, plain))
+        assert one.organ == other.organ
+        changed += one.organ == "lung" and np.abs(one.image - other.image).max() > 0.01
+    assert changed > 0, "asked for the lung, the liver is in another phase"
+
+
 def test_a_turned_window_carries_its_mask_along(a_ct: TrainingScan) -> None:
     """The lesion (20 HU) is darker than its liver (110 HU) however the window is turned."""
     turned = drawn(AnomalySampler([a_ct], SIDE, replace(REAL, turned=1.0)))

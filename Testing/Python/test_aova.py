@@ -9,6 +9,7 @@ from torch import Tensor
 
 from DiffuGTSLib.aova import (
     ABNORMAL,
+    ELSEWHERE,
     NORMAL,
     AovaHead,
     AovaMaps,
@@ -31,10 +32,10 @@ DIM = 16
 KINDS = [("mlp", "probability"), ("mlp", "logit"), ("context", "probability"), ("context", "logit")]
 
 
-def a_head(adapter: str = "mlp", fuse: str = "probability", alpha: float = 0.1) -> AovaHead:
+def a_head(adapter: str = "mlp", fuse: str = "probability", alpha: float = 0.1, *, elsewhere: bool = False) -> AovaHead:
     torch.manual_seed(0)
     head: AovaHead = AovaHead(
-        CHANNELS, DIM, adapter=adapter, alpha=alpha, context_widths=(8, 16, 16, 16, 16), fuse=fuse
+        CHANNELS, DIM, adapter=adapter, alpha=alpha, context_widths=(8, 16, 16, 16, 16), fuse=fuse, elsewhere=elsewhere
     )
     return head
 
@@ -75,6 +76,35 @@ def test_prompts_that_change_places_change_the_maps(fuse: str) -> None:
     maps = head(features, two_prompts()).maps
     swapped = head(features, two_prompts().flip(1)).maps
     torch.testing.assert_close(swapped, maps.flip(1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("adapter", "fuse"), KINDS)
+def test_what_the_organ_has_not_of_a_voxel_is_elsewhere_and_the_prompts_share_the_rest(adapter: str, fuse: str) -> None:
+    two, three = a_head(adapter, fuse), a_head(adapter, fuse, elsewhere=True)
+    three.load_state_dict({**three.state_dict(), **two.state_dict()})
+    with torch.no_grad():
+        for linear in three.to_presence_keys:
+            torch.nn.init.normal_(linear.get_parameter("weight"), generator=torch.Generator().manual_seed(2))
+    shares, maps = two(some_features(2), two_prompts(2)).maps, three(some_features(2), two_prompts(2)).maps
+    assert maps.shape == (2, 3, 16, 16, 16) and maps[:, ELSEWHERE].std() > 0.01
+    torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16, 16), rtol=0, atol=1e-5)
+    present = 1 - maps[:, ELSEWHERE : ELSEWHERE + 1]
+    torch.testing.assert_close(maps[:, :ELSEWHERE], shares * present, rtol=0, atol=1e-5)
+
+
+def test_a_head_begins_with_the_organ_nearly_everywhere() -> None:
+    """1 / (1 + e^-3) = 0.9526: what a head knew before it may answer "elsewhere" is not lost."""
+    maps = a_head(elsewhere=True)(some_features(), two_prompts()).maps
+    torch.testing.assert_close(maps[:, ELSEWHERE], torch.full_like(maps[:, ELSEWHERE], 1 - 0.952574), rtol=0, atol=1e-6)
+
+
+def test_where_the_organ_is_depends_on_the_healthy_sentence() -> None:
+    head = a_head(elsewhere=True)
+    with torch.no_grad():
+        for linear in head.to_presence_keys:
+            torch.nn.init.normal_(linear.get_parameter("weight"), generator=torch.Generator().manual_seed(2))
+    one, other = (head(some_features(), prompts).maps for prompts in (two_prompts(), two_prompts().flip(1)))
+    assert not torch.allclose(one[:, ELSEWHERE], other[:, ELSEWHERE], atol=1e-3)
 
 
 def a_scripted_head(fuse: str) -> AovaHead:
@@ -166,12 +196,14 @@ def test_an_unknown_adapter_or_fusion_is_refused(key: str, value: str) -> None:
         AovaHead(CHANNELS, DIM, **{key: value})
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("adapter", ["mlp", "context"])
-def test_the_gradient_reaches_all_of_the_head_and_nothing_else(adapter: str) -> None:
+def test_the_gradient_reaches_all_of_the_head_and_nothing_else(adapter: str, elsewhere: bool) -> None:
     autoencoder = build_backbone(BackboneConfig(name="tiny")).autoencoder
     head = AovaHead(
-        autoencoder.feature_channels, DIM, adapter=adapter, context_widths=(8, 16, 16, 16, 16), fuse="logit"
-    )
+        autoencoder.feature_channels, DIM, adapter=adapter, context_widths=(8, 16, 16, 16, 16), fuse="logit",
+        elsewhere=elsewhere,
+    )  # fmt: skip
     image, prompts = torch.rand(1, 1, 32, 32, 32), two_prompts()
     attention = head(autoencoder.encode(image).features, prompts)
     (attention.maps[:, ABNORMAL].mean() + attention.score_logits.sum()).backward()

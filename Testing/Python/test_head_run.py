@@ -149,7 +149,7 @@ def test_a_mode_leaves_out_what_it_may_not_see_and_says_so(a_protocol: Path, a_r
     lines = train_aova(a_protocol, a_run, {"mode": "seen", "similarity_form": "label"})
     said = "\n".join(lines)
     assert "mode seen: real outlined tumors and healthy windows" in said
-    assert "losses: anomaly 0.2, similarity 0.05, dice 1, voxel 1; similarity label" in said
+    assert "losses: anomaly 0.2, similarity 0.05, dice 1, voxel 1, organ 0.5; similarity label" in said
     assert "% with painted tumors" not in said
 
 
@@ -178,6 +178,22 @@ def test_training_goes_on_from_a_trained_head(a_protocol: Path, a_run: Path, tmp
     assert any(line.endswith(f"from {a_run / 'model'}") for line in lines)
     begun, ended = weights(a_run), weights(second)
     assert all(torch.allclose(value, ended[name], atol=2e-3) for name, value in begun.items()), "it was at its end"
+
+
+def test_a_head_of_two_answers_goes_on_as_one_of_three_and_never_back(
+    a_protocol: Path, a_run: Path, tmp_path: Path
+) -> None:
+    train_aova(a_protocol, a_run, {"elsewhere": False})
+    three = tmp_path / "three"
+    shutil.copytree(a_run / "model", three / "model")
+    train_aova(a_protocol, three, {"start": a_run / "model", "learning_rate": 1e-9, "average": 0})
+    begun, ended = weights(a_run), weights(three)
+    assert set(ended) > set(begun) and "presence_bias" in ended
+    assert all(torch.allclose(value, ended[name], atol=2e-3) for name, value in begun.items())
+    shutil.copytree(a_run / "model" / "autoencoder", tmp_path / "back" / "model" / "autoencoder")
+    with pytest.raises(ConfigError, match="has elsewhere True, not False") as caught:
+        train_aova(a_protocol, tmp_path / "back", {"start": three / "model", "elsewhere": False})
+    assert "--set elsewhere=" in caught.value.hint
 
 
 @pytest.mark.parametrize(

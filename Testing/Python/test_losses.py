@@ -15,6 +15,7 @@ from DiffuGTSLib.training.losses import (
     dice_loss,
     head_losses,
     labeled_similarity_loss,
+    organ_loss,
     similarity_loss,
     voxel_loss,
 )
@@ -118,6 +119,39 @@ def test_the_voxel_loss_has_a_slope_where_the_map_is_sure_and_wrong() -> None:
     assert logits.grad is not None and logits.grad.ravel().tolist() == pytest.approx([1.0, -1.0])
 
 
+def three_maps(normal: list[float], abnormal: list[float]) -> torch.Tensor:
+    """Return the logarithms of three maps over a row of voxels, (1, 3, n, 1, 1); the third is the rest."""
+    rows = torch.tensor([normal, abnormal])
+    return torch.cat([rows, 1 - rows.sum(0, keepdim=True)]).log()[None, :, :, None, None]
+
+
+def test_to_the_voxel_loss_elsewhere_is_as_good_as_normal() -> None:
+    """Only p = 0.9 in the tumor and 0.2 beside it count, however the rest is shared: 0.21298 as with two maps."""
+    maps = three_maps([0.05, 0.7, 0.1, 0.4], [0.9, 0.2, 0.2, 0.2])
+    assert float(voxel_loss(maps, row([1, 0, 0, 0.0]))) == pytest.approx(0.212980, abs=1e-5)
+
+
+def test_the_organ_loss_asks_whether_either_prompt_s_map_is_where_the_organ_is() -> None:
+    """Inside, normal and abnormal together are 0.9; outside 0.2, three times: the number worked above."""
+    organ = row([1, 0, 0, 0.0])
+    for shared in ([0.9, 0.1, 0.05, 0.2], [0.3, 0.1, 0.05, 0.1]):
+        here = [0.9, 0.2, 0.2, 0.2]
+        maps = three_maps(shared, [h - s + 1e-7 for h, s in zip(here, shared, strict=True)])
+        assert float(organ_loss(maps, organ)) == pytest.approx(0.212980, abs=1e-5)
+
+
+def test_an_organ_that_nobody_outlined_teaches_nothing_and_spoils_no_other_window() -> None:
+    known, unknown = row([1, 0, 0, 0.0]), row([float("nan")] * 4)
+    maps = three_maps([0.5] * 4, [0.2] * 4)
+    both = torch.cat([maps, maps])
+    alone = float(organ_loss(maps, known))
+    assert float(organ_loss(both, torch.cat([known, unknown]))) == pytest.approx(alone) and alone > 0
+    silent = maps.clone().requires_grad_()
+    loss = organ_loss(silent, unknown)
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and silent.grad is not None and not silent.grad.any()
+
+
 @pytest.fixture
 def an_attention() -> Attention:
     """Half and half everywhere, orthogonal class embeddings, an undecided score."""
@@ -133,6 +167,17 @@ def test_the_total_is_the_weighted_sum(an_attention: Attention) -> None:
     voxel = LN2 * (3 + math.sqrt(3)) / 4  # one tumor voxel of four
     assert float(terms["total"]) == pytest.approx(2 * LN2 + 3 * 0.5 + 5 * voxel)
     assert set(terms) == {"total", "anomaly", "similarity", "dice", "voxel"}
+
+
+def test_the_organ_term_belongs_to_heads_that_know_of_an_elsewhere(an_attention: Attention) -> None:
+    mask, organ, weights = torch.zeros(1, 1, 4, 1, 1), row([1, 0, 0, 0.0]), HeadLossWeights(0, 0, 0, 0, organ=2)
+    maps = three_maps([0.5] * 4, [0.2] * 4)
+    three = Attention(maps.exp(), maps, torch.eye(2)[None], torch.zeros(1))
+    terms = head_losses(three, torch.eye(2)[None], torch.tensor([True]), mask, weights, organ=organ)
+    assert float(terms["total"]) == pytest.approx(2 * float(organ_loss(maps, organ)))
+    weights = HeadLossWeights(organ=2)
+    two = head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), torch.zeros(1, 1, 2, 2, 1), weights)
+    assert "organ" not in two
 
 
 def test_without_dice_and_voxel_terms_the_mask_changes_nothing(an_attention: Attention) -> None:
@@ -179,7 +224,7 @@ def test_a_loss_may_be_the_only_one_on_a_normal_image_too(on: str) -> None:
 
 
 def test_without_any_loss_there_is_nothing_to_learn() -> None:
-    for values in ((0, 0, 0, 0), (1, -1, 1, 1), (1, float("nan"), 1, 1)):
+    for values in ((0, 0, 0, 0, 0), (1, -1, 1, 1, 1), (1, float("nan"), 1, 1, 1)):
         with pytest.raises(ConfigError, match="loss weights of 0 or more, and one above 0"):
             HeadLossWeights(*map(float, values))
 

@@ -262,6 +262,25 @@ def test_the_head_s_validation_names_organ_and_modality(some_scans: list[Trainin
     assert all(0 <= value <= 1 for value in figures.values())
 
 
+def test_a_head_that_knows_of_an_elsewhere_is_validated_by_where_it_finds_the_organ(
+    some_scans: list[TrainingScan],
+) -> None:
+    scan, autoencoder, text = some_scans[0], tiny_autoencoder(), build_encoder("minilm")
+    organ = scan.organs["liver"] | scan.tumor
+    window = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm, shown=organ)
+    head = AovaHead(autoencoder.feature_channels, text.dim, **HEAD, elsewhere=True).eval()
+    sampler = AnomalySampler(some_scans, SIDE, Mixture(real=1.0))
+    recipe = HeadRecipe(head, lambda spacing_mm, modality: autoencoder, text, sampler, [window])
+    with torch.no_grad():
+        figures = recipe.validate()
+    everywhere = 2 * organ.sum() / (organ.sum() + organ.size)
+    assert figures["organ_dice"] == pytest.approx(everywhere), "an untrained one finds it everywhere"
+    terms = recipe.losses(np.random.default_rng(0))
+    terms["total"].backward()
+    assert float(terms["organ"].detach()) > 0
+    assert head.presence_bias.grad is not None and float(head.presence_bias.grad) > 0
+
+
 class CountingAutoencoder:
     """An autoencoder that counts what it encodes."""
 

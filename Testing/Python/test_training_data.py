@@ -35,7 +35,7 @@ def test_a_case_comes_to_the_canonical_grid_with_its_masks(tmp_path: Path, a_cas
     assert scan.scan.spacing_mm == pytest.approx((4.0, 4.0, 4.0))
     voxel_ml = 0.064
     assert scan.tumor.sum() * voxel_ml == pytest.approx(phantom.lesion.array.sum() * voxel_ml, rel=0.01)
-    assert scan.organs["liver"].sum() == phantom.organ.array.sum()
+    assert scan.organs["liver"].sum() == phantom.organ.array.sum() and scan.outlined == {"liver"}
     center = scan.scan.geometry.to_ras(np.argwhere(scan.tumor)).mean(0)
     assert center == pytest.approx(phantom.lesion_center_ras, abs=2.0)
 
@@ -93,6 +93,7 @@ def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: P
     row = write_case(tmp_path, "mr", mr_phantom(GRID), "train", labels="", label_names={})
     scan = training_scan(tmp_path, row)
     assert np.array_equal(scan.organs["brain"], body_mask(scan.scan, 18.0)) and scan.organs["brain"].any()
+    assert not scan.outlined, "outside of it may be brain as well"
 
 
 def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path: Path) -> None:
