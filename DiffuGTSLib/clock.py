@@ -14,6 +14,9 @@ import torch
 from DiffuGTSLib.backbones.windows import OnWindow
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 
+OnShare = Callable[[float], None]
+"""Called with the share of a stage that is done; may raise `Cancelled`."""
+
 _SIGNS = ("DefaultCPUAllocator", "bad_alloc")
 """A CPU's allocator has no exception of its own: a bare RuntimeError of torch says one of these."""
 
@@ -78,12 +81,12 @@ def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def span(report: Callable[[float], None], begin: float, end: float) -> OnWindow:
+def span(report: OnShare, begin: float, end: float) -> OnWindow:
     """Return a callback that reports (done, in all) as a share between begin and end."""
     return lambda done, total: report(begin + (end - begin) * done / total)
 
 
-def spans(report: Callable[[float], None], begin: float, end: float, count: int) -> list[OnWindow]:
+def spans(report: OnShare, begin: float, end: float, count: int) -> list[OnWindow]:
     """Return such callbacks of equally long parts, one after the other."""
     edges = [begin + (end - begin) * part / count for part in range(count + 1)]
     return [span(report, *edge) for edge in pairwise(edges)]

@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from DiffuGTSLib.backbones.interfaces import Denoiser, NoiseSchedule
 from DiffuGTSLib.config import InpaintingConfig
-
-Box = tuple[slice, slice, slice]
+from DiffuGTSLib.volumes.boxes import Box
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
+from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 
 
 def coarse_mask(
@@ -86,7 +87,7 @@ def dilate_mm(
         return mask
     grown = mask.copy()
     reach = [int(np.ceil(radius_mm / spacing)) + 1 for spacing in spacing_mm]
-    box = _bounding_box(mask, reach)
+    box = grown_box(bounding_box(mask), reach, mask.shape)
     distance = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm)
     grown[box] = distance <= radius_mm + 1e-6  # 3 voxels of 0.1 mm are 0.30000000000000004 mm
     return grown
@@ -123,11 +124,3 @@ def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
     between = below * above * gap**2
     best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
     return float(edges[1:-1][best].mean())
-
-
-def _bounding_box(mask: Bool[np.ndarray, "X Y Z"], reach: list[int]) -> tuple[slice, ...]:
-    found = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return tuple(
-        slice(max(0, part.start - r), min(n, part.stop + r))
-        for part, r, n in zip(found, reach, mask.shape, strict=True)
-    )

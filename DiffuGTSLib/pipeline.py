@@ -14,19 +14,20 @@ from torch import Tensor
 
 from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.clock import Clock, memory_limit, span
+from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.inpainting import Box, Conditions
+from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
-from DiffuGTSLib.twins import Report, Twins, look_again, pasted, repaint_findings
+from DiffuGTSLib.twins import Twins, look_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
 
@@ -159,7 +160,7 @@ def segment(
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            seen = _look(scan, embeddings, components, config, cache, memory, report)
+            seen = _look(scan, told, embeddings, components, config, cache, memory, report)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
@@ -189,12 +190,13 @@ def segment(
 
 def _look(
     scan: CanonicalScan,
+    conditions: Conditions,
     embeddings: Tensor,
     components: Components,
     config: Config,
     cache: Cache | None,
     memory: WindowMemory,
-    report: Callable[[float], None],
+    report: OnShare,
 ) -> AovaMaps:
     """Detect, or take up what an earlier look at the same scan has left."""
     if cache is not None:
@@ -207,7 +209,6 @@ def _look(
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    conditions = Conditions(scan.spacing_mm, scan.modality)
     return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
 
 
@@ -265,13 +266,13 @@ def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
 
 def _compare(
     twins: Sequence[Twins], seen: AovaMaps, repainted: np.ndarray, conditions: Conditions, embeddings: Tensor,
-    components: Components, config: Config, memory: WindowMemory, report: Report,
+    components: Components, config: Config, memory: WindowMemory, report: OnShare,
 ) -> ResidualMaps:  # fmt: skip
     """Look at both twins of every finding with the same eyes, and measure in the box of all candidates what changed.
 
     All findings are measured by one scale.
     """
-    box = _box_of(repainted)
+    box = bounding_box(repainted)
 
     def whole(values: Sequence[Tensor]) -> Tensor:
         return pasted(twins, values, torch.zeros_like(seen.abnormal))[box]
@@ -312,13 +313,7 @@ def _refinement(
     scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config
 ) -> Refinement:
     inside = (scan.restore(repainted) > 0.5) & _within(region)
-    return Refinement(scan, _box_of(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml)
-
-
-def _box_of(mask: np.ndarray) -> Box:
-    (found,) = ndimage.find_objects(mask.astype(np.uint8))
-    x, y, z = found
-    return x, y, z
+    return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml)
 
 
 def _within(region: Volume | None) -> np.ndarray:

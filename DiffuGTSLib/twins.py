@@ -21,13 +21,11 @@ from torch import Tensor
 
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, decode_scan, window_count
-from DiffuGTSLib.clock import spans
+from DiffuGTSLib.clock import OnShare, spans
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.inpainting import Box, Conditions, cell_box, mask_to_latent, repaint
-
-Report = Callable[[float], None]
-"""Called with the share of the stage that is done; may raise `Cancelled`."""
+from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
+from DiffuGTSLib.volumes.boxes import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def repaint_findings(
     config: Config,
     generator: torch.Generator,
     memory: WindowMemory,
-    report: Report,
+    report: OnShare,
 ) -> list[Twins]:
     """Repaint every finding in its box, then decode the scan's latent and its twin alike.
 
@@ -86,7 +84,7 @@ def repaint_findings(
         config: Of repainting and windows.
         generator: Every random draw, finding after finding.
         memory: Keeps reconstructions, which are the context of every later look.
-        report: See `Report`.
+        report: See `OnShare`.
     """
     places = find_places(repainted, conditions.spacing_mm, components, config)
     mask = torch.from_numpy(repainted.astype(np.float32))[None, None].to(latent)
@@ -140,7 +138,7 @@ def look_again(
     components: Components,
     config: Config,
     memory: WindowMemory,
-    report: Report,
+    report: OnShare,
 ) -> list[tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"]]]:
     """Return the abnormal attention on every view's reconstruction and on its twin, where its own findings are.
 
@@ -151,7 +149,7 @@ def look_again(
         components: Frozen.
         config: Of windows.
         memory: Keeps what is seen of reconstructions; another seed or candidate makes another twin.
-        report: See `Report`.
+        report: See `OnShare`.
     """
     on_windows = iter(spans(report, 0.0, 1.0, 2 * len(twins)))
     seen = []

@@ -155,13 +155,13 @@ def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
 def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_Stage]:
     """Return the stages as the pipeline runs them."""
     import torch
-    from scipy import ndimage
 
     from DiffuGTSLib.backbones import FLOW_SCHEDULER
     from DiffuGTSLib.backbones.maisi import MaisiDenoiser
     from DiffuGTSLib.backbones.schedules import build_schedule
     from DiffuGTSLib.backbones.windows import decode_scan, encode_scan
     from DiffuGTSLib.inpainting import cell_box
+    from DiffuGTSLib.volumes.boxes import bounding_box
 
     autoencoder, unet = (network.to(device) for network in random_networks(model))
     head = _random_head(autoencoder).to(device)
@@ -195,9 +195,8 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
         with half:
             return decode_scan(noisy[(..., *box)], autoencoder_calls, side, OVERLAP, _nobody, lesion[box]).float()
 
-    (found,) = ndimage.find_objects(lesion.cpu().numpy().astype("uint8"))
     margin_mm = MARGIN_MM / autoencoder.downsampling  # of cells that are taken for voxels
-    box = cell_box(found, lesion.shape, 1, unet.side_multiple, margin_mm, SPACING_MM)
+    box = cell_box(bounding_box(lesion.cpu().numpy()), lesion.shape, 1, unet.side_multiple, margin_mm, SPACING_MM)
     box_window = tuple(min(side, autoencoder.downsampling * (part.stop - part.start)) for part in box)
     prompts = torch.eye(2, TEXT_DIM, device=device)[None]
     flop = _Flop(model, window, shape)

@@ -17,6 +17,7 @@ from DiffuGTSLib.evaluation.case_files import read_label
 from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.findings import NOT_APPLICABLE
 from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 PLACE_COLUMNS = ("Anon_MRN", "Anon_Acc_#", "Series")
@@ -55,7 +56,7 @@ def remaining_mm3(tumor: Volume, organ: Volume) -> float:
     inside = _at_one_mm((tumor.array > 0) & (organ.array > 0), tumor.geometry.spacing_mm)
     if not inside.any():
         return 0.0
-    box = ndimage.find_objects(inside.astype(np.uint8))[0]  # beyond it is background, as beyond the scan
+    box = bounding_box(inside)  # beyond it is background, as beyond the scan
     eroded = ndimage.binary_erosion(inside[box], structure=np.ones((3, 3, 3)), border_value=0)
     return float(np.count_nonzero(eroded))
 

@@ -16,6 +16,7 @@ from scipy.stats import kurtosis, skew
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 CT_BIN_HU = 25.0
@@ -87,15 +88,12 @@ def crop_at_one_mm(scan: Volume, tumor: Volume) -> tuple[Float[np.ndarray, "x y 
     Raises:
         InputError: If the mask is empty.
     """
-    found = ndimage.find_objects((tumor.array > 0).astype(np.uint8))
-    if not found:
+    mask = tumor.array > 0
+    if not mask.any():
         raise InputError("The tumor mask is empty.", code="empty_mask")
     spacing = tumor.geometry.spacing_mm
     reach = [int(np.ceil((_CLOSE_MM + 1) / s)) for s in spacing]
-    box = tuple(
-        slice(max(0, part.start - r), min(n, part.stop + r))
-        for part, r, n in zip(found[0], reach, tumor.array.shape, strict=True)
-    )
+    box = grown_box(bounding_box(mask), reach, mask.shape)
     sides = [np.arange(0, (part.stop - part.start - 1) * s + 1e-6) / s for part, s in zip(box, spacing, strict=True)]
     points = np.meshgrid(*sides, indexing="ij")
     image = ndimage.map_coordinates(scan.array[box].astype(np.float64), points, order=1, mode="nearest")

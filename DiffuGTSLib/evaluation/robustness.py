@@ -27,6 +27,7 @@ from DiffuGTSLib.synthesis.painter import Site, Synthesis, TumorWish, synthesize
 from DiffuGTSLib.synthesis.shapes import SizeClass
 from DiffuGTSLib.synthesis.texture import draw_grain, measure_noise, mottle
 from DiffuGTSLib.volumes import Volume, write_volume
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 AXES = ("size", "intensity", "shape", "place", "texture")
@@ -235,7 +236,7 @@ class _Places:
         mask = organ.array > 0
         if not mask.any():
             raise InputError("The organ mask is empty: there is nothing to paint into.", code="empty_mask")
-        box = ndimage.find_objects(mask.astype(np.uint8))[0]
+        box = bounding_box(mask)
         near = np.pad(mask[box], 1)
         depth_mm = ndimage.distance_transform_edt(near, sampling=organ.geometry.spacing_mm)[1:-1, 1:-1, 1:-1]
         needed = min(1.2 * radius_mm, float(np.quantile(depth_mm[mask[box]], 0.9)))  # else the deepest tenth

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.synthesis.painter import Site
 from DiffuGTSLib.synthesis.texture import Noise, draw_grain, measure_noise, mottle, recipe_texture
+from DiffuGTSLib.volumes.boxes import Box, bounding_box
 
 CT_RANGE_HU = (-1024.0, 3071.0)
 """What a CT can hold in 12 bits; painted intensities stay within."""
@@ -102,10 +103,10 @@ def _filled(
     return np.asarray(np.clip(texture, low, high), dtype=np.float32)
 
 
-def _support(site: Site) -> tuple[slice, ...]:
+def _support(site: Site) -> Box:
     """Return the part of the box that the tumor reaches: textures for its margin would be drawn for nothing."""
-    boxes = ndimage.find_objects((site.share > 0).view(np.uint8))
-    return tuple(boxes[0]) if boxes else (slice(0, 0),) * 3
+    reached = site.share > 0
+    return bounding_box(reached) if reached.any() else (slice(0, 0),) * 3
 
 
 def _base_ct(site: Site, around_hu: float, rng: np.random.Generator) -> tuple[float, float]:
@@ -164,7 +165,7 @@ def _depth(site: Site) -> NDArray[np.float32]:
     depth = np.zeros(site.share.shape, dtype=np.float32)
     inside = site.share > 0.5
     if inside.any():
-        box = ndimage.find_objects(inside.view(np.uint8))[0]  # the margin of the box costs more than the tumor
+        box = bounding_box(inside)  # the margin of the box costs more than the tumor
         near = np.pad(inside[box], 1)
         depth_mm = ndimage.distance_transform_edt(near, sampling=site.spacing_mm)[1:-1, 1:-1, 1:-1]
         depth[box] = depth_mm / max(site.radius_mm, 1.0)

@@ -31,9 +31,9 @@ from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.handcrafted import reference_tissue
 from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion, Generators
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
-from DiffuGTSLib.synthesis.outline import Box
 from DiffuGTSLib.synthesis.painter import Site
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D, depth_first, depth_last
+from DiffuGTSLib.volumes.boxes import Box
 from DiffuGTSLib.volumes.canonical import to_canonical
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 

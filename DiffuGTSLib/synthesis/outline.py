@@ -11,9 +11,7 @@ from scipy import ndimage
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel
 from DiffuGTSLib.synthesis.shapes import TumorShape, Window, distance_to_center, full_window, share_of
-
-Box = tuple[slice, slice, slice]
-
+from DiffuGTSLib.volumes.boxes import Box
 
 LEAST_VOXELS = 6
 """A tumor with fewer voxels is not painted: nobody could outline it."""

@@ -16,10 +16,11 @@ from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.effects import capsule, mass_effect
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.outline import Box, Outline, outline_tumor
+from DiffuGTSLib.synthesis.outline import Outline, outline_tumor
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel, place, vessel_mask
 from DiffuGTSLib.synthesis.shapes import SIZE_NAMES, SizeClass, draw_shape, size_of_radius
 from DiffuGTSLib.synthesis.texture import measure_sharpness
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
 
@@ -246,7 +247,7 @@ class _Canvas:
         self._spacing_mm = (x, y, z)
         self._image, self._mask = self._seen(self.result), self._seen(self.tumor)
         self._organ = self._seen(organ.array > 0)
-        self._near = _bounding_box(self._organ)
+        self._near = bounding_box(self._organ)
         self._vessels = self._found_vessels()
         self._sharpness_mm = measure_sharpness(self._image[self._near], self._spacing_mm)
 
@@ -391,12 +392,3 @@ def _drawn_size(spec: OrganSpec, wish: TumorWish, rng: np.random.Generator) -> S
     names = [name for name in SIZE_NAMES if name in spec.sizes]
     chances = np.array([spec.size_chances.get(name, 0.0) for name in names])
     return spec.sizes[names[int(rng.choice(len(names), p=chances / chances.sum()))]]
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> Box:
-    x, y, z = (
-        slice(int(used[0]), int(used[-1]) + 1)
-        for axis in range(3)
-        for used in [np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))]
-    )
-    return x, y, z

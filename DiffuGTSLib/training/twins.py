@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.backbones.memory import WindowMemory
@@ -25,6 +24,7 @@ from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.twins import look_again, pasted, repaint_findings, repainted_latent
+from DiffuGTSLib.volumes.boxes import bounding_box
 
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
@@ -216,7 +216,7 @@ def _candidate(
 def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
     """Cut what lies around the candidate, in whole latent cells: the rest says nothing of it and costs time and disk."""
     candidate = window.evidence.candidate
-    box = ndimage.find_objects((candidate[0, 0] > 0).cpu().numpy().astype(np.uint8))[0]
+    box = bounding_box((candidate[0, 0] > 0).cpu().numpy())
     cells = [
         slice(max(0, part.start // factor - MARGIN_CELLS), min(side // factor, -(-part.stop // factor) + MARGIN_CELLS))
         for part, side in zip(box, candidate.shape[2:], strict=True)
