@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,8 @@ class Mixture:
         remapped: Share of MR windows that get another contrast.
         stripped: Share of the painted label maps of a head that show the brain alone.
         decoys: Share of the painted and healthy windows in which tubes are painted that are no tumors.
+        further: Share of windows that are asked about a second organ of their scan. The window is encoded once for both, and
+            most of what a whole scan shows is not the organ that is asked for.
         phase: Share of CT windows in which the prompted organ is brighter or darker as a whole, as in another phase of
             the contrast agent; in as many, another organ is.
     """
@@ -66,7 +69,21 @@ class Mixture:
     remapped: float = 0.35
     stripped: float = 0.4
     decoys: float = 0.45
+    further: float = 1.0
     phase: float = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What else a window is asked: another organ, of which it shows no tumor.
+
+    Attributes:
+        organ: The prompted organ.
+        shown: Where it is, (X, Y, Z).
+    """
+
+    organ: str
+    shown: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +98,7 @@ class Sample:
         spacing_mm: Of the voxels, (x, y, z).
         inside: The part that is scan; of a whole scan the rest is padding.
         shown: The prompted organ and its tumor, (X, Y, Z); None where nobody outlined the organ.
+        further: What else it is asked; None where no other organ of the scan is outlined.
         real: Whether its tumor, if it shows one, is a patient's; False where windows of painted tumors are judged by.
     """
 
@@ -92,6 +110,7 @@ class Sample:
     inside: tuple[slice, slice, slice] = (slice(None), slice(None), slice(None))
     real: bool = True
     shown: NDArray[np.bool_] | None = None
+    further: Question | None = None
 
     @property
     def abnormal(self) -> bool:
@@ -115,7 +134,8 @@ class AnomalySampler:
         self._side = side
         self._mixture = mixture
         self._with_tumor = [scan for scan in scans if scan.tumor.any()]
-        self._known = [(scan, organs) for scan in scans if (organs := _known_organs(scan))]
+        self._known = {scan.case.name: organs for scan in scans if (organs := _known_organs(scan))}
+        self._scans_known = [scan for scan in scans if scan.case.name in self._known]
         # Organs that can be painted into. Within an organ, scans that show much of it are drawn more often.
         self._places: dict[str, list[tuple[TrainingScan, NDArray[np.intp]]]] = {}
         for scan in scans:
@@ -124,7 +144,7 @@ class AnomalySampler:
                 if len(voxels) >= MINIMUM_ORGAN_VOXELS:
                     few = voxels[:: max(1, len(voxels) // 20000)].copy()  # a view would keep all of them alive
                     self._places.setdefault(organ, []).append((scan, few))
-        seen_alone = mixture.healthy >= 1 and self._with_tumor and self._known
+        seen_alone = mixture.healthy >= 1 and self._with_tumor and self._scans_known
         if not self._places and not seen_alone:
             raise InputError(
                 f"None of {len(scans)} scans shows {MINIMUM_ORGAN_VOXELS} voxels of a healthy organ that a tumor could be painted into.",
@@ -137,21 +157,19 @@ class AnomalySampler:
             shown = np.sqrt([scan.organs[organ].sum() for scan, _ in places])
             self._scan_chances[organ] = shown / shown.sum()
         self._specs = {organ: training_spec(organ) for organ in self._organs}
-        weights = np.array([_ORGAN_WEIGHT.get(organ, 1.0) for organ in self._organs])
-        self._chances = weights / weights.sum()
 
     @property
     def organs(self) -> list[str]:
         """Organs that windows are drawn for."""
         real = {scan.case.organ for scan in self._with_tumor}
-        return sorted({*self._organs, *real})
+        return sorted({*self._organs, *real, *itertools.chain(*self._known.values())})
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Draw one window."""
         kind = rng.random()
         if self._with_tumor and kind < self._mixture.real:
             sample = self._real(rng)
-        elif self._known and (kind > 1 - self._mixture.anywhere or not self._places):
+        elif self._scans_known and (kind > 1 - self._mixture.anywhere or not self._places):
             sample = self._anywhere(rng)
         else:
             sample = self._painted(rng)
@@ -170,15 +188,15 @@ class AnomalySampler:
         return self._sample(self._image(scan, view, rng), view.cut(scan.tumor), scan.case.organ, scan, view, rng)
 
     def _anywhere(self, rng: np.random.Generator) -> Sample:
-        scan, organs = self._known[rng.integers(len(self._known))]
-        organ = organs[rng.integers(len(organs))]
+        scan = self._scans_known[rng.integers(len(self._scans_known))]
+        organ = one_organ(self._known[scan.case.name], rng)
         view = self._view(random_crop(scan.scan.image.shape, self._side, rng), rng)
         image = self._another_organ_shifted(self._image(scan, view, rng), organ, scan, view, rng)
         mask = view.cut(scan.tumor) if organ == scan.case.organ else np.zeros(image.shape, dtype=bool)
         return self._sample(image, mask, organ, scan, view, rng)
 
     def _painted(self, rng: np.random.Generator) -> Sample:
-        organ = self._organs[rng.choice(len(self._organs), p=self._chances)]
+        organ = one_organ(self._organs, rng)
         scan, voxels = self._places[organ][rng.choice(len(self._places[organ]), p=self._scan_chances[organ])]
         crop = random_crop(scan.scan.image.shape, self._side, rng, voxels[rng.integers(len(voxels))])
         view = self._view(crop, rng)
@@ -221,6 +239,9 @@ class AnomalySampler:
             mask = mask & kept
         modality = scan.case.painted_as
         shown = (view.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
+        others = [name for name in self._known.get(scan.case.name, []) if name in scan.outlined - {organ}]
+        other = one_organ(others, rng) if others and rng.random() < self._mixture.further else None
+        further = None if other is None else view.cut(scan.organs[other])
         thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
@@ -230,8 +251,10 @@ class AnomalySampler:
             if rng.random() < chance:
                 image, mask = np.flip(image, axis), np.flip(mask, axis)
                 shown = None if shown is None else np.flip(shown, axis)
+                further = None if further is None else np.flip(further, axis)
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-        return Sample(image, mask, organ, modality, scan.scan.spacing_mm, shown=shown)
+        asked = None if other is None or further is None else Question(other, further)
+        return Sample(image, mask, organ, modality, scan.scan.spacing_mm, shown=shown, further=asked)
 
     def _another_organ_shifted(
         self, image: NDArray[np.float32], organ: str, scan: TrainingScan, view: Crop | View, rng: np.random.Generator
@@ -378,6 +401,12 @@ _ORGAN_WEIGHT = {
     "brain": 8.0, "lung": 7.0, "liver": 6.0, "kidney": 4.0, "pancreas": 3.0, "colon": 2.5, "soft tissue": 2.0,
 }  # fmt: skip
 """Organs that people ask for more often are drawn more often; not fitted."""
+
+
+def one_organ(organs: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw one of some organs, what people ask for more often more often."""
+    weights = np.array([_ORGAN_WEIGHT.get(organ, 1.0) for organ in organs])
+    return organs[rng.choice(len(organs), p=weights / weights.sum())]
 
 
 def _known_organs(scan: TrainingScan) -> list[str]:

@@ -10,6 +10,7 @@ be faster than encoding was not measured.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -96,17 +97,21 @@ class HeadRecipe:
         else:
             samples = [self._sampler.draw(rng) for _ in range(self._batch)]
         device = self._device
-        mask = torch.from_numpy(np.stack([sample.mask for sample in samples]))[:, None].to(device, torch.float32)
-        abnormal = torch.tensor([sample.abnormal for sample in samples], device=device)
+        questions = [question for window, sample in enumerate(samples) for question in _questions(window, sample)]
+        window = torch.tensor([number for number, _ in questions], device=device)
+        asked = [sample for _, sample in questions]
+        mask = torch.from_numpy(np.stack([sample.mask for sample in asked]))[:, None].to(device, torch.float32)
+        abnormal = torch.tensor([sample.abnormal for sample in asked], device=device)
         mask = mask * abnormal[:, None, None, None, None]
-        prompts = torch.stack([self._prompts(sample, rng) for sample in samples]).to(device)
+        prompts = torch.stack([self._prompts(sample, rng) for sample in asked]).to(device)
         with torch.no_grad():
             features = [
                 torch.cat(level).contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on CPUs
                 for level in zip(*map(self._seen, samples), strict=True)
             ]
-        attention = self.trainable(features, prompts)
-        organ = torch.from_numpy(np.stack([_shown(sample) for sample in samples]))[:, None].to(device)
+        adapted = [level[window] for level in self.trainable.adapt(features)]
+        attention = self.trainable.answer(adapted, prompts)
+        organ = torch.from_numpy(np.stack([_shown(sample) for sample in asked]))[:, None].to(device)
         return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label, organ)
 
     def validate(self) -> dict[str, float]:
@@ -163,6 +168,16 @@ class HeadRecipe:
         if rng is None:
             return torch.stack([normals[0], abnormals[0]])
         return torch.stack([normals[rng.integers(len(normals))], abnormals[rng.integers(len(abnormals))]])
+
+
+def _questions(window: int, sample: Sample) -> list[tuple[int, Sample]]:
+    """Return what is asked of one window, each time with what the answer should be."""
+    if sample.further is None:
+        return [(window, sample)]
+    further = replace(
+        sample, organ=sample.further.organ, mask=np.zeros_like(sample.mask), shown=sample.further.shown, further=None
+    )
+    return [(window, sample), (window, further)]
 
 
 def _dice(found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:

@@ -31,7 +31,7 @@ from DiffuGTSLib.volumes.canonical import IntensityMap
 SIDE = 32
 PLAIN = Mixture(
     real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0, thick_mr=0.0, sharp=0.0, remapped=0.0,
-    stripped=0.0, decoys=0.0, phase=0.0,
+    stripped=0.0, decoys=0.0, further=0.0, phase=0.0,
 )  # fmt: skip
 REAL = replace(PLAIN, real=1.0)
 PAINTED = PLAIN
@@ -159,6 +159,35 @@ def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(
     }
     asked_wrong = AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, other_organ=1.0))
     assert all(sample.shown is None for sample in drawn(asked_wrong) if sample.organ not in ("liver", "brain"))
+
+
+def test_a_window_is_asked_about_a_second_organ_of_its_scan_too(a_healthy_ct: TrainingScan) -> None:
+    """Here the lung lies where the liver does: both answers come from the same view, turned and mirrored alike."""
+    liver = a_healthy_ct.organs["liver"]
+    both = replace(a_healthy_ct, organs={"liver": liver, "lung": liver}, outlined=frozenset({"liver", "lung"}))
+    asked, alone = (AnomalySampler([both], SIDE, replace(HEALTHY, turned=1.0, further=share)) for share in (1.0, 0.0))
+    seen = set()
+    for one, other in zip(drawn(asked), drawn(alone), strict=True):
+        assert one.further is not None and other.further is None and one.shown is not None
+        assert {one.organ, one.further.organ} == {"liver", "lung"}
+        assert np.array_equal(one.further.shown, one.shown) and one.shown.any()
+        seen.add(one.further.organ)
+    assert seen == {"liver", "lung"}
+
+
+def test_nobody_asks_a_second_time_about_an_organ_that_is_not_outlined_or_may_hold_an_unmarked_tumor(
+    a_healthy_ct: TrainingScan,
+) -> None:
+    ask = replace(PAINTED, further=1.0)
+    suspect = replace(
+        a_healthy_ct,
+        outlined=frozenset({"liver", "lung"}),
+        case=replace(a_healthy_ct.case, unmarked_near={"lung": 5.0}),
+    )
+    asked = [sample for sample in drawn(AnomalySampler([suspect], SIDE, ask)) if sample.organ == "liver"]
+    assert asked and all(sample.further is None for sample in asked)
+    alone = drawn(AnomalySampler([a_healthy_ct], SIDE, ask))  # of this one, the liver alone is outlined
+    assert {sample.further.organ for sample in alone if sample.further} == {"liver"}
 
 
 def test_an_organ_that_is_not_asked_for_shifts_too(a_healthy_ct: TrainingScan) -> None:

@@ -19,7 +19,7 @@ from DiffuGTSLib.backbones.interfaces import Encoding
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.text.encoder import build_encoder
-from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Question, Sample
 from DiffuGTSLib.training.aova import HeadRecipe
 from DiffuGTSLib.training.autoencoder import (
     AutoencoderRecipe,
@@ -332,6 +332,39 @@ def test_batches_that_were_drawn_ahead_give_the_losses_of_those_drawn_here(some_
     for number in (5, 6):
         losses = [float(r.losses(np.random.default_rng([0, number]))["total"].detach()) for r in (here, ahead)]
         assert losses[0] == losses[1]
+
+
+class Given:
+    """Windows that were drawn before."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self.samples = samples
+
+    def look_ahead(self, seeds: Iterable[list[int]]) -> None:
+        """Nothing to draw."""
+
+    def take(self) -> tuple[list[Sample], np.random.Generator]:
+        """Return them, with the same phrasings every time."""
+        return self.samples, np.random.default_rng(0)
+
+
+def test_a_second_question_counts_as_a_window_of_its_own_and_is_not_encoded_again(
+    some_scans: list[TrainingScan], an_unchecked_library: None
+) -> None:
+    scan = some_scans[0]
+    other = Question("brain", np.roll(scan.organs["liver"], 3, axis=0))
+    plain = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm, shown=scan.organs["liver"])
+    both = dataclasses.replace(plain, further=other)
+    second = dataclasses.replace(plain, organ="brain", mask=np.zeros_like(scan.tumor), shown=other.shown)
+    terms, encoded = [], []
+    for samples in ([both], [plain, second]):
+        autoencoder = CountingAutoencoder()
+        recipe = head_recipe(some_scans, autoencoder, ahead=Given(samples))  # type: ignore[arg-type]
+        losses = recipe.losses(np.random.default_rng(1))
+        terms.append({name: float(term.detach()) for name, term in losses.items()})
+        encoded.append(autoencoder.count)
+    assert terms[0] == pytest.approx(terms[1], rel=1e-5)
+    assert encoded == [1, 2]
 
 
 def test_the_head_learns_a_window_by_heart(some_scans: list[TrainingScan], tmp_path: Path) -> None:
