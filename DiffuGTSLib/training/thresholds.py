@@ -60,7 +60,8 @@ class ThresholdOptions:
 
     Attributes:
         painted: Windows with freshly painted tumors, for each organ.
-        healthy: Windows without a tumor, for each organ.
+        healthy: Windows of an organ without a tumor, for each organ.
+        elsewhere: Windows that do not show the organ that is asked for, for each organ: most of a whole scan is such.
         organs: To paint into, parted by commas; empty takes all that the protocol shows.
         side: Of these windows, in voxels.
         tolerance: A Dice this close to the best is as good.
@@ -69,16 +70,18 @@ class ThresholdOptions:
 
     painted: int = 4
     healthy: int = 1
+    elsewhere: int = 1
     organs: str = ""
     side: int = 96
     tolerance: float = 0.01
     refine: bool = True
 
     def __post_init__(self) -> None:
-        if self.painted < 0 or self.healthy < 0 or self.side < 16 or self.side % 16 or not 0 <= self.tolerance < 1:
+        counts = (self.painted, self.healthy, self.elsewhere)
+        if min(counts) < 0 or self.side < 16 or self.side % 16 or not 0 <= self.tolerance < 1:
             raise ConfigError(
-                "painted and healthy: expected 0 or more; side: a multiple of 16; tolerance: 0 to 1; "
-                f"got {self.painted}, {self.healthy}, {self.side}, {self.tolerance}."
+                "painted, healthy and elsewhere: expected 0 or more; side: a multiple of 16; tolerance: 0 to 1; "
+                f"got {', '.join(map(str, counts))}, {self.side}, {self.tolerance}."
             )
 
 
@@ -243,15 +246,34 @@ def _named(organs: str, shown: Sequence[str]) -> list[str]:
 
 def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOptions, seed: int) -> Iterator[Sample]:
     only = [replace(scan, organs={organ: scan.organs[organ]}) for scan in scans if organ in scan.organs]
-    for healthy, count in ((0.0, options.painted), (1.0, options.healthy)):
-        sampler = AnomalySampler(only, options.side, replace(_AS_HARD_AS_TRAINING, healthy=healthy))
+    for kind, (count, mixture, wanted) in enumerate(
+        (
+            (options.painted, replace(_AS_HARD_AS_TRAINING, healthy=0.0), _shows_a_tumor),
+            (options.healthy, replace(_AS_HARD_AS_TRAINING, healthy=1.0), _shows_no_tumor),
+            (options.elsewhere, replace(_AS_HARD_AS_TRAINING, anywhere=1.0), _shows_no_organ),
+        )
+    ):
+        sampler = AnomalySampler(only, options.side, mixture)
         for number in range(count):
-            rng = np.random.default_rng([seed, number, int(healthy), *organ.encode()])
+            rng = np.random.default_rng([seed, number, kind, *organ.encode()])
             drawn = (sampler.draw(rng) for _ in range(_PATIENCE))
-            wanted = (sample for sample in drawn if (not sample.mask.any() if healthy else sample.abnormal))
-            found = next(wanted, None)  # too small an organ has none with a tumor, a sick one none without
+            found = next(
+                filter(wanted, drawn), None
+            )  # too small an organ has none with a tumor, a sick one none without
             if found is not None:
                 yield replace(found, real=False)
+
+
+def _shows_a_tumor(sample: Sample) -> bool:
+    return sample.abnormal
+
+
+def _shows_no_tumor(sample: Sample) -> bool:
+    return not sample.mask.any()
+
+
+def _shows_no_organ(sample: Sample) -> bool:
+    return sample.shown is not None and not sample.shown.any() and bool(sample.image.any())
 
 
 def look_at(sample: Sample, looks: Path, components: Components, config: Config) -> Judge:
