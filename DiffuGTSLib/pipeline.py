@@ -53,11 +53,13 @@ class Cache:
         latent: Of the whole scan, (l, x, y, z).
         aova: Abnormal map on the canonical grid, (X, Y, Z).
         anomaly_score: Of the scan.
+        presence: Where the prompted organ is, (X, Y, Z); None where the head does not know.
     """
 
     latent: np.ndarray
     aova: np.ndarray
     anomaly_score: float
+    presence: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +186,13 @@ def segment(
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
                 clock.seconds, why_not or _found(mask.array, residual is not None),
-                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
+                _cache(seen), refinement,
             )  # fmt: skip
+
+
+def _cache(seen: AovaMaps) -> Cache:
+    presence = None if seen.presence is None else seen.presence.cpu().numpy()
+    return Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score, presence)
 
 
 def _look(
@@ -207,7 +214,8 @@ def _look(
                 code="cache",
             )
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
-        return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
+        presence = None if cache.presence is None else torch.from_numpy(cache.presence).to(components.device)
+        return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent, presence)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
     return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
 
@@ -227,7 +235,8 @@ def _begun(
 
 
 def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> np.ndarray:
-    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
+    presence = seen.presence_within([slice(a, b) for a, b in scan.inside])
+    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks, presence)
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
@@ -261,6 +270,8 @@ def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
         return "nothing above the threshold"
     if highest < peak:
         return f"no candidate reaches masks.peak ({peak:.2f})"
+    if config.masks.organ > 0:
+        return "every candidate lies away from the organ that is asked for (masks.organ), or is smaller than masks.minimum_ml"
     return "every candidate is smaller than masks.minimum_ml"
 
 

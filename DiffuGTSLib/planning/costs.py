@@ -37,7 +37,7 @@ _META = torch.device("meta")
 _SPACING_MM = (1.5, 1.5, 1.5)
 _TEXT_DIM = {"minilm": 384, "clinicalbert": 768}
 """Of sentence encoders whose head does not exist yet."""
-_HEAD = {"adapter": "context", "alpha": 0.5, "fuse": "logit"}
+_HEAD = {"adapter": "context", "alpha": 0.5, "fuse": "logit", "elsewhere": True}
 """A head as the bundled model's, for published networks without one."""
 
 

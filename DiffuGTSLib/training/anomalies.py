@@ -263,7 +263,8 @@ class AnomalySampler:
         if scan.case.modality != "CT" or rng.random() >= self._mixture.phase:
             return image
         box = view.crop if isinstance(view, View) else view
-        others = [name for name in sorted(scan.outlined - {organ}) if box.cut(scan.organs[name]).any()]
+        outlined = sorted((scan.outlined & scan.organs.keys()) - {organ})
+        others = [name for name in outlined if box.cut(scan.organs[name]).any()]
         if not others:
             return image
         shown = view.cut(scan.organs[others[rng.integers(len(others))]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
+from DiffuGTSLib.masks import away_from_organ, coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
 
 MM = (1.0, 1.0, 1.0)
 
@@ -55,6 +55,40 @@ def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
     nowhere[3, 1, 1] = False
     assert not coarse_mask(abnormal, nowhere, MM, masks).any(), "a peak outside of the region does not count"
     assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
+
+
+def two_places() -> tuple[np.ndarray, np.ndarray]:
+    """Return attention and presence: a surer place in something else, and one at the border of an organ, 4 voxels wide."""
+    abnormal, presence = np.full((64, 32, 32), 0.1, dtype=np.float32), np.zeros((64, 32, 32), dtype=np.float32)
+    abnormal[8:12, 14:18, 14:18], presence[8:12, 14:18, 14:18] = 1.0, 1.0  # what looks abnormal looks present
+    abnormal[44:48, 14:18, 14:18] = 0.8
+    presence[46:] = 1.0
+    return abnormal, presence
+
+
+def test_a_tumor_lies_in_or_at_its_organ() -> None:
+    abnormal, presence = two_places()
+    masks = MasksConfig(rule="relative", threshold=0.5, peak=0.9, minimum_ml=0.0)
+    away = coarse_mask(abnormal, everywhere(abnormal), MM, masks, presence)
+    assert away.sum() == 64 and away[8:12].any(), "asked for no organ, the surest place hides the other"
+    assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ=0.3)).sum() == 64, "or not knowing it"
+    at_organ = coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ=0.3), presence)
+    assert at_organ.sum() == 64 and at_organ[44:48].all(where=abnormal[44:48] > 0.5), "else the other is the surest"
+    assert not coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ=0.8), presence).any()
+
+
+def test_the_surroundings_begin_where_the_candidate_no_longer_shows_and_end_with_the_scan() -> None:
+    """Half of what lies 4 to 12 mm around the second place is the organ; without the other half it is all organ."""
+    abnormal, presence = two_places()
+    places = abnormal > 0.5
+    assert not away_from_organ(places, presence, MM, 0.4)[44:48].any()
+    assert away_from_organ(places, presence, MM, 0.6)[44:48].any()
+    presence[:46] = np.nan
+    assert not away_from_organ(places, presence, MM, 0.99).any(), "around the first there is no scan at all"
+    coarse = (4.0, 4.0, 4.0)  # as many voxels are further away in mm: the organ's share is another
+    assert not away_from_organ(places, two_places()[1], coarse, 0.4)[44:48].any()
+    bright = np.ones(abnormal.shape, dtype=bool)
+    assert not away_from_organ(bright, two_places()[1], MM, 0.99).any(), "what fills the scan has no surroundings"
 
 
 @pytest.mark.parametrize("sure", [0.96, 0.48])
