@@ -134,8 +134,8 @@ class AnomalySampler:
         self._side = side
         self._mixture = mixture
         self._with_tumor = [scan for scan in scans if scan.tumor.any()]
-        self._known = {scan.case.name: organs for scan in scans if (organs := _known_organs(scan))}
-        self._scans_known = [scan for scan in scans if scan.case.name in self._known]
+        self._known = {scan: organs for scan in scans if (organs := _known_organs(scan))}
+        self._scans_known = list(self._known)
         # Organs that can be painted into. Within an organ, scans that show much of it are drawn more often.
         self._places: dict[str, list[tuple[TrainingScan, NDArray[np.intp]]]] = {}
         for scan in scans:
@@ -189,7 +189,7 @@ class AnomalySampler:
 
     def _anywhere(self, rng: np.random.Generator) -> Sample:
         scan = self._scans_known[rng.integers(len(self._scans_known))]
-        organ = one_organ(self._known[scan.case.name], rng)
+        organ = one_organ(self._known[scan], rng)
         view = self._view(random_crop(scan.scan.image.shape, self._side, rng), rng)
         image = self._another_organ_shifted(self._image(scan, view, rng), organ, scan, view, rng)
         mask = view.cut(scan.tumor) if organ == scan.case.organ else np.zeros(image.shape, dtype=bool)
@@ -239,7 +239,7 @@ class AnomalySampler:
             mask = mask & kept
         modality = scan.case.painted_as
         shown = (view.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
-        others = [name for name in self._known.get(scan.case.name, []) if name in scan.outlined - {organ}]
+        others = [name for name in self._known.get(scan, []) if name in scan.outlined - {organ}]
         other = one_organ(others, rng) if others and rng.random() < self._mixture.further else None
         further = None if other is None else view.cut(scan.organs[other])
         thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
