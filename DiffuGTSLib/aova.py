@@ -9,7 +9,8 @@ Notation (code → formula):
     queries     → Q_l = F'_l W_q,   keys → K_l = Reduce_l(T) W_k
     attention   → A_l = softmax over prompts of Q_l K_lᵀ / √d_l
     maps        → M_n = mean over levels of Resize(A_l[n])
-    presence    → P = σ(Σ_l Resize(Q_l K°_lᵀ) + b),  K°_l = Reduce_l(T_normal) W_p; with `elsewhere`, M_n becomes P M_n (ours)
+    presence    → P = σ(Σ_l Resize(Q_l K°_lᵀ / √d_l) + b),  K°_l = Reduce_l(T_normal) W_p; with `elsewhere`, M_n becomes
+                  P M_n (ours)
     class_embedding → g_n = MLP(pool(M_n)),   score_logit → MLP(max_n g_n)
 """
 
@@ -248,7 +249,7 @@ class AovaHead(ModelMixin, ConfigMixin):
         logits, size = self.attention_logits(adapted, prompts), adapted[0].shape[2:]
         asked = prompts.shape[1]
         if self.config["fuse"] == "probability":
-            log_maps = torch.stack([resized(level[:, :asked].softmax(1), size) for level in logits])
+            log_maps = torch.stack([resized(level[:, :asked].float().softmax(1), size) for level in logits])
             log_maps = log_maps.mean(0).clamp_min(1e-8).log()
         else:
             log_maps = summed([level[:, :asked] for level in logits], size).log_softmax(1)

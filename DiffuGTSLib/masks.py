@@ -33,12 +33,13 @@ def coarse_mask(
         threshold, peak = candidate_levels(abnormal, allowed, config)
         candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
         candidates = drop_small(candidates, spacing_mm, config.minimum_ml)
-        if presence is None or config.organ <= 0:
+        if presence is None or config.organ_share <= 0:
             return candidates
-        away = away_from_organ(candidates, presence, spacing_mm, config.organ)
+        away = away_from_organ(candidates, presence, spacing_mm, config.organ_share)
         if not away.any():
             return candidates
-        allowed = allowed & ~dilate_mm(away, SURROUNDINGS_MM[0], spacing_mm)
+        near = dilate_mm(away, SURROUNDINGS_MM[0], spacing_mm) & ~(candidates & ~away)
+        allowed, presence = allowed & ~near, np.where(near, np.nan, presence)  # what looks abnormal looks present, too
 
 
 SURROUNDINGS_MM = (4.0, 12.0)

@@ -166,7 +166,7 @@ def segment(
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
-        why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
+        why_not = _stop_reason(seen, candidate, allowed, scan, config) if drawn is None else ""
         coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
@@ -251,18 +251,23 @@ def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.
     return candidate
 
 
-def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:
+def _stop_reason(
+    seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, scan: CanonicalScan, config: Config
+) -> str:
     """Say why there is nothing to repaint, or return an empty string."""
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
         abnormal = seen.abnormal.cpu().numpy()
-        return f"{_nothing(abnormal, allowed, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
+        return (
+            f"{_nothing(seen, allowed, scan, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
+        )
     return ""
 
 
-def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
+def _nothing(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> str:
     """Say which rule left no candidate."""
+    abnormal = seen.abnormal.cpu().numpy()
     highest, (threshold, peak) = abnormal[allowed].max(), candidate_levels(abnormal, allowed, config.masks)
     if config.masks.rule == "relative" and highest < config.masks.floor:
         return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
@@ -270,8 +275,8 @@ def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
         return "nothing above the threshold"
     if highest < peak:
         return f"no candidate reaches masks.peak ({peak:.2f})"
-    if config.masks.organ > 0:
-        return "every candidate lies away from the organ that is asked for (masks.organ), or is smaller than masks.minimum_ml"
+    if threshold_map(abnormal, allowed, scan.spacing_mm, config.masks).any():
+        return "every candidate lies away from the organ that is asked for (masks.organ_share)"
     return "every candidate is smaller than masks.minimum_ml"
 
 

@@ -55,7 +55,7 @@ class Mixture:
         further: Share of windows that are asked about a second organ of their scan. The window is encoded once for both, and
             most of what a whole scan shows is not the organ that is asked for.
         phase: Share of CT windows in which the prompted organ is brighter or darker as a whole, as in another phase of
-            the contrast agent; in as many, another organ is.
+            the contrast agent; in as many, another organ is. Of windows around a real tumor, none.
     """
 
     real: float = 0.2
@@ -69,21 +69,23 @@ class Mixture:
     remapped: float = 0.35
     stripped: float = 0.4
     decoys: float = 0.45
-    further: float = 1.0
+    further: float = 0.0
     phase: float = 0.35
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What else a window is asked: another organ, of which it shows no tumor.
+    """What else a window is asked: another organ, whose every tumor is known.
 
     Attributes:
         organ: The prompted organ.
-        shown: Where it is, (X, Y, Z).
+        shown: Where it and its tumor are, (X, Y, Z).
+        mask: Its tumor, (X, Y, Z).
     """
 
     organ: str
     shown: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,9 +241,7 @@ class AnomalySampler:
             mask = mask & kept
         modality = scan.case.painted_as
         shown = (view.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
-        others = [name for name in self._known.get(scan, []) if name in scan.outlined - {organ}]
-        other = one_organ(others, rng) if others and rng.random() < self._mixture.further else None
-        further = None if other is None else view.cut(scan.organs[other])
+        further = self._further(organ, scan, view, rng)
         thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
@@ -251,20 +251,29 @@ class AnomalySampler:
             if rng.random() < chance:
                 image, mask = np.flip(image, axis), np.flip(mask, axis)
                 shown = None if shown is None else np.flip(shown, axis)
-                further = None if further is None else np.flip(further, axis)
+                if further is not None:
+                    further = replace(further, shown=np.flip(further.shown, axis), mask=np.flip(further.mask, axis))
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-        asked = None if other is None or further is None else Question(other, further)
-        return Sample(image, mask, organ, modality, scan.scan.spacing_mm, shown=shown, further=asked)
+        return Sample(image, mask, organ, modality, scan.scan.spacing_mm, shown=shown, further=further)
+
+    def _further(self, organ: str, scan: TrainingScan, view: Crop | View, rng: np.random.Generator) -> Question | None:
+        """Draw a second question; a tumor that was painted belongs to the first one's organ."""
+        others = [name for name in self._known.get(scan, []) if name in scan.outlined - {organ}]
+        if not others or rng.random() >= self._mixture.further:
+            return None
+        other = one_organ(others, rng)
+        shown = view.cut(scan.organs[other])
+        mask = view.cut(scan.tumor) if other == scan.case.organ else np.zeros_like(shown)
+        return Question(other, shown | mask, mask)
 
     def _another_organ_shifted(
         self, image: NDArray[np.float32], organ: str, scan: TrainingScan, view: Crop | View, rng: np.random.Generator
     ) -> NDArray[np.float32]:
         """Take one organ of a CT that is not asked for through another phase of the contrast agent."""
-        if scan.case.modality != "CT" or rng.random() >= self._mixture.phase:
+        if scan.case.painted_as != "CT" or rng.random() >= self._mixture.phase:
             return image
         box = view.crop if isinstance(view, View) else view
-        outlined = sorted((scan.outlined & scan.organs.keys()) - {organ})
-        others = [name for name in outlined if box.cut(scan.organs[name]).any()]
+        others = [name for name in sorted(scan.outlined - {organ}) if box.cut(scan.organs[name]).any()]
         if not others:
             return image
         shown = view.cut(scan.organs[others[rng.integers(len(others))]])

@@ -33,7 +33,7 @@ class TrainingScan:
         organs: Organ name → mask (X, Y, Z).
         healthy: Where tissue may be learned as healthy: far from outlined tumors and from places that may hold
             one that nobody outlined.
-        outlined: Organs whose mask is their outline, so that outside of it is another organ; a mask that only says where one
+        outlined: Of `organs`, those whose mask is their outline, so that outside of it is another organ; a mask that only says where one
             may paint, as the depth below the skin does, is not.
         tissue_hu: Of a label map that is painted as a CT: (labels, 2), see `paint_ct_anatomy`.
     """
@@ -45,6 +45,9 @@ class TrainingScan:
     healthy: NDArray[np.bool_]
     outlined: frozenset[str] = frozenset()
     tissue_hu: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outlined", self.outlined.intersection(self.organs))
 
     @property
     def painted(self) -> bool:

@@ -36,7 +36,8 @@ class HeadOptions:
         dice: Likewise; -1: 1, but 0 with image labels.
         voxel: Likewise.
         organ: Weight of the loss that says where the organ is, for heads with `elsewhere`; -1: 0.5, but 0 with image labels.
-        elsewhere: Whether the head may answer that the prompted organ is not there, see `AovaHead`.
+        elsewhere: Whether the head may answer that the prompted organ is not there, see `AovaHead`; never with image labels,
+            which do not say where an organ is.
         similarity_form: "symmetric" (each map with its own prompt) or "label" (the image with its label's prompt).
         adapter: "mlp" or "context", see `AovaHead`.
         alpha: Share of the adapter in the adapted features.
@@ -49,6 +50,7 @@ class HeadOptions:
         real: Share of windows around an outlined tumor; -1: as `Mixture`, seen 0.5, label-free 0.
         healthy: Share of the other windows that no tumor is painted into; -1: as `Mixture`, seen 1.
         other_organ: Share of windows with a tumor that are asked about another organ.
+        further: Share of windows that are asked about a second organ of their scan, too.
         window_voxels: Side of the larger windows; 0: the preset's.
         learning_rate: Peak, halved for the larger windows.
         average: Decay of the running average of the weights, which is the result; 0: the last weights are.
@@ -77,6 +79,7 @@ class HeadOptions:
     real: float = BY_MODE
     healthy: float = BY_MODE
     other_organ: float = Mixture.other_organ
+    further: float = 1.0
     window_voxels: int = 0
     learning_rate: float = 1e-3
     average: float = 0.999
@@ -111,7 +114,13 @@ class HeadOptions:
             real=real if self.real == BY_MODE else self.real,
             healthy=healthy if self.healthy == BY_MODE else self.healthy,
             other_organ=self.other_organ,
+            further=self.further,
         )
+
+    @property
+    def three_answers(self) -> bool:
+        """Whether the head knows of an elsewhere."""
+        return self.elsewhere and self.mode != "image-labels"
 
     @property
     def weights(self) -> HeadLossWeights:
@@ -119,7 +128,7 @@ class HeadOptions:
         outlined = 0.0 if self.mode == "image-labels" else 1.0
         dice, voxel = (outlined if weight == BY_MODE else weight for weight in (self.dice, self.voxel))
         organ = HeadLossWeights.organ * outlined if self.organ == BY_MODE else self.organ
-        return HeadLossWeights(self.anomaly, self.similarity, dice, voxel, organ if self.elsewhere else 0.0)
+        return HeadLossWeights(self.anomaly, self.similarity, dice, voxel, organ if self.three_answers else 0.0)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -143,7 +152,10 @@ class HeadOptions:
         return "score_auroc" if self.mode == "image-labels" else "dice"
 
     def _require_ranges(self) -> None:
-        shares, weights = ("real", "healthy", "other_organ"), ("anomaly", "similarity", "dice", "voxel", "organ")
+        shares, weights = (
+            ("real", "healthy", "other_organ", "further"),
+            ("anomaly", "similarity", "dice", "voxel", "organ"),
+        )
         left_to_mode = {"real", "healthy", "dice", "voxel", "organ"}
         ranges = {
             **dict.fromkeys(shares, (0.0, 1.0)),
@@ -178,3 +190,9 @@ class HeadOptions:
                     f"mode={self.mode} and {name}={getattr(self, name):g} contradict each other: {why}.",
                     hint=f"leave {name} away, or choose another mode: {', '.join(MODES)}.",
                 )
+        if self.organ > 0 and not self.elsewhere:
+            raise ConfigError(
+                f"elsewhere=no and organ={self.organ:g} contradict each other: a head of two answers is not taught where an "
+                "organ is.",
+                hint="leave one of them away.",
+            )

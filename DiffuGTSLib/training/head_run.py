@@ -35,6 +35,8 @@ from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
 RECORD = "head.json"
+EARLIER = {"elsewhere": False, "further": 0.0}
+"""What runs were begun with that do not say it."""
 MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb")
 """Options that a run may go on with in another value: they change how it is run, not what is learned."""
 
@@ -131,7 +133,7 @@ class HeadTraining:
             context_widths=options.widths, fuse=options.fuse, feature_scale=scale,
             denoiser_timestep=options.denoiser_timestep,
             denoiser_scale=self._known("denoiser_scale") or self._features.denoiser_scale(windows, scale),
-            elsewhere=options.elsewhere,
+            elsewhere=options.three_answers,
         )  # fmt: skip
         return head
 
@@ -199,11 +201,12 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
                 f"start: the head in {folder} has {name} {_plain(head.config[name])}; these networks give {wanted}.",
                 hint="a head goes on only on the features and the text model that it was trained on.",
             )
-    if options.elsewhere and not head.config["elsewhere"]:
+    if options.three_answers and not head.config["elsewhere"]:
         head = with_elsewhere(head)
     wishes: dict[str, Any] = {
-        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep", "elsewhere")
+        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep")
     }
+    wishes["elsewhere"] = options.three_answers
     if options.adapter == "context":
         wishes["context_widths"] = list(options.widths)
     if options.feature_scale:
@@ -278,7 +281,7 @@ def _require_same_choices(job: Job) -> None:
         return
     begun, now = read_json(path), _record(job)
     for name, value in now["options"].items():
-        known = begun.get("options", {}).get(name, value)
+        known = begun.get("options", {}).get(name, EARLIER.get(name, value))
         if known != value and name not in MAY_CHANGE:
             raise ConfigError(
                 f"{path.parent} was begun with {name}={known}, not {name}={value}.",

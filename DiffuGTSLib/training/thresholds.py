@@ -47,13 +47,14 @@ SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
 FLOORS = (0.0, 0.2, 0.3, 0.4, 0.5)
 """What is tried for `masks.threshold`, `masks.peak` and, with the relative rule, `masks.floor`."""
-ORGANS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""What is tried for `masks.organ` beside the preset's, with the best of the others: to look around every finding takes longer."""
+ORGAN_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""What is tried for `masks.organ_share` with the best of the others, of heads that know where the organ is. The others are tried
+without it: to look around every finding takes longer."""
 
 _AS_HARD_AS_TRAINING = Mixture(real=0.0, other_organ=0.0, anywhere=0.0, turned=0.3, decoys=0.3)
 _PATIENCE = 20
 
-MASK_KEYS = ("rule", "threshold", "peak", "floor", "organ")
+MASK_KEYS = ("rule", "threshold", "peak", "floor", "organ_share")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ThresholdOptions:
     Attributes:
         painted: Windows with freshly painted tumors, for each organ.
         healthy: Windows of an organ without a tumor, for each organ.
-        elsewhere: Windows that do not show the organ that is asked for, for each organ: most of a whole scan is such.
+        absent: Windows that do not show the organ that is asked for, for each organ: most of a whole scan is such.
         organs: To paint into, parted by commas; empty takes all that the protocol shows.
         side: Of these windows, in voxels.
         tolerance: A Dice this close to the best is as good.
@@ -72,17 +73,17 @@ class ThresholdOptions:
 
     painted: int = 4
     healthy: int = 1
-    elsewhere: int = 1
+    absent: int = 1
     organs: str = ""
     side: int = 96
     tolerance: float = 0.01
     refine: bool = True
 
     def __post_init__(self) -> None:
-        counts = (self.painted, self.healthy, self.elsewhere)
+        counts = (self.painted, self.healthy, self.absent)
         if min(counts) < 0 or self.side < 16 or self.side % 16 or not 0 <= self.tolerance < 1:
             raise ConfigError(
-                "painted, healthy and elsewhere: expected 0 or more; side: a multiple of 16; tolerance: 0 to 1; "
+                "painted, healthy and absent: expected 0 or more; side: a multiple of 16; tolerance: 0 to 1; "
                 f"got {', '.join(map(str, counts))}, {self.side}, {self.tolerance}."
             )
 
@@ -143,8 +144,8 @@ def choose_thresholds(job: Job) -> None:
     require_repaintable(samples, components, config, options)
     judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
     settings = ranked([measure(judged, masks) for masks in tried(config.masks)], options.tolerance)
-    organs = [replace(settings[0].masks, organ=share) for share in ORGANS if components.head.config["elsewhere"]]
-    settings = ranked([*settings, *(measure(judged, masks) for masks in organs)], options.tolerance)
+    at_organ = shares_tried(settings[0].masks) if components.head.config["elsewhere"] else []
+    settings = ranked([*settings, *(measure(judged, masks) for masks in at_organ)], options.tolerance)
     _write(folder, settings)
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
@@ -252,13 +253,13 @@ def _named(organs: str, shown: Sequence[str]) -> list[str]:
 
 def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOptions, seed: int) -> Iterator[Sample]:
     only = [replace(scan, organs={organ: scan.organs[organ]}) for scan in scans if organ in scan.organs]
-    for kind, (count, mixture, wanted) in enumerate(
-        (
-            (options.painted, replace(_AS_HARD_AS_TRAINING, healthy=0.0), _shows_a_tumor),
-            (options.healthy, replace(_AS_HARD_AS_TRAINING, healthy=1.0), _shows_no_tumor),
-            (options.elsewhere, replace(_AS_HARD_AS_TRAINING, anywhere=1.0), _shows_no_organ),
-        )
-    ):
+    hard = _AS_HARD_AS_TRAINING
+    kinds = (
+        (options.painted, replace(hard, healthy=0.0), _shows_a_tumor),
+        (options.healthy, replace(hard, healthy=1.0), _shows_no_tumor),
+        (options.absent, replace(hard, anywhere=1.0), _shows_no_organ),
+    )
+    for kind, (count, mixture, wanted) in enumerate(kinds):
         sampler = AnomalySampler(only, options.side, mixture)
         for number in range(count):
             rng = np.random.default_rng([seed, number, kind, *organ.encode()])
@@ -320,11 +321,17 @@ def _look(sample: Sample, components: Components, config: Config) -> dict[str, N
 
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
     """Yield every setting: thresholds and peaks as they are, and as shares of the highest attention."""
+    masks = replace(masks, organ_share=0.0)
     for threshold in SHARES:
         for peak in PEAKS:
             yield replace(masks, rule="fixed", threshold=threshold, peak=peak, floor=0.0)
             for floor in FLOORS:
                 yield replace(masks, rule="relative", threshold=threshold, peak=peak, floor=floor)
+
+
+def shares_tried(masks: MasksConfig) -> list[MasksConfig]:
+    """Return a setting with every share of the organ."""
+    return [replace(masks, organ_share=share) for share in ORGAN_SHARES]
 
 
 def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
@@ -396,7 +403,7 @@ def _write(folder: Path, settings: Sequence[Setting]) -> None:
 def _in_words(setting: Setting) -> str:
     masks = setting.masks
     more = f", floor {masks.floor:g}" if masks.rule == "relative" else ""
-    more += f", organ {masks.organ:g}" if masks.organ else ""
+    more += f", organ share {masks.organ_share:g}" if masks.organ_share else ""
     return (
         f"{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{more}: Dice {setting.dice:.3f}, "
         f"{setting.false_positives:.2f} false positives a window, {setting.false_positives_healthy:.2f} without a tumor"
@@ -408,8 +415,9 @@ def tell(job: Job) -> None:
     samples = judges(job.scans, job.options, job.plan.seed)
     with_tumor = sum(bool(sample.mask.any()) for sample in samples)
     count = len(list(tried(job.config.masks)))
+    shares = f", and {len(ORGAN_SHARES)} with the best of them, of a head that knows where the organ is"
     job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
-    job.report(f"thresholds: {count} settings would be tried")
+    job.report(f"thresholds: {count} settings would be tried{shares}")
 
 
 PART = Part(

@@ -14,7 +14,7 @@ from DiffuGTSLib.training.head_run import PART
 
 def test_by_default_all_kinds_of_windows_and_all_losses_are_used() -> None:
     options = HeadOptions()
-    assert options.mixture == Mixture()
+    assert options.mixture == Mixture(further=1.0)
     assert astuple(options.weights) == (0.2, 0.05, 1.0, 1.0, 0.5)
     assert HeadOptions(elsewhere=False).weights.organ == 0.0, "there is nothing that it could teach"
     assert options.watch == "", "without patience the last weights are kept"
@@ -34,6 +34,7 @@ def test_label_free_draws_no_window_around_a_real_tumor() -> None:
 def test_image_labels_turn_the_outline_s_losses_off() -> None:
     options = HeadOptions(mode="image-labels", patience=2)
     assert (options.weights.dice, options.weights.voxel, options.weights.organ) == (0.0, 0.0, 0.0)
+    assert not options.three_answers and HeadOptions().three_answers, "nor does a word say where the organ is"
     assert options.weights.anomaly > 0 and options.weights.similarity > 0
     assert options.watch == "score_auroc", "no outline chooses the best either"
     assert HeadOptions(patience=2).watch == "dice"
@@ -47,6 +48,8 @@ def test_image_labels_turn_the_outline_s_losses_off() -> None:
         ({"mode": "seen", "healthy": "0.5"}, "mode=seen and healthy=0.5 contradict each other"),
         ({"mode": "image-labels", "dice": "1"}, "mode=image-labels and dice=1 contradict each other"),
         ({"mode": "image-labels", "voxel": "0.1"}, "mode=image-labels and voxel=0.1 contradict each other"),
+        ({"elsewhere": "no", "organ": "0.5"}, "elsewhere=no and organ=0.5 contradict each other"),
+        ({"further": "2"}, "further: expected 0 to 1, got 2"),
         ({"mode": "image-labels", "organ": "0.5"}, "mode=image-labels and organ=0.5 contradict each other"),
         (
             {"anomaly": "0", "similarity": "0", "dice": "0", "voxel": "0", "organ": "0"},

@@ -176,7 +176,8 @@ def test_the_organ_term_belongs_to_heads_that_know_of_an_elsewhere(an_attention:
     terms = head_losses(three, torch.eye(2)[None], torch.tensor([True]), mask, weights, organ=organ)
     assert float(terms["total"]) == pytest.approx(2 * float(organ_loss(maps, organ)))
     weights = HeadLossWeights(organ=2)
-    two = head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), torch.zeros(1, 1, 2, 2, 1), weights)
+    here = torch.ones(1, 1, 2, 2, 1)
+    two = head_losses(an_attention, torch.eye(2)[None], torch.tensor([True]), 0 * here, weights, organ=here)
     assert "organ" not in two
 
 

@@ -332,13 +332,17 @@ def test_candidates_away_from_the_organ_are_dropped_and_said_to_be(
     cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
     liver = to_canonical(phantom.scan, tiny().canonical, "CT").project(phantom.organ)
     at_organ, away = (dataclasses.replace(cache, presence=each.astype(np.float32)) for each in (liver, 0 * liver))
-    config = tiny("masks.organ=0.3")
+    config = tiny("masks.organ_share=0.3")
     for seen, found in ((at_organ, True), (away, False), (cache, True)):
         result = segment(phantom.scan, LIVER, some_components, config, cache=seen, stages=("aova",))
         assert result.coarse_mask.array.any() == found
         assert result.cache.presence is seen.presence or np.array_equal(result.cache.presence, seen.presence)
+    small = segment(
+        phantom.scan, LIVER, some_components, tiny("masks.organ_share=0.3", "masks.minimum_ml=900"), cache=away
+    )
+    assert "smaller than masks.minimum_ml" in small.outcome
     dropped = segment(phantom.scan, LIVER, some_components, config, cache=away)
-    assert "away from the organ that is asked for (masks.organ)" in dropped.outcome
+    assert "away from the organ that is asked for (masks.organ_share)" in dropped.outcome
     assert dropped.pseudo_healthy is None and not dropped.mask.array.any()
 
 

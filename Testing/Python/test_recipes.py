@@ -352,10 +352,10 @@ def test_a_second_question_counts_as_a_window_of_its_own_and_is_not_encoded_agai
     some_scans: list[TrainingScan], an_unchecked_library: None
 ) -> None:
     scan = some_scans[0]
-    other = Question("brain", np.roll(scan.organs["liver"], 3, axis=0))
+    other = Question("brain", np.roll(scan.organs["liver"], 3, axis=0), np.roll(scan.tumor, 3, axis=0))
     plain = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm, shown=scan.organs["liver"])
     both = dataclasses.replace(plain, further=other)
-    second = dataclasses.replace(plain, organ="brain", mask=np.zeros_like(scan.tumor), shown=other.shown)
+    second = dataclasses.replace(plain, organ="brain", mask=other.mask, shown=other.shown)
     terms, encoded = [], []
     for samples in ([both], [plain, second]):
         autoencoder = CountingAutoencoder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: P
     scan = training_scan(tmp_path, row)
     assert np.array_equal(scan.organs["brain"], body_mask(scan.scan, 18.0)) and scan.organs["brain"].any()
     assert not scan.outlined, "outside of it may be brain as well"
+    assert replace(scan, outlined=frozenset({"brain", "liver"})).outlined == {"brain"}, "no outline without a mask"
 
 
 def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.thresholds import (
-    ORGANS,
+    ORGAN_SHARES,
     Judge,
     Setting,
     ThresholdOptions,
@@ -81,10 +81,12 @@ def a_judge(inside: float, outside: float, group: str = "liver, CT, real") -> Ju
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
     with (a_run / "thresholds" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(list(tried(MasksConfig()))) + len(ORGANS) and all(0 <= float(row["dice"]) <= 1 for row in rows)
+    assert len(rows) == len(list(tried(MasksConfig()))) + len(ORGAN_SHARES) and all(
+        0 <= float(row["dice"]) <= 1 for row in rows
+    )
     chosen = a_run / "thresholds" / "chosen.json"
     masks = load_config("mini", chosen).masks
-    keys = ("rule", "threshold", "peak", "floor", "organ")
+    keys = ("rule", "threshold", "peak", "floor", "organ_share")
     assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
     assert set(json.loads(chosen.read_text())) <= {"masks", "residual"}, "the rest stays the preset's"
 
@@ -97,7 +99,7 @@ def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
     choose(a_run, tolerance="0.05")
     after = {path.name: path.stat().st_mtime_ns for path in looks.iterdir()}
     assert [name for name in before if before[name] != after[name]] == [first.name], "but what is damaged"
-    choose(a_run, painted="0", healthy="0", elsewhere="0")
+    choose(a_run, painted="0", healthy="0", absent="0")
     assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
 
 
@@ -120,7 +122,7 @@ def test_another_scan_question_or_text_model_is_another_look(
 ) -> None:
     config = load_config("tiny", overrides=["runtime.device=cpu"])
     components = load_components(config, allow_untrained=True)
-    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, elsewhere=0, side=32), seed=0)[0]
+    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, absent=0, side=32), seed=0)[0]
     brighter = replace(sample, image=sample.image + np.float32(0.01))
     asked = [sample, brighter, replace(sample, organ="lung"), replace(sample, spacing_mm=(1.0, 1.0, 1.0))]
     names = {fingerprint(each, components, config) for each in asked}
@@ -154,9 +156,7 @@ def test_padding_is_no_place_for_a_finding(two_scans: dict[str, list[TrainingSca
     """Untrained attention is near 0.5 everywhere: what is judged is the scan, and nothing beside it."""
     scan = two_scans["validation"][0]
     padded = replace(scan, scan=replace(scan.scan, inside=((0, 16), (0, 24), (4, 32))))
-    whole = judges({"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0, elsewhere=0), seed=0)[
-        0
-    ]
+    whole = judges({"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)[0]
     config = load_config("tiny", overrides=["runtime.device=cpu"])
     judge = look_at(whole, tmp_path, load_components(config, allow_untrained=True), config)
     assert judge.abnormal.shape == judge.truth.shape == (16, 24, 28)
@@ -181,7 +181,7 @@ def test_what_could_not_be_repainted_is_refused_before_the_long_part(
     )  # fmt: skip
     denoiser = MaisiDenoiser(unet, components.schedule, "epsilon", config.backbone.class_label)
     wish = ThresholdOptions(side=int(options["side"]), refine="refine" not in options)
-    samples = judges(two_scans, ThresholdOptions(painted=0, healthy=0, elsewhere=0), seed=0)
+    samples = judges(two_scans, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)
     with pytest.raises(error, match=said) if error is not None else nullcontext():
         require_repaintable(samples, replace(components, denoiser=denoiser), config, wish)
 
@@ -191,7 +191,7 @@ def test_some_judges_do_not_show_the_organ_that_is_asked_for(tmp_path: Path) -> 
     corner = np.zeros_like(scan.organs["liver"])
     corner[:8, :8, :8] = True
     far = replace(scan, organs={"liver": corner})
-    options = ThresholdOptions(painted=0, healthy=0, elsewhere=3, side=16)
+    options = ThresholdOptions(painted=0, healthy=0, absent=3, side=16)
     with pytest.raises(InputError, match="no validation scan has an outlined tumor"):
         judges({"train": [far], "validation": []}, options, seed=0)
     sick = training_scan(tmp_path, write_case(tmp_path, "sick", ct_phantom(GRID), "validation"))
@@ -202,7 +202,7 @@ def test_some_judges_do_not_show_the_organ_that_is_asked_for(tmp_path: Path) -> 
         assert window.organ == "liver" and not window.real
 
 
-@pytest.mark.parametrize("option", ["painted=-1", "elsewhere=-1", "side=40", "tolerance=1"])
+@pytest.mark.parametrize("option", ["painted=-1", "absent=-1", "side=40", "tolerance=1"])
 def test_options_out_of_range_are_refused(a_run: Path, option: str) -> None:
     key, value = option.split("=")
     with pytest.raises(ConfigError, match="expected"):
