@@ -235,9 +235,12 @@ def keepInState(state: Any, run: Run, kind: str) -> None:
         "segmentation": "segmentation",
     }  # fmt: skip
     setattr(state, names[kind], run.nodes[kind])
-    if kind == "aova" and run.parameters.config().masks.rule == "relative":  # each scan has a level of its own
+    ownLevel = run.parameters.config().masks.rule == "relative"  # of each scan
+    if kind == "aova" and ownLevel:
         state.overlayThreshold = run.parameters.overlayThreshold(highestOf(run.nodes[kind]))
     elif kind == "coarse_mask":
+        if ownLevel and run.candidatePeak is not None:
+            state.overlayThreshold = run.parameters.overlayThreshold(run.candidatePeak)
         state.candidateSegmentId = run.segmentIds[kind]
     elif kind == "segmentation":
         state.tumorSegmentId = run.segmentIds[kind]

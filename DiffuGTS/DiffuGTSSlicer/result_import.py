@@ -11,7 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display, provenance, scene
-from DiffuGTSSlicer.grids import segmentBox
+from DiffuGTSSlicer.grids import BoxedMask, segmentBox
 from DiffuGTSSlicer.run import Run
 from DiffuGTSSlicer.scene import CANDIDATE_COLOR, DIGEST_TAG, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
@@ -50,6 +50,12 @@ def highestOf(volumeNode: Any) -> float:
     return float(slicer.util.arrayFromVolume(volumeNode).max())
 
 
+def highestWithin(volumeNode: Any, mask: BoxedMask) -> float | None:
+    """Return the highest value of a map within a mask on its grid, None where that is empty."""
+    values = slicer.util.arrayFromVolume(volumeNode)[mask.box][mask.voxels > 0]
+    return float(values.max()) if values.size else None
+
+
 def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     words = {
         "aova": _("{scan} AOVA"),
@@ -80,6 +86,8 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
     }[kind]
     segmentName = segmentName.format(organ=organ or _("Unnamed")).strip().capitalize()
     mask = yield from scene.readMask.steps(path, run.scanNode)
+    if kind == "coarse_mask" and "aova" in run.nodes:
+        run.candidatePeak = highestWithin(run.nodes["aova"], mask)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
     segmentId = yield from _ours(node, getattr(run.parameters, MASKS[kind][1]), run.scanNode)
     if node is None:

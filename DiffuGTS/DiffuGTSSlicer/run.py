@@ -30,6 +30,7 @@ class Run:
         state: `ACTIVE`, then `DONE`, `FAILED` or `CANCELLED`.
         nodes: Artifact → node, as they appear: "aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation"; of a
             synthesis "painted" and "painted_tumor".
+        candidatePeak: Highest attention in a candidate; None before there is one.
         segmentIds: "coarse_mask" and "segmentation", or "painted_tumor" → segment.
         result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings; of a synthesis
             tumors and skipped instead of score and findings.
@@ -54,6 +55,7 @@ class Run:
         self.onEvent = onEvent or (lambda event: None)
         self.state = ACTIVE
         self.nodes: dict[str, Any] = {}
+        self.candidatePeak: float | None = None
         self.segmentIds: dict[str, str] = {}
         self.result: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
