@@ -284,7 +284,7 @@ def _random_head(autoencoder: MaisiAutoencoder) -> AovaHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head: AovaHead = freeze(
-            AovaHead(autoencoder.feature_channels, TEXT_DIM, adapter="context", alpha=0.5, fuse="logit")
+            AovaHead(autoencoder.feature_channels, TEXT_DIM, adapter="context", alpha=0.5, fuse="logit", elsewhere=True)
         )
     return head
 
