@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -65,21 +64,11 @@ class AovaMaps:
         anomaly_score: 0 (normal) to 1, the highest of all windows: one suspicious window makes a suspicious scan.
             Paper not available to us: it scores a volume at once, we score windows since scans differ in size.
         latent: The scan's latent, blended over windows, (1, l, x, y, z); inpainting starts from it.
-        presence: Where the prompted organ is, healthy or not, 0 to 1, (X, Y, Z); None from heads without `elsewhere`.
     """
 
     abnormal: Float[Tensor, "X Y Z"]
     anomaly_score: float
     latent: Float[Tensor, "1 l x y z"]
-    presence: Float[Tensor, "X Y Z"] | None = None
-
-    def presence_within(self, inside: Sequence[slice]) -> Float[np.ndarray, "X Y Z"] | None:
-        """Return the presence of the organ in the scan, NaN in its padding; None where the head does not know it."""
-        if self.presence is None:
-            return None
-        within = np.full(self.presence.shape, np.nan, dtype=np.float32)
-        within[tuple(inside)] = self.presence[tuple(inside)].cpu().numpy()
-        return within
 
 
 class MlpAdapter(nn.Module):
@@ -348,13 +337,10 @@ def attend(
         return encoding.latent.float(), *head.adapt(encoding.features)
 
     def ask(window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the abnormal map, with the organ's presence where the head knows it, the score and the latent."""
+        """Return the abnormal map, the score and the latent."""
         latent, *adapted = see(window) if memory is None else memory.remembered("window", window, lambda: see(window))
         attention = head.answer(adapted, prompts)
-        maps = attention.maps[:, ABNORMAL : ABNORMAL + 1]
-        if head.config["elsewhere"]:
-            maps = torch.cat([maps, 1 - attention.maps[:, ELSEWHERE:]], dim=1)
-        return maps, attention.score_logits.sigmoid(), latent
+        return attention.maps[:, ABNORMAL : ABNORMAL + 1], attention.score_logits.sigmoid(), latent
 
     def look(window: Tensor) -> tuple[Tensor, Tensor]:
         maps, score, latent = ask(window)
@@ -365,6 +351,5 @@ def attend(
         return maps, latent.clone()  # blending weights it in place, and it may be remembered
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
-    maps, latent = over_windows(image, window_voxels, overlap, look, on_window, where)
-    abnormal, *presence = maps[0].clamp(0, 1)
-    return AovaMaps(abnormal, max(scores), latent, presence[0] if presence else None)
+    abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window, where)
+    return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)

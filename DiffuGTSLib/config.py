@@ -161,9 +161,6 @@ class MasksConfig:
     peak: float = 0.0
     """Drop connected candidates whose highest attention stays below this: hysteresis, so that a low threshold draws the
     outline and a high one decides. Ours, not the paper's; 0 keeps all."""
-    organ_share: float = 0.0
-    """Drop candidates around which less than this share is the prompted organ: a tumor lies in or at its organ. Of heads
-    that know where the organ is; 0 keeps all. Ours, not the paper's."""
     gate: float = 0.5
     """Judge the scan normal, and stop, when its anomaly score is below this. 0: never."""
     minimum_ml: float = 0.05
@@ -177,7 +174,6 @@ class MasksConfig:
         _require(self.rule in rules, "masks.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 <= self.floor < 1, "masks.floor", "0, or below 1", self.floor)
         _require(0 <= self.peak < 1, "masks.peak", "0, or below 1", self.peak)
-        _require(0 <= self.organ_share < 1, "masks.organ_share", "0, or below 1", self.organ_share)
         _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
         _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)
         _require(0 <= self.dilation_mm <= 50, "masks.dilation_mm", "0 to 50 mm", self.dilation_mm)

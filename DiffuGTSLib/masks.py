@@ -13,7 +13,6 @@ def coarse_mask(
     allowed: Bool[np.ndarray, "X Y Z"],
     spacing_mm: tuple[float, float, float],
     config: MasksConfig,
-    presence: Float[np.ndarray, "X Y Z"] | None = None,
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Return the candidates of an AOVA map.
 
@@ -26,48 +25,11 @@ def coarse_mask(
         abnormal: The abnormal prompt's share of attention, 0 to 1.
         allowed: Where an anomaly may be: inside the scan, the organ and the region of interest.
         spacing_mm: Of the grid.
-        config: Threshold, rule, floor, least peak, smallest volume, and how much of its surroundings has to be the organ.
-        presence: Where the prompted organ is, 0 to 1, NaN where there is no scan; None where the head does not know.
+        config: Threshold, rule, floor, least peak and smallest volume.
     """
-    while True:  # without what lies away from the organ, another place may be the highest
-        threshold, peak = candidate_levels(abnormal, allowed, config)
-        candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
-        candidates = drop_small(candidates, spacing_mm, config.minimum_ml)
-        if presence is None or config.organ_share <= 0:
-            return candidates
-        away = away_from_organ(candidates, presence, spacing_mm, config.organ_share)
-        if not away.any():
-            return candidates
-        near = dilate_mm(away, SURROUNDINGS_MM[0], spacing_mm) & ~(candidates & ~away)
-        allowed, presence = allowed & ~near, np.where(near, np.nan, presence)  # what looks abnormal looks present, too
-
-
-SURROUNDINGS_MM = (4.0, 12.0)
-"""How far from a candidate its surroundings begin and end. Nearer, the maps still show the candidate itself."""
-
-
-def away_from_organ(
-    candidates: Bool[np.ndarray, "X Y Z"],
-    presence: Float[np.ndarray, "X Y Z"],
-    spacing_mm: tuple[float, float, float],
-    share: float,
-) -> Bool[np.ndarray, "X Y Z"]:
-    """Return the connected candidates (26 neighbors) whose surroundings are less than a share the prompted organ.
-
-    The surroundings are what lies `SURROUNDINGS_MM` from one, beside other candidates; where there are none, it stays.
-    """
-    near_mm, far_mm = SURROUNDINGS_MM
-    reach = [int(np.ceil(far_mm / spacing)) for spacing in spacing_mm]
-    away = np.zeros_like(candidates)
-    labels, _ = ndimage.label(candidates, structure=np.ones((3, 3, 3)))
-    for number, found in enumerate(ndimage.find_objects(labels), start=1):
-        box = grown_box(found, reach, candidates.shape)
-        own = labels[box] == number
-        distance_mm = ndimage.distance_transform_edt(~own, sampling=spacing_mm)
-        around = (distance_mm > near_mm) & (distance_mm <= far_mm) & ~candidates[box] & np.isfinite(presence[box])
-        if around.any() and float(presence[box][around].mean()) < share:
-            away[box] |= own
-    return away
+    threshold, peak = candidate_levels(abnormal, allowed, config)
+    candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
+    return drop_small(candidates, spacing_mm, config.minimum_ml)
 
 
 def candidate_levels(

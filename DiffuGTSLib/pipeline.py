@@ -53,13 +53,11 @@ class Cache:
         latent: Of the whole scan, (l, x, y, z).
         aova: Abnormal map on the canonical grid, (X, Y, Z).
         anomaly_score: Of the scan.
-        presence: Where the prompted organ is, (X, Y, Z); None where the head does not know.
     """
 
     latent: np.ndarray
     aova: np.ndarray
     anomaly_score: float
-    presence: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +164,7 @@ def segment(
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
-        why_not = _stop_reason(seen, candidate, allowed, scan, config) if drawn is None else ""
+        why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
         coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
@@ -186,13 +184,8 @@ def segment(
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
                 clock.seconds, why_not or _found(mask.array, residual is not None),
-                _cache(seen), refinement,
+                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
             )  # fmt: skip
-
-
-def _cache(seen: AovaMaps) -> Cache:
-    presence = None if seen.presence is None else seen.presence.cpu().numpy()
-    return Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score, presence)
 
 
 def _look(
@@ -214,8 +207,7 @@ def _look(
                 code="cache",
             )
         latent = torch.from_numpy(cache.latent)[None].to(components.device)
-        presence = None if cache.presence is None else torch.from_numpy(cache.presence).to(components.device)
-        return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent, presence)
+        return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
     return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
 
@@ -235,8 +227,7 @@ def _begun(
 
 
 def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> np.ndarray:
-    presence = seen.presence_within([slice(a, b) for a, b in scan.inside])
-    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks, presence)
+    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
@@ -251,23 +242,18 @@ def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.
     return candidate
 
 
-def _stop_reason(
-    seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, scan: CanonicalScan, config: Config
-) -> str:
+def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:
     """Say why there is nothing to repaint, or return an empty string."""
     if seen.anomaly_score < config.masks.gate:
         return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
     if not candidate.any():
         abnormal = seen.abnormal.cpu().numpy()
-        return (
-            f"{_nothing(seen, allowed, scan, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
-        )
+        return f"{_nothing(abnormal, allowed, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
     return ""
 
 
-def _nothing(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> str:
+def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
     """Say which rule left no candidate."""
-    abnormal = seen.abnormal.cpu().numpy()
     highest, (threshold, peak) = abnormal[allowed].max(), candidate_levels(abnormal, allowed, config.masks)
     if config.masks.rule == "relative" and highest < config.masks.floor:
         return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
@@ -275,8 +261,6 @@ def _nothing(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: C
         return "nothing above the threshold"
     if highest < peak:
         return f"no candidate reaches masks.peak ({peak:.2f})"
-    if threshold_map(abnormal, allowed, scan.spacing_mm, config.masks).any():
-        return "every candidate lies away from the organ that is asked for (masks.organ_share)"
     return "every candidate is smaller than masks.minimum_ml"
 
 

@@ -87,8 +87,6 @@ def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:
         made_of: Digest of what the cache belongs to: of the scan's file, or of more.
     """
     tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
-    if cache.presence is not None:
-        tensors["presence"] = np.ascontiguousarray(cache.presence)
     if region is not None:
         tensors["region_bits"] = np.packbits(region.array > 0)
     about = {"scan_sha256": made_of, "anomaly_score": _finite(cache.anomaly_score)}
@@ -109,8 +107,7 @@ def unpacked_cache(path: Path, geometry: Geometry, made_of: str) -> tuple[Cache 
             about = json.loads((file.metadata() or {})["cache"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         score = about["anomaly_score"]
-        score = math.nan if score is None else float(score)
-        cache = Cache(tensors["latent"], tensors["aova"], score, tensors.get("presence"))
+        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score))
         fits = about["scan_sha256"] == made_of
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error

@@ -176,8 +176,7 @@ class RunParameters(Wish):
     def overlayThreshold(self, highest: float) -> float:
         """Return the attention above which the run took candidates, if that is the highest value in one of them.
 
-        Before there are candidates, the map's highest value is the best guess; a region, or the organ that has to be near,
-        may leave it out.
+        Before there are candidates, the map's highest value is the best guess; a region may leave it out.
         """
         masks = self.config().masks
         return masks.threshold * (highest if masks.rule == "relative" else 1.0)

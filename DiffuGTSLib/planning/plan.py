@@ -222,18 +222,17 @@ class _Estimate:
         calls = how.steps * how.resample * how.seeds
         reach = " × ".join(map(str, window))
         # Offloaded, the denoiser alone is on the card, then the smaller autoencoder. Tensors of the whole scan: image,
-        # blended map and its weights; then both twins, their maps and weights. The organ's presence stays with the map.
-        presence = grid_bytes if self.networks.head.config["elsewhere"] else 0
+        # blended map and its weights; then both twins, their maps and weights.
         return (
             self._stage("read", "to the model's grid", 0, 0.0, carried_s, 0.0, grid_bytes),
             self._stage("aova", f"{seen} windows of {reach}, encoded and attended to", seen, seen * look.flop, None,
-                        ALLOWANCE * look.peak_bytes, 4 * grid_bytes + presence, *self.networks.looking),
+                        ALLOWANCE * look.peak_bytes, 4 * grid_bytes, *self.networks.looking),
             self._stage("repaint", f"{calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
                         calls * step.flop + decoded * decode.flop, None,
-                        ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes + presence,
+                        ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes,
                         "denoiser"),
             self._stage("residual", f"{2 * within} windows of both twins, encoded and attended to", 2 * within,
-                        2 * within * again.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes + presence,
+                        2 * within * again.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes,
                         *self.networks.looking),
             self._stage("write back", "to the scan's grid", 0, 0.0, carried_s, 0.0, 3 * grid_bytes),
         )  # fmt: skip

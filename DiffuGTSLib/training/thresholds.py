@@ -47,14 +47,11 @@ SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
 FLOORS = (0.0, 0.2, 0.3, 0.4, 0.5)
 """What is tried for `masks.threshold`, `masks.peak` and, with the relative rule, `masks.floor`."""
-ORGAN_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""What is tried for `masks.organ_share` with the best of the others, of heads that know where the organ is. The others are tried
-without it: to look around every finding takes longer."""
 
 _AS_HARD_AS_TRAINING = Mixture(real=0.0, other_organ=0.0, anywhere=0.0, turned=0.3, decoys=0.3)
 _PATIENCE = 20
 
-MASK_KEYS = ("rule", "threshold", "peak", "floor", "organ_share")
+MASK_KEYS = ("rule", "threshold", "peak", "floor")
 
 
 @dataclass(frozen=True)
@@ -95,14 +92,12 @@ class Judge:
     Attributes:
         group: What it is averaged with: organ, modality, and whether its tumor is real or painted.
         abnormal: Attention, (X, Y, Z).
-        presence: Of the organ that was asked for; None where the head does not know.
         truth: Tumor of the organ that was asked for.
         spacing_mm: Of the voxels.
     """
 
     group: str
     abnormal: NDArray[np.float32]
-    presence: NDArray[np.float32] | None
     truth: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
 
@@ -144,8 +139,6 @@ def choose_thresholds(job: Job) -> None:
     require_repaintable(samples, components, config, options)
     judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
     settings = ranked([measure(judged, masks) for masks in tried(config.masks)], options.tolerance)
-    at_organ = shares_tried(settings[0].masks) if components.head.config["elsewhere"] else []
-    settings = ranked([*settings, *(measure(judged, masks) for masks in at_organ)], options.tolerance)
     _write(folder, settings)
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
@@ -286,28 +279,26 @@ def _shows_no_organ(sample: Sample) -> bool:
 def look_at(sample: Sample, looks: Path, components: Components, config: Config) -> Judge:
     """Return a look that is kept, or look; padding is no place for a finding."""
     path = looks / f"{fingerprint(sample, components, config)}.safetensors"
-    maps = _kept(path)
-    if maps is None:
-        maps = _look(sample, components, config)
+    abnormal = _kept(path)
+    if abnormal is None:
+        abnormal = _look(sample, components, config)
         make_folder(looks)
         with whole_file(path) as temporary:
-            save_file(maps, temporary)
-    inside = {name: values[sample.inside] for name, values in maps.items()}
-    return Judge(
-        group_of(sample), inside["abnormal"], inside.get("presence"), sample.mask[sample.inside], sample.spacing_mm
-    )
+            save_file({"abnormal": abnormal}, temporary)
+    return Judge(group_of(sample), abnormal[sample.inside], sample.mask[sample.inside], sample.spacing_mm)
 
 
-def _kept(path: Path) -> dict[str, NDArray[np.float32]] | None:
+def _kept(path: Path) -> NDArray[np.float32] | None:
     if not path.is_file():
         return None
     try:
-        return load_file(path)
-    except SafetensorError:
+        abnormal: NDArray[np.float32] = load_file(path)["abnormal"]
+        return abnormal
+    except (SafetensorError, KeyError):
         return None  # cut off: made again
 
 
-def _look(sample: Sample, components: Components, config: Config) -> dict[str, NDArray[np.float32]]:
+def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.float32]:
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
@@ -315,23 +306,17 @@ def _look(sample: Sample, components: Components, config: Config) -> dict[str, N
     with torch.inference_mode(), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
         maps = components.look(image, conditions, prompts, config.backbone)
-    seen = {"abnormal": maps.abnormal} | ({} if maps.presence is None else {"presence": maps.presence})
-    return {name: values.float().contiguous().cpu().numpy() for name, values in seen.items()}
+    abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
+    return abnormal
 
 
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
     """Yield every setting: thresholds and peaks as they are, and as shares of the highest attention."""
-    masks = replace(masks, organ_share=0.0)
     for threshold in SHARES:
         for peak in PEAKS:
             yield replace(masks, rule="fixed", threshold=threshold, peak=peak, floor=0.0)
             for floor in FLOORS:
                 yield replace(masks, rule="relative", threshold=threshold, peak=peak, floor=floor)
-
-
-def shares_tried(masks: MasksConfig) -> list[MasksConfig]:
-    """Return a setting with every share of the organ."""
-    return [replace(masks, organ_share=share) for share in ORGAN_SHARES]
 
 
 def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
@@ -340,7 +325,7 @@ def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
     wrong, wrong_healthy = [], []
     for judge in judged:
         everywhere = np.ones(judge.truth.shape, dtype=bool)
-        found = coarse_mask(judge.abnormal, everywhere, judge.spacing_mm, masks, judge.presence)
+        found = coarse_mask(judge.abnormal, everywhere, judge.spacing_mm, masks)
         wrong.append(detect(found, judge.truth, judge.spacing_mm).false_positives)
         if judge.truth.any():
             overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
@@ -402,10 +387,9 @@ def _write(folder: Path, settings: Sequence[Setting]) -> None:
 
 def _in_words(setting: Setting) -> str:
     masks = setting.masks
-    more = f", floor {masks.floor:g}" if masks.rule == "relative" else ""
-    more += f", organ share {masks.organ_share:g}" if masks.organ_share else ""
+    floor = f", floor {masks.floor:g}" if masks.rule == "relative" else ""
     return (
-        f"{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{more}: Dice {setting.dice:.3f}, "
+        f"{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{floor}: Dice {setting.dice:.3f}, "
         f"{setting.false_positives:.2f} false positives a window, {setting.false_positives_healthy:.2f} without a tumor"
     )
 
@@ -415,9 +399,8 @@ def tell(job: Job) -> None:
     samples = judges(job.scans, job.options, job.plan.seed)
     with_tumor = sum(bool(sample.mask.any()) for sample in samples)
     count = len(list(tried(job.config.masks)))
-    shares = f", and {len(ORGAN_SHARES)} with the best of them, of a head that knows where the organ is"
     job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
-    job.report(f"thresholds: {count} settings would be tried{shares}")
+    job.report(f"thresholds: {count} settings would be tried")
 
 
 PART = Part(

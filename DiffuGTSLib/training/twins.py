@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
@@ -162,7 +161,7 @@ def make_twins(
     image = _tensor(sample.image).to(components.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
         seen = components.look(image, conditions, prompts, config.backbone)
-        found = _candidate(seen, sample, candidates, config, rng)
+        found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None
         grown = dilate_mm(found, config.masks.dilation_mm, sample.spacing_mm) & _inside(sample)
@@ -199,13 +198,12 @@ def _inside(sample: Sample) -> Bool[np.ndarray, "X Y Z"]:
 
 
 def _candidate(
-    seen: AovaMaps, sample: Sample, candidates: CandidateDraw, config: Config, rng: np.random.Generator
+    prior: np.ndarray, sample: Sample, candidates: CandidateDraw, config: Config, rng: np.random.Generator
 ) -> Bool[np.ndarray, "X Y Z"]:
     masks = config.masks
     if candidates.thresholds is not None:
         masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)), peak=0.0)
-    prior, presence = seen.abnormal.cpu().numpy(), seen.presence_within(sample.inside)
-    found = coarse_mask(prior, _inside(sample), sample.spacing_mm, masks, presence)
+    found = coarse_mask(prior, _inside(sample), sample.spacing_mm, masks)
     if rng.random() < candidates.wrong:
         tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
         tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.masks import away_from_organ, coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
+from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
 
 MM = (1.0, 1.0, 1.0)
 
@@ -55,65 +55,6 @@ def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
     nowhere[3, 1, 1] = False
     assert not coarse_mask(abnormal, nowhere, MM, masks).any(), "a peak outside of the region does not count"
     assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
-
-
-def two_places() -> tuple[np.ndarray, np.ndarray]:
-    """Return attention and presence: a surer place in something else, and one at the border of an organ, 4 voxels wide."""
-    abnormal, presence = np.full((64, 32, 32), 0.1, dtype=np.float32), np.zeros((64, 32, 32), dtype=np.float32)
-    abnormal[8:12, 14:18, 14:18], presence[8:12, 14:18, 14:18] = 1.0, 1.0  # what looks abnormal looks present
-    abnormal[44:48, 14:18, 14:18] = 0.8
-    presence[46:] = 1.0
-    return abnormal, presence
-
-
-def test_a_tumor_lies_in_or_at_its_organ() -> None:
-    abnormal, presence = two_places()
-    masks = MasksConfig(rule="relative", threshold=0.5, floor=0.3, peak=0.9, minimum_ml=0.0)
-    away = coarse_mask(abnormal, everywhere(abnormal), MM, masks, presence)
-    assert away.sum() == 64 and away[8:12].any(), "asked for no organ, the surest place hides the other"
-    assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ_share=0.3)).sum() == 64, (
-        "or not knowing it"
-    )
-    at_organ = coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ_share=0.3), presence)
-    assert at_organ.sum() == 64 and at_organ[44:48].all(where=abnormal[44:48] > 0.5), "else the other is the surest"
-    assert not coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, organ_share=0.8), presence).any()
-
-
-def test_the_surroundings_begin_where_the_candidate_no_longer_shows_and_end_with_the_scan() -> None:
-    """Half of what lies 4 to 12 mm around the second place is the organ; without the other half it is all organ."""
-    abnormal, presence = two_places()
-    places = abnormal > 0.5
-    assert not away_from_organ(places, presence, MM, 0.4)[44:48].any()
-    assert away_from_organ(places, presence, MM, 0.6)[44:48].any()
-    presence[:46] = np.nan
-    assert not away_from_organ(places, presence, MM, 0.99).any(), "around the first there is no scan at all"
-    bright = np.ones(abnormal.shape, dtype=bool)
-    assert not away_from_organ(bright, two_places()[1], MM, 0.99).any(), "what fills the scan has no surroundings"
-
-
-def test_the_surroundings_are_measured_in_millimeters() -> None:
-    """A layer 5 to 8 voxels away is the organ: within 12 mm at 1 mm, beyond them at 4 mm."""
-    place, presence = np.zeros((40, 40, 40), dtype=bool), np.zeros((40, 40, 40), dtype=np.float32)
-    place[18:22, 18:22, 18:22] = True
-    presence[10:30, 10:30, 10:30] = 1.0
-    presence[13:27, 13:27, 13:27] = 0.0
-    assert not away_from_organ(place, presence, MM, 0.2).any()
-    assert away_from_organ(place, presence, (4.0, 4.0, 4.0), 0.2).sum() == 64
-
-
-def test_what_is_dropped_takes_nothing_from_its_neighbor_and_is_no_organ_to_it() -> None:
-    """The first place is away from the organ, the third at it; the second stands beside the first alone."""
-    abnormal, presence = np.full((64, 32, 32), 0.1, dtype=np.float32), np.zeros((64, 32, 32), dtype=np.float32)
-    for start, sure in ((4, 1.0), (11, 0.7), (18, 0.9)):
-        abnormal[start : start + 4, 14:18, 14:18] = sure
-    presence[4:15, 14:18, 14:18] = 1.0  # what looks abnormal looks present
-    presence[20:] = 1.0
-    masks = MasksConfig(threshold=0.8, minimum_ml=0.0, organ_share=0.3)
-    found = coarse_mask(abnormal, everywhere(abnormal), MM, masks, presence)
-    assert found.sum() == 64 and found[18:22].any(), "the third keeps its 64 voxels"
-    masks = replace(masks, rule="relative", threshold=0.75, floor=0.3, organ_share=0.02)
-    presence[20:] = 0.0
-    assert not coarse_mask(abnormal, everywhere(abnormal), MM, masks, presence).any()
 
 
 @pytest.mark.parametrize("sure", [0.96, 0.48])

@@ -22,7 +22,7 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.masks import dilate_mm
 from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
 from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
-from DiffuGTSLib.volumes import Geometry, Volume, to_canonical
+from DiffuGTSLib.volumes import Geometry, Volume
 
 ROOT = Path(__file__).parents[2]
 LIVER = organ_prompts("liver", "CT")
@@ -224,6 +224,8 @@ def seen_as(a_result: Segmentation, phantom: Phantom, inside: float, outside: fl
 
 
 def segment_coarse(phantom: Phantom) -> np.ndarray:
+    from DiffuGTSLib.volumes import to_canonical
+
     scan = to_canonical(phantom.scan, tiny().canonical, "CT")
     return np.asarray(scan.project(phantom.lesion) >= 0.5)
 
@@ -323,27 +325,6 @@ def test_candidates_too_small_for_the_scans_grid_are_said_to_be(
     config = tiny("masks.minimum_ml=0.064")
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, stages=("aova",))
     assert not result.mask.array.any() and "smaller than masks.minimum_ml" in result.outcome
-
-
-def test_candidates_away_from_the_organ_are_dropped_and_said_to_be(
-    some_components: Components, a_result: Segmentation
-) -> None:
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
-    liver = to_canonical(phantom.scan, tiny().canonical, "CT").project(phantom.organ)
-    at_organ, away = (dataclasses.replace(cache, presence=each.astype(np.float32)) for each in (liver, 0 * liver))
-    config = tiny("masks.organ_share=0.3")
-    for seen, found in ((at_organ, True), (away, False), (cache, True)):
-        result = segment(phantom.scan, LIVER, some_components, config, cache=seen, stages=("aova",))
-        assert result.coarse_mask.array.any() == found
-        assert result.cache.presence is seen.presence or np.array_equal(result.cache.presence, seen.presence)
-    small = segment(
-        phantom.scan, LIVER, some_components, tiny("masks.organ_share=0.3", "masks.minimum_ml=900"), cache=away
-    )
-    assert "smaller than masks.minimum_ml" in small.outcome
-    dropped = segment(phantom.scan, LIVER, some_components, config, cache=away)
-    assert "away from the organ that is asked for (masks.organ_share)" in dropped.outcome
-    assert dropped.pseudo_healthy is None and not dropped.mask.array.any()
 
 
 def test_a_head_in_mr_goes_the_same_road(some_components: Components, an_mr_phantom: Phantom) -> None:

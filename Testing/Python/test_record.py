@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +58,6 @@ def test_a_cache_comes_back_with_its_region(a_body: Phantom, a_cache: Cache, tmp
     assert back is not None and region is not None
     assert np.array_equal(back.latent, a_cache.latent) and np.array_equal(back.aova, a_cache.aova)
     assert back.anomaly_score == 0.75 and np.array_equal(region.array, a_body.organ.array)
-
-
-def test_where_the_organ_is_comes_back_where_it_is_known(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    for presence in (None, np.full((2, 2, 2), 0.25, np.float32)):
-        (tmp_path / "cache").write_bytes(packed_cache(replace(a_cache, presence=presence), None, "x"))
-        back, _ = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "x")
-        assert back is not None and np.array_equal(back.presence, presence)
 
 
 def test_a_score_that_does_not_exist_survives_the_cache(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.thresholds import (
-    ORGAN_SHARES,
     Judge,
     Setting,
     ThresholdOptions,
@@ -75,18 +74,16 @@ def a_judge(inside: float, outside: float, group: str = "liver, CT, real") -> Ju
     abnormal = np.zeros(truth.shape, dtype=np.float32)
     abnormal[truth] = inside
     abnormal[10:14, 10:14, 10:14] = outside
-    return Judge(group, abnormal, None, truth, MM)
+    return Judge(group, abnormal, truth, MM)
 
 
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
     with (a_run / "thresholds" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(list(tried(MasksConfig()))) + len(ORGAN_SHARES) and all(
-        0 <= float(row["dice"]) <= 1 for row in rows
-    )
+    assert len(rows) == len(list(tried(MasksConfig()))) and all(0 <= float(row["dice"]) <= 1 for row in rows)
     chosen = a_run / "thresholds" / "chosen.json"
     masks = load_config("mini", chosen).masks
-    keys = ("rule", "threshold", "peak", "floor", "organ_share")
+    keys = ("rule", "threshold", "peak", "floor")
     assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
     assert set(json.loads(chosen.read_text())) <= {"masks", "residual"}, "the rest stays the preset's"
 
