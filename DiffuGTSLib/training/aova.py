@@ -20,7 +20,7 @@ from torch import Tensor
 
 from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder, TextEncoder
-from DiffuGTSLib.evaluation.metrics import auroc
+from DiffuGTSLib.evaluation.metrics import auroc, dice
 from DiffuGTSLib.text.prompts import training_sentences
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 from DiffuGTSLib.training.losses import HeadLossWeights, head_losses
@@ -120,21 +120,21 @@ class HeadRecipe:
         With normal and abnormal windows, the AUROC of the anomaly score comes with them; where organs are outlined and the
         head knows of an elsewhere, the Dice of where it finds them.
         """
-        dice: dict[str, list[float]] = {}
+        by_organ: dict[str, list[float]] = {}
         flagged, scores, organ_dice = [], [], []
         for number, sample in enumerate(self._validation):
             prompts = self._prompts(sample, None)[None].to(self._device)
             attention = self.trainable(self._features(number), prompts)
             found = (attention.maps[0, ABNORMAL] > 0.5).cpu().numpy()
             if sample.abnormal:
-                overlap = _dice(found, sample.mask)
-                dice.setdefault(f"dice_{sample.modality}_{sample.organ.replace(' ', '_')}", []).append(overlap)
+                name = f"dice_{sample.modality}_{sample.organ.replace(' ', '_')}"
+                by_organ.setdefault(name, []).append(dice(found, sample.mask))
             if sample.shown is not None and sample.shown.any() and attention.maps.shape[1] > ELSEWHERE:
                 here = (attention.maps[0, ELSEWHERE] < 0.5).cpu().numpy()
-                organ_dice.append(_dice(here, sample.shown))
+                organ_dice.append(dice(here, sample.shown))
             flagged.append(float(found[~sample.mask].mean()))
             scores.append(float(attention.score_logits[0]))
-        figures = {name: float(np.mean(values)) for name, values in dice.items()}
+        figures = {name: float(np.mean(values)) for name, values in by_organ.items()}
         if figures:
             figures["dice"] = float(np.mean(list(figures.values())))
         if organ_dice:
@@ -177,10 +177,6 @@ def _questions(window: int, sample: Sample) -> list[tuple[int, Sample]]:
         return [(window, sample)]
     asked = sample.further
     return [(window, sample), (window, replace(sample, organ=asked.organ, mask=asked.mask, shown=asked.shown))]
-
-
-def _dice(found: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> float:
-    return float(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
 
 
 def _shown(sample: Sample) -> NDArray[np.float32]:

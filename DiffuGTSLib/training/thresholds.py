@@ -257,9 +257,8 @@ def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOption
         for number in range(count):
             rng = np.random.default_rng([seed, number, kind, *organ.encode()])
             drawn = (sampler.draw(rng) for _ in range(_PATIENCE))
-            found = next(
-                filter(wanted, drawn), None
-            )  # too small an organ has none with a tumor, a sick one none without
+            # Too small an organ has none with a tumor, a sick one none without, one that fills its scans none beside it.
+            found = next(filter(wanted, drawn), None)
             if found is not None:
                 yield replace(found, real=False)
 
