@@ -1,7 +1,8 @@
 """Protocols: which scans, which patients are kept apart, which masks.
 
 A protocol is one JSON file that names every case, its patient, its split and its masks; see
-`Resources/Protocols/mini.json`. Paths in it are relative to a data folder that the user names.
+`Resources/Protocols/mini.json`. Paths in it are relative to a data folder that the user names; of masks that come with
+DiffuGTS, "resource:Outlines/…".
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes import Volume, read_volume
 
@@ -40,7 +42,8 @@ class Case:
         label_names: Organ name → its values in the label map, those of its tumors among them.
         label_hu: HU → the values of the label map that have it, for an anatomy that is painted as a CT: "28", or
             "-100 to 60" for a tissue of both. Every value is named once.
-        organ_files: Organ name → paths of masks that make it up, where every part has a file of its own.
+        organ_files: Organ name → paths of masks that make it up, where every part has a file of its own; "resource:Outlines/…"
+            for one that comes with DiffuGTS.
         other_lesion_values: Values of the label map that are neither healthy nor tumor, as a cyst.
         lung_by_air: Find the lungs of a CT as the air enclosed by the body.
         healthy_only_in: Where the scan shows tumors that nobody outlined, the organs that are known to be healthy.
@@ -83,7 +86,7 @@ class Case:
 
     @property
     def files(self) -> list[str]:
-        """Every file of the case, relative to the data folder, each once."""
+        """Every file of the case as it is named, each once; see `case_file`."""
         parts = [path for paths in self.organ_files.values() for path in paths]
         return list(dict.fromkeys(path for path in (self.image, self.tumor, self.labels, *parts) if path))
 
@@ -140,6 +143,21 @@ def read_scan(case: Case, data: Path) -> Volume:
     if case.offset_hu == 0:
         return scan
     return scan.with_array(scan.array.astype(np.float32) + np.float32(case.offset_hu))
+
+
+RESOURCE = "resource:"
+"""Begins the path of a mask that comes with DiffuGTS, in whatever folder the protocol lies."""
+
+
+def case_file(data: Path, named: str) -> Path:
+    """Return where a file that a case names is: in the data folder, or among DiffuGTS's own resources.
+
+    Raises:
+        InputError: If there is no such resource.
+    """
+    if named.startswith(RESOURCE):
+        return resource_path(*named.removeprefix(RESOURCE).split("/"))
+    return data / named
 
 
 def write_protocol(path: Path, cases: Sequence[Case], description: str, **header: Any) -> None:

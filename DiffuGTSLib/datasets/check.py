@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.protocol import Case, read_scan, shared_patients
+from DiffuGTSLib.protocol import Case, case_file, read_scan, shared_patients
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import read_labels
 from DiffuGTSLib.volumes.volume import closest_ras, require_scan
@@ -133,7 +133,7 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
     findings += _duplicates(checked)
     findings.sort(key=lambda finding: finding.level != ERROR)
     files = {file for case in used for file in case.files}
-    return Report(checked, findings, sum(_bytes(data / file) for file in files), counts(cases))
+    return Report(checked, findings, sum(_bytes(case_file(data, file)) for file in files), counts(cases))
 
 
 def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | None]:
@@ -157,7 +157,7 @@ def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | Non
     tumor_ml = None
     for file in case.files[1:]:
         try:
-            labels = read_labels(data / file, scan.geometry).array
+            labels = read_labels(case_file(data, file), scan.geometry).array
         except DiffuGTSError as error:
             found(ERROR, error.code, f"{file}: {error.message}")
             continue

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_scan
+from DiffuGTSLib.protocol import Case, case_file, read_scan
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
@@ -114,7 +114,7 @@ def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry
     for name, paths in case.organ_files.items():
         whole = np.zeros(grid.shape, dtype=bool)
         for path in paths:
-            whole |= read_mask(root / path, grid).array > 0
+            whole |= read_mask(case_file(root, path), grid).array > 0
         organs[name] = scan.project(Volume(whole.astype(np.uint8), grid)) >= 0.5
     return organs
 

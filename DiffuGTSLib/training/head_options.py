@@ -49,8 +49,7 @@ class HeadOptions:
         start: Folder of a trained head, or of the model that it belongs to, from whose weights training begins.
         real: Share of windows around an outlined tumor; -1: as `Mixture`, seen 0.5, label-free 0.
         healthy: Share of the other windows that no tumor is painted into; -1: as `Mixture`, seen 1.
-        other_organ: Share of windows with a tumor that are asked about another organ.
-        further: Share of windows that are asked about a second organ of their scan, too.
+        further: How many other organs a window is asked about as well, of its scan where they are outlined.
         window_voxels: Side of the larger windows; 0: the preset's.
         learning_rate: Peak, halved for the larger windows.
         average: Decay of the running average of the weights, which is the result; 0: the last weights are.
@@ -78,8 +77,7 @@ class HeadOptions:
     start: str = ""
     real: float = BY_MODE
     healthy: float = BY_MODE
-    other_organ: float = Mixture.other_organ
-    further: float = 1.0
+    further: int = 2
     window_voxels: int = 0
     learning_rate: float = 1e-3
     average: float = 0.999
@@ -113,7 +111,6 @@ class HeadOptions:
         return Mixture(
             real=real if self.real == BY_MODE else self.real,
             healthy=healthy if self.healthy == BY_MODE else self.healthy,
-            other_organ=self.other_organ,
             further=self.further,
         )
 
@@ -153,7 +150,7 @@ class HeadOptions:
 
     def _require_ranges(self) -> None:
         shares, weights = (
-            ("real", "healthy", "other_organ", "further"),
+            ("real", "healthy"),
             ("anomaly", "similarity", "dice", "voxel", "organ"),
         )
         left_to_mode = {"real", "healthy", "dice", "voxel", "organ"}
@@ -162,7 +159,7 @@ class HeadOptions:
             **dict.fromkeys(weights, (0.0, 1000000.0)),
             "alpha": (0.0, 1.0), "feature_scale": (0.0, 1e6), "denoiser_timestep": (0.0, 999.0),
             "learning_rate": (1e-9, 1.0), "average": (0.0, 0.999999),
-            "validate_every": (1, 10**9), "patience": (0, 10**9), "workers": (0, 256), "cache_gb": (0.0, 1e6),
+            "further": (0, 20), "validate_every": (1, 10**9), "patience": (0, 10**9), "workers": (0, 256), "cache_gb": (0.0, 1e6),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

@@ -35,7 +35,7 @@ from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
 RECORD = "head.json"
-EARLIER = {"elsewhere": False, "further": 0.0}
+EARLIER = {"elsewhere": False, "further": 0}
 """What runs were begun with that do not say it."""
 MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb")
 """Options that a run may go on with in another value: they change how it is run, not what is learned."""

@@ -61,7 +61,7 @@ def validation_windows(scans: Sequence[TrainingScan], side: int, options: HeadOp
                 organ = scan.case.organ
                 shown = (crop.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
                 windows.append(Sample(image, mask, organ, loaded.modality, loaded.spacing_mm, shown=shown))
-    others = Mixture(real=0.0, healthy=0.4, other_organ=0.0, anywhere=0.0, turned=0.0)
+    others = Mixture(real=0.0, healthy=0.4, anywhere=0.0, turned=0.0)
     if options.mode == "seen":
         others = replace(others, healthy=1.0)
     sampler = AnomalySampler(scans, side, others)
@@ -103,5 +103,4 @@ def in_words(mixture: Mixture, with_tumor: int, *, organs: bool = True) -> str:
         "in a healthy organ": others * mixture.healthy,
     }
     kinds = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in shares.items() if share)
-    further = f", {100 * mixture.further:.0f} % of all about a second one" if organs and mixture.further else ""
-    return f"{kinds}; {100 * mixture.other_organ:.0f} % of those with a tumor are asked about another organ{further}"
+    return f"{kinds}; each is asked about {mixture.further} other organs as well" if mixture.further else kinds

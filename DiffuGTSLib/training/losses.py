@@ -48,27 +48,30 @@ def head_losses(
     Args:
         attention: The head's answer for a batch.
         prompts: (b, 2, d).
-        abnormal: y, (b,), 1 where the prompted organ shows a tumor.
-        mask: (b, 1, X, Y, Z), 1 in the tumor; empty where y = 0.
+        abnormal: y, (b,), 1 where the prompted organ shows a tumor, NaN where it may show one that nobody outlined: such an
+            answer is judged by the organ term, and by no other that looks at y or m.
+        mask: (b, 1, X, Y, Z), 1 in the tumor; empty where y = 0, NaN where y is.
         weights: Of the terms.
         similarity_by_label: Take the similarity term in the form that looks at y.
         organ: (b, 1, X, Y, Z), 1 in the prompted organ and its tumor, NaN in windows where nobody outlined it. Looked at
             only where the head knows of an elsewhere.
     """
-    probability = attention.maps[:, ABNORMAL : ABNORMAL + 1].float()
+    known = ~abnormal.float().isnan()
+    log_maps, maps = attention.log_maps.float(), attention.maps.float()
     embeddings, prompts = attention.class_embeddings.float(), prompts.float()
+    y, m = abnormal[known], mask[known]
     terms = {
-        "anomaly": anomaly_loss(attention.score_logits.float(), abnormal),
+        "anomaly": anomaly_loss(attention.score_logits.float()[known], y),
         "similarity": (
-            labeled_similarity_loss(embeddings, prompts, abnormal)
+            labeled_similarity_loss(embeddings[known], prompts[known], y)
             if similarity_by_label
             else similarity_loss(embeddings, prompts)
         ),
-        "dice": dice_loss(probability, mask, abnormal),
-        "voxel": voxel_loss(attention.log_maps.float(), mask),
+        "dice": dice_loss(maps[known, ABNORMAL : ABNORMAL + 1], m, y),
+        "voxel": voxel_loss(log_maps[known], m),
     }
     if organ is not None and attention.maps.shape[1] > ELSEWHERE:
-        terms["organ"] = organ_loss(attention.log_maps.float(), organ)
+        terms["organ"] = organ_loss(log_maps, organ)
     total = sum(getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name))
     return {"total": torch.as_tensor(total), **terms}
 

@@ -157,7 +157,7 @@ def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
     may be the same.
     """
     train = AnomalySampler(job.scans["train"], side, Mixture())
-    painted = Mixture(real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0)
+    painted = Mixture(real=0.0, healthy=0.0, anywhere=0.0)
     fresh = AnomalySampler([*job.scans["train"], *job.scans["validation"]], side, painted)
     real = [w for w in validation_windows(job.scans["validation"], side) if w.abnormal]
 

@@ -50,7 +50,7 @@ class TumorSampler:
                 f"None of {len(scans)} scans has an outlined tumor to learn from.",
                 hint="train from handcrafted tumors alone: --set handcrafted=1.",
             )
-        mixture = Mixture(real=1 - handcrafted, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.5, thick=0.0)
+        mixture = Mixture(real=1 - handcrafted, healthy=0.0, anywhere=0.0, turned=0.5, thick=0.0)
         self._windows = AnomalySampler([_within_window(scan) for scan in scans], side, mixture)
 
     def draw(self, rng: np.random.Generator) -> Sample:

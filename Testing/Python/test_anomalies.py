@@ -10,28 +10,19 @@ import pytest
 from mini_data import GRID, training_scan, write_case, write_labels
 from phantoms import ct_phantom, mr_phantom
 
-from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.training.anomalies import (
-    EXOPHYTIC_CHANCE,
     MINIMUM_VOXELS,
     AnomalySampler,
     Mixture,
     Sample,
-    edge_blur_voxels,
-    paint_decoys,
-    paint_tumors,
-    shift_organ,
-    training_spec,
 )
 from DiffuGTSLib.training.data import TrainingScan
-from DiffuGTSLib.volumes.canonical import IntensityMap
 
 SIDE = 32
 PLAIN = Mixture(
-    real=0.0, healthy=0.0, other_organ=0.0, anywhere=0.0, turned=0.0, thick=0.0, thick_mr=0.0, sharp=0.0, remapped=0.0,
-    stripped=0.0, decoys=0.0, further=0.0, phase=0.0,
+    real=0.0, healthy=0.0, anywhere=0.0, turned=0.0, thick=0.0, thick_mr=0.0, sharp=0.0, remapped=0.0,
+    stripped=0.0, decoys=0.0, further=0, phase=0.0,
 )  # fmt: skip
 REAL = replace(PLAIN, real=1.0)
 PAINTED = PLAIN
@@ -98,22 +89,21 @@ def test_a_healthy_window_has_an_empty_target(a_healthy_ct: TrainingScan) -> Non
     assert not any(sample.mask.any() or sample.abnormal for sample in samples)
 
 
-def test_the_prompt_of_another_organ_has_an_empty_target(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
-    wrong = AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, other_organ=1.0))
-    right = AnomalySampler([a_ct, an_mr], SIDE, REAL)
+def test_a_tumor_is_not_one_of_another_organ_wherever_that_is(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
     asked = 0
-    for seed in range(16):
-        fitting, other = (sampler.draw(np.random.default_rng(seed)) for sampler in (right, wrong))
-        if fitting.mask.any():
+    for sample in drawn(AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, further=2))):
+        assert len(sample.further) == (1 if sample.mask.any() else 0), "of what shows no tumor nothing is known"
+        for question in sample.further:
             asked += 1
-            assert np.array_equal(fitting.image, other.image), "only the question differs"
-            assert other.organ != fitting.organ and not other.mask.any() and not other.abnormal
+            assert {sample.organ, question.organ} == {"liver", "brain"}
+            assert question.mask is not None and not question.mask.any() and question.abnormal == 0
+            assert question.shown is None, "nobody said that no brain is in the trunk"
     assert asked > 8
 
 
 def test_a_sampler_of_one_organ_cannot_ask_for_another(a_ct: TrainingScan) -> None:
-    sampler = AnomalySampler([a_ct], SIDE, replace(REAL, other_organ=1.0))
-    assert {sample.organ for sample in drawn(sampler, 6)} == {"liver"}
+    sampler = AnomalySampler([a_ct], SIDE, replace(REAL, further=2))
+    assert not any(sample.further for sample in drawn(sampler, 6))
 
 
 def test_the_same_generator_draws_the_same_window(a_ct: TrainingScan, an_mr: TrainingScan) -> None:
@@ -144,9 +134,7 @@ def test_nobody_asks_anywhere_for_an_organ_that_may_hold_an_unmarked_tumor(a_hea
         assert {sample.organ for sample in drawn(AnomalySampler([scan], SIDE, ANYWHERE), 12)} == {"lung"}
 
 
-def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(
-    a_ct: TrainingScan, an_mr: TrainingScan, tmp_path: Path
-) -> None:
+def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(a_ct: TrainingScan, tmp_path: Path) -> None:
     turned = replace(REAL, turned=1.0)
     for sample in drawn(AnomalySampler([a_ct], SIDE, turned)):
         assert sample.shown is not None and (sample.shown >= sample.mask).all(), "a tumor belongs to its organ"
@@ -157,50 +145,62 @@ def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(
     assert {sample.shown is None for sample in drawn(AnomalySampler([training_scan(tmp_path, depth)], SIDE, REAL))} == {
         True
     }
-    asked_wrong = drawn(AnomalySampler([a_ct, an_mr], SIDE, replace(REAL, other_organ=1.0)))
-    wrong = [sample for sample in asked_wrong if (sample.modality, sample.organ) in (("CT", "brain"), ("MR", "liver"))]
-    assert wrong and all(sample.shown is None for sample in wrong), "nobody said that no brain is in the trunk"
 
 
 def test_a_window_is_asked_about_a_second_organ_of_its_scan_too(a_healthy_ct: TrainingScan) -> None:
     """Here the lung lies where the liver does: both answers come from the same view, turned and mirrored alike."""
     liver = a_healthy_ct.organs["liver"]
     both = replace(a_healthy_ct, organs={"liver": liver, "lung": liver}, outlined=frozenset({"liver", "lung"}))
-    asked, alone = (AnomalySampler([both], SIDE, replace(HEALTHY, turned=1.0, further=share)) for share in (1.0, 0.0))
+    asked, alone = (AnomalySampler([both], SIDE, replace(HEALTHY, turned=1.0, further=count)) for count in (2, 0))
     seen = set()
     for one, other in zip(drawn(asked), drawn(alone), strict=True):
-        assert one.further is not None and other.further is None and one.shown is not None
-        assert {one.organ, one.further.organ} == {"liver", "lung"}
-        assert np.array_equal(one.further.shown, one.shown) and one.shown.any()
-        seen.add(one.further.organ)
+        assert not other.further and one.shown is not None
+        first, second = one.questions
+        assert (first.organ, first.shown, first.mask) == (one.organ, one.shown, one.mask)
+        assert {first.organ, second.organ} == {"liver", "lung"} and second.shown is not None
+        assert np.array_equal(second.shown, one.shown) and one.shown.any()
+        seen.add(second.organ)
     assert seen == {"liver", "lung"}
+
+
+def test_a_window_is_asked_about_several_organs_each_once(a_healthy_ct: TrainingScan) -> None:
+    liver = a_healthy_ct.organs["liver"]
+    names = ("liver", "lung", "kidney", "spleen")
+    many = replace(a_healthy_ct, organs=dict.fromkeys(names, liver), outlined=frozenset(names))
+    for sample in drawn(AnomalySampler([many], SIDE, replace(HEALTHY, further=2)), 8):
+        assert len({question.organ for question in sample.questions}) == 3
 
 
 def test_a_second_question_about_the_sick_organ_shows_its_tumor(a_ct: TrainingScan) -> None:
     lung = np.roll(a_ct.organs["liver"], 6, axis=2)
     both = replace(a_ct, organs={**a_ct.organs, "lung": lung}, outlined=frozenset({"liver", "lung"}))
-    sampler = AnomalySampler([both], SIDE, replace(ANYWHERE, turned=1.0, further=1.0))
+    sampler = AnomalySampler([both], SIDE, replace(ANYWHERE, turned=1.0, further=1))
     asked = [sample for sample in drawn(sampler, 32) if sample.organ == "lung"]
-    seen = [sample for sample in asked if sample.further is not None and sample.further.mask.any()]
+    seen = [sample for sample in asked for question in sample.further if question.abnormal]
     assert asked and seen and not any(sample.mask.any() for sample in asked)
     for sample in seen:
-        assert sample.further is not None and (sample.further.shown >= sample.further.mask).all()
-        assert sample.image[sample.further.mask].mean() < 0.7, "the lesion (20 HU), not its liver (110 HU)"
+        (question,) = sample.further
+        assert question.shown is not None and question.mask is not None and (question.shown >= question.mask).all()
+        assert sample.image[question.mask].mean() < 0.7, "the lesion (20 HU), not its liver (110 HU)"
 
 
-def test_nobody_asks_a_second_time_about_an_organ_that_is_not_outlined_or_may_hold_an_unmarked_tumor(
-    a_healthy_ct: TrainingScan,
-) -> None:
-    ask = replace(PAINTED, further=1.0)
+def test_of_an_organ_that_may_hold_an_unmarked_tumor_only_its_place_is_asked(a_healthy_ct: TrainingScan) -> None:
+    ask = replace(PAINTED, further=1)
     suspect = replace(
         a_healthy_ct,
         outlined=frozenset({"liver", "lung"}),
         case=replace(a_healthy_ct.case, unmarked_near={"lung": 5.0}),
     )
-    asked = [sample for sample in drawn(AnomalySampler([suspect], SIDE, ask)) if sample.organ == "liver"]
-    assert asked and all(sample.further is None for sample in asked)
+    sampler = AnomalySampler([suspect], SIDE, ask)
+    asked = [sample for sample in drawn(sampler) if sample.organ == "liver"]
+    assert sampler.organs == ["liver", "lung"] and asked
+    assert all(sample.further[0].organ == "lung" for sample in asked)
+    for sample in asked:
+        (question,) = sample.further
+        assert question.shown is not None and question.mask is None and np.isnan(question.abnormal)
     alone = drawn(AnomalySampler([a_healthy_ct], SIDE, ask))  # of this one, the liver alone is outlined
-    assert {sample.further.organ for sample in alone if sample.further} == {"liver"}
+    outlined = {question.organ for sample in alone for question in sample.further if question.shown is not None}
+    assert outlined == {"liver"}
 
 
 def test_an_organ_that_is_not_asked_for_shifts_too(a_healthy_ct: TrainingScan) -> None:
@@ -258,52 +258,6 @@ def test_a_healthy_window_with_decoys_looks_different_and_stays_healthy(a_health
     assert changed >= 8
 
 
-def test_a_solid_organ_shifts_as_a_whole_and_lung_stays(an_intensity_map: IntensityMap) -> None:
-    organ = np.zeros(EVERYWHERE.shape, bool)
-    organ[10:30, 10:30, 10:30] = True
-    deep, far = (slice(14, 26),) * 3, (slice(0, 6),) * 3
-    shifts = []
-    for seed in range(8):
-        liver = a_window(60.0, an_intensity_map)
-        shifted = shift_organ(liver, organ, an_intensity_map, np.random.default_rng(seed))
-        change_hu = an_intensity_map.to_native(shifted) - an_intensity_map.to_native(liver)
-        assert change_hu[deep].std() < 1 and np.abs(change_hu[far]).max() < 0.5
-        shifts.append(float(change_hu[deep].mean()))
-    assert -31 < min(shifts) < 0 < max(shifts) < 81
-    lung = a_window(-850.0, an_intensity_map)
-    assert shift_organ(lung, organ, an_intensity_map, np.random.default_rng(0)) is lung
-    assert shift_organ(lung, np.zeros_like(organ), an_intensity_map, np.random.default_rng(0)) is lung
-
-
-def test_decoys_in_a_lung_are_as_dense_as_blood(an_intensity_map: IntensityMap) -> None:
-    lung = a_window(-850.0, an_intensity_map)
-    painted = paint_decoys(lung, EVERYWHERE, an_intensity_map, 0.3, GRID_MM, np.random.default_rng(0))
-    changed = an_intensity_map.to_native(painted)[painted > lung + 0.2]
-    assert changed.size > 30 and -300 < changed.max() < 260
-    nowhere = np.zeros_like(EVERYWHERE)
-    assert paint_decoys(lung, nowhere, an_intensity_map, 0.3, GRID_MM, np.random.default_rng(0)) is lung
-
-
-def test_decoys_in_a_solid_organ_differ_from_it_a_little(an_mr: TrainingScan) -> None:
-    flat = np.full(EVERYWHERE.shape, 0.5, np.float32)
-    levels = []
-    for seed in range(12):
-        painted = paint_decoys(flat, EVERYWHERE, None, 0.3, GRID_MM, np.random.default_rng(seed))
-        levels.append(float(painted.reshape(-1)[np.abs(painted - flat).argmax()]))
-    assert min(levels) < 0.45 and max(levels) > 0.55 and np.abs(np.array(levels) - 0.5).max() > 0.3
-
-
-def test_edges_are_painted_as_soft_as_a_coarse_scan_s(a_ct: TrainingScan, a_label_map: TrainingScan) -> None:
-    source = a_ct.scan.source
-    coarse = replace(source, ijk_to_ras=source.ijk_to_ras @ np.diag([3.0, 3.0, 3.0, 1.0]))
-    far = replace(a_ct, scan=replace(a_ct.scan, source=coarse))
-    fine, soft = (
-        np.mean([edge_blur_voxels(scan, np.random.default_rng(seed)) for seed in range(20)]) for scan in (a_ct, far)
-    )
-    assert 0.35 < fine < 0.55 and soft > 1.4 * fine
-    assert 0.3 <= edge_blur_voxels(a_label_map, np.random.default_rng(0)) <= 0.8
-
-
 def test_a_scan_that_shows_more_of_an_organ_is_drawn_more_often(a_healthy_ct: TrainingScan) -> None:
     less = replace(
         a_healthy_ct,
@@ -354,74 +308,3 @@ def test_scans_without_a_healthy_organ_are_refused(tmp_path: Path) -> None:
     row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", labels="", label_names={}, organ="")
     with pytest.raises(InputError, match="None of 1 scans shows 100 voxels of a healthy organ"):
         AnomalySampler([training_scan(tmp_path, row)], SIDE, Mixture())
-
-
-# Painted into a canonical window
-
-
-@pytest.fixture(scope="module")
-def an_intensity_map() -> IntensityMap:
-    canonical = load_config("mini").canonical
-    return IntensityMap(canonical.ct_knots_hu, canonical.ct_knots_unit, clip=True)
-
-
-GRID_MM = (2.0, 2.0, 2.0)
-EVERYWHERE = np.ones((40, 40, 40), bool)
-
-
-def a_window(hu: float, intensity: IntensityMap) -> np.ndarray:
-    return intensity.to_unit(hu + np.random.default_rng(0).normal(0, 8, EVERYWHERE.shape))
-
-
-def test_tumors_on_ct_are_painted_in_hu_through_the_scan_s_own_map(an_intensity_map: IntensityMap) -> None:
-    """The same organ file serves whole scans and training windows: 30 to 110 HU in the bladder, whatever the map."""
-    curved = IntensityMap((-1000.0, -200.0, 300.0, 1000.0), (0.0, 0.2, 0.8, 1.0), clip=True)
-    for intensity in (an_intensity_map, curved):
-        found = []
-        for seed in range(16):
-            window = a_window(0.0, intensity)
-            image, mask = paint_tumors(
-                window, EVERYWHERE, training_spec("bladder"), 1, intensity, GRID_MM, np.random.default_rng(seed)
-            )
-            assert image.dtype == np.float32 and image.min() >= 0 and image.max() <= 1
-            found.append(float(np.median(intensity.to_native(image[mask]))))
-        assert 20 < np.median(found) < 110
-
-
-def test_a_window_outside_its_tumors_is_left_as_it_was(an_intensity_map: IntensityMap) -> None:
-    window = a_window(110.0, an_intensity_map)
-    before = window.copy()
-    organ = EVERYWHERE & (np.indices(EVERYWHERE.shape)[0] < 20)
-    for intensity in (an_intensity_map, None):
-        image, mask = paint_tumors(window, organ, organ_spec("liver"), 3, intensity, GRID_MM, np.random.default_rng(1))
-        assert np.array_equal(window, before) and mask.any() and not mask[~organ].any()
-        assert np.array_equal(image[~organ], before[~organ])
-
-
-def test_a_tumor_without_a_place_is_left_out(an_intensity_map: IntensityMap) -> None:
-    window, nowhere = a_window(110.0, an_intensity_map), np.zeros_like(EVERYWHERE)
-    sliver = nowhere.copy()
-    sliver[20, 20, 20:23] = True
-    for organ in (nowhere, sliver):
-        image, mask = paint_tumors(
-            window, organ, organ_spec("liver"), 2, an_intensity_map, GRID_MM, np.random.default_rng(0)
-        )
-        assert np.array_equal(image, window) and not mask.any()
-
-
-def test_radii_are_log_uniform_in_the_organ_s_range(an_intensity_map: IntensityMap) -> None:
-    """Liver, 7 to 45 mm: half of the tumors are below the geometric mean of 17.7 mm; large ones are cut here."""
-    window, radii = a_window(110.0, an_intensity_map), []
-    for seed in range(30):
-        rng = np.random.default_rng(seed)
-        _, mask = paint_tumors(window, EVERYWHERE, organ_spec("liver"), 1, an_intensity_map, GRID_MM, rng)
-        radii.append(np.cbrt(3 * mask.sum() * 8 / (4 * np.pi)))
-    assert np.median(radii) == pytest.approx(17.7, rel=0.35) and min(radii) < 11
-
-
-def test_training_tumors_may_leave_any_organ_now_and_then() -> None:
-    assert training_spec("liver").exophytic_chance == dict.fromkeys(
-        ("tiny", "small", "medium", "large"), EXOPHYTIC_CHANCE
-    )
-    assert training_spec("kidney").exophytic_chance["large"] == 0.5
-    assert training_spec("gallbladder").ct == organ_spec("other").ct

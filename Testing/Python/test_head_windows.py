@@ -32,7 +32,7 @@ def two_scans(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingScan]:
 
 def drawn(options: HeadOptions, scans: list[TrainingScan], count: int = 24) -> list[Sample]:
     """Draw plain windows of a mode."""
-    mixture = replace(options.mixture, other_organ=0.0, turned=0.0, thick=0.0)
+    mixture = replace(options.mixture, turned=0.0, thick=0.0)
     sampler = AnomalySampler(scans_for(options, scans, "train"), SIDE, mixture)
     return [sampler.draw(np.random.default_rng(seed)) for seed in range(count)]
 
@@ -118,10 +118,10 @@ def test_patience_needs_windows_that_can_judge() -> None:
 
 
 def test_the_shares_of_windows_in_words_sum_to_one() -> None:
-    mixture = Mixture(real=0.3, healthy=0.25, other_organ=0.05, anywhere=0.1)
+    mixture = Mixture(real=0.3, healthy=0.25, anywhere=0.1, further=2)
     assert in_words(mixture, 4) == (
         "30 % around a real tumor (4 scans), 10 % from anywhere, 45 % with painted tumors, 15 % in a healthy organ; "
-        "5 % of those with a tumor are asked about another organ"
+        "each is asked about 2 other organs as well"
     )
     assert in_words(mixture, 4, organs=False).startswith("30 % around a real tumor (4 scans), 70 % from anywhere;")
     assert in_words(mixture, 0).startswith("10 % from anywhere, 68 % with painted tumors, 22 % in a healthy organ")

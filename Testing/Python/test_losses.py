@@ -152,6 +152,28 @@ def test_an_organ_that_nobody_outlined_teaches_nothing_and_spoils_no_other_windo
     assert float(loss.detach()) == 0.0 and silent.grad is not None and not silent.grad.any()
 
 
+def test_where_tumors_may_be_unmarked_the_organ_term_alone_looks() -> None:
+    """Beside a window that is known, one of which the organ's place alone is: it changes that term and no other."""
+    maps, rest = three_maps([0.5, 0.1, 0.2, 0.3], [0.3, 0.2, 0.1, 0.4]), float("nan")
+    here, tumor, prompts = row([1, 0, 0, 0.0]), row([1, 0, 0, 0.0]), torch.eye(2)[None]
+    one = Attention(maps.exp(), maps, torch.eye(2)[None], torch.zeros(1))
+    two = Attention(
+        maps.exp().repeat(2, 1, 1, 1, 1),
+        maps.repeat(2, 1, 1, 1, 1),
+        one.class_embeddings.repeat(2, 1, 1),
+        torch.ones(2),
+    )
+    two.score_logits[0] = 0.0
+    alone = head_losses(one, prompts, torch.tensor([1.0]), tumor, HeadLossWeights(), organ=here)
+    both = head_losses(
+        two, prompts.repeat(2, 1, 1), torch.tensor([1.0, rest]), torch.cat([tumor, rest * tumor]), HeadLossWeights(),
+        organ=torch.cat([here, 1 - here]),
+    )  # fmt: skip
+    for name in ("anomaly", "similarity", "dice", "voxel"):
+        assert float(both[name]) == pytest.approx(float(alone[name]))
+    assert float(both["organ"]) > float(alone["organ"]) and both["total"].isfinite()
+
+
 @pytest.fixture
 def an_attention() -> Attention:
     """Half and half everywhere, orthogonal class embeddings, an undecided score."""

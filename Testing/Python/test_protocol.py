@@ -15,7 +15,7 @@ from DiffuGTSLib import protocol
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case, read_protocol, read_scan
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.volumes import Geometry, Volume, write_volume
+from DiffuGTSLib.volumes import Geometry, Volume, read_volume, write_volume
 
 ROW: dict[str, Any] = {"name": "a", "patient": "p", "split": "train", "modality": "CT", "image": "a/ct.nii.gz"}
 
@@ -161,6 +161,25 @@ def test_a_protocol_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert (content["format"], content["description"], content["seed"]) == (1, "One kidney.", 3)
     assert "lung_by_air" not in content["cases"][0], "what is as by default goes without saying"
     assert case.files == ["a/ct.nii.gz", "a/seg.nii.gz", "a/liver.nii.gz"]
+
+
+def test_a_mask_that_comes_with_the_project_is_found_wherever_the_data_are(tmp_path: Path) -> None:
+    assert protocol.case_file(tmp_path, "a/liver.nii.gz") == tmp_path / "a" / "liver.nii.gz"
+    named = "resource:Outlines/CRLM-1004/liver.nii.gz"
+    assert protocol.case_file(tmp_path, named) == resource_path("Outlines", "CRLM-1004", "liver.nii.gz")
+    with pytest.raises(InputError, match=r"Resource 'Outlines/nobody/liver\.nii\.gz' not found"):
+        protocol.case_file(tmp_path, "resource:Outlines/nobody/liver.nii.gz")
+
+
+def test_every_bundled_outline_is_named_by_the_bundled_protocol_and_every_one_it_names_is_there(tmp_path: Path) -> None:
+    cases = read_protocol(resource_path("Protocols", "mini.json"))
+    named = {
+        protocol.case_file(tmp_path, file) for case in cases for file in case.files if file.startswith("resource:")
+    }
+    assert named == set(resource_path("Outlines").glob("*/*.nii.gz"))
+    assert {case.split for case in cases if any(path.parent.name == case.name for path in named)} == {"train"}
+    for path in named:
+        assert set(np.unique(read_volume(path).array)) == {0, 1}
 
 
 def test_a_patient_in_two_splits_can_be_read_in_order_to_be_reported(tmp_path: Path) -> None:

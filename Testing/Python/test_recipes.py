@@ -234,7 +234,7 @@ def head_recipe(scans: list[TrainingScan], autoencoder: MaisiAutoencoder, batch:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         head = AovaHead(autoencoder.feature_channels, text.dim, **HEAD)
-    sampler = AnomalySampler(scans, SIDE, Mixture(real=1.0, healthy=0.0, other_organ=0.0))
+    sampler = AnomalySampler(scans, SIDE, Mixture(real=1.0, healthy=0.0))
     scan = scans[0]
     seen = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm)
     healthy = Sample(scan.scan.image, np.zeros_like(scan.tumor), "brain", "CT", scan.scan.spacing_mm)
@@ -321,7 +321,7 @@ def test_batches_that_were_drawn_ahead_give_the_losses_of_those_drawn_here(some_
             rng = np.random.default_rng(next(self.seeds))
             return [sampler.draw(rng) for _ in range(2)], rng
 
-    sampler = AnomalySampler(some_scans, SIDE, Mixture(real=1.0, healthy=0.0, other_organ=0.0))
+    sampler = AnomalySampler(some_scans, SIDE, Mixture(real=1.0, healthy=0.0))
     here, ahead = (
         head_recipe(some_scans, tiny_autoencoder(), 2),
         head_recipe(some_scans, tiny_autoencoder(), 2, ahead=Ahead()),
@@ -354,7 +354,7 @@ def test_a_second_question_counts_as_a_window_of_its_own_and_is_not_encoded_agai
     scan = some_scans[0]
     other = Question("brain", np.roll(scan.organs["liver"], 3, axis=0), np.roll(scan.tumor, 3, axis=0))
     plain = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm, shown=scan.organs["liver"])
-    both = dataclasses.replace(plain, further=other)
+    both = dataclasses.replace(plain, further=(other,))
     second = dataclasses.replace(plain, organ="brain", mask=other.mask, shown=other.shown)
     terms, encoded = [], []
     for samples in ([both], [plain, second]):
@@ -365,6 +365,18 @@ def test_a_second_question_counts_as_a_window_of_its_own_and_is_not_encoded_agai
         encoded.append(autoencoder.count)
     assert terms[0] == pytest.approx(terms[1], rel=1e-5)
     assert encoded == [1, 2]
+
+
+def test_an_organ_that_may_hold_unmarked_tumors_is_asked_for_its_place_alone(some_scans: list[TrainingScan]) -> None:
+    scan = some_scans[0]
+    plain = Sample(scan.scan.image, scan.tumor, "liver", "CT", scan.scan.spacing_mm, shown=scan.organs["liver"])
+    asked = dataclasses.replace(plain, further=(Question("brain", np.zeros_like(scan.tumor), None),))
+    terms = []
+    for sample in (plain, asked):
+        recipe = head_recipe(some_scans, tiny_autoencoder(), ahead=Given([sample]))
+        terms.append({name: float(t.detach()) for name, t in recipe.losses(np.random.default_rng(1)).items()})
+    assert terms[1]["voxel"] == pytest.approx(terms[0]["voxel"]) and terms[1]["dice"] == pytest.approx(terms[0]["dice"])
+    assert all(np.isfinite(value) for value in terms[1].values())
 
 
 def test_the_head_learns_a_window_by_heart(some_scans: list[TrainingScan], tmp_path: Path) -> None:

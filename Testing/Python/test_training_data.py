@@ -13,6 +13,7 @@ from phantoms import CENTER_RAS, Ellipsoid, ct_phantom, grid, mr_phantom
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from DiffuGTSLib import protocol
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.data import Crop, View, body_mask, load_split, lung_by_air, random_crop, random_view
@@ -88,6 +89,19 @@ def test_an_organ_may_be_made_of_several_files(tmp_path: Path) -> None:
         half[part] = phantom.organ.array[part]
         write_volume(phantom.organ.with_array(half), tmp_path / "ct" / f"{name}.nii.gz")
     assert training_scan(tmp_path, row).organs["liver"].sum() == phantom.organ.array.sum()
+
+
+def test_an_organ_s_outline_may_come_with_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phantom = ct_phantom(GRID)
+    row = write_case(
+        tmp_path / "data", "ct", phantom, "train", tumor="", labels="", label_names={},
+        organ_files={"liver": ["resource:Outlines/ct/liver.nii.gz"]},
+    )  # fmt: skip
+    monkeypatch.setattr(protocol, "resource_path", (tmp_path / "Resources").joinpath)
+    (tmp_path / "Resources" / "Outlines" / "ct").mkdir(parents=True)
+    write_volume(phantom.organ, tmp_path / "Resources" / "Outlines" / "ct" / "liver.nii.gz")
+    scan = training_scan(tmp_path / "data", row)
+    assert scan.organs["liver"].sum() == phantom.organ.array.sum() and scan.outlined == {"liver"}
 
 
 def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: Path) -> None:
