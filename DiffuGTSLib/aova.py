@@ -55,6 +55,12 @@ class Attention:
     score_logits: Float[Tensor, " b"]
 
 
+def together(answers: Sequence[Attention]) -> Attention:
+    """Return the answers of several batches as those of one."""
+    parts = ("maps", "log_maps", "class_embeddings", "score_logits")
+    return Attention(*(torch.cat([getattr(answer, part) for answer in answers]) for part in parts))
+
+
 @dataclass(frozen=True)
 class AovaMaps:
     """What the whole scan looks like.
@@ -234,7 +240,7 @@ class AovaHead(ModelMixin, ConfigMixin):
         ]
 
     def answer(self, adapted: Sequence[Tensor], prompts: Float[Tensor, "b n d"]) -> Attention:
-        """Attend from every voxel of adapted features to the prompts."""
+        """Attend from every voxel of adapted features to the prompts; those of one window may be asked many pairs of them."""
         logits, size = self.attention_logits(adapted, prompts), adapted[0].shape[2:]
         asked = prompts.shape[1]
         if self.config["fuse"] == "probability":

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, AovaHead
+from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, AovaHead, together
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder, TextEncoder
 from DiffuGTSLib.evaluation.metrics import auroc, dice
 from DiffuGTSLib.text.prompts import training_sentences
@@ -98,22 +98,24 @@ class HeadRecipe:
             samples = [self._sampler.draw(rng) for _ in range(self._batch)]
         device = self._device
         questions = [question for sample in samples for question in sample.questions]
-        window_of = torch.tensor([n for n, sample in enumerate(samples) for _ in sample.questions], device=device)
         shape = samples[0].mask.shape
         mask, organ = (_on_device([getattr(q, name) for q in questions], shape, device) for name in ("mask", "shown"))
         abnormal = torch.tensor([question.abnormal for question in questions], device=device)
         mask = mask * abnormal[:, None, None, None, None]
-        prompts = [
-            self._prompts(question.organ, sample.modality, rng) for sample in samples for question in sample.questions
+        asked = [
+            torch.stack([self._prompts(question.organ, sample.modality, rng) for question in sample.questions]).to(
+                device
+            )
+            for sample in samples
         ]
-        prompts = torch.stack(prompts).to(device)
         with torch.no_grad():
             features = [
                 torch.cat(level).contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on CPUs
                 for level in zip(*map(self._seen, samples), strict=True)
             ]
-        adapted = [level[window_of] for level in self.trainable.adapt(features)]
-        attention = self.trainable.answer(adapted, prompts)
+        windows = zip(*(level.split(1) for level in self.trainable.adapt(features)), strict=True)
+        answers = [self.trainable.answer(window, prompts) for window, prompts in zip(windows, asked, strict=True)]
+        attention, prompts = together(answers), torch.cat(asked)
         return head_losses(attention, prompts, abnormal, mask, self._weights, self._similarity_by_label, organ)
 
     def validate(self) -> dict[str, float]:
