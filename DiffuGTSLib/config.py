@@ -256,7 +256,7 @@ class RuntimeConfig:
         _require(
             self.precision in ("float32", "bfloat16"), "runtime.precision", "'float32' or 'bfloat16'", self.precision
         )
-        _require(self.seed >= 0, "runtime.seed", "0 or more", self.seed)
+        _require(0 <= self.seed < 2**63, "runtime.seed", "0 to 2^63 - 1", self.seed)
         _require(self.memory_gb >= 0, "runtime.memory_gb", "0 or more GB", self.memory_gb)
 
 

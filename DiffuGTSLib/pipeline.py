@@ -231,8 +231,15 @@ def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: 
 
 
 def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
-    """Return the user's candidates on the canonical grid."""
-    candidate: np.ndarray = (scan.project(coarse_mask) >= 0.5) & allowed
+    """Return the user's candidates on the canonical grid: the voxels that they cover by half.
+
+    One that is too thin to cover any by half keeps those that it covers best, so that none is lost.
+    """
+    covered = scan.project(coarse_mask) * allowed
+    candidate: np.ndarray = covered >= 0.5
+    parts, count = ndimage.label(covered > _TOUCHED, structure=np.ones((3, 3, 3)))
+    best = np.asarray(ndimage.maximum(covered, parts, np.arange(count + 1)))
+    candidate |= (parts > 0) & (covered >= best[parts] / 2) & (best[parts] < 0.5)
     if not candidate.any():
         raise InputError(
             "The coarse mask is too small for one voxel of the model's grid, or lies outside the region.",
@@ -240,6 +247,10 @@ def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.
             code="empty_candidate",
         )
     return candidate
+
+
+_TOUCHED = 0.02
+"""Less of a voxel is not seen as covered: smoothing spreads every edge."""
 
 
 def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:

@@ -105,7 +105,7 @@ def require_result_folder(folder: Path | str, force: bool = False) -> None:
         InputError: If it holds files already, an earlier result included, and `force` is off (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
-    require_folder_for(folder, RECORD, force, hint="diffugts refine re-runs it; --force replaces it.")
+    require_folder_for(folder, RECORD, force, "diffugts refine re-runs it; --force replaces it.", NAMES)
 
 
 def write_results(

@@ -58,7 +58,7 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str) -> None:
+def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, names: Sequence[str] = ()) -> None:
     """Refuse, before anything is computed, a folder that results could not or should not be written to.
 
     Args:
@@ -66,9 +66,11 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str) ->
         mark: The file by which an earlier result of ours is known.
         force: Whether files that are there already may be replaced.
         hint: What to do about an earlier result.
+        names: Files that the result will bring. Where no earlier result is, one of these names is somebody's own, and is not replaced
+            even with `force`.
 
     Raises:
-        InputError: If it holds files already, and `force` is off (code "exists").
+        InputError: If it holds files already, and `force` is off; or one of `names` that is not ours (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
     folder = Path(folder)
@@ -86,6 +88,13 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str) ->
         raise InputError(
             f"{folder} already holds {what}.",
             hint=hint if earlier else "choose an empty or new folder.",
+            code="exists",
+        )
+    foreign = [] if mark in present else sorted(set(present) & set(names))
+    if foreign:
+        raise InputError(
+            f"{folder} holds {', '.join(foreign)} and no earlier result: they are not ours, and would be replaced.",
+            hint="choose another folder, or move these files.",
             code="exists",
         )
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())

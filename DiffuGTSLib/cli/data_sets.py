@@ -15,7 +15,7 @@ from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.datasets.check import Report
@@ -136,7 +136,7 @@ def split(
     from DiffuGTSLib.protocol import read_protocol, write_protocol
 
     derived = derive(joined([read_protocol(path) for path in paths]), kind)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     for made in derived:
         path = output / f"{made.name}.json"
         write_protocol(path, made.cases, made.description, kind=kind, made_from=[path.stem for path in paths])

@@ -47,6 +47,8 @@ class Interrupt:
         raise KeyboardInterrupt
 
 
+_STOPPED = "Stopped. No file is left half written; what was finished before is kept."
+
 _INTERRUPT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)
 
 
@@ -58,7 +60,7 @@ def stop_if_asked() -> None:
     """
     interrupt = _INTERRUPT.get()
     if interrupt is not None and interrupt.pressed:
-        raise Cancelled("Stopped. Nothing was written.")
+        raise Cancelled(_STOPPED)
 
 
 class Door(TyperGroup):
@@ -86,7 +88,7 @@ def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError |
     """Return an exception as one of our family; None where it is a mistake of the program."""
     if interrupted or isinstance(error, KeyboardInterrupt):
         # A library that is interrupted may raise anything: an ImportError halfway through an import, for one.
-        return error if isinstance(error, Cancelled) else Cancelled("Stopped. Nothing was written.")
+        return error if isinstance(error, Cancelled) else Cancelled(_STOPPED)
     if isinstance(error, DiffuGTSError):
         return error
     torch = sys.modules.get("torch")

@@ -91,7 +91,7 @@ def evaluate(
             OUT.print(_table(rows))
     elif protocol is not None and data is not None and output is not None and compare is None and one == (None, None):
         config = configured(preset, config_file, overrides, device=device, seed=seed)
-        _judge_protocol(protocol, data, output, config, split, quiet, allow_seen)
+        _judge_protocol(protocol, data, output, config, split, quiet, as_json, allow_seen)
     else:
         raise InputError(
             "Expected one case or one protocol, or two reports to compare.",
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def _judge_protocol(
-    protocol: str, data: Path, output: Path, config: Config, split: str, quiet: bool, allow_seen: bool
+    protocol: str, data: Path, output: Path, config: Config, split: str, quiet: bool, as_json: bool, allow_seen: bool
 ) -> None:
     path = protocol_path(protocol)
     require_folder(data, "--data")
@@ -113,7 +113,9 @@ def _judge_protocol(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done), allow_seen)
         progress("cases", 1.0)
-    if not quiet:
+    if as_json:
+        typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8")), indent=1))
+    elif not quiet:
         tables = (output / TABLES).read_text(encoding="utf-8")
         OUT.print(tables, markup=False, highlight=False, soft_wrap=True)
         OUT.print(f"Report: {output / PAGE}", markup=False, highlight=False, soft_wrap=True)

@@ -58,7 +58,7 @@ def plan(
     made = make_plan(geometry, config, machine, networks=networks)
     if as_json:
         shown = {"scan": str(scan.absolute()), "preset": preset, **made.to_dict()}
-        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(shown, indent=1, allow_nan=False))  # ASCII: a pipe on Windows may take no more
         return
     show_plan(made)
 

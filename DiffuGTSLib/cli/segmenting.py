@@ -366,7 +366,7 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
     if as_json:
         rows = [_plain(dataclasses.asdict(finding)) for finding in findings]
         shown = {"folder": str(folder.absolute()), "record": record, "findings": rows}
-        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(json.dumps(shown, indent=1, allow_nan=False))  # ASCII: a pipe on Windows may take no more
         return
     if quiet:
         return

@@ -132,6 +132,12 @@ def import_folder(
     converted = _model_of(folder)
     if converted:
         model = find_model(converted, models)
+        if name not in (None, converted) or sha256 or precision != "float32":
+            raise InputError(
+                f"{folder} is the converted model {converted}, taken as it is: --sha256 and --precision are for published files, "
+                "and --model names no other.",
+                hint=f"leave them away, or say --model {converted}.",
+            )
         accept_licenses(model, accept_license or [])
 
         from DiffuGTSLib.model_store.convert import adopt_model

@@ -24,7 +24,7 @@ from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choos
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
@@ -162,7 +162,7 @@ class _Runner:
         return Subject(case, read, self.components, self.study.config, self.told)
 
     def _file(self, folder: str, case: Case) -> Path:
-        (self.study.output / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(self.study.output / folder)
         return case_file(self.study.output / folder, case.name, ".json")
 
     def _made_of(self, case: Case, read: ReadCase) -> str:

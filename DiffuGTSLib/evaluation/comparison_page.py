@@ -20,7 +20,7 @@ from DiffuGTSLib.evaluation.html_parts import (
 from DiffuGTSLib.evaluation.html_report import FEW_PATIENTS, FIGURES
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json
 from DiffuGTSLib.record import RESEARCH_USE
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 TITLE = "Comparison"
 _HEADS = ("<Figure", "Cases", "Patients", "a", "b", "b − a", "95 %", "p", "p, Holm", "p, Wilcoxon", "<Meaning")
@@ -38,7 +38,7 @@ def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], 
     Raises:
         StorageError: If a file cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     notes = [
         f"a: {names[0]}; b: {names[1]}; difference: b less a, 95 % percentile bootstrap interval over patients.",
         "p: two-sided permutation of the variants within patients; p_holm: adjusted for the number of figures.",

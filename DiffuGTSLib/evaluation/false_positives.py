@@ -17,7 +17,7 @@ from DiffuGTSLib.evaluation.detection import Lesion, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import bounding_box
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.volumes import read_volume
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -235,7 +235,7 @@ def _write(
     minimum_radius_mm: float,
     restricted: bool,
 ) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     rows: list[Row] = [
         {
             "case": scan.case,

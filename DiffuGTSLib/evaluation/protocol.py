@@ -18,7 +18,7 @@ from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 
 CASES = "cases"
@@ -57,10 +57,10 @@ def evaluate_protocol(
     """
     cases = read_protocol(protocol_path)
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
+    make_folder(output / CASES)
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
     judge = _Judge(data, output / CASES, config, components, BaselineRules(cases, data))
-    (output / CASES).mkdir(parents=True, exist_ok=True)
     scores = []
     for number, case in enumerate(chosen):
         if on_progress is not None:

@@ -18,7 +18,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.radiomics import crop_at_one_mm, measure_tumor
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
 from DiffuGTSLib.findings import find_lesions
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.volumes import Volume
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def write_realism(tumors: Sequence[Tumor], output: Path, notes: Sequence[str] = 
     """
     features: list[Row] = [vars(row) for row in compare(tumors)]
     histograms: list[Row] = [vars(row) for row in histogram_distances(tumors)]
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     rows: list[Row] = [{"case": tumor.name, "group": tumor.group, **tumor.features} for tumor in tumors]
     counts = {group: sum(tumor.group == group for tumor in tumors) for group in dict.fromkeys(t.group for t in tumors)}
     said = [", ".join(f"{count} {group}" for group, count in counts.items()), *notes]

@@ -20,6 +20,7 @@ from scipy.stats import norm
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import plain, write_json
+from DiffuGTSLib.storage import make_folder
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
@@ -192,7 +193,7 @@ def build_benchmark(
     rows = _earlier_rows(output, settings)
     places = _Places(organ, chosen["size"].value(max([0, *levels])))
     for folder in (output / SCANS, output / REFERENCES):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     for number, variant in enumerate(wanted):
         if on_progress is not None:
             on_progress("cases", number / len(wanted))

@@ -11,7 +11,7 @@ from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
 from DiffuGTSLib.evaluation.robustness import BASE, REFERENCES, read_manifest
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _score(pair: StudyCase, label: int | None) -> dict[str, float | int]:
 
 
 def _write(scans: Sequence[Row], scores: Sequence[LevelScore], output: Path, skipped: int) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     levels: list[Row] = [as_row(score) for score in scores]
     notes = [
         "One property of the painted tumor is varied, the others stay at their means; 0 is the same scans for every axis.",

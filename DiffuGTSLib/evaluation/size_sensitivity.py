@@ -13,7 +13,7 @@ from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Detection, Lesion, by_size, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _detect(
 
 
 def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], output: Path, rule: str) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     lesions: list[Row] = [
         {
             "case": name,

@@ -12,7 +12,7 @@ from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
 from DiffuGTSLib.evaluation.similarity import PERMUTATIONS, ChanceTest, chance_test
 from DiffuGTSLib.evaluation.strata import read_table
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 
@@ -169,7 +169,7 @@ def study_similarity(
         f"Linear discriminant, {len(tumors[0].features)} features, folds of patients, {permutations} permutations.",
         *(f"Left out: {reason}" for reason in skipped),
     ]
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_rows([{"case": t.name, "group": t.group, **t.features} for t in tumors], output / "tumors.csv")
     write_rows(kinds, output / "kinds.csv")
     report = {

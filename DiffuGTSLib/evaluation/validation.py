@@ -24,6 +24,7 @@ from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
+from DiffuGTSLib.storage import make_folder
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid
@@ -105,7 +106,7 @@ def validate_scans(
             f"Expected scans with names of their own, got {len(names)} scans and {len(set(names))} names.",
             hint="check the folder of scans.",
         )
-    (output / "pred").mkdir(parents=True, exist_ok=True)
+    make_folder(output / "pred")
     rows: list[dict[str, str | float]] = []
     for number, listed in enumerate(scans):
         if on_case is not None:
@@ -196,7 +197,7 @@ def validate_protocol(
     if not cases:
         raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
     seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     rows = []
     for number, case in enumerate(cases):
         if on_case is not None:

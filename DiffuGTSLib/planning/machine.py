@@ -44,6 +44,11 @@ FLOAT32_SHARE = 0.25
 _PROBE_FLOP = 2e11
 """About two seconds of a core."""
 _UNLIMITED = 1 << 60
+_CONTAINERS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+"""(limit, what is used of it), of the second and the first version of cgroups."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def find_machine(runtime: RuntimeConfig) -> Machine:
     absent = wish.startswith("cuda") and not torch.cuda.is_available()
     if absent and runtime.memory_gb == 0:
         raise ConfigError("There is no CUDA GPU here to plan for.", hint="say how much memory yours has: --memory 8GB.")
-    device = torch.device(wish) if absent else find_device(runtime)
+    device = torch.device("cuda") if absent else find_device(runtime)
     name = _name(device, absent)
     if runtime.memory_gb:
         return Machine(device.type, name, runtime.memory_gb * GB, "as asked")
@@ -102,10 +107,10 @@ def cpu_memory() -> tuple[float, str]:
     process = psutil.Process()
     held = process.memory_info()
     limits = [(held.rss + psutil.virtual_memory().available, "free in this computer")]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = _number(Path(path))
-        if limit < _UNLIMITED:
-            limits.append((limit, "the container's limit"))
+    for limit, used in _CONTAINERS:
+        if _number(limit) < _UNLIMITED:
+            others = max(0.0, _used(used) - held.rss)
+            limits.append((_number(limit) - others, "the container's limit"))
     if sys.platform != "win32":
         import resource
 
@@ -172,6 +177,18 @@ def _name(device: torch.device, absent: bool) -> str:
     if device.type == "cuda":
         return "a CUDA GPU that is not here" if absent else torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _used(path: Path) -> float:
+    """Return what a container uses, without the copies of files that it gives back when asked; 0 where nobody says."""
+    used = _number(path)
+    if not used < _UNLIMITED:
+        return 0.0
+    try:
+        told = dict(line.split() for line in (path.parent / "memory.stat").read_text(encoding="ascii").splitlines())
+        return used - float(told.get("total_inactive_file", told.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return used
 
 
 def _number(path: Path) -> float:

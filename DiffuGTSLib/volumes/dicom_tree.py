@@ -133,7 +133,10 @@ def convert_study(study: Path, output: Path, *, minimum_slices: int = MINIMUM_SL
         StorageError: If the file cannot be written.
     """
     mrn, accession = study.parent.name, study.name
-    candidates, remarks = _candidates(study, minimum_slices)
+    try:
+        candidates, remarks = _candidates(study, minimum_slices)
+    except OSError as error:
+        return Conversion(mrn, accession, FAILED, remarks=f"cannot be read: {error.strerror}")
     for candidate in candidates:
         relative = Path(mrn, accession, candidate.folder.name, f"{candidate.series.modality.lower()}.nii.gz")
         try:
@@ -207,11 +210,15 @@ def _candidates(study: Path, minimum_slices: int) -> tuple[list[_Candidate], lis
     for folder in sorted(path for path in study.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:
             series = list_series(folder)
-        except RuntimeError:  # ITK, on a header that it finds broken
-            remarks.append(f"{folder.name}: cannot be read as DICOM")
+            known = {Path(file).name for each in series for file in each.files}
+            strange = sorted(path.name for path in folder.iterdir() if _is_stray(path, known))
+        except (
+            RuntimeError,
+            OSError,
+        ) as error:  # ITK, on a header that it finds broken; a folder that may not be opened
+            why = f": {error.strerror}" if isinstance(error, OSError) else " as DICOM"
+            remarks.append(f"{folder.name}: cannot be read{why}")
             continue
-        known = {Path(file).name for each in series for file in each.files}
-        strange = sorted(path.name for path in folder.iterdir() if _is_stray(path, known))
         if strange:
             more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
             remarks.append(f"{folder.name}: no DICOM image, or damaged: {', '.join(strange[:3])}{more}")

@@ -70,7 +70,7 @@ def _check_nifti(file: BinaryIO, path: Path) -> None:
         raise _ends_early(path, f"expected {expected} bytes, got {length}")
     (kind,) = struct.unpack_from(f"{order}h", header, 70)
     if kind in _NIFTI_FLOATS:
-        _check_finite(path, packed, int(first), f"{order}{_NIFTI_FLOATS[kind]}")
+        _check_finite(path, packed, slice(int(first), int(expected)), f"{order}{_NIFTI_FLOATS[kind]}")
     qform, sform = struct.unpack_from(f"{order}2h", header, 252)
     if qform <= 0 and sform <= 0:
         raise _no_place(path, "qform_code and sform_code are both 0")
@@ -79,9 +79,9 @@ def _check_nifti(file: BinaryIO, path: Path) -> None:
         _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
 
 
-def _check_finite(path: Path, packed: bool, first: int, dtype: str) -> None:
+def _check_finite(path: Path, packed: bool, where: slice, dtype: str) -> None:
     with gzip.open(path) if packed else path.open("rb") as file:
-        voxels = np.frombuffer(file.read()[first:], dtype)
+        voxels = np.frombuffer(file.read()[where], dtype)
     bad = int(voxels.size - np.isfinite(voxels).sum())
     if bad:
         raise not_finite(bad, voxels.size)

@@ -19,7 +19,7 @@ from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, the_scan
 from DiffuGTSLib.volumes.intact import require_intact
-from DiffuGTSLib.volumes.volume import Geometry, Volume, require_same_grid
+from DiffuGTSLib.volumes.volume import ORTHOGONALITY_TOLERANCE, Geometry, Volume, require_same_grid
 
 READ_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 WRITTEN_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -66,14 +66,13 @@ def read_geometry(path: Path | str) -> Geometry:
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    if path.is_dir():
-        return _stacked(ordered_slices(the_scan(path)))
     if not path.exists():
         raise _missing(path)
-    _require_suffix(path, READ_SUFFIXES)
+    if not path.is_dir():
+        _require_suffix(path, READ_SUFFIXES)
     try:
         with _quiet():
-            return _geometry(_header(path), path)
+            return _stacked(ordered_slices(the_scan(path))) if path.is_dir() else _geometry(_header(path), path)
     except RuntimeError as error:
         raise _unreadable(path, error) from error
 
@@ -303,12 +302,28 @@ def _require_suffix(path: Path, known: tuple[str, ...]) -> str:
 def _geometry(image: Any, path: Path) -> Geometry:
     """Return the grid of an image, or of a reader that knows its header."""
     matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, :3] = perpendicular(np.reshape(image.GetDirection(), (3, 3))) * image.GetSpacing()
     matrix[:3, 3] = image.GetOrigin()
     try:
         return Geometry(image.GetSize(), _LPS_TO_RAS @ matrix)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error.message}", hint=error.hint) from None
+
+
+def perpendicular(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the nearest perpendicular axes to some whose cosines were rounded; truly sheared ones as they are.
+
+    Some formats store directions with five digits and NIfTI allows no shear at all: without this, what is written for a scan would
+    lie on another grid than the scan does.
+    """
+    shear = float(np.abs(direction.T @ direction - np.eye(3)).max())
+    if not _ROUNDED < shear <= ORTHOGONALITY_TOLERANCE:
+        return direction
+    left, _, right = np.linalg.svd(direction)
+    return np.asarray(left @ right)
+
+
+_ROUNDED = 1e-9
 
 
 def _image(volume: Volume) -> sitk.Image:

@@ -14,7 +14,8 @@ from DiffuGTSLib.errors import GeometryError, InputError
 GRID_TOLERANCE_MM = 1e-3
 """Two grids are one when no corner moves by more than this. NIfTI stores float32, so 0 would be too strict."""
 
-_ORTHOGONALITY_TOLERANCE = 1e-3
+ORTHOGONALITY_TOLERANCE = 1e-3
+"""The cosine between two axes that still counts as none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Geometry:
             )
         cosines = (matrix[:3, :3] / spacing).T @ (matrix[:3, :3] / spacing)
         shear = np.abs(cosines - np.eye(3)).max()
-        if shear > _ORTHOGONALITY_TOLERANCE:
+        if shear > ORTHOGONALITY_TOLERANCE:
             raise GeometryError(
                 f"The voxel axes are sheared: expected perpendicular axes, got a cosine of {shear:.4f} between two of them.",
                 hint="a gantry tilt or a non-rigid transform: resample the scan to an orthogonal grid first.",

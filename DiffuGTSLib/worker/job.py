@@ -49,7 +49,9 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
         teller.progress("load", 0.5)
-        plan = plan_here(scan.geometry, config, grid_fixed=bool(spec.cache))
+        plan = plan_here(scan.geometry, config)
+        if spec.cache:  # made on the grid that was planned then, from where only the rest may be planned smaller
+            plan = plan_here(scan.geometry, plan.config, grid_fixed=True)
         config = plan.config
         components = model.components(config, spec.allow_untrained)
         made_of = digest_of_look(scan, prompts, modality, config, components)

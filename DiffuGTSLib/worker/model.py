@@ -52,7 +52,8 @@ class WarmModel:
 def model_key(config: Config, allow_untrained: bool) -> str:
     """Return all that decides which networks are loaded, and where to."""
     runtime = (config.runtime.device, config.runtime.precision, config.runtime.compile)
-    return json.dumps([asdict(config.backbone), asdict(config.text), runtime, allow_untrained], sort_keys=True)
+    parts = [asdict(config.backbone), asdict(config.text), runtime, config.residual.feature, allow_untrained]
+    return json.dumps(parts, sort_keys=True)
 
 
 def give_memory_back() -> None:

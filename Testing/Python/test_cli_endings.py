@@ -44,7 +44,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(a_folder: Path, tmp_path: Path,
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "Stopped. Nothing was written." in err
+    assert "Stopped. No file is left half written" in err
     assert "Traceback" not in err
     assert out == ""
     assert output.exists() == earlier

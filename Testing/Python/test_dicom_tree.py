@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import SimpleITK as sitk
 from phantoms import grid, write_dicom
 
 from DiffuGTSLib.errors import GeometryError, InputError, StorageError
+from DiffuGTSLib.volumes import dicom_tree
 from DiffuGTSLib.volumes.dicom import list_series, ordered_slices
 from DiffuGTSLib.volumes.dicom_tree import LOG, convert_study, convert_tree, find_studies, read_log, require_same
 from DiffuGTSLib.volumes.io import _require_place, read_volume
@@ -80,6 +82,21 @@ def test_a_study_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "0.dcm, 1.dcm, 2.dcm and 2 more" in rows["bad"].remarks
     assert "no CT or MR series of at least 10 slices" in rows["localizer"].remarks
+
+
+def test_a_folder_that_may_not_be_opened_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for accession in ("closed", "open"):
+        write(a_ct(12), tmp_path / "tree" / "P" / accession / "S")
+
+    def guarded(folder: Path) -> Any:
+        if folder.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return list_series(folder)
+
+    monkeypatch.setattr(dicom_tree, "list_series", guarded)
+    rows = {row.accession: row for row in convert_tree(tmp_path / "tree", tmp_path / "out")}
+    assert {name: row.status for name, row in rows.items()} == {"closed": "failed", "open": "converted"}
+    assert "S: cannot be read: Permission denied" in rows["closed"].remarks
 
 
 def test_a_stopped_run_goes_on_and_force_does_it_again(tmp_path: Path) -> None:

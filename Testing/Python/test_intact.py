@@ -82,6 +82,13 @@ def test_gzip_in_several_members_and_with_padding_is_one_file(tmp_path: Path, a_
     assert np.array_equal(read_volume(tmp_path / "two.nii.gz").array, a_noisy_scan.array)
 
 
+def test_what_follows_the_voxels_of_a_nifti_is_not_looked_at(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    write_volume(a_noisy_scan, tmp_path / "scan.nii")
+    with (tmp_path / "scan.nii").open("ab") as file:
+        file.write(np.full(3, np.nan, np.float32).tobytes() + b"odd")
+    assert np.array_equal(read_volume(tmp_path / "scan.nii").array, a_noisy_scan.array)
+
+
 def test_a_big_endian_nifti_is_read(tmp_path: Path) -> None:
     header = bytearray(352)
     struct.pack_into(">i", header, 0, 348)

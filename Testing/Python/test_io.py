@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from phantoms import Phantom, grid, orientations, reoriented, write_dicom
+from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError, StorageError
 from DiffuGTSLib.volumes.io import read_geometry, read_mask, read_volume, write_segmentation, write_volume
@@ -255,6 +256,27 @@ def test_sheared_and_singular_axes_are_refused(
         path.write_bytes(content.replace(before, after))
         with pytest.raises(GeometryError, match=r"scan\.\w+: .*(sheared|singular)"):
             read_volume(path)
+
+
+@pytest.mark.parametrize("digits", [3, 4, 5])
+def test_axes_whose_cosines_were_rounded_are_made_perpendicular_and_come_back_on_one_grid(
+    tmp_path: Path, digits: int
+) -> None:
+    """An oblique scan of 460 mm as NRRD keeps it with few digits; NIfTI knows no shear, and what is written has to fit the scan."""
+    turn = Rotation.from_euler("xyz", (17, 11, 23), degrees=True).as_matrix()
+    vectors = " ".join(
+        f"({','.join(f'{x:.{digits}f}' for x in axis * mm)})" for axis, mm in zip(turn.T, (0.9, 0.9, 3), strict=True)
+    )
+    header = (
+        "NRRD0004\ntype: uchar\ndimension: 3\nspace: left-posterior-superior\nsizes: 512 4 60\n"
+        f"space directions: {vectors}\nkinds: domain domain domain\nencoding: raw\nspace origin: (0,0,0)\n\n"
+    )
+    (tmp_path / "scan.nrrd").write_bytes(header.encode() + bytes(512 * 4 * 60))
+    scan = read_volume(tmp_path / "scan.nrrd")
+    cosines = scan.geometry.direction.T @ scan.geometry.direction
+    assert np.abs(cosines - np.eye(3)).max() < 1e-9
+    write_volume(scan.with_array(np.zeros(scan.array.shape, np.uint8)), tmp_path / "mask.nii.gz")
+    assert not read_mask(tmp_path / "mask.nii.gz", scan.geometry).array.any(), "on the scan's own grid"
 
 
 def test_whole_numbers_that_float32_cannot_hold_are_refused(tmp_path: Path, a_small_scan: Volume) -> None:

@@ -121,6 +121,19 @@ def test_a_drawn_candidate_is_kept_and_the_refined_one_stays_near_it(a_result: S
     assert a_result.outcome.endswith("refined by residuals")
 
 
+def test_a_drawn_candidate_that_is_thinner_than_the_model_s_voxels_is_not_lost(some_components: Components) -> None:
+    """Of 0.8 mm, beside the lesion and alone: a third of a voxel of 2 mm is covered."""
+    fine = ct_phantom(grid((64, 64, 64), 0.8))
+    thin = np.zeros(fine.scan.array.shape, np.uint8)
+    thin[8:16, 8:16, 10] = 1
+    for others in (0, fine.lesion.array):
+        drawn = fine.scan.with_array(thin | others)
+        result = segment(fine.scan, LIVER, some_components, tiny(), coarse_mask=drawn)
+        assert result.pseudo_healthy is not None
+        changed = result.pseudo_healthy.array != fine.scan.array
+        assert changed[thin > 0].mean() > 0.9, "it was repainted"
+
+
 def test_a_drawn_candidate_overrules_the_judgment_normal(some_components: Components) -> None:
     phantom = ct_phantom()
     config = tiny("masks.gate=1.0")

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid
@@ -14,6 +16,7 @@ from DiffuGTSLib.backbones.maisi import published_networks
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
+from DiffuGTSLib.planning import machine as this_machine
 from DiffuGTSLib.planning.costs import HeldBytes, Sketch, counted, decode_cost, look_cost, sketch, step_cost
 from DiffuGTSLib.planning.ladder import ladder
 from DiffuGTSLib.planning.machine import BASE_BYTES, Machine, cpu_memory, find_machine, with_speed
@@ -155,6 +158,26 @@ def test_a_processor_has_what_is_free() -> None:
     bytes_, source = cpu_memory()
     assert bytes_ > 1e8 and source
     assert find_machine(load_config("tiny", overrides=["runtime.device=cpu"]).runtime).device == "cpu"
+
+
+def test_a_container_has_what_others_leave_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 GB, of which others hold 1 GB, and copies of files 0.5 GB that are given back."""
+    own = psutil.Process().memory_info().rss
+    (tmp_path / "memory.max").write_text(str(2 * 10**9 + own))
+    (tmp_path / "memory.current").write_text(str(int(1.5e9) + own))
+    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {5 * 10**8}\n")
+    monkeypatch.setattr(this_machine, "_CONTAINERS", ((tmp_path / "memory.max", tmp_path / "memory.current"),))
+    bytes_, source = cpu_memory()
+    assert source == "the container's limit" and bytes_ == pytest.approx(1e9 + own, abs=2e8)
+    (tmp_path / "memory.max").write_text("max")
+    assert cpu_memory()[1] != "the container's limit"
+
+
+def test_a_card_that_is_not_here_may_have_any_name() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a card here")
+    runtime = load_config("tiny", overrides=["runtime.device=cuda0", "runtime.memory_gb=8"]).runtime
+    assert find_machine(runtime).device == "cuda"
 
 
 # Which ways there are.

@@ -187,6 +187,16 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(a_case: Case, tmp_p
     assert (tmp_path / RECORD).exists()
 
 
+def test_a_file_of_somebody_s_own_is_not_replaced_even_when_told_to(a_case: Case, tmp_path: Path) -> None:
+    (tmp_path / "segmentation.nii.gz").write_text("drawn by hand")
+    with pytest.raises(
+        InputError, match=r"holds segmentation.nii.gz and no earlier result: they are not ours"
+    ) as caught:
+        a_case.write(tmp_path, force=True)
+    assert caught.value.code == "exists" and "move these files" in caught.value.hint
+    assert _contents(tmp_path) == {"segmentation.nii.gz": b"drawn by hand"}
+
+
 def test_an_earlier_result_is_replaced_only_when_told_to(a_case: Case, a_result_folder: Path) -> None:
     (a_result_folder / SLICER_SEGMENTATION).write_text("of an earlier run")
     before = _contents(a_result_folder)

@@ -36,7 +36,14 @@ def test_networks_kept_from_a_test_do_not_serve_whoever_did_not_allow_them() -> 
 
 
 @pytest.mark.parametrize(
-    "override", ["backbone.name=mini", "backbone.folder=x", "text.encoder=clinicalbert", "runtime.device=cuda"]
+    "override",
+    [
+        "backbone.name=mini",
+        "backbone.folder=x",
+        "text.encoder=clinicalbert",
+        "runtime.device=cuda",
+        "residual.feature=projection",
+    ],
 )
 def test_whatever_decides_which_networks_are_loaded_is_in_the_key(override: str) -> None:
     assert model_key(load_config("tiny", overrides=[override]), True) != model_key(load_config("tiny"), True)
