@@ -133,7 +133,7 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
     findings += _duplicates(checked)
     findings.sort(key=lambda finding: finding.level != ERROR)
     files = {file for case in used for file in case.files}
-    return Report(checked, findings, sum(_bytes(case_file(data, file)) for file in files), counts(cases))
+    return Report(checked, findings, sum(_bytes(data, file) for file in files), counts(cases))
 
 
 def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | None]:
@@ -305,7 +305,11 @@ def summary(report: Report) -> str:
     )
 
 
-def _bytes(path: Path) -> int:
+def _bytes(data: Path, file: str) -> int:
+    try:
+        path = case_file(data, file)
+    except DiffuGTSError:  # has been told as its case's error
+        return 0
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.exists() else 0

@@ -40,7 +40,9 @@ class TrainedCase:
     use: str = TRAINED
 
 
-def record_training(cases: Sequence[Case], data: Path, model_folder: Path, *, learned: bool = True) -> None:
+def record_training(
+    cases: Sequence[Case], data: Path, model_folder: Path, *, learned: bool = True, start: Path | None = None
+) -> None:
     """Add the training and validation cases of a protocol to those that the model folder names, from its other parts.
 
     A validation case counts as tuned on: the best weights, the end of training and the thresholds are chosen there.
@@ -50,21 +52,40 @@ def record_training(cases: Sequence[Case], data: Path, model_folder: Path, *, le
         data: Folder that their paths start from.
         model_folder: Where the record is.
         learned: Whether weights were made of the training cases; otherwise those are tuned on, too.
+        start: Where the weights came from that training went on with: the folder of a model, or of a part of one. What it was
+            trained on, this one was, too; where it does not tell, the record says so.
 
     Raises:
-        WeightsError: If the folder's record is damaged.
+        WeightsError: If a record is damaged.
         StorageError: If it cannot be written.
     """
-    known = dict.fromkeys(read_training_cases(model_folder) or ())
+    earlier = [] if start is None else [_folder_of(start)]
+    incomplete = any(read_training_cases(folder) is None for folder in earlier) or any(
+        _is_incomplete(folder) for folder in (model_folder, *earlier)
+    )
+    known = dict.fromkeys(case for folder in (model_folder, *earlier) for case in read_training_cases(folder) or ())
     used = [
         TrainedCase(case.name, case.patient, file_sha256(data / case.image), _USES[case.split] if learned else TUNED)
         for case in cases
         if case.split in _USES
     ]
-    content = {"format": 1, "cases": [asdict(case) for case in known | dict.fromkeys(used)]}
+    content: dict[str, object] = {"format": 1, "cases": [asdict(case) for case in known | dict.fromkeys(used)]}
+    if incomplete:
+        content["incomplete"] = True
     model_folder.mkdir(parents=True, exist_ok=True)
     with whole_file(model_folder / TRAINING_CASES) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _folder_of(start: Path) -> Path:
+    """Return the model folder of weights that training goes on with, which may be named by the folder of their part."""
+    return start if (start / TRAINING_CASES).is_file() else start.parent
+
+
+def _is_incomplete(model_folder: Path) -> bool:
+    """Say whether a record is known not to name all cases; the record has been read before."""
+    path = model_folder / TRAINING_CASES
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("incomplete", False))
 
 
 def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
@@ -144,6 +165,10 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
         )
     if why:
         return SeenCases(why, f"SEEN IN TRAINING, so that their figures say nothing: {listed}.")
+    if model_folder is not None and _is_incomplete(model_folder):
+        return SeenCases(
+            {}, "The model began from weights that do not tell what they were trained on: cases may have been seen."
+        )
     tuned = [case.name for case in cases if case.split == "validation"]
     if tuned:
         return SeenCases(

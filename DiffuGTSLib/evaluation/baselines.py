@@ -35,6 +35,11 @@ class ThresholdRule:
     percentile: float | None = None
     bright: bool = True
 
+    def __str__(self) -> str:
+        """Say it in words."""
+        level = "Otsu's threshold" if self.percentile is None else f"the {self.percentile:g}th percentile"
+        return f"{'above' if self.bright else 'below'} {level}"
+
     def __post_init__(self) -> None:
         if self.percentile is not None and not 0 <= self.percentile <= 100:
             raise InputError(f"Expected a percentile of 0 to 100, got {self.percentile}.")

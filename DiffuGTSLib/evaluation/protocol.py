@@ -57,9 +57,9 @@ def evaluate_protocol(
     """
     cases = read_protocol(protocol_path)
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
-    make_folder(output / CASES)
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
+    make_folder(output / CASES)
     judge = _Judge(data, output / CASES, config, components, BaselineRules(cases, data))
     scores = []
     for number, case in enumerate(chosen):
@@ -93,14 +93,16 @@ class _Judge:
         """Return a case's score: as kept, or measured now and kept."""
         read = read_case(case, self.data)
         self.digests[case.name] = read.digests
-        made_of = fingerprint(case, read.digests, self.config, self.components.weights)
+        rule = self.rules.of(case.modality)
+        parts = {**self.components.weights, "threshold baseline": str(rule)}
+        made_of = fingerprint(case, read.digests, self.config, parts)
         picture = case_file(self.folder, case.name, ".jpg")
         kept = kept_score(self.folder, case.name, made_of)
         if kept is not None and picture.is_file():
             return kept
         prompts = organ_prompts(case.organ, case.modality)
         result = segment(read.scan, prompts, self.components, self.config, modality=case.modality)
-        score = score_case(case, read.scan, read.mask, result, self.rules.of(case.modality))
+        score = score_case(case, read.scan, read.mask, result, rule)
         with whole_file(picture) as path:
             path.write_bytes(case_picture(read.scan, read.mask, result.mask, result.aova, case.modality))
         keep_score(self.folder, case.name, made_of, score)
@@ -121,19 +123,21 @@ def _write(
     }
     rows = [score.row for score in scores]
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
-    write_report(rows, output, title=title, notes=[seen.note, *_notes(judge.components)], group_by="patient", more=more)
+    write_report(rows, output, title=title, notes=[seen.note, *_notes(judge)], group_by="patient", more=more)
     with whole_file(output / TABLES) as path:
         path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
     write_page(output)
 
 
-def _notes(components: Components) -> list[str]:
+def _notes(judge: _Judge) -> list[str]:
+    thresholds = "; ".join(f"{modality}: {rule}" for modality, rule in sorted(judge.rules.rules.items()))
     return [
         "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
-        "dice_ellipsoid looks at no image; dice_threshold uses the best percentile of four training cases.",
+        f"dice_ellipsoid looks at no image; dice_threshold takes what lies {thresholds}.",
+        "That percentile is the best one of up to four training cases of the modality; without any, Otsu's threshold.",
         "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
         "Lesions match at IoU 0.1, many references to one prediction: sensitivity, false positives, lesion_f1, FROC.",
         "Recognition (F1), segmentation and panoptic quality match one to one at IoU 0.5.",
         "Calibration (ece, brier) and voxel_auroc are of the AOVA map inside the body; air would flatter them.",
-        *(f"{name}: SHA-256 {digest}" for name, digest in components.weights.items()),
+        *(f"{name}: SHA-256 {digest}" for name, digest in judge.components.weights.items()),
     ]

@@ -137,18 +137,20 @@ def _folds(
 def _permuted(
     truth: Int[np.ndarray, " cases"], members: Int[np.ndarray, " cases"], rng: np.random.Generator
 ) -> Int[np.ndarray, " cases"]:
-    """Shuffle labels under the null: among patients where each has one kind and one tumor count, else within patients.
+    """Shuffle labels under the null: patients of one kind exchange it among themselves, the others shuffle their own tumors.
 
     Patients with several kinds (real and painted in one scan) keep how many of each they have.
     """
-    owners = np.arange(int(members.max()) + 1)
-    if all(len(set(truth[members == owner].tolist())) == 1 for owner in owners):
-        kind_of = np.array([truth[members == owner][0] for owner in owners])
-        return np.asarray(rng.permutation(kind_of)[members])
-    labels = truth.copy()
-    for owner in owners:
+    labels, of_one_kind = truth.copy(), []
+    for owner in range(int(members.max()) + 1):
         within = np.flatnonzero(members == owner)
-        labels[within] = rng.permutation(labels[within])
+        if len(set(truth[within].tolist())) == 1:
+            of_one_kind.append(within)
+        else:
+            labels[within] = rng.permutation(truth[within])
+    kinds = rng.permutation([truth[within[0]] for within in of_one_kind])
+    for within, kind in zip(of_one_kind, kinds, strict=True):
+        labels[within] = kind
     return labels
 
 

@@ -88,6 +88,11 @@ class Question:
         shown, mask = (None if known is None else np.flip(known, axis) for known in (self.shown, self.mask))
         return Question(self.organ, shown, mask)
 
+    def within(self, kept: NDArray[np.bool_]) -> Question:
+        """Return the question about a window of which only a part is left."""
+        shown, mask = (None if known is None else known & kept for known in (self.shown, self.mask))
+        return Question(self.organ, shown, mask)
+
     @property
     def abnormal(self) -> float:
         """Whether the prompted organ shows a tumor large enough to see; NaN where nobody knows."""
@@ -241,12 +246,12 @@ class AnomalySampler:
         rng: np.random.Generator,
     ) -> Sample:
         brain = scan.organs.get("brain") if scan.painted and scan.case.painted_as == "MR" else None
+        modality, kept = scan.case.painted_as, np.ones_like(mask)
         if brain is not None and rng.random() < self._mixture.stripped:
             image, kept = strip_skull(image, view.cut(brain), rng)
             mask = mask & kept
-        modality = scan.case.painted_as
-        shown = (view.cut(scan.organs[organ]) | mask) if organ in scan.outlined else None
-        further = self._further(organ, mask, scan, view, rng)
+        shown = (view.cut(scan.organs[organ]) | mask) & kept if organ in scan.outlined else None
+        further = tuple(question.within(kept) for question in self._further(organ, mask, scan, view, rng))
         thick = self._mixture.thick if modality == "CT" else self._mixture.thick_mr
         if rng.random() < thick:
             image = thicken_slices(image, scan.scan.spacing_mm[2], rng)
@@ -268,7 +273,8 @@ class AnomalySampler:
         Of an organ that may hold tumors nobody outlined, only where it is can be asked. Where no other organ is outlined, a
         window that shows a tumor is asked about any one: this is not its tumor.
         """
-        others = sorted(scan.outlined - {organ}) or [name for name in self.organs if name != organ and mask.any()]
+        healthy = scan.case.healthy_only_in or set(self.organs).difference(scan.case.unmarked_near)
+        others = sorted(scan.outlined - {organ}) or [name for name in sorted(healthy) if name != organ and mask.any()]
         unmarked = scan.outlined.difference(self._known.get(scan, []))
         questions: list[Question] = []
         while others and len(questions) < self._mixture.further:

@@ -61,6 +61,13 @@ class TrainingScan:
         return np.clip(self.scan.intensity.to_unit(paint_ct_anatomy(labels, self.tissue_hu, rng)), 0, 1)
 
 
+def without_sick_organ(scan: TrainingScan) -> TrainingScan:
+    """Return a scan without the organ of its outlined tumor, for windows whose only tumors are to be fresh paint."""
+    if not scan.tumor.any():
+        return scan
+    return replace(scan, organs={name: mask for name, mask in scan.organs.items() if name != scan.case.organ})
+
+
 HEALTHY_MARGIN_MM = 10.0
 """Tissue this close to an outlined tumor (edema, infiltration) does not count as healthy."""
 
@@ -75,7 +82,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         scan = to_canonical(volume, config, case.modality)
     tumor = np.zeros(scan.image.shape, dtype=bool)
     if case.tumor:
-        tumor = scan.project(read_mask(root / case.tumor, volume.geometry, case.tumor_values)) >= 0.5
+        tumor = scan.project(read_mask(case_file(root, case.tumor), volume.geometry, case.tumor_values)) >= 0.5
     organs = _outlined_organs(case, root, scan, volume.geometry)
     if case.lung_by_air:
         organs["lung"] = lung_by_air(scan)
@@ -84,7 +91,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.other_lesion_values:
-        lesions = read_mask(root / case.labels, volume.geometry, case.other_lesion_values)
+        lesions = read_mask(case_file(root, case.labels), volume.geometry, case.other_lesion_values)
         healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
     return TrainingScan(case, scan, tumor, organs, healthy, outlined, tissue_hu)
 
@@ -108,7 +115,7 @@ def _tissue_hu(case: Case, volume: Volume) -> NDArray[np.float32]:
 def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry) -> dict[str, NDArray[np.bool_]]:
     organs = {}
     if case.labels:
-        labels = read_volume(root / case.labels)
+        labels = read_volume(case_file(root, case.labels))
         for name, values in case.label_names.items():
             organs[name] = scan.project(labels.with_array(np.isin(labels.array, values).astype(np.uint8))) >= 0.5
     for name, paths in case.organ_files.items():

@@ -54,6 +54,12 @@ def told_by_first(value: float, device: torch.device) -> float:
     return float(message)
 
 
+def wait_for_all() -> None:
+    """Go on when every process has come so far."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
 def average_gradients(model: nn.Module) -> None:
     """Replace every gradient by its mean over the processes, in one message."""
     if world_size() == 1:

@@ -28,17 +28,13 @@ from DiffuGTSLib.training.distributed import rank
 from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
-from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.job import Job, Part, require_as_begun
 from DiffuGTSLib.training.model_folder import other_networks
 from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
 RECORD = "head.json"
-EARLIER = {"elsewhere": False, "further": 0}
-"""What runs were begun with that do not say it."""
-MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb")
-"""Options that a run may go on with in another value: they change how it is run, not what is learned."""
 
 
 @dataclass(frozen=True)
@@ -236,13 +232,15 @@ def with_elsewhere(head: AovaHead) -> AovaHead:
 
 def train_head(job: Job) -> None:
     """Train the head into the run's model folder, beside the frozen networks that it belongs to."""
-    _require_same_choices(job)
+    _require_as_begun(job)
     training = HeadTraining(job)
     _write_record(job, training.head)
     training.tell()
+    before = ""
     for phase in training.phases:
         with training.recipe(phase, training.options.workers) as recipe:
-            _tell_end(job, phase, job.run(recipe, phase.plan, f"aova/{phase.name}"))
+            _tell_end(job, phase, job.run(recipe, phase.plan, f"aova/{phase.name}", before))
+        before = f"{phase.plan.iterations} iterations of {phase.name}"
     job.save("aova", training.head)
     if job.base != job.output / "model":
         wishes = f"--set backbone.folder={job.output / 'model'} --set text.encoder={job.config.text.encoder}"
@@ -274,37 +272,18 @@ def rehearse_head(job: Job) -> None:
     job.report(f"aova: memory: {known}, and {kept_gb:.1f} GB of main memory for the validation's features")
 
 
-def _require_same_choices(job: Job) -> None:
-    """Refuse to go on with another choice than a run was begun with: its figures would belong to neither."""
+def _require_as_begun(job: Job) -> None:
+    """Refuse another choice before anything is encoded."""
     path = job.output / "aova" / RECORD
-    if not path.is_file():
-        return
-    begun, now = read_json(path), _record(job)
-    for name, value in now["options"].items():
-        known = begun.get("options", {}).get(name, EARLIER.get(name, value))
-        if known != value and name not in MAY_CHANGE:
-            raise ConfigError(
-                f"{path.parent} was begun with {name}={known}, not {name}={value}.",
-                hint="choose another --output, or go on with the same choices.",
-            )
-    for name in ("preset", "cases"):
-        if begun.get(name, now[name]) != now[name]:
-            raise ConfigError(
-                f"{path.parent} was begun with another {'preset' if name == 'preset' else 'set of training scans'}.",
-                hint="choose another --output, or go on with the same.",
-            )
-
-
-def _record(job: Job) -> dict[str, Any]:
-    cases = [scan.case.name for scan in job.scans["train"]]
-    return {"options": asdict(job.options), "preset": job.config.preset, "cases": cases}
+    if path.is_file():
+        require_as_begun(path.parent, read_json(path), job.begun(job.plan.seed))
 
 
 def _write_record(job: Job, head: AovaHead) -> None:
     if rank() > 0:
         return
     scales = {name: head.config[name] for name in ("feature_scale", "denoiser_scale")}
-    record = {**_record(job), **scales, "seed": job.plan.seed}
+    record = {**job.begun(job.plan.seed), **scales}
     folder = job.output / "aova"
     make_folder(folder)
     with whole_file(folder / RECORD) as temporary:

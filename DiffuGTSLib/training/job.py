@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
-from DiffuGTSLib.backbones.weights import load_module, save_module
+from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import MODALITIES
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.data import TrainingScan
-from DiffuGTSLib.training.distributed import rank
+from DiffuGTSLib.training.distributed import rank, wait_for_all
 from DiffuGTSLib.training.model_folder import adopt
 from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, train
 
@@ -54,15 +56,50 @@ class Job:
         """The model folder with the frozen networks to train on."""
         return self.networks or self.output / "model"
 
-    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str) -> Outcome:
-        """Train a recipe in a folder of the run, going on from its checkpoint."""
+    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str, grown_from: str = "") -> Outcome:
+        """Train a recipe in a folder of the run, going on from its checkpoint.
+
+        Args:
+            recipe: What is trained.
+            plan: How long, how fast.
+            folder: Below the run's.
+            grown_from: What it grows from beside the choices, as the phase before; from another one it is begun anew.
+
+        Raises:
+            ConfigError: If the checkpoint was begun with other choices.
+        """
         name = Path(folder).name
+        self._begin(self.output / folder, plan.seed, grown_from)
 
         def progress(done: int, total: int, row: dict[str, float]) -> None:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
             self.report(f"{name} {done}/{total}: {figures}")
 
         return train(recipe, plan, self.output / folder, progress)
+
+    def begun(self, seed: int) -> dict[str, Any]:
+        """Return what a part is begun with, and goes on with."""
+        options = {} if self.options is None else asdict(self.options)
+        cases = [scan.case.name for scan in self.scans.get("train", [])]
+        return {"options": options, "preset": self.config.preset, "cases": cases, "seed": seed}
+
+    def _begin(self, folder: Path, seed: int, grown_from: str) -> None:
+        state, record = folder / "state.pt", folder / BEGUN
+        now = {**self.begun(seed), "grown_from": grown_from}
+        if state.is_file() and record.is_file():
+            begun = read_json(record)
+            require_as_begun(folder, begun, now)
+            if begun.get("grown_from", grown_from) != grown_from:
+                self.report(f"{folder.name}: begun anew, since it had grown from {begun['grown_from']}")
+                wait_for_all()  # nobody is to find what is just being removed
+                if rank() == 0:
+                    for left in (state, folder / "log.csv"):
+                        left.unlink(missing_ok=True)
+        wait_for_all()
+        if rank() == 0:
+            make_folder(folder)
+            with whole_file(record) as temporary:
+                temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
     def load_autoencoder(self) -> MaisiAutoencoder:
         """Return the autoencoder to train on, frozen."""
@@ -88,6 +125,38 @@ class Job:
         if rank() == 0:
             adopt(self.base, self.output / "model")
             save_module(module.cpu(), self.output / "model" / name, torch.float16)
+
+
+BEGUN = "begun.json"
+"""Beside a checkpoint: what its training was begun with."""
+EARLIER: dict[str, Any] = {"elsewhere": False, "further": 0}
+"""What runs were begun with that do not say it."""
+MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "judges")
+"""Options that a run may go on with in another value: they change how it is run, or begin anew what they change (`Job.run`)."""
+
+
+def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with another choice than a run was begun with: its figures would belong to neither.
+
+    Args:
+        folder: Of the run, for the words.
+        begun: As `Job.begun` said it then; what it does not say was as it is now, or as `EARLIER` says.
+        now: As it says it now.
+
+    Raises:
+        ConfigError: If an option, the preset, the scans or the seed is another one, or an option is no more.
+    """
+    hint = "choose another --output, or go on with the same choices."
+    for name, value in now["options"].items():
+        known = begun.get("options", {}).get(name, EARLIER.get(name, value))
+        if known != value and name not in MAY_CHANGE:
+            raise ConfigError(f"{folder} was begun with {name}={known}, not {name}={value}.", hint=hint)
+    gone = sorted(set(begun.get("options", {})) - set(now["options"]))
+    if gone:
+        raise ConfigError(f"{folder} was begun by an earlier version, with {gone[0]}, which is no more.", hint=hint)
+    for name, words in (("preset", "preset"), ("cases", "set of training scans"), ("seed", "seed")):
+        if begun.get(name, now[name]) != now[name]:
+            raise ConfigError(f"{folder} was begun with another {words}.", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ Everything but the projection is frozen.
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -34,6 +36,7 @@ from DiffuGTSLib.residual import (
 )
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
+from DiffuGTSLib.training.data import without_sick_organ
 from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
@@ -133,16 +136,20 @@ def train_residual(job: Job) -> None:
     side = options.window_voxels or config.backbone.window_voxels
     learned, judged = _draws(job, side)
 
+    drawn_from = f"{side} {[scan.case.name for each in job.scans.values() for scan in each]}"
+
     def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
         candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)
         tell = _teller(job, f"{split}: windows with their twins")
-        return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell)
+        return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell, drawn_from)
 
     windows = [moved(window, job.device) for window in twins("train", learned, options.windows)]
     judges = [moved(window, job.device) for window in twins("validation", judged, options.judges)]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
-    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection")
+    frozen = hashlib.sha256(json.dumps(sorted(components.weights.items())).encode()).hexdigest()
+    learned_from = f"{len(windows)} windows that a model {frozen[:12]} saw"
+    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection", learned_from)
     _tell_comparison(job, judges, compare(judges, network, config.residual))
     if base != own:  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
@@ -158,7 +165,8 @@ def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
     """
     train = AnomalySampler(job.scans["train"], side, Mixture())
     painted = Mixture(real=0.0, healthy=0.0, anywhere=0.0)
-    fresh = AnomalySampler([*job.scans["train"], *job.scans["validation"]], side, painted)
+    every = [*job.scans["train"], *job.scans["validation"]]
+    fresh = AnomalySampler([without_sick_organ(scan) for scan in every], side, painted)
     real = [w for w in validation_windows(job.scans["validation"], side) if w.abnormal]
 
     def learn(_number: int, _attempt: int, rng: np.random.Generator) -> Sample:

@@ -119,11 +119,12 @@ def train_part(
             chosen.rehearse(job)
         if not dry_run and rank() == 0:
             used = [scan.case for each in scans.values() for scan in each]
+            start = Path(wish) if (wish := getattr(own, "start", "")) else None
             if chosen.in_model or (chosen.tunes and (output / "model").is_dir()):
-                record_training(used, data, output / "model", learned=chosen.in_model)
+                record_training(used, data, output / "model", learned=chosen.in_model, start=start)
                 write_index(output / "model")
             elif (output / part / "model").is_dir():  # a segmenter's
-                record_training(used, data, output / part / "model")
+                record_training(used, data, output / part / "model", start=start)
 
 
 def _chosen_networks(
@@ -172,10 +173,11 @@ def _train_autoencoder(job: Job) -> None:
         (32, 6, replace(plan, iterations=max(1, plan.iterations - large), learning_rate=1e-3, average=0.99)),
         (64, 1, replace(plan, iterations=large, learning_rate=3e-4, average=0.99, seed=plan.seed + 1)),
     ]
+    before = ""
     for number, (side, batch, phase) in enumerate(phases, start=1):
-        job.run(
-            AutoencoderRecipe(autoencoder, train_scans, validation, side, batch), phase, f"autoencoder/phase_{number}"
-        )
+        recipe = AutoencoderRecipe(autoencoder, train_scans, validation, side, batch)
+        job.run(recipe, phase, f"autoencoder/phase_{number}", before)
+        before = f"{phase.iterations} iterations of phase_{number}"
     autoencoder.cpu()
     autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, train_scans))
     job.save("autoencoder", autoencoder)

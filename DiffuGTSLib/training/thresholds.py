@@ -37,8 +37,14 @@ from DiffuGTSLib.masks import coarse_mask
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
-from DiffuGTSLib.training.anomalies import MINIMUM_ORGAN_VOXELS, MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
-from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.anomalies import (
+    MINIMUM_ORGAN_VOXELS,
+    MINIMUM_VOXELS,
+    AnomalySampler,
+    Mixture,
+    Sample,
+)
+from DiffuGTSLib.training.data import TrainingScan, without_sick_organ
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.refinement_thresholds import KEYS as REFINEMENT_KEYS
 from DiffuGTSLib.training.refinement_thresholds import by_kind, group_of, refined_settings, write_refined
@@ -245,7 +251,10 @@ def _named(organs: str, shown: Sequence[str]) -> list[str]:
 
 
 def _windows(scans: Sequence[TrainingScan], organ: str, options: ThresholdOptions, seed: int) -> Iterator[Sample]:
-    only = [replace(scan, organs={organ: scan.organs[organ]}) for scan in scans if organ in scan.organs]
+    healthy = [without_sick_organ(scan) for scan in scans]
+    only = [replace(scan, organs={organ: scan.organs[organ]}) for scan in healthy if organ in scan.organs]
+    if not only:
+        return
     hard = _AS_HARD_AS_TRAINING
     kinds = (
         (options.painted, replace(hard, healthy=0.0), _shows_a_tumor),

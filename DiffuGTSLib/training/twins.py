@@ -29,7 +29,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
-_MADE = 2
+_MADE = 3
 """Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]
@@ -86,6 +86,7 @@ def keep_twins(
     config: Config,
     seed: int,
     on_window: Callable[[int, int], None],
+    drawn_from: str = "",
 ) -> list[TwinnedWindow]:
     """Return windows with their twins, those that an earlier run kept among them.
 
@@ -100,17 +101,19 @@ def keep_twins(
         config: Of masks, repainting and windows.
         seed: Of all draws.
         on_window: Called with (windows there, windows in all); may raise `Cancelled`.
+        drawn_from: What `draw` follows from beside the seed, in words: windows that were kept of other words are made anew.
     """
     make_folder(folder)
-    made_of = _fingerprint(components, config, candidates, seed)
+    made_of = hashlib.sha256(f"{_fingerprint(components, config, candidates, seed)} {drawn_from}".encode()).hexdigest()
     windows = []
     for number in range(count):
         path = folder / f"{number:04d}.safetensors"
         window = _kept(path, made_of)
         if window is None:
             rng = np.random.default_rng([seed, number])
-            window = _drawn(draw, number, candidates, components, config, rng)
-            _keep(window, path, made_of)
+            drawn = _drawn(draw, number, candidates, components, config, rng)
+            _keep(drawn, path, made_of)
+            window = _kept(path, made_of) or drawn  # as a run that goes on finds it, in float16
         windows.append(window)
         on_window(number + 1, count)
     return windows

@@ -288,6 +288,27 @@ def test_a_stripped_label_map_shows_the_brain_alone_and_tumors_in_it(a_label_map
         assert not sample.mask.any() or (sample.image[sample.mask] == 0).mean() < 0.5, "none in the dark around"
 
 
+def test_a_stripped_label_map_does_not_say_where_an_organ_is_that_it_no_longer_shows(a_label_map: TrainingScan) -> None:
+    skull = (a_label_map.scan.image > 0) & ~a_label_map.organs["brain"] | (a_label_map.scan.image == 2)
+    both = replace(a_label_map, organs={**a_label_map.organs, "bone": skull}, outlined=frozenset({"brain", "bone"}))
+    whole, alone = (AnomalySampler([both], SIDE, replace(PAINTED, stripped=share, further=1)) for share in (0.0, 1.0))
+    for one, other in zip(drawn(whole, 8), drawn(alone, 8), strict=True):
+        shown = [question.shown for sample in (one, other) for question in sample.questions]
+        assert all(each is not None for each in shown)
+        for question in other.questions:
+            assert question.shown is not None and (other.image[question.shown] == 0).mean() < 0.5
+
+
+def test_nobody_asks_in_vain_about_an_organ_that_may_hold_an_unmarked_tumor(
+    a_ct: TrainingScan, an_mr: TrainingScan
+) -> None:
+    unsure = replace(an_mr, case=replace(an_mr.case, unmarked_near={"liver": 5.0}))
+    only = replace(an_mr, case=replace(an_mr.case, healthy_only_in=["brain"]))
+    for scan in (unsure, only):
+        samples = drawn(AnomalySampler([a_ct, scan], SIDE, replace(REAL, further=1)))
+        assert not any(sample.further for sample in samples if sample.organ == "brain")
+
+
 def test_a_label_map_is_painted_and_called_mr(a_label_map: TrainingScan) -> None:
     samples = drawn(AnomalySampler([a_label_map], SIDE, PAINTED), 6)
     assert {sample.modality for sample in samples} == {"MR"} and {sample.organ for sample in samples} == {"brain"}

@@ -71,6 +71,13 @@ def test_a_missing_scan_and_a_missing_mask_are_errors(tmp_path: Path, a_phantom:
     assert report.cases == [] and "scan.nii.gz does not exist" in report.errors[0].message
 
 
+def test_a_mask_that_does_not_come_with_the_project_is_an_error_among_the_others(
+    tmp_path: Path, a_phantom: Phantom
+) -> None:
+    row = scan_of(tmp_path, a_phantom, organ_files={"liver": ["resource:Outlines/nobody/liver.nii.gz"]})
+    assert "Outlines/nobody/liver.nii.gz' not found" in findings(tmp_path, row)["resource_missing"].message
+
+
 def test_a_mask_on_another_grid_is_an_error(tmp_path: Path, a_phantom: Phantom) -> None:
     row = scan_of(tmp_path, a_phantom)
     moved = a_phantom.lesion.geometry.ijk_to_ras.copy()

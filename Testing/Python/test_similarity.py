@@ -62,6 +62,16 @@ def test_real_and_painted_tumors_of_one_patient_are_compared_within_it() -> None
     assert chance_test(rows, kinds, patients, np.random.default_rng(4), permutations=99).told_apart
 
 
+def test_one_patient_with_both_kinds_does_not_hide_that_they_differ() -> None:
+    """Fifteen patients of each kind, told apart perfectly, and one with a tumor of each."""
+    rng = np.random.default_rng(0)
+    kinds = ["real"] * 15 + ["painted"] * 15 + ["real", "painted"]
+    features = [{"shape": rng.normal(3.0 * (kind == "real"), 0.2), "texture": rng.normal()} for kind in kinds]
+    patients = [f"p{number}" for number in range(30)] + ["both", "both"]
+    test = chance_test(features, kinds, patients, np.random.default_rng(1), permutations=99)
+    assert test.accuracy.share > 0.95 and test.chance < 0.65 and test.told_apart
+
+
 def test_the_same_generator_gives_the_same_answer() -> None:
     one, two = (chance_test(*some_tumors(5), np.random.default_rng(7), permutations=5) for _ in range(2))
     assert one == two

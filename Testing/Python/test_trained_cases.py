@@ -42,6 +42,27 @@ def test_a_model_that_does_not_tell_is_not_taken_for_one_without_training(tmp_pa
     assert read_training_cases(tmp_path) is None
 
 
+def test_what_the_start_was_trained_on_this_model_was_too(tmp_path: Path) -> None:
+    a, b = a_case(tmp_path, "a", "train", "one"), a_case(tmp_path, "b", "train", "two")
+    record_training([a], tmp_path, tmp_path / "first")
+    for number, start in enumerate((tmp_path / "first", tmp_path / "first" / "aova")):
+        model = tmp_path / f"second_{number}"
+        record_training([b], tmp_path, model, start=start)
+        assert {case.patient for case in read_training_cases(model) or ()} == {"one", "two"}
+        with pytest.raises(InputError, match="trained on 1 of 1 cases"):
+            check_unseen([Case("a", "one", "test", "CT", "a")], tmp_path, model, allow_seen=False)
+
+
+def test_of_a_start_that_does_not_tell_the_report_says_so_even_when_training_goes_on_again(tmp_path: Path) -> None:
+    a, new = a_case(tmp_path, "a", "train", "one"), a_case(tmp_path, "new", "test")
+    record_training([a], tmp_path, tmp_path / "second", start=tmp_path / "silent")
+    record_training([a], tmp_path, tmp_path / "second")
+    record_training([a], tmp_path, tmp_path / "third", start=tmp_path / "second")
+    for model in ("second", "third"):
+        note = check_unseen([new], tmp_path, tmp_path / model, allow_seen=False).note
+        assert note.startswith("The model began from weights that do not tell")
+
+
 def test_a_patient_and_a_renamed_scan_are_found(tmp_path: Path) -> None:
     record_training([a_case(tmp_path, "a", "train", "one")], tmp_path, tmp_path / "model")
     trained = read_training_cases(tmp_path / "model") or []

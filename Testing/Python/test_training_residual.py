@@ -110,6 +110,25 @@ def test_twins_of_another_seed_or_a_damaged_file_are_made_again(
     assert kept(1)[0].organ == "liver"
 
 
+def test_a_run_that_goes_on_sees_the_windows_that_the_first_one_saw_and_others_where_they_are_drawn_otherwise(
+    tmp_path: Path, some_components: Components, a_config: Config
+) -> None:
+    drawn = []
+
+    def kept(drawn_from: str) -> TwinnedWindow:
+        def draw(*_: object) -> Sample:
+            drawn.append(drawn_from)
+            return a_sample()
+
+        how = CandidateDraw(1.0)
+        return keep_twins(draw, 1, tmp_path, how, some_components, a_config, 0, lambda a, b: None, drawn_from)[0]
+
+    first, again = kept("64"), kept("64")
+    assert torch.equal(first.evidence.healthy, again.evidence.healthy), "bit for bit"
+    kept("48")
+    assert drawn == ["64", "48"]
+
+
 def test_a_window_without_candidate_has_no_twin(some_components: Components, a_config: Config) -> None:
     never = replace(a_config, masks=replace(a_config.masks, minimum_ml=1e6))
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
 def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:
     for folder in ("autoencoder/phase_1", "autoencoder/phase_2", "denoiser", "aova/phase_1", "aova/phase_2"):
         present = sorted(path.name for path in (a_run / folder).iterdir())
-        assert present == ["log.csv", "plan.json", "state.pt"], folder
+        assert present == ["begun.json", "log.csv", "plan.json", "state.pt"], folder
     assert "validation_psnr_db" in (a_run / "autoencoder/phase_2/log.csv").read_text()
     assert "validation_flow" in (a_run / "denoiser/log.csv").read_text()
     assert "validation_dice_CT_liver" in (a_run / "aova/phase_2/log.csv").read_text()
@@ -150,9 +151,32 @@ def test_a_part_goes_on_where_it_stopped(a_run: Path, a_protocol: Path, tmp_path
     shutil.copytree(a_run, output)
     before = verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"]
     lines = trained("aova", a_protocol, output, iterations=5)
-    assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == ["phase_1 3/3", "phase_2 2/2"]
+    assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == [
+        "phase_1 3/3", "phase_2", "phase_2 2/2",
+    ]  # fmt: skip
+    assert "phase_2: begun anew, since it had grown from 1 iterations of phase_1" in lines
     assert torch.load(output / "aova" / "phase_2" / "state.pt", weights_only=True)["iteration"] == 2
     assert verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"] != before
+
+
+@pytest.mark.usefixtures("small_networks")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 4}, "was begun with another seed"),
+        ({"options": {"learning_rate": "1e-4"}}, r"was begun with learning_rate=0.001, not learning_rate=0.0001"),
+    ],
+)
+def test_a_part_that_was_begun_with_other_choices_does_not_go_on(
+    a_run: Path, a_protocol: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    before = (output / "denoiser" / "state.pt").read_bytes()
+    with pytest.raises(ConfigError, match=said) as caught:
+        trained("denoiser", a_protocol, output, iterations=9, **change)
+    assert "another --output" in caught.value.hint
+    assert (output / "denoiser" / "state.pt").read_bytes() == before
 
 
 @pytest.mark.usefixtures("small_networks")

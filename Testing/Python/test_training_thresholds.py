@@ -104,7 +104,7 @@ def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Pa
     said = "\n".join(choose(a_run, refine="no"))
     chosen = a_run / "thresholds" / "chosen.json"
     assert "repainted" not in said and set(json.loads(chosen.read_text())) == {"masks"}
-    said = "\n".join(choose(a_run))
+    said = "\n".join(choose(a_run, painted="6"))
     assert "thresholds: repainted 1 of" in said
     with (a_run / "thresholds" / "refinement.csv").open(newline="") as file:
         best = next(csv.DictReader(file))
@@ -197,6 +197,15 @@ def test_some_judges_do_not_show_the_organ_that_is_asked_for(tmp_path: Path) -> 
     for window in windows:
         assert window.shown is not None and not window.shown.any() and not window.mask.any() and window.image.any()
         assert window.organ == "liver" and not window.real
+
+
+def test_a_real_tumor_is_no_judge_that_passes_for_painted(two_scans: dict[str, list[TrainingScan]]) -> None:
+    """The sick liver is of the validation; where the painter's only windows would show its tumor, there are none."""
+    painted = [sample for sample in judges(two_scans, ThresholdOptions(side=32), 0) if not sample.real]
+    assert painted, "of the healthy liver"
+    sick = {"train": [], "validation": two_scans["validation"]}
+    (whole,) = judges(sick, ThresholdOptions(side=32), 0)
+    assert whole.real
 
 
 @pytest.mark.parametrize("option", ["painted=-1", "absent=-1", "side=40", "tolerance=1"])
