@@ -132,6 +132,8 @@ def test_evaluate_judges_every_case_of_a_protocol(
     assert "Cases: done" in done.stderr
     assert "case_test" in (report / "cases.csv").read_text()
     assert run("evaluate", "--protocol", a_protocol, "--data", a_folder, "-o", report, *own, "-q").output == ""
+    told = run("evaluate", "--protocol", a_protocol, "--data", a_folder, "-o", report, *own, "--json").stdout
+    assert json.loads(told) == json.loads((report / "report.json").read_text()), "nothing else is on stdout"
 
 
 def test_a_dry_run_of_training_says_what_would_be_done(tmp_path: Path, a_folder: Path, a_protocol: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_configuration_survives_its_record() -> None:
         "residual.threshold=0",
         "runtime.precision=float16",
         "runtime.seed=-1",
+        "runtime.seed=9223372036854775808",
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
