@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.worker.protocol import ENDINGS
-from DiffuGTSSlicer.messages import failureOfError
+from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 
@@ -161,6 +161,10 @@ class Batch:
         except DiffuGTSError as error:
             logging.warning("DiffuGTS: %s: %s", case.name, error.message)
             self._end(case, FAILED, failureOfError(error).text())
+        except Exception as error:  # a case that is never over would block the panel
+            logging.exception("DiffuGTS: %s", case.name)
+            words = _("Something unexpected went wrong: {error}").format(error=f"{type(error).__name__}: {error}")
+            self._end(case, FAILED, failureOf("error", words).text())
         else:
             if case.run.isOver:  # where the worker could not even be started
                 self._settle(case, case.run)
@@ -215,10 +219,10 @@ def _load(case: Case) -> Any:
         InputError: If it is not there, or Slicer cannot read it.
     """
     if not Path(str(case.path)).exists():
-        raise InputError(f"{case.path} does not exist.", hint="check that the disk is connected.", code="missing")
+        raise InputError(f"{case.path} does not exist.", hint="check that the disk is connected.", code="no_file")
     try:
         return slicer.util.loadVolume(str(case.path))
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{case.path} cannot be loaded as a volume.", hint="load it in Slicer first, to see why.", code="unreadable"
+            f"{case.path} cannot be loaded as a volume.", hint="load it in Slicer first, to see why.", code="not_loaded"
         ) from error

@@ -198,13 +198,24 @@ def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
     if manager is None:
         return
     manager.setLayout(getattr(slicer.vtkMRMLLayoutNode, LAYOUTS[name]))
-    views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
-    if _LEFT not in views or _RIGHT not in views:
-        return
     if name == "side by side" and twinNode is not None:
-        _compare(*views[_LEFT], *views[_RIGHT], twinNode)
+        views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
+        if _LEFT in views and _RIGHT in views:
+            _compare(*views[_LEFT], *views[_RIGHT], twinNode)
     else:
+        endComparison(scanNode)
+
+
+def endComparison(scanNode: Any = None) -> None:
+    """Give the right view back what it showed before its twin; None: what the left one shows. May be called any time."""
+    views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
+    if _LEFT in views and _RIGHT in views:
         _endComparison(views[_LEFT][1], *views[_RIGHT], scanNode)
+
+
+def isSideBySide(layout: int) -> bool:
+    """Say whether a layout of Slicer's, by its number, is the one for comparing."""
+    return layout == getattr(slicer.vtkMRMLLayoutNode, LAYOUTS["side by side"])
 
 
 def isCompared() -> bool:

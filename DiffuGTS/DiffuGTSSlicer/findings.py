@@ -151,7 +151,7 @@ class Findings:
 
     def _lesion(self, number: int) -> _Lesion:
         if not 1 <= number <= len(self._lesions):
-            raise InputError(f"There is no finding {number}; expected 1 to {len(self._lesions)}.", code="missing")
+            raise InputError(f"There is no finding {number}; expected 1 to {len(self._lesions)}.", code="no_finding")
         return self._lesions[number - 1]
 
     def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Work[Finding]:

@@ -24,6 +24,8 @@ from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 LATTICE_TOLERANCE_VOXELS = 1e-3
 """A labelmap whose voxels lie closer to the scan's is pasted; any other one is resampled."""
 _LABELMAP = "Binary labelmap"
+_SCALARS = "ImageScalars"
+"""As VTK calls the voxels of an image. Slicer's DICOM export takes a segment without an array of this name for empty."""
 
 
 def volumeGeometry(volumeNode: Any) -> Geometry:
@@ -34,7 +36,7 @@ def volumeGeometry(volumeNode: Any) -> Geometry:
         GeometryError: If its parent transform bends space, or its axes are sheared.
     """
     if volumeNode is None:
-        raise InputError("No scan was chosen.", hint="choose a volume under Inputs.", code="missing")
+        raise InputError("No scan was chosen.", hint="choose a volume under Inputs.", code="no_scan")
     name = volumeNode.GetName()
     if volumeNode.GetClassName() != "vtkMRMLScalarVolumeNode":
         raise InputError(
@@ -219,7 +221,7 @@ def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, seg
     """Replace a segment by a mask (k, j, i) on the scan's grid; other segments keep theirs, also where they overlap.
 
     Raises:
-        GeometryError: If a transform shears the segmentation against the scan.
+        GeometryError, InputError: As `setSegmentBox`.
     """
     setSegmentBox(BoxedMask.of(mask), scanNode, segmentationNode, segmentId)
 
@@ -229,7 +231,9 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
 
     Raises:
         GeometryError: If a transform shears the segmentation against the scan.
+        InputError: As `requireLabelmap`; also if Slicer does not take the mask for any other reason.
     """
+    requireLabelmap(segmentationNode)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     if not mask.voxels.size:
         logic.ClearSegment(segmentationNode, segmentId)
@@ -248,8 +252,30 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
             hint="put both under the same transform.",
         ) from error
     labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toSegmentation))
-    labelmap.GetPointData().SetScalars(numpy_to_vtk(mask.voxels.ravel(), deep=True))
-    logic.SetBinaryLabelmapToSegment(labelmap, segmentationNode, segmentId, logic.MODE_REPLACE)
+    scalars = numpy_to_vtk(mask.voxels.ravel(), deep=True)
+    scalars.SetName(_SCALARS)
+    labelmap.GetPointData().SetScalars(scalars)
+    if not logic.SetBinaryLabelmapToSegment(labelmap, segmentationNode, segmentId, logic.MODE_REPLACE):
+        raise InputError(
+            f"Slicer could not write the mask into '{segmentationNode.GetName()}'.",
+            hint="choose Create new segmentation under Run.",
+            code="segmentation",
+        )
+
+
+def requireLabelmap(segmentationNode: Any) -> None:
+    """Refuse a segmentation that is made of surfaces: Slicer writes no mask into it.
+
+    Raises:
+        InputError: Code "segmentation".
+    """
+    source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
+    if source != _LABELMAP:
+        raise InputError(
+            f"'{segmentationNode.GetName()}' is kept as {source.lower()}; expected {_LABELMAP.lower()}.",
+            hint="choose Create new segmentation under Run.",
+            code="segmentation",
+        )
 
 
 def hull(*boxes: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
@@ -281,7 +307,7 @@ def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
             hint=f"choose one of its segments; {did_you_mean(segmentId, names)}"
             if names
             else "it has no segment at all.",
-            code="missing",
+            code="no_segment",
         )
     return segmentId
 

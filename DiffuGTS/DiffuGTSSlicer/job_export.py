@@ -23,7 +23,7 @@ def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
         cache: What an earlier run has found out about the same scan and prompts, for a refinement.
 
     Raises:
-        InputError: Codes "empty_region", "empty_candidate", "empty_organ", "no_place", "missing" and "changed"; else as
+        InputError: Codes "empty_region", "empty_candidate", "empty_organ", "no_place", "no_segment" and "changed"; else as
             `volumeGeometry`.
         GeometryError, StorageError: As the functions of `scene`.
     """

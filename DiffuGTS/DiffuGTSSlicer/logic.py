@@ -24,11 +24,11 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer.batch import Batch, Case
-from DiffuGTSSlicer.grids import volumeGeometry
+from DiffuGTSSlicer.grids import requireLabelmap, volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters, SynthesisParameters
-from DiffuGTSSlicer.result_import import importArtifact
+from DiffuGTSSlicer.result_import import MASKS, importArtifact
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.steps import StepQueue, Work, inBackground
@@ -252,6 +252,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise InputError("There is no scan.", hint="load a volume and choose it under Inputs.", code="no_scan")
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
+        _requireWritable(parameters, isRefinement)
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
         stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES
         self.progress.begin(stages, skip=("aova",) if isRefinement else ())
@@ -385,6 +386,18 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
         shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
         self._cacheKey = run.cacheKey
+
+
+def _requireWritable(parameters: RunParameters | SynthesisParameters, isRefinement: bool) -> None:
+    """Refuse result nodes that no mask can be written into; the candidate of a refinement is only read.
+
+    Raises:
+        InputError: As `requireLabelmap`.
+    """
+    for kind, (name, _segmentId) in MASKS.items():
+        node = getattr(parameters, name, None)
+        if node is not None and not (kind == "coarse_mask" and isRefinement):
+            requireLabelmap(node)
 
 
 def _failure(error: Exception, words: str) -> Failure:

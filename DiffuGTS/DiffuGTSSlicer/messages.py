@@ -58,9 +58,11 @@ def nextSteps() -> dict[str, str]:
         "oom": _("Choose a region of interest, close other programs, or take a smaller preset under Advanced."),
         "cuda_arch": _(
             "This PyTorch was not built for your graphics card: reinstall it in the PyTorch module, "
-            "or set Device to CPU under Advanced."
+            "or set Device to Processor under Advanced."
         ),
-        "cuda": _("Restart the worker with Release memory and try again, or set Device to CPU under Advanced."),
+        "cuda": _(
+            "Start again: that starts a new worker. If it happens once more, set Device to Processor under Advanced."
+        ),
         "disk_full": _("Make room on the disk of Slicer's temporary folder, or choose another in the settings."),
         "weights_missing": _("Open Models… under Setup: it tells which model folder is expected, and where."),
         "weights_corrupt": _("Copy the model folder again; Models… under Setup shows where it lies."),
@@ -68,7 +70,10 @@ def nextSteps() -> dict[str, str]:
         "weights": _("Open Models… under Setup and check the model folder."),
         "config": _("Check preset, device and values under Advanced."),
         "untrained": _("Choose the preset mini under Advanced."),
-        "import_failed": _("Press Install under Setup; if that was done already, restart Slicer."),
+        "import_failed": _(
+            "Press Install under Setup; if that was done already, restart Slicer. An interpreter of your own under "
+            "Advanced needs the packages in its own environment: install them there, or leave it empty."
+        ),
         "empty_candidate": _("Lower the candidate threshold under Advanced, or paint the candidate region yourself."),
         "empty_region": _("Paint the organ's segment or move the region of interest, or set both to None."),
         "no_organ": _(
@@ -88,11 +93,18 @@ def nextSteps() -> dict[str, str]:
         "worker": _("Start again: that starts a new worker."),
         "storage": _("Check that Slicer's temporary folder can be written to and has room."),
         "resource_missing": _("Install the extension again."),
+        "no_segment": _(
+            "Choose the organ's segment again under Inputs, or draw the candidate region again under Refine."
+        ),
+        "segmentation": _("Choose Create new segmentation under Run."),
         "missing": _("Start again; the files of this run are gone."),
         "unreadable": _("Start again; the files of this run cannot be read."),
         "modality": _("Set the modality under Inputs instead of having it guessed."),
         "declined": _("Press Install under Setup when you are ready."),
         "pytorch_extension": _("Install the PyTorch extension in the Extensions Manager and restart Slicer."),
+        "slicer_version": _(
+            "Install 3D Slicer 5.12 or newer, or choose under Advanced the Python of an environment that has the packages."
+        ),
         "install_failed": _("Copy the message and look at the installation log."),
         "error": _("Copy the log and report it."),
     }

@@ -15,7 +15,7 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_advanced import AdvancedSection
-from DiffuGTSSlicer.panel_batch import BatchSection
+from DiffuGTSSlicer.panel_batch import BatchSection, scansOf
 from DiffuGTSSlicer.panel_binding import Section
 from DiffuGTSSlicer.panel_handoff import HandOffSection
 from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
@@ -29,9 +29,16 @@ from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan,
 from DiffuGTSSlicer.requirements import Requirements
 from DiffuGTSSlicer.run import Run
 
+PARAMETER = "SlicerParameterName"
+"""Property of a widget of the `.ui`: which parameter it shows. Slicer's `connectGui` reads it too, and returns no tag."""
+
 
 class Panel(VTKObservationMixin):
-    """Composes the sections over one `.ui`; logic and installer are given to it."""
+    """Composes the sections over one `.ui`; logic and installer are given to it.
+
+    Attributes:
+        isShown: Whether the user is in this module; in another one no view is touched.
+    """
 
     def __init__(self, uiWidget: Any, logic: DiffuGTSLogic, requirements: Requirements | None = None) -> None:
         VTKObservationMixin.__init__(self)
@@ -40,7 +47,7 @@ class Panel(VTKObservationMixin):
         self.requirements = Requirements() if requirements is None else requirements
         self.parameterNode: Any = None
         self._tag: Any = None
-        self._isRefreshing = False
+        self._isRefreshing = self.isShown = False
         self.setup = SetupSection(self)
         self.inputs = InputsSection(self)
         self.prompts = PromptsSection(self)
@@ -61,7 +68,6 @@ class Panel(VTKObservationMixin):
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneIsThere)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneIsThere)
-        self._isShown = False
 
     def _shortcut(self, uiWidget: Any, keys: str) -> Any:
         shortcut = qt.QShortcut(qt.QKeySequence(keys), uiWidget)
@@ -71,13 +77,13 @@ class Panel(VTKObservationMixin):
 
     def enter(self) -> None:
         """The module is shown: take up the scene's state."""
-        self._isShown = True
-        self.review.forget()  # the segment may have been edited elsewhere
+        self.isShown = True
+        self.review.measureAnew()
         self.connectScene()
 
     def exit(self) -> None:
         """Another module is shown; a run goes on."""
-        self._isShown = False
+        self.isShown = False
         self.review.stopComparing()
 
     def cleanup(self) -> None:
@@ -97,10 +103,14 @@ class Panel(VTKObservationMixin):
             applyPreset(node, DEFAULT_PRESET)
             applyOrgan(node, DEFAULT_ORGAN)
         if node.inputVolume is None:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if first is not None:
-                node.inputVolume = first
-        self.setParameterNode(node)
+            scans = scansOf(slicer.mrmlScene)
+            if scans:
+                node.inputVolume = scans[0]
+        shown = self.parameterNode
+        if shown is not None and shown.parameterNode is node.parameterNode:  # a wrapper that is bound already
+            self.refresh()
+        else:
+            self.setParameterNode(node)
 
     def setParameterNode(self, node: Any) -> None:
         """Show another parameter node, or none."""
@@ -109,7 +119,8 @@ class Panel(VTKObservationMixin):
             self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self.parameterNode, self._tag = node, None
         if node is not None:
-            self._tag = node.connectGui(self.ui)
+            bound = {widget.property(PARAMETER): widget for widget in vars(self.ui).values()}
+            self._tag = node.connectParametersToGui({name: widget for name, widget in bound.items() if name})
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self.refresh()
 
@@ -119,7 +130,7 @@ class Panel(VTKObservationMixin):
 
     def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
         self.logic.forget()
-        if self._isShown:
+        if self.isShown:
             self.connectScene()
 
     def _onModified(self, _caller: Any = None, _event: Any = None) -> None:

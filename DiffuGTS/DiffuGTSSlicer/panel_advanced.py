@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import load_config, presets
 from DiffuGTSLib.errors import InputError
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
 from DiffuGTSSlicer.panel_models import HIDDEN_PRESETS
 from DiffuGTSSlicer.parameters import applyPreset
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting, setting
@@ -41,7 +41,7 @@ class AdvancedSection(Section):
         ]
         self._quality = ChoiceBox(ui.qualityComboBox, qualities, self._chooseQuality)
         ui.interpreterPathEdit.currentPath = setting(INTERPRETER_KEY)
-        ui.interpreterPathEdit.connect("currentPathChanged(QString)", self.onInterpreter)
+        connectPath(ui.interpreterPathEdit, self.onInterpreter)
         ui.diceButton.connect("clicked()", self.onDice)
         ui.releaseButton.connect("clicked()", self.onRelease)
 
@@ -81,7 +81,7 @@ class AdvancedSection(Section):
 
     @door
     def onInterpreter(self, path: str) -> None:
-        """Use another Python; refused where there is none."""
+        """Use another Python, with an empty path Slicer's; refused where there is none."""
         if path and not Path(path).is_file():
             raise InputError(
                 _("{path} is no program.").format(path=path),
@@ -89,6 +89,7 @@ class AdvancedSection(Section):
                 code="interpreter",
             )
         setSetting(INTERPRETER_KEY, path)
+        self.panel.run.failure = None  # of the path as far as it was typed, or of the interpreter before
         self.panel.refresh()
 
     @door

@@ -14,7 +14,7 @@ from DiffuGTSSlicer.batch import Batch, Case, statusWords
 from DiffuGTSSlicer.findings_table import showTable
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
-from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.scene import isResult
 
 SCAN_COLUMN = 0
 ROW_PX = 24
@@ -172,11 +172,7 @@ class BatchSection(Section):
 
 
 def scansOf(scene: Any) -> list[Any]:
-    """Return the scans of a scene: scalar volumes that are no results of ours, by name."""
+    """Return the scans of a scene: scalar volumes that are no results of ours, also of a scan that is gone, by name."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
-    scans = [
-        node
-        for node in nodes
-        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetNodeReferenceID(SCAN_ROLE)
-    ]
+    scans = [node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isResult(node)]
     return sorted(scans, key=lambda node: node.GetName().lower())

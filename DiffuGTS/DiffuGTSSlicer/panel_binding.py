@@ -1,4 +1,4 @@
-"""What every section of the panel needs: a door that shows errors, and combo boxes over words of the library."""
+"""What every section of the panel needs: a door that shows errors, paths, and combo boxes over words of the library."""
 
 from __future__ import annotations
 
@@ -79,6 +79,17 @@ def door(slot: Callable[..., Any]) -> Callable[..., Any]:
         return None
 
     return guarded
+
+
+def connectPath(pathEdit: Any, slot: Callable[[str], None]) -> None:
+    """Tell a slot every path of a line, the empty one too: to CTK that is no valid input, and no change of the path."""
+
+    def clear(isValid: bool) -> None:
+        if not isValid and not pathEdit.currentPath:
+            slot("")
+
+    pathEdit.connect("currentPathChanged(QString)", slot)
+    pathEdit.connect("validInputChanged(bool)", clear)
 
 
 class ChoiceBox:

@@ -102,7 +102,7 @@ class HandOffSection(Section):
 
     @door
     def onExportDicom(self) -> None:
-        """Open Slicer's DICOM export at the study of the result; what is missing for it is told first."""
+        """Open Slicer's DICOM export at the result, and nothing else of its study; what it lacks is told first."""
         logging.info("DiffuGTS: export DICOM")
         check = checkForDicom(self.state.segmentation)
         if check.missing:
@@ -111,7 +111,6 @@ class HandOffSection(Section):
             )
         self.tell(check.text())
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-        item = hierarchy.GetItemByDataNode(self.state.segmentation)
         dialog = slicer.qSlicerDICOMExportDialog(None)
         dialog.setMRMLScene(slicer.mrmlScene)
-        dialog.execDialog(hierarchy.GetItemAncestorAtLevel(item, "Study"))
+        dialog.execDialog(hierarchy.GetItemByDataNode(self.state.segmentation))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -90,13 +91,23 @@ class InputsSection(Section):
 
 
 class PromptsSection(Section):
-    """Organ and sentences; the texts are bound by the `.ui`."""
+    """Organ and sentences. Slicer's own bond would write each text back at each key, which sends the cursor to its start."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         choices = [(OWN_SENTENCES, _("Own sentences")), *((name, _(name.capitalize())) for name in organs())]
         self._organ = ChoiceBox(self.ui.organComboBox, choices, self._chooseOrgan)
+        self._edits = {"normalPrompt": self.ui.normalPromptEdit, "abnormalPrompt": self.ui.abnormalPromptEdit}
+        for name, edit in self._edits.items():
+            edit.connect("textChanged()", self._keeper(name, edit))
         self.ui.resetPromptsButton.connect("clicked()", self.onReset)
+
+    def _keeper(self, name: str, edit: Any) -> Callable[[], None]:
+        def keep() -> None:
+            if self.state is not None:
+                setattr(self.state, name, edit.plainText)
+
+        return keep
 
     @property
     def areEdited(self) -> bool:
@@ -108,15 +119,25 @@ class PromptsSection(Section):
         return "organ" not in RunParameters.fromNode(self.state).jobPrompts()
 
     def refresh(self) -> None:
-        """Show the organ, and what is wrong with the sentences."""
+        """Show organ and sentences, and what is wrong with these."""
         state = self.state
         self.ui.promptsCollapsibleButton.enabled = state is not None
         if state is None:
             return
         self._organ.show(state.organ)
+        for name, edit in self._edits.items():
+            self._show(edit, getattr(state, name))
         fault = promptFault(state)
         self.ui.promptHintLabel.setText("" if fault is None else str(fault))
         self.ui.resetPromptsButton.enabled = bool(state.organ) and self.areEdited
+
+    @staticmethod
+    def _show(edit: Any, text: str) -> None:
+        """Show a sentence without telling anybody; one that is shown already is left to whoever is typing it."""
+        if edit.plainText != text:
+            wasBlocked = edit.blockSignals(True)
+            edit.setPlainText(text)
+            edit.blockSignals(wasBlocked)
 
     @door
     def _chooseOrgan(self, organ: str) -> None:

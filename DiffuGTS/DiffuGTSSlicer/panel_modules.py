@@ -8,17 +8,23 @@ import slicer
 from slicer.i18n import tr as _
 
 SEGMENT_EDITOR, SEGMENT_STATISTICS, DICOM = "SegmentEditor", "SegmentStatistics", "DICOM"
+_DICOM_PLUGIN = "DICOMSegmentationPlugin"
 _EDITOR_TAG = "SegmentEditor"
 """Singleton tag under which the Segment Editor keeps what it is editing."""
 
 
 def absence(module: str) -> str:
     """Say why a module of Slicer's cannot be used, or return an empty string where it can."""
-    if hasattr(slicer.modules, module.lower()):
-        return ""
-    return _(
-        "Slicer's module {module} is not loaded. Enable it under Application Settings, Modules, and restart."
-    ).format(module=module)
+    if not hasattr(slicer.modules, module.lower()):
+        return _(
+            "Slicer's module {module} is not loaded. Enable it under Application Settings, Modules, and restart."
+        ).format(module=module)
+    if module == DICOM and _DICOM_PLUGIN not in getattr(slicer.modules, "dicomPlugins", {}):
+        return _(
+            "Slicer's {plugin}, which writes DICOM segmentations, is not loaded. Where this Slicer has no such module, "
+            "install the extension QuantitativeReporting, and restart."
+        ).format(plugin=_DICOM_PLUGIN)
+    return ""
 
 
 def openSegmentEditor(segmentationNode: Any, segmentId: str, scanNode: Any) -> None:

@@ -14,6 +14,7 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
+from DiffuGTSSlicer.panel_run import newResults
 from DiffuGTSSlicer.result_import import CANDIDATE_COLOR
 from DiffuGTSSlicer.scene import newSegmentation
 
@@ -36,7 +37,7 @@ class RefineSection(Section):
         ui, state, isRunning = self.ui, self.state, self.logic.isRunning
         hasScan = state is not None and state.inputVolume is not None
         isOfThisScan = hasScan and state.resultVolume is state.inputVolume
-        hasCandidate = hasScan and state.candidate is not None and bool(state.candidateSegmentId)
+        hasCandidate = hasScan and bool(self._segments())
         noEditor = absence(SEGMENT_EDITOR)
         ui.editCandidateButton.enabled = hasScan and not isRunning and not noEditor
         ui.editCandidateButton.setToolTip(noEditor or self._editTip)
@@ -45,6 +46,11 @@ class RefineSection(Section):
         ui.showCandidateCheckBox.enabled = hasCandidate
         display_ = state.candidate.GetDisplayNode() if hasCandidate else None
         self._check(display_ is not None and bool(display_.GetVisibility()))
+
+    def _segments(self) -> list[str]:
+        """Return the segments of the candidate region, none where there is no such region."""
+        candidate = None if self.state is None else self.state.candidate
+        return [] if candidate is None else list(candidate.GetSegmentation().GetSegmentIDs())
 
     def _check(self, isShown: bool) -> None:
         box = self.ui.showCandidateCheckBox
@@ -93,12 +99,15 @@ class RefineSection(Section):
     def onRefine(self) -> None:
         """Run repainting and outlining again."""
         logging.info("DiffuGTS: refine")
+        segments = self._segments()
+        if self.state.candidateSegmentId not in segments and len(segments) == 1:  # deleted, and another one drawn
+            self.state.candidateSegmentId = segments[0]
         self.panel.run.startRefinement()
 
     def _ensureCandidate(self) -> None:
-        """Have a candidate segment, and show it."""
+        """Have a candidate segment of this scan, and show it."""
         state = self.state
-        if state.candidate is None:
+        if state.candidate is None or "candidate" in newResults(state):
             name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())
             state.candidate = newSegmentation(state.inputVolume, name)
         segmentation = state.candidate.GetSegmentation()

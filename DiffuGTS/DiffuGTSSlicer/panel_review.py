@@ -9,6 +9,7 @@ from math import isnan
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError
@@ -64,6 +65,9 @@ class ReviewSection(Section):
         self._headFindings(ui.findingsTable)
         ui.findingsTable.connect("cellClicked(int,int)", self._jump)
         ui.findingsTable.connect("itemChanged(QTableWidgetItem*)", self._keep)
+        self._layouts = slicer.app.layoutManager()
+        if self._layouts is not None:
+            self._layouts.connect("layoutChanged(int)", self._onLayout)
 
     @staticmethod
     def _headFindings(table: Any) -> None:
@@ -88,6 +92,8 @@ class ReviewSection(Section):
         """Stop comparing and measuring."""
         self.stopComparing()
         self._work.clear()
+        if self._layouts is not None:
+            self._layouts.disconnect("layoutChanged(int)", self._onLayout)
 
     # Overlay
 
@@ -118,7 +124,8 @@ class ReviewSection(Section):
         self._overlay.show(state.overlay)
         if hasScan:
             self._applyThreshold()
-            self._applyOverlay()
+            if self.panel.isShown:  # the views belong to whoever works in another module meanwhile
+                self._applyOverlay()
         if not self.logic.isRunning:
             self._measure()
 
@@ -135,6 +142,10 @@ class ReviewSection(Section):
     def forget(self) -> None:
         """Draw and measure anew."""
         self._shown, self._measured, self._threshold = (), None, None
+
+    def measureAnew(self) -> None:
+        """Measure anew in the next `refresh`: the segment may have been edited elsewhere. The views are left alone."""
+        self._measured = None
 
     def _chooseOverlay(self, overlay: str) -> None:
         self.stopComparing()
@@ -184,6 +195,11 @@ class ReviewSection(Section):
             display.setLayout(name, state.resultVolume, state.pseudoHealthy)
             self._shown = ()
             self._applyOverlay()
+
+    def _onLayout(self, layout: int) -> None:
+        """Take the twin out of its view, whoever has changed the layout: a scan must not be mistaken for it."""
+        if not display.isSideBySide(layout):
+            display.endComparison()
 
     def _modeSlot(self, name: str) -> Callable[[bool], None]:
         def toggle(isOn: bool) -> None:

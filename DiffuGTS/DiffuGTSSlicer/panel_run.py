@@ -16,7 +16,7 @@ from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
 from DiffuGTSSlicer.result_import import highestOf
 from DiffuGTSSlicer.run import CANCELLED, DONE, Run
-from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
 
@@ -92,14 +92,14 @@ class RunSection(Section):
         self.clear()
         if not self.panel.setup.isReady:
             self.panel.setup.install()
-        self._useInterpreter(setting(INTERPRETER_KEY))
+        self.useInterpreter(setting(INTERPRETER_KEY))
 
     def follow(self) -> None:
         """Show how far it is, from now on."""
         self._ticker.start()
         self.panel.refresh()
 
-    def _useInterpreter(self, interpreter: str) -> None:
+    def useInterpreter(self, interpreter: str) -> None:
         """Start anew where another interpreter was chosen than the warm worker runs on."""
         if self.logic.client.interpreter != interpreter:
             self.logic.client.stop()
@@ -248,12 +248,14 @@ def keepInState(state: Any, run: Run, kind: str) -> None:
 
 
 def newResults(state: Any) -> dict[str, Any]:
-    """Return which of the panel's result nodes a run must leave alone: those of another scan, which get successors."""
+    """Return which of the panel's result nodes a run must leave alone: those of another scan, which get successors.
+
+    A scan that is deleted takes the reference to it along: a result without one is none of the scan's that is there now.
+    """
     new: dict[str, Any] = {}
     for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
         node = getattr(state, name)
-        scan = None if node is None else node.GetNodeReference(SCAN_ROLE)
-        if scan is not None and scan is not state.inputVolume:
+        if node is not None and isResult(node) and node.GetNodeReference(SCAN_ROLE) is not state.inputVolume:
             new[name] = None
             if name in SEGMENT_OF:
                 new[SEGMENT_OF[name]] = ""

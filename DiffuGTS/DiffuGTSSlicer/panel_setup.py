@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError
+from DiffuGTSSlicer.messages import failureOf
 from DiffuGTSSlicer.model_folders import modelFolder
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_models import ModelsWindow
@@ -25,6 +26,7 @@ class SetupSection(Section):
         super().__init__(panel)
         self.missing: list[str] = []
         self._devices: list[dict[str, Any]] | None = None
+        self._isAsking = False
         self._versions: dict[str, str] = {}
         self._model = ("", "", "")
         self.window: ModelsWindow | None = None
@@ -58,11 +60,17 @@ class SetupSection(Section):
             self.window.close()
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Note the devices that a worker finds."""
+        """Note the devices that a worker finds; one that was asked for them and ends without a word has failed."""
         if event["event"] == "ready":
             self._devices, self._versions = list(event["devices"]), dict(event["versions"])
+            self._isAsking = False
         elif event["event"] == "ended":
             self._devices = None
+            if self._isAsking and not self.logic.client.isWarm:
+                self._isAsking = False
+                if not self.logic.isRunning:  # a run tells its failure itself
+                    cause = event["cause"]
+                    self.panel.showFailure(failureOf(cause["code"], cause["message"], "", cause["detail"]))
 
     @door
     def onInstall(self) -> None:
@@ -87,9 +95,14 @@ class SetupSection(Section):
     def onCheck(self) -> None:
         """Start the worker, which tells its devices."""
         logging.info("DiffuGTS: check")
-        self.logic.client.interpreter = setting(INTERPRETER_KEY)
+        self.panel.run.failure = None
+        interpreter = setting(INTERPRETER_KEY)
+        if self.logic.client.interpreter != interpreter:
+            self._devices = None
+        self.panel.run.useInterpreter(interpreter)
+        self._isAsking = self._devices is None
         self.logic.client.warmUp()
-        self.ui.deviceLabel.setText(_("Device: asking the worker…"))
+        self.panel.refresh()
 
     @door
     def onModels(self) -> None:
@@ -115,6 +128,8 @@ class SetupSection(Section):
         )
 
     def _deviceText(self) -> str:
+        if self._isAsking:
+            return _("Device: asking the worker…")
         if self._devices is None:
             return _("Device: known when the worker has started")
         if not self._devices:

@@ -18,7 +18,7 @@ from DiffuGTSLib.resources import organ_names
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import worldFromNode
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
 from DiffuGTSSlicer.parameters import PAINTER_FOLDER, SynthesisParameters
 from DiffuGTSSlicer.run import CANCELLED, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE
@@ -39,6 +39,7 @@ class SynthesisSection(Section):
         ui = self.ui
         self.messageLabel = ui.synthesisMessageLabel
         self._tip = ui.synthesizeButton.toolTip
+        self._unseen: Run | None = None
         for label in (ui.synthesisMessageLabel, ui.synthesisResultLabel):
             label.setTextFormat(qt.Qt.PlainText)
         organs = [("", _("As under Prompts")), *((name, _(name.capitalize())) for name in organ_names())]
@@ -56,7 +57,7 @@ class SynthesisSection(Section):
         self._painter = ChoiceBox(ui.painterComboBox, painters, self._keeper("painter"))
         ui.painterFolderPathEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.painterFolderPathEdit.currentPath = setting(PAINTER_FOLDER_KEY)
-        ui.painterFolderPathEdit.connect("currentPathChanged(QString)", self.onFolder)
+        connectPath(ui.painterFolderPathEdit, self.onFolder)
         ui.placeHereButton.connect("clicked()", self.onPlaceHere)
         ui.synthesisDiceButton.connect("clicked()", self.onDice)
         ui.synthesizeButton.connect("clicked()", self.onButton)
@@ -106,6 +107,9 @@ class SynthesisSection(Section):
         self.showProgress()
         if state is None:
             return
+        if self._unseen is not None and self.panel.isShown:  # the views are left to another module until then
+            run, self._unseen = self._unseen, None
+            self._show(run)
         self._organ.show(state.synthesisOrgan)
         self._size.show(state.synthesisSize)
         self._painter.show(state.painter)
@@ -231,7 +235,7 @@ class SynthesisSection(Section):
             self.showFailure(failure)
         elif name == "done":
             self.state.synthesisOutcome = outcomeOf(run.result)
-            self._show(run)
+            self._unseen = run
 
     def _keep(self, run: Run, kind: str) -> None:
         """Note a node that a synthesis has made in the scene's state."""
@@ -245,6 +249,8 @@ class SynthesisSection(Section):
         """Show the painted volume, beside the scan where two images stand side by side, at the largest tumor."""
         self.panel.review.stopComparing()
         painted = run.nodes["painted"]
+        if not (slicer.mrmlScene.IsNodePresent(painted) and slicer.mrmlScene.IsNodePresent(run.scanNode)):
+            return
         if display.isCompared():
             display.setLayout("side by side", run.scanNode, painted)
             display.setOverlay(run.scanNode)

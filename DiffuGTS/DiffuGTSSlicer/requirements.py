@@ -60,9 +60,11 @@ class Requirements:
         """Install what is missing, after asking.
 
         Raises:
-            InstallationError: If the user declined, the PyTorch extension is not there, or pip failed.
+            InstallationError: If Slicer is too old, the user declined, the PyTorch extension is not there, or pip failed.
         """
         missing = self.missing()
+        if missing:
+            _requireSlicer()
         torch = [line for line in missing if nameOf(line) == TORCH]
         others = [line for line in missing if nameOf(line) != TORCH]
         if torch:
@@ -79,8 +81,9 @@ class Requirements:
         """Install the sentence model, after asking.
 
         Raises:
-            InstallationError: If the user declined, or pip failed.
+            InstallationError: If Slicer is too old, the user declined, or pip failed.
         """
+        _requireSlicer()
         import slicer.packaging
         import slicer.util
 
@@ -157,6 +160,18 @@ def nameOf(requirement: str) -> str:
 def canonical(name: str) -> str:
     """Return a package's name as the index compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _requireSlicer() -> None:
+    """Refuse a Slicer without `slicer.packaging`, before gigabytes are downloaded.
+
+    Raises:
+        InstallationError: Code "slicer_version".
+    """
+    if importlib.util.find_spec("slicer.packaging") is None:
+        raise InstallationError(
+            _("DiffuGTS needs Slicer 5.12 or newer to install its packages."), code="slicer_version"
+        )
 
 
 def _declined() -> InstallationError:

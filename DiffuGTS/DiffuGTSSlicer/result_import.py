@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from DiffuGTSSlicer import display, provenance, scene
 from DiffuGTSSlicer.grids import BoxedMask, segmentBox
 from DiffuGTSSlicer.run import Run
-from DiffuGTSSlicer.scene import CANDIDATE_COLOR, DIGEST_TAG, TUMOR_COLOR
+from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, DIGEST_TAG, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
@@ -94,6 +94,8 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
         shownOn = _present(run.nodes.get("painted")) or run.scanNode
         node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanNode.GetName()))
+    elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
+        scene.markResult(node, run.scanNode)
     run.segmentIds[kind] = scene.showMask(
         mask,
         run.scanNode,
@@ -102,6 +104,7 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         organ,
         segmentId=segmentId,
         color=CANDIDATE_COLOR if kind == "coarse_mask" else TUMOR_COLOR,
+        algorithmType=SEMIAUTOMATIC if run.isRefinement else AUTOMATIC,
     )
     run.nodes[kind] = node
     yield None

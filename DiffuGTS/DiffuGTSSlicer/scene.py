@@ -19,6 +19,7 @@ import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
@@ -49,7 +50,13 @@ DIGEST_TAG = "DiffuGTS.Digest"
 DROPPED_TAG = "DiffuGTS.Dropped"
 """Tag of a segment: the lesions that the user has taken out of it, see `findings`."""
 
+AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
+"""How a segment came about, as DICOM calls it: Slicer exports what says nothing of it as drawn by hand."""
+
 _ORGAN_TAG = "DiffuGTS.Organ"
+_ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
+_RESULT = "DiffuGTS.Result"
+"""Attribute of what a run has made or written into; unlike the reference to the scan it outlives the scan."""
 _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
     "i8": "int64",
     "u8": "uint64",
@@ -90,7 +97,7 @@ def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, pa
     """Write one segment as a mask on the scan's grid, resampled where it lies on another one.
 
     Raises:
-        InputError: If there is no such segment (code "missing"), or none of it lies in the scan (code "empty_region").
+        InputError: If there is no such segment (code "no_segment"), or none of it lies in the scan (code "empty_region").
         GeometryError: As `volumeGeometry`.
         StorageError: As `exportVolume`.
     """
@@ -293,6 +300,7 @@ def showMask(
     status: str = IN_PROGRESS,
     segmentId: str = "",
     color: tuple[float, float, float] = TUMOR_COLOR,
+    algorithmType: str = AUTOMATIC,
 ) -> str:
     """Show a mask as a segment and return the segment's ID.
 
@@ -306,10 +314,11 @@ def showMask(
         segmentId: Of the segment to replace, made if absent; "" makes one. Name, color and terminology of an existing
             segment are the user's, unless the organ has changed since.
         color: Of a new segment.
+        algorithmType: `AUTOMATIC`, or `SEMIAUTOMATIC` where the user has drawn a part of it.
 
     Raises:
         GeometryError: As `setSegmentBox`.
-        InputError: If the status is unknown.
+        InputError: As `setSegmentBox`; also if the status is unknown.
     """
     if status not in STATUSES:
         raise InputError(f"Unknown status '{status}'.", hint=did_you_mean(status, STATUSES))
@@ -328,6 +337,8 @@ def showMask(
         segment.SetTag(_ORGAN_TAG, organ)
     segment.RemoveTag(DROPPED_TAG)
     segment.SetTag(DIGEST_TAG, mask.digest)
+    segment.SetTag(_ALGORITHM_TYPE_TAG, algorithmType)
+    segment.SetTag(_ALGORITHM_NAME_TAG, f"DiffuGTS {__version__}")
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(segment, getattr(logic, status))
@@ -343,9 +354,20 @@ def placeBeside(node: Any, scanNode: Any) -> None:
     hierarchy.SetItemParent(_hierarchyItem(hierarchy, node), parent or hierarchy.GetSceneItemID())
 
 
+def markResult(node: Any, scanNode: Any) -> None:
+    """Note that a node is, or holds, a result of a scan."""
+    node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
+    node.SetAttribute(_RESULT, "1")
+
+
+def isResult(node: Any) -> bool:
+    """Say whether a run has made a node or written into it, also where its scan is gone."""
+    return node.GetAttribute(_RESULT) is not None or bool(node.GetNodeReferenceID(SCAN_ROLE))
+
+
 def _belongTo(node: Any, scanNode: Any) -> None:
     node.SetAndObserveTransformNodeID(scanNode.GetTransformNodeID())
-    node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
+    markResult(node, scanNode)
     placeBeside(node, scanNode)
 
 

@@ -58,6 +58,9 @@ class WorkerClient:
         self._process.onErrorOutput = self._takeErrorOutput
         self._process.onFinished = self._takeEnd
         self._pending: Path | None = None
+        self._isWanted = False
+        """Whether the process that leaves is to be followed by one without a job."""
+        self._fault: Event | None = None
         self._tree: set[int] = set()
         """Processes that shall not outlive the worker."""
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
@@ -103,8 +106,10 @@ class WorkerClient:
     def warmUp(self) -> None:
         """Start the worker where there is none, so that it tells its versions and devices."""
         if self.isWarm:  # one that leaves is followed by a new one, see `_takeEnd`
+            self._isWanted = self._isLeaving
             return
-        self.hello = {}
+        self.hello, self._fault = {}, None
+        self._tail.clear()
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
         program = self.interpreter or slicerPython()
         logging.info("Starting the DiffuGTS worker: %s %s", program, " ".join(self.arguments))
@@ -116,7 +121,7 @@ class WorkerClient:
         if self.state in (IDLE, CANCELLING):
             return
         if self._pending is not None:
-            self._pending = None
+            self._pending, self._isWanted = None, False
             self._setState(CANCELLING)
             self._endProcess()
             return
@@ -132,7 +137,7 @@ class WorkerClient:
     def stop(self) -> None:
         """End the worker now, its tree included; safe to call at any time, and at Slicer's end."""
         self._timer.stop()
-        self._pending = None
+        self._pending, self._isWanted = None, False
         self._killTree()
 
     def close(self) -> None:
@@ -227,8 +232,9 @@ class WorkerClient:
     def _fail(self, code: str, message: str, hint: str = "") -> None:
         """End the run with an error of the client's own; such a worker is not trusted with another job."""
         self._pending = None
+        self._fault = {"event": "error", "code": code, "message": message, "hint": hint}
         self._killTree()
-        self._endRun({"event": "error", "code": code, "message": message, "hint": hint})
+        self._endRun(self._fault)
 
     def _takeEnd(self, exitCode: int, crashed: bool) -> None:
         for buffer in (self._output, self._errorOutput):
@@ -238,15 +244,17 @@ class WorkerClient:
         for processId in self._tree:  # where only a launcher or the worker itself heard that it shall end
             killOne(processId)
         greeted, self.hello, self._tree = bool(self.hello), {}, set()
+        cause = {"detail": "", **(self._fault or _deathCertificate(exitCode, crashed, greeted, list(self._tail)))}
         if not isFollowed:
             self._pending = None
             if self.state == CANCELLING:
                 self._endRun({"event": "cancelled"})
             elif self.isBusy:
-                self._endRun(_deathCertificate(exitCode, crashed, greeted, list(self._tail)))
-        self.onEvent({"event": "ended", "exit_code": exitCode})
-        if isFollowed and self._pending is not None:
+                self._endRun(cause)
+        isWanted, self._isWanted = self._isWanted, False
+        if isWanted or (isFollowed and self._pending is not None):
             self.warmUp()
+        self.onEvent({"event": "ended", "exit_code": exitCode, "cause": cause})
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self._onTimeout = action

@@ -26,6 +26,7 @@ def the_modules_of_the_application(monkeypatch: pytest.MonkeyPatch) -> list[str]
     opened: list[str] = []
     for name in ("segmenteditor", "segmentstatistics", "dicom"):
         monkeypatch.setattr(slicer.modules, name, object(), raising=False)
+    monkeypatch.setattr(slicer.modules, "dicomPlugins", {"DICOMSegmentationPlugin": object()}, raising=False)
     monkeypatch.setattr(slicer.util, "selectModule", opened.append)
     return opened
 

@@ -84,6 +84,18 @@ def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
     assert "no longer in the scene" in batch.cases[1].message
 
 
+def test_what_nobody_expected_ends_the_case_and_not_the_panel(
+    a_logic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logic = a_logic(*GOOD)
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+    batch = logic.startBatch(scans(2), LUNG)
+    assert gui.spin(lambda: batch.isOver, 30) and not logic.isRunning
+    assert states(batch) == [FAILED, FAILED] and "FileNotFoundError" in batch.cases[0].message
+    monkeypatch.undo()
+    assert states(logic.processMany(scans(1), LUNG)) == [DONE]
+
+
 def test_what_the_worker_refuses_is_told_with_the_next_step(a_logic) -> None:
     batch = a_logic(["error", "oom", "Too big.", "Smaller."]).processMany(scans(2), LUNG)
     assert states(batch) == [FAILED, FAILED]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
+import vtk_messages
 from DiffuGTSSlicer import grids, scene, steps
 from phantoms import grid
 from scene_parts import (
@@ -98,6 +99,19 @@ def test_an_organ_that_is_only_a_surface_is_filled_and_left_as_it_was(a_scan, tm
     ml = read_mask(tmp_path / "ball.nrrd", OBLIQUE).array.sum() * OBLIQUE.voxel_volume_ml
     assert ml == pytest.approx(4 / 3 * np.pi * 0.7**3, rel=0.05)
     assert not segmentation.GetSegmentation().ContainsRepresentation("Binary labelmap")
+
+
+def test_a_mask_that_slicer_would_not_take_is_not_lost_in_silence(a_scan) -> None:
+    mask = blob(OBLIQUE, (10, 12, 8), 3).T
+    surfaces = scene.newSegmentation(a_scan, "Surfaces")
+    surfaces.SetSourceRepresentationToClosedSurface()
+    surfaces.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    with pytest.raises(InputError, match="'Surfaces' is kept as closed surface") as refusal:
+        grids.setSegmentMask(mask, a_scan, surfaces, "tumor")
+    assert refusal.value.code == "segmentation" and "Create new segmentation" in refusal.value.hint
+    with pytest.raises(InputError, match="could not write the mask into 'Result'"):
+        grids.setSegmentMask(mask, a_scan, scene.newSegmentation(a_scan, "Result"), "no such segment")
+    vtk_messages.forget()
 
 
 def test_a_segment_that_is_not_there_is_refused_by_name(a_scan, an_organ_on_another_grid, tmp_path) -> None:

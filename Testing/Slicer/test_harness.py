@@ -86,9 +86,7 @@ def test_a_member_and_its_widget_follow_one_another(a_scene: Any, a_qt_applicati
     window = qt.QWidget()
     widgets = {"prompt": qt.QTextEdit(window), "threshold": ctk.ctkSliderWidget(window)}
     widgets |= {"quality": qt.QComboBox(window), "legend": qt.QCheckBox(window)}
-    for name, widget in widgets.items():
-        widget.setProperty("SlicerParameterName", name)
-    tag = parameters.connectGui(window)
+    tag = parameters.connectParametersToGui(widgets)
     assert widgets["prompt"].toPlainText() == "lung nodule"
     assert widgets["threshold"].value == 0.5
     widgets["threshold"].value = 0.25
@@ -99,10 +97,40 @@ def test_a_member_and_its_widget_follow_one_another(a_scene: Any, a_qt_applicati
     assert not widgets["legend"].checked
     with pytest.raises(ValueError, match="within|range|less"):
         parameters.threshold = 2.0
-    if tag is not None:
-        parameters.disconnectGui(tag)
-        widgets["threshold"].value = 0.75
-        assert parameters.threshold == 0.25
+    parameters.disconnectGui(tag)
+    widgets["threshold"].value = 0.75
+    assert parameters.threshold == 0.25
+
+
+def test_widgets_that_are_bound_by_their_property_cannot_be_loosened(a_scene: Any, a_qt_application: Any) -> None:
+    """As in Slicer 5.12, whose `connectGui` returns no tag."""
+    parameters = Parameters(a_scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+    window = qt.QWidget()
+    box = qt.QCheckBox(window)
+    box.setProperty("SlicerParameterName", "legend")
+    assert parameters.connectGui(window) is None
+    box.checked = False
+    assert not parameters.legend
+
+
+def test_a_line_for_a_path_tells_of_an_empty_one_only_that_it_is_not_valid(a_qt_application: Any) -> None:
+    line, told = ctk.ctkPathLineEdit(), []
+    line.connect("currentPathChanged(QString)", told.append)
+    line.connect("validInputChanged(bool)", told.append)
+    for path in ("a", "ab", ""):
+        line.currentPath = path
+    assert told == ["a", True, "ab", False]
+
+
+def test_a_change_of_layout_is_told_once_its_views_are_there(a_scene: Any) -> None:
+    manager, told = slicer.app.layoutManager(), []
+    listen = lambda layout: told.append((layout, manager.sliceViewNames()))  # noqa: E731
+    manager.connect("layoutChanged(int)", listen)
+    for _again in range(2):
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+    assert manager.disconnect("layoutChanged(int)", listen)
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    assert told == [(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView, ("Red", "Yellow"))]
 
 
 def test_a_widget_that_slicer_cannot_bind_is_refused(a_scene: Any, a_qt_application: Any) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import gui
+import numpy as np
 import pytest
 import slicer
-from panel_parts import WHOLE_RUN, Opened
+from DiffuGTSSlicer.panel_batch import scansOf
+from DiffuGTSSlicer.scene import importVolume
+from panel_parts import GRID, WHOLE_RUN, Opened
+from scene_parts import noise, on_disk, scan_node
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.resources import resource_path
@@ -27,6 +31,31 @@ def test_a_new_scene_is_ready_to_run(a_panel: Opened, a_coarse_scan: Any) -> Non
     assert ui.dilationSlider.value == pytest.approx(mini.masks.dilation_mm)
     assert ui.refinementThresholdSlider.value == pytest.approx(mini.residual.threshold)
     assert not ui.refineButton.enabled and not ui.editSegmentationButton.enabled and not ui.rockButton.enabled
+
+
+def test_what_is_offered_first_is_a_scan(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> None:
+    for kind in ("vtkMRMLLabelMapVolumeNode", "vtkMRMLVectorVolumeNode"):
+        slicer.mrmlScene.AddNewNodeByClass(kind, "A")
+    gone, scan = (scan_node(GRID, noise(GRID), name) for name in ("Gone", "Scan"))
+    path = on_disk(GRID, noise(GRID).astype(np.float32), tmp_path / "map.nrrd")
+    importVolume(path, gone, "A map")
+    slicer.mrmlScene.RemoveNode(gone)
+    widget = gui.loadModule("DiffuGTS")
+    widget.enter()
+    assert widget.panel.parameterNode.inputVolume is scan and scansOf(slicer.mrmlScene) == [scan]
+    gui.unloadModule(widget)
+
+
+def test_a_scene_is_bound_once_and_let_go_of(a_panel: Opened) -> None:
+    state = a_panel.state
+    for _again in range(3):
+        a_panel.widget.exit()
+        a_panel.widget.enter()
+    assert a_panel.state is state
+    steps = state.steps
+    a_panel.panel.setParameterNode(None)
+    a_panel.ui.stepsSpinBox.value = steps + 5
+    assert state.steps == steps
 
 
 def test_closing_the_scene_during_a_run_leaves_an_empty_panel(a_panel: Opened) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from DiffuGTSSlicer.settings import INTERPRETER_KEY, setting
 from panel_parts import Opened
 
 from DiffuGTSLib.config import load_config
@@ -20,6 +23,16 @@ def test_a_new_seed_is_drawn(a_panel: Opened) -> None:
 def test_an_interpreter_that_is_none_is_refused(a_panel: Opened) -> None:
     a_panel.ui.interpreterPathEdit.currentPath = "/nowhere/python"
     assert "no program" in a_panel.ui.messageLabel.text
+
+
+def test_an_interpreter_can_be_chosen_and_cleared(a_panel: Opened) -> None:
+    line = a_panel.ui.interpreterPathEdit
+    line.currentPath = "/nowhere/python"
+    line.currentPath = sys.executable
+    assert setting(INTERPRETER_KEY) == sys.executable
+    assert a_panel.ui.messageLabel.text == "", "what was wrong with half a path is over"
+    line.currentPath = ""
+    assert setting(INTERPRETER_KEY) == "" and "installed" in a_panel.ui.packagesLabel.text
 
 
 def test_a_quality_is_a_multiple_of_the_presets_steps(a_panel: Opened) -> None:

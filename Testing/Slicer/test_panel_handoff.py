@@ -19,14 +19,13 @@ needs_slicer_source = pytest.mark.skipif(
 )
 
 
-def under_a_study(*nodes: Any) -> int:
-    """Put nodes under a patient and a study, and return the study."""
+def under_a_study(*nodes: Any) -> None:
+    """Put nodes under a patient and a study."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
     study = hierarchy.CreateStudyItem(patient, "Study")
     for node in nodes:
         hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
-    return int(study)
 
 
 def test_without_slicers_modules_every_button_says_which_is_absent(a_panel: Opened) -> None:
@@ -100,7 +99,18 @@ def test_the_export_tells_everything_that_is_missing_before_it_opens(
     assert a_panel.ui.messageLabel.text.startswith("2 findings"), "said where the click was, not elsewhere"
 
 
-def test_the_export_opens_at_the_study_when_nothing_is_missing(
+def test_without_the_plugin_for_segmentations_the_export_says_so(
+    a_panel: Opened, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_panel.segment()
+    assert a_panel.ui.exportDicomButton.enabled
+    monkeypatch.setattr(slicer.modules, "dicomPlugins", {"DICOMScalarVolumePlugin": object()})
+    a_panel.panel.refresh()
+    button = a_panel.ui.exportDicomButton
+    assert not button.enabled and "DICOMSegmentationPlugin" in button.toolTip
+
+
+def test_the_export_opens_at_the_result_alone_when_nothing_is_missing(
     a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[int] = []
@@ -117,10 +127,11 @@ def test_the_export_opens_at_the_study_when_nothing_is_missing(
 
     monkeypatch.setattr(slicer, "qSlicerDICOMExportDialog", Dialog, raising=False)
     a_panel.segment()
-    study = under_a_study(a_coarse_scan, a_panel.state.segmentation)
+    under_a_study(a_coarse_scan, a_panel.state.segmentation)
     a_coarse_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
     a_panel.ui.exportDicomButton.click()
-    assert opened == [study]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    assert [hierarchy.GetItemDataNode(item) for item in opened] == [a_panel.state.segmentation]
     assert "Still a draft" in a_panel.ui.handoffMessageLabel.text, "advice is told, and stops nothing"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import qt
 import slicer
 from DiffuGTSSlicer.grids import roiMask, setSegmentMask
 from panel_parts import GRID, Opened
@@ -23,6 +24,18 @@ def test_sentences_are_checked_as_they_are_typed(a_panel: Opened) -> None:
     ui.normalPromptEdit.setPlainText("")
     ui.abnormalPromptEdit.setPlainText("")
     assert not ui.runButton.enabled and ui.promptHintLabel.text
+
+
+def test_a_sentence_is_typed_from_left_to_right(a_panel: Opened) -> None:
+    for name in ("normalPrompt", "abnormalPrompt"):
+        edit = getattr(a_panel.ui, f"{name}Edit")
+        edit.selectAll()
+        for letter in "a lung":
+            for kind in (qt.QEvent.KeyPress, qt.QEvent.KeyRelease):
+                qt.QCoreApplication.sendEvent(edit, qt.QKeyEvent(kind, 0, qt.Qt.NoModifier, letter))
+        assert edit.plainText == getattr(a_panel.state, name) == "a lung"
+        setattr(a_panel.state, name, "a liver")
+        assert edit.plainText == "a liver"
 
 
 def test_segments_of_the_chosen_segmentation_are_offered(a_panel: Opened) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import slicer
-from DiffuGTSSlicer.grids import segmentMask
-from panel_parts import Opened
+import vtk
+from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from panel_parts import GRID, Opened
+from scene_parts import blob, noise, scan_node
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -61,3 +63,45 @@ def test_the_candidate_opens_in_the_segment_editor(
 def test_without_the_segment_editor_the_button_says_why(a_panel: Opened) -> None:
     button = a_panel.ui.editCandidateButton
     assert not button.enabled and "SegmentEditor is not loaded" in button.toolTip
+
+
+def test_the_only_segment_that_is_left_is_refined_and_none_is_told(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    segmentation = state.candidate.GetSegmentation()
+    for name in ("a", "b"):
+        segmentation.AddEmptySegment(name, name)
+        setSegmentMask(blob(GRID, (18, 17, 10), 4).T, a_coarse_scan, state.candidate, name)
+    segmentation.RemoveSegment(state.candidateSegmentId)
+    a_panel.ui.refineButton.click()
+    a_panel.finish()
+    assert "has no segment" in a_panel.ui.messageLabel.text and "under Refine" in a_panel.ui.messageLabel.text
+    segmentation.RemoveSegment("a")
+    a_panel.ui.refineButton.click()
+    assert a_panel.logic.run.isRefinement and state.candidateSegmentId == "b"
+    a_panel.finish()
+    assert a_panel.ui.messageLabel.text.startswith("2 findings")
+    segmentation.RemoveSegment("b")
+    a_panel.panel.refresh()
+    assert not a_panel.ui.refineButton.enabled
+
+
+def test_the_candidate_of_another_scan_is_not_edited_on_this_one(
+    a_panel: Opened, the_modules_of_the_application: list[str]
+) -> None:
+    a_panel.segment()
+    first = a_panel.state.candidate
+    second = scan_node(GRID, noise(GRID, 1), "Second")
+    a_panel.ui.inputSelector.setCurrentNode(second)
+    a_panel.ui.editCandidateButton.click()
+    candidate = a_panel.state.candidate
+    assert candidate is not first and candidate.GetNodeReference("DiffuGTS.Scan") is second
+
+
+def test_a_refined_tumor_is_no_longer_the_programs_alone(a_panel: Opened) -> None:
+    for start, kind in ((a_panel.ui.runButton, "AUTOMATIC"), (a_panel.ui.refineButton, "SEMIAUTOMATIC")):
+        start.click()
+        a_panel.finish()
+        told = vtk.reference("")
+        segment = a_panel.state.segmentation.GetSegmentation().GetSegment(a_panel.state.tumorSegmentId)
+        assert segment.GetTag("DICOM.SegmentAlgorithmType", told) and str(told) == kind

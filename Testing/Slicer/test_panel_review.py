@@ -75,3 +75,40 @@ def test_a_map_on_another_grid_fails_the_measuring_in_words(a_panel: Opened) -> 
     a_panel.settle()
     assert "AOVA map" in a_panel.ui.messageLabel.text and a_panel.ui.findingsTable.rowCount == 0
     assert not a_panel.ui.findingsToTableButton.enabled
+
+
+@pytest.mark.parametrize("leave", ["menu", "findings to table"])
+def test_the_twin_leaves_its_view_whoever_changes_the_layout(a_panel: Opened, a_coarse_scan: Any, leave: str) -> None:
+    a_panel.segment()
+    manager, state = slicer.app.layoutManager(), a_panel.state
+    a_panel.ui.sideBySideLayoutButton.click()
+    yellow = manager.sliceWidget("Yellow").mrmlSliceCompositeNode()
+    assert yellow.GetBackgroundVolumeID() == state.pseudoHealthy.GetID()
+    if leave == "menu":
+        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    else:
+        a_panel.ui.findingsToTableButton.click()
+    assert yellow.GetBackgroundVolumeID() == a_coarse_scan.GetID()
+    assert yellow.GetForegroundVolumeID() == state.aova.GetID()
+
+
+def test_who_comes_back_to_the_module_finds_the_views_as_they_were_left(a_panel: Opened) -> None:
+    a_panel.segment()
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    a_panel.widget.exit()
+    red.SetForegroundVolumeID(None)
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert red.GetForegroundVolumeID() is None
+
+
+def test_a_run_that_ends_behind_another_module_is_shown_on_the_way_back(a_panel: Opened) -> None:
+    red = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    a_panel.ui.runButton.click()
+    a_panel.widget.exit()
+    before = (red.GetBackgroundVolumeID(), red.GetForegroundVolumeID())
+    a_panel.finish()
+    assert a_panel.state.aova is not None
+    assert (red.GetBackgroundVolumeID(), red.GetForegroundVolumeID()) == before
+    a_panel.widget.enter()
+    assert red.GetForegroundVolumeID() == a_panel.state.aova.GetID()

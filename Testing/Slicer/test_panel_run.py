@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gui
+import numpy as np
 import pytest
 import qt
 import slicer
 from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import noise, scan_node
 from test_logic import jobFolders, nodeNames
@@ -80,6 +83,19 @@ def test_every_error_is_told_with_the_next_step_and_the_next_run_works(a_panel: 
     assert a_panel.ui.messageLabel.text.startswith("2 findings")
 
 
+def test_the_next_step_is_one_that_the_panel_offers_then(a_panel: Opened) -> None:
+    ui = a_panel.ui
+    for code in ("cuda", "cuda_arch"):
+        a_panel.script(["error", code, "What is wrong.", ""])
+        a_panel.segment()
+        assert f"set Device to {ui.deviceComboBox.itemText(1)} under" in ui.messageLabel.text
+        assert ui.releaseButton.text not in ui.messageLabel.text, "that worker has left"
+    setSetting(INTERPRETER_KEY, sys.executable)
+    a_panel.script(["error", "import_failed", "What is wrong.", ""])
+    a_panel.segment()
+    assert not ui.installButton.enabled and "interpreter of your own" in ui.messageLabel.text
+
+
 def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["say", "last words"], ["sleep", 60])
     a_panel.ui.runButton.click()
@@ -124,6 +140,46 @@ def test_another_scan_gets_results_of_its_own_and_the_firsts_stay(a_panel: Opene
         assert getattr(state, name).GetNodeReference("DiffuGTS.Scan") is second
     assert first["segmentation"].GetName() == "Scan tumor" and state.segmentation.GetName() == "Second tumor"
     assert state.resultVolume is second and a_panel.ui.findingsTable.rowCount == 2
+
+
+def test_the_results_of_a_scan_that_was_deleted_are_left_alone(a_panel: Opened, a_coarse_scan: Any) -> None:
+    """Also after a first run on the other scan that did not come to its end."""
+    a_panel.segment()
+    state = a_panel.state
+    first = {name: getattr(state, name) for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation")}
+    before = segmentMask(first["segmentation"], state.tumorSegmentId, a_coarse_scan)
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
+    second = scan_node(GRID, noise(GRID, 1), "Second")
+    a_panel.ui.inputSelector.setCurrentNode(second)
+    a_panel.script(["artifact", "aova"], ["error", "oom", "Too big.", "Smaller."])
+    a_panel.segment()
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    for name, node in first.items():
+        assert getattr(state, name) is not node and getattr(state, name).GetNodeReference("DiffuGTS.Scan") is second
+    assert first["segmentation"].GetSegmentation().GetNumberOfSegments() == 1
+    [segment] = first["segmentation"].GetSegmentation().GetSegmentIDs()
+    assert np.array_equal(segmentMask(first["segmentation"], segment, second), before)
+
+
+def test_a_segmentation_of_ones_own_is_taken_and_belongs_to_the_scan_then(a_panel: Opened, a_coarse_scan: Any) -> None:
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    a_panel.ui.segmentationSelector.setCurrentNode(own)
+    a_panel.segment()
+    assert a_panel.state.segmentation is own and own.GetNodeReference("DiffuGTS.Scan") is a_coarse_scan
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
+    a_panel.ui.inputSelector.setCurrentNode(scan_node(GRID, noise(GRID, 1), "Second"))
+    a_panel.segment()
+    assert a_panel.state.segmentation is not own and own.GetSegmentation().GetNumberOfSegments() == 1
+
+
+def test_a_segmentation_of_surfaces_is_refused_before_anything_runs(a_panel: Opened) -> None:
+    surfaces = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Surfaces")
+    surfaces.SetSourceRepresentationToClosedSurface()
+    a_panel.ui.segmentationSelector.setCurrentNode(surfaces)
+    a_panel.ui.runButton.click()
+    assert not a_panel.logic.isRunning and not a_panel.logic.client.isWarm
+    assert "Create new segmentation" in a_panel.ui.messageLabel.text
 
 
 def test_five_runs_in_a_row_leave_no_node_or_folder(a_panel: Opened) -> None:

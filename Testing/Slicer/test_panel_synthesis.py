@@ -125,6 +125,8 @@ def test_the_folder_of_a_trained_painter_is_a_setting_of_the_computer(
     synthesize(panel)
     assert panel.logic.run.state == FAILED and panel.logic.run.parameters.painter == str(empty)
     assert ui.synthesisMessageLabel.text.startswith("There is no painter.json.\nChoose the folder of a trained painter")
+    ui.painterFolderPathEdit.currentPath = ""
+    assert setting(PAINTER_FOLDER_KEY) == "" and not ui.synthesizeButton.enabled
 
 
 def test_the_button_paints_shows_and_tells(a_panel_with_an_organ: Opened, a_coarse_scan: Any) -> None:
@@ -293,3 +295,14 @@ def test_painting_into_a_scan_of_133_slices_does_not_freeze_the_interface(
         synthesize(panel)
     require_alive(heart, record_property, "synthesis, 512x512x133")
     assert panel.logic.run.state == DONE, panel.ui.synthesisMessageLabel.text
+
+
+def test_a_synthesis_that_ends_behind_another_module_is_shown_on_the_way_back(a_panel_with_an_organ: Opened) -> None:
+    panel = a_panel_with_an_organ
+    before = red_layers().GetBackgroundVolumeID()
+    panel.ui.synthesizeButton.click()
+    panel.widget.exit()
+    assert gui.spin(lambda: not panel.logic.isRunning, 90)
+    assert panel.state.painted is not None and red_layers().GetBackgroundVolumeID() == before
+    panel.widget.enter()
+    assert red_layers().GetBackgroundVolumeID() == panel.state.painted.GetID()

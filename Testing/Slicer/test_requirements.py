@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import PyTorchUtils
 import slicer.packaging
+from DiffuGTSSlicer.messages import nextSteps
 from DiffuGTSSlicer.requirements import InstallationError, Requirements, isMet, nameOf
 
 
@@ -28,6 +30,12 @@ def wishing(tmp_path: Path, *lines: str) -> Requirements:
     path = tmp_path / "requirements.txt"
     path.write_text("# what is needed\n" + "\n".join(lines) + "\n")
     return Requirements(path)
+
+
+def without(monkeypatch: Any, module: str) -> None:
+    """Hide a module from who looks for it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else find(name))
 
 
 def test_what_is_there_is_not_missing_and_nothing_is_asked(a_packaging: Any, tmp_path: Path) -> None:
@@ -67,10 +75,25 @@ def test_torch_comes_from_the_pytorch_extension_after_asking(a_packaging: Any, t
 
 
 def test_a_missing_pytorch_extension_is_told(a_packaging: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    without(monkeypatch, "PyTorchUtils")
     with pytest.raises(InstallationError) as missing:
         wishing(tmp_path, "torch>=9999").ensure()
     assert missing.value.code == "pytorch_extension"
+
+
+def test_a_slicer_that_is_too_old_is_told_before_anything_is_downloaded(
+    a_packaging: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    without(monkeypatch, "slicer.packaging")
+    wishing(tmp_path, "numpy>=1").ensure()
+    for install in (
+        wishing(tmp_path, "torch>=9999", "a-package-that-is-not-there").ensure,
+        Requirements().ensureTextModel,
+    ):
+        with pytest.raises(InstallationError, match=r"Slicer 5\.12 or newer") as refused:
+            install()
+        assert refused.value.code == "slicer_version" and "5.12" in nextSteps()[refused.value.code]
+    assert PyTorchUtils.calls == [] and a_packaging.calls == []
 
 
 @pytest.mark.parametrize(

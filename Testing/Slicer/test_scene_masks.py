@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slicer
+import vtk
 from DiffuGTSSlicer import grids, scene
 from phantoms import grid, orientations
 from scene_parts import (
@@ -18,6 +19,7 @@ from scene_parts import (
     under,
 )
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes import read_mask
 
@@ -70,6 +72,20 @@ def test_overlapping_segments_keep_their_own_voxels(a_scan, tmp_path) -> None:
     assert np.array_equal(grids.segmentMask(segmentation, first, a_scan), tumor.T)
     assert np.array_equal(grids.segmentMask(segmentation, second, a_scan), candidate.T)
     assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, first, a_scan), tumor.T)
+
+
+def test_slicers_dicom_export_finds_the_voxels_and_who_drew_them(a_scan, tmp_path) -> None:
+    segmentation = scene.newSegmentation(a_scan, "Result")
+    path = on_disk(OBLIQUE, blob(OBLIQUE, (9, 12, 8), 4), tmp_path / "a.nrrd")
+    ids = [scene.importMask(path, a_scan, segmentation, "Tumor") for _each in range(2)]
+    scene.importMask(path, a_scan, segmentation, "Tumor", segmentId=ids[1], algorithmType=scene.SEMIAUTOMATIC)
+    for segment_id, kind in zip(ids, ("AUTOMATIC", "SEMIAUTOMATIC"), strict=True):
+        segment = segmentation.GetSegmentation().GetSegment(segment_id)
+        labelmap = segment.GetRepresentation("Binary labelmap")
+        assert labelmap.GetPointData().GetArray("ImageScalars").GetValueRange()[1] > 0
+        told = vtk.reference("")
+        assert segment.GetTag("DICOM.SegmentAlgorithmType", told) and str(told) == kind
+        assert segment.GetTag("DICOM.SegmentAlgorithmName", told) and str(told) == f"DiffuGTS {__version__}"
 
 
 def test_a_later_mask_replaces_the_voxels_and_leaves_the_users_name_color_and_code(a_scan, tmp_path) -> None:

@@ -298,6 +298,35 @@ def test_warming_up_tells_devices_without_a_run(a_listener) -> None:
     assert listener.client.state == IDLE
 
 
+def test_a_worker_that_leaves_is_followed_by_the_one_that_was_asked_for(a_listener) -> None:
+    listener = a_listener()
+    listener.client.warmUp()
+    listener.wait("ready")
+    first = listener.client.processId
+    listener.client.stop()
+    listener.client.warmUp()
+    listener.wait("ready")
+    assert listener.client.processId not in (0, first)
+
+
+def test_a_worker_that_leaves_is_not_followed_where_the_run_was_cancelled_meanwhile(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.warmUp()
+    listener.wait("ready")
+    listener.client.stop()
+    listener.client.run(a_job(["done"]))
+    listener.client.cancel()
+    listener.wait("ended")
+    assert listener.names()[-2:] == ["cancelled", "ended"] and not listener.client.isWarm
+
+
+def test_a_worker_that_ends_without_a_job_says_of_what(a_listener) -> None:
+    for kind, code in (("broken", "import_failed"), ("foreign", "protocol")):
+        listener = a_listener(kind)
+        listener.client.warmUp()
+        assert listener.wait("ended")["cause"]["code"] == code and "error" not in listener.names()
+
+
 def test_a_worker_that_dies_while_idle_is_no_error(a_listener, a_job) -> None:
     listener = a_listener()
     listener.client.run(a_job(["done"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -18,6 +19,8 @@ class LayoutManager:
         self._application_logic = application_logic
         self._logic: vtk.vtkObject | None = None
         self._tag = 0
+        self._shown_layout: int | None = None
+        self._slots: list[Callable[[int], None]] = []
         self._slices: dict[str, SliceView] = {}
         self._threeds: dict[str, ThreeDView] = {}
 
@@ -35,7 +38,22 @@ class LayoutManager:
             self._logic.GetLayoutNode().RemoveObserver(self._tag)
         for view in [*self._slices.values(), *self._threeds.values()]:
             view.close()
-        self._slices, self._threeds, self._logic = {}, {}, None
+        self._slices, self._threeds, self._logic, self._shown_layout = {}, {}, None, None
+        self._slots.clear()
+
+    def connect(self, signal: str, slot: Callable[[int], None]) -> bool:
+        """Call a slot with every layout that is shown from now on; there is no other signal."""
+        if signal != "layoutChanged(int)":
+            return False
+        self._slots.append(slot)
+        return True
+
+    def disconnect(self, signal: str, slot: Callable[[int], None]) -> bool:
+        """Forget a slot; say whether it was there."""
+        if signal != "layoutChanged(int)" or slot not in self._slots:
+            return False
+        self._slots.remove(slot)
+        return True
 
     def layoutLogic(self) -> vtk.vtkObject:
         """Return the logic with the layout node."""
@@ -69,6 +87,15 @@ class LayoutManager:
                 self._threeds[name] = ThreeDView(node)
         for view in [*self._slices.values(), *self._threeds.values()]:
             view.node.SetMappedInLayout(view.node in wanted)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell of another layout once its views are there."""
+        if self._logic is None or self._shown_layout == self.layout:
+            return
+        self._shown_layout = self.layout
+        for slot in list(self._slots):
+            slot(self._shown_layout)
 
     def _shown(self, views: dict[str, Any]) -> list[str]:
         self._make_views()

@@ -161,7 +161,7 @@ class ctkPathLineEdit(
         "ctkPathLineEdit",
         QtWidgets.QWidget,
         [
-            ("QString", "currentPath", "", "currentPathChanged"),
+            ("QString", "currentPath", "", ""),
             ("QString", "settingKey", "", ""),
             ("QString", "label", "", ""),
             ("bool", "showBrowseButton", True, ""),
@@ -171,13 +171,17 @@ class ctkPathLineEdit(
         ["currentPathChanged(QString)", "validInputChanged(bool)"],
     )
 ):
-    """A line for a path, with a button that would open a dialog."""
+    """A line for a path, with a button that would open a dialog.
+
+    An empty line is no valid input: CTK tells that it became one, and of no change of the path.
+    """
 
     Files, Dirs, Drives, Hidden, NoDotAndDotDot, Executable, Readable, Writable = 2, 1, 4, 256, 24576, 64, 16, 32
     filters = 0
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
+        self._is_valid = False
         self._line, browse = QtWidgets.QLineEdit(self), QtWidgets.QToolButton(self)
         browse.setText("\u2026")
         layout = QtWidgets.QHBoxLayout(self)
@@ -187,9 +191,14 @@ class ctkPathLineEdit(
         self._line.textChanged.connect(self.setCurrentPath)
 
     def on_currentPath(self, path: str) -> None:
-        """Show the path."""
+        """Show the path, and tell of it."""
         if self._line.text != path:
             self._line.setText(path)
+        was_valid, self._is_valid = self._is_valid, bool(path)
+        if path:
+            self.currentPathChanged.emit(path)
+        if was_valid != self._is_valid:
+            self.validInputChanged.emit(self._is_valid)
 
     def addCurrentPathToHistory(self) -> None:
         """Keep no history."""

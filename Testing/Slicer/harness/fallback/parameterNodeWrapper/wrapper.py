@@ -38,9 +38,11 @@ class _Wrapper:
             raise ValueError(f"Cannot find a param with the given name: {name}; known: {sorted(self.allParameters)}")
 
     def getValue(self, name: str) -> Any:
-        """Return a member by name, `pack.member` too."""
+        """Return a member by name, `pack.member` too; one that the node has lost gets its default again."""
         self._check(name)
         top, _, rest = name.partition(".")
+        if not self.allParameters[top].has(self.parameterNode, self._prefix + top):
+            self.allParameters[top].write(self.parameterNode, self._prefix + top, self._defaults[top])
         value = self.allParameters[top].read(self.parameterNode, self._prefix + top)
         return value.getValue(rest) if rest else value
 
@@ -59,14 +61,14 @@ class _Wrapper:
         top, _, rest = name.partition(".")
         return self.allParameters[top].kind.dataType(rest) if rest else self._hints[top]
 
-    def connectGui(self, gui: Any) -> int:
-        """Bind every widget with the dynamic property SlicerParameterName; return what `disconnectGui` takes."""
+    def connectGui(self, gui: Any) -> None:
+        """Bind every widget with the dynamic property SlicerParameterName; as in Slicer, no tag comes back."""
         found = gui.findChildren(qt.QWidget) if hasattr(gui, "findChildren") else list(vars(gui).values())
         widgets = [widget for widget in found if widget.property(SlicerParameterNamePropertyName)]
-        return self.connectParametersToGui({w.property(SlicerParameterNamePropertyName): w for w in widgets})
+        self.connectParametersToGui({w.property(SlicerParameterNamePropertyName): w for w in widgets})
 
     def connectParametersToGui(self, mapping: Mapping[str, Any]) -> int:
-        """Bind widgets to members by name."""
+        """Bind widgets to members by name; return what `disconnectGui` takes."""
         bindings = {name: bind(widget, self.dataType(name)) for name, widget in mapping.items()}
         tag = len(self._observers)
         self._bindings[tag] = bindings
@@ -77,7 +79,7 @@ class _Wrapper:
         return tag
 
     def disconnectGui(self, tag: int) -> None:
-        """Loosen what `connectGui` has bound."""
+        """Loosen what `connectParametersToGui` has bound."""
         for binding in self._bindings.pop(tag, {}).values():
             binding.listen(None)
         self.RemoveObserver(self._observers.get(tag, 0))
