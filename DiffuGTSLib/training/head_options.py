@@ -77,7 +77,7 @@ class HeadOptions:
     start: str = ""
     real: float = BY_MODE
     healthy: float = BY_MODE
-    further: int = 2
+    further: int = 1
     window_voxels: int = 0
     learning_rate: float = 1e-3
     average: float = 0.999

@@ -14,7 +14,7 @@ from DiffuGTSLib.training.head_run import PART
 
 def test_by_default_all_kinds_of_windows_and_all_losses_are_used() -> None:
     options = HeadOptions()
-    assert options.mixture == Mixture(further=2)
+    assert options.mixture == Mixture(further=1)
     assert astuple(options.weights) == (0.2, 0.05, 1.0, 1.0, 0.5)
     assert HeadOptions(elsewhere=False).weights.organ == 0.0, "there is nothing that it could teach"
     assert options.watch == "", "without patience the last weights are kept"
