@@ -437,9 +437,9 @@ def test_masks_too_small_for_the_models_grid_are_refused_before_anything_is_look
 ) -> None:
     heard: list[str] = []
     listen: Callable[[str, float], None] = lambda stage, share: heard.append(stage)  # noqa: E731
-    dot = one_voxel(a_ct_phantom)
+    fine, dot = ct_phantom(grid((48, 48, 48), (0.3, 0.3, 0.3))), one_voxel(a_ct_phantom)
     with pytest.raises(InputError, match=r"too small for one voxel of the model's grid, or lies outside") as caught:
-        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=dot, on_progress=listen)
+        segment(fine.scan, LIVER, some_components, tiny(), coarse_mask=one_voxel(fine), on_progress=listen)
     assert caught.value.code == "empty_candidate"
     with pytest.raises(InputError, match=r"The region is too small for one voxel") as caught:
         segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=dot, on_progress=listen)

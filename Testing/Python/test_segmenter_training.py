@@ -164,7 +164,7 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path, lines))
     trained = load_segmenter(tmp_path)
     assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid()
-    assert sorted(path.name for path in (tmp_path / "segmenter").iterdir()) >= ["best", "best.json", "log.csv", "model"]
+    assert {path.name for path in (tmp_path / "segmenter").iterdir()} >= {"best", "best.json", "log.csv", "model"}
     assert re.fullmatch(
         r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
     )
