@@ -77,7 +77,7 @@ def require_case_folder(folder: Path, force: bool = False) -> None:
         InputError: If it holds files already, and `force` is off (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
-    require_folder_for(folder, RECORD, force, hint="--force replaces it.")
+    require_folder_for(folder, RECORD, force, "--force replaces it.", NAMES)
 
 
 def is_case(folder: Path) -> bool:

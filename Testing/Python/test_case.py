@@ -10,7 +10,7 @@ import pytest
 from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.synthesis.case import NAMES, NOTICE, Origin, is_case, patch_box, write_case
+from DiffuGTSLib.synthesis.case import NAMES, NOTICE, Origin, is_case, patch_box, require_case_folder, write_case
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
@@ -111,6 +111,13 @@ def test_tumors_that_do_not_fit_into_the_patch_are_refused_with_the_side_they_ne
 def test_a_patch_of_a_scan_without_a_tumor_lies_in_its_middle_and_inside_it() -> None:
     nothing = Volume(np.zeros((50, 20, 20), dtype=np.uint8), Geometry((50, 20, 20), np.eye(4)))
     assert patch_box(nothing, 30) == (slice(10, 40), slice(0, 20), slice(0, 20))
+
+
+def test_a_mask_of_somebody_s_own_is_not_replaced_even_when_forced(tmp_path: Path) -> None:
+    (tmp_path / "tumor.nii.gz").write_text("drawn by hand")
+    with pytest.raises(InputError, match="holds tumor.nii.gz and no earlier result"):
+        require_case_folder(tmp_path, force=True)
+    assert (tmp_path / "tumor.nii.gz").read_text() == "drawn by hand"
 
 
 def test_an_earlier_case_is_kept_unless_forced(an_origin: Origin, tmp_path: Path) -> None:
