@@ -78,8 +78,9 @@ def record_training(
 
 
 def _folder_of(start: Path) -> Path:
-    """Return the model folder of weights that training goes on with, which may be named by the folder of their part."""
-    return start if (start / TRAINING_CASES).is_file() else start.parent
+    """Return the model folder of weights that training goes on with, which may be named by their part's folder or their run's."""
+    places = (start, start.parent, start / "model", start / "segmenter" / "model")
+    return next((place for place in places if (place / TRAINING_CASES).is_file()), start)
 
 
 def _is_incomplete(model_folder: Path) -> bool:

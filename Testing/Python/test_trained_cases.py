@@ -45,7 +45,8 @@ def test_a_model_that_does_not_tell_is_not_taken_for_one_without_training(tmp_pa
 def test_what_the_start_was_trained_on_this_model_was_too(tmp_path: Path) -> None:
     a, b = a_case(tmp_path, "a", "train", "one"), a_case(tmp_path, "b", "train", "two")
     record_training([a], tmp_path, tmp_path / "first")
-    for number, start in enumerate((tmp_path / "first", tmp_path / "first" / "aova")):
+    record_training([a], tmp_path, tmp_path / "run" / "segmenter" / "model")
+    for number, start in enumerate((tmp_path / "first", tmp_path / "first" / "aova", tmp_path / "run")):
         model = tmp_path / f"second_{number}"
         record_training([b], tmp_path, model, start=start)
         assert {case.patient for case in read_training_cases(model) or ()} == {"one", "two"}
