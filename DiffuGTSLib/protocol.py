@@ -86,7 +86,7 @@ class Case:
 
     @property
     def files(self) -> list[str]:
-        """Every file of the case as it is named, each once; see `case_file`."""
+        """Every file of the case as it is named, each once; see `named_file`."""
         parts = [path for paths in self.organ_files.values() for path in paths]
         return list(dict.fromkeys(path for path in (self.image, self.tumor, self.labels, *parts) if path))
 
@@ -149,7 +149,7 @@ RESOURCE = "resource:"
 """Begins the path of a mask that comes with DiffuGTS, in whatever folder the protocol lies."""
 
 
-def case_file(data: Path, named: str) -> Path:
+def named_file(data: Path, named: str) -> Path:
     """Return where a file that a case names is: in the data folder, or among DiffuGTS's own resources.
 
     Raises:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSLib.protocol import Case, case_file, read_scan, shared_patients
+from DiffuGTSLib.protocol import Case, named_file, read_scan, shared_patients
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import read_labels
 from DiffuGTSLib.volumes.volume import closest_ras, require_scan
@@ -157,7 +157,7 @@ def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | Non
     tumor_ml = None
     for file in case.files[1:]:
         try:
-            labels = read_labels(case_file(data, file), scan.geometry).array
+            labels = read_labels(named_file(data, file), scan.geometry).array
         except DiffuGTSError as error:
             found(ERROR, error.code, f"{file}: {error.message}")
             continue
@@ -307,7 +307,7 @@ def summary(report: Report) -> str:
 
 def _bytes(data: Path, file: str) -> int:
     try:
-        path = case_file(data, file)
+        path = named_file(data, file)
     except DiffuGTSError:  # has been told as its case's error
         return 0
     if path.is_dir():

@@ -10,7 +10,7 @@ import numpy as np
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
-from DiffuGTSLib.protocol import Case, case_file, read_scan
+from DiffuGTSLib.protocol import Case, named_file, read_scan
 from DiffuGTSLib.record import input_sha256
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask
 
@@ -69,7 +69,7 @@ def read_case(case: Case, data: Path) -> ReadCase:
     """
     scan, mask = _read(case, data)
     files = ((case.image, scan), (case.tumor, mask))
-    digests = {name: input_sha256(case_file(data, name), volume) for name, volume in files if name}
+    digests = {name: input_sha256(named_file(data, name), volume) for name, volume in files if name}
     if case.framed_on_tumor:
         rng = np.random.default_rng([2025, *case.name.encode()])
         scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
@@ -133,4 +133,4 @@ def _read(case: Case, data: Path) -> tuple[Volume, Volume]:
     scan = read_scan(case, data)
     if not case.tumor:
         return scan, scan.with_array(np.zeros(scan.geometry.shape, dtype=np.uint8))
-    return scan, read_mask(case_file(data, case.tumor), scan.geometry, case.tumor_values)
+    return scan, read_mask(named_file(data, case.tumor), scan.geometry, case.tumor_values)

@@ -103,9 +103,7 @@ class HeadRecipe:
         abnormal = torch.tensor([question.abnormal for question in questions], device=device)
         mask = mask * abnormal[:, None, None, None, None]
         asked = [
-            torch.stack([self._prompts(question.organ, sample.modality, rng) for question in sample.questions]).to(
-                device
-            )
+            torch.stack([self._prompts(each.organ, sample.modality, rng) for each in sample.questions]).to(device)
             for sample in samples
         ]
         with torch.no_grad():

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, case_file, read_scan
+from DiffuGTSLib.protocol import Case, named_file, read_scan
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
@@ -82,7 +82,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         scan = to_canonical(volume, config, case.modality)
     tumor = np.zeros(scan.image.shape, dtype=bool)
     if case.tumor:
-        tumor = scan.project(read_mask(case_file(root, case.tumor), volume.geometry, case.tumor_values)) >= 0.5
+        tumor = scan.project(read_mask(named_file(root, case.tumor), volume.geometry, case.tumor_values)) >= 0.5
     organs = _outlined_organs(case, root, scan, volume.geometry)
     if case.lung_by_air:
         organs["lung"] = lung_by_air(scan)
@@ -91,7 +91,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.other_lesion_values:
-        lesions = read_mask(case_file(root, case.labels), volume.geometry, case.other_lesion_values)
+        lesions = read_mask(named_file(root, case.labels), volume.geometry, case.other_lesion_values)
         healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
     return TrainingScan(case, scan, tumor, organs, healthy, outlined, tissue_hu)
 
@@ -115,13 +115,13 @@ def _tissue_hu(case: Case, volume: Volume) -> NDArray[np.float32]:
 def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry) -> dict[str, NDArray[np.bool_]]:
     organs = {}
     if case.labels:
-        labels = read_volume(case_file(root, case.labels))
+        labels = read_volume(named_file(root, case.labels))
         for name, values in case.label_names.items():
             organs[name] = scan.project(labels.with_array(np.isin(labels.array, values).astype(np.uint8))) >= 0.5
     for name, paths in case.organ_files.items():
         whole = np.zeros(grid.shape, dtype=bool)
         for path in paths:
-            whole |= read_mask(case_file(root, path), grid).array > 0
+            whole |= read_mask(named_file(root, path), grid).array > 0
         organs[name] = scan.project(Volume(whole.astype(np.uint8), grid)) >= 0.5
     return organs
 

@@ -164,17 +164,17 @@ def test_a_protocol_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_mask_that_comes_with_the_project_is_found_wherever_the_data_are(tmp_path: Path) -> None:
-    assert protocol.case_file(tmp_path, "a/liver.nii.gz") == tmp_path / "a" / "liver.nii.gz"
+    assert protocol.named_file(tmp_path, "a/liver.nii.gz") == tmp_path / "a" / "liver.nii.gz"
     named = "resource:Outlines/CRLM-1004/liver.nii.gz"
-    assert protocol.case_file(tmp_path, named) == resource_path("Outlines", "CRLM-1004", "liver.nii.gz")
+    assert protocol.named_file(tmp_path, named) == resource_path("Outlines", "CRLM-1004", "liver.nii.gz")
     with pytest.raises(InputError, match=r"Resource 'Outlines/nobody/liver\.nii\.gz' not found"):
-        protocol.case_file(tmp_path, "resource:Outlines/nobody/liver.nii.gz")
+        protocol.named_file(tmp_path, "resource:Outlines/nobody/liver.nii.gz")
 
 
 def test_every_bundled_outline_is_named_by_the_bundled_protocol_and_every_one_it_names_is_there(tmp_path: Path) -> None:
     cases = read_protocol(resource_path("Protocols", "mini.json"))
     named = {
-        protocol.case_file(tmp_path, file) for case in cases for file in case.files if file.startswith("resource:")
+        protocol.named_file(tmp_path, file) for case in cases for file in case.files if file.startswith("resource:")
     }
     assert named == set(resource_path("Outlines").glob("*/*.nii.gz"))
     assert {case.split for case in cases if any(path.parent.name == case.name for path in named)} == {"train"}
