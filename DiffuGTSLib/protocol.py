@@ -178,9 +178,9 @@ def write_protocol(path: Path, cases: Sequence[Case], description: str, **header
 
 
 def shared_patients(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Return the patients who are in more than one split: patient → these splits."""
+    """Return the patients who are in more than one split: patient → these splits. Excluded scans are in none."""
     splits: dict[str, list[str]] = {}
-    for case in cases:
+    for case in (case for case in cases if case.split != "excluded"):
         known = splits.setdefault(case.patient, [])
         if case.split not in known:
             known.append(case.split)

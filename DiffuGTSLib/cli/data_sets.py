@@ -54,7 +54,7 @@ def protocol(
     root: Annotated[
         Path | None, typer.Option("--root", help="Folder that the protocol's paths start from; default: FOLDER.")
     ] = None,
-    organ: Annotated[str, typer.Option("--organ", help="Where the tumors are, if no label says it.")] = "",
+    organ: Annotated[str, typer.Option("--organ", help="Where the labeled tumors are, if no label says it.")] = "",
     modality: Annotated[
         Literal["CT", "MR"] | None, typer.Option("--modality", help="If the layout does not say it.")
     ] = None,

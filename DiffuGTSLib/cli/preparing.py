@@ -12,6 +12,7 @@ from DiffuGTSLib.cli import data_sets
 from DiffuGTSLib.cli.door import OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.errors import InputError
 
 EXAMPLES = examples(
     "Label maps with the tumors of at most 10 mm in radius only, and the list of the cases that have any:",
@@ -52,6 +53,12 @@ def filter_tumors(
 ) -> None:
     """Keep the tumors of one stage; the others become organ. Parts of fewer than 8 voxels are no tumors."""
     require_folder(data, "--data")
+    if (output / case_list.name).resolve() == case_list.resolve():
+        raise InputError(
+            f"The new list would replace the one it is made from: {case_list}.",
+            hint="choose another output folder.",
+            code="exists",
+        )
 
     from DiffuGTSLib.training.case_lists import read_decathlon, read_list
     from DiffuGTSLib.training.tumor_sizes import filter_cases

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, repeated
+from DiffuGTSLib.protocol import Case, repeated, shared_patients
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
@@ -41,7 +41,8 @@ def assign_splits(
     """Draw a split for the patients of whom none is stated, each organ by itself.
 
     A split that some cases state gets no others: a data set with a test set of its own keeps exactly that; where all
-    are stated, the rest is trained on. A patient with a stated split has it in all cases.
+    are stated, the rest is trained on. A stated split is kept; the patient's other cases get it too, except that what is
+    excluded says nothing of them.
 
     Args:
         cases: With split "" where it is to be drawn.
@@ -50,11 +51,18 @@ def assign_splits(
 
     Raises:
         InputError: If a fraction is negative or none is above 0, or there are fewer patients than splits to fill
-            (code "fractions").
+            (code "fractions"); if a patient has two splits (code "leakage").
     """
+    stated = [case for case in cases if case.split]
+    for patient, splits in shared_patients(stated).items():
+        raise InputError(
+            f"Patient '{patient}' is stated in two splits: {' and '.join(splits)}.",
+            hint="all scans of a patient belong to one split; set the others to 'excluded'.",
+            code="leakage",
+        )
     shares = _shares(FRACTIONS if fractions is None else fractions, {case.split for case in cases})
-    split_of = {case.patient: case.split for case in cases if case.split}
-    organ_of = {case.patient: case.organ for case in cases if case.patient not in split_of}
+    split_of = {case.patient: case.split for case in stated if case.split != "excluded"}
+    organ_of = {case.patient: case.organ for case in cases if not case.split and case.patient not in split_of}
     for organ in sorted(set(organ_of.values())):
         split_of |= _drawn(sorted(p for p in organ_of if organ_of[p] == organ), shares, rng)
     drawn = {split_of[patient] for patient in organ_of}
@@ -64,7 +72,7 @@ def assign_splits(
             hint="set a fraction to 0, as in --fractions 0.5,0,0.5.",
             code="fractions",
         )
-    return [replace(case, split=split_of[case.patient]) for case in cases]
+    return [case if case.split else replace(case, split=split_of[case.patient]) for case in cases]
 
 
 def joined(protocols: Sequence[Sequence[Case]]) -> list[Case]:
@@ -83,7 +91,8 @@ def leave_one_out(cases: Sequence[Case]) -> list[Derived]:
     """Make a protocol for each organ with tumors: its patients are tested, all others trained on.
 
     All patients with a tumor of that organ are test cases, since none of them is seen. The others keep their split,
-    but for their test cases, which are left out.
+    but for their test cases, which are left out. Tumors of the hepatic vessels lie in the liver: with either of the two
+    the other's patients are left out.
 
     Raises:
         InputError: If the tumors are all in one organ.
@@ -98,7 +107,7 @@ def leave_one_out(cases: Sequence[Case]) -> list[Derived]:
         )
     derived = []
     for organ in organs:
-        held_out = {case.patient for case in used if case.organ == organ and case.tumor}
+        held_out = {case.patient for case in used if _site(case.organ) == _site(organ) and case.tumor}
         tested = [replace(c, split="test") for c in used if c.patient in held_out and c.organ == organ and c.tumor]
         others = [c for c in used if c.patient not in held_out and (c.split != "test" or not c.tumor)]
         name = f"leave-one-out-{organ.replace(' ', '-')}"
@@ -172,6 +181,11 @@ def derive(cases: Sequence[Case], kind: str) -> list[Derived]:
                     code="empty",
                 )
     return derived
+
+
+def _site(organ: str) -> str:
+    """Return the organ in which the tumors that a data set calls an organ's really lie."""
+    return "liver" if organ == "hepatic vessel" else organ
 
 
 def _used(cases: Sequence[Case]) -> list[Case]:

@@ -1,7 +1,7 @@
 """A table of cases (.csv): one row a scan, for data in no known layout.
 
 Columns, of which `image` and `patient` are needed: name, image, label, patient, split, organ, modality, tumor_values
-("2" or "1 2"), organ_values ("1"), labels, contrast. Paths start from the table's folder.
+("2" or "1 2"), organ_values ("1"), contrast. Paths start from the table's folder.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def cases_of_table(path: Path, organ: str = "", modality: str = "", tumor_values: Sequence[int] = ()) -> list[Case]:
     """Return the cases of a table; what it leaves open is taken from the arguments.
 
+    `organ` is where labels show a tumor. A row without a label gets none by it: with an organ and no tumor it would count
+    as a healthy scan of that organ, which only the table itself can say.
+
     Raises:
         InputError: As `rows_of`; also for an unknown column, a row without image, patient or modality, a label without
             organ, an unknown split, or values that are no whole numbers.
@@ -57,7 +60,8 @@ def cases_of_table(path: Path, organ: str = "", modality: str = "", tumor_values
 
 
 def _case(row: Mapping[str, str], place: str, organ: str, modality: str, tumor_values: Sequence[int]) -> Case:
-    filled = {"organ": organ, "modality": modality} | {key: value for key, value in row.items() if value}
+    asked = {"organ": organ if row.get("label") else "", "modality": modality}
+    filled = asked | {key: value for key, value in row.items() if value}
     needed = ["image", "patient", "modality", *(["organ"] if filled.get("label") else [])]
     missing = [key for key in needed if not filled.get(key)]
     if missing:

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from DiffuGTSLib.errors import InputError, WeightsError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes.io import read_volume
 
 TRAINING_CASES = "training_cases.json"
 """File of a model folder."""
@@ -198,4 +201,6 @@ def file_sha256(path: Path) -> str:
                     digest.update(chunk)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.", code="missing") from error
+    if path.suffix.lower() in (".nhdr", ".mhd"):  # the header alone may be that of many
+        digest.update(np.ascontiguousarray(read_volume(path).array).data)
     return digest.hexdigest()

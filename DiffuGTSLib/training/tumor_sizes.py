@@ -5,7 +5,7 @@ Follows the approach of DiffTumor, section 1.2 of our description, whose complem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -101,14 +101,16 @@ def filter_cases(
         One entry a case with a tumor in the list, kept or not.
 
     Raises:
-        InputError: For a label that is none of ours, a case outside of the list's root, or no tumor of that stage.
+        InputError: For a label that is none of ours, a case outside of the list's root, or no tumor of that stage; if
+            `output` is where the label maps of the list lie (code "exists"): they would be replaced.
         StorageError: If something cannot be written.
     """
     lines, filtered = [], []
-    for case in (case for case in cases if not case.healthy):
+    targets = {case: output / _inside(case.label_name) for case in cases if not case.healthy}
+    _require_elsewhere(targets)
+    for case, target in targets.items():
         volume = read_volume(case.label)
         staged = keep_stage(volume.array.astype(np.int64), volume.geometry.spacing_mm, stage)
-        target = output / _inside(case.label_name)
         make_folder(target.parent)
         write_volume(volume.with_array(staged.labels), target)
         filtered.append(staged)
@@ -124,6 +126,16 @@ def filter_cases(
     with whole_file(output / list_name) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return filtered
+
+
+def _require_elsewhere(targets: Mapping[ListedCase, Path]) -> None:
+    for case, target in targets.items():
+        if target.resolve() == case.label.resolve():
+            raise InputError(
+                f"The new label map of {case.name} would replace the one it is made from: {target}.",
+                hint="choose another output folder.",
+                code="exists",
+            )
 
 
 def _inside(name: str) -> PurePath:

@@ -46,6 +46,13 @@ def test_a_decathlon_file_gives_a_list_a_split(a_list: Path, tmp_path: Path) -> 
     assert (tmp_path / "out" / "train.txt").exists() and not (tmp_path / "out" / "validation.txt").exists()
 
 
+def test_the_list_that_is_read_is_never_replaced(a_list: Path, tmp_path: Path) -> None:
+    before = a_list.read_text()
+    done = run("data", "filter-tumors", "--list", a_list, "--data", tmp_path, "--stage", "early", "-o", tmp_path)
+    refused(done, 2, "would replace the one it is made from", "choose another output folder")
+    assert a_list.read_text() == before
+
+
 def test_a_folder_or_file_that_is_not_there_is_refused(a_list: Path, tmp_path: Path) -> None:
     rest = ("--list", a_list, "--stage", "early", "-o", tmp_path / "out")
     done = run("data", "filter-tumors", "--data", tmp_path / "none", *rest)

@@ -82,6 +82,22 @@ def test_a_stated_split_is_kept_and_gets_no_others() -> None:
     assert {case.split for case in drawn if case.patient == "liver_0"} == {"train"}
 
 
+def test_an_excluded_scan_stays_so_and_its_patients_other_scan_is_drawn_or_keeps_its_own() -> None:
+    bad, good = (a_case(name, "liver", split, patient="p") for name, split in (("bad", "excluded"), ("good", "train")))
+    undrawn = a_case("undrawn", "liver", "", patient="q")
+    out = a_case("out", "liver", "excluded", patient="q")
+    drawn = assign_splits([good, bad, out, undrawn, *undecided(10)], np.random.default_rng(0))
+    assert [case.split for case in drawn[:3]] == ["train", "excluded", "excluded"]
+    assert drawn[3].split in ("validation", "test")
+
+
+def test_a_patient_that_is_stated_in_two_splits_is_refused() -> None:
+    cases = [a_case("a", "liver", "train", patient="p"), a_case("b", "liver", "test", patient="p")]
+    with pytest.raises(InputError, match="Patient 'p' is stated in two splits: t") as caught:
+        assign_splits(cases, np.random.default_rng(0))
+    assert caught.value.code == "leakage"
+
+
 def test_where_all_splits_are_stated_the_rest_is_trained_on() -> None:
     stated = [a_case(split, "liver", split) for split in ("train", "validation", "test")]
     assert {c.split for c in assign_splits([*stated, *undecided(2)], np.random.default_rng(0))[3:]} == {"train"}
@@ -129,6 +145,19 @@ def test_one_tumor_is_left_out_with_all_its_patients(a_multi_organ_protocol: lis
     assert names(liver, "train") == {"lung_train", "brain_train", "healthy", "both_ct", "both_mr"}
     brain = protocols["leave-one-out-brain"]
     assert "both_mr" in names(brain, "test") and "both_ct" not in names(brain, "train"), "the patient is tested"
+
+
+def test_tumors_of_the_hepatic_vessels_lie_in_the_liver_and_are_left_out_with_it() -> None:
+    cases = [
+        a_case(f"{organ}_{split}", organ, split)
+        for organ in ("liver", "hepatic vessel", "lung")
+        for split in ("train", "test")
+    ]
+    protocols = {protocol.name: protocol for protocol in derive(cases, "leave-one-out")}
+    liver = protocols["leave-one-out-liver"]
+    assert names(liver, "train") == {"lung_train"} and names(liver, "test") == {"liver_train", "liver_test"}
+    assert names(protocols["leave-one-out-hepatic-vessel"], "train") == {"lung_train"}
+    assert names(protocols["leave-one-out-lung"], "train") == {"liver_train", "hepatic vessel_train"}
 
 
 def test_leaving_out_the_only_tumor_is_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from DiffuGTSLib.datasets.tables import cases_of_table, rows_of
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.protocol_cases import is_healthy
 from DiffuGTSLib.protocol import Case
 
 
@@ -42,6 +43,12 @@ def test_what_the_table_leaves_open_is_said_once_for_all(tmp_path: Path) -> None
     first, second = cases_of_table(path, "liver", "CT", [2])
     assert (first.name, first.organ, first.modality, first.tumor_values) == ("a/ct", "liver", "CT", [2])
     assert (second.name, second.modality) == ("b", "MR")
+
+
+def test_a_row_without_a_label_is_a_healthy_scan_only_if_the_table_says_so(tmp_path: Path) -> None:
+    path = a_table(tmp_path, "image,label,patient,organ\na.nii,l.nii,p,\nb.nii,,q,\nc.nii,,r,liver\n")
+    cases = cases_of_table(path, "liver", "CT", [2])
+    assert [(case.organ, is_healthy(case)) for case in cases] == [("liver", False), ("", False), ("liver", True)]
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,14 @@ def test_a_label_map_outside_of_the_root_is_refused(tmp_path: Path, a_label_map:
         filter_cases([outside], "early", tmp_path / "out", "l.txt", print)
 
 
+def test_the_label_maps_that_are_read_are_never_replaced(tmp_path: Path, a_label_map: NDArray[np.uint8]) -> None:
+    case = a_case(tmp_path, "a", a_label_map)
+    before = case.label.read_bytes()
+    with pytest.raises(InputError, match="would replace the one it is made from") as caught:
+        filter_cases([case], "early", tmp_path, "l.txt", print)
+    assert caught.value.code == "exists" and case.label.read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, a_label_map: NDArray[np.uint8]) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(StorageError, match="Cannot make the folder"):
