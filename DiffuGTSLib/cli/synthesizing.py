@@ -275,17 +275,19 @@ class _How:
         return record
 
     def paint_each(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
-        """Paint many cases; what is whole already is kept, and one that fails does not stop the others."""
-        from DiffuGTSLib.synthesis.case import RECORD, is_case
+        """Paint many cases; what was painted so already is kept, and one that fails does not stop the others."""
+        from DiffuGTSLib.synthesis.case import is_case, kept_record
 
         for number, case in enumerate(cases, start=1):
-            if is_case(case.folder) and not self.force:
-                yield case, json.loads((case.folder / RECORD).read_text(encoding="utf-8"))
-                continue
-            if not self.quiet:
+            is_kept = is_case(case.folder) and not self.force
+            if not (self.quiet or is_kept):
                 ERR.print(Text(f"{number} of {len(cases)}: {case.folder}"), soft_wrap=True)
             try:
-                yield case, self.paint(case)
+                if is_kept:
+                    asked = self.spec, self.wish, self.painter.name, self.weights, case.seed
+                    yield case, kept_record(case.folder, *asked)
+                else:
+                    yield case, self.paint(case)
             except DiffuGTSError as error:
                 if isinstance(error, Cancelled):
                     raise

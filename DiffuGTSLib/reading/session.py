@@ -5,6 +5,7 @@ published an application; how the scans are blinded is our choice, and said here
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +24,18 @@ from DiffuGTSLib.reading.blinding import (
     cure,
     giveaways,
     profile_of,
+    row_fingerprints,
     twins,
 )
-from DiffuGTSLib.reading.cases import CaseFile, Preparation, list_cases, prepared, read_case
+from DiffuGTSLib.reading.cases import CaseFile, Preparation, in_ras_order, list_cases, prepared, read_case
 from DiffuGTSLib.reading.key import Key, KeyCase, write_key
 from DiffuGTSLib.reading.page import PackedScan, pack, page_text
 from DiffuGTSLib.record import input_sha256, record_text
 from DiffuGTSLib.storage import require_folder_for, whole_folder
+from DiffuGTSLib.synthesis.case import RECORD
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.canonical import guess_modality
-from DiffuGTSLib.volumes.io import read_volume, write_volume
+from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 FEWEST_PER_SIDE = 3
@@ -136,6 +139,7 @@ def build_session(
     rng = _generator(wish.seed, known)
     chosen = [*_drawn(cases[0], wish.per_side, rng), *_drawn(cases[1], wish.per_side, rng)]
 
+    _require_no_source(chosen, known)
     plan = Preparation(crop_mm=wish.crop_mm)
     profiles, modality = _look(chosen, plan, wish, told)
     found = giveaways(profiles)
@@ -232,8 +236,10 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
             modalities[wish.modality or guess_modality(scan)[0]] = case.scan
         except InputError as error:  # a piece of soft tissue; the others may tell
             undecided = error
-        volume = prepared(scan, case, plan)
-        profiles.append(profile_of(volume, case.truth))
+        _require_paint(case, scan)
+        profile = profile_of(prepared(scan, case, plan), case.truth)
+        # Of the whole scan: two crops of one scan, around two tumors, share no row.
+        profiles.append(dataclasses.replace(profile, rows=row_fingerprints(in_ras_order(scan).array)))
     if not modalities and undecided is not None:
         raise undecided
     if len(modalities) > 1:
@@ -319,6 +325,37 @@ def _require_different(known: dict[CaseFile, str]) -> None:
         earlier = seen.setdefault(digest, case)
         if earlier is not case:
             raise _twice(case, earlier, "have the same content")
+
+
+def _require_no_source(cases: Sequence[CaseFile], known: dict[CaseFile, str]) -> None:
+    """Refuse a real scan beside what was painted into it; a patch of it shares no whole row with it."""
+    real = {known[case]: case for case in cases if case.truth == REAL}
+    for case in cases:
+        source = real.get(_source_digest(case)) if case.truth == SYNTHETIC else None
+        if source is not None:
+            raise InputError(
+                f"{case.scan} was painted into {source.scan}, which is in the session too.",
+                hint="whoever reads both knows more than each tells: take one of the two out.",
+                code="twins",
+            )
+
+
+def _source_digest(case: CaseFile) -> str:
+    """Return the SHA-256 of the scan that a case was painted into, "" where nothing says it."""
+    try:
+        return str(json.loads((case.scan.parent / RECORD).read_text(encoding="utf-8"))["input"]["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _require_paint(case: CaseFile, scan: Volume) -> None:
+    """Refuse a painted case in which no tumor found a place: it is a real scan."""
+    if case.truth == SYNTHETIC and case.mask is not None and not read_mask(case.mask, scan.geometry).array.any():
+        raise InputError(
+            f"{case.scan} shows no painted tumor: {case.mask.name} is empty.",
+            hint="take it out of the synthetic scans; whoever calls it real is right.",
+            code="unpainted",
+        )
 
 
 def _twice(case: CaseFile, earlier: CaseFile, how: str) -> InputError:

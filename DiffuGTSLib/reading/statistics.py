@@ -214,20 +214,22 @@ def _score(name: str, answers: Sequence[Answer], truth: dict[int, str], *, is_po
         answered=len(answers),
         unsure=counts[REAL][UNSURE] + counts[SYNTHETIC][UNSURE],
         counts=counts,
-        excluded=_reading(counts, unsure_is_wrong=False),
-        wrong=_reading(counts, unsure_is_wrong=True),
+        excluded=_reading(counts, unsure_is_wrong=False, is_pooled=is_pooled),
+        wrong=_reading(counts, unsure_is_wrong=True, is_pooled=is_pooled),
         time=_time(answers, truth),
         clustered=clustered,
     )
 
 
-def _reading(counts: dict[str, dict[str, int]], *, unsure_is_wrong: bool) -> Reading:
+def _reading(counts: dict[str, dict[str, int]], *, unsure_is_wrong: bool, is_pooled: bool) -> Reading:
     right = {kind: counts[kind][kind] for kind in counts}
     of = {kind: sum(n for word, n in counts[kind].items() if unsure_is_wrong or word != UNSURE) for kind in counts}
     total = sum(of.values())
-    p_chance = float(stats.binomtest(sum(right.values()), total, _CHANCE).pvalue) if total else None
+    # Both tests take every answer for an independent one; several readers' answers to one case are not.
+    is_tested = bool(total) and not is_pooled
+    p_chance = float(stats.binomtest(sum(right.values()), total, _CHANCE).pvalue) if is_tested else None
     p_association = None
-    if not unsure_is_wrong:
+    if not (unsure_is_wrong or is_pooled):
         table = [[counts[kind][word] for word in (REAL, SYNTHETIC)] for kind in (REAL, SYNTHETIC)]
         p_association = float(stats.fisher_exact(table).pvalue)
     return Reading(
@@ -270,8 +272,8 @@ def _notes(readers: Sequence[ReaderScore], cases: int, kinds: Counter[str]) -> t
     ]
     if len(readers) > 1:
         notes.append(
-            "All readers together: answers to one case are not independent, so that the exact interval is too narrow; the "
-            "JSON file holds one that is bootstrapped over cases."
+            "All readers together: answers to one case are not independent, so that the exact interval is too narrow, and "
+            "there is no p; the JSON file holds an interval that is bootstrapped over cases."
         )
     notes += [f"{r.name} answered {r.answered} of {cases} cases." for r in readers if r.answered < cases]
     if kinds[REAL] != kinds[SYNTHETIC]:

@@ -85,6 +85,39 @@ def is_case(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def kept_record(
+    folder: Path, spec: OrganSpec, wish: TumorWish, painter: str, weights: Mapping[str, str], seed: int
+) -> dict[str, Any]:
+    """Return the record of an earlier case, if it was asked for in the same words.
+
+    Raises:
+        InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder / RECORD} cannot be read: {error}.", hint="--force paints the case again.", code="exists"
+        ) from error
+    now = {**_choices(spec, wish, painter, weights), "seed": seed}
+    other = [name for name, value in now.items() if record.get(name) != value]
+    if other:
+        raise InputError(
+            f"{folder} holds a case that was painted with another {', another '.join(other)}.",
+            hint="choose another folder, or --force to replace it.",
+            code="exists",
+        )
+    return dict(record)
+
+
+def _choices(spec: OrganSpec, wish: TumorWish, painter: str, weights: Mapping[str, str]) -> dict[str, Any]:
+    choices = {
+        "organ": dataclasses.asdict(spec), "wish": dataclasses.asdict(wish), "painter": painter,
+        "weights": dict(weights),
+    }  # fmt: skip
+    return dict(json.loads(json.dumps(choices)))  # as they come back from a file: tuples are lists
+
+
 def write_case(
     folder: Path, origin: Origin, painted: Synthesis, *, patch_mm: float | None = None, preview: bool = False,
     force: bool = False,
@@ -143,10 +176,7 @@ def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice
             "sha256": input_sha256(origin.organ_path, origin.organ),
         },
         "modality": origin.modality,
-        "organ": json.loads(json.dumps(dataclasses.asdict(origin.spec))),
-        "wish": dataclasses.asdict(origin.wish),
-        "painter": origin.painter,
-        "weights": dict(origin.weights),
+        **_choices(origin.spec, origin.wish, origin.painter, origin.weights),
         "seed": origin.seed,
         "patch_ijk": None if box is None else [[part.start, part.stop] for part in box],
         "tumors": [dataclasses.asdict(tumor) for tumor in painted.tumors],

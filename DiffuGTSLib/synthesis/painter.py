@@ -205,6 +205,7 @@ def paint_outline(
     *,
     push: float = 0.0,
     capsule_height: float = 0.0,
+    earlier: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """Return the box of one tumor, painted and blended.
 
@@ -219,8 +220,10 @@ def paint_outline(
         rng: Source of randomness.
         push: Mass effect, in local radii.
         capsule_height: How much brighter than the organ the capsule is, native units; at least half that above the tumor.
+        earlier: Tumors that are there already; they are not pushed, since their outlines are not.
     """
-    image = mass_effect(image, outline.distance, outline.center_voxel, push)
+    pushed = mass_effect(image, outline.distance, outline.center_voxel, push)
+    image = pushed if earlier is None else np.where(earlier, image, pushed)
     painted = painter.paint(Site(image, outline.share, organ, spacing_mm, modality, spec, outline.size), rng)
     if capsule_height:
         thickness_mm = float(np.clip(0.15 * outline.radius_mm, 1.0, 2.5))
@@ -305,6 +308,7 @@ class _Canvas:
             rng,
             push=float(rng.uniform(0.05, 0.15)) if self._wish.mass_effect else 0.0,
             capsule_height=self._capsule_height(before, organ, rng) if self._wish.capsule else 0.0,
+            earlier=self._mask[box] > 0,
         )
         self._image[box] = after
         self._mask[box][mask] = 1

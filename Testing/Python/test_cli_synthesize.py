@@ -96,6 +96,18 @@ def test_of_a_folder_a_case_that_fails_does_not_stop_the_others_and_a_second_cal
     assert read_mask(a_cohort / "out" / "two" / "tumor.nii.gz", read_volume(made).geometry).array.any()
 
 
+def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -> None:
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", "-q")
+    assert run(*call).exit_code == 0
+    before = (a_cohort / "out" / "one" / "scan.nii.gz").read_bytes()
+    other = run(*call, "--seed", "5", "--mass-effect")
+    assert other.exit_code == 2 and "2 of 2 cases failed" in plain(other.stderr)
+    assert "painted with another wish, another seed" in plain(other.stderr)
+    assert (a_cohort / "out" / "one" / "scan.nii.gz").read_bytes() == before
+    assert run(*call, "--seed", "5", "--mass-effect", "--force").exit_code == 0
+
+
 def test_scans_of_a_folder_get_tumors_of_their_own_and_each_seed_paints_its_scan_again(a_cohort: Path) -> None:
     """Both scans and both masks are the same: with one seed for all, their tumors would be the same too."""
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")

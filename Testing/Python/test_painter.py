@@ -225,6 +225,17 @@ def test_a_mass_effect_moves_tissue_around_the_tumor_and_nothing_far_from_it(a_p
     assert np.linalg.norm(reach, axis=1).max() < 1.3 * 20 * 1.5  # half axes of a medium tumor are at most 20 mm
 
 
+def test_a_mass_effect_moves_no_earlier_tumor(a_phantom: Phantom) -> None:
+    """Its outline stays, so that its voxels do."""
+    compared = 0
+    for seed in range(8):
+        first, all_three = (painted(a_phantom, TumorWish(count=n, radius_mm=8, mass_effect=True), seed) for n in (1, 3))
+        inside = first.tumor.array > 0
+        assert np.array_equal(all_three.image.array[inside], first.image.array[inside]), seed
+        compared += len(all_three.tumors) > 1
+    assert compared > 4
+
+
 def test_a_capsule_is_brighter_than_tumor_and_organ() -> None:
     phantom = ct_phantom(grid((60, 56, 64), (1.0, 1.0, 1.0)), lesion_mm=4.0, noise_hu=4.0)
     dark = replace(LIVER, ct=replace(LIVER.ct, shift_hu=((-60, -50),)), blend_sigma_mm=(0.0, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -240,6 +241,44 @@ def test_a_scan_and_its_painted_copy_are_refused(scans_of_their_own: Path) -> No
     write_volume(mask, scans_of_their_own / "synthetic" / "painted_12_tumor.nii.gz")
     error = refusal(scans_of_their_own)
     assert error.code == "twins" and "patient_00.nii.gz" in error.message and "painted_12.nii.gz" in error.message
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_crops_of_one_scan_around_two_tumors_are_refused(scans_of_their_own: Path, shift: int) -> None:
+    scan, _ = case(0, painted=False)
+    painted, mask = scan.array.copy(), np.zeros(scan.array.shape, np.uint8)
+    mask[22 + shift : 26 + shift, 20:24, 16:20] = 1
+    write_volume(
+        scan.with_array(np.where(mask > 0, painted + 30, painted)),
+        scans_of_their_own / "synthetic" / "painted_12.nii.gz",
+    )
+    write_volume(scan.with_array(mask), scans_of_their_own / "synthetic" / "painted_12_tumor.nii.gz")
+    error = refusal(scans_of_their_own)
+    assert error.code == "twins" and "painted_12.nii.gz" in error.message
+
+
+def test_a_piece_that_was_painted_into_a_scan_of_the_session_is_refused(scans_of_their_own: Path) -> None:
+    source = scans_of_their_own / "real" / "patient_00.nii.gz"
+    folder = scans_of_their_own / "synthetic" / "piece"
+    folder.mkdir()
+    for number in (10, 11, 12):
+        place = scans_of_their_own / "synthetic" / str(number)
+        place.mkdir()
+        for old, new in ((".nii.gz", "scan.nii.gz"), ("_tumor.nii.gz", "tumor.nii.gz")):
+            (scans_of_their_own / "synthetic" / f"painted_{number}{old}").rename(place / new)
+    record = {"input": {"sha256": hashlib.sha256(source.read_bytes()).hexdigest()}}
+    (scans_of_their_own / "synthetic" / "11" / "synthesis.json").write_text(json.dumps(record))
+    error = refusal(scans_of_their_own)
+    assert error.code == "twins" and "was painted into" in error.message and "patient_00.nii.gz" in error.message
+
+
+def test_a_scan_into_which_nothing_was_painted_is_not_synthetic(scans_of_their_own: Path) -> None:
+    _, mask = case(11, painted=True)
+    write_volume(
+        mask.with_array(np.zeros_like(mask.array)), scans_of_their_own / "synthetic" / "painted_11_tumor.nii.gz"
+    )
+    error = refusal(scans_of_their_own, crop_mm=None)
+    assert error.code == "unpainted" and "painted_11.nii.gz shows no painted tumor" in error.message
 
 
 def test_fractions_are_refused_and_rounded_on_request(

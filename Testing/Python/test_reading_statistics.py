@@ -134,6 +134,8 @@ def test_pooled_readings_are_counted_together_and_drawn_by_case() -> None:
     assert (study.pooled.excluded.accuracy.count, study.pooled.excluded.accuracy.of) == (6, 12)
     assert study.pooled.clustered == (0.5, 0.5, 0.5), "one reader right, one wrong in every case"
     assert any("not independent" in note for note in study.notes)
+    for reading in (study.pooled.excluded, study.pooled.wrong):
+        assert reading.p_chance is None and reading.p_association is None, "they take each answer for a case of its own"
     assert score_study([sheet("rrrsss")], key("rrrsss")).pooled is None
 
 
