@@ -37,7 +37,7 @@ def bench_full(
 
     Args:
         model: Whose size.
-        device: "cpu" or "cuda"; None takes CUDA where there is one.
+        device: "cpu" or "cuda"; None and "auto" take CUDA where there is one.
         sizes: As in "64,128,256x256x128"; empty takes those that are always measured on that device.
         against: "monai", or "" for our way alone.
         rounds: How often the two ways take turns; the fastest counts.
@@ -52,7 +52,7 @@ def bench_full(
         raise ConfigError(f"Unknown way '{against}' to compare with.", hint=f"use --against {PLAIN}.")
     if rounds < 1:
         raise ConfigError(f"Expected at least one round, got {rounds}.")
-    kind = device or _likely_device()
+    kind = _likely_device() if device in (None, "auto") else device
     wanted = [part for part in sizes.split(",") if part.strip()]
     if not wanted:
         wanted = [*CPU_SIZES, *(CUDA_SIZES if kind.startswith("cuda") else ())]

@@ -42,8 +42,8 @@ def dicom_to_nifti(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows = convert_tree(tree, output, minimum_slices=minimum_slices, force=force, on_progress=progress)
         progress("cases", 1.0)
-    for row in () if quiet else rows:
-        if row.remarks:
+    for row in rows:
+        if row.remarks and (row.status == FAILED or not quiet):
             style = "red" if row.status == FAILED else "yellow"
             ERR.print(Text(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style=style), soft_wrap=True)
     failed = sum(row.status == FAILED for row in rows)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli.door import OUT, as_known
-from DiffuGTSLib.cli.options import Preset, configured
+from DiffuGTSLib.cli.options import Overrides, Preset, configured
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.model_store.store import models_folder, size_text, stored_models
 
@@ -48,10 +48,10 @@ class Check:
     todo: str = ""
 
 
-def doctor(preset: Preset = "mini") -> None:
+def doctor(preset: Preset = "mini", overrides: Overrides = None) -> None:
     """Say whether this computer can run a preset, and what to do if it cannot."""
     checks = [
-        *system_checks(), *package_checks(), *device_checks(), *model_checks(preset), *store_checks(), *text_checks()
+        *system_checks(), *package_checks(), *device_checks(), *model_checks(preset, overrides), *store_checks(), *text_checks()
     ]  # fmt: skip
     table = Table("", "", "Found", title=f"DiffuGTS {__version__}")
     for check in checks:
@@ -115,13 +115,13 @@ def device_checks() -> Iterator[Check]:
         yield Check(f"cuda:{number}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
 
 
-def model_checks(preset: str) -> Iterator[Check]:
+def model_checks(preset: str, overrides: list[str] | None = None) -> Iterator[Check]:
     """Load the preset's networks, which checks every digest and shape.
 
     Raises:
-        ConfigError: Unknown preset.
+        ConfigError: Unknown preset, key or value.
     """
-    config = configured(preset)
+    config = configured(preset, overrides=overrides)
     try:
         from DiffuGTSLib.pipeline import load_components
 

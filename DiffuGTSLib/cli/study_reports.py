@@ -46,7 +46,8 @@ def require_report_folder(output: Path, force: bool) -> None:
         InputError: If it holds files already, and `force` is off (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
-    require_folder_for(output, "report.json", force, hint="--force replaces it.")
+    names = ("report.json", "report.md", "cases.csv")
+    require_folder_for(output, "report.json", force, hint="--force replaces it.", names=names)
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

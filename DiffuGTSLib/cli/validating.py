@@ -104,6 +104,9 @@ def validate(
             hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
             code="choice",
         )
+    if protocol is not None and (labels or tumors or organ_masks):
+        words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
+        raise InputError(words, hint="leave them away.", code="choice")
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
     if data is not None:
@@ -112,11 +115,12 @@ def validate(
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.report import plain
-    from DiffuGTSLib.evaluation.validation import HowToPredict, validate_protocol, validate_scans
+    from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
     from DiffuGTSLib.segmenter import PostProcessing, find_segmenter, load_segmenter
 
     how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
+    begin(output, find_segmenter(model), how, f"{path.stem}, split {split}" if protocol else "scans")
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows: list[dict[str, str | float]] = []
         if data is None:
@@ -129,7 +133,7 @@ def validate(
             )  # fmt: skip
         progress("cases", 1.0)
     if as_json:
-        typer.echo(json.dumps(plain(rows), indent=1))
+        typer.echo(json.dumps(plain(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip())
     elif not quiet:
         if rows:
             OUT.print(_table(rows))

@@ -17,14 +17,14 @@ from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.ablation_measure import CUTS, Figures, Subject, measure, tuning_curves
-from DiffuGTSLib.evaluation.ablation_report import CaseFigures, write_ablation
+from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
 from DiffuGTSLib.evaluation.ablation_variants import PARTS, Wish, mixtures, variants
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
 
 CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
@@ -70,8 +70,10 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
     configuration, weights and these thresholds are the same.
 
     Raises:
-        InputError: As `choose_cases` and `check_unseen`; or a case that the split does not have.
+        InputError: As `choose_cases` and `check_unseen`; or a case that the split does not have; or the folder holds
+            files of a report that is no ablation (code "exists").
     """
+    require_folder_for(study.output, NAMES[0], True, "choose another folder.", NAMES)
     cases = read_protocol(study.protocol_path)
     chosen = _named(choose_cases(cases, study.split, allow_seen=study.allow_seen), study)
     components = load_components(study.config)
@@ -146,7 +148,7 @@ class _Runner:
         made_of, file = self._made_of(case, read), self._file(CASES, case)
         known: dict[str, dict[str, Figures]] = _kept(file, made_of)
         every = [(name, each) for name in study.wish.studies for each in variants(name, study.wish, study.config)]
-        wanted = [key for key in every if not _is_known(known, key, cuts)]
+        wanted = [key for key in every if not _is_known(known, key, cuts, study.config.residual.threshold)]
         if wanted:
             subject, rule = self._subject(case, read), self.rules.of(case.modality)
             for name, each, figures in measure(subject, study.wish, rule, cuts, wanted):
@@ -190,10 +192,14 @@ def _tuned_on(tuning: Sequence[Case], study: Study) -> str:
     return f"{said} THE SAME SCANS ARE REPORTED HERE." if study.split == TUNING_SPLIT else said
 
 
-def _is_known(known: Mapping[str, Mapping[str, Figures]], key: tuple[str, str], cuts: Mapping[str, float]) -> bool:
-    """Say whether a variant was measured, at the threshold that it has now."""
+def _is_known(
+    known: Mapping[str, Mapping[str, Figures]], key: tuple[str, str], cuts: Mapping[str, float], threshold: float
+) -> bool:
+    """Say whether a variant was measured, and at the threshold that it has now: its own, or else the preset's."""
     figures = known.get(key[0], {}).get(key[1])
-    return figures is not None and (key[0] != PARTS or figures.get("cut") == cuts.get(key[1], figures.get("cut")))
+    if figures is None or key[0] != PARTS or figures.get("cut") is None:
+        return figures is not None
+    return bool(figures["cut"] == cuts.get(key[1], threshold))
 
 
 def _kept(file: Path, made_of: str) -> dict[str, Any]:

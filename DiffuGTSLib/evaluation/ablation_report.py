@@ -16,6 +16,9 @@ from DiffuGTSLib.evaluation.report import Row, bootstrap_mean, table_lines, writ
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 
+NAMES = ("variants.csv", "cases.csv", "config.json", "report.json", "report.md", "report.html")
+"""What is written; by the first, which no other report has, the folder is known."""
+
 NOTES = (
     "Every variant saw the same scans, cut or padded alike. Parts, steps and seeds go on from one look at a scan.",
     "difference: variant less the first row of its study; 95 % percentile bootstrap interval over patients.",

@@ -11,19 +11,20 @@ from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.evaluation.card_tables import TABLES, card_tables
 from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
-from DiffuGTSLib.evaluation.html_report import write_page
+from DiffuGTSLib.evaluation.html_report import PAGE, write_page
 from DiffuGTSLib.evaluation.pooled import pool
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 
 CASES = "cases"
 """Folder of what is kept of each case; deleting it measures everything again."""
 CONFIG = "config.json"
+_NAMES = (CONFIG, TABLES, PAGE, "cases.csv", "report.json", "report.md")
 
 
 def evaluate_protocol(
@@ -53,8 +54,9 @@ def evaluate_protocol(
 
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
-            with a mask.
+            with a mask; or the folder holds files of a report that is no such one (code "exists").
     """
+    require_folder_for(output, TABLES, True, "choose another folder.", _NAMES)
     cases = read_protocol(protocol_path)
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
     components = load_components(config)
@@ -113,19 +115,19 @@ def _write(
     scores: Sequence[CaseScore], judge: _Judge, seen: SeenCases, output: Path, protocol_path: Path, split: str
 ) -> None:
     config, name = judge.config, protocol_path.stem
-    write_json(config.to_dict(), output / CONFIG)
     pooled = pool(scores)
+    rows = [score.row for score in scores]
+    with whole_file(output / TABLES) as path:  # first: by it the folder is known as ours
+        path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
+    write_json(config.to_dict(), output / CONFIG)
     about = report_provenance(protocol_path, split, judge.rules.cases, config, judge.components)
     more = {
         "pooled": pooled.as_json(),
         "scans": judge.digests,
         "about": {**about, "seen_in_training": seen.why},
     }
-    rows = [score.row for score in scores]
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
     write_report(rows, output, title=title, notes=[seen.note, *_notes(judge)], group_by="patient", more=more)
-    with whole_file(output / TABLES) as path:
-        path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
     write_page(output)
 
 

@@ -84,7 +84,7 @@ def group_figures(
     figures = [name for name in cases[0] if name != key and all(_is_number(case[name]) for case in cases)]
     if not figures:
         raise InputError("The cases hold no column of numbers.", code="column")
-    owners = [known.get(case[key], {}).get(patient or "", case[key]) for case in cases]
+    owners = [known.get(case[key], {}).get(patient or "") or case[key] for case in cases]
     rows = _rows(ALL, ALL, cases, figures, owners)
     for column in by:
         groups = [stratum(known.get(case[key], {}).get(column, ""), column) for case in cases]

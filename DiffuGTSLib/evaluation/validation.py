@@ -6,25 +6,27 @@ what an empty mask means is stated: nothing to find and nothing found is 1, othe
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones.segmenters import TUMOR
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, sha256
 from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
 from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
-from DiffuGTSLib.evaluation.report import write_report, write_rows
+from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
-from DiffuGTSLib.storage import make_folder
+from DiffuGTSLib.storage import make_folder, require_folder_for
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid
@@ -34,6 +36,42 @@ BOTH_EMPTY_IS_RIGHT = EmptyPolicy(both_empty=1.0, one_empty=0.0)
 
 OnCase = Callable[[str, float], None]
 """Called with (case, share of the cases done); may raise `Cancelled`."""
+
+
+RECORD = "validation.json"
+"""Which segmenter was validated on what: the mark of the folder."""
+_NAMES = (RECORD, "pred", "metrics.csv", "cases.csv", "report.json", "report.md")
+
+
+def begin(output: Path, model_folder: Path, how: HowToPredict, what: str) -> None:
+    """Make the folder of a validation, or go on with the same one, and note what it is of.
+
+    Args:
+        output: New, empty, or that of the same validation.
+        model_folder: The segmenter's.
+        how: See `HowToPredict`.
+        what: Is segmented, in words.
+
+    Raises:
+        InputError: If it holds another validation, or files of these names that are not ours (code "exists").
+        StorageError: If it cannot be written.
+    """
+    require_folder_for(output, RECORD, True, "choose another folder.", _NAMES)
+    record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": what, "how": asdict(how)}
+    try:
+        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        earlier = record
+    except (OSError, ValueError):
+        earlier = None
+    if earlier != record:
+        raise InputError(
+            f"{output} holds a validation of another segmenter, of something else, or with other options.",
+            hint="choose another folder, or delete that one.",
+            code="exists",
+        )
+    make_folder(output)
+    write_json(record, output / RECORD)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,25 @@ def test_a_damaged_case_is_measured_again(a_study: Study, tmp_path: Path) -> Non
     assert rows_of(replace(a_study, output=output)) == rows
 
 
+def test_what_was_cut_elsewhere_is_measured_again(a_study: Study, tmp_path: Path) -> None:
+    """Without validation scans every mixture is cut where the whole method is, and not where it once was."""
+    protocol = json.loads(a_study.protocol_path.read_text())
+    protocol["cases"] = [case for case in protocol["cases"] if case["split"] != "validation"]
+    untuned = tmp_path / "protocol.json"
+    untuned.write_text(json.dumps(protocol))
+    output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
+    wish = replace(WISH, studies=("parts",))
+    (figures,) = run_ablation(replace(a_study, protocol_path=untuned, output=output, names=("ct_3",), wish=wish))
+    cuts = {each["cut"] for (study, _), each in figures.figures.items() if study == "parts" and each["cut"] > 0}
+    assert cuts == {a_study.config.residual.threshold}
+
+
+def test_a_folder_of_another_report_is_left_alone(a_study: Study, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(InputError, match="holds report.json and no earlier result"):
+        run_ablation(replace(a_study, output=tmp_path))
+
+
 def test_thresholds_are_those_with_the_best_mean() -> None:
     one, two = [0.0] * len(CUTS), [0.0] * len(CUTS)
     one[3], one[4], two[4] = 0.9, 0.8, 0.4

@@ -91,12 +91,12 @@ def test_a_run_that_fails_ends_with_its_exit_code(monkeypatch: pytest.MonkeyPatc
 
 
 def test_our_way_alone_writes_figures_and_table(tmp_path: Path) -> None:
-    options = ("--model", "tiny", "--sizes", "64", "--against", "", "--device", "cpu", "-o", tmp_path / "full.json")
+    options = ("--model", "tiny", "--sizes", "64", "--against", "", "--device", "auto", "-o", tmp_path / "full.json")
     done = run("bench", "--full", *options)
     assert done.exit_code == 0, done.stderr
     figures = json.loads((tmp_path / "full.json").read_text())
     assert figures["cases"][0]["shape"] == [64, 64, 64] and figures["versions"]["torch"]
-    assert (tmp_path / "full.md").read_text() == markdown(figures)
+    assert (tmp_path / "full.md").read_text(encoding="utf-8") == markdown(figures)
     assert "| 64 × 64 × 64 | attend | ours |" in done.stdout
     assert "64, ours, round 1 of 1" in done.stderr
 

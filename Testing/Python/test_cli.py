@@ -257,6 +257,13 @@ def test_doctor_finds_the_bundled_model_fit_to_run() -> None:
     assert "SHA-256" in done.stdout
 
 
+def test_doctor_takes_a_model_folder_of_ones_own(tmp_path: Path) -> None:
+    done = run("doctor", "--set", f"backbone.folder={tmp_path}")
+    assert done.exit_code == 1 and "checksums.json is missing" in plain(done.stdout)
+    folder = resource_path("Models", "mini")
+    assert run("doctor", "--set", f"backbone.folder={folder}").exit_code == 0
+
+
 def test_doctor_tells_packages_that_are_missing_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PACKAGES", ("numpy", "never-installed"))
     there, missing = doctor.package_checks()

@@ -302,6 +302,23 @@ def test_a_protocol_is_validated_into_a_report(a_model: Path, tmp_path: Path) ->
     assert (tmp_path / "report" / "report.md").is_file() and done.stdout == ""
 
 
+def test_a_protocols_report_is_told_as_json_and_its_masks_are_its_own(a_model: Path, tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
+    asked = ("validate", a_model, "--protocol", protocol, "--data", tmp_path / "data", "-o", tmp_path / "report")
+    report = json.loads(run(*asked, "--json", "-q").stdout)
+    assert [row["case"] for row in report["cases"]] == ["ct_3"] and "dice" in report["estimates"]
+    refused(run(*asked, "--organ-masks", tmp_path / "none"), 2, "A protocol names its masks itself", "leave them away")
+
+
+def test_a_folder_keeps_one_validation(a_model: Path, a_run: Path, tmp_path: Path) -> None:
+    asked = ("validate", a_model, a_run / "scans" / "a.nii.gz", "-o", tmp_path / "out", "--modality", "CT", "-q")
+    assert run(*asked).exit_code == 0 and run(*asked).exit_code == 0, "the same one is made again"
+    refused(run(*asked, "--reach", "5"), 2, "holds a validation of another segmenter", "choose another folder")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "metrics.csv").write_text("mine")
+    refused(run(*asked[:4], tmp_path / "mine", *asked[5:]), 2, "holds metrics.csv and no earlier result", "another")
+
+
 def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tmp_path: Path) -> None:
     protocol = write_mini_data(tmp_path / "data")
     model = Path(shutil.copytree(a_model, tmp_path / "model"))

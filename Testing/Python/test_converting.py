@@ -24,6 +24,8 @@ def test_studies_are_converted_and_what_went_wrong_is_said(tmp_path: Path) -> No
     assert "1 of 2 studies. Log:" in plain(done.stdout)
     assert "P2/A1: failed: no CT or MR series of at least 10 slices" in done.stderr
     assert "DOE" not in done.output
+    quiet = run("dicom-to-nifti", tmp_path / "tree", "-o", tmp_path / "out", "-q")
+    assert "P2/A1: failed" in quiet.stderr and quiet.stdout == "", "an error is told even then"
     assert (tmp_path / "out" / "P1" / "A1" / "S1" / "ct.nii.gz").is_file()
     rows = json.loads(run("dicom-to-nifti", tmp_path / "tree", "-o", tmp_path / "out", "--json", "-q").stdout)
     assert [row["status"] for row in rows] == ["kept", "failed"]

@@ -152,6 +152,16 @@ def test_cases_that_were_trained_on_are_not_scored(a_protocol: Path, a_config: C
     assert caught.value.code == "leakage" and not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "report.json", "cases.csv"])
+def test_a_folder_with_files_of_other_origin_is_left_alone(
+    a_protocol: Path, a_config: Config, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"holds {name} and no earlier result") as caught:
+        evaluate_protocol(a_protocol, a_protocol.parent, tmp_path, a_config)
+    assert caught.value.code == "exists" and (tmp_path / name).read_text() == "mine"
+
+
 def test_a_patient_of_the_training_split_cannot_be_tested(a_config: Config, tmp_path: Path) -> None:
     rows = [
         write_case(tmp_path, "a", ct_phantom(GRID), "train", patient="one"),
