@@ -12,13 +12,10 @@ from itertools import pairwise
 import torch
 
 from DiffuGTSLib.backbones.windows import OnWindow
-from DiffuGTSLib.errors import ConfigError, MemoryLimitError
+from DiffuGTSLib.errors import ConfigError, MemoryLimitError, says_out_of_memory
 
 OnShare = Callable[[float], None]
 """Called with the share of a stage that is done; may raise `Cancelled`."""
-
-_SIGNS = ("DefaultCPUAllocator", "bad_alloc")
-"""A CPU's allocator has no exception of its own: a bare RuntimeError of torch says one of these."""
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
 """Where the exceptions of torch.compile live; they are not part of torch's public names."""
@@ -72,8 +69,7 @@ def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
                 f"The denoiser could not be compiled for {device}: {str(error).strip()[:300]}",
                 hint="install Triton for this PyTorch, or leave runtime.compile at false.",
             ) from error
-        is_ours = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in _SIGNS)
-        if not is_ours:
+        if not (isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)):
             raise
         raise MemoryLimitError(
             f"Out of memory in stage '{clock.current}' on {device}: {str(error)[:200] or 'no details given'}.",

@@ -88,6 +88,24 @@ class Cancelled(DiffuGTSError):
     exit_code = 130
 
 
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of a library says that memory ran out: not every allocator has an exception of its own."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest known name, or the list of what is known."""
     names = sorted(known)

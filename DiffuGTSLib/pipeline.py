@@ -4,7 +4,7 @@ components = load_components(config); segment(read_volume(path), organ_prompts("
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.aova import AovaMaps
+from DiffuGTSLib.backbones.interfaces import require_whole_cells
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
@@ -153,7 +154,7 @@ def segment(
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
             told = Conditions(scan.spacing_mm, modality)
-            _require_whole_cells(scan, components)
+            require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
@@ -183,7 +184,7 @@ def segment(
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
-                clock.seconds, why_not or _found(mask.array, residual is not None),
+                clock.seconds, why_not or _found(mask.array, refinement, config),
                 Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
             )  # fmt: skip
 
@@ -340,14 +341,20 @@ def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins
     return np.where(soft > 0, soft * painted + (1 - soft) * native, native).astype(np.float32)
 
 
-def _found(mask: np.ndarray, refined: bool) -> str:
+def _found(mask: np.ndarray, refinement: Refinement | None, config: Config) -> str:
     count = int(ndimage.label(mask, structure=np.ones((3, 3, 3)))[1])
-    if count == 0 and refined:
-        return "nothing left after refinement: repainting changed no candidate enough"
     if count == 0:
-        return "nothing left: on the scan's own grid every candidate is smaller than masks.minimum_ml"
+        return _nothing_left(refinement, config)
     parts = "1 finding" if count == 1 else f"{count} findings"
-    return f"{parts}, {'refined by residuals' if refined else 'not refined'}"
+    return f"{parts}, {'not refined' if refinement is None else 'refined by residuals'}"
+
+
+def _nothing_left(refinement: Refinement | None, config: Config) -> str:
+    if refinement is None:
+        return "nothing left: on the scan's own grid every candidate is smaller than masks.minimum_ml"
+    if replace(refinement, minimum_ml=0.0).outlined(config.residual)[0].any():
+        return "nothing left after refinement: what remains of every candidate is smaller than masks.minimum_ml"
+    return "nothing left after refinement: repainting changed no candidate enough"
 
 
 def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
@@ -355,7 +362,9 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     inside = np.zeros(scan.image.shape, dtype=bool)
     inside[tuple(slice(a, b) for a, b in scan.inside)] = True
     if region is not None:
-        inside &= scan.project(region) >= 0.5
+        # Whatever it touches, since a vessel is thinner than a voxel of the model's grid: what is found there is cut by
+        # the region itself, on the source grid.
+        inside &= scan.project(region) > _TOUCHED
         if not inside.any():
             raise InputError(
                 "The region is too small for one voxel of the model's grid.",
@@ -363,16 +372,6 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
                 code="empty_region",
             )
     return inside
-
-
-def _require_whole_cells(scan: CanonicalScan, components: Components) -> None:
-    """Refuse sides that the denoiser cannot take: the last cells of a side could never be repainted."""
-    multiple = components.autoencoder.downsampling * components.denoiser.side_multiple
-    if any(side % multiple for side in scan.image.shape):
-        raise ConfigError(
-            f"The denoiser needs sides that are multiples of {multiple} voxels, got {scan.image.shape}.",
-            hint=f"use --set canonical.side_multiple={multiple}.",
-        )
 
 
 def _check(volume: Volume, stages: Sequence[str], region: Volume | None, coarse_mask: Volume | None) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from DiffuGTSLib.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -104,3 +106,22 @@ class TextEncoder(Protocol):
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return one L2-normalized embedding a sentence, on the CPU, float32."""
         ...
+
+
+def require_whole_cells(shape: Sequence[int], autoencoder: LatentAutoencoder, denoiser: Denoiser) -> None:
+    """Refuse sides that the denoiser cannot take: the last cells of a side could never be repainted.
+
+    Args:
+        shape: Of the model's grid, in image voxels.
+        autoencoder: Makes the latents.
+        denoiser: Sees them.
+
+    Raises:
+        ConfigError: Then.
+    """
+    multiple = autoencoder.downsampling * denoiser.side_multiple
+    if any(side % multiple for side in shape):
+        raise ConfigError(
+            f"The denoiser needs sides that are multiples of {multiple} voxels, got {tuple(shape)}.",
+            hint=f"use --set canonical.side_multiple={multiple}.",
+        )

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from DiffuGTSLib.errors import WeightsError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
@@ -103,7 +103,7 @@ def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: s
 
 def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write `config.json` and the weights; half precision halves the file and is widened again on loading."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config = json.loads(module.to_json_string())
     config.pop("_name_or_path", None)  # diffusers notes the folder it was read from: a path of this machine
     with whole_file(folder / "config.json") as temporary:

@@ -14,15 +14,13 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError, says_out_of_memory
 
 OUT = Console()
 ERR = Console(stderr=True)
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]
 """Typer's own complaints about a command line, which typer shows itself: exit code 2."""
-
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class Interrupt:
@@ -92,12 +90,7 @@ def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError |
     if isinstance(error, DiffuGTSError):
         return error
     torch = sys.modules.get("torch")
-    out_of_memory = isinstance(error, MemoryError) or (
-        torch is not None and isinstance(error, getattr(torch, "OutOfMemoryError", ()))
-    )
-    if not out_of_memory and isinstance(error, RuntimeError):  # torch's allocator for the CPU has no type of its own
-        out_of_memory = any(words in str(error) for words in _OUT_OF_MEMORY)
-    if not out_of_memory:
+    if not (says_out_of_memory(error) or isinstance(error, getattr(torch, "OutOfMemoryError", ()))):
         return None
     said = " ".join(str(error).split())[:300]
     return MemoryLimitError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from DiffuGTSLib.backbones.interfaces import require_whole_cells
 from DiffuGTSLib.backbones.windows import aligned_overlap, window_count
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import MemoryLimitError
@@ -150,7 +151,7 @@ def make_plan(
 
     Raises:
         MemoryLimitError: If not even the last rung fits.
-        ConfigError: As `find_machine`.
+        ConfigError: As `find_machine` and `require_whole_cells`.
     """
     machine = machine or find_machine(config.runtime)
     networks = networks or sketch(config)
@@ -184,6 +185,7 @@ def _plan(
 ) -> Plan:
     config = rungs[index].config
     grid, _ = canonical_grid(geometry, config.canonical)
+    require_whole_cells(grid.shape, networks.autoencoder, networks.denoiser)
     stages = _Estimate(config, geometry, grid, machine, networks).stages()
     host = 0.0 if machine.device == "cpu" else BASE_BYTES["cpu"] + max(_HOST.values()) * math.prod(geometry.shape)
     return Plan(

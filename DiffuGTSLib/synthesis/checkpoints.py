@@ -28,9 +28,9 @@ from torch import Tensor
 from DiffuGTSLib.backbones.segmenters import SWIN_FEATURES, Segmenter, historical_keys, load_published
 from DiffuGTSLib.backbones.weights import load_strictly, save_module, sha256, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import DiffuGTSError, InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
@@ -164,7 +164,7 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already holds something else.", hint="choose a new folder.", code="exists")
     staging = folder.absolute().with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    staging.mkdir(parents=True)
+    make_folder(staging)
     try:
         raw = staging / "group.safetensors"
         ask_reader(path, limits, report.group, raw)
@@ -174,6 +174,10 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
         if folder.exists():
             folder.rmdir()
         staging.rename(folder)
+    except OSError as error:
+        if isinstance(error, DiffuGTSError):
+            raise
+        raise StorageError(f"Cannot write {folder}: {error}.", hint="choose another folder.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return report

@@ -1,7 +1,7 @@
 """Refuses image files whose damage or silence ITK would pass over.
 
 Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
-sheared sform is replaced by the qform; a header without spacing or orientation gets 1 mm and an identity; NaN
+sheared sform is replaced by the qform, and so is one of code 2 or 4 beside a qform of code 1; a header without spacing or orientation gets 1 mm and an identity; NaN
 and infinite voxels of a NIfTI file become 0.
 Each of these would move or shrink a tumor without a word.
 """
@@ -12,16 +12,22 @@ import gzip
 import re
 import struct
 import zlib
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.volume import Geometry, not_finite
 
 SPACING_TOLERANCE = 1e-3
 """Largest relative difference between the two voxel sizes that a NIfTI header states (half a voxel in 512)."""
+
+_APART_VOXELS = 0.5
+"""How far the two places that a NIfTI header states may lie apart; a quaternion of float32 is not exact."""
 
 _CHUNK_BYTES = 1 << 16
 _NIFTI1_BYTES = 348
@@ -77,6 +83,8 @@ def _check_nifti(file: BinaryIO, path: Path) -> None:
     if sform > 0 and count >= 3:
         matrix = np.vstack([np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4)), [0, 0, 0, 1]])
         _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
+        if qform > 0:
+            _check_agreement(path, _qform(header, order), matrix, sides[:3])
 
 
 def _check_finite(path: Path, packed: bool, where: slice, dtype: str) -> None:
@@ -97,6 +105,28 @@ def _check_sform(path: Path, matrix: np.ndarray, pixdim: np.ndarray) -> None:
             f"{path} states two voxel sizes: {np.round(pixdim, 5).tolist()} mm (pixdim) and "
             f"{np.round(spacing, 5).tolist()} mm (sform).",
             hint="find out which is right and write the file again; volumes in ml would be wrong.",
+        )
+
+
+def _qform(header: bytes, order: str) -> np.ndarray:
+    """Return the matrix of NIfTI's method 2: a quaternion, a place, and the voxel's sides; qfac turns the third axis."""
+    b, c, d, *place = struct.unpack_from(f"{order}6f", header, 256)
+    qfac, *pixdim = struct.unpack_from(f"{order}4f", header, 76)
+    rotation = Rotation.from_quat([b, c, d, np.sqrt(max(0.0, 1 - b * b - c * c - d * d))]).as_matrix()
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * [pixdim[0], pixdim[1], pixdim[2] * (-1 if qfac < 0 else 1)]
+    matrix[:3, 3] = place
+    return matrix
+
+
+def _check_agreement(path: Path, qform: np.ndarray, sform: np.ndarray, sides: Sequence[int]) -> None:
+    """Refuse a file that states two places: readers take one or the other, and a mask would lie beside its scan."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, side - 1) for side in sides))], dtype=np.float64)
+    apart_mm = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
+    if apart_mm > _APART_VOXELS * np.linalg.norm(sform[:3, :3], axis=0).min():
+        raise GeometryError(
+            f"{path} states two places that lie up to {apart_mm:.3g} mm apart: qform and sform differ.",
+            hint="find out which is right and write the file again with that one in both.",
         )
 
 
@@ -145,6 +175,8 @@ def _unpack(file: BinaryIO, path: Path) -> tuple[bytes, int]:
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
     try:
         while chunk := file.read(_CHUNK_BYTES):
+            if decoder.eof:  # zeros may follow, to fill a block
+                chunk = chunk.lstrip(b"\0")
             while chunk:
                 if decoder.eof:  # gzip allows several members one after the other
                     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)

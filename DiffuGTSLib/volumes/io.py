@@ -332,6 +332,7 @@ def _image(volume: Volume) -> sitk.Image:
         array = array.astype(np.uint8)
     elif array.dtype == np.float16:
         array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     image = sitk.GetImageFromArray(np.ascontiguousarray(np.transpose(array)))
     matrix = _LPS_TO_RAS @ volume.geometry.ijk_to_ras
     image.SetOrigin(matrix[:3, 3].tolist())

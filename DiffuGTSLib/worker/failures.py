@@ -9,19 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from DiffuGTSLib.errors import DiffuGTSError, StorageError
+from DiffuGTSLib.errors import DiffuGTSError, StorageError, says_out_of_memory
 
 FULL_BELOW_BYTES = 64 << 20
 """ITK does not say why a file could not be written: with less room than this left on the disk, that was why."""
 
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "bad_alloc",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 _NO_KERNELS = ("no kernel image is available", "not compiled with CUDA support for this GPU")
 _CUDA = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDA driver", "NVIDIA driver")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -100,12 +92,12 @@ def import_failure(error: BaseException) -> Failure:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory ran out; torch's allocator for the processor has no type of its own."""
-    if isinstance(error, MemoryError) or getattr(error, "code", "") == "oom":
+    if getattr(error, "code", "") == "oom":
         return True
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, getattr(torch, "OutOfMemoryError", ())):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return says_out_of_memory(error)
 
 
 def _is_disk_full(error: OSError, folder: Path | None) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.backbones.weights import load_module, sha256
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import load_segmenter
 from DiffuGTSLib.synthesis.checkpoints import (
     SOURCE_FILE,
@@ -268,3 +268,9 @@ def test_a_reader_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None
         ask_reader(path, ReadingLimits(), "nowhere", tmp_path / "out")
     with pytest.raises(WeightsError, match="took more than 1 MB"):
         inspect_checkpoint(path, ReadingLimits(memory_mb=1))
+
+
+def test_a_place_that_cannot_be_written_is_no_mistake_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Cannot make the folder"):
+        convert_checkpoint(write_diffusion(tmp_path / "liver.pt"), tmp_path / "file" / "out")

@@ -85,7 +85,16 @@ def test_any_other_failure_of_torch_comes_through_as_it_is() -> None:
     assert not isinstance(caught.value, DiffuGTSError)
 
 
-@pytest.mark.parametrize("text", ["DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "",
+    ],
+)
 def test_the_words_of_windows_and_of_cuda_are_understood(text: str) -> None:
     with pytest.raises(MemoryLimitError, match=text or "no details given"), memory_limit(Clock(None), CPU):
         raise RuntimeError(text) if text else torch.OutOfMemoryError("")

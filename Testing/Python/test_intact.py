@@ -80,6 +80,8 @@ def test_gzip_in_several_members_and_with_padding_is_one_file(tmp_path: Path, a_
     content = (tmp_path / "scan.nii").read_bytes()
     (tmp_path / "two.nii.gz").write_bytes(gzip.compress(content[:100]) + gzip.compress(content[100:]) + bytes(64))
     assert np.array_equal(read_volume(tmp_path / "two.nii.gz").array, a_noisy_scan.array)
+    (tmp_path / "filled.nii.gz").write_bytes(gzip.compress(content) + bytes(200_000))
+    assert np.array_equal(read_volume(tmp_path / "filled.nii.gz").array, a_noisy_scan.array)
 
 
 def test_what_follows_the_voxels_of_a_nifti_is_not_looked_at(tmp_path: Path, a_noisy_scan: Volume) -> None:
@@ -138,6 +140,24 @@ def test_a_bad_sform_is_refused_even_where_itk_would_take_the_qform(
     path = _nifti(tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", qform, 1), 280: sform})
     with pytest.raises(GeometryError, match=message):
         read_volume(path)
+
+
+@pytest.mark.parametrize("code", [1, 2, 4])
+def test_two_places_that_differ_are_refused_whichever_a_reader_would_take(
+    tmp_path: Path, a_noisy_scan: Volume, code: int
+) -> None:
+    content = _nifti(tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", 1, code)}).read_bytes()
+    sform = np.array(struct.unpack_from("<12f", content, 280)).reshape(3, 4)
+    for shift_mm, is_refused in ((0.1, False), (12.0, True)):
+        moved = sform + np.array([0, 0, 0, shift_mm])
+        path = _nifti(
+            tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", 1, code), 280: moved.astype("<f4").tobytes()}
+        )
+        if is_refused:
+            with pytest.raises(GeometryError, match=r"two places that lie up to 20\.8 mm apart"):
+                read_volume(path)
+        else:
+            read_volume(path)
 
 
 def test_a_nifti_with_a_qform_only_is_read(tmp_path: Path, a_noisy_scan: Volume) -> None:

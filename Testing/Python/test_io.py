@@ -79,6 +79,7 @@ def test_float_scans_and_masks_keep_their_own_type_in_the_file(tmp_path: Path, a
     for array, kind in [
         (a_small_scan.array > -950, sitk.sitkUInt8),
         (a_small_scan.array.astype(np.float16), sitk.sitkFloat32),
+        (a_small_scan.array.astype(">i2"), sitk.sitkInt16),
         (a_small_scan.array / 3, sitk.sitkFloat64),
     ]:
         write_volume(a_small_scan.with_array(array), tmp_path / "scan.mha")

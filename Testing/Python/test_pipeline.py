@@ -314,6 +314,20 @@ def test_a_region_restricts_to_itself(some_components: Components, a_result: Seg
         assert not changed[middle + 4 :].any(), "nor is anything repainted beyond a canonical voxel of its border"
 
 
+def test_a_region_thinner_than_the_models_voxels_is_looked_at_as_a_whole(
+    some_components: Components, a_result: Segmentation
+) -> None:
+    """A tube of one voxel of 2 mm, as a vessel's mask is, on a grid of 4 mm."""
+    phantom = ct_phantom()
+    tube = np.zeros_like(phantom.lesion.array)
+    i, j, _ = (int(v) for v in np.argwhere(phantom.lesion.array).mean(axis=0))
+    tube[i, j] = phantom.lesion.array[i, j]
+    cache = seen_as(a_result, phantom, 0.9, 0.9, 0.8)
+    region = phantom.lesion.with_array(tube)
+    result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache, region=region, stages=("aova",))
+    assert np.array_equal(result.coarse_mask.array, tube)
+
+
 @pytest.mark.parametrize("stages", [("aova",), ("aova", "repaint")])
 def test_a_beginning_of_the_road_leaves_the_rest_out(
     some_components: Components, a_result: Segmentation, stages: tuple[str, ...]
@@ -338,6 +352,15 @@ def test_candidates_too_small_for_the_scans_grid_are_said_to_be(
     config = tiny("masks.minimum_ml=0.064")
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, stages=("aova",))
     assert not result.mask.array.any() and "smaller than masks.minimum_ml" in result.outcome
+
+
+def test_what_refinement_leaves_may_be_too_small_and_is_said_to_be(some_components: Components) -> None:
+    phantom = ct_phantom()
+    volume_ml = float(phantom.lesion.array.sum()) * phantom.lesion.geometry.voxel_volume_ml
+    config = tiny(f"masks.minimum_ml={20 * volume_ml}", "residual.rule=relative", "residual.threshold=0.5")
+    result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
+    assert not result.mask.array.any()
+    assert result.outcome.startswith("nothing left after refinement") and "masks.minimum_ml" in result.outcome
 
 
 def test_a_head_in_mr_goes_the_same_road(some_components: Components, an_mr_phantom: Phantom) -> None:
@@ -437,12 +460,12 @@ def test_masks_too_small_for_the_models_grid_are_refused_before_anything_is_look
 ) -> None:
     heard: list[str] = []
     listen: Callable[[str, float], None] = lambda stage, share: heard.append(stage)  # noqa: E731
-    fine, dot = ct_phantom(grid((48, 48, 48), (0.3, 0.3, 0.3))), one_voxel(a_ct_phantom)
+    fine = ct_phantom(grid((48, 48, 48), (0.3, 0.3, 0.3)))
     with pytest.raises(InputError, match=r"too small for one voxel of the model's grid, or lies outside") as caught:
         segment(fine.scan, LIVER, some_components, tiny(), coarse_mask=one_voxel(fine), on_progress=listen)
     assert caught.value.code == "empty_candidate"
     with pytest.raises(InputError, match=r"The region is too small for one voxel") as caught:
-        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=dot, on_progress=listen)
+        segment(fine.scan, LIVER, some_components, tiny(), region=one_voxel(fine), on_progress=listen)
     assert caught.value.code == "empty_region" and "aova" not in heard
 
 

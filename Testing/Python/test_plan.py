@@ -229,6 +229,14 @@ def test_what_fits_is_run_as_asked(a_tiny_sketch: Sketch) -> None:
     assert told["rung_name"] == "as asked" and told["differs_from_asked"] == {} and told["grid"] == [96, 96, 80]
 
 
+def test_a_grid_that_the_denoiser_cannot_take_is_refused_with_what_to_set(a_tiny_sketch: Sketch) -> None:
+    config = load_config("tiny", overrides=["canonical.side_multiple=4"])
+    odd = Geometry.from_spacing((100, 100, 100), (2.0, 2.0, 2.0))
+    with pytest.raises(ConfigError, match=r"sides that are multiples of 8 voxels, got \(52, 52, 52\)") as caught:
+        make_plan(odd, config, machine(64), networks=a_tiny_sketch)
+    assert caught.value.hint == "use --set canonical.side_multiple=8."
+
+
 def test_less_memory_leads_down_the_ladder_until_nothing_fits(a_published_sketch: Sketch) -> None:
     config = load_config("maisi-ct", overrides=["runtime.device=cuda"])
     plans = {
