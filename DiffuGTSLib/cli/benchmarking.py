@@ -38,7 +38,7 @@ from DiffuGTSLib.text.prompts import find_organ
 EXAMPLES = examples(
     "diffugts bench",
     "diffugts bench --scan chest.nii.gz --organ lung -o bench.json",
-    "The published networks at full size with random weights, against MONAI's own inferers: minutes, and 8 GB",
+    "The published networks at full size with random weights, against MONAI's own inferers: minutes, and 5 GB",
     "diffugts bench --full --sizes 64,128 -o bench_full.json",
 )
 

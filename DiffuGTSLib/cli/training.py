@@ -19,7 +19,7 @@ EXAMPLES = examples(
     "diffugts train denoiser --data scans -o run",
     "diffugts train aova --data scans -o run",
     "diffugts train residual --data scans -o run",
-    "Then choose where its attention is cut, on validation scans and fresh paint; use the choice by --config:",
+    "Then choose where its attention is cut, on validation scans and newly painted tumors; use the choice by --config:",
     "diffugts train thresholds --data scans -o run",
     "The painter of tumors, into a run folder; it needs the VQGAN before it:",
     "diffugts train vqgan --data scans -o run",
@@ -27,7 +27,8 @@ EXAMPLES = examples(
     "A segmenter, with tumors painted on the fly:",
     "diffugts train segmenter --data scans -o run --model unet --set organs=liver",
     "A head on published networks, from a task of the Decathlon, without a look at its outlined tumors:",
-    "diffugts train aova --preset maisi-ct --data Task03_Liver -o run --set mode=label-free --set workers=8",
+    "diffugts train aova --preset maisi-ct --data Task03_Liver -o run --set mode=label-free "
+    "--set text.encoder=minilm --set workers=8",
     "See what would be trained, on how many scans, how long and in how much memory, without doing it:",
     "diffugts train aova --data scans -o run --dry-run",
 )

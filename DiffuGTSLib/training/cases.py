@@ -57,7 +57,8 @@ def training_cases(
     raise InputError(
         f"{data} is in none of the layouts {', '.join(name for name in LAYOUTS if name != 'csv')}, and holds no scan of "
         f"the protocol '{BUNDLED}'.",
-        hint=f"say what the scans are: diffugts data protocol {data} --layout csv -o my.json, then --protocol my.json.",
+        hint="say what the scans are in a table: diffugts data protocol table.csv --layout csv -o my.json, then "
+        "--protocol my.json.",
         code="protocol",
     )
 

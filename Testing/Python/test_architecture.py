@@ -57,7 +57,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "cli",
         "progress",
-        "cohort",
         "worker.__main__",
         "worker.job",
         "worker.library",

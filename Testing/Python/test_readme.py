@@ -15,6 +15,9 @@ import typer.main
 
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.config import Config, presets
+from DiffuGTSLib.datasets.tables import COLUMNS
+from DiffuGTSLib.evaluation.protocol_cases import is_healthy
+from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.results import NAMES
 from DiffuGTSLib.text.prompts import organs
@@ -143,3 +146,16 @@ def test_every_key_that_a_document_mentions_exists() -> None:
         for stage, name in re.findall(rf"[` ]({stages})\.(\w+)[`=]", document.read_text(encoding="utf-8")):
             is_module = (ROOT / "DiffuGTSLib" / stage / f"{name}.py").exists()
             assert name in values[stage] or name == "py" or is_module, f"{document.name}: {stage}.{name}"
+
+
+def test_every_key_of_a_protocol_is_explained_and_the_example_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert explained == {field.name for field in dataclasses.fields(Case)}
+    (example,) = blocks(text, "json")
+    (tmp_path / "p.json").write_text(example)
+    labeled, healthy = read_protocol(tmp_path / "p.json")
+    assert not is_healthy(labeled) and is_healthy(healthy)
+    for column in COLUMNS:
+        assert f"`{column}`" in text, column
