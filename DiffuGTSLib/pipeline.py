@@ -178,7 +178,7 @@ def segment(
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
-                    refinement = _refinement(scan, maps, repainted, region, config)
+                    refinement = _refinement(scan, maps, repainted, region, config, drawn is not None)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
@@ -322,10 +322,10 @@ def _candidates(
 
 
 def _refinement(
-    scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config
+    scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config, drawn: bool
 ) -> Refinement:
     inside = (scan.restore(repainted) > 0.5) & _within(region)
-    return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml)
+    return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, drawn)
 
 
 def _within(region: Volume | None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from DiffuGTSLib.config import ResidualConfig
 from DiffuGTSLib.masks import drop_small, fine_threshold
@@ -21,6 +22,8 @@ class Refinement:
         inside: Where anything may be reported, on the scan's own grid.
         maps: Residuals of the box.
         minimum_ml: Smaller parts are dropped.
+        drawn: Whether a person drew the candidates. By the relative rule each is then measured by its own highest value:
+            what was drawn is not to be dropped because another finding is stronger. What was only detected may be.
     """
 
     scan: CanonicalScan
@@ -29,6 +32,7 @@ class Refinement:
     inside: np.ndarray
     maps: ResidualMaps
     minimum_ml: float
+    drawn: bool = False
 
     def outlined(self, mixture: ResidualConfig) -> tuple[np.ndarray, np.ndarray]:
         """Return mask (uint8) and fused residual (float32) of a mixture, both on the scan's own grid.
@@ -36,7 +40,9 @@ class Refinement:
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
         residual = self.scan.restore(self._fused(mixture))
-        return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual
+        own = self.drawn and mixture.rule == "relative"
+        threshold = self._own_thresholds(residual, mixture) if own else self.threshold(mixture)
+        return self.cut(residual, threshold).astype(np.uint8), residual
 
     def threshold(self, mixture: ResidualConfig) -> float:
         """Return where a mixture is cut, by its rule."""
@@ -47,6 +53,13 @@ class Refinement:
         fused[self.box] = self.maps.fused(mixture).numpy()
         return fused
 
-    def cut(self, residual: np.ndarray, threshold: float) -> np.ndarray:
+    def _own_thresholds(self, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
+        """Return where each connected part (26 neighbors) of what may be reported is cut, on the scan's own grid."""
+        parts, count = ndimage.label(self.inside, structure=np.ones((3, 3, 3)))
+        highest = np.asarray(ndimage.maximum(residual, parts, np.arange(count + 1)), dtype=np.float32)
+        own: np.ndarray = np.float32(mixture.threshold) * highest[parts]
+        return own
+
+    def cut(self, residual: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
         """Return what lies above a threshold, boolean: inside the grown candidate, without small parts."""
         return drop_small((residual > threshold) & self.inside, self.scan.source.spacing_mm, self.minimum_ml)

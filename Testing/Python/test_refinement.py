@@ -65,3 +65,21 @@ def test_the_relative_rule_cuts_at_a_share_of_the_highest(a_refinement: Refineme
 def test_small_parts_are_dropped(a_refinement: Refinement) -> None:
     everything = replace(a_refinement, minimum_ml=1e6)
     assert not everything.outlined(PIXEL)[0].any()
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_what_a_person_drew_is_not_dropped_for_a_stronger_findings_sake(a_refinement: Refinement, drawn: bool) -> None:
+    candidate = np.zeros_like(a_refinement.candidate)
+    candidate[9:14, 9:14, 9:14] = candidate[18:23, 18:23, 18:23] = True
+    pixel = torch.from_numpy(candidate[BOX].astype(np.float32))
+    pixel[8:] *= 0.05  # the second one hardly changed
+    maps = ResidualMaps(pixel, torch.zeros_like(pixel), torch.zeros_like(pixel))
+    inside = a_refinement.scan.restore(candidate) > 0.5
+    two = replace(a_refinement, candidate=candidate, inside=inside, maps=maps, drawn=drawn)
+    mask, _ = two.outlined(replace(PIXEL, rule="relative"))
+    strong, faint = (
+        a_refinement.scan.restore(np.where(np.indices(candidate.shape)[0] < 16, *ends)) > 0.5
+        for ends in ((1.0, 0.0), (0.0, 1.0))
+    )
+    assert mask[strong].any() and mask[faint].any() == drawn
+    assert not two.outlined(replace(PIXEL, rule="fixed"))[0][faint].any(), "a fixed cut is what it says"
