@@ -168,7 +168,8 @@ class _Runner:
         return case_file(self.study.output / folder, case.name, ".json")
 
     def _made_of(self, case: Case, read: ReadCase) -> str:
-        same = fingerprint(case, read.digests, self.study.config, self.components.weights)
+        parts = {**self.components.weights, "threshold baseline": str(self.rules.of(case.modality))}
+        same = fingerprint(case, read.digests, self.study.config, parts)
         return hashlib.sha256(f"{SCHEMA} {same}".encode()).hexdigest()
 
 
