@@ -84,7 +84,7 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
     cuts = best_cuts([runner.curves(case) for case in tuning])
     figures = [runner.figures(case, cuts) for case in chosen]
     about = report_provenance(study.protocol_path, study.split, cases, study.config, components)
-    notes = [seen.note, _tuned_on(tuning, study)]
+    notes = [seen.note, *([_tuned_on(tuning, study)] if PARTS in study.wish.studies else [])]
     write_ablation(figures, study.output, study.config, study.wish, {**about, "cuts": cuts}, notes)
     return figures
 
