@@ -51,7 +51,7 @@ from DiffuGTSLib.training.refinement_thresholds import by_kind, group_of, refine
 
 SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
-FLOORS = (0.0, 0.2, 0.3, 0.4, 0.5)
+FLOORS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 """What is tried for `masks.threshold`, `masks.peak` and, with the relative rule, `masks.floor`."""
 
 _AS_HARD_AS_TRAINING = Mixture(real=0.0, anywhere=0.0, turned=0.3, decoys=0.3)

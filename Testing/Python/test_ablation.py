@@ -122,7 +122,9 @@ def test_one_more_variant_is_measured_alone(a_study: Study, tmp_path: Path) -> N
     wish = Wish(studies=("steps",), steps=(1, 3))
     (figures,) = run_ablation(replace(a_study, output=output, names=("ct_3",), wish=wish))
     assert list(figures.figures) == [("steps", "steps 2"), ("steps", "steps 1"), ("steps", "steps 3")]
-    assert "threshold" not in " ".join(json.loads((output / "report.json").read_text())["notes"]).lower(), "none is chosen"
+    assert "threshold" not in " ".join(json.loads((output / "report.json").read_text())["notes"]).lower(), (
+        "none is chosen"
+    )
     after = json.loads(kept.read_text())["kept"]
     assert after.pop("steps").items() >= before.pop("steps").items() and after == before
 

@@ -43,7 +43,7 @@ def test_scans_of_one_patient_are_no_two_patients() -> None:
 
 
 def test_cases_of_which_nobody_knows_the_patient_are_patients_of_their_own() -> None:
-    unknown = [{"case": name, "sex": "F", "mrn": ""} for name in "abd"]
+    unknown = [{"case": name, "sex": "F", "mrn": ""} for name in ("a", "b", "d")]
     rows = group_figures([CASES[0], CASES[1], CASES[3]], unknown, ["sex"], patient="mrn")
     assert not any(math.isnan(float(row["low"])) for row in rows)
 
