@@ -178,7 +178,7 @@ def segment(
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
-                    refinement = _refinement(scan, maps, repainted, region, config, drawn is not None)
+                    refinement = _refinement(scan, maps, repainted, region, config, coarse_mask)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
@@ -252,6 +252,8 @@ def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.
 
 _TOUCHED = 0.02
 """Less of a voxel is not seen as covered: smoothing spreads every edge."""
+_FILLED, _EDGE_VOXELS = 0.9, 3
+"""More of a voxel is inside of something thick, whose edge ends within so many voxels, also between slices of 5 mm."""
 
 
 def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:
@@ -322,9 +324,11 @@ def _candidates(
 
 
 def _refinement(
-    scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config, drawn: bool
-) -> Refinement:
+    scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config,
+    given: Volume | None,
+) -> Refinement:  # fmt: skip
     inside = (scan.restore(repainted) > 0.5) & _within(region)
+    drawn = None if given is None else (given.array > 0) & _within(region)
     return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, drawn)
 
 
@@ -362,9 +366,11 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     inside = np.zeros(scan.image.shape, dtype=bool)
     inside[tuple(slice(a, b) for a, b in scan.inside)] = True
     if region is not None:
-        # Whatever it touches, since a vessel is thinner than a voxel of the model's grid: what is found there is cut by
-        # the region itself, on the source grid.
-        inside &= scan.project(region) > _TOUCHED
+        # What it covers by half; and all that it touches where it is as thin as the model's voxels, as a vessel is. Near
+        # its thick parts nothing is added: the highest attention there would be the neighboring organ's.
+        covered = scan.project(region)
+        near_thick = ndimage.binary_dilation(covered >= _FILLED, np.ones((3, 3, 3)), iterations=_EDGE_VOXELS)
+        inside &= (covered >= 0.5) | ((covered > _TOUCHED) & ~near_thick)
         if not inside.any():
             raise InputError(
                 "The region is too small for one voxel of the model's grid.",

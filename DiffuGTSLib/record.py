@@ -17,6 +17,7 @@ from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.dicom import ordered_slices, the_scan
+from DiffuGTSLib.volumes.io import read_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SCHEMA = 1
@@ -76,6 +77,18 @@ def input_sha256(path: Path, scan: Volume) -> str:
     if path.suffix.lower() in _DETACHED:
         digest.update(np.ascontiguousarray(scan.array).data)
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return `input_sha256` of what lies on the disk; voxels are read only where they lie in a file of their own.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+    if path.suffix.lower() in _DETACHED:
+        return input_sha256(path, read_volume(path))
+    unread = Volume(np.zeros((1, 1, 1), np.float32), Geometry.from_spacing((1, 1, 1), (1.0, 1.0, 1.0)))
+    return input_sha256(path, unread)
 
 
 def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:

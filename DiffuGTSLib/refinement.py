@@ -9,6 +9,7 @@ from DiffuGTSLib.config import ResidualConfig
 from DiffuGTSLib.masks import drop_small, fine_threshold
 from DiffuGTSLib.residual import ResidualMaps
 from DiffuGTSLib.volumes import CanonicalScan
+from DiffuGTSLib.volumes.boxes import bounding_box
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +23,9 @@ class Refinement:
         inside: Where anything may be reported, on the scan's own grid.
         maps: Residuals of the box.
         minimum_ml: Smaller parts are dropped.
-        drawn: Whether a person drew the candidates. By the relative rule each is then measured by its own highest value:
-            what was drawn is not to be dropped because another finding is stronger. What was only detected may be.
+        drawn: The candidates that a person drew, on the scan's own grid, before they were grown; None where they were
+            detected. By the relative rule each drawn region is measured by its own highest value, and so is what lies
+            nearest to it: none is to be dropped because another is stronger. What was only detected may be.
     """
 
     scan: CanonicalScan
@@ -32,7 +34,7 @@ class Refinement:
     inside: np.ndarray
     maps: ResidualMaps
     minimum_ml: float
-    drawn: bool = False
+    drawn: np.ndarray | None = None
 
     def outlined(self, mixture: ResidualConfig) -> tuple[np.ndarray, np.ndarray]:
         """Return mask (uint8) and fused residual (float32) of a mixture, both on the scan's own grid.
@@ -40,8 +42,9 @@ class Refinement:
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
         residual = self.scan.restore(self._fused(mixture))
-        own = self.drawn and mixture.rule == "relative"
-        threshold = self._own_thresholds(residual, mixture) if own else self.threshold(mixture)
+        threshold: float | np.ndarray = self.threshold(mixture)
+        if self.drawn is not None and mixture.rule == "relative":
+            threshold = self._own_thresholds(self.drawn, residual, mixture)
         return self.cut(residual, threshold).astype(np.uint8), residual
 
     def threshold(self, mixture: ResidualConfig) -> float:
@@ -53,11 +56,17 @@ class Refinement:
         fused[self.box] = self.maps.fused(mixture).numpy()
         return fused
 
-    def _own_thresholds(self, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
-        """Return where each connected part (26 neighbors) of what may be reported is cut, on the scan's own grid."""
-        parts, count = ndimage.label(self.inside, structure=np.ones((3, 3, 3)))
-        highest = np.asarray(ndimage.maximum(residual, parts, np.arange(count + 1)), dtype=np.float32)
-        own: np.ndarray = np.float32(mixture.threshold) * highest[parts]
+    def _own_thresholds(self, drawn: np.ndarray, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
+        """Return where each voxel is cut, on the scan's own grid: by the drawn region (26 neighbors) nearest to it."""
+        box = bounding_box(self.inside | drawn)
+        parts, count = ndimage.label(drawn[box], structure=np.ones((3, 3, 3)))
+        nearest = ndimage.distance_transform_edt(
+            parts == 0, self.scan.source.spacing_mm, return_distances=False, return_indices=True
+        )
+        parts, inside = parts[tuple(nearest)], self.inside[box]
+        highest = np.asarray(ndimage.maximum(residual[box][inside], parts[inside], np.arange(count + 1)), np.float32)
+        own = np.full(residual.shape, np.inf, dtype=np.float32)
+        own[box] = np.float32(mixture.threshold) * highest[parts]
         return own
 
     def cut(self, residual: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:

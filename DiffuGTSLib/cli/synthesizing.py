@@ -284,8 +284,10 @@ class _How:
                 ERR.print(Text(f"{number} of {len(cases)}: {case.folder}"), soft_wrap=True)
             try:
                 if is_kept:
-                    asked = self.spec, self.wish, self.painter.name, self.weights, case.seed
-                    yield case, kept_record(case.folder, *asked)
+                    yield case, kept_record(
+                        case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
+                        scan=case.scan, organ=case.organ_mask, is_patch=self.patch_mm is not None,
+                    )  # fmt: skip
                 else:
                     yield case, self.paint(case)
             except DiffuGTSError as error:

@@ -120,7 +120,7 @@ def validate(
 
     how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
-    begin(output, find_segmenter(model), how, f"{path.stem}, split {split}" if protocol else "scans")
+    begin(output, find_segmenter(model), how, asked(protocol, split, scans, labels or tumors, organ_masks))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows: list[dict[str, str | float]] = []
         if data is None:
@@ -138,6 +138,11 @@ def validate(
         if rows:
             OUT.print(_table(rows))
         OUT.print(f"Written: {output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def asked(protocol: str | None, split: str, *places: Path | None) -> list[str]:
+    """Return in words what is validated: a protocol's split, or scans and masks."""
+    return [protocol, split] if protocol else [str(place and place.absolute()) for place in places]
 
 
 def list_scans(

@@ -41,7 +41,7 @@ def assign_splits(
     """Draw a split for the patients of whom none is stated, each organ by itself.
 
     A split that some cases state gets no others: a data set with a test set of its own keeps exactly that; where all
-    are stated, the rest is trained on. A stated split is kept; the patient's other cases get it too, except that what is
+    are stated, the rest is trained on. So are, where there is a training split, patients of whom nothing is labeled. A stated split is kept; the patient's other cases get it too, except that what is
     excluded says nothing of them.
 
     Args:
@@ -62,8 +62,14 @@ def assign_splits(
         )
     shares = _shares(FRACTIONS if fractions is None else fractions, {case.split for case in cases})
     split_of = {case.patient: case.split for case in stated if case.split != "excluded"}
-    organ_of = {case.patient: case.organ for case in cases if not case.split and case.patient not in split_of}
+    organ_of: dict[str, str] = {}
+    for case in cases:
+        if not case.split and case.patient not in split_of:
+            organ_of[case.patient] = organ_of.get(case.patient) or case.organ
     for organ in sorted(set(organ_of.values())):
+        if not organ and "train" in shares:  # nothing to score: such scans serve training, if anything
+            split_of |= {patient: "train" for patient in organ_of if not organ_of[patient]}
+            continue
         split_of |= _drawn(sorted(p for p in organ_of if organ_of[p] == organ), shares, rng)
     drawn = {split_of[patient] for patient in organ_of}
     if organ_of and (empty := sorted(set(shares) - drawn)):

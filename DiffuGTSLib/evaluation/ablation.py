@@ -18,7 +18,8 @@ from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.ablation_measure import CUTS, Figures, Subject, measure, tuning_curves
 from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
-from DiffuGTSLib.evaluation.ablation_variants import PARTS, Wish, mixtures, variants
+from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, Wish, mixtures, variants
+from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case
 from DiffuGTSLib.evaluation.provenance import report_provenance
@@ -30,6 +31,8 @@ CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
 TUNING_SPLIT = "validation"
 SCHEMA = 1
+_BASELINE = "threshold baseline"
+"""Beside the studies of a kept case: the rule that its figures of one plain threshold are of."""
 """Raised whenever a figure changes its meaning."""
 
 OnCase = Callable[[str, float], None]
@@ -147,11 +150,14 @@ class _Runner:
         read = read_case(case, study.data)
         made_of, file = self._made_of(case, read), self._file(CASES, case)
         known: dict[str, dict[str, Figures]] = _kept(file, made_of)
+        rule = self.rules.of(case.modality) if PARTS in study.wish.studies else ThresholdRule()
+        if PARTS in study.wish.studies and str(rule) not in known.get(_BASELINE, {}):
+            known.get(PARTS, {}).pop(THRESHOLD, None)  # it was another threshold's
+            known[_BASELINE] = {str(rule): {}}
         every = [(name, each) for name in study.wish.studies for each in variants(name, study.wish, study.config)]
         wanted = [key for key in every if not _is_known(known, key, cuts, study.config.residual.threshold)]
         if wanted:
-            subject, rule = self._subject(case, read), self.rules.of(case.modality)
-            for name, each, figures in measure(subject, study.wish, rule, cuts, wanted):
+            for name, each, figures in measure(self._subject(case, read), study.wish, rule, cuts, wanted):
                 known.setdefault(name, {})[each] = figures
             _keep(file, made_of, known)
         numbers = {
@@ -168,8 +174,7 @@ class _Runner:
         return case_file(self.study.output / folder, case.name, ".json")
 
     def _made_of(self, case: Case, read: ReadCase) -> str:
-        parts = {**self.components.weights, "threshold baseline": str(self.rules.of(case.modality))}
-        same = fingerprint(case, read.digests, self.study.config, parts)
+        same = fingerprint(case, read.digests, self.study.config, self.components.weights)
         return hashlib.sha256(f"{SCHEMA} {same}".encode()).hexdigest()
 
 

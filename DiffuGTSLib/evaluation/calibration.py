@@ -4,8 +4,6 @@ Voxels are counted into bins, never kept: the counts of many scans add up, and w
 numbers whatever its size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
@@ -40,7 +38,7 @@ class Reliability:
     summed: Float[np.ndarray, " bins"]
     squared_error: float
 
-    def __add__(self, other: Reliability) -> Reliability:
+    def __add__(self, other: "Reliability") -> "Reliability":
         return Reliability(
             self.negatives + other.negatives, self.positives + other.positives, self.summed + other.summed,
             self.squared_error + other.squared_error,
@@ -102,7 +100,7 @@ class Reliability:
         }  # fmt: skip
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Reliability:
+    def from_json(cls, values: Mapping[str, Any]) -> "Reliability":
         """Rebuild what `as_json` returned."""
         return cls(
             np.array(values["negatives"], dtype=np.int64), np.array(values["positives"], dtype=np.int64),

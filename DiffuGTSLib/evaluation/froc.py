@@ -4,8 +4,6 @@ At each threshold the connected parts of the map above it are the candidates. Th
 CAMELYON16): the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -46,7 +44,7 @@ class CaseCandidates:
         return {"lesions": self.lesions, "found": list(self.found), "false_positives": list(self.false_positives)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> CaseCandidates:
+    def from_json(cls, values: Mapping[str, Any]) -> "CaseCandidates":
         """Rebuild what `as_json` returned."""
         return cls(int(values["lesions"]), tuple(values["found"]), tuple(values["false_positives"]))
 

@@ -43,21 +43,21 @@ RECORD = "validation.json"
 _NAMES = (RECORD, "pred", "metrics.csv", "cases.csv", "report.json", "report.md")
 
 
-def begin(output: Path, model_folder: Path, how: HowToPredict, what: str) -> None:
+def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[str]) -> None:
     """Make the folder of a validation, or go on with the same one, and note what it is of.
 
     Args:
         output: New, empty, or that of the same validation.
         model_folder: The segmenter's.
         how: See `HowToPredict`.
-        what: Is segmented, in words.
+        what: Is segmented: paths of scans and masks, or protocol and split.
 
     Raises:
         InputError: If it holds another validation, or files of these names that are not ours (code "exists").
         StorageError: If it cannot be written.
     """
     require_folder_for(output, RECORD, True, "choose another folder.", _NAMES)
-    record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": what, "how": asdict(how)}
+    record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": list(what), "how": asdict(how)}
     try:
         earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -30,12 +30,12 @@ from DiffuGTSLib.reading.blinding import (
 from DiffuGTSLib.reading.cases import CaseFile, Preparation, in_ras_order, list_cases, prepared, read_case
 from DiffuGTSLib.reading.key import Key, KeyCase, write_key
 from DiffuGTSLib.reading.page import PackedScan, pack, page_text
-from DiffuGTSLib.record import input_sha256, record_text
+from DiffuGTSLib.record import file_sha256, record_text
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.case import RECORD
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.canonical import guess_modality
-from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
+from DiffuGTSLib.volumes.io import read_mask, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 FEWEST_PER_SIDE = 3
@@ -133,7 +133,7 @@ def build_session(
     _require_places(folder, key_path)
     cases = list_cases(real, REAL), list_cases(synthetic, SYNTHETIC)
     _require_apart([*cases[0], *cases[1]])
-    known = {case: _sha256(case) for case in [*cases[0], *cases[1]]}
+    known = {case: file_sha256(case.scan) for case in [*cases[0], *cases[1]]}
     _require_different(known)
     _require_balance(len(cases[0]), len(cases[1]), wish)
     rng = _generator(wish.seed, known)
@@ -251,7 +251,8 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
     for first, second, share in twins(profiles):
         raise InputError(
             f"{cases[first].scan} and {cases[second].scan} show one scan: they share {100 * share:.0f} % of their rows.",
-            hint="whoever reads both knows more than each tells: take one of the two out.",
+            hint="whoever reads both knows more than each tells: take one of the two out; of scans that were painted several "
+            "times --per-side draws one each.",
             code="twins",
         )
     told("Reading the scans", 1.0)
@@ -273,16 +274,13 @@ def _generator(seed: int, known: dict[CaseFile, str]) -> np.random.Generator:
 
 
 def _drawn(cases: list[CaseFile], count: int | None, rng: np.random.Generator) -> list[CaseFile]:
+    """Draw cases, of those that were painted into one scan one at most, as far as there are enough of them."""
     if count is None:
         return cases
-    return [cases[int(index)] for index in rng.choice(len(cases), count, replace=False)]
-
-
-def _sha256(case: CaseFile) -> str:
-    if case.scan.suffix.lower() in (".nhdr", ".mhd"):  # the header alone may be that of many
-        return input_sha256(case.scan, read_volume(case.scan))
-    unread = Volume(np.zeros((1, 1, 1), np.float32), Geometry.from_spacing((1, 1, 1), (1.0, 1.0, 1.0)))
-    return input_sha256(case.scan, unread)
+    order = [cases[int(index)] for index in rng.permutation(len(cases))]
+    first = {_source_digest(case) or str(case.scan): case for case in reversed(order)}
+    apart = [case for case in order if case in first.values()]
+    return [*apart, *(case for case in order if case not in apart)][:count]
 
 
 def _floats(values: Any) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.record import RESEARCH_USE, input_sha256, record_text
+from DiffuGTSLib.record import RESEARCH_USE, file_sha256, input_sha256, record_text
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
@@ -86,9 +86,29 @@ def is_case(folder: Path) -> bool:
 
 
 def kept_record(
-    folder: Path, spec: OrganSpec, wish: TumorWish, painter: str, weights: Mapping[str, str], seed: int
+    folder: Path,
+    spec: OrganSpec,
+    wish: TumorWish,
+    painter: str,
+    weights: Mapping[str, str],
+    seed: int,
+    *,
+    scan: Path,
+    organ: Path,
+    is_patch: bool,
 ) -> dict[str, Any]:
-    """Return the record of an earlier case, if it was asked for in the same words.
+    """Return the record of an earlier case, if it was painted from the same files and asked for in the same words.
+
+    Args:
+        folder: Of the case.
+        spec: The organ's file.
+        wish: What is asked for.
+        painter: Name of the painter.
+        weights: Of the painter.
+        seed: Of the generator.
+        scan: To paint into.
+        organ: Its mask.
+        is_patch: Whether a cube around the tumors is asked for.
 
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
@@ -101,6 +121,11 @@ def kept_record(
         ) from error
     now = {**_choices(spec, wish, painter, weights), "seed": seed}
     other = [name for name, value in now.items() if record.get(name) != value]
+    for name, key, path in (("scan", "input", scan), ("organ mask", "organ_mask", organ)):
+        if record.get(key, {}).get("sha256") != file_sha256(path):
+            other.append(name)
+    if (record.get("patch_ijk") is not None) != is_patch:
+        other.append("patch")
     if other:
         raise InputError(
             f"{folder} holds a case that was painted with another {', another '.join(other)}.",

@@ -7,8 +7,6 @@ window of 128³ of the published autoencoder is 8 MB, its features are 0.7 GB. (
 be faster than encoding was not measured.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 

@@ -29,6 +29,9 @@ SPACING_TOLERANCE = 1e-3
 _APART_VOXELS = 0.5
 """How far the two places that a NIfTI header states may lie apart; a quaternion of float32 is not exact."""
 
+_ROUNDED = 1e-7
+"""niftilib's limit for the same."""
+
 _CHUNK_BYTES = 1 << 16
 _NIFTI1_BYTES = 348
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
@@ -112,7 +115,8 @@ def _qform(header: bytes, order: str) -> np.ndarray:
     """Return the matrix of NIfTI's method 2: a quaternion, a place, and the voxel's sides; qfac turns the third axis."""
     b, c, d, *place = struct.unpack_from(f"{order}6f", header, 256)
     qfac, *pixdim = struct.unpack_from(f"{order}4f", header, 76)
-    rotation = Rotation.from_quat([b, c, d, np.sqrt(max(0.0, 1 - b * b - c * c - d * d))]).as_matrix()
+    rest = 1 - b * b - c * c - d * d  # a²; of a turn by 180° it is 0, and what float32 leaves of it would tilt the grid
+    rotation = Rotation.from_quat([b, c, d, 0.0 if rest < _ROUNDED else np.sqrt(rest)]).as_matrix()
     matrix = np.eye(4)
     matrix[:3, :3] = rotation * [pixdim[0], pixdim[1], pixdim[2] * (-1 if qfac < 0 else 1)]
     matrix[:3, 3] = place

@@ -102,17 +102,19 @@ def test_what_is_known_is_not_measured_again(a_study: Study, tmp_path: Path) -> 
     assert rows_of(again) == rows_of(a_study)
 
 
-def test_another_threshold_baseline_is_noticed(a_study: Study, tmp_path: Path) -> None:
+def test_another_threshold_baseline_is_noticed_and_nothing_else_measured_again(a_study: Study, tmp_path: Path) -> None:
     """It is chosen on the protocol's training scans; without any it is Otsu's."""
     protocol = json.loads(a_study.protocol_path.read_text())
     protocol["cases"] = [case for case in protocol["cases"] if case["split"] != "train"]
     path = tmp_path / "protocol.json"
     path.write_text(json.dumps(protocol))
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
-    before = json.loads((output / "cases" / "ct_3.json").read_text())["made_of"]
+    before = json.loads((output / "cases" / "ct_3.json").read_text())["kept"]
     wish = replace(WISH, studies=("parts",))
     run_ablation(replace(a_study, protocol_path=path, output=output, names=("ct_3",), wish=wish))
-    assert json.loads((output / "cases" / "ct_3.json").read_text())["made_of"] != before
+    after = json.loads((output / "cases" / "ct_3.json").read_text())["kept"]
+    assert before.pop("threshold baseline") != after.pop("threshold baseline")
+    assert before["parts"].pop("one threshold") != after["parts"].pop("one threshold") and before == after
 
 
 def test_one_more_variant_is_measured_alone(a_study: Study, tmp_path: Path) -> None:

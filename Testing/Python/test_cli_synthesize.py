@@ -106,6 +106,11 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     assert "painted with another wish, another seed" in plain(other.stderr)
     assert (a_cohort / "out" / "one" / "scan.nii.gz").read_bytes() == before
     assert run(*call, "--seed", "5", "--mass-effect", "--force").exit_code == 0
+    again = (*call, "--seed", "5", "--mass-effect")
+    assert run(*again).exit_code == 0, "the same is kept"
+    assert "another patch" in plain(run(*again, "--patch", "60").stderr)
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "scans" / "two.nii.gz")
+    assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
 
 
 def test_scans_of_a_folder_get_tumors_of_their_own_and_each_seed_paints_its_scan_again(a_cohort: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from phantoms import grid
+from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.intact import require_intact
@@ -158,6 +159,17 @@ def test_two_places_that_differ_are_refused_whichever_a_reader_would_take(
                 read_volume(path)
         else:
             read_volume(path)
+
+
+@pytest.mark.parametrize("tilt_deg", [0.0, 3.0, 9.5, 17.25, 29.0, 38.5])
+def test_a_large_grid_turned_by_180_degrees_is_written_and_read(tmp_path: Path, tilt_deg: float) -> None:
+    """Of such a turn the quaternion's first number is 0, and rounding the others must not tilt the grid."""
+    turned = Rotation.from_euler("x", tilt_deg, degrees=True).as_matrix() @ np.diag([-1.0, -1.0, 1.0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = turned * [0.35, 0.35, 0.4]
+    volume = Volume(np.zeros((1300, 2, 1300), np.uint8), Geometry((1300, 2, 1300), matrix))
+    write_volume(volume, tmp_path / "scan.nii")
+    assert read_volume(tmp_path / "scan.nii").geometry.difference(volume.geometry) == ""
 
 
 def test_a_nifti_with_a_qform_only_is_read(tmp_path: Path, a_noisy_scan: Volume) -> None:

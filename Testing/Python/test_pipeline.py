@@ -22,7 +22,7 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.masks import dilate_mm
 from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
 from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
-from DiffuGTSLib.volumes import Geometry, Volume
+from DiffuGTSLib.volumes import Geometry, Volume, to_canonical
 
 ROOT = Path(__file__).parents[2]
 LIVER = organ_prompts("liver", "CT")
@@ -237,8 +237,6 @@ def seen_as(a_result: Segmentation, phantom: Phantom, inside: float, outside: fl
 
 
 def segment_coarse(phantom: Phantom) -> np.ndarray:
-    from DiffuGTSLib.volumes import to_canonical
-
     scan = to_canonical(phantom.scan, tiny().canonical, "CT")
     return np.asarray(scan.project(phantom.lesion) >= 0.5)
 
@@ -312,6 +310,29 @@ def test_a_region_restricts_to_itself(some_components: Components, a_result: Seg
         assert result.pseudo_healthy is not None
         changed = result.pseudo_healthy.array != phantom.scan.array
         assert not changed[middle + 4 :].any(), "nor is anything repainted beyond a canonical voxel of its border"
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 2.0, 5.0)])
+def test_what_lies_beside_a_region_has_no_say_in_it(
+    some_components: Components, spacing_mm: tuple[float, float, float]
+) -> None:
+    """A neighbor that is surer than anything inside would set the level of a relative threshold."""
+    shape = tuple(round(80 / side) for side in spacing_mm)
+    phantom = ct_phantom(grid(shape, spacing_mm))
+    first = segment(phantom.scan, LIVER, some_components, tiny(), stages=("aova",))
+    points = phantom.scan.geometry.to_ras(np.moveaxis(np.indices(shape), 0, -1))
+    middle = points.reshape(-1, 3).mean(axis=0)
+    ball = (np.linalg.norm(points - middle, axis=-1) < 24).astype(np.uint8)
+    region = phantom.scan.with_array(ball)
+    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
+    around = np.linalg.norm(scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1)) - middle, axis=-1)
+    aova = np.where(around > 24.5, 0.95, 0.1).astype(np.float32)
+    aova[around < 8] = 0.5
+    config = tiny("masks.rule=relative", "masks.floor=0.3", "masks.gate=0")
+    cache = Cache(first.cache.latent, aova, 0.8)
+    result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
+    found = result.coarse_mask.array > 0
+    assert found.any() and np.linalg.norm(points[found] - middle, axis=-1).max() < 16
 
 
 def test_a_region_thinner_than_the_models_voxels_is_looked_at_as_a_whole(

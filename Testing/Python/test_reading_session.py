@@ -272,6 +272,21 @@ def test_a_piece_that_was_painted_into_a_scan_of_the_session_is_refused(scans_of
     assert error.code == "twins" and "was painted into" in error.message and "patient_00.nii.gz" in error.message
 
 
+def test_of_one_scan_painted_several_times_one_copy_is_drawn(some_scans: Path, tmp_path: Path) -> None:
+    shutil.copytree(some_scans / "real", tmp_path / "real")
+    for number in (10, 11, 12, 13):
+        place = tmp_path / "synthetic" / str(number)
+        place.mkdir(parents=True)
+        shutil.copy(some_scans / "synthetic" / f"painted_{number}.nii.gz", place / "scan.nii.gz")
+        shutil.copy(some_scans / "synthetic" / f"painted_{number}_tumor.nii.gz", place / "tumor.nii.gz")
+        record = {"input": {"sha256": "the same" if number < 12 else str(number)}}
+        (place / "synthesis.json").write_text(json.dumps(record))
+    for seed in range(4):
+        built = build(tmp_path, tmp_path / f"built{seed}", seed=seed, per_side=3)
+        drawn = {Path(case.source).parent.name for case in built.key.cases if case.truth == "synthetic"}
+        assert len(drawn) == 3 and not {"10", "11"} <= drawn
+
+
 def test_a_scan_into_which_nothing_was_painted_is_not_synthetic(scans_of_their_own: Path) -> None:
     _, mask = case(11, painted=True)
     write_volume(

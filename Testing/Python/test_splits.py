@@ -103,6 +103,15 @@ def test_where_all_splits_are_stated_the_rest_is_trained_on() -> None:
     assert {c.split for c in assign_splits([*stated, *undecided(2)], np.random.default_rng(0))[3:]} == {"train"}
 
 
+def test_patients_of_whom_nothing_is_labeled_are_not_drawn_to_be_tested() -> None:
+    unlabeled = [Case(f"u{n}", f"u{n}", "", "CT", f"u{n}.nii") for n in range(6)]
+    half = Case("liver_0_x", "liver_0", "", "CT", "x.nii")
+    drawn = assign_splits([half, *undecided(10), *unlabeled], np.random.default_rng(0))
+    assert {case.split for case in drawn if case.patient.startswith("u")} == {"train"}
+    assert len({case.split for case in drawn if case.patient == "liver_0"}) == 1
+    assert Counter(case.split for case in drawn if case.organ)["test"] == 4
+
+
 def test_fewer_patients_than_splits_and_impossible_shares_are_refused() -> None:
     with pytest.raises(InputError, match="2 patients are too few for 3 splits") as caught:
         assign_splits(undecided(2), np.random.default_rng(0))
