@@ -42,10 +42,9 @@ class Refinement:
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
         residual = self.scan.restore(self._fused(mixture))
-        threshold: float | np.ndarray = self.threshold(mixture)
         if self.drawn is not None and mixture.rule == "relative":
-            threshold = self._own_thresholds(self.drawn, residual, mixture)
-        return self.cut(residual, threshold).astype(np.uint8), residual
+            return self.cut(residual, self._own_thresholds(self.drawn, residual, mixture)).astype(np.uint8), residual
+        return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual
 
     def threshold(self, mixture: ResidualConfig) -> float:
         """Return where a mixture is cut, by its rule."""

@@ -111,6 +111,8 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     assert "another patch" in plain(run(*again, "--patch", "60").stderr)
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "scans" / "two.nii.gz")
     assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
+    (a_cohort / "out" / "one" / "synthesis.json").write_text("{")
+    assert "synthesis.json cannot be read" in plain(run(*again).stderr)
 
 
 def test_scans_of_a_folder_get_tumors_of_their_own_and_each_seed_paints_its_scan_again(a_cohort: Path) -> None:

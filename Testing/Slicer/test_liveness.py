@@ -26,9 +26,7 @@ from scene_parts import rigid, roi_node
 from test_logic import continued, tiny
 
 LIMIT_S = 0.25
-"""What a person does not feel is 0.1 s, and most computers stay below it; a slow shared one took 0.13 s at times. What
-newly blocks the interface, a file or a network, takes longer than this.
-"""
+"""What a person does not feel is 0.1 s; a slow shared computer took 0.13 s where a faster one had stayed below."""
 SCRIPT = Path(__file__).parent / "scripted_worker.py"
 WHOLE_RUN = [
     ["artifact", "aova"], ["artifact", "coarse_mask"], ["artifact", "pseudo_healthy"], ["artifact", "residual"],
