@@ -1,7 +1,6 @@
 """What lies beside the maps of a result: the record of how they were made, and the cache for a second look."""
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,15 +15,12 @@ import safetensors.numpy
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.volumes.dicom import ordered_slices, the_scan
-from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SCHEMA = 1
 RESEARCH_USE = "Research use only. Not for diagnosis."
 RUN_AGAIN = "run diffugts segment again."
-
-_DETACHED = (".nhdr", ".mhd")
 
 
 def make_record(scan: Volume, scan_path: Path, result: Segmentation, components: Components) -> dict[str, Any]:
@@ -38,7 +34,7 @@ def make_record(scan: Volume, scan_path: Path, result: Segmentation, components:
         "input": {
             "name": scan_path.name,
             "path": str(scan_path.absolute()),
-            "sha256": input_sha256(scan_path, scan),
+            "sha256": scan_sha256(scan_path, scan),
             "shape": list(scan.geometry.shape),
             "spacing_mm": list(scan.geometry.spacing_mm),
             "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
@@ -61,34 +57,6 @@ def make_record(scan: Volume, scan_path: Path, result: Segmentation, components:
 def record_text(record: Mapping[str, Any]) -> str:
     """Return a record as the text of its file."""
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def input_sha256(path: Path, scan: Volume) -> str:
-    """Return the digest of a scan's file: what sha256sum prints for it.
-
-    Of a DICOM folder: the files of its series one after the other, in slice order. Of a header whose voxels lie in
-    another file (.nhdr, .mhd): the header, then the voxels as read.
-    """
-    digest = hashlib.sha256()
-    for file in [each.file for each in ordered_slices(the_scan(path))] if path.is_dir() else [path]:
-        with Path(file).open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    if path.suffix.lower() in _DETACHED:
-        digest.update(np.ascontiguousarray(scan.array).data)
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return `input_sha256` of what lies on the disk; voxels are read only where they lie in a file of their own.
-
-    Raises:
-        InputError: If they cannot be read.
-    """
-    if path.suffix.lower() in _DETACHED:
-        return input_sha256(path, read_volume(path))
-    unread = Volume(np.zeros((1, 1, 1), np.float32), Geometry.from_spacing((1, 1, 1), (1.0, 1.0, 1.0)))
-    return input_sha256(path, unread)
 
 
 def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:

@@ -13,9 +13,10 @@ from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.overview import write_overview
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
-from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, input_sha256, make_record, packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
+from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_volume, write_segmentation, write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
@@ -194,7 +195,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
             code="missing",
         )
     scan = read_volume(path)
-    given = input_sha256(path, scan)
+    given = scan_sha256(path, scan)
     if given != expected:
         raise InputError(
             f"The scan {path} has changed since {folder} was made: expected the SHA-256 {expected}, got {given}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -42,6 +43,12 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:

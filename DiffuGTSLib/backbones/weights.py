@@ -8,7 +8,6 @@
 diffusers' own `from_pretrained` fills missing tensors at random and only warns; ours refuses.
 """
 
-import hashlib
 import inspect
 import json
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from DiffuGTSLib.errors import WeightsError
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, sha256, whole_file
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
@@ -168,12 +167,6 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
                 code="weights_hash",
             )
     return {str(name): str(digest) for name, digest in expected.items()}
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

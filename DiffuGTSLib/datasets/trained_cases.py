@@ -6,18 +6,15 @@ scan under another name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from DiffuGTSLib.errors import InputError, WeightsError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes.digest import scan_sha256
 
 TRAINING_CASES = "training_cases.json"
 """File of a model folder."""
@@ -68,7 +65,7 @@ def record_training(
     )
     known = dict.fromkeys(case for folder in (model_folder, *earlier) for case in read_training_cases(folder) or ())
     used = [
-        TrainedCase(case.name, case.patient, file_sha256(data / case.image), _USES[case.split] if learned else TUNED)
+        TrainedCase(case.name, case.patient, scan_sha256(data / case.image), _USES[case.split] if learned else TUNED)
         for case in cases
         if case.split in _USES
     ]
@@ -124,7 +121,7 @@ def seen_in_training(cases: Sequence[Case], data: Path, trained: Sequence[Traine
     for case in cases:
         known, why = patients.get(case.patient), f"patient {case.patient} of {{name}}"
         if known is None:
-            known, why = scans.get(file_sha256(data / case.image)), "the same file as {name}"
+            known, why = scans.get(scan_sha256(data / case.image)), "the same file as {name}"
         if known is not None and not (known.use == TUNED and case.split == "validation"):
             seen[case.name] = why.format(name=known.name) + (", tuned on" if known.use == TUNED else "")
     return seen
@@ -185,22 +182,3 @@ def _used(why: Mapping[str, str]) -> str:
     """Say what was done with the cases that were seen."""
     tuned = sum(reason.endswith("tuned on") for reason in why.values())
     return "trained on" if not tuned else "tuned on" if tuned == len(why) else "trained or tuned on"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the digest of a scan: of its file, or of a DICOM folder's files one after the other, by name.
-
-    Raises:
-        InputError: If it cannot be read (code "missing").
-    """
-    digest = hashlib.sha256()
-    try:
-        for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.", code="missing") from error
-    if path.suffix.lower() in (".nhdr", ".mhd"):  # the header alone may be that of many
-        digest.update(np.ascontiguousarray(read_volume(path).array).data)
-    return digest.hexdigest()

@@ -11,8 +11,8 @@ import numpy as np
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.protocol import Case, named_file, read_scan
-from DiffuGTSLib.record import input_sha256
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask
+from DiffuGTSLib.volumes.digest import scan_sha256
 
 AIR_HU = -1000.0
 
@@ -69,7 +69,7 @@ def read_case(case: Case, data: Path) -> ReadCase:
     """
     scan, mask = _read(case, data)
     files = ((case.image, scan), (case.tumor, mask))
-    digests = {name: input_sha256(named_file(data, name), volume) for name, volume in files if name}
+    digests = {name: scan_sha256(named_file(data, name), volume) for name, volume in files if name}
     if case.framed_on_tumor:
         rng = np.random.default_rng([2025, *case.name.encode()])
         scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)

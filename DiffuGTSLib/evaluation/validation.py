@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones.segmenters import TUMOR
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, sha256
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
@@ -26,7 +26,7 @@ from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
-from DiffuGTSLib.storage import make_folder, require_folder_for
+from DiffuGTSLib.storage import make_folder, require_folder_for, sha256
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid

@@ -30,11 +30,12 @@ from DiffuGTSLib.reading.blinding import (
 from DiffuGTSLib.reading.cases import CaseFile, Preparation, in_ras_order, list_cases, prepared, read_case
 from DiffuGTSLib.reading.key import Key, KeyCase, write_key
 from DiffuGTSLib.reading.page import PackedScan, pack, page_text
-from DiffuGTSLib.record import file_sha256, record_text
+from DiffuGTSLib.record import record_text
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.case import RECORD
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_mask, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
@@ -133,7 +134,7 @@ def build_session(
     _require_places(folder, key_path)
     cases = list_cases(real, REAL), list_cases(synthetic, SYNTHETIC)
     _require_apart([*cases[0], *cases[1]])
-    known = {case: file_sha256(case.scan) for case in [*cases[0], *cases[1]]}
+    known = {case: scan_sha256(case.scan) for case in [*cases[0], *cases[1]]}
     _require_different(known)
     _require_balance(len(cases[0]), len(cases[1]), wish)
     rng = _generator(wish.seed, known)

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.record import RESEARCH_USE, file_sha256, input_sha256, record_text
+from DiffuGTSLib.record import RESEARCH_USE, record_text
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
 from DiffuGTSLib.synthesis.preview import write_preview
 from DiffuGTSLib.versions import versions
+from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
@@ -122,7 +123,7 @@ def kept_record(
     now = {**_choices(spec, wish, painter, weights), "seed": seed}
     other = [name for name, value in now.items() if record.get(name) != value]
     for name, key, path in (("scan", "input", scan), ("organ mask", "organ_mask", organ)):
-        if record.get(key, {}).get("sha256") != file_sha256(path):
+        if record.get(key, {}).get("sha256") != scan_sha256(path):
             other.append(name)
     if (record.get("patch_ijk") is not None) != is_patch:
         other.append("patch")
@@ -191,14 +192,14 @@ def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice
         "input": {
             "name": origin.scan_path.name,
             "path": str(origin.scan_path.absolute()),
-            "sha256": input_sha256(origin.scan_path, origin.scan),
+            "sha256": scan_sha256(origin.scan_path, origin.scan),
             "shape": list(geometry.shape),
             "spacing_mm": list(geometry.spacing_mm),
             "ijk_to_ras": geometry.ijk_to_ras.tolist(),
         },
         "organ_mask": {
             "path": str(origin.organ_path.absolute()),
-            "sha256": input_sha256(origin.organ_path, origin.organ),
+            "sha256": scan_sha256(origin.organ_path, origin.organ),
         },
         "modality": origin.modality,
         **_choices(origin.spec, origin.wish, origin.painter, origin.weights),

@@ -26,11 +26,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from DiffuGTSLib.backbones.segmenters import SWIN_FEATURES, Segmenter, historical_keys, load_published
-from DiffuGTSLib.backbones.weights import load_strictly, save_module, sha256, write_checksums
+from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import DiffuGTSError, InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion

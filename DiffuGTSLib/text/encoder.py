@@ -5,7 +5,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import pickle
@@ -21,6 +20,7 @@ from torch import Tensor
 from DiffuGTSLib.backbones.interfaces import TextEncoder
 from DiffuGTSLib.errors import ConfigError, PromptError, WeightsError, did_you_mean
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import sha256
 from DiffuGTSLib.text.bank import BankedEncoder, PromptBank
 from DiffuGTSLib.text.prompts import PromptPair, bank_sentences, phrasings
 
@@ -120,7 +120,10 @@ def load_minilm(folder: Path | None = None) -> BertEncoder:
     """
     folder = folder or _minilm_folder()
     weights = folder / "model.safetensors"
-    digest = _file_sha256(weights)
+    try:
+        digest = sha256(weights)
+    except OSError as error:
+        raise WeightsError(f"Text model weights {weights} cannot be read: {error}.", hint=MINILM_INSTALL) from error
     if digest != MINILM_SHA256:
         raise WeightsError(
             f"{weights}: SHA-256 should be {MINILM_SHA256}, got {digest}.",
@@ -275,13 +278,6 @@ def _quiet_transformers() -> Iterator[None]:
         their_logging.set_verbosity(level)
         if bar:
             their_logging.enable_progress_bar()
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"Text model weights {path} cannot be read: {error}.", hint=MINILM_INSTALL) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
-from DiffuGTSLib.backbones.weights import load_module, sha256
+from DiffuGTSLib.backbones.weights import load_module
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import load_segmenter
+from DiffuGTSLib.storage import sha256
 from DiffuGTSLib.synthesis.checkpoints import (
     SOURCE_FILE,
     ReadingLimits,

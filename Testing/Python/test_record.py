@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from phantoms import Phantom, ct_phantom, grid, write_dicom
+from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache
-from DiffuGTSLib.record import input_sha256, packed_cache, record_text, unpacked_cache
-from DiffuGTSLib.volumes.io import read_volume, write_volume
+from DiffuGTSLib.record import packed_cache, record_text, unpacked_cache
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +25,6 @@ def a_body() -> Phantom:
 def a_cache() -> Cache:
     """Any numbers."""
     return Cache(np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.full((2, 2, 2), 0.5, np.float32), 0.75)
-
-
-def test_the_digest_of_a_dicom_folder_covers_its_slices_in_order(tmp_path: Path) -> None:
-    scan = ct_phantom(grid((8, 9, 4), (6.0, 6.0, 6.0))).scan
-    files = write_dicom(scan, tmp_path / "series")
-    expected = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    assert input_sha256(tmp_path / "series", read_volume(tmp_path / "series")) == expected
-
-
-def test_the_digest_of_a_header_covers_the_voxels_in_the_other_file(a_body: Phantom, tmp_path: Path) -> None:
-    write_volume(a_body.scan, tmp_path / "scan.mha")
-    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "scan.mha")), str(tmp_path / "scan.mhd"))
-    before = input_sha256(tmp_path / "scan.mhd", read_volume(tmp_path / "scan.mhd"))
-    voxels = bytearray((tmp_path / "scan.raw").read_bytes())
-    voxels[0:4] = np.float32(5).tobytes()
-    (tmp_path / "scan.raw").write_bytes(voxels)
-    assert input_sha256(tmp_path / "scan.mhd", read_volume(tmp_path / "scan.mhd")) != before
 
 
 def test_a_record_is_json_that_people_can_read(a_body: Phantom) -> None:

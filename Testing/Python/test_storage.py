@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import sha256, whole_file
 
 
 @pytest.fixture
@@ -115,3 +115,8 @@ def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> 
     finally:
         tmp_path.chmod(0o700)
     assert "not writable for you" in caught.value.hint
+
+
+def test_the_checksum_of_nothing_is_the_known_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

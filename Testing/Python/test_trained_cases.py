@@ -7,15 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from DiffuGTSLib.datasets.trained_cases import (
     TRAINING_CASES,
     TrainedCase,
     check_unseen,
-    file_sha256,
     read_training_cases,
     record_training,
     seen_in_training,
@@ -126,25 +123,6 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / TRAINING_CASES).write_text(text)
     with pytest.raises(WeightsError, match="is no record of training cases"):
         read_training_cases(tmp_path)
-
-
-def test_a_dicom_folder_has_one_digest(tmp_path: Path) -> None:
-    for name in ("2.dcm", "1.dcm"):
-        (tmp_path / name).write_text(name)
-    assert file_sha256(tmp_path) == hashlib.sha256(b"1.dcm2.dcm").hexdigest()
-    with pytest.raises(InputError, match="cannot be read") as caught:
-        file_sha256(tmp_path / "none")
-    assert caught.value.code == "missing"
-
-
-def test_headers_that_are_alike_are_no_one_scan(tmp_path: Path) -> None:
-    for number, name in enumerate("ab"):
-        (tmp_path / name).mkdir()
-        image = sitk.GetImageFromArray(np.full((3, 4, 5), number, np.int16))
-        sitk.WriteImage(image, str(tmp_path / name / "scan.mhd"))
-    headers = [(tmp_path / name / "scan.mhd").read_bytes() for name in "ab"]
-    assert headers[0] == headers[1]
-    assert file_sha256(tmp_path / "a" / "scan.mhd") != file_sha256(tmp_path / "b" / "scan.mhd")
 
 
 def test_the_bundled_model_tells_what_it_was_trained_on() -> None:
