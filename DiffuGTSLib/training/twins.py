@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
-_MADE = 3
+_MADE = 4
 """Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]
@@ -46,6 +46,8 @@ class TwinnedWindow:
         before: Abnormal attention on the reconstruction; zero where the window is only to learn from.
         after: Abnormal attention on the twin; likewise.
         truth: Tumor of the prompted organ.
+        picture: The scan itself.
+        spacing_mm: Of the voxels.
         cut_off: Tumor voxels of the window that lie outside of what is kept.
         organ: The prompted organ.
         modality: "CT" or "MR".
@@ -56,6 +58,8 @@ class TwinnedWindow:
     before: Tensor
     after: Tensor
     truth: Tensor
+    picture: Tensor
+    spacing_mm: tuple[float, float, float]
     cut_off: int
     organ: str
     modality: str
@@ -185,8 +189,9 @@ def make_twins(
         seen.latent, repainted_latent(twins, seen.latent), prompts[None].to(image),
     )  # fmt: skip
     whole = TwinnedWindow(
-        evidence, coarse, before[None, None], after[None, None], truth, 0, sample.organ, sample.modality
-    )
+        evidence, coarse, before[None, None], after[None, None], truth, image, sample.spacing_mm, 0, sample.organ,
+        sample.modality,
+    )  # fmt: skip
     return _around_candidate(whole, components.autoencoder.downsampling)
 
 
@@ -233,16 +238,15 @@ def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
         return tensor[..., x, y, z].clone()
 
     kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
-    coarse, before, after, truth = (cut("", each) for each in _beside(window))
-    cut_off = window.cut_off + int(window.truth.sum() - truth.sum())
-    return TwinnedWindow(Evidence(**kept), coarse, before, after, truth, cut_off, window.organ, window.modality)
+    coarse, before, after, truth, picture = (cut(name, getattr(window, name)) for name in BESIDE)
+    return TwinnedWindow(
+        Evidence(**kept), coarse, before, after, truth, picture, window.spacing_mm,
+        window.cut_off + int(window.truth.sum() - truth.sum()), window.organ, window.modality,
+    )  # fmt: skip
 
 
-def _beside(window: TwinnedWindow) -> Sequence[Tensor]:
-    return window.coarse, window.before, window.after, window.truth
-
-
-_BESIDE = ("coarse", "before", "after", "truth")
+BESIDE = ("coarse", "before", "after", "truth", "picture")
+"""Maps of a window beside its evidence."""
 
 
 def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
@@ -260,8 +264,11 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
 
 def _keep(window: TwinnedWindow, path: Path, made_of: str) -> None:
     tensors = {field.name: getattr(window.evidence, field.name) for field in fields(Evidence)}
-    tensors |= dict(zip(_BESIDE, _beside(window), strict=True))
-    words = {"made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off)}
+    tensors |= {name: getattr(window, name) for name in BESIDE}
+    words = {
+        "made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off),
+        "spacing_mm": json.dumps(window.spacing_mm),
+    }  # fmt: skip
     half = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         save_file(half, temporary, metadata=words)
@@ -280,7 +287,9 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
     except (SafetensorError, OSError):
         return None
     evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
-    coarse, before, after, truth = (tensors[name] for name in _BESIDE)
+    coarse, before, after, truth, picture = (tensors[name] for name in BESIDE)
+    x, y, z = json.loads(words["spacing_mm"])
     return TwinnedWindow(
-        evidence, coarse, before, after, truth, int(words["cut_off"]), words["organ"], words["modality"]
-    )
+        evidence, coarse, before, after, truth, picture, (x, y, z), int(words["cut_off"]), words["organ"],
+        words["modality"],
+    )  # fmt: skip

@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "worker.protocol",
     ),
     ("backbones", "model_store.fetch", "text.bank", "text.encoder"),
-    ("aova", "masks", "inpainting", "residual"),
+    ("aova", "edges", "masks", "inpainting", "residual"),
     (
         "clock",
         "components",

@@ -55,9 +55,8 @@ def test_a_lower_cut_holds_more_and_never_more_than_the_candidate(a_refinement: 
 def test_the_relative_rule_cuts_at_a_share_of_the_highest(a_refinement: Refinement) -> None:
     relative = replace(PIXEL, rule="relative")
     fainter = replace(a_refinement, maps=replace(a_refinement.maps, pixel=a_refinement.maps.pixel / 4))
-    assert a_refinement.threshold(relative) == pytest.approx(0.5) and fainter.threshold(relative) == pytest.approx(
-        0.125
-    )
+    for refinement, expected in ((a_refinement, 0.5), (fainter, 0.125)):
+        assert refinement.threshold(refinement.fused(relative), relative) == pytest.approx(expected)
     assert np.array_equal(fainter.outlined(relative)[0], a_refinement.outlined(relative)[0])
     assert not fainter.outlined(PIXEL)[0].any()
 
