@@ -83,7 +83,7 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, na
     folder = Path(folder)
     try:
         if folder.exists() and not folder.is_dir():
-            raise StorageError(f"Cannot write results to {folder}: it is a file.", hint="name a folder.")
+            raise StorageError(f"Cannot write to {folder}: it is a file.", hint="name a folder.")
         present = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
     except StorageError:
         raise
@@ -150,6 +150,33 @@ def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             path.rmdir()
 
 
+@contextmanager
+def new_folder(folder: Path, hint: str = "choose another folder") -> Iterator[Path]:
+    """Lend an empty folder beside `folder` and give it that name at the end; on any failure nothing is left.
+
+    Args:
+        folder: Absent, or empty.
+        hint: What to do where it cannot be written.
+
+    Raises:
+        StorageError: For any OSError, and if there is something in `folder` by then.
+    """
+    staging = folder.absolute().with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    try:
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            if folder.exists():
+                folder.rmdir()
+            staging.rename(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise _not_writable(folder, error, hint) from error
+
+
 def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
     """Put an earlier result aside, the new one in its place; on any failure put everything back."""
     aside = staging / "earlier"
@@ -169,12 +196,12 @@ def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
         raise
 
 
-def _not_writable(folder: Path, error: OSError) -> StorageError:
+def _not_writable(folder: Path, error: OSError, hint: str = "choose another folder") -> StorageError:
     existing = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     free_mb = shutil.disk_usage(existing).free / 2**20
     return StorageError(
-        f"Cannot write results to {folder}: {(error.strerror or str(error)).rstrip('.')}.",
-        hint=f"choose another folder; the disk of {existing} has {free_mb:.0f} MB free.",
+        f"Cannot write to {folder}: {(error.strerror or str(error)).rstrip('.')}.",
+        hint=f"{hint}; the disk of {existing} has {free_mb:.0f} MB free.",
     )
 
 

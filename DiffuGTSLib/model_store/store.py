@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
+from DiffuGTSLib.storage import new_folder
 
 MODELS_VARIABLE = "DIFFUGTS_MODELS"
 SOURCE_FILE = "source.json"
@@ -152,19 +153,9 @@ def new_model(name: str) -> Iterator[Path]:
     """
     folder = models_folder() / name
     _refuse_existing(folder)
-    staging = folder.with_name(f".{name}-{uuid.uuid4().hex}")
-    try:
-        try:
-            staging.mkdir(parents=True)
-            yield staging
-            _refuse_existing(folder)
-            staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+    with new_folder(folder, f"choose another folder by {MODELS_VARIABLE}") as staging:
+        yield staging
+        _refuse_existing(folder)
 
 
 def remove_stored(name: str) -> StoredModel:

@@ -12,10 +12,8 @@ safetensors. DiffTumor, section 2.
 
 import json
 import re
-import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +26,9 @@ from torch import Tensor
 from DiffuGTSLib.backbones.segmenters import SWIN_FEATURES, Segmenter, historical_keys, load_published
 from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
-from DiffuGTSLib.errors import DiffuGTSError, InputError, StorageError, WeightsError
+from DiffuGTSLib.errors import InputError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.storage import make_folder, sha256, whole_file
+from DiffuGTSLib.storage import new_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
@@ -163,23 +161,12 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
         return report
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already holds something else.", hint="choose a new folder.", code="exists")
-    staging = folder.absolute().with_name(f".{folder.name}-{uuid.uuid4().hex}")
-    make_folder(staging)
-    try:
+    with new_folder(folder) as staging:
         raw = staging / "group.safetensors"
         ask_reader(path, limits, report.group, raw)
         _WRITERS[report.kind](report, load_file(raw), staging)
         raw.unlink()
         _write_source(report, staging)
-        if folder.exists():
-            folder.rmdir()
-        staging.rename(folder)
-    except OSError as error:
-        if isinstance(error, DiffuGTSError):
-            raise
-        raise StorageError(f"Cannot write {folder}: {error}.", hint="choose another folder.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return report
 
 

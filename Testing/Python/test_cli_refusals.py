@@ -237,9 +237,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_weights_are_read(tmp_
     (tmp_path / "file").write_text("x")
     case = ("segment", a_folder / "scan.nii.gz", "--organ", "liver", "--preset", "tiny", "-o")
     refused(run(*case, tmp_path / "file"), 6, "it is a file", "name a folder")
-    refused(run(*case, tmp_path / "file" / "below"), 6, "Cannot write results to", "choose another folder")
+    refused(run(*case, tmp_path / "file" / "below"), 6, "Cannot write to", "choose another folder")
     if sys.platform.startswith("linux"):
-        refused(run(*case, "/proc/diffugts"), 6, "Cannot write results to /proc/diffugts", "choose another folder")
+        refused(run(*case, "/proc/diffugts"), 6, "Cannot write to /proc/diffugts", "choose another folder")
 
 
 OTHER_REFUSALS: dict[str, tuple[list[str], str, str]] = {

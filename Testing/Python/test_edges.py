@@ -34,7 +34,7 @@ def test_an_edge_of_the_picture_becomes_one_of_the_map(a_picture: np.ndarray, a_
 
 
 def test_in_a_flat_picture_it_is_the_screened_poisson_equation(a_map: np.ndarray) -> None:
-    """u - r² u'' = p, for a p of one voxel: with each step away u falls by the same factor."""
+    """U - r² u'' = p, for a p of one voxel: with each step away u falls by the same factor."""
     impulse = np.zeros((61, 1, 1), dtype=np.float32)
     impulse[:] = 1e-6  # one connected part
     impulse[30] = 1.0

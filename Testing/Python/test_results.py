@@ -220,13 +220,13 @@ def test_a_file_cannot_be_a_result_folder(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="it is a file") as caught:
         require_result_folder(tmp_path / "file")
     assert caught.value.hint == "name a folder."
-    with pytest.raises(StorageError, match="Cannot write results to .*Not a directory"):
+    with pytest.raises(StorageError, match="Cannot write to .*Not a directory"):
         require_result_folder(tmp_path / "file" / "below")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is a folder that nobody can write to")
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed() -> None:
-    with pytest.raises(StorageError, match="Cannot write results to /proc/diffugts/result") as caught:
+    with pytest.raises(StorageError, match="Cannot write to /proc/diffugts/result") as caught:
         require_result_folder("/proc/diffugts/result")
     assert "the disk of /proc has" in caught.value.hint
 
@@ -276,7 +276,7 @@ def test_a_full_disk_leaves_the_earlier_result_as_it_was(tmp_path: Path) -> None
         [sys.executable, "-c", _FILLS_THE_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == StorageError.exit_code, done.stderr
-    assert f"Cannot write results to {tmp_path}: File too large" in done.stdout
+    assert f"Cannot write to {tmp_path}: File too large" in done.stdout
     assert _contents(tmp_path) == {RECORD: b"earlier"}
     assert len(list(tmp_path.iterdir())) == 1
 

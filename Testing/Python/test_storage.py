@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.storage import sha256, whole_file
+from DiffuGTSLib.storage import new_folder, sha256, whole_file
 
 
 @pytest.fixture
@@ -120,3 +120,26 @@ def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> 
 def test_the_checksum_of_nothing_is_the_known_one(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "above" / "new"
+    with pytest.raises(KeyboardInterrupt), new_folder(folder) as lent:
+        (lent / "part").touch()
+        raise KeyboardInterrupt
+    assert list((tmp_path / "above").iterdir()) == []
+    with new_folder(folder) as lent:
+        (lent / "part").touch()
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["part"] and list(folder.parent.iterdir()) == [folder]
+
+
+def test_an_empty_folder_becomes_the_new_one_and_a_full_one_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    with new_folder(folder) as lent:
+        (lent / "first").touch()
+    with pytest.raises(StorageError, match="Cannot write to .*new: Directory not empty") as caught, new_folder(folder):
+        pass
+    assert "choose another folder" in caught.value.hint
+    assert [path.name for path in folder.iterdir()] == ["first"] and list(tmp_path.iterdir()) == [folder]
