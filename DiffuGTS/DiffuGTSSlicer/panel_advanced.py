@@ -62,6 +62,8 @@ class AdvancedSection(Section):
         wanted = [name for name in QUALITIES if stepsOf(state.preset, name) == state.steps]
         self._quality.show(wanted[0] if wanted else CUSTOM)
         ui.refinementThresholdSlider.enabled = not state.autoRefinement
+        known = state.preset in self._described
+        ui.candidateFloorSlider.enabled = known and load_config(state.preset).masks.rule == "relative"
 
     @door
     def _choosePreset(self, preset: str) -> None:

@@ -52,6 +52,7 @@ class DiffuGTSParameterNode:
     steps: Annotated[int, WithinRange(1, 1000)] = 10
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     candidateThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
+    candidateFloor: Annotated[float, WithinRange(0, 1)] = 0.9  # of the default preset: scenes of old have none
     dilationMm: Annotated[float, WithinRange(0, 50)] = 4.0
     autoRefinement: bool = False
     refinementThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
@@ -102,6 +103,7 @@ class RunParameters(Wish):
         steps: Of repainting; None: the preset's, as everywhere below.
         seed: Of every random draw.
         candidateThreshold: Abnormal attention above which a voxel is a candidate, by the preset's `masks.rule`.
+        candidateFloor: Attention that has to be reached somewhere for any candidate, if the preset's `masks.rule` is "relative".
         dilationMm: How far candidates grow before they are repainted.
         refinementThreshold: Of the residual, as the preset means its own: a share of the highest under "relative"; 0: by Otsu.
         roi: Look only inside this box.
@@ -123,6 +125,7 @@ class RunParameters(Wish):
     steps: int | None = None
     seed: int = 0
     candidateThreshold: float | None = None
+    candidateFloor: float | None = None
     dilationMm: float | None = None
     refinementThreshold: float | None = None
     roi: Any = None
@@ -154,6 +157,7 @@ class RunParameters(Wish):
             ("runtime.seed", int(self.seed)),
             ("inpainting.steps", self.steps),
             ("masks.threshold", _rounded(self.candidateThreshold)),
+            ("masks.floor", _rounded(self.candidateFloor)),
             ("masks.dilation_mm", _rounded(self.dilationMm)),
             ("backbone.folder", self.modelFolder or None),
         ]
@@ -307,7 +311,8 @@ class SynthesisParameters:
 
 
 _SAME_NAMES = (
-    "organ", "modality", "device", "steps", "seed", "candidateThreshold", "dilationMm", "roi", "organSegmentation",
+    "organ", "modality", "device", "steps", "seed", "candidateThreshold", "candidateFloor", "dilationMm", "roi",
+    "organSegmentation",
     "organSegmentId", "segmentation", "tumorSegmentId", "candidate", "candidateSegmentId", "aova", "pseudoHealthy",
     "residual", "keepFiles",
 )  # fmt: skip
@@ -330,6 +335,7 @@ def applyPreset(node: Any, preset: str) -> None:
     node.steps = config.inpainting.steps
     node.seed = config.runtime.seed
     node.candidateThreshold = config.masks.threshold
+    node.candidateFloor = config.masks.floor
     node.overlayThreshold = config.masks.threshold
     node.dilationMm = config.masks.dilation_mm
     node.autoRefinement = config.residual.rule == "otsu"

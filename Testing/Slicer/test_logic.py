@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,6 @@ ALL = {"aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation"}
 
 def tiny(**values: Any) -> RunParameters:
     """The test networks, with a threshold low enough that they always find a candidate."""
-    from dataclasses import replace
-
     return replace(TINY, **{"candidateThreshold": 0.01, **values})
 
 
@@ -354,9 +353,11 @@ def test_built_in_sentences_are_sent_as_their_organ_and_others_as_they_are() -> 
 
 def test_the_wish_becomes_overrides_of_the_library() -> None:
     wish = RunParameters(organ="lung", steps=7, seed=3, dilationMm=2.5, candidateThreshold=0.3, refinementThreshold=0.0)
+    assert load_config("mini").masks.floor == wish.config().masks.floor > 0.25
+    wish = replace(wish, candidateFloor=0.25)
     config = wish.config()
     assert (config.inpainting.steps, config.runtime.seed, config.masks.dilation_mm) == (7, 3, 2.5)
-    assert (config.masks.threshold, config.residual.rule) == (0.3, "otsu")
+    assert (config.masks.threshold, config.masks.floor, config.residual.rule) == (0.3, 0.25, "otsu")
     assert load_config("maisi-ct").residual.rule == "otsu"
     config = RunParameters(organ="lung", preset="maisi-ct", refinementThreshold=0.6).config()
     assert (config.residual.rule, config.residual.threshold) == ("fixed", 0.6)

@@ -30,6 +30,7 @@ def test_a_new_scene_is_ready_to_run(a_panel: Opened, a_coarse_scan: Any) -> Non
     assert ui.stepsSpinBox.value == mini.inpainting.steps
     assert ui.dilationSlider.value == pytest.approx(mini.masks.dilation_mm)
     assert ui.refinementThresholdSlider.value == pytest.approx(mini.residual.threshold)
+    assert ui.candidateFloorSlider.value == pytest.approx(mini.masks.floor) and ui.candidateFloorSlider.enabled
     assert not ui.refineButton.enabled and not ui.editSegmentationButton.enabled and not ui.rockButton.enabled
 
 

@@ -29,6 +29,7 @@ def test_every_bound_name_is_one_of_the_parameter_node(a_panel: Opened) -> None:
         ("stepsSpinBox", 23, "steps"),
         ("seedSpinBox", 5, "seed"),
         ("candidateThresholdSlider", 0.31, "candidateThreshold"),
+        ("candidateFloorSlider", 0.45, "candidateFloor"),
         ("dilationSlider", 2.5, "dilationMm"),
         ("refinementThresholdSlider", 0.61, "refinementThreshold"),
         ("opacitySlider", 0.35, "opacity"),
@@ -60,6 +61,7 @@ def test_combo_boxes_choose_words_of_the_library(a_panel: Opened) -> None:
     assert state.organ == "liver" and "liver" in state.abnormalPrompt
     ui.presetComboBox.setCurrentIndex(ui.presetComboBox.findText("maisi-ct"))
     assert state.preset == "maisi-ct" and state.steps == load_config("maisi-ct").inpainting.steps
+    assert not ui.candidateFloorSlider.enabled, "this preset does not measure by the highest"
     assert "not installed" in ui.modelLabel.text
     assert ui.presetComboBox.findText("tiny") == -1
     state.device = "cuda"
