@@ -151,6 +151,12 @@ class TextConfig:
 class MasksConfig:
     """From a map to a mask."""
 
+    smooth_mm: float = 0.0
+    """How far the attention is first smoothed within the scan's edges, mm: what has no edge of its own fades. Ours, not the
+    paper's; 0: it is not."""
+    smooth_edge: float = 0.014
+    """Difference of neighboring voxels, in canonical intensity, that stops the smoothing as an edge does (to 1/e; twice as
+    much to 1/50). On CT in soft tissue about 9 HU with `mini`'s window."""
     threshold: float = 0.5
     """Abnormal share of the attention above which a voxel is a candidate (equal to argmax over two prompts)."""
     rule: str = "fixed"
@@ -169,6 +175,8 @@ class MasksConfig:
     """Grow the candidate before repainting: the encoder's receptive field leaks tumor across its border."""
 
     def __post_init__(self) -> None:
+        _require(0 <= self.smooth_mm <= 50, "masks.smooth_mm", "0 to 50 mm", self.smooth_mm)
+        _require(self.smooth_edge >= 1e-4, "masks.smooth_edge", "0.0001 or more", self.smooth_edge)
         _require(0 < self.threshold < 1, "masks.threshold", "between 0 and 1", self.threshold)
         rules = ("fixed", "relative", "otsu")
         _require(self.rule in rules, "masks.rule", "'fixed', 'relative' or 'otsu'", self.rule)
@@ -220,11 +228,6 @@ class ResidualConfig:
     candidate, as with `masks.rule`."""
     threshold: float = 0.5
     """Used with the fixed and the relative rule."""
-    smooth_mm: float = 0.0
-    """How far the fused map is smoothed within the scan's edges, mm, before it is cut. Ours, not the paper's; 0: it is not."""
-    edge: float = 0.014
-    """Difference of neighboring voxels, in canonical intensity, that stops the smoothing like an edge (by 1/e; twice as much
-    by 1/50). On CT in soft tissue about 9 HU with `mini`'s window."""
 
     def __post_init__(self) -> None:
         _require(self.feature in FEATURE_RESIDUALS, "residual.feature", _either(FEATURE_RESIDUALS), self.feature)
@@ -234,8 +237,6 @@ class ResidualConfig:
         rules = ("fixed", "relative", "otsu")
         _require(self.rule in rules, "residual.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 < self.threshold < 1, "residual.threshold", "between 0 and 1", self.threshold)
-        _require(self.smooth_mm >= 0, "residual.smooth_mm", "0 or more", self.smooth_mm)
-        _require(self.edge > 0, "residual.edge", "above 0", self.edge)
 
 
 @dataclass(frozen=True)

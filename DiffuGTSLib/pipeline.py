@@ -20,7 +20,7 @@ from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
+from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small, smoothed_map
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
@@ -52,7 +52,7 @@ class Cache:
 
     Attributes:
         latent: Of the whole scan, (l, x, y, z).
-        aova: Abnormal map on the canonical grid, (X, Y, Z).
+        aova: Abnormal map on the canonical grid, (X, Y, Z), before it is smoothed.
         anomaly_score: Of the scan.
     """
 
@@ -68,7 +68,7 @@ class Segmentation:
     Attributes:
         mask: Refined tumor mask, uint8, 1 = tumor.
         coarse_mask: Candidates before repainting, uint8.
-        aova: Abnormal attention, float32, 0 to 1.
+        aova: Abnormal attention, float32, 0 to 1; smoothed as `masks.smooth_mm` says.
         pseudo_healthy: The scan with the candidates repainted, native units; None when nothing was repainted.
         residual: Fused residual, float32, 0 to 1; None when nothing was compared.
         anomaly_score: 0 (normal) to 1.
@@ -148,8 +148,7 @@ def segment(
         modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
     show, report = on_artifact or (lambda kind, made: None), clock.report
-    generator = torch.Generator().manual_seed(config.runtime.seed)
-    half = config.runtime.precision == "bfloat16"
+    generator, half = torch.Generator().manual_seed(config.runtime.seed), config.runtime.precision == "bfloat16"
     with memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
@@ -161,7 +160,8 @@ def segment(
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            seen = _look(scan, told, embeddings, components, config, cache, memory, report)
+            looked = _look(scan, told, embeddings, components, config, cache, memory, report)
+            seen = _smoothed(looked, scan, allowed, config)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
@@ -185,7 +185,7 @@ def segment(
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
                 clock.seconds, why_not or _found(mask.array, refinement, config),
-                Cache(seen.latent[0].cpu().numpy(), seen.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
+                Cache(seen.latent[0].cpu().numpy(), looked.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
             )  # fmt: skip
 
 
@@ -211,6 +211,12 @@ def _look(
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
     return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
+
+
+def _smoothed(looked: AovaMaps, scan: CanonicalScan, allowed: np.ndarray, config: Config) -> AovaMaps:
+    """Return the maps as they are thresholded and shown."""
+    smoothed = smoothed_map(looked.abnormal.float().cpu().numpy(), scan.image, allowed, scan.spacing_mm, config.masks)
+    return replace(looked, abnormal=torch.from_numpy(smoothed).to(looked.abnormal))
 
 
 def _begun(

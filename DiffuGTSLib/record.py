@@ -34,7 +34,7 @@ def make_record(scan: Volume, scan_path: Path, result: Segmentation, components:
         "input": {
             "name": scan_path.name,
             "path": str(scan_path.absolute()),
-            "sha256": scan_sha256(scan_path, scan),
+            "sha256": scan_sha256(scan_path),
             "shape": list(scan.geometry.shape),
             "spacing_mm": list(scan.geometry.spacing_mm),
             "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),

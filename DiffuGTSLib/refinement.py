@@ -6,18 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from DiffuGTSLib.config import ResidualConfig
-from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.masks import drop_small, fine_threshold
 from DiffuGTSLib.residual import ResidualMaps
 from DiffuGTSLib.volumes import CanonicalScan
 from DiffuGTSLib.volumes.boxes import bounding_box
-
-
-def fused_map(
-    maps: ResidualMaps, picture: np.ndarray, spacing_mm: tuple[float, float, float], mixture: ResidualConfig
-) -> np.ndarray:
-    """Return a mixture of residuals, smoothed within the edges of the picture that they belong to; both (X, Y, Z)."""
-    return smooth_within_edges(maps.fused(mixture).cpu().numpy(), picture, spacing_mm, mixture.smooth_mm, mixture.edge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,21 +41,19 @@ class Refinement:
 
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
-        fused = self.fused(mixture)
-        residual = self.scan.restore(fused)
+        residual = self.scan.restore(self._fused(mixture))
         if self.drawn is not None and mixture.rule == "relative":
             return self.cut(residual, self._own_thresholds(self.drawn, residual, mixture)).astype(np.uint8), residual
-        return self.cut(residual, self.threshold(fused, mixture)).astype(np.uint8), residual
+        return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual
 
-    def fused(self, mixture: ResidualConfig) -> np.ndarray:
-        """Return a mixture on the model's grid, 0 to 1 and 0 outside of the candidate."""
-        fused = np.zeros(self.scan.image.shape, dtype=np.float32)
-        fused[self.box] = fused_map(self.maps, self.scan.image[self.box], self.scan.spacing_mm, mixture)
-        return fused
-
-    def threshold(self, fused: np.ndarray, mixture: ResidualConfig) -> float:
+    def threshold(self, mixture: ResidualConfig) -> float:
         """Return where a mixture is cut, by its rule."""
-        return fine_threshold(fused, self.candidate, mixture)
+        return fine_threshold(self._fused(mixture), self.candidate, mixture)
+
+    def _fused(self, mixture: ResidualConfig) -> np.ndarray:
+        fused = np.zeros(self.scan.image.shape, dtype=np.float32)
+        fused[self.box] = self.maps.fused(mixture).numpy()
+        return fused
 
     def _own_thresholds(self, drawn: np.ndarray, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
         """Return where each voxel is cut, on the scan's own grid: by the drawn region (26 neighbors) nearest to it."""

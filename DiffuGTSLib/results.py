@@ -195,7 +195,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
             code="missing",
         )
     scan = read_volume(path)
-    given = scan_sha256(path, scan)
+    given = scan_sha256(path)
     if given != expected:
         raise InputError(
             f"The scan {path} has changed since {folder} was made: expected the SHA-256 {expected}, got {given}.",

@@ -152,10 +152,10 @@ def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path, hint: str = "choose another folder") -> Iterator[Path]:
-    """Lend an empty folder beside `folder` and give it that name at the end; on any failure nothing is left.
+    """Lend an empty folder beside `folder` and give it that name at the end; on any failure nothing of it is left.
 
     Args:
-        folder: Absent, or empty.
+        folder: Absent, or empty; those above it are made.
         hint: What to do where it cannot be written.
 
     Raises:

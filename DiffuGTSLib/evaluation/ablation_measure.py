@@ -137,9 +137,8 @@ def tuning_curves(subject: Subject) -> dict[str, list[float]]:
         return {name: [0.0] * len(CUTS) for name in mixes}
     curves = {}
     for name, mixture in mixes.items():
-        fused = refinement.fused(mixture)
-        soft = refinement.scan.restore(fused)
-        levels = [refinement.threshold(fused, replace(mixture, threshold=cut)) for cut in CUTS]
+        _, soft = refinement.outlined(mixture)
+        levels = [refinement.threshold(replace(mixture, threshold=cut)) for cut in CUTS]
         curves[name] = [dice(refinement.cut(soft, level), subject.truth) for level in levels]
     return curves
 

@@ -70,7 +70,7 @@ def prompt_pairs(organ: str, modality: str) -> dict[str, PromptPair]:
 
 
 def mixtures(config: ResidualConfig) -> dict[str, ResidualConfig]:
-    """Return the residual's mixtures: with one term left out, of each term alone, and not smoothed where the whole is.
+    """Return the residual's mixtures: with one term left out, and of each term alone.
 
     A mixture that comes to the same as the whole, or as an earlier one, is left out: a preset may have no weight for a
     term.
@@ -89,8 +89,6 @@ def mixtures(config: ResidualConfig) -> dict[str, ResidualConfig]:
         if sum(weights) > 0 and _shares(weights) not in known:
             known.add(_shares(weights))
             kept[name] = replace(config, beta_pixel=weights[0], beta_feature=weights[1], prior=weights[2])
-    if config.smooth_mm:
-        kept["without smoothing"] = replace(config, smooth_mm=0.0)
     return kept
 
 

@@ -68,8 +68,7 @@ def read_case(case: Case, data: Path) -> ReadCase:
         InputError: As `read_volume` and `read_mask`.
     """
     scan, mask = _read(case, data)
-    files = ((case.image, scan), (case.tumor, mask))
-    digests = {name: scan_sha256(named_file(data, name), volume) for name, volume in files if name}
+    digests = {name: scan_sha256(named_file(data, name)) for name in (case.image, case.tumor) if name}
     if case.framed_on_tumor:
         rng = np.random.default_rng([2025, *case.name.encode()])
         scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)

@@ -27,6 +27,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
 from DiffuGTSLib.model_store.store import all_downloads_folder, downloads_folder, require_room
+from DiffuGTSLib.storage import sha256
 
 Report = Callable[[str, float], None]
 """Is told (file name, fraction 0 to 1 of it)."""
@@ -318,7 +319,7 @@ def _only(paths: list[Path]) -> Path:
     Raises:
         InputError: If they differ.
     """
-    if len(paths) > 1 and len({_digest(path, "sha256") for path in paths}) > 1:
+    if len(paths) > 1 and len({sha256(path) for path in paths}) > 1:
         raise InputError(
             f"{paths[0].name} is there {len(paths)} times, with different content: {', '.join(map(str, paths[:3]))}.",
             hint="name the folder of the one that counts.",
@@ -332,10 +333,10 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
     Raises:
         WeightsError: Otherwise (code "weights_hash").
     """
-    given = _digest(path, "sha256")
+    given = sha256(path)
     known = [("SHA-256 of the catalog", file.sha256, given), ("SHA-256 that the hub announced", announced, given)]
     if file.md5:
-        known.append((f"MD5 of the catalog, {file.md5_origin}", file.md5, _digest(path, "md5")))
+        known.append((f"MD5 of the catalog, {file.md5_origin}", file.md5, _md5(path)))
     checks = [check for check in known if check[1]]
     for what, expected, found in checks:
         if expected != found:
@@ -358,6 +359,6 @@ def _not_writable(path: Path, error: OSError) -> StorageError:
     )
 
 
-def _digest(path: Path, kind: str) -> str:
+def _md5(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest()
+        return hashlib.file_digest(file, "md5").hexdigest()

@@ -192,14 +192,14 @@ def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice
         "input": {
             "name": origin.scan_path.name,
             "path": str(origin.scan_path.absolute()),
-            "sha256": scan_sha256(origin.scan_path, origin.scan),
+            "sha256": scan_sha256(origin.scan_path),
             "shape": list(geometry.shape),
             "spacing_mm": list(geometry.spacing_mm),
             "ijk_to_ras": geometry.ijk_to_ras.tolist(),
         },
         "organ_mask": {
             "path": str(origin.organ_path.absolute()),
-            "sha256": scan_sha256(origin.organ_path, origin.organ),
+            "sha256": scan_sha256(origin.organ_path),
         },
         "modality": origin.modality,
         **_choices(origin.spec, origin.wish, origin.painter, origin.weights),

@@ -19,7 +19,7 @@ from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.model_store.store import SOURCE_FILE, require_stored
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, new_folder, whole_file
 
 INDEX_FILE = "model_index.json"
 FROZEN = ("autoencoder", "denoiser", "scheduler")
@@ -127,8 +127,6 @@ def write_index(model: Path) -> None:
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder so that it appears whole."""
-    staging = target.with_name(f".{target.name}.part")
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(source, staging)
-    shutil.rmtree(target, ignore_errors=True)
-    staging.rename(target)
+    with new_folder(target) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)

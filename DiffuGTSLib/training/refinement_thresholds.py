@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,14 @@ from DiffuGTSLib.config import Config, ResidualConfig
 from DiffuGTSLib.residual import ResidualMaps, projected_residuals
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.anomalies import Sample
-from DiffuGTSLib.training.residual import coarse_dice, cut_dice, fused_of, moved, untrained_maps
+from DiffuGTSLib.training.residual import coarse_dice, moved, refined_dice, untrained_maps
 from DiffuGTSLib.training.twins import TwinnedWindow, judged_twins
 
 MIXTURES = ((0.0, 0.0, 1.0), (0.0, 0.25, 0.75), (0.25, 0.0, 0.75), (0.0, 0.5, 0.5), (0.25, 0.25, 0.5), (0.5, 0.5, 0.0))
 """What is tried for `residual.beta_pixel`, `beta_feature` and `prior`."""
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 """What is tried for `residual.threshold`, as it is and as a share of the highest."""
-SMOOTHINGS_MM = (0.0, 8.0)
-"""What is tried for `residual.smooth_mm`."""
-KEYS = ("feature", "beta_pixel", "beta_feature", "prior", "smooth_mm", "rule", "threshold")
+KEYS = ("feature", "beta_pixel", "beta_feature", "prior", "rule", "threshold")
 
 
 @dataclass(frozen=True)
@@ -72,42 +69,34 @@ def refined_settings(
         report(f"thresholds: repainted {number} of {len(samples)}: {sample.organ}, {sample.modality}")
     if not windows:
         return []
-    settings = []
-    for _, ways in groupby(tried(config.residual), key=_before_the_cut):
-        first, *others = ways
-        fused = [fused_of(window, each, first) for window, each in zip(windows, maps, strict=True)]
-        settings += [measured(windows, fused, groups, residual) for residual in (first, *others)]
+    settings = [measured(windows, maps, groups, residual) for residual in tried(config.residual)]
     # Of equals the earlier one stays in front: the preset's way, then the plainer mixture.
     return sorted(settings, key=lambda setting: -min(setting.gains.values()))
 
 
 def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:
-    """Yield the preset's way, then every mixture, smoothed or not, cut by Otsu's rule and at every threshold."""
+    """Yield the preset's way, then every mixture, cut by Otsu's rule and at every threshold."""
     yield preset
-    for smooth_mm, (pixel, feature, prior) in product(SMOOTHINGS_MM, MIXTURES):
-        mixture = replace(preset, smooth_mm=smooth_mm, beta_pixel=pixel, beta_feature=feature, prior=prior)
+    for pixel, feature, prior in MIXTURES:
+        mixture = replace(preset, beta_pixel=pixel, beta_feature=feature, prior=prior)
         yield replace(mixture, rule="otsu")
         for rule in ("fixed", "relative"):
             for cut in CUTS:
                 yield replace(mixture, rule=rule, threshold=cut)
 
 
-def _before_the_cut(way: ResidualConfig) -> ResidualConfig:
-    return replace(way, rule="otsu", threshold=0.5)
-
-
 def measured(
     windows: Sequence[TwinnedWindow],
-    fused: Sequence[np.ndarray],
+    maps: Sequence[ResidualMaps],
     groups: Sequence[str],
     residual: ResidualConfig,
 ) -> RefinedSetting:
-    """Return what a way to refine comes to, of windows with their mixtures and groups."""
+    """Return what a way to refine comes to, of windows with their residuals and groups."""
     before: dict[str, list[float]] = {}
     after: dict[str, list[float]] = {}
-    for window, each, group in zip(windows, fused, groups, strict=True):
+    for window, each, group in zip(windows, maps, groups, strict=True):
         before.setdefault(group, []).append(coarse_dice(window))
-        after.setdefault(group, []).append(cut_dice(window, each, residual))
+        after.setdefault(group, []).append(refined_dice(window, each, residual))
     by_group = {group: float(np.mean(values)) for group, values in after.items()}
     coarse = by_kind({group: float(np.mean(values)) for group, values in before.items()})
     gains = {kind: dice - coarse[kind] for kind, dice in by_kind(by_group).items()}

@@ -26,7 +26,6 @@ from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import ResidualConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.masks import fine_mask
-from DiffuGTSLib.refinement import fused_map
 from DiffuGTSLib.residual import (
     RESIDUAL_FOLDER,
     Evidence,
@@ -41,7 +40,7 @@ from DiffuGTSLib.training.data import without_sick_organ
 from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
-from DiffuGTSLib.training.twins import BESIDE, CandidateDraw, Draw, TwinnedWindow, keep_twins
+from DiffuGTSLib.training.twins import CandidateDraw, Draw, TwinnedWindow, keep_twins
 
 
 @dataclass(frozen=True)
@@ -228,18 +227,8 @@ def coarse_dice(window: TwinnedWindow) -> float:
 
 def refined_dice(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> float:
     """Return the Dice of the refined mask in the whole window, 1 where nothing is to find and nothing was found."""
-    return cut_dice(window, fused_of(window, maps, config), config)
-
-
-def fused_of(window: TwinnedWindow, maps: ResidualMaps, config: ResidualConfig) -> np.ndarray:
-    """Return a mixture of a window's residuals, smoothed as the configuration says."""
-    return fused_map(maps, window.picture[0, 0].cpu().numpy(), window.spacing_mm, config)
-
-
-def cut_dice(window: TwinnedWindow, fused: np.ndarray, config: ResidualConfig) -> float:
-    """Return the Dice of the mask that a mixture is cut to, as `refined_dice`."""
     candidate = window.evidence.candidate[0, 0].cpu().numpy() > 0
-    return _overlap(window, fine_mask(fused, candidate, config))
+    return _overlap(window, fine_mask(maps.fused(config).cpu().numpy(), candidate, config))
 
 
 def _overlap(window: TwinnedWindow, mask: np.ndarray) -> float:
@@ -262,7 +251,7 @@ def _flipped(window: TwinnedWindow, rng: np.random.Generator) -> TwinnedWindow:
 def moved(window: TwinnedWindow, device: torch.device) -> TwinnedWindow:
     """Return a window on a device."""
     evidence = Evidence(**{f.name: getattr(window.evidence, f.name).to(device) for f in fields(Evidence)})
-    beside = {name: getattr(window, name).to(device) for name in BESIDE}
+    beside = {name: getattr(window, name).to(device) for name in ("coarse", "before", "after", "truth")}
     return replace(window, evidence=evidence, **beside)
 
 

@@ -33,7 +33,7 @@ from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import coarse_mask
+from DiffuGTSLib.masks import coarse_mask, smoothed_map
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -52,12 +52,13 @@ from DiffuGTSLib.training.refinement_thresholds import by_kind, group_of, refine
 SHARES = (0.2, 0.3, 0.4, 0.5)
 PEAKS = (0.6, 0.7, 0.8, 0.9)
 FLOORS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
-"""What is tried for `masks.threshold`, `masks.peak` and, with the relative rule, `masks.floor`."""
+SMOOTHINGS_MM = (0.0, 6.0)
+"""What is tried for `masks.threshold`, `masks.peak`, with the relative rule `masks.floor`, and `masks.smooth_mm`."""
 
 _AS_HARD_AS_TRAINING = Mixture(real=0.0, anywhere=0.0, turned=0.3, decoys=0.3)
 _PATIENCE = 20
 
-MASK_KEYS = ("rule", "threshold", "peak", "floor")
+MASK_KEYS = ("smooth_mm", "rule", "threshold", "peak", "floor")
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,14 @@ class Judge:
     Attributes:
         group: What it is averaged with: organ, modality, and whether its tumor is real or painted.
         abnormal: Attention, (X, Y, Z).
+        picture: Canonical intensities.
         truth: Tumor of the organ that was asked for.
         spacing_mm: Of the voxels.
     """
 
     group: str
     abnormal: NDArray[np.float32]
+    picture: NDArray[np.float32]
     truth: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
 
@@ -144,7 +147,7 @@ def choose_thresholds(job: Job) -> None:
     samples = judges(job.scans, options, job.plan.seed)
     require_repaintable(samples, components, config, options)
     judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
-    settings = ranked([measure(judged, masks) for masks in tried(config.masks)], options.tolerance)
+    settings = ranked(list(measured(judged, config.masks)), options.tolerance)
     _write(folder, settings)
     job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
@@ -293,7 +296,8 @@ def look_at(sample: Sample, looks: Path, components: Components, config: Config)
         make_folder(looks)
         with whole_file(path) as temporary:
             save_file({"abnormal": abnormal}, temporary)
-    return Judge(group_of(sample), abnormal[sample.inside], sample.mask[sample.inside], sample.spacing_mm)
+    inside = sample.inside
+    return Judge(group_of(sample), abnormal[inside], sample.image[inside], sample.mask[inside], sample.spacing_mm)
 
 
 def _kept(path: Path) -> NDArray[np.float32] | None:
@@ -318,8 +322,21 @@ def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.
     return abnormal
 
 
+def measured(judged: Sequence[Judge], preset: MasksConfig) -> Iterator[Setting]:
+    """Yield what every setting comes to, smoothed and not."""
+    for smooth_mm in SMOOTHINGS_MM:
+        masks = replace(preset, smooth_mm=smooth_mm)
+        seen = [_smoothed(judge, masks) for judge in judged]
+        yield from (measure(seen, each) for each in tried(masks))
+
+
+def _smoothed(judge: Judge, masks: MasksConfig) -> Judge:
+    everywhere = np.ones(judge.truth.shape, dtype=bool)
+    return replace(judge, abnormal=smoothed_map(judge.abnormal, judge.picture, everywhere, judge.spacing_mm, masks))
+
+
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
-    """Yield every setting: thresholds and peaks as they are, and as shares of the highest attention."""
+    """Yield every way to cut: thresholds and peaks as they are, and as shares of the highest attention."""
     for threshold in SHARES:
         for peak in PEAKS:
             yield replace(masks, rule="fixed", threshold=threshold, peak=peak, floor=0.0)
@@ -328,7 +345,7 @@ def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
 
 
 def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
-    """Return what a setting comes to."""
+    """Return what a setting comes to, on maps that are smoothed already."""
     overlaps: dict[str, list[float]] = {}
     wrong, wrong_healthy = [], []
     for judge in judged:
@@ -396,8 +413,9 @@ def _write(folder: Path, settings: Sequence[Setting]) -> None:
 def _in_words(setting: Setting) -> str:
     masks = setting.masks
     floor = f", floor {masks.floor:g}" if masks.rule == "relative" else ""
+    smooth = f"smoothed by {masks.smooth_mm:g} mm, " if masks.smooth_mm else ""
     return (
-        f"{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{floor}: Dice {setting.dice:.3f}, "
+        f"{smooth}{masks.rule}, threshold {masks.threshold:g}, peak {masks.peak:g}{floor}: Dice {setting.dice:.3f}, "
         f"{setting.false_positives:.2f} false positives a window, {setting.false_positives_healthy:.2f} without a tumor"
     )
 
@@ -406,7 +424,7 @@ def tell(job: Job) -> None:
     """Say what would be looked at."""
     samples = judges(job.scans, job.options, job.plan.seed)
     with_tumor = sum(bool(sample.mask.any()) for sample in samples)
-    count = len(list(tried(job.config.masks)))
+    count = len(SMOOTHINGS_MM) * len(list(tried(job.config.masks)))
     job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
     job.report(f"thresholds: {count} settings would be tried")
 

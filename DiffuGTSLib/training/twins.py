@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import coarse_mask, dilate_mm
+from DiffuGTSLib.masks import coarse_mask, dilate_mm, smoothed_map
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
@@ -29,7 +29,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
-_MADE = 4
+_MADE = 3
 """Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]
@@ -46,8 +46,6 @@ class TwinnedWindow:
         before: Abnormal attention on the reconstruction; zero where the window is only to learn from.
         after: Abnormal attention on the twin; likewise.
         truth: Tumor of the prompted organ.
-        picture: The scan itself.
-        spacing_mm: Of the voxels.
         cut_off: Tumor voxels of the window that lie outside of what is kept.
         organ: The prompted organ.
         modality: "CT" or "MR".
@@ -58,8 +56,6 @@ class TwinnedWindow:
     before: Tensor
     after: Tensor
     truth: Tensor
-    picture: Tensor
-    spacing_mm: tuple[float, float, float]
     cut_off: int
     organ: str
     modality: str
@@ -168,6 +164,9 @@ def make_twins(
     image = _tensor(sample.image).to(components.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
         seen = components.look(image, conditions, prompts, config.backbone)
+        raw = seen.abnormal.float().cpu().numpy()
+        smoothed = smoothed_map(raw, sample.image, _inside(sample), sample.spacing_mm, config.masks)
+        seen = replace(seen, abnormal=torch.from_numpy(smoothed).to(seen.abnormal))
         found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None
@@ -189,9 +188,8 @@ def make_twins(
         seen.latent, repainted_latent(twins, seen.latent), prompts[None].to(image),
     )  # fmt: skip
     whole = TwinnedWindow(
-        evidence, coarse, before[None, None], after[None, None], truth, image, sample.spacing_mm, 0, sample.organ,
-        sample.modality,
-    )  # fmt: skip
+        evidence, coarse, before[None, None], after[None, None], truth, 0, sample.organ, sample.modality
+    )
     return _around_candidate(whole, components.autoencoder.downsampling)
 
 
@@ -238,15 +236,16 @@ def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
         return tensor[..., x, y, z].clone()
 
     kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
-    coarse, before, after, truth, picture = (cut(name, getattr(window, name)) for name in BESIDE)
-    return TwinnedWindow(
-        Evidence(**kept), coarse, before, after, truth, picture, window.spacing_mm,
-        window.cut_off + int(window.truth.sum() - truth.sum()), window.organ, window.modality,
-    )  # fmt: skip
+    coarse, before, after, truth = (cut("", each) for each in _beside(window))
+    cut_off = window.cut_off + int(window.truth.sum() - truth.sum())
+    return TwinnedWindow(Evidence(**kept), coarse, before, after, truth, cut_off, window.organ, window.modality)
 
 
-BESIDE = ("coarse", "before", "after", "truth", "picture")
-"""Maps of a window beside its evidence."""
+def _beside(window: TwinnedWindow) -> Sequence[Tensor]:
+    return window.coarse, window.before, window.after, window.truth
+
+
+_BESIDE = ("coarse", "before", "after", "truth")
 
 
 def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
@@ -264,11 +263,8 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
 
 def _keep(window: TwinnedWindow, path: Path, made_of: str) -> None:
     tensors = {field.name: getattr(window.evidence, field.name) for field in fields(Evidence)}
-    tensors |= {name: getattr(window, name) for name in BESIDE}
-    words = {
-        "made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off),
-        "spacing_mm": json.dumps(window.spacing_mm),
-    }  # fmt: skip
+    tensors |= dict(zip(_BESIDE, _beside(window), strict=True))
+    words = {"made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off)}
     half = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         save_file(half, temporary, metadata=words)
@@ -287,9 +283,7 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
     except (SafetensorError, OSError):
         return None
     evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
-    coarse, before, after, truth, picture = (tensors[name] for name in BESIDE)
-    x, y, z = json.loads(words["spacing_mm"])
+    coarse, before, after, truth = (tensors[name] for name in _BESIDE)
     return TwinnedWindow(
-        evidence, coarse, before, after, truth, picture, (x, y, z), int(words["cut_off"]), words["organ"],
-        words["modality"],
-    )  # fmt: skip
+        evidence, coarse, before, after, truth, int(words["cut_off"]), words["organ"], words["modality"]
+    )

@@ -77,6 +77,23 @@ def read_geometry(path: Path | str) -> Geometry:
         raise _unreadable(path, error) from error
 
 
+def source_files(path: Path) -> list[Path]:
+    """Return the files that a scan is read from: itself, or of a DICOM folder those of its series, in slice order.
+
+    Raises:
+        InputError: If it is not there (code "missing"), or a folder is no one series.
+    """
+    if not path.exists():
+        raise _missing(path)
+    if not path.is_dir():
+        return [path]
+    try:
+        with _quiet():
+            return [Path(each.file) for each in ordered_slices(the_scan(path))]
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+
+
 def read_series(series: Series) -> Volume:
     """Read one DICOM series, for folders that hold several; see `DiffuGTSLib.volumes.dicom.list_series`.
 

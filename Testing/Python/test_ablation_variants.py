@@ -50,13 +50,6 @@ def test_a_mixture_leaves_one_term_out_or_alone() -> None:
     }
 
 
-def test_a_smoothed_whole_is_compared_with_one_that_is_not() -> None:
-    whole = ResidualConfig(prior=0.5, smooth_mm=8.0)
-    mixed = mixtures(whole)
-    assert mixed["without smoothing"] == replace(whole, smooth_mm=0.0)
-    assert all(each.smooth_mm == 8.0 for name, each in mixed.items() if name != "without smoothing")
-
-
 def test_a_mixture_that_comes_to_the_same_is_not_measured_twice() -> None:
     mixed = mixtures(ResidualConfig(beta_pixel=0.5, beta_feature=0.5, prior=0.0))
     assert list(mixed) == [

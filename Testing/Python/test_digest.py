@@ -12,7 +12,7 @@ from phantoms import ct_phantom, grid, write_dicom
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.digest import scan_sha256
-from DiffuGTSLib.volumes.io import read_volume, write_volume
+from DiffuGTSLib.volumes.io import write_volume
 
 
 def test_the_digest_of_a_file_is_what_sha256sum_prints_for_it(tmp_path: Path) -> None:
@@ -40,14 +40,23 @@ def test_headers_that_are_alike_are_no_one_scan(tmp_path: Path) -> None:
     assert scan_sha256(tmp_path / "a" / "scan.mhd") != scan_sha256(tmp_path / "b" / "scan.mhd")
 
 
-def test_a_scan_that_was_read_before_has_the_same_digest(tmp_path: Path) -> None:
+def test_the_voxels_beside_a_header_count(tmp_path: Path) -> None:
     write_volume(ct_phantom(grid((8, 9, 4), (6.0, 6.0, 6.0))).scan, tmp_path / "scan.mha")
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "scan.mha")), str(tmp_path / "scan.mhd"))
-    read = read_volume(tmp_path / "scan.mhd")
-    assert scan_sha256(tmp_path / "scan.mhd", read) == scan_sha256(tmp_path / "scan.mhd")
+    header, before = tmp_path / "scan.mhd", scan_sha256(tmp_path / "scan.mhd")
+    assert scan_sha256(header) == before
+    voxels = bytearray((tmp_path / "scan.raw").read_bytes())
+    voxels[0:4] = np.float32(5).tobytes()
+    (tmp_path / "scan.raw").write_bytes(voxels)
+    assert scan_sha256(header) != before
 
 
-def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read") as caught:
+def test_what_is_not_there_and_what_is_no_one_series_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
         scan_sha256(tmp_path / "none.nii.gz")
     assert caught.value.code == "missing"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no slice")
+    with pytest.raises(InputError) as caught:
+        scan_sha256(tmp_path / "notes")
+    assert caught.value.code == "dicom_series"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,11 @@ from DiffuGTSLib.edges import smooth_within_edges
 
 SPACING_MM = (2.0, 2.0, 2.0)
 EDGE = 0.02
+
+
+def smoothed(values: np.ndarray, picture: np.ndarray, reach_mm: float, **more: Any) -> np.ndarray:
+    more = {"within": np.ones(values.shape, dtype=bool), "spacing_mm": SPACING_MM, "edge": EDGE} | more
+    return smooth_within_edges(values, picture, reach_mm=reach_mm, **more)
 
 
 @pytest.fixture
@@ -27,43 +34,55 @@ def a_map() -> np.ndarray:
 
 
 def test_an_edge_of_the_picture_becomes_one_of_the_map(a_picture: np.ndarray, a_map: np.ndarray) -> None:
-    smoothed = smooth_within_edges(a_map, a_picture, SPACING_MM, 16.0, EDGE)
-    profile, before = smoothed[:, 8, 8], a_map[:, 8, 8]
-    assert profile[11] > 1.5 * before[11] and profile[12] < before[12], "parted at the edge"
-    assert np.ptp(profile[:12]) < np.ptp(before[:12]) / 2, "even within the tissue"
+    after, before = smoothed(a_map, a_picture, 16.0)[:, 8, 8], a_map[:, 8, 8]
+    assert after[11] > 1.5 * before[11] and after[12] < before[12], "parted at the edge"
+    assert np.ptp(after[:12]) < np.ptp(before[:12]) / 2, "even within the tissue"
 
 
-def test_in_a_flat_picture_it_is_the_screened_poisson_equation(a_map: np.ndarray) -> None:
-    """U - r² u'' = p, for a p of one voxel: with each step away u falls by the same factor."""
-    impulse = np.zeros((61, 1, 1), dtype=np.float32)
-    impulse[:] = 1e-6  # one connected part
+def test_in_a_flat_picture_it_is_the_screened_poisson_equation() -> None:
+    """For a p of one voxel: with each step away u falls by the same factor q, 1 + r²/h² (2 - q - 1/q) = 0."""
+    impulse = np.full((61, 1, 1), 1e-6, dtype=np.float32)  # one connected part
     impulse[30] = 1.0
-    smoothed = smooth_within_edges(impulse, np.zeros_like(impulse), SPACING_MM, 4.0, EDGE).ravel()
-    # 1 + r²/h² (2 - q - 1/q) = 0 with r²/h² = 4
-    ratio = (9 - np.sqrt(17)) / 8
-    assert smoothed[31:36] / smoothed[30:35] == pytest.approx([ratio] * 5, rel=0.01)
-    assert smoothed.sum() == pytest.approx(1.0, rel=0.01), "walks end somewhere"
+    u = smoothed(impulse, np.zeros_like(impulse), 4.0).ravel()
+    factor = (9 - np.sqrt(17)) / 8  # of r²/h² = 4
+    assert u[31:36] / u[30:35] == pytest.approx([factor] * 5, rel=0.01)
+    assert u.sum() == pytest.approx(1.0, rel=0.01), "walks end somewhere"
 
 
-def test_the_reach_is_in_millimeters_whatever_the_voxels(a_picture: np.ndarray) -> None:
-    coarse, fine = np.full((41, 1, 1), 1e-6, dtype=np.float32), np.full((161, 1, 1), 1e-6, dtype=np.float32)
-    coarse[19:22], fine[78 : 90 - 7] = 1.0, 1.0
-    two = [
-        smooth_within_edges(each, np.zeros_like(each), (spacing, 1.0, 1.0), 12.0, EDGE).ravel()
-        for each, spacing in ((coarse, 2.0), (fine, 0.5))
-    ]
-    widths = [spacing * (each > each.max() / 2).sum() for each, spacing in zip(two, (2.0, 0.5), strict=True)]
-    assert widths[0] == pytest.approx(widths[1], abs=4.0)
+def test_the_reach_is_in_millimeters_whatever_the_voxels() -> None:
+    widths_mm = []
+    for spacing, side, source in ((2.0, 41, slice(19, 22)), (0.5, 164, slice(76, 88))):
+        p = np.full((side, 1, 1), 1e-6, dtype=np.float32)
+        p[source] = 1.0
+        u = smoothed(p, np.zeros_like(p), 12.0, spacing_mm=(spacing, 1.0, 1.0)).ravel()
+        widths_mm.append(spacing * np.count_nonzero(u > u.max() / 2))
+    assert widths_mm[0] > 15 and widths_mm[0] == pytest.approx(widths_mm[1], abs=2.0)
 
 
 def test_it_stays_between_the_lowest_and_the_highest_and_nothing_comes_from_nothing(
     a_picture: np.ndarray, a_map: np.ndarray
 ) -> None:
     a_map[20:] = 0
-    smoothed = smooth_within_edges(a_map, a_picture, SPACING_MM, 16.0, EDGE)
-    assert smoothed.min() >= 0 and smoothed.max() <= a_map.max() and smoothed.dtype == np.float32
-    assert not smoothed[20:].any()
-    assert not smooth_within_edges(np.zeros_like(a_map), a_picture, SPACING_MM, 16.0, EDGE).any()
+    u = smoothed(a_map, a_picture, 16.0)
+    assert u.min() >= 0 and u.max() <= a_map.max() and u.dtype == np.float32 and not u[20:].any()
+    assert not smoothed(np.zeros_like(a_map), a_picture, 16.0).any()
+    tiny = smoothed(1e-30 * a_map, a_picture, 16.0)
+    assert tiny == pytest.approx(1e-30 * u, rel=1e-3), "whatever its unit"
+
+
+def test_faint_values_stay_as_they_are(a_picture: np.ndarray, a_map: np.ndarray) -> None:
+    u = smoothed(a_map, a_picture, 16.0, above=0.5)
+    assert np.array_equal(u[a_map <= 0.5], a_map[a_map <= 0.5]) and (u != a_map)[a_map > 0.5].all()
+
+
+def test_no_walk_crosses_the_border_of_a_mask(a_picture: np.ndarray, a_map: np.ndarray) -> None:
+    within = np.zeros(a_map.shape, dtype=bool)
+    within[:8] = True
+    other = a_map.copy()
+    other[8:] *= 0.1
+    inside = smoothed(a_map, a_picture, 16.0, within=within)[:8]
+    assert smoothed(other, a_picture, 16.0, within=within)[:8] == pytest.approx(inside, abs=1e-3)
+    assert not np.allclose(smoothed(other, a_picture, 16.0)[:8], inside, atol=1e-2)
 
 
 def test_parts_do_not_depend_on_what_lies_far_away(a_picture: np.ndarray) -> None:
@@ -71,13 +90,11 @@ def test_parts_do_not_depend_on_what_lies_far_away(a_picture: np.ndarray) -> Non
     alone[2:5, 2:5, 2:5] = 1.0
     both = alone.copy()
     both[20:23, 11:14, 11:14] = 0.5
-    here = np.s_[:10]
-    with_other = smooth_within_edges(both, a_picture, SPACING_MM, 4.0, EDGE)
-    assert np.array_equal(with_other[here], smooth_within_edges(alone, a_picture, SPACING_MM, 4.0, EDGE)[here])
+    assert np.array_equal(smoothed(both, a_picture, 4.0)[:10], smoothed(alone, a_picture, 4.0)[:10])
 
 
 def test_no_reach_changes_nothing_and_the_map_that_was_given_is_kept(a_picture: np.ndarray, a_map: np.ndarray) -> None:
     before = a_map.copy()
-    assert np.array_equal(smooth_within_edges(a_map, a_picture, SPACING_MM, 0.0, EDGE), before)
-    smooth_within_edges(a_map, a_picture, SPACING_MM, 8.0, EDGE)
+    assert np.array_equal(smoothed(a_map, a_picture, 0.0), before)
+    smoothed(a_map, a_picture, 8.0)
     assert np.array_equal(a_map, before)

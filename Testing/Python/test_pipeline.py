@@ -312,9 +312,27 @@ def test_a_region_restricts_to_itself(some_components: Components, a_result: Seg
         assert not changed[middle + 4 :].any(), "nor is anything repainted beyond a canonical voxel of its border"
 
 
+def test_attention_is_smoothed_before_it_is_shown_and_cut_and_kept_as_it_was(some_components: Components) -> None:
+    """A speck without an edge of its own fades; with another reach the same cache answers anew."""
+    phantom = ct_phantom()
+    first = segment(phantom.scan, LIVER, some_components, tiny(), stages=("aova",))
+    middle = tuple(slice(side // 2, side // 2 + 2) for side in first.cache.aova.shape)
+    aova = np.full(first.cache.aova.shape, 0.2, dtype=np.float32)
+    aova[middle] = 0.9
+    cache = Cache(first.cache.latent, aova, 0.8)
+    plain, smooth = (
+        segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0", *more), cache=cache, stages=("aova",))
+        for more in ((), ("masks.smooth_mm=20", "masks.smooth_edge=0.5"))
+    )
+    assert plain.coarse_mask.array.any() and not smooth.coarse_mask.array.any()
+    assert smooth.aova.array.max() < 0.5 < plain.aova.array.max()
+    assert np.array_equal(smooth.cache.aova, aova)
+
+
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 2.0, 5.0)])
+@pytest.mark.parametrize("smooth", ["masks.smooth_mm=0", "masks.smooth_mm=4"])
 def test_what_lies_beside_a_region_has_no_say_in_it(
-    some_components: Components, spacing_mm: tuple[float, float, float]
+    some_components: Components, smooth: str, spacing_mm: tuple[float, float, float]
 ) -> None:
     """A neighbor that is surer than anything inside would set the level of a relative threshold."""
     shape = tuple(round(80 / side) for side in spacing_mm)
@@ -328,7 +346,7 @@ def test_what_lies_beside_a_region_has_no_say_in_it(
     around = np.linalg.norm(scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1)) - middle, axis=-1)
     aova = np.where(around > 24.5, 0.95, 0.1).astype(np.float32)
     aova[around < 8] = 0.5
-    config = tiny("masks.rule=relative", "masks.floor=0.3", "masks.gate=0")
+    config = tiny("masks.rule=relative", "masks.floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
     cache = Cache(first.cache.latent, aova, 0.8)
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
     found = result.coarse_mask.array > 0

@@ -55,25 +55,11 @@ def test_a_lower_cut_holds_more_and_never_more_than_the_candidate(a_refinement: 
 def test_the_relative_rule_cuts_at_a_share_of_the_highest(a_refinement: Refinement) -> None:
     relative = replace(PIXEL, rule="relative")
     fainter = replace(a_refinement, maps=replace(a_refinement.maps, pixel=a_refinement.maps.pixel / 4))
-    for refinement, expected in ((a_refinement, 0.5), (fainter, 0.125)):
-        assert refinement.threshold(refinement.fused(relative), relative) == pytest.approx(expected)
+    assert a_refinement.threshold(relative) == pytest.approx(0.5) and fainter.threshold(relative) == pytest.approx(
+        0.125
+    )
     assert np.array_equal(fainter.outlined(relative)[0], a_refinement.outlined(relative)[0])
     assert not fainter.outlined(PIXEL)[0].any()
-
-
-def test_smoothed_within_edges_a_mask_ends_where_the_picture_does(a_refinement: Refinement) -> None:
-    """The head is unsure of a part of what looks all alike; the picture has its edge two voxels further in."""
-    image = a_refinement.scan.image.copy()
-    image[BOX] = 0.5
-    image[11:19, 11:21, 11:21] = 0.8
-    a_scan = replace(a_refinement, scan=replace(a_refinement.scan, image=image))
-    unsure = torch.from_numpy(a_refinement.candidate[BOX].astype(np.float32))
-    unsure[4, 4:7, 4:12] = 0.2
-    a_scan = replace(a_scan, maps=replace(a_scan.maps, pixel=unsure))
-    plain, smooth = (a_scan.fused(replace(PIXEL, smooth_mm=reach)) for reach in (0.0, 16.0))
-    assert (plain[BOX] == unsure.numpy()).all() and not smooth[~a_scan.candidate].any()
-    assert smooth[12, 13, 15] > 0.6 > plain[12, 13, 15], "filled in"
-    assert smooth[18, 15, 15] > 0.6 > smooth[19, 15, 15], "and parted at the edge"
 
 
 def test_small_parts_are_dropped(a_refinement: Refinement) -> None:

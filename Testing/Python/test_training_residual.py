@@ -66,7 +66,7 @@ def window_of(candidate: Tensor, truth: Tensor, residual: Tensor) -> TwinnedWind
     """A window of 8³ whose twins differ in the latent only."""
     zero = torch.zeros_like(candidate)
     shown = Evidence(zero, zero, zero, candidate, residual, torch.zeros_like(residual), torch.eye(2, 4)[None])
-    return TwinnedWindow(shown, truth, zero, zero, truth, zero, (2.0, 2.0, 2.0), 0, "liver", "CT")
+    return TwinnedWindow(shown, truth, zero, zero, truth, 0, "liver", "CT")
 
 
 def test_the_residual_lies_in_the_model_folder_with_its_checksum_and_is_loaded_from_it(

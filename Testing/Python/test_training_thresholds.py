@@ -29,6 +29,7 @@ from DiffuGTSLib.training.thresholds import (
     judges,
     look_at,
     measure,
+    measured,
     ranked,
     require_repaintable,
     tried,
@@ -74,13 +75,13 @@ def a_judge(inside: float, outside: float, group: str = "liver, CT, real") -> Ju
     abnormal = np.zeros(truth.shape, dtype=np.float32)
     abnormal[truth] = inside
     abnormal[10:14, 10:14, 10:14] = outside
-    return Judge(group, abnormal, truth, MM)
+    return Judge(group, abnormal, np.zeros_like(abnormal), truth, MM)
 
 
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
     with (a_run / "thresholds" / "table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(list(tried(MasksConfig()))) and all(0 <= float(row["dice"]) <= 1 for row in rows)
+    assert len(rows) == 2 * len(list(tried(MasksConfig()))) and all(0 <= float(row["dice"]) <= 1 for row in rows)
     chosen = a_run / "thresholds" / "chosen.json"
     masks = load_config("mini", chosen).masks
     keys = ("rule", "threshold", "peak", "floor")
@@ -225,6 +226,16 @@ def test_a_setting_is_measured_by_overlap_and_by_what_it_finds_in_vain() -> None
     assert found.dice == 1.0, "each by its own highest"
     all_in = measure([sure, unsure], replace(fixed, threshold=0.2, peak=0.0))
     assert all_in.false_positives == 1.0 and 0.6 < all_in.dice < 0.7
+
+
+def test_every_way_to_cut_is_tried_on_maps_that_are_smoothed_and_on_those_that_are_not() -> None:
+    """In a picture that is all alike a tumor's attention is spread until nothing of it is left."""
+    judge = a_judge(0.9, 0.0)
+    fixed = [s for s in measured([judge], MasksConfig(minimum_ml=0.0)) if s.masks.rule == "fixed"]
+    dice = {smooth: [s.dice for s in fixed if s.masks.smooth_mm == smooth] for smooth in (0.0, 6.0)}
+    assert len(dice[0.0]) == len(dice[6.0]) and set(dice[0.0]) == {1.0} and min(dice[6.0]) == 0.0
+    edged = replace(judge, picture=judge.truth.astype(np.float32))
+    assert {s.dice for s in measured([edged], MasksConfig(minimum_ml=0.0)) if s.masks.rule == "fixed"} == {1.0}
 
 
 def test_of_settings_that_are_as_good_the_one_with_the_fewest_false_positives_is_chosen() -> None:
