@@ -52,7 +52,7 @@ class DiffuGTSParameterNode:
     steps: Annotated[int, WithinRange(1, 1000)] = 10
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     candidateThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
-    candidateFloor: Annotated[float, WithinRange(0, 0.99)] = 0.9  # of the default preset: scenes of old have none
+    candidateFloor: Annotated[float, WithinRange(0, 0.99)] = 0.8  # of the default preset: scenes of old have none
     dilationMm: Annotated[float, WithinRange(0, 50)] = 4.0
     autoRefinement: bool = False
     refinementThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
