@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from DiffuGTSSlicer.parameters import RunParameters
 from panel_parts import Opened
 
 from DiffuGTSLib.config import load_config
@@ -42,6 +43,18 @@ def test_numbers_are_bound_both_ways(a_panel: Opened, widget: str, value: float,
     assert getattr(a_panel.state, name) == pytest.approx(value)
     setattr(a_panel.state, name, before)
     assert getattr(a_panel.ui, widget).value == pytest.approx(before)
+
+
+@pytest.mark.parametrize("end", ["minimum", "maximum"])
+@pytest.mark.parametrize(
+    "widget",
+    ["stepsSpinBox", "seedSpinBox", "candidateThresholdSlider", "candidateFloorSlider", "dilationSlider",
+     "refinementThresholdSlider"],
+)  # fmt: skip
+def test_the_library_takes_what_a_slider_can_show(a_panel: Opened, widget: str, end: str) -> None:
+    bound = getattr(a_panel.ui, widget)
+    bound.value = getattr(bound, end)
+    assert RunParameters.fromNode(a_panel.state, organ="lung").config().preset == "mini"
 
 
 @pytest.mark.parametrize("name", ["keepFiles", "autoRefinement", "legend"])
