@@ -24,8 +24,8 @@ class Refinement:
         maps: Residuals of the box.
         minimum_ml: Smaller parts are dropped.
         drawn: The candidates that a person drew, on the scan's own grid, before they were grown; None where they were
-            detected. By the relative rule each drawn region is measured by its own highest value, and so is what lies
-            nearest to it: none is to be dropped because another is stronger. What was only detected may be.
+            detected. By the rules that follow the values (relative, Otsu's) each drawn region is measured by its own, and
+            so is what lies nearest to it: none is to be dropped because another is stronger. What was only detected may be.
     """
 
     scan: CanonicalScan
@@ -42,7 +42,7 @@ class Refinement:
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
         residual = self.scan.restore(self._fused(mixture))
-        if self.drawn is not None and mixture.rule == "relative":
+        if self.drawn is not None and mixture.rule != "fixed":
             return self.cut(residual, self._own_thresholds(self.drawn, residual, mixture)).astype(np.uint8), residual
         return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual
 
@@ -58,14 +58,15 @@ class Refinement:
     def _own_thresholds(self, drawn: np.ndarray, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
         """Return where each voxel is cut, on the scan's own grid: by the drawn region (26 neighbors) nearest to it."""
         box = bounding_box(self.inside | drawn)
-        parts, count = ndimage.label(drawn[box], structure=np.ones((3, 3, 3)))
+        parts, _ = ndimage.label(drawn[box], structure=np.ones((3, 3, 3)))
         nearest = ndimage.distance_transform_edt(
             parts == 0, self.scan.source.spacing_mm, return_distances=False, return_indices=True
         )
-        parts, inside = parts[tuple(nearest)], self.inside[box]
-        highest = np.asarray(ndimage.maximum(residual[box][inside], parts[inside], np.arange(count + 1)), np.float32)
-        own = np.full(residual.shape, np.inf, dtype=np.float32)
-        own[box] = np.float32(mixture.threshold) * highest[parts]
+        parts, inside, own = parts[tuple(nearest)], self.inside[box], np.full(residual.shape, np.inf, dtype=np.float32)
+        for number, where in enumerate(ndimage.find_objects(parts), start=1):
+            part = (parts[where] == number) & inside[where]
+            if part.any():
+                own[box][where][part] = fine_threshold(residual[box][where], part, mixture)
         return own
 
     def cut(self, residual: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:

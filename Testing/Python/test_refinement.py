@@ -69,21 +69,22 @@ def test_small_parts_are_dropped(a_refinement: Refinement) -> None:
 
 @pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("gap", [4, 2])
+@pytest.mark.parametrize("rule", ["relative", "otsu"])
 def test_what_a_person_drew_is_not_dropped_for_a_stronger_findings_sake(
-    a_refinement: Refinement, drawn: bool, gap: int
+    a_refinement: Refinement, rule: str, drawn: bool, gap: int
 ) -> None:
     """Two regions of 5 voxels of 2 mm, grown by two voxels: with a gap of 2 they grow into one."""
     own, candidate = np.zeros_like(a_refinement.candidate), np.zeros_like(a_refinement.candidate)
     for start in (10, 15 + gap):
         own[start : start + 5 - gap // 2, 12:17, 12:17] = True
         candidate[start - 2 : start + 7 - gap // 2, 10:19, 10:19] = True
-    pixel = torch.from_numpy(candidate[BOX].astype(np.float32))
+    pixel = torch.from_numpy((0.2 * candidate[BOX] + 0.8 * own[BOX]).astype(np.float32))
     pixel[15 + gap - gap // 2 - 8 :] *= 0.05  # the second one hardly changed
     maps = ResidualMaps(pixel, torch.zeros_like(pixel), torch.zeros_like(pixel))
     scan = a_refinement.scan
     inside, by_hand = scan.restore(candidate) > 0.5, scan.restore(own) > 0.5
     two = replace(a_refinement, candidate=candidate, inside=inside, maps=maps, drawn=by_hand if drawn else None)
-    mask, _ = two.outlined(replace(PIXEL, rule="relative"))
+    mask, _ = two.outlined(replace(PIXEL, rule=rule))
     columns = np.arange(own.shape[0])[:, None, None] >= 15 + gap
     faint = (scan.restore(own & columns) > 0.5) & by_hand
     strong = by_hand & ~faint
