@@ -32,7 +32,7 @@ class Evidence:
     Attributes:
         reconstruction: The scan, through the autoencoder.
         healthy: Its pseudo-healthy twin, decoded in the same windows.
-        prior: The AOVA map of the scan itself.
+        prior: The AOVA map of the scan itself, smoothed as `masks.smooth_mm` says.
         candidate: 1 where anything may be reported.
         latent: Of the scan.
         healthy_latent: Of the twin.

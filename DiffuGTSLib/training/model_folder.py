@@ -127,6 +127,8 @@ def write_index(model: Path) -> None:
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder so that it appears whole."""
+    for left in target.parent.glob(f".{target.name}-*"):  # of a run that was killed; checksums would list it
+        shutil.rmtree(left, ignore_errors=True)
     with new_folder(target) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)

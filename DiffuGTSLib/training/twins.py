@@ -29,7 +29,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
-_MADE = 3
+_MADE = 5
 """Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]

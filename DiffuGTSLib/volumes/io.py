@@ -78,7 +78,9 @@ def read_geometry(path: Path | str) -> Geometry:
 
 
 def source_files(path: Path) -> list[Path]:
-    """Return the files that a scan is read from: itself, or of a DICOM folder those of its series, in slice order.
+    """Return the files by which a scan is known: itself, or of a DICOM folder those of its series, in slice order.
+
+    Of a header whose voxels lie in another file, the header alone.
 
     Raises:
         InputError: If it is not there (code "missing"), or a folder is no one series.

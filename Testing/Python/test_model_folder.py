@@ -94,6 +94,16 @@ def test_what_was_adopted_is_not_copied_again(tmp_path: Path) -> None:
     assert mark.exists()
 
 
+def test_what_a_killed_copy_left_is_no_part_of_the_model(tmp_path: Path) -> None:
+    base, model = write_networks(tmp_path / "base"), tmp_path / "run" / "model"
+    left = model / ".denoiser-0123" / "half.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"cut off")
+    adopt(base, model)
+    write_index(model)
+    assert not left.exists() and len(verify_checksums(model)) == 2
+
+
 def test_a_run_with_another_autoencoder_is_refused(tmp_path: Path) -> None:
     first, same, other = (
         write_networks(tmp_path / name, FLOW_SCHEDULER, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))

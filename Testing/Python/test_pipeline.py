@@ -344,7 +344,7 @@ def test_what_lies_beside_a_region_has_no_say_in_it(
     region = phantom.scan.with_array(ball)
     scan = to_canonical(phantom.scan, tiny().canonical, "CT")
     around = np.linalg.norm(scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1)) - middle, axis=-1)
-    aova = np.where(around > 24.5, 0.95, 0.1).astype(np.float32)
+    aova = np.where(around > 24.5, 0.95, 0.15).astype(np.float32)
     aova[around < 8] = 0.5
     config = tiny("masks.rule=relative", "masks.floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
     cache = Cache(first.cache.latent, aova, 0.8)

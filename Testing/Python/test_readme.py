@@ -126,6 +126,8 @@ def test_every_linked_file_exists(document: Path) -> None:
 def test_every_key_in_the_method_s_table_exists_and_has_the_default_that_it_says() -> None:
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     values = dataclasses.asdict(Config())
+    table = text[text.index("| # | open point") :].split("\n\n")[0].splitlines()
+    assert [row for row in table if row.count("|") != 6] == [], "a row of other than five cells is shown shifted"
     seen = set()
     for keys, default in re.findall(r"^\|[^|]*\|[^|]*\|[^|]*\|([^|]*)\|([^|]*)\|$", text, re.MULTILINE):
         for stage, name in re.findall(r"`(\w+)\.(\w+)`", keys):

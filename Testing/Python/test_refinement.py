@@ -62,6 +62,19 @@ def test_the_relative_rule_cuts_at_a_share_of_the_highest(a_refinement: Refineme
     assert not fainter.outlined(PIXEL)[0].any()
 
 
+@pytest.mark.parametrize("rule", ["relative", "otsu"])
+def test_a_drawn_region_of_equal_values_stays(a_refinement: Refinement, rule: str) -> None:
+    """As one of a single voxel: Otsu's rule would find nothing in it that is above the rest."""
+    even = torch.from_numpy(a_refinement.candidate[BOX].astype(np.float32))
+    drawn = replace(a_refinement, maps=replace(a_refinement.maps, pixel=even), drawn=np.zeros_like(a_refinement.inside))
+    middle = tuple(np.argwhere(a_refinement.inside).mean(axis=0).astype(int))
+    drawn.drawn[middle] = True
+    one = replace(drawn, inside=drawn.drawn)
+    assert one.outlined(replace(PIXEL, rule=rule))[0].sum() == 1
+    nothing = replace(one, maps=replace(one.maps, pixel=torch.zeros_like(even)))
+    assert not nothing.outlined(replace(PIXEL, rule=rule))[0].any()
+
+
 def test_small_parts_are_dropped(a_refinement: Refinement) -> None:
     everything = replace(a_refinement, minimum_ml=1e6)
     assert not everything.outlined(PIXEL)[0].any()

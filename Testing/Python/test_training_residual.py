@@ -195,3 +195,19 @@ def test_the_best_possible_is_what_the_candidate_covers() -> None:
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected at least 1; wrong: expected 0 to 1"):
         ResidualOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_twins_are_made_of_attention_that_is_smoothed_as_the_pipeline_s_is(
+    some_components: Components, a_config: Config
+) -> None:
+    everything = replace(a_config.masks, rule="fixed", threshold=0.001, peak=0.0, floor=0.0, minimum_ml=0.0)
+    plain, smooth = (
+        make_twins(
+            a_sample(), CandidateDraw(0.0, None), some_components,
+            replace(a_config, masks=replace(everything, smooth_mm=reach)), np.random.default_rng(0),
+        )
+        for reach in (0.0, 12.0)
+    )  # fmt: skip
+    assert plain is not None and smooth is not None
+    assert plain.evidence.prior.shape == smooth.evidence.prior.shape
+    assert smooth.evidence.prior.std() < plain.evidence.prior.std()

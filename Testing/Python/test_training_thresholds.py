@@ -84,7 +84,8 @@ def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path
     assert len(rows) == 2 * len(list(tried(MasksConfig()))) and all(0 <= float(row["dice"]) <= 1 for row in rows)
     chosen = a_run / "thresholds" / "chosen.json"
     masks = load_config("mini", chosen).masks
-    keys = ("rule", "threshold", "peak", "floor")
+    keys = ("smooth_mm", "rule", "threshold", "peak", "floor")
+    assert set(json.loads(chosen.read_text())["masks"]) == set(keys)
     assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
     assert set(json.loads(chosen.read_text())) <= {"masks", "residual"}, "the rest stays the preset's"
 
