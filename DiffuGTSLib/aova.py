@@ -15,9 +15,10 @@ Notation (code → formula):
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -29,7 +30,9 @@ from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.taps import DenoiserTap
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_windows
+from DiffuGTSLib.config import MasksConfig
 from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.masks import smoothed_map
 
 NORMAL, ABNORMAL = 0, 1
 """Rows of the two prompts, everywhere."""
@@ -75,6 +78,18 @@ class AovaMaps:
     abnormal: Float[Tensor, "X Y Z"]
     anomaly_score: float
     latent: Float[Tensor, "1 l x y z"]
+
+    def smoothed(
+        self,
+        picture: Float[np.ndarray, "X Y Z"],
+        allowed: Bool[np.ndarray, "X Y Z"],
+        spacing_mm: tuple[float, float, float],
+        config: MasksConfig,
+    ) -> "AovaMaps":
+        """Return the maps as they are thresholded and shown, see `DiffuGTSLib.masks.smoothed_map`."""
+        raw = self.abnormal.float().cpu().numpy()
+        smoothed = smoothed_map(raw, picture, allowed, spacing_mm, config)
+        return replace(self, abnormal=torch.from_numpy(smoothed).to(self.abnormal))
 
 
 class MlpAdapter(nn.Module):

@@ -22,8 +22,8 @@ def smooth_within_edges(
     The result u of a map p over a picture I minimizes, with r the reach and c the edge,
         Σ (u - p)² + r² Σ exp(-(ΔI / c)²) |∇u|² ,
     which is the random walker with prior models (Grady, CVPR 2005): u is the mean of p over walks from a voxel that
-    go about r far and hardly ever step over an edge. Paper silent; we chose it because a head's map knows which tissue
-    is ill better than where it ends, and the picture says where tissues end.
+    go about r far and hardly ever step over an edge. Paper silent; we chose it for maps that know which tissue is ill better
+    than where it ends: the picture says where tissues end.
 
     Args:
         values: The map p, 0 or more.

@@ -20,7 +20,7 @@ from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small, smoothed_map
+from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
 from DiffuGTSLib.masks import coarse_mask as threshold_map
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
@@ -161,7 +161,7 @@ def segment(
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
             looked = _look(scan, told, embeddings, components, config, cache, memory, report)
-            seen = _smoothed(looked, scan, allowed, config)
+            seen = looked.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
@@ -211,12 +211,6 @@ def _look(
         return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
     image = torch.from_numpy(scan.image)[None, None].to(components.device)
     return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
-
-
-def _smoothed(looked: AovaMaps, scan: CanonicalScan, allowed: np.ndarray, config: Config) -> AovaMaps:
-    """Return the maps as they are thresholded and shown."""
-    smoothed = smoothed_map(looked.abnormal.float().cpu().numpy(), scan.image, allowed, scan.spacing_mm, config.masks)
-    return replace(looked, abnormal=torch.from_numpy(smoothed).to(looked.abnormal))
 
 
 def _begun(

@@ -17,7 +17,7 @@ from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import coarse_mask, dilate_mm, smoothed_map
+from DiffuGTSLib.masks import coarse_mask, dilate_mm
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
@@ -163,10 +163,8 @@ def make_twins(
 
     image = _tensor(sample.image).to(components.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
-        seen = components.look(image, conditions, prompts, config.backbone)
-        raw = seen.abnormal.float().cpu().numpy()
-        smoothed = smoothed_map(raw, sample.image, _inside(sample), sample.spacing_mm, config.masks)
-        seen = replace(seen, abnormal=torch.from_numpy(smoothed).to(seen.abnormal))
+        looked = components.look(image, conditions, prompts, config.backbone)
+        seen = looked.smoothed(sample.image, _inside(sample), sample.spacing_mm, config.masks)
         found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None

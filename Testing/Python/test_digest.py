@@ -51,6 +51,13 @@ def test_the_voxels_beside_a_header_count(tmp_path: Path) -> None:
     assert scan_sha256(header) != before
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and cannot be read")
+def test_what_is_there_and_cannot_be_read_is_said_so() -> None:
+    with pytest.raises(InputError, match="/proc/self/mem cannot be read: Input/output error") as caught:
+        scan_sha256(Path("/proc/self/mem"))
+    assert caught.value.code == "unreadable"
+
+
 def test_what_is_not_there_and_what_is_no_one_series_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         scan_sha256(tmp_path / "none.nii.gz")
