@@ -246,7 +246,7 @@ class RuntimeConfig:
     device: str = "auto"
     """"auto" (CUDA when there is one, said in the record), "cpu", "cuda", "cuda:1"."""
     precision: str = "float32"
-    """"float32", or "bfloat16" on CUDA. Half precision on most CPUs is a hundred times slower: refused there."""
+    """"float32", or "bfloat16" on CUDA and on CPUs with instructions for it; on others it is a hundred times slower: refused."""
     seed: int = 0
     """Every random draw follows from it."""
     memory_gb: float = 0.0

@@ -61,6 +61,9 @@ def bench(
         bool, typer.Option("--full", help="Time the published networks, with random weights, instead.")
     ] = False,
     model: Annotated[str, typer.Option(help="Whose size --full times: maisi-ct, or tiny in tests.")] = "maisi-ct",
+    precision: Annotated[
+        str, typer.Option(help="With --full, of our way: float32 or bfloat16; default bfloat16 on CUDA, else float32.")
+    ] = "",
     sizes: Annotated[str, typer.Option(help="With --full: voxels, as in 64,128,256x256x128.")] = "",
     against: Annotated[str, typer.Option(help="With --full: monai, or nothing for our way alone.")] = "monai",
     rounds: Annotated[int, typer.Option(help="With --full: how often both ways take turns.")] = 1,
@@ -70,8 +73,9 @@ def bench(
         from DiffuGTSLib.cli.benchmarking_full import bench_full
 
         table = bench_full(
-            model=model, device=device, sizes=sizes, against=against, rounds=rounds, output=output, quiet=quiet
-        )
+            model=model, device=device, precision=precision, sizes=sizes, against=against, rounds=rounds, output=output,
+            quiet=quiet,
+        )  # fmt: skip
         if not quiet:
             typer.echo(table)
         return

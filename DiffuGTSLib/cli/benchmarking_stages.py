@@ -69,6 +69,7 @@ def bench_stages(
     folder: Annotated[Path, typer.Argument(help="Takes what each stage puts out.")],
     model: Annotated[str, typer.Option("--model")] = MODELS[0],
     device: Device = "cpu",
+    precision: Annotated[str, typer.Option(help="Of our way; MONAI's has the published one.")] = "float32",
     repeats: Annotated[int, typer.Option("--repeats")] = 1,
 ) -> None:
     """Run the stages of one way, keep what they put out, and print their figures as JSON."""
@@ -77,11 +78,12 @@ def bench_stages(
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
 
-    where = find_device(RuntimeConfig(device=device or "cpu"))
+    where = find_device(RuntimeConfig(device=device or "cpu", precision=precision))
     sides = parse_shape(shape)
+    half = where.type == "cuda" if way == PLAIN else precision == "bfloat16"
     with torch.inference_mode():
-        stages = {OURS: _our_stages, PLAIN: _plain_stages}[way](model, sides, where)
-        peak = matmul_tflops(where)
+        stages = _plain_stages(model, sides, where) if way == PLAIN else _our_stages(model, sides, where, precision)
+        peak = matmul_tflops(where, half)
         figures = [_measured(stage, where, repeats, folder) for stage in stages]
     found = {
         "way": way,
@@ -152,7 +154,7 @@ def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
     return freeze(autoencoder), freeze(unet)
 
 
-def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_Stage]:
+def _our_stages(model: str, shape: tuple[int, int, int], device: Any, precision: str) -> list[_Stage]:
     """Return the stages as the pipeline runs them."""
     import torch
 
@@ -160,17 +162,20 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[_S
     from DiffuGTSLib.backbones.maisi import MaisiDenoiser
     from DiffuGTSLib.backbones.schedules import build_schedule
     from DiffuGTSLib.backbones.windows import decode_scan, encode_scan
+    from DiffuGTSLib.components import ordered_for
     from DiffuGTSLib.inpainting import cell_box
     from DiffuGTSLib.volumes.boxes import bounding_box
 
     autoencoder, unet = (network.to(device) for network in random_networks(model))
     head = _random_head(autoencoder).to(device)
+    for network in (autoencoder, unet, head):
+        ordered_for(network, device, precision)
     denoiser = MaisiDenoiser(unet, build_schedule(FLOW_SCHEDULER), "flow", {"CT": 1})
     image, noisy, lesion = (tensor.to(device) for tensor in _inputs(shape))
     side = min(max(shape), WINDOW_VOXELS[device.type])
     window = tuple(min(side, length) for length in shape)
     autoencoder_calls = _Calls(autoencoder)
-    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def encode() -> Tensor:
         with half:
@@ -379,15 +384,15 @@ def _tflop(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / 1e12
 
 
-def matmul_tflops(device: Any) -> dict[str, float]:
+def matmul_tflops(device: Any, half: bool) -> dict[str, float]:
     """Return the best of some matrix products, 10^12 operations a second: what this device can do at all.
 
-    On a CPU in float32; "cpu" is a second of all cores together, what `Figures.cpu_seconds` counts.
+    In bfloat16 or float32; "cpu" is a second of all cores together, what `Figures.cpu_seconds` counts.
     """
     import torch
 
-    side, kind = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
-    factor = torch.rand(side, side, device=device, dtype=kind)
+    side = 8192 if device.type == "cuda" else 2048
+    factor = torch.rand(side, side, device=device, dtype=torch.bfloat16 if half else torch.float32)
     wall_best, cpu_best = float("inf"), float("inf")
     for _ in range(5):
         wall_s, cpu_s = time.perf_counter(), time.process_time()

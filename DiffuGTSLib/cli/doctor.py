@@ -181,8 +181,7 @@ def free_memory_bytes() -> int | None:
 def _cpu_bfloat16() -> str:
     """Say whether the processor has bfloat16 of its own; without it, it is slower than float32."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
+        from DiffuGTSLib.processor import native_bfloat16
+    except ImportError:  # what is not installed is told below
         return "unknown"
-    known = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
-    return known[0] if known else "no"
+    return native_bfloat16() or "no"

@@ -34,7 +34,7 @@ def plan(
     tflops: Annotated[
         float | None,
         typer.Option(
-            "--tflops", help="TFLOP/s that the device reaches, in bfloat16 on a GPU; else measured or assumed."
+            "--tflops", help="TFLOP/s that it reaches: a GPU in bfloat16, a CPU as asked; else measured or assumed."
         ),
     ] = None,
     steps: Steps = None,
@@ -69,7 +69,7 @@ def show_plan(plan: Plan) -> None:
 
     config, machine = plan.config, plan.machine
     given_up = ", ".join(plan.ladder[1 : plan.rung + 1])
-    half = " in bfloat16" if machine.device == "cuda" else ""
+    half = " in bfloat16" if machine.device == "cuda" or config.runtime.precision == "bfloat16" else ""
     spacing = " × ".join(f"{side:.2f}" for side in plan.spacing_mm)
     lines = {
         "Device": f"{machine.name}; {machine.memory_bytes / 1e9:.1f} GB ({machine.memory_source})",

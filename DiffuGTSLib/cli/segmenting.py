@@ -164,7 +164,7 @@ def refine(
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
-    from DiffuGTSLib.components import find_device
+    from DiffuGTSLib.components import as_here
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     stored = results.read_results(folder, scan)
@@ -173,12 +173,10 @@ def refine(
     drawn = open_mask(mask_path, stored.scan.geometry)
     then = stored.config.runtime
     runtime = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
-    plain = dataclasses.replace(runtime, precision="float32", compile=False)
-    if plain != runtime and find_device(plain).type == "cpu":
-        runtime = plain
-        if not quiet:
-            ERR.print("On a CPU: in float32, not compiled; the result was made otherwise.", highlight=False)
-    config = dataclasses.replace(stored.config, runtime=runtime)
+    here = as_here(runtime)
+    if here != runtime and not quiet:
+        ERR.print(f"On this CPU: in {here.precision}, not compiled; the result was made otherwise.", highlight=False)
+    config = dataclasses.replace(stored.config, runtime=here)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)
     plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None)

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from DiffuGTSLib.components import find_device
+from DiffuGTSLib.components import find_device, ordered_for
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
@@ -60,7 +60,8 @@ class Machine:
         name: As people call it.
         memory_bytes: What the plan may use, all in all.
         memory_source: Where that figure comes from, in words.
-        tflops: 10^12 operations a second in bfloat16 on CUDA, in float32 on a CPU; None where nobody asked.
+        tflops: 10^12 operations a second in bfloat16 on CUDA, on a CPU in the precision that is asked for; None where
+            nobody asked.
         tflops_source: Where that comes from, in words.
     """
 
@@ -145,29 +146,34 @@ def with_speed(machine: Machine, networks: Sketch, config: Config, tflops: float
 def _measured(networks: Sketch, config: Config) -> float:
     """Return 10^12 operations a second of this CPU, encoding a small window with the configuration's own network.
 
-    Its numbers are drawn anew, since speed does not depend on them; the second of two passes counts.
+    In the configuration's precision. Its numbers are drawn anew, since speed does not depend on them; the second of two
+    passes counts.
     """
+    precision = config.runtime.precision
     side, multiple = config.backbone.window_voxels, max(networks.eyes().feature_strides)
     while side > 32 and look_cost(networks, (side, side, side), "float32").flop > _PROBE_FLOP:
         side = max(32, side // 2 // multiple * multiple)
     cost = look_cost(networks, (side, side, side), "float32")
-    filled: Sketch = replace(networks, **{name: _filled(getattr(networks, name)) for name in networks.looking})
+    filled: Sketch = replace(
+        networks, **{name: _filled(getattr(networks, name), precision) for name in networks.looking}
+    )
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, 1, side, side, side), generator=generator)
     prompts = torch.rand((1, 2, int(filled.head.config["text_dim"])), generator=generator)
     seconds = math.inf
     for _ in range(2):
         begin = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             filled.head(filled.eyes().encode(image).features, prompts)
         seconds = time.perf_counter() - begin
     return cost.flop / seconds / 1e12
 
 
-def _filled(part: Part) -> Part:
+def _filled(part: Part, precision: str) -> Part:
     """Return a network of the same build with memory and small numbers in it."""
     filled = copy.deepcopy(part)
     module = cast(torch.nn.Module, filled).to_empty(device="cpu")
+    ordered_for(module, torch.device("cpu"), precision)
     for tensor in module.state_dict().values():
         tensor.fill_(0.01)
     return filled

@@ -30,7 +30,8 @@ class FrozenFeatures:
     """
 
     def __init__(self, job: Job, timestep: float) -> None:
-        self._autoencoder: MaisiAutoencoder = job.load_autoencoder().to(job.device)
+        autoencoder = job.load_autoencoder()
+        self._autoencoder: MaisiAutoencoder = autoencoder.to(job.device, memory_format=torch.channels_last_3d)
         self._denoiser = job.load_denoiser() if timestep else None
         if isinstance(self._denoiser, torch.nn.Module):
             self._denoiser.to(job.device)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
-from DiffuGTSLib.backbones.weights import load_module, read_json
-from DiffuGTSLib.errors import ConfigError, WeightsError
+from DiffuGTSLib.backbones.weights import read_json
+from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.text.encoder import build_encoder
 from DiffuGTSLib.training.anomalies import AnomalySampler
@@ -27,9 +25,9 @@ from DiffuGTSLib.training.aova import HeadRecipe
 from DiffuGTSLib.training.distributed import rank
 from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
+from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
 from DiffuGTSLib.training.job import Job, Part, require_as_begun
-from DiffuGTSLib.training.model_folder import other_networks
 from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
@@ -180,56 +178,6 @@ class HeadTraining:
             self.job.report(f"aova: {line}")
 
 
-def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: Job) -> AovaHead:
-    """Return the head that training begins from, which has to be of the kind that is asked for.
-
-    Raises:
-        WeightsError: If it cannot be read, or belongs to other features or another text model.
-        ConfigError: If it is another kind of head.
-    """
-    folder = Path(options.start)
-    folder = folder / "aova" if (folder / "aova").is_dir() else folder
-    head: AovaHead = load_module(AovaHead, folder)
-    bound = {"feature_channels": list(channels), "text_dim": text_dim}
-    for name, wanted in bound.items():
-        if _plain(head.config[name]) != wanted:
-            raise WeightsError(
-                f"start: the head in {folder} has {name} {_plain(head.config[name])}; these networks give {wanted}.",
-                hint="a head goes on only on the features and the text model that it was trained on.",
-            )
-    if options.three_answers and not head.config["elsewhere"]:
-        head = with_elsewhere(head)
-    wishes: dict[str, Any] = {
-        name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep")
-    }
-    wishes["elsewhere"] = options.three_answers
-    if options.adapter == "context":
-        wishes["context_widths"] = list(options.widths)
-    if options.feature_scale:
-        wishes["feature_scale"] = options.feature_scale
-    for name, wanted in wishes.items():
-        given = _plain(head.config[name])
-        if given != wanted:
-            shown = ",".join(map(str, given)) if isinstance(given, list) else given
-            raise ConfigError(
-                f"start: the head in {folder} has {name} {given}, not {wanted}.", hint=f"say --set {name}={shown}."
-            )
-    for name in other_networks(folder.parent, job.base):  # worth less, and may still be wished
-        if name == "autoencoder" or head.tap is not None:
-            job.report(f"aova: the head in {folder.parent} was trained on another {name}'s features")
-    head.requires_grad_(True)
-    head.train()
-    return head
-
-
-def with_elsewhere(head: AovaHead) -> AovaHead:
-    """Return a head of two answers as one that may also answer neither, which it all but never does until it is trained."""
-    config = {name: value for name, value in head.config.items() if not name.startswith("_")}
-    wider: AovaHead = AovaHead(**{**config, "elsewhere": True})
-    wider.load_state_dict({**wider.state_dict(), **head.state_dict()})
-    return wider
-
-
 def train_head(job: Job) -> None:
     """Train the head into the run's model folder, beside the frozen networks that it belongs to."""
     _require_as_begun(job)
@@ -297,10 +245,6 @@ def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:
             f"aova: {phase.name}: {early}kept are the weights after {outcome.best_iteration}, "
             f"{phase.plan.watch} {outcome.best:.3f}"
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 PART = Part(

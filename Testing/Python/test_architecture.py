@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "worker",
         "worker.protocol",
     ),
-    ("backbones", "model_store.fetch", "text.bank", "text.encoder"),
+    ("backbones", "model_store.fetch", "processor", "text.bank", "text.encoder"),
     ("aova", "edges", "masks", "inpainting", "residual"),
     (
         "clock",

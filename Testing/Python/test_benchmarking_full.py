@@ -10,6 +10,7 @@ import pytest
 from terminal import refused, run
 
 from DiffuGTSLib.cli.benchmarking_full import machine, markdown, whole
+from DiffuGTSLib.processor import native_bfloat16
 
 
 def a_stage(name: str, seconds: float, tflop: float = 1.0) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def some_figures() -> dict[str, Any]:
         "tolerance": 1e-4,
     }
     installed = {"torch": "2", "monai": "1", "python": "3"}
-    return {"model": "maisi-ct", "machine": {"processor": "Z80"}, "versions": installed, "cases": [case]}
+    about = {"model": "maisi-ct", "precision": "float32", "machine": {"processor": "Z80"}, "versions": installed}
+    return {**about, "cases": [case]}
 
 
 def test_a_whole_run_worked_by_hand() -> None:
@@ -46,7 +48,7 @@ def test_a_whole_run_worked_by_hand() -> None:
 
 def test_the_table_says_rates_floor_and_how_much_faster() -> None:
     table = markdown(some_figures())
-    assert "maisi-ct with random weights on Z80, 2 threads; torch 2, MONAI 1, Python 3." in table
+    assert "maisi-ct with random weights on Z80, 2 threads, ours in float32; torch 2, MONAI 1, Python 3." in table
     # 1 TFLOP in 2 · 8 / 2 = 8 CPU seconds is 0.125 a second, a quarter of the 0.5 that products reach.
     assert "| 64 × 64 × 128 | encode | ours | 4.00 | 8.00 | 1.000 | 0.125 | 25 % | 100 | n/a |" in table
     same, boxed = table.splitlines()[-2].split(". With the lesion's surroundings alone decoded, as the pipeline does: ")
@@ -76,6 +78,7 @@ def test_the_machine_has_a_name_and_cores() -> None:
     ("options", "message", "hint"),
     [
         (["--against", "pytorch"], "Unknown way 'pytorch' to compare with.", "--against monai"),
+        (["--precision", "float8"], "Unknown precision 'float8'.", "known: float32, bfloat16"),
         (["--rounds", "0"], "Expected at least one round, got 0.", ""),
         (["--sizes", "64,50"], "Cannot take the size '50'", ""),
     ],
@@ -99,6 +102,17 @@ def test_our_way_alone_writes_figures_and_table(tmp_path: Path) -> None:
     assert (tmp_path / "full.md").read_text(encoding="utf-8") == markdown(figures)
     assert "| 64 × 64 × 64 | attend | ours |" in done.stdout
     assert "64, ours, round 1 of 1" in done.stderr
+
+
+@pytest.mark.skipif(not native_bfloat16(), reason="this processor has no instructions for bfloat16")
+def test_half_precision_on_a_processor_lies_within_its_own_tolerance(tmp_path: Path) -> None:
+    options = ("--model", "tiny", "--sizes", "64", "--device", "cpu", "--precision", "bfloat16", "--quiet")
+    done = run("bench", "--full", *options, "-o", tmp_path / "full.json")
+    assert done.exit_code == 0, done.stderr
+    figures = json.loads((tmp_path / "full.json").read_text())
+    case = figures["cases"][0]
+    assert figures["precision"] == "bfloat16" and case["tolerance"] == 3e-2
+    assert all(1e-4 < apart < case["tolerance"] for apart in case["apart"].values()), "rounded, and no more"
 
 
 @pytest.mark.slow

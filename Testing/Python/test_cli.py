@@ -168,6 +168,7 @@ def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(
 ) -> None:
     """Asked for, or because there is no card here: the result itself was made on whatever there was."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     record = results.read_record(a_result)
     record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True, "device": "auto"}
     (a_result / results.RECORD).write_text(json.dumps(record))

@@ -12,7 +12,7 @@ from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import save_module, write_checksums
-from DiffuGTSLib.components import find_device, load_components
+from DiffuGTSLib.components import as_here, find_device, load_components
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.residual import ResidualProjection
@@ -47,11 +47,38 @@ def test_a_device_that_is_not_there_is_refused(device: str, said: str) -> None:
         load_components(tiny(f"runtime.device={device}"), allow_untrained=True)
 
 
-def test_half_precision_on_a_cpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Precision 'bfloat16' was asked for on a CPU") as caught:
-        find_device(RuntimeConfig(device="cpu", precision="bfloat16"))
+HALF = RuntimeConfig(device="cpu", precision="bfloat16")
+
+
+def test_half_precision_on_a_cpu_without_instructions_for_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False, "avx2": True})
+    with pytest.raises(
+        ConfigError, match=r"Precision 'bfloat16' was asked for on a CPU without instructions"
+    ) as caught:
+        find_device(HALF)
     assert "float32" in caught.value.hint
     assert find_device(RuntimeConfig(device="cpu")) == torch.device("cpu")
+
+
+def test_half_precision_on_a_cpu_with_instructions_for_it_is_laid_out_by_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
+    assert find_device(HALF) == torch.device("cpu")
+    for precision, by_channels in (("bfloat16", True), ("float32", False)):
+        parts = load_components(tiny("runtime.device=cpu", f"runtime.precision={precision}"), allow_untrained=True)
+        weights = [w for w in parts.autoencoder.parameters() if w.dim() == 5 and min(w.shape) > 1]
+        assert weights and all(w.is_contiguous(memory_format=torch.channels_last_3d) is by_channels for w in weights)
+
+
+def test_what_was_made_on_a_card_goes_on_here_as_a_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    of_a_card = RuntimeConfig(precision="bfloat16", compile=True)
+    for able, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {"amx_bf16": able})
+        assert as_here(of_a_card) == RuntimeConfig(precision=precision, compile=False)
+    with pytest.raises(ConfigError, match="'cuda:99' was asked for"):
+        as_here(replace(of_a_card, device="cuda:99"))
 
 
 def test_the_compiler_is_for_cuda() -> None:

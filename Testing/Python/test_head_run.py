@@ -206,6 +206,22 @@ def test_a_head_of_two_answers_goes_on_as_one_of_three_and_never_back(
     assert "--set elsewhere=" in caught.value.hint
 
 
+def test_a_narrower_head_is_widened_and_goes_on(a_protocol: Path, a_run: Path, tmp_path: Path) -> None:
+    train_aova(a_protocol, a_run, {})
+    wide = tmp_path / "wide"
+    shutil.copytree(a_run / "model", wide / "model")
+    options = {"start": a_run / "model", "context_widths": "8,16,16,8,8", "learning_rate": 1e-9, "average": 0}
+    train_aova(a_protocol, wide, options)
+    narrow, wider = (load_module(AovaHead, run / "model" / "aova") for run in (a_run, wide))
+    assert list(wider.config["context_widths"]) == [8, 16, 16, 8, 8]
+    features = [
+        torch.rand(1, channels, 32 // 2**level, 32 // 2**level, 32 // 2**level)
+        for level, channels in enumerate((8, 8, 8))
+    ]
+    prompts = torch.randn(1, 2, 384)
+    torch.testing.assert_close(wider(features, prompts).maps, narrow(features, prompts).maps, atol=5e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
@@ -213,7 +229,7 @@ def test_a_head_of_two_answers_goes_on_as_one_of_three_and_never_back(
         ({"alpha": 0.1}, "has alpha 0.5, not 0.1", "--set alpha=0.5"),
         ({"fuse": "probability"}, "has fuse logit, not probability", "--set fuse=logit"),
         ({"feature_scale": 123}, "has feature_scale", "--set feature_scale="),
-        ({"context_widths": "8,8,8,8"}, "has context_widths", "--set context_widths=8,8,8,8,8"),
+        ({"context_widths": "8,8,8,8"}, "has context_widths", "--set context_widths=8,8,8,8,8, or whole multiples"),
     ],
 )
 def test_a_start_of_another_kind_is_refused(

@@ -539,7 +539,7 @@ def test_sides_that_the_denoiser_cannot_take_are_refused(some_components: Compon
 
 
 def test_half_precision_goes_the_whole_road(some_components: Components, a_result: Segmentation) -> None:
-    """Refused on CPUs because it is slow, not because it fails: tiny networks do not mind."""
+    """Refused on many CPUs because it is slow, not because it fails: tiny networks do not mind."""
     phantom = ct_phantom()
     config = tiny("runtime.precision=bfloat16")
     result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
