@@ -100,10 +100,14 @@ def fine_mask(
 def fine_threshold(
     fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
 ) -> float:
-    """Return the threshold that `fine_mask` cuts at; the candidate is not empty."""
+    """Return the threshold that `fine_mask` cuts at; the candidate is not empty.
+
+    Otsu's rule leaves at least the highest value, where it is above 0: equal values cannot be parted, and all of them stay.
+    """
+    values = fused[candidate]
     if config.rule == "otsu":
-        return otsu(fused[candidate])
-    return config.threshold * (float(fused[candidate].max()) if config.rule == "relative" else 1.0)
+        return min(otsu(values), float(np.nextafter(values.max(), 0, dtype=values.dtype)))
+    return config.threshold * (float(values.max()) if config.rule == "relative" else 1.0)
 
 
 def dilate_mm(

@@ -66,9 +66,7 @@ class Refinement:
         for number, where in enumerate(ndimage.find_objects(parts), start=1):
             part = (parts[where] == number) & inside[where]
             if part.any():
-                level = fine_threshold(residual[box][where], part, mixture)
-                even = not (residual[box][where][part] > level).any()  # Otsu's rule would leave nothing of one voxel
-                own[box][where][part] = 0.0 if even else level
+                own[box][where][part] = fine_threshold(residual[box][where], part, mixture)
         return own
 
     def cut(self, residual: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:

@@ -287,6 +287,7 @@ class _How:
                     yield case, kept_record(
                         case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
                         scan=case.scan, organ=case.organ_mask, is_patch=self.patch_mm is not None,
+                        modality=self.modality,
                     )  # fmt: skip
                 else:
                     yield case, self.paint(case)

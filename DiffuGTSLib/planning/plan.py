@@ -36,6 +36,9 @@ _F32 = 4
 _HOST = {"read": 20, "aova": 12, "repaint": 45, "residual": 24, "write back": 34}
 """Bytes that numpy holds a voxel of the scan, at the most, the scan itself included; counted in the code."""
 
+_SMOOTHED = 16
+"""Grids of float32 that `smooth_within_edges` holds, in main memory, of the largest part, which may be the scan: 15.2 measured."""
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -186,8 +189,9 @@ def _plan(
     config = rungs[index].config
     grid, _ = canonical_grid(geometry, config.canonical)
     require_whole_cells(grid.shape, networks.autoencoder, networks.denoiser)
-    stages = _Estimate(config, geometry, grid, machine, networks).stages()
-    host = 0.0 if machine.device == "cpu" else BASE_BYTES["cpu"] + max(_HOST.values()) * math.prod(geometry.shape)
+    estimate = _Estimate(config, geometry, grid, machine, networks)
+    stages = estimate.stages()
+    host = 0.0 if machine.device == "cpu" else BASE_BYTES["cpu"] + max(map(estimate.numpy_bytes, _HOST))
     return Plan(
         index, tuple(rung.name for rung in rungs), config, geometry, grid.shape, grid.spacing_mm, machine, stages,
         host, _skipped(config), _notes(config, grid), grid_fixed, rungs[0].config,
@@ -248,9 +252,19 @@ class _Estimate:
             seconds = flop / speed
         every = ("autoencoder", "denoiser", "head")
         resident = self.networks.weights_bytes(*(used if self.config.runtime.offload else every))
-        host = _HOST[stage] * math.prod(self.geometry.shape) if self.machine.device == "cpu" else 0
-        peak = BASE_BYTES[self.machine.device] + resident + scratch + tensors + host
+        held = scratch
+        if self.machine.device == "cpu":
+            held = max(scratch + self._scan_bytes(stage), self.numpy_bytes(stage))  # smoothed when no window is left
+        peak = BASE_BYTES[self.machine.device] + resident + held + tensors
         return StagePlan(stage, what, windows, flop / 1e12, seconds, peak)
+
+    def numpy_bytes(self, stage: str) -> float:
+        """Return what numpy holds in a stage at the most, in main memory."""
+        smoothed = stage == "aova" and self.config.masks.smooth_mm > 0
+        return self._scan_bytes(stage) + (_SMOOTHED * _F32 * math.prod(self.grid.shape) if smoothed else 0)
+
+    def _scan_bytes(self, stage: str) -> float:
+        return float(_HOST[stage] * math.prod(self.geometry.shape))
 
     def _window(self, shape: Sequence[int]) -> tuple[int, int, int]:
         x, y, z = (min(self.config.backbone.window_voxels, side) for side in shape)

@@ -97,6 +97,7 @@ def kept_record(
     scan: Path,
     organ: Path,
     is_patch: bool,
+    modality: str | None = None,
 ) -> dict[str, Any]:
     """Return the record of an earlier case, if it was painted from the same files and asked for in the same words.
 
@@ -110,6 +111,7 @@ def kept_record(
         scan: To paint into.
         organ: Its mask.
         is_patch: Whether a cube around the tumors is asked for.
+        modality: "CT" or "MR"; None where it is guessed from the scan, which is the same.
 
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
@@ -127,6 +129,8 @@ def kept_record(
             other.append(name)
     if (record.get("patch_ijk") is not None) != is_patch:
         other.append("patch")
+    if modality is not None and record.get("modality") != modality:
+        other.append("modality")
     if other:
         raise InputError(
             f"{folder} holds a case that was painted with another {', another '.join(other)}.",

@@ -109,6 +109,8 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     again = (*call, "--seed", "5", "--mass-effect")
     assert run(*again).exit_code == 0, "the same is kept"
     assert "another patch" in plain(run(*again, "--patch", "60").stderr)
+    assert "with another modality" in plain(run(*again, "--modality", "MR").stderr)
+    assert run(*again, "--modality", "CT").exit_code == 0, "as it was guessed"
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "scans" / "two.nii.gz")
     assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
     (a_cohort / "out" / "one" / "synthesis.json").write_text("{")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.maisi import published_networks
 from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.planning import machine as this_machine
@@ -297,6 +299,31 @@ def test_the_road_holds_no_more_than_planned(a_tiny_sketch: Sketch) -> None:
     voxels = int(np.prod(phantom.scan.geometry.shape))
     planned = max(s.peak_bytes - BASE_BYTES["cpu"] - numpy_bytes[s.stage] * voxels for s in plan.stages)
     assert 0.4 * planned < held.peak <= planned, (held.peak, planned)
+
+
+def test_smoothing_the_map_is_planned_for(a_tiny_sketch: Sketch) -> None:
+    """A map that lies above the least attention everywhere: one part, as large as the scan."""
+    picture = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
+    attention, everywhere = 0.2 + 0.8 * picture, picture >= 0
+    tracemalloc.start()
+    smooth_within_edges(attention, picture, everywhere, (2.0, 2.0, 2.0), 6.0, 0.1, 0.1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 14 * picture.nbytes < peak <= 16 * picture.nbytes
+    config = load_config("tiny", overrides=["canonical.spacing_mm=2.0", "backbone.window_voxels=32"])
+    coarse = Geometry.from_spacing((16, 16, 16), (16.0, 16.0, 16.0))  # of a fine scan, its own arrays are most
+    plain, smoothed = (
+        make_plan(
+            coarse,
+            dataclasses.replace(config, masks=dataclasses.replace(config.masks, smooth_mm=mm)),
+            machine(64),
+            networks=a_tiny_sketch,
+        )
+        for mm in (0.0, 6.0)
+    )
+    more = smoothed.stages[1].peak_bytes - plain.stages[1].peak_bytes
+    whole = 16 * 4 * int(np.prod(plain.shape))
+    assert 0.5 * whole < more <= whole, "of the windows' own memory nothing is left by then"
 
 
 def test_a_plan_without_a_speed_has_no_times(a_tiny_sketch: Sketch) -> None:
