@@ -117,9 +117,10 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
             ordered_for(part, device, config.runtime.precision)
     if config.runtime.compile and isinstance(backbone.denoiser, torch.nn.Module):
         backbone.denoiser.compile()  # in place: it keeps its class, its weights and their names
+    weights = {**backbone.weights, **{f"text/{file}": digest for file, digest in text_encoder.weights.items()}}
     return Components(
         backbone.autoencoder, backbone.denoiser, backbone.schedule, head, text_encoder,
-        backbone.weights, device, backbone.folder is not None, backbone.folder, residual,
+        weights, device, backbone.folder is not None, backbone.folder, residual,
     )  # fmt: skip
 
 
@@ -165,10 +166,11 @@ def as_here(config: RuntimeConfig) -> RuntimeConfig:
     Raises:
         ConfigError: If its device is not here.
     """
-    plain = replace(config, precision="float32", compile=False)
+    plain = replace(config, precision="float32", compile=False, offload=False)
     if find_device(plain).type != "cpu":
         return config
-    return replace(plain, precision=config.precision) if native_bfloat16() else plain
+    halves = config.precision == "bfloat16" and native_bfloat16()
+    return replace(plain, precision=config.precision) if halves else plain
 
 
 def ordered_for(network: torch.nn.Module, device: torch.device, precision: str) -> None:

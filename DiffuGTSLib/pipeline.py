@@ -155,7 +155,8 @@ def segment(
             told = Conditions(scan.spacing_mm, modality)
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
-            drawn = None if coarse_mask is None else _drawn(coarse_mask, allowed, scan)
+            given = None if coarse_mask is None else _inside(coarse_mask, region)
+            drawn = None if given is None else _drawn(given, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
@@ -166,7 +167,7 @@ def segment(
         show("aova", aova)
         candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
         why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
-        coarse = volume.with_array(_candidates(scan, candidate, coarse_mask, region, config, why_not))
+        coarse = volume.with_array(_candidates(scan, candidate, given, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
         mask, healthy, residual, refinement = coarse, None, None, None
@@ -178,7 +179,7 @@ def segment(
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
-                    refinement = _refinement(scan, maps, repainted, region, config, coarse_mask)
+                    refinement = _refinement(scan, maps, repainted, region, config, given)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
@@ -222,7 +223,7 @@ def _begun(
     """
     memory = memory or WindowMemory(0)
     seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
-    weights = components.weights or id(components.head)
+    weights = components.weights if components.trained else id(components.head)
     memory.begin((weights, str(components.folder), config.runtime.precision, seen_as))
     return memory
 
@@ -231,19 +232,31 @@ def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: 
     return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
 
 
-def _drawn(coarse_mask: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
+def _inside(coarse_mask: Volume, region: Volume | None) -> Volume:
+    """Return the user's candidates as far as they lie in the region; what merely touches it would smear into it."""
+    inside = (coarse_mask.array > 0) & _within(region)
+    if not inside.any():
+        raise InputError(
+            "The coarse mask lies outside the region.",
+            hint="paint a candidate in it, or leave the mask away to have it detected.",
+            code="empty_candidate",
+        )
+    return coarse_mask.with_array(inside.astype(np.uint8))
+
+
+def _drawn(given: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
     """Return the user's candidates on the canonical grid: the voxels that they cover by half.
 
     One that is too thin to cover any by half keeps those that it covers best, so that none is lost.
     """
-    covered = scan.project(coarse_mask) * allowed
+    covered = scan.project(given) * allowed
     candidate: np.ndarray = covered >= 0.5
     parts, count = ndimage.label(covered > _TOUCHED, structure=np.ones((3, 3, 3)))
     best = np.asarray(ndimage.maximum(covered, parts, np.arange(count + 1)))
     candidate |= (parts > 0) & (covered >= best[parts] / 2) & (best[parts] < 0.5)
     if not candidate.any():
         raise InputError(
-            "The coarse mask is too small for one voxel of the model's grid, or lies outside the region.",
+            "The coarse mask is too small for one voxel of the model's grid.",
             hint="paint a larger candidate, or leave the mask away to have it detected.",
             code="empty_candidate",
         )
@@ -316,7 +329,7 @@ def _candidates(
     if why_not:
         coarse = np.zeros(scan.source.shape, dtype=bool)
     elif given is not None:
-        coarse = (given.array > 0) & _within(region)
+        coarse = given.array > 0
     else:
         coarse = (scan.restore(candidate) > 0.5) & _within(region)
         coarse = drop_small(coarse, scan.source.spacing_mm, config.masks.minimum_ml)
@@ -328,7 +341,7 @@ def _refinement(
     given: Volume | None,
 ) -> Refinement:  # fmt: skip
     inside = (scan.restore(repainted) > 0.5) & _within(region)
-    drawn = None if given is None else (given.array > 0) & _within(region)
+    drawn = None if given is None else given.array > 0
     return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, drawn)
 
 

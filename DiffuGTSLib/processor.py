@@ -9,7 +9,8 @@ _OWN_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 def native_bfloat16() -> str:
     """Return the processor's own instructions for bfloat16, as torch names them; empty where it has none.
 
-    Without, products in bfloat16 are emulated, and were a hundred times slower than in float32.
+    Without, or with a torch that makes no use of them, products in bfloat16 are emulated, and were a hundred times slower
+    than in float32. Older versions of torch do not say what they know; with them there are none.
     """
-    able = torch.cpu.get_capabilities()
+    able = getattr(torch.cpu, "get_capabilities", dict)() if torch.backends.mkldnn.is_available() else {}
     return next((name for name in _OWN_BFLOAT16 if able.get(name)), "")

@@ -82,6 +82,12 @@ class StoredResult:
     cache: Cache | None
     image_format: str
 
+    @property
+    def given_up_before(self) -> tuple[str, ...]:
+        """Keys in which that run left what had been asked for, by its plan."""
+        plan = self.record.get("plan")
+        return tuple(plan.get("differs_from_asked", ())) if isinstance(plan, dict) else ()
+
     def require_weights(self, components: Components) -> None:
         """Refuse weights that are not those of the recorded run, since the cache came out of them.
 

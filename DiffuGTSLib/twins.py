@@ -116,7 +116,7 @@ def _decoded(
     """Decode a view of the latent, and of the same with the box repainted, in the same windows."""
     healthy_latent = latent.clone()
     healthy_latent[(..., *place.cells)] = healthy_box
-    before, after = (each[(..., *place.view_cells)] for each in (latent, healthy_latent))
+    before, after = latent[(..., *place.view_cells)], healthy_latent[(..., *place.view_cells)].clone()
     mask = mask[(..., *place.view)]
     autoencoder, side, overlap = components.autoencoder, config.backbone.window_voxels, config.backbone.overlap
 

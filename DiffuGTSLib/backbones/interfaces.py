@@ -99,9 +99,15 @@ class NoiseSchedule(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Sentences to unit vectors."""
+    """Sentences to unit vectors.
+
+    Attributes:
+        dim: Width of the embeddings.
+        weights: File → SHA-256 of the model that makes them.
+    """
 
     dim: int
+    weights: dict[str, str]
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return one L2-normalized embedding a sentence, on the CPU, float32."""

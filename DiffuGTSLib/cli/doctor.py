@@ -137,6 +137,8 @@ def model_checks(preset: str, overrides: list[str] | None = None) -> Iterator[Ch
         yield Check(f"model {preset}", known.message, "problem", known.hint)
     else:
         for file, digest in components.weights.items():
+            if file.startswith("text/"):  # looked at below
+                continue
             yield Check(f"model {preset}", f"{file}, SHA-256 {digest[:12]}…")
 
 
@@ -182,6 +184,6 @@ def _cpu_bfloat16() -> str:
     """Say whether the processor has bfloat16 of its own; without it, it is slower than float32."""
     try:
         from DiffuGTSLib.processor import native_bfloat16
-    except ImportError:  # what is not installed is told below
+    except (ImportError, OSError):  # what is not installed, or is damaged, is told below
         return "unknown"
     return native_bfloat16() or "no"

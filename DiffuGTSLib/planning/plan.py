@@ -7,7 +7,7 @@ of `CANDIDATE_MM`, since nobody knows before what will be found; each further on
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +35,9 @@ _VOXELS_PER_S = 16e6
 _F32 = 4
 _HOST = {"read": 20, "aova": 12, "repaint": 45, "residual": 24, "write back": 34}
 """Bytes that numpy holds a voxel of the scan, at the most, the scan itself included; counted in the code."""
+
+EVERY = ("autoencoder", "denoiser", "head")
+"""Networks that hold weights."""
 
 _SMOOTHED = 16
 """Grids of float32 that `smooth_within_edges` holds, in main memory, of the largest part, which may be the scan: 15.2 measured."""
@@ -78,7 +81,8 @@ class Plan:
         skipped: What will not be done, in words.
         notes: What to know of this grid, in words.
         grid_fixed: Whether the grid must stay.
-        asked: What was asked for.
+        asked: What was asked for, or, for a further look at a scan, how it was looked at before.
+        given_up: Keys in which that had already left what was asked for at first.
     """
 
     rung: int
@@ -94,6 +98,14 @@ class Plan:
     notes: tuple[str, ...]
     grid_fixed: bool
     asked: Config
+    given_up: tuple[str, ...] = ()
+
+    @property
+    def differs_from_asked(self) -> dict[str, Any]:
+        """The keys whose values are not those that were asked for at first, with the values that are used."""
+        used = self.config.to_dict()
+        earlier = {key: used[key.split(".")[0]][key.split(".")[1]] for key in self.given_up}
+        return {**earlier, **differences(self.asked, self.config)}
 
     @property
     def peak_bytes(self) -> float:
@@ -113,7 +125,7 @@ class Plan:
             "rung": self.rung,
             "rung_name": self.ladder[self.rung],
             "ladder": list(self.ladder),
-            "differs_from_asked": differences(self.asked, self.config),
+            "differs_from_asked": self.differs_from_asked,
             "grid": list(self.shape),
             "spacing_mm": [round(side, 4) for side in self.spacing_mm],
             "window_voxels": self.config.backbone.window_voxels,
@@ -140,6 +152,7 @@ def make_plan(
     grid_fixed: bool = False,
     first: int = 0,
     trust: bool = False,
+    given_up: Iterable[str] = (),
 ) -> Plan:
     """Return the plan of the first rung that fits into the machine's memory.
 
@@ -151,6 +164,7 @@ def make_plan(
         grid_fixed: Leave the grid alone.
         first: The rung to begin with.
         trust: Take that rung whatever it needs: memory ran out above it, and nobody knows better.
+        given_up: See `Plan`.
 
     Raises:
         MemoryLimitError: If not even the last rung fits.
@@ -161,7 +175,7 @@ def make_plan(
     rungs = ladder(geometry, config, machine.device, grid_fixed=grid_fixed)
     plans = []
     for index in range(first, len(rungs)):
-        plan = _plan(index, rungs, geometry, machine, networks, grid_fixed)
+        plan = _plan(index, rungs, geometry, machine, networks, grid_fixed, tuple(given_up))
         if trust or plan.peak_bytes <= machine.memory_bytes:
             return plan
         plans.append(plan)
@@ -184,17 +198,19 @@ def differences(asked: Config, used: Config) -> dict[str, Any]:
 
 
 def _plan(
-    index: int, rungs: Sequence[Rung], geometry: Geometry, machine: Machine, networks: Sketch, grid_fixed: bool
-) -> Plan:
+    index: int, rungs: Sequence[Rung], geometry: Geometry, machine: Machine, networks: Sketch, grid_fixed: bool,
+    given_up: tuple[str, ...],
+) -> Plan:  # fmt: skip
     config = rungs[index].config
     grid, _ = canonical_grid(geometry, config.canonical)
     require_whole_cells(grid.shape, networks.autoencoder, networks.denoiser)
     estimate = _Estimate(config, geometry, grid, machine, networks)
     stages = estimate.stages()
     host = 0.0 if machine.device == "cpu" else BASE_BYTES["cpu"] + max(map(estimate.numpy_bytes, _HOST))
+    host += networks.weights_bytes(*EVERY) if estimate.offloads else 0.0
     return Plan(
         index, tuple(rung.name for rung in rungs), config, geometry, grid.shape, grid.spacing_mm, machine, stages,
-        host, _skipped(config), _notes(config, grid), grid_fixed, rungs[0].config,
+        host, _skipped(config), _notes(config, grid), grid_fixed, rungs[0].config, given_up,
     )  # fmt: skip
 
 
@@ -250,13 +266,17 @@ class _Estimate:
         speed = self.machine.speed(self.config.runtime.precision)
         if seconds is None and speed is not None:
             seconds = flop / speed
-        every = ("autoencoder", "denoiser", "head")
-        resident = self.networks.weights_bytes(*(used if self.config.runtime.offload else every))
+        resident = self.networks.weights_bytes(*(used if self.offloads else EVERY))
         held = scratch
         if self.machine.device == "cpu":
             held = max(scratch + self._scan_bytes(stage), self.numpy_bytes(stage))  # smoothed when no window is left
         peak = BASE_BYTES[self.machine.device] + resident + held + tensors
         return StagePlan(stage, what, windows, flop / 1e12, seconds, peak)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether networks that are not in use wait in main memory; on a CPU they are there anyway."""
+        return self.config.runtime.offload and self.machine.device == "cuda"
 
     def numpy_bytes(self, stage: str) -> float:
         """Return what numpy holds in a stage at the most, in main memory."""

@@ -1,7 +1,7 @@
 """Segmenting by plan: where memory runs out nevertheless, one rung down, said aloud, and on."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import Geometry, Volume
 
 
-def plan_here(geometry: Geometry, config: Config, *, grid_fixed: bool = False) -> Plan:
+def plan_here(geometry: Geometry, config: Config, *, grid_fixed: bool = False, given_up: Iterable[str] = ()) -> Plan:
     """Return the plan of a run that begins now, on this machine; see `make_plan`.
 
     Raises:
@@ -25,7 +25,7 @@ def plan_here(geometry: Geometry, config: Config, *, grid_fixed: bool = False) -
         Others: As `make_plan`.
     """
     find_device(config.runtime)
-    return make_plan(geometry, config, grid_fixed=grid_fixed)
+    return make_plan(geometry, config, grid_fixed=grid_fixed, given_up=given_up)
 
 
 def left_over_mb(plan: Plan) -> int:
@@ -66,8 +66,9 @@ def segment_by_plan(
         if isinstance(result, Segmentation):
             return replace(result, plan=plan.to_dict(), stepped_down=tuple(stepped))
         plan = make_plan(
-            plan.geometry, plan.asked, plan.machine, grid_fixed=plan.grid_fixed, first=plan.rung + 1, trust=True
-        )
+            plan.geometry, plan.asked, plan.machine, grid_fixed=plan.grid_fixed, first=plan.rung + 1, trust=True,
+            given_up=plan.given_up,
+        )  # fmt: skip
         stepped.append(f"{result.rstrip('.')}; went on with {plan.ladder[plan.rung]}")
         on_step_down(f"{stepped[-1]}.")
         if road.get("memory") is not None:

@@ -116,7 +116,7 @@ class BankedEncoder:
 
     Attributes:
         dim: Width of the embeddings.
-        model_sha256: Digest of the text model's weights, for a result's record.
+        weights: File → SHA-256 of the text model that made the bank, and embeds what is not in it.
     """
 
     def __init__(self, bank: PromptBank, load_model: Callable[[], TextEncoder]) -> None:
@@ -124,7 +124,7 @@ class BankedEncoder:
         self._load_model = load_model
         self._model: TextEncoder | None = None
         self.dim = int(bank.vectors.shape[1])
-        self.model_sha256 = bank.model_sha256
+        self.weights = {"model.safetensors": bank.model_sha256}
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return one L2-normalized embedding a sentence, on the CPU, float32.

@@ -55,6 +55,7 @@ class BertEncoder:
     Attributes:
         dim: Width of the embeddings.
         pooling: "mean" over the real tokens, or "cls", the first token of the last layer.
+        weights: File → SHA-256 of a folder's weights; empty for a model of the hub.
     """
 
     def __init__(self, folder: Path | str, pooling: Pooling, maximum_tokens: int, *, local: bool = True) -> None:
@@ -73,6 +74,8 @@ class BertEncoder:
         self._maximum_tokens = maximum_tokens
         self.pooling = pooling
         self.dim = int(self._model.config.hidden_size)
+        files = sorted(Path(folder).iterdir()) if local else []
+        self.weights = {file.name: sha256(file) for file in files if file.suffix in (".safetensors", ".bin")}
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return one L2-normalized embedding a sentence, on the CPU, float32.
@@ -88,7 +91,8 @@ class BertEncoder:
         tokens = self._tokenizer(sentences, padding=True, truncation=False, return_tensors="pt")
         for sentence, ids, mask in zip(sentences, tokens["input_ids"], tokens["attention_mask"], strict=True):
             self._require_readable(sentence, ids[mask.bool()].tolist())
-        states = self._model(**tokens).last_hidden_state  # (n, tokens, d)
+        with torch.autocast("cpu", enabled=False):  # the networks' precision is not the sentences'
+            states = self._model(**tokens).last_hidden_state  # (n, tokens, d)
         if self.pooling == "cls":
             pooled = states[:, 0]
         else:

@@ -263,7 +263,8 @@ def _stacked(slices: list[Slice]) -> Geometry:
     columns, rows, horizontal_mm, vertical_mm = first.grid
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1] = first.row * horizontal_mm, first.column * vertical_mm
-    matrix[:3, 2] = (last.position - first.position) / (len(slices) - 1)
+    normal = np.cross(first.row, first.column)  # slices may lie a little aside of it, and the reader straightens them
+    matrix[:3, 2] = normal * (normal @ (last.position - first.position)) / (len(slices) - 1)
     matrix[:3, 3] = first.position
     return Geometry((columns, rows, len(slices)), _LPS_TO_RAS @ matrix)
 

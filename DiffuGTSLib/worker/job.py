@@ -51,7 +51,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         teller.progress("load", 0.5)
         plan = plan_here(scan.geometry, config)
         if spec.cache:  # made on the grid that was planned then, from where only the rest may be planned smaller
-            plan = plan_here(scan.geometry, plan.config, grid_fixed=True)
+            plan = plan_here(scan.geometry, plan.config, grid_fixed=True, given_up=plan.differs_from_asked)
         config = plan.config
         components = model.components(config, spec.allow_untrained)
         made_of = digest_of_look(scan, prompts, modality, config, components)
@@ -114,6 +114,7 @@ def digest_of_look(scan: Volume, prompts: PromptPair, modality: str, config: Con
         asdict(config.canonical),
         asdict(config.backbone),
         asdict(config.text),
+        config.runtime.precision,
         components.weights,
         scan.geometry.ijk_to_ras.tolist(),
         scan.geometry.shape,

@@ -7,6 +7,7 @@ import pytest
 from phantoms import Phantom
 from typer.testing import CliRunner
 
+from DiffuGTSLib import results
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.cli.options import configured, parse_size_gb
 from DiffuGTSLib.errors import ConfigError
@@ -60,6 +61,7 @@ def test_a_smaller_plan_is_said_and_recorded(a_scan: Path, tmp_path: Path) -> No
     assert record["config"]["backbone"]["window_voxels"] == 64
     assert record["plan"]["differs_from_asked"] == {"backbone.window_voxels": 64} and record["stepped_down"] == []
     assert "(as asked): windows of 64 voxels." in " ".join(done.stderr.split())
+    assert results.read_results(tmp_path / "out").given_up_before == ("backbone.window_voxels",)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_head_is_trained_on_the_published_features_as_the_document_says(
         )
     config = load_config("mini", overrides=[f"backbone.folder={tmp_path / 'run' / 'model'}"])
     components = load_components(config)
-    assert components.trained and len(components.weights) == 3
+    assert components.trained and len(components.weights) == 4
 
 
 @pytest.mark.slow

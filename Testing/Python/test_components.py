@@ -16,6 +16,7 @@ from DiffuGTSLib.components import as_here, find_device, load_components
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.residual import ResidualProjection
+from DiffuGTSLib.text.encoder import MINILM_SHA256
 
 
 def tiny(*overrides: str) -> Config:
@@ -73,12 +74,17 @@ def test_half_precision_on_a_cpu_with_instructions_for_it_is_laid_out_by_channel
 
 def test_what_was_made_on_a_card_goes_on_here_as_a_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    of_a_card = RuntimeConfig(precision="bfloat16", compile=True)
+    of_a_card = RuntimeConfig(precision="bfloat16", compile=True, offload=True)
     for able, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {"amx_bf16": able})
         assert as_here(of_a_card) == RuntimeConfig(precision=precision, compile=False)
     with pytest.raises(ConfigError, match="'cuda:99' was asked for"):
         as_here(replace(of_a_card, device="cuda:99"))
+
+
+def test_the_text_model_is_on_record_beside_the_networks(tmp_path: Path) -> None:
+    parts = load_components(tiny(), allow_untrained=True)
+    assert parts.weights == {"text/model.safetensors": MINILM_SHA256} and not parts.trained
 
 
 def test_the_compiler_is_for_cuda() -> None:
@@ -119,7 +125,7 @@ def a_model_folder(folder: Path, text_dim: int, channels: tuple[int, ...], *, le
 def test_a_model_folder_of_ones_own_is_loaded_as_trained(tmp_path: Path) -> None:
     folder = a_model_folder(tmp_path / "mine", 384, (8, 8, 8))
     components = load_components(tiny(f"backbone.folder={folder}"))
-    assert components.trained and len(components.weights) == 3
+    assert components.trained and len(components.weights) == 4
     assert not any(parameter.requires_grad for parameter in components.head.parameters())
 
 
@@ -168,7 +174,7 @@ def test_a_trained_residual_is_loaded_where_it_is_asked_for(tmp_path: Path) -> N
     save_module(ResidualProjection(4, 384), folder / "residual")
     write_checksums(folder)
     asked = load_components(tiny(f"backbone.folder={folder}", "residual.feature=projection"))
-    assert isinstance(asked.residual, ResidualProjection) and len(asked.weights) == 4
+    assert isinstance(asked.residual, ResidualProjection) and len(asked.weights) == 5
     assert not any(parameter.requires_grad for parameter in asked.residual.parameters())
     assert load_components(tiny(f"backbone.folder={folder}")).residual is None
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from phantoms import Phantom, grid, write_dicom
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes.io import read_geometry, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 
@@ -111,6 +111,19 @@ def test_a_gantry_tilt_is_refused_with_its_angle(tmp_path: Path, a_small_ct: Vol
     with pytest.raises(GeometryError, match=r"sheared \(gantry tilt of about 15\.0 degrees\)") as caught:
         read_volume(tmp_path)
     assert "up to 4.019 mm sideways, allowed 0.1 mm" in caught.value.message
+
+
+def test_a_drift_that_is_allowed_is_straightened_whether_voxels_are_read_or_not(
+    tmp_path: Path, a_small_ct: Volume
+) -> None:
+    slices = a_small_ct.geometry.shape[2]
+    drift_mm = np.linspace(0, 0.08, slices)
+    write_dicom(
+        a_small_ct, tmp_path, slice_tags={k: _placed(a_small_ct, k, (0, drift_mm[k], 0)) for k in range(slices)}
+    )
+    read, planned = read_volume(tmp_path).geometry, read_geometry(tmp_path)
+    assert planned.shape == read.shape
+    np.testing.assert_allclose(planned.ijk_to_ras, read.ijk_to_ras, atol=1e-4)
 
 
 def test_several_orientations_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:

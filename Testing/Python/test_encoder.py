@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -20,6 +21,7 @@ from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError, PromptError, WeightsError
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import sha256
 from DiffuGTSLib.text import encoder as encoder_module
 from DiffuGTSLib.text.bank import BankedEncoder, PromptBank
 from DiffuGTSLib.text.encoder import (
@@ -101,6 +103,7 @@ class RefusingEncoder:
     """Stands where no text model is needed: fails the test when it is asked."""
 
     dim = 2
+    weights: ClassVar[dict[str, str]] = {}
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Fail."""
@@ -202,6 +205,14 @@ def test_mean_pooling_leaves_the_padding_out(a_tiny_bert: Path) -> None:
     expected = states[0].mean(dim=0)
     vectors = encoder.encode(["lung", "a normal ct scan of the liver with tumor"])
     assert torch.allclose(vectors[0], expected / expected.norm(), atol=1e-6)
+
+
+def test_a_text_model_of_ones_own_is_known_by_its_weights_and_reads_in_float32(a_tiny_bert: Path) -> None:
+    encoder = BertEncoder(a_tiny_bert, "mean", 128)
+    assert encoder.weights == {"model.safetensors": sha256(a_tiny_bert / "model.safetensors")}
+    plain = encoder.encode(["a healthy liver"])
+    with torch.autocast("cpu", torch.bfloat16):  # as the networks may be run
+        assert torch.equal(encoder.encode(["a healthy liver"]), plain) and plain.dtype == torch.float32
 
 
 def test_more_sentences_than_a_batch_keep_their_order(a_tiny_bert: Path) -> None:
@@ -343,7 +354,7 @@ def test_an_unknown_sentence_loads_the_model_once_and_keeps_its_place(
     encoder.encode(["a third sentence about a lung"])
     assert loads == [1]
     assert torch.allclose(vectors, a_minilm.encode(sentences), atol=1e-3)
-    assert encoder.model_sha256 == MINILM_SHA256
+    assert encoder.weights == {"model.safetensors": MINILM_SHA256}
 
 
 def test_without_the_package_the_bank_still_answers_and_the_rest_names_the_pip_line(

@@ -67,7 +67,7 @@ def test_five_lines_from_a_scan_to_a_segmentation(a_ct_phantom: Phantom) -> None
     assert result.mask.geometry is a_ct_phantom.scan.geometry
     assert (result.modality, result.modality_reason) == ("CT", "the file says so")
     assert result.prompts is prompts and result.config is config and result.outcome
-    assert not components.trained and components.weights == {}
+    assert not components.trained and set(components.weights) == {"text/model.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -500,7 +500,7 @@ def test_masks_too_small_for_the_models_grid_are_refused_before_anything_is_look
     heard: list[str] = []
     listen: Callable[[str, float], None] = lambda stage, share: heard.append(stage)  # noqa: E731
     fine = ct_phantom(grid((48, 48, 48), (0.3, 0.3, 0.3)))
-    with pytest.raises(InputError, match=r"too small for one voxel of the model's grid, or lies outside") as caught:
+    with pytest.raises(InputError, match=r"coarse mask is too small for one voxel of the model's grid") as caught:
         segment(fine.scan, LIVER, some_components, tiny(), coarse_mask=one_voxel(fine), on_progress=listen)
     assert caught.value.code == "empty_candidate"
     with pytest.raises(InputError, match=r"The region is too small for one voxel") as caught:
@@ -512,6 +512,18 @@ def test_a_candidate_outside_the_region_is_refused(some_components: Components, 
     elsewhere = a_ct_phantom.lesion.with_array(a_ct_phantom.lesion.array[::-1].copy())
     with pytest.raises(InputError, match=r"lies outside the region"):
         segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=a_ct_phantom.lesion, region=elsewhere)
+
+
+def test_a_candidate_that_only_touches_the_region_is_refused(
+    some_components: Components, a_ct_phantom: Phantom
+) -> None:
+    """On the model's coarser grid it would smear into it, and what nobody drew would be repainted."""
+    phantom, left, beside = a_ct_phantom, *np.zeros((2, *a_ct_phantom.scan.geometry.shape), dtype=np.uint8)
+    left[:23], beside[23:30, 10:30, 10:30] = 1, 1
+    region, drawn = phantom.lesion.with_array(left), phantom.lesion.with_array(beside)
+    with pytest.raises(InputError, match=r"lies outside the region") as caught:
+        segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=drawn, region=region)
+    assert caught.value.code == "empty_candidate"
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,19 @@ def test_less_memory_leads_down_the_ladder_until_nothing_fits(a_published_sketch
     assert "--memory" in caught.value.hint and caught.value.code == "oom"
 
 
+def test_networks_that_wait_in_main_memory_are_counted_there_and_on_a_processor_none_waits(
+    a_published_sketch: Sketch,
+) -> None:
+    waiting, plain = (load_config("maisi-ct", overrides=[f"runtime.offload={wish}"]) for wish in ("true", "false"))
+    weights = a_published_sketch.weights_bytes("autoencoder", "denoiser", "head")
+    on_card, off = (
+        make_plan(CHEST, each, machine(64, "cuda"), networks=a_published_sketch) for each in (plain, waiting)
+    )
+    assert off.host_bytes == pytest.approx(on_card.host_bytes + weights)
+    peaks = [make_plan(CHEST, each, machine(64), networks=a_published_sketch).peak_bytes for each in (plain, waiting)]
+    assert peaks[0] == peaks[1]
+
+
 def test_every_rung_needs_no_more_than_the_one_above(a_published_sketch: Sketch) -> None:
     config = load_config("maisi-ct")
     first = make_plan(CHEST, config, machine(64, "cuda"), networks=a_published_sketch)

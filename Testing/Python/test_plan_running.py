@@ -33,6 +33,18 @@ def test_a_plan_that_holds_is_on_record_with_the_result(a_ct_phantom: Phantom) -
     assert result.config == config
 
 
+def test_a_further_look_does_not_forget_what_the_first_one_gave_up(a_ct_phantom: Phantom) -> None:
+    asked = load_config("tiny", overrides=["backbone.window_voxels=96"])
+    smaller = replace(asked, backbone=replace(asked.backbone, window_voxels=64))
+    first = make_plan(a_ct_phantom.scan.geometry, asked, PLENTY)
+    then = make_plan(a_ct_phantom.scan.geometry, smaller, PLENTY, given_up=["backbone.window_voxels"])
+    assert first.differs_from_asked == {}
+    assert then.rung == 0 and then.to_dict()["differs_from_asked"] == {"backbone.window_voxels": 64}
+    components = load_components(smaller, allow_untrained=True)
+    result = segment_by_plan(a_ct_phantom.scan, LIVER, components, then, stages=["aova"])
+    assert result.plan is not None and result.plan["differs_from_asked"] == {"backbone.window_voxels": 64}
+
+
 @pytest.mark.parametrize("spare_mb", [300, 0, -300])
 def test_what_a_plan_leaves_may_be_remembered(a_ct_phantom: Phantom, spare_mb: int) -> None:
     grid, config = a_ct_phantom.scan.geometry, load_config("tiny")

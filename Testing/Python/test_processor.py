@@ -23,6 +23,17 @@ def test_the_widest_instructions_are_named(able: dict[str, bool], named: str, mo
     assert native_bfloat16() == named
 
 
+def test_a_torch_that_does_not_say_what_it_knows_or_makes_no_use_of_it_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as with_an_older_torch:
+        with_an_older_torch.delattr("torch.cpu.get_capabilities")
+        assert native_bfloat16() == ""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"bf16": True})
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    assert native_bfloat16() == ""
+
+
 def test_this_processor_is_asked() -> None:
     able = torch.cpu.get_capabilities()
     assert "avx512_bf16" in able or able["architecture"] != "x86_64", "torch has renamed it"

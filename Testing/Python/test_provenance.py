@@ -24,5 +24,5 @@ def test_a_report_tells_protocol_model_and_machine(tmp_path: Path) -> None:
     told = report_provenance(own, "test", cases, config, components)
     assert told["protocol"] == "own.json" and told["protocol_sha256"] == hashlib.sha256(own.read_bytes()).hexdigest()
     assert told["splits"]["test"] == sum(case.split == "test" for case in cases) and "excluded" not in told["splits"]
-    assert (told["trained"], told["preset"], told["weights"]) == (False, "tiny", {})
+    assert (told["trained"], told["preset"], set(told["weights"])) == (False, "tiny", {"text/model.safetensors"})
     assert "diffugts" in told["versions"]

@@ -89,7 +89,7 @@ def test_the_model_folder_segments_a_scan(a_run: Path) -> None:
         runtime=replace(config.runtime, device="cpu"),
     )
     components = load_components(config)
-    assert components.trained and len(components.weights) == 3
+    assert components.trained and len(components.weights) == 4
     phantom = ct_phantom(GRID, noise_hu=10)
     result = segment(
         phantom.scan, organ_prompts("liver", "CT"), components, config, coarse_mask=phantom.lesion, modality="CT"
