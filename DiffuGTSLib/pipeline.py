@@ -155,8 +155,7 @@ def segment(
             told = Conditions(scan.spacing_mm, modality)
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
-            given = None if coarse_mask is None else _inside(coarse_mask, region)
-            drawn = None if given is None else _drawn(given, allowed, scan)
+            given, drawn = (None, None) if coarse_mask is None else _drawn(coarse_mask, region, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
@@ -244,11 +243,14 @@ def _inside(coarse_mask: Volume, region: Volume | None) -> Volume:
     return coarse_mask.with_array(inside.astype(np.uint8))
 
 
-def _drawn(given: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarray:
-    """Return the user's candidates on the canonical grid: the voxels that they cover by half.
+def _drawn(
+    coarse_mask: Volume, region: Volume | None, allowed: np.ndarray, scan: CanonicalScan
+) -> tuple[Volume, np.ndarray]:
+    """Return the user's candidates in the region, on the scan's grid and on the canonical one: voxels covered by half.
 
     One that is too thin to cover any by half keeps those that it covers best, so that none is lost.
     """
+    given = _inside(coarse_mask, region)
     covered = scan.project(given) * allowed
     candidate: np.ndarray = covered >= 0.5
     parts, count = ndimage.label(covered > _TOUCHED, structure=np.ones((3, 3, 3)))
@@ -260,7 +262,7 @@ def _drawn(given: Volume, allowed: np.ndarray, scan: CanonicalScan) -> np.ndarra
             hint="paint a larger candidate, or leave the mask away to have it detected.",
             code="empty_candidate",
         )
-    return candidate
+    return given, candidate
 
 
 _TOUCHED = 0.02

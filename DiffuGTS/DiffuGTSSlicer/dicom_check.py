@@ -12,6 +12,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSSlicer.display import isSegmentShown
 from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.scene import SCAN_ROLE
 from DiffuGTSSlicer.terminology import namesPlace
@@ -41,16 +42,17 @@ def checkForDicom(segmentationNode: Any) -> DicomCheck:
     """Look at hierarchy, reference, transforms and terminology of a segmentation; nothing is changed."""
     scan = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     scan = scan or segmentationNode.GetNodeReference(SCAN_ROLE)
-    filled = [] if scan is None else _filledSegments(segmentationNode, scan)
+    filled = {} if scan is None else _filledSegments(segmentationNode, scan)
+    hidden = [segment.GetName() for each, segment in filled.items() if not isSegmentShown(segmentationNode, each)]
     missing = [*_hierarchyGaps(segmentationNode, scan), *_referenceGaps(segmentationNode, scan)]
     if not filled:
         missing.append(_("No segment holds anything: there is nothing to export."))
-    unnamed = [segment.GetName() for segment in filled if not _namesType(segment.GetTerminology())]
+    unnamed = [segment.GetName() for segment in filled.values() if not _namesType(segment.GetTerminology())]
     if unnamed:
         missing.append(
             _("No terminology: {names}. Set it in the Segmentations module.").format(names=", ".join(unnamed))
         )
-    return DicomCheck(tuple(missing), tuple(_advice(filled)))
+    return DicomCheck(tuple(missing), tuple(_advice(list(filled.values()), hidden)))
 
 
 def _hierarchyGaps(segmentationNode: Any, scan: Any) -> list[str]:
@@ -84,13 +86,13 @@ def _referenceGaps(segmentationNode: Any, scan: Any) -> list[str]:
     return gaps
 
 
-def _filledSegments(segmentationNode: Any, scan: Any) -> list[Any]:
+def _filledSegments(segmentationNode: Any, scan: Any) -> dict[str, Any]:
     segmentation = segmentationNode.GetSegmentation()
-    return [
-        segmentation.GetSegment(each)
+    return {
+        each: segmentation.GetSegment(each)
         for each in segmentation.GetSegmentIDs()
         if segmentMask(segmentationNode, each, scan).any()
-    ]
+    }
 
 
 def _namesType(entry: str) -> bool:
@@ -99,9 +101,15 @@ def _namesType(entry: str) -> bool:
     return len(parts) > 2 and all(part.strip("^") for part in parts[1:3])
 
 
-def _advice(segments: list[Any]) -> list[str]:
+def _advice(segments: list[Any], hidden: list[str]) -> list[str]:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     advice = []
+    if hidden:  # an earlier state of the same tumor, say
+        advice.append(
+            _("Hidden: {names}. Remove what is not to be exported in the Segment Editor.").format(
+                names=", ".join(hidden)
+            )
+        )
     nowhere = [segment.GetName() for segment in segments if not namesPlace(segment.GetTerminology())]
     if nowhere:
         advice.append(

@@ -43,6 +43,7 @@ _HEAT = (
 )
 """Position, red, green, blue: dark to light, so that it reads without color vision too."""
 _LEFT, _RIGHT = "Red", "Yellow"
+_SURFACE = "Closed surface"
 _CONTEXT = "DiffuGTS.Context"
 """Attribute of the organ's segmentation: whether it was shown in 3D before, its opacity, its segment."""
 _BEFORE = "DiffuGTS.Before"
@@ -71,14 +72,12 @@ def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
     volumeNode.SetDescription(_("Synthetic image: not for diagnosis."))
     if "synthetic" not in volumeNode.GetName().lower():
         volumeNode.SetName(f"{volumeNode.GetName()} (synthetic)")
+    _windowAs(volumeNode, scanNode)
     display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
-    if scan is None:
-        return
-    display.AutoWindowLevelOff()
-    display.SetWindowLevel(scan.GetWindow(), scan.GetLevel())
-    display.SetAndObserveColorNodeID(scan.GetColorNodeID())
-    display.SetInterpolate(scan.GetInterpolate())
-    display.ApplyThresholdOff()
+    if scan is not None:
+        display.SetAndObserveColorNodeID(scan.GetColorNodeID())
+        display.SetInterpolate(scan.GetInterpolate())
+        display.ApplyThresholdOff()
 
 
 def isSynthetic(volumeNode: Any) -> bool:
@@ -134,6 +133,25 @@ def showSegments(segmentationNode: Any, visible: bool) -> None:
     segmentationNode.GetDisplayNode().SetVisibility(visible)
 
 
+def showSegment(segmentationNode: Any, segmentId: str, visible: bool) -> None:
+    """Show or hide one segment in every view."""
+    if segmentationNode.GetDisplayNode() is None:
+        styleSegmentation(segmentationNode)
+    segmentationNode.GetDisplayNode().SetSegmentVisibility(segmentId, visible)
+
+
+def isSegmentShown(segmentationNode: Any, segmentId: str) -> bool:
+    """Say whether one segment is shown where its segmentation is."""
+    node = segmentationNode.GetDisplayNode()
+    return node is None or bool(node.GetSegmentVisibility(segmentId))
+
+
+def shownSegments(segmentationNode: Any) -> list[str]:
+    """Return the segments that are shown where their segmentation is."""
+    known = segmentationNode.GetSegmentation().GetSegmentIDs()
+    return [str(each) for each in known if isSegmentShown(segmentationNode, each)]
+
+
 def show3D(segmentationNode: Any, visible: bool) -> bool:
     """Show or hide the segments as surfaces; say whether there is any surface to show.
 
@@ -142,6 +160,7 @@ def show3D(segmentationNode: Any, visible: bool) -> bool:
     made = True
     if visible:
         made = _holdsAnything(segmentationNode) and bool(segmentationNode.CreateClosedSurfaceRepresentation())
+        showSegments(segmentationNode, True)
     segmentationNode.GetDisplayNode().SetVisibility3D(visible)
     manager = slicer.app.layoutManager()
     if visible and made and manager is not None:
@@ -150,29 +169,44 @@ def show3D(segmentationNode: Any, visible: bool) -> bool:
     return made
 
 
-def showContext3D(segmentationNode: Any, segmentId: str, visible: bool) -> None:
-    """Show the organ around a tumor as a pale surface, or take that back; what the user made visible stays."""
+def isShown3D(segmentationNode: Any) -> bool:
+    """Say whether surfaces of a segmentation are there and shown: visible in 3D is also what has none yet."""
+    node = segmentationNode.GetDisplayNode()
+    hasSurfaces = segmentationNode.GetSegmentation().ContainsRepresentation(_SURFACE)
+    return node is not None and hasSurfaces and bool(node.GetVisibility() and node.GetVisibility3D())
+
+
+def showContext3D(segmentationNode: Any, segmentId: str) -> None:
+    """Show the organ around a tumor as a pale surface, until `endContext3D`."""
     display = segmentationNode.GetDisplayNode()
-    if display is None:
-        return
-    before = segmentationNode.GetAttribute(_CONTEXT)
-    if visible and before is None and segmentationNode.CreateClosedSurfaceRepresentation():
+    if display is not None and segmentationNode.CreateClosedSurfaceRepresentation():
         shown = int(display.GetVisibility3D())
         segmentationNode.SetAttribute(_CONTEXT, f"{shown} {display.GetSegmentOpacity3D(segmentId)} {segmentId}")
         display.SetSegmentOpacity3D(segmentId, CONTEXT_OPACITY)
         display.SetVisibility3D(True)
-    elif not visible and before is not None:
-        shown, opacity, known = before.split(" ", 2)
-        display.SetSegmentOpacity3D(known, float(opacity))
-        display.SetVisibility3D(bool(int(shown)))
-        segmentationNode.RemoveAttribute(_CONTEXT)
+
+
+def endContext3D() -> None:
+    """Give every organ that was made pale its looks back; what the user had made visible stays."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        before, display = node.GetAttribute(_CONTEXT), node.GetDisplayNode()
+        if before is not None and display is not None:
+            shown, opacity, known = before.split(" ", 2)
+            display.SetSegmentOpacity3D(known, float(opacity))
+            display.SetVisibility3D(bool(int(shown)))
+            node.RemoveAttribute(_CONTEXT)
 
 
 # --- Layers and views
 
 
 def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> None:
-    """Lay a map, or nothing, over the scan in every slice view; the twin of a comparison stays bare."""
+    """Lay a map, or nothing, over the scan in every slice view; the twin of a comparison stays bare.
+
+    A synthetic image gets the scan's window, as it is now: a difference in brightness would look like a finding.
+    """
+    if isSynthetic(overlayNode):
+        _windowAs(overlayNode, scanNode)
     for view, layers in _views():
         if view.GetAttribute(_BEFORE) is not None:
             continue
@@ -201,6 +235,8 @@ def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
     if name == "side by side" and twinNode is not None:
         views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
         if _LEFT in views and _RIGHT in views:
+            if scanNode is not None:
+                _windowAs(twinNode, scanNode)
             _compare(*views[_LEFT], *views[_RIGHT], twinNode)
     else:
         endComparison(scanNode)
@@ -275,6 +311,13 @@ def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
     display.SetWindowLevelMinMax(0.0, 1.0)
     display.InterpolateOn()
     setThreshold(volumeNode, threshold)
+
+
+def _windowAs(volumeNode: Any, scanNode: Any) -> None:
+    display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
+    if display is not None and scan is not None:
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(scan.GetWindow(), scan.GetLevel())
 
 
 def _holdsAnything(segmentationNode: Any) -> bool:

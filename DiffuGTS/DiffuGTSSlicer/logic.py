@@ -18,6 +18,7 @@ from typing import Any
 
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 from slicer.util import VTKObservationMixin
 
@@ -28,8 +29,9 @@ from DiffuGTSSlicer.grids import requireLabelmap, volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters, SynthesisParameters
-from DiffuGTSSlicer.result_import import MASKS, importArtifact
-from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
+from DiffuGTSSlicer.result_import import importArtifact
+from DiffuGTSSlicer.result_set import completeResult
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, MASKS, Run
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.steps import StepQueue, Work, inBackground
 from DiffuGTSSlicer.worker_client import WorkerClient
@@ -131,7 +133,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             DiffuGTSError: As `process`; and code "empty_candidate" without a candidate.
         """
         self._requireIdle()
-        if parameters.candidate is None or not parameters.candidateSegmentId:
+        if parameters.candidate is None:
             raise InputError("There is no candidate region to refine.", hint="segment first.", code="empty_candidate")
         return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
 
@@ -185,7 +187,10 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return batch
 
     def cancel(self) -> None:
-        """Stop the run under way at its next step, and its batch; what was imported stays, marked as partial."""
+        """Stop the run under way at its next step, and its batch.
+
+        What it wrote over comes back; where there was no earlier result, what was imported stays, marked as partial.
+        """
         if self.batch is not None and not self.batch.isOver:
             self.batch.cancel()
         else:
@@ -215,7 +220,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._steps.clear()
         if self._client is not None:
             self._client.close()
-        if self.run is not None:
+        if self.run is not None and not self.run.isOver:
             self.run.isDropped = True
             self.run.removeFolder()
             self._settle(self.run, {"event": "cancelled"})
@@ -228,6 +233,15 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._session is not None:
             shutil.rmtree(self._session, ignore_errors=True)
             self._session = None
+
+    def leaveScene(self) -> None:
+        """Forget what was of a scene that is closed: what a refinement re-uses, the batch, and the run where it is over."""
+        self.forget()
+        if self.batch is not None:
+            self.batch.cancel()
+            self.batch = None
+        if not self._isRunUnderWay:
+            self.run = None
 
     # A run's beginning
 
@@ -330,7 +344,14 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
         if event["event"] == "done" and run.failure is None and not run.isDropped:
             self._keepCache(run)
+            run.result = {key: value for key, value in event.items() if key != "event"}
+            completeResult(run)
+            run.putBack.clear()  # it holds what was written over
+        elif run.replaces and not run.isDropped:
+            run.goBack()
         yield from inBackground(run.removeFolder)
+        if run.folder.exists():
+            self._tellLine(_("The files of this run are kept in {folder}").format(folder=run.folder))
 
     def _settle(self, run: Run, event: dict[str, Any]) -> None:
         """Say how a run has ended, in its state and to whoever listens."""
@@ -345,7 +366,6 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                 str(event["code"]), str(event["message"]), str(event.get("hint", "")), str(event.get("detail", ""))
             )
         elif event["event"] == "done":
-            run.result = {key: value for key, value in event.items() if key != "event"}
             self.progress.learn(run.result.get("timings_s", {}))
         run.state = {"done": DONE, "error": FAILED, "cancelled": CANCELLED}[event["event"]]
         run.markNodes()

@@ -55,7 +55,7 @@ def nextSteps() -> dict[str, str]:
     Codes whose hint from the library is already a step in this panel (wrong prompts, geometry) are left to it.
     """
     return {
-        "oom": _("Choose a region of interest, close other programs, or take a smaller preset under Advanced."),
+        "oom": _("Crop the scan (module Crop Volume), close other programs, or take a smaller preset under Advanced."),
         "cuda_arch": _(
             "This PyTorch was not built for your graphics card: reinstall it in the PyTorch module, "
             "or set Device to Processor under Advanced."

@@ -12,6 +12,8 @@ import slicer
 import vtk
 from slicer.util import VTKObservationMixin
 
+from DiffuGTSLib.worker.protocol import ENDINGS
+from DiffuGTSSlicer.display import showSegments
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_advanced import AdvancedSection
@@ -22,11 +24,12 @@ from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
 from DiffuGTSSlicer.panel_reading import ReadingSection
 from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
-from DiffuGTSSlicer.panel_run import RunSection, keepInState
+from DiffuGTSSlicer.panel_run import RunSection
 from DiffuGTSSlicer.panel_setup import SetupSection
 from DiffuGTSSlicer.panel_synthesis import SynthesisSection
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
+from DiffuGTSSlicer.result_set import clearResult, goBackInState, keepInState, takeUp
 from DiffuGTSSlicer.run import Run
 
 PARAMETER = "SlicerParameterName"
@@ -66,7 +69,7 @@ class Panel(VTKObservationMixin):
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneIsThere)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneIsEmpty)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneIsThere)
 
     def _shortcut(self, uiWidget: Any, keys: str) -> Any:
@@ -128,6 +131,12 @@ class Panel(VTKObservationMixin):
         self.review.stopComparing()
         self.setParameterNode(None)
 
+    def _onSceneIsEmpty(self, _caller: Any, _event: Any) -> None:
+        self.logic.leaveScene()
+        for section in self.sections:
+            section.forget()
+        self._onSceneIsThere(_caller, _event)
+
     def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
         self.logic.forget()
         if self.isShown:
@@ -151,10 +160,23 @@ class Panel(VTKObservationMixin):
             return
         self._isRefreshing = True
         try:
+            self._followSegmentation()
             for section in self.sections:
                 section.refresh()
         finally:
             self._isRefreshing = False
+
+    def _followSegmentation(self) -> None:
+        """Review the result that the chosen segmentation is of; during a run the choice is the run's."""
+        if self.parameterNode is not None and not self.logic.isRunning and takeUp(self.parameterNode):
+            self._changeResult()
+
+    def _changeResult(self) -> None:
+        """Forget what was shown of another result, and show this one's tumor."""
+        for section in self.sections:
+            section.forget()
+        if self.parameterNode.segmentation is not None:
+            showSegments(self.parameterNode.segmentation, True)
 
     # The run
 
@@ -162,8 +184,12 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onEvent(self, event: dict[str, Any]) -> None:
+        run = self.logic.run
         with self.held():
-            for section in self._listeners(self.logic.run):
+            if run is not None and run.isUndone and event["event"] in ENDINGS and self.parameterNode is not None:
+                goBackInState(self.parameterNode, run)
+                self.review.forget()
+            for section in self._listeners(run):
                 section.onEvent(event)
         if event["event"] != "stage":
             self.refresh()
@@ -180,16 +206,13 @@ class Panel(VTKObservationMixin):
         """Review another run: its scan, its maps, its findings."""
         state = self.parameterNode
         with self.held():
-            for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
-                setattr(state, name, None)
-            state.candidateSegmentId = state.tumorSegmentId = ""
+            clearResult(state)
             state.inputVolume = state.resultVolume = run.scanNode
             for kind, node in run.nodes.items():
                 if slicer.mrmlScene.IsNodePresent(node):
                     keepInState(state, run, kind)
             state.outcome = run.outcome
-            for section in self.sections:
-                section.forget()
+            self._changeResult()
         self.refresh()
 
     def showFailure(self, failure: Failure) -> None:

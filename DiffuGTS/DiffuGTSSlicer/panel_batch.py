@@ -132,6 +132,8 @@ class BatchSection(Section):
         self.panel.refresh()
 
     def _tellDone(self, batch: Batch) -> None:
+        if batch is not self.batch:  # of a scene that is closed
+            return
         states = [case.status for case in batch.cases]
         text = _("{done} of {count} scans done").format(done=states.count(DONE), count=len(states))
         if FAILED in states:

@@ -42,7 +42,8 @@ class Section:
         """Hear what the worker said."""
 
     def forget(self) -> None:
-        """Show everything anew in the next `refresh`: the result is another one."""
+        """Show everything anew in the next `refresh`, and say nothing of before: the result is another one."""
+        self.tell("")
 
     def close(self) -> None:
         """Let go of timers."""
@@ -99,19 +100,20 @@ class ChoiceBox:
         self._comboBox = comboBox
         self._onChosen = onChosen
         self._values: list[str] = []
+        self._choices: list[tuple[str, str]] = []
         self.offer(choices)
         comboBox.connect("currentIndexChanged(int)", self._chosen)
 
     def offer(self, choices: Sequence[tuple[str, str]]) -> None:
         """Replace the choices, (word, shown words) each."""
-        values = [value for value, _words in choices]
-        if values == self._values:
+        if list(choices) == self._choices:
             return
+        self._choices = list(choices)
         wasBlocked = self._comboBox.blockSignals(True)
         self._comboBox.clear()
         for _value, words in choices:
             self._comboBox.addItem(words)
-        self._values = values
+        self._values = [value for value, _words in choices]
         self._comboBox.blockSignals(wasBlocked)
 
     def show(self, value: str) -> None:

@@ -14,6 +14,7 @@ from DiffuGTSSlicer.dicom_check import checkForDicom
 from DiffuGTSSlicer.findings_table import findingsTable, showTable
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import DICOM, SEGMENT_EDITOR, SEGMENT_STATISTICS, absence, openSegmentEditor
+from DiffuGTSSlicer.result_set import shownResult
 
 
 class HandOffSection(Section):
@@ -38,25 +39,31 @@ class HandOffSection(Section):
     def refresh(self) -> None:
         """Offer what can be done with the result; a button whose module is absent says so."""
         ui = self.ui
-        hasResult = self._segmentation() is not None and not self.logic.isRunning
+        node = self._segmentation()
+        hasResult = node is not None and not self.logic.isRunning
         ui.show3DButton.enabled = hasResult
+        wasBlocked = ui.show3DButton.blockSignals(True)
+        ui.show3DButton.setChecked(node is not None and display.isShown3D(node))
+        ui.show3DButton.blockSignals(wasBlocked)
         ui.findingsToTableButton.enabled = hasResult and self.panel.review.findings is not None
         for button, module in self._needs.items():
             why = absence(module)
             button.enabled = hasResult and not why
             button.setToolTip(why or self._tips[button])
 
-    def _segmentation(self) -> Any:
-        return None if self.state is None else self.state.segmentation
+    def forget(self) -> None:
+        """Take the pale organ away with the result that it stood around."""
+        super().forget()
+        display.endContext3D()
 
-    def _scan(self) -> Any:
-        return self.state.resultVolume or self.state.inputVolume
+    def _segmentation(self) -> Any:
+        return None if self.state is None else shownResult(self.state)
 
     @door
     def onEdit(self) -> None:
         """Open the result in the Segment Editor."""
         logging.info("DiffuGTS: edit segmentation")
-        openSegmentEditor(self.state.segmentation, self.state.tumorSegmentId, self._scan())
+        openSegmentEditor(self.state.segmentation, self.state.tumorSegmentId, self.state.resultVolume)
 
     @door
     def onShow3D(self, isOn: bool) -> None:
@@ -65,10 +72,13 @@ class HandOffSection(Section):
         if node is None:
             return
         logging.info("DiffuGTS: show 3D %s", isOn)
+        display.endContext3D()
         organ = self.state.organSegmentation
-        if organ is not None and organ is not node:
-            display.showContext3D(organ, self.state.organSegmentId, isOn)
-        if not display.show3D(node, isOn):
+        if isOn and organ is not None and organ is not node:
+            display.showContext3D(organ, self.state.organSegmentId)
+        isMade = display.show3D(node, isOn)
+        self.refresh()
+        if not isMade:
             raise InputError(
                 _("The segment is empty: there is no surface to show."),
                 hint=_("keep a finding under Review, or segment again."),
@@ -84,7 +94,8 @@ class HandOffSection(Section):
         logic = SegmentStatistics.SegmentStatisticsLogic()
         node = logic.getParameterNode()
         node.SetParameter("Segmentation", self.state.segmentation.GetID())
-        node.SetParameter("ScalarVolume", self._scan().GetID())
+        node.SetParameter("ScalarVolume", self.state.resultVolume.GetID())
+        node.SetParameter("visibleSegmentsOnly", "True")  # what was set aside must not count twice
         logic.computeStatistics()
         name = _("{name} statistics").format(name=self.state.segmentation.GetName())
         table = slicer.mrmlScene.GetFirstNodeByName(name) or slicer.mrmlScene.AddNewNodeByClass(

@@ -14,9 +14,8 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
-from DiffuGTSSlicer.panel_run import newResults
-from DiffuGTSSlicer.result_import import CANDIDATE_COLOR
-from DiffuGTSSlicer.scene import newSegmentation
+from DiffuGTSSlicer.result_set import newResults
+from DiffuGTSSlicer.scene import CANDIDATE_COLOR, newSegmentation
 
 
 class RefineSection(Section):
@@ -65,6 +64,7 @@ class RefineSection(Section):
 
     def forget(self) -> None:
         """Hide the candidates once the tumor is outlined: two outlines that nearly agree cannot be read."""
+        super().forget()
         state = self.state
         if state is not None and state.candidate is not None and state.segmentation is not None:
             display.showSegments(state.candidate, False)
@@ -99,9 +99,6 @@ class RefineSection(Section):
     def onRefine(self) -> None:
         """Run repainting and outlining again."""
         logging.info("DiffuGTS: refine")
-        segments = self._segments()
-        if self.state.candidateSegmentId not in segments and len(segments) == 1:  # deleted, and another one drawn
-            self.state.candidateSegmentId = segments[0]
         self.panel.run.startRefinement()
 
     def _ensureCandidate(self) -> None:
@@ -110,9 +107,11 @@ class RefineSection(Section):
         if state.candidate is None or "candidate" in newResults(state):
             name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())
             state.candidate = newSegmentation(state.inputVolume, name)
-        segmentation = state.candidate.GetSegmentation()
-        if segmentation.GetSegment(state.candidateSegmentId) is None:
-            segmentId = segmentation.AddEmptySegment("", _("Candidate region"), CANDIDATE_COLOR)
-            state.candidateSegmentId = segmentId
+        segments = self._segments()
+        if state.candidateSegmentId not in segments and len(segments) == 1:  # deleted, and another one drawn
+            state.candidateSegmentId = segments[0]
+        elif state.candidateSegmentId not in segments:
+            segmentation = state.candidate.GetSegmentation()
+            state.candidateSegmentId = segmentation.AddEmptySegment("", _("Candidate region"), CANDIDATE_COLOR)
         display.showSegments(state.candidate, True)
         self._check(True)

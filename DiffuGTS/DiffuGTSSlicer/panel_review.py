@@ -17,6 +17,7 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.findings import Finding, Findings
 from DiffuGTSSlicer.messages import failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
 
 TICK_MS = 40
@@ -47,6 +48,8 @@ class ReviewSection(Section):
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
         self._measured: tuple[Any, ...] | None = None
+        self._reviewed: Any = None
+        self._hidden: set[str] = set()
         self._work = StepQueue()
         self._isFilling = False
         self._comparing, self._since = "", 0.0
@@ -122,12 +125,20 @@ class ReviewSection(Section):
             self._fill(())
             return
         self._overlay.show(state.overlay)
+        self._hideOthers()
         if hasScan:
             self._applyThreshold()
             if self.panel.isShown:  # the views belong to whoever works in another module meanwhile
                 self._applyOverlay()
         if not self.logic.isRunning:
             self._measure()
+
+    def _hideOthers(self) -> None:
+        """Hide what was outlined in other scans: in the one under review it would look like its own."""
+        if self.state.resultVolume is not self._reviewed:
+            self._reviewed = self.state.resultVolume
+            self._hidden.clear()
+        hideOthers(self.state, self._hidden)
 
     def onEvent(self, event: dict[str, Any]) -> None:
         """Show AOVA as soon as it is there, and everything again at the end."""
@@ -141,6 +152,7 @@ class ReviewSection(Section):
 
     def forget(self) -> None:
         """Draw and measure anew."""
+        super().forget()
         self._shown, self._measured, self._threshold = (), None, None
 
     def measureAnew(self) -> None:
@@ -249,9 +261,9 @@ class ReviewSection(Section):
     def _measure(self) -> None:
         """Measure the findings again when segment or maps are others than last time."""
         state = self.state
-        node = state.segmentation
+        node = shownResult(state)
         segment = node.GetSegmentation().GetSegment(state.tumorSegmentId) if node is not None else None
-        if segment is None or state.resultVolume is None:
+        if segment is None:
             self.findings, self._measured = None, None
             self._fill(())
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import qt
@@ -14,16 +15,14 @@ from DiffuGTSLib import __version__
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
-from DiffuGTSSlicer.result_import import highestOf
-from DiffuGTSSlicer.run import CANCELLED, DONE, Run
-from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
+from DiffuGTSSlicer.result_set import isOf, keepInState, newResults
+from DiffuGTSSlicer.run import DONE
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
 
 REFRESH_MS = 500
 FULL = 1000
 """Steps of the progress bar."""
-SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId"}
 
 
 class RunSection(Section):
@@ -32,6 +31,7 @@ class RunSection(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self.failure: Failure | None = None
+        self._canceled = ""
         self._ticker = qt.QTimer()
         self._ticker.setInterval(REFRESH_MS)
         self._ticker.connect("timeout()", self.showProgress)
@@ -65,6 +65,10 @@ class RunSection(Section):
         if self.logic.isRunning or self.state is None or self.obstacle():
             return
         wish = self.prepare()
+        if isRefinement:  # a candidate is only read, whatever result it belongs to: all of it that is shown
+            candidate = self.state.candidate
+            isOurs = candidate is not None and isOf(candidate, self.state.inputVolume)
+            wish = replace(wish, candidate=candidate if isOurs else None, candidateSegmentId="")
         begin = self.logic.refine if isRefinement else self.logic.process
         begin(self.state.inputVolume, wish, waitForCompletion=False)
         self.follow()
@@ -127,7 +131,7 @@ class RunSection(Section):
         ui.runButton.setToolTip(
             obstacle
             or (
-                _("Stop at the next step. What is already there stays.")
+                _("Stop at the next step. An earlier result comes back; without one, what is there so far stays.")
                 if isRunning
                 else _("Find, repaint and outline what looks abnormal (Ctrl+Enter).")
             )
@@ -160,8 +164,8 @@ class RunSection(Section):
             text = self.failure.text()
         elif self.logic.isRunning:
             text = ""
-        elif self.logic.run is not None and self.logic.run.state == CANCELLED and not self._isSynthesis:
-            text = _("Canceled.")
+        elif self._canceled:
+            text = self._canceled
         elif self.state is not None and self.state.outcome:
             text = self.state.outcome
         else:
@@ -179,9 +183,14 @@ class RunSection(Section):
         self.showOutcome()
 
     def clear(self) -> None:
-        """Forget the last run's message."""
-        self.failure = None
+        """Forget the last run's message and its log."""
+        self.forget()
         self.ui.logText.clear()
+
+    def forget(self) -> None:
+        """Forget the last run's message."""
+        super().forget()
+        self.failure, self._canceled = None, ""
 
     def onEvent(self, event: dict[str, Any]) -> None:
         """Follow a run."""
@@ -195,6 +204,9 @@ class RunSection(Section):
         elif name == "error":
             failure = self.logic.run.failure if self.logic.run is not None else None
             self.panel.showFailure(failure or failureOf(event["code"], event["message"], event.get("hint", "")))
+        elif name == "cancelled" and not (self._isSynthesis or self.logic.run.isDropped):
+            isUndone = self.logic.run.isUndone
+            self._canceled = _("Canceled: the earlier result is back.") if isUndone else _("Canceled.")
         elif name == "done":
             self._takeResult(event)
 
@@ -206,7 +218,10 @@ class RunSection(Section):
     def _takeResult(self, event: dict[str, Any]) -> None:
         if self.state is None or self.logic.run is None or self.logic.run.state != DONE:
             return
-        self.state.outcome = self.logic.run.outcome
+        run = self.logic.run
+        self.state.outcome = "\n".join([run.outcome, *run.notes])
+        for note in run.notes:
+            self.log(note)
         reason = _("Modality: {modality} ({reason})")
         self.log(reason.format(modality=event["modality"], reason=event["modality_reason"]))
 
@@ -226,37 +241,3 @@ class RunSection(Section):
         message = "" if self.failure is None else f"{self.failure.code}: {self.failure.text()}\n{self.failure.detail}"
         text = "\n".join([*head, message, self.ui.logText.plainText])
         qt.QApplication.clipboard().setText(text)
-
-
-def keepInState(state: Any, run: Run, kind: str) -> None:
-    """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
-    names = {
-        "aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "coarse_mask": "candidate",
-        "segmentation": "segmentation",
-    }  # fmt: skip
-    setattr(state, names[kind], run.nodes[kind])
-    ownLevel = run.parameters.config().masks.rule == "relative"  # of each scan
-    if kind == "aova" and ownLevel:
-        state.overlayThreshold = run.parameters.overlayThreshold(highestOf(run.nodes[kind]))
-    elif kind == "coarse_mask":
-        if ownLevel and run.candidatePeak is not None:
-            state.overlayThreshold = run.parameters.overlayThreshold(run.candidatePeak)
-        state.candidateSegmentId = run.segmentIds[kind]
-    elif kind == "segmentation":
-        state.tumorSegmentId = run.segmentIds[kind]
-    state.resultVolume = run.scanNode
-
-
-def newResults(state: Any) -> dict[str, Any]:
-    """Return which of the panel's result nodes a run must leave alone: those of another scan, which get successors.
-
-    A scan that is deleted takes the reference to it along: a result without one is none of the scan's that is there now.
-    """
-    new: dict[str, Any] = {}
-    for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
-        node = getattr(state, name)
-        if node is not None and isResult(node) and node.GetNodeReference(SCAN_ROLE) is not state.inputVolume:
-            new[name] = None
-            if name in SEGMENT_OF:
-                new[SEGMENT_OF[name]] = ""
-    return new

@@ -214,6 +214,8 @@ class SynthesisSection(Section):
         self.panel.review.stopComparing()
         scan = self._scanOfPainted()
         if scan is not None:
+            if self.state.paintedSegmentation is not None:
+                display.showSegments(self.state.paintedSegmentation, True)
             display.setLayout("side by side", scan, self.state.painted)
             display.setOverlay(scan)
 

@@ -112,7 +112,7 @@ class RunParameters(Wish):
         segmentation: Result node to write into; None: a new one, as for the maps below.
         tumorSegmentId: Its segment.
         candidate: Segmentation of the candidate region; read by a refinement.
-        candidateSegmentId: Its segment.
+        candidateSegmentId: Its segment; of a refinement, "" takes all that are shown, together.
         aova: Map of abnormal attention.
         pseudoHealthy: The scan repainted.
         residual: What that changed.

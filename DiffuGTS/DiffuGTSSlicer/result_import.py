@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
-from DiffuGTSSlicer import display, provenance, scene
+from DiffuGTSSlicer import display, scene
 from DiffuGTSSlicer.grids import BoxedMask, segmentBox
-from DiffuGTSSlicer.run import Run
-from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, DIGEST_TAG, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
+from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAside, volumeBack, whyUsers
+from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
+from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
-
-VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
-"""Artifact → the run parameter that holds its node."""
-MASKS = {
-    "coarse_mask": ("candidate", "candidateSegmentId"),
-    "segmentation": ("segmentation", "tumorSegmentId"),
-    "painted_tumor": ("paintedSegmentation", "paintedSegmentId"),
-}
-RECORDED = ("segmentation", "painted_tumor")
-"""Artifacts whose node keeps the record."""
 
 
 @stepwise
@@ -40,9 +30,6 @@ def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
         yield from _importMask(run, kind, path)
     elif kind == "record":
         run.record = json.loads(path.read_text(encoding="utf-8"))
-        for about in RECORDED:
-            if about in run.nodes:
-                provenance.writeProvenance(run.nodes[about], run.record)
 
 
 def highestOf(volumeNode: Any) -> float:
@@ -65,7 +52,11 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     }
     name = words[kind].format(scan=run.scanNode.GetName())
     known = _present(getattr(run.parameters, VOLUMES[kind]))
+    if known is not None:
+        run.putBack.append(volumeBack(known))
     node = yield from scene.importVolume.steps(path, run.scanNode, name, node=known)
+    if known is None:
+        run.putBack.append(nodeGone(node))
     yield None
     if kind == "aova":
         display.showAova(node, run.parameters.overlayThreshold(highestOf(node)))
@@ -89,11 +80,12 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
     if kind == "coarse_mask" and "aova" in run.nodes:
         run.candidatePeak = highestWithin(run.nodes["aova"], mask)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
-    segmentId = yield from _ours(node, getattr(run.parameters, MASKS[kind][1]), run.scanNode)
+    segmentId = yield from _ours(run, node, getattr(run.parameters, MASKS[kind][1]))
     if node is None:
         # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
         shownOn = _present(run.nodes.get("painted")) or run.scanNode
         node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanNode.GetName()))
+        run.putBack.append(nodeGone(node))
     elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
         scene.markResult(node, run.scanNode)
     run.segmentIds[kind] = scene.showMask(
@@ -106,6 +98,8 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         color=CANDIDATE_COLOR if kind == "coarse_mask" else TUMOR_COLOR,
         algorithmType=SEMIAUTOMATIC if run.isRefinement else AUTOMATIC,
     )
+    if not segmentId:
+        run.putBack.append(segmentGone(node, run.segmentIds[kind], run.scanNode))
     run.nodes[kind] = node
     yield None
 
@@ -115,20 +109,18 @@ def _present(node: Any) -> Any:
     return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
 
 
-def _ours(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
-    """Return the segment to write into, none for a new one: a segment that somebody edited since is left alone."""
+def _ours(run: Run, node: Any, segmentId: str) -> Work[str]:
+    """Return the segment to write into, none for a new one: one that has become the user's is set aside, and told."""
     segment = node.GetSegmentation().GetSegment(segmentId) if node is not None and segmentId else None
-    if segment is None or (yield from isEdited.steps(node, segmentId, scanNode)):
+    if segment is None:
         return ""
+    why = yield from whyUsers.steps(node, segmentId, run.scanNode)
+    if why:
+        run.putBack.append(segmentBack(node, segmentId, run.scanNode))
+        before, after = segment.GetName(), setAside(node, segmentId, why)
+        words = _("'{before}' is {why}: it is kept, hidden, as '{after}'.")
+        run.notes.append(words.format(before=before, why=why, after=after))
+        return ""
+    mask = yield from segmentBox.steps(node, segmentId, run.scanNode)
+    run.putBack.append(segmentBack(node, segmentId, run.scanNode, mask))
     return segmentId
-
-
-@stepwise
-def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
-    """Return whether a segment differs from what a run had put there, or was never put there by one."""
-    value = vtk.reference("")
-    segment = node.GetSegmentation().GetSegment(segmentId)
-    if not segment.GetTag(DIGEST_TAG, value):
-        return True
-    found = yield from segmentBox.steps(node, segmentId, scanNode)
-    return found is None or found.digest != str(value)

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
+from DiffuGTSSlicer.scene import SCAN_ROLE
+
+VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
+"""Artifact → the run parameter that holds its node."""
+MASKS = {
+    "coarse_mask": ("candidate", "candidateSegmentId"),
+    "segmentation": ("segmentation", "tumorSegmentId"),
+    "painted_tumor": ("paintedSegmentation", "paintedSegmentId"),
+}
+"""Artifact → the run parameters that hold its node and its segment."""
 
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
 
@@ -40,6 +51,10 @@ class Run:
         isHandedOver: Whether the worker has the job, or had it.
         isStopped: It was cancelled before that.
         isDropped: Its scan or its scene is gone; nothing is imported any more.
+        replaces: It writes over results of an earlier run on the same scan, which come back if this one is cut short.
+        isUndone: It was cut short, and they are back; what it had brought is gone.
+        putBack: What undoes its writing, in the order in which it was written.
+        notes: What it did that the user has to know.
     """
 
     def __init__(
@@ -61,7 +76,10 @@ class Run:
         self.record: dict[str, Any] = {}
         self.failure: Failure | None = None
         self.cacheKey = (*scanState(scanNode), *parameters.detectionKey())
-        self.isHandedOver = self.isStopped = self.isDropped = False
+        self.isHandedOver = self.isStopped = self.isDropped = self.isUndone = False
+        self.replaces = self._findsResults()
+        self.putBack: list[Callable[[], None]] = []
+        self.notes: list[str] = []
         self.folder = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
 
     @property
@@ -79,13 +97,32 @@ class Run:
         """One sentence: what was found, or why nothing was."""
         return str(self.result.get("outcome", ""))
 
+    def _findsResults(self) -> bool:
+        # The candidate does not count: who draws one has no result yet.
+        names = [*VOLUMES.values(), *(name for kind, (name, _segmentId) in MASKS.items() if kind != "coarse_mask")]
+        nodes = [getattr(self.parameters, name, None) for name in names]
+        return any(node is not None and node.GetNodeReference(SCAN_ROLE) is self.scanNode for node in nodes)
+
+    def goBack(self) -> None:
+        """Have everything as it was before: a mixture of two runs is no result."""
+        for putBack in reversed(self.putBack):
+            putBack()
+        self.putBack.clear()
+        self.nodes.clear()
+        self.segmentIds.clear()
+        self.isUndone = True
+
     def markNodes(self) -> None:
-        """Mark the nodes of a run that did not come to its end as partial, and those of one that did as whole."""
+        """Mark the nodes of a run that did not come to its end as partial, in their names too; of one that did, as whole."""
+        partial = _(" (partial)")
         for node in self.nodes.values():
+            name = node.GetName().removesuffix(partial)
             if self.state == DONE:
                 node.RemoveAttribute(PARTIAL)
+                node.SetName(name)
             elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
                 node.SetAttribute(PARTIAL, "1")
+                node.SetName(name + partial)
 
     def removeFolder(self) -> None:
         """Remove the job folder, unless it was asked to stay."""

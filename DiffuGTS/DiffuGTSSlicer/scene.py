@@ -24,7 +24,7 @@ from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
-from DiffuGTSSlicer.display import styleSegmentation
+from DiffuGTSSlicer.display import shownSegments, styleSegmentation
 from DiffuGTSSlicer.grids import (
     BoxedMask,
     roiMask,
@@ -55,6 +55,12 @@ AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
 
 _ORGAN_TAG = "DiffuGTS.Organ"
 _ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
+_TERMINOLOGY_TAG = slicer.vtkSegment.GetTerminologyEntryTagName()
+_STATUS_TAG = slicer.vtkSlicerSegmentationsModuleLogic.GetStatusTagName()
+WRITTEN_TAGS = (
+    DIGEST_TAG, DROPPED_TAG, _ORGAN_TAG, _ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG, _TERMINOLOGY_TAG, _STATUS_TAG,
+)  # fmt: skip
+"""Tags that `showMask` writes, the last two through Slicer."""
 _RESULT = "DiffuGTS.Result"
 """Attribute of what a run has made or written into; unlike the reference to the scan it outlives the scan."""
 _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
@@ -107,8 +113,28 @@ def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, pa
 
 @stepwise
 def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
-    """Write the candidate region that the user drew or edited; as `exportSegmentMask`, with the code "empty_candidate"."""
-    mask = yield from segmentMask.steps(segmentationNode, segmentId, scanNode)
+    """Write the candidate region that the user drew or edited; as `exportSegmentMask`, with the code "empty_candidate".
+
+    Args:
+        segmentationNode: With the region.
+        segmentId: Of the region; "" takes all segments that are shown, together.
+        scanNode: The scan.
+        path: Of the file.
+
+    Raises:
+        InputError: Also if no segment is shown (code "hidden_candidate").
+    """
+    wanted = [segmentId] if segmentId else shownSegments(segmentationNode)
+    if not wanted:
+        raise InputError(
+            f"No segment of '{segmentationNode.GetName()}' is shown.",
+            hint="show those that are to be refined, in the Segmentations module.",
+            code="hidden_candidate",
+        )
+    mask = yield from segmentMask.steps(segmentationNode, wanted[0], scanNode)
+    for each in wanted[1:]:
+        more = yield from segmentMask.steps(segmentationNode, each, scanNode)
+        yield from inBackground(np.bitwise_or, mask, more, out=mask)
     yield from _exportMask(mask, scanNode, path, "empty_candidate")
 
 

@@ -116,3 +116,16 @@ def test_a_place_left_open_and_a_draft_are_advice_and_stop_nothing(a_segmentatio
     assert check.missing == ()
     assert [words.split(":")[0] for words in check.advice] == ["No place in the body", "Still a draft"]
     assert check.text().count("•") == 2
+
+
+def test_what_is_hidden_is_named_since_a_tumor_must_not_be_exported_twice(a_segmentation: Any, a_scan: Any) -> None:
+    segmentation = a_segmentation.GetSegmentation()
+    segmentation.AddEmptySegment("earlier", "Lung tumor (edited)")
+    setSegmentMask(blob(GRID, (7, 6, 5), 2).T, a_scan, a_segmentation, "earlier")
+    earlier = segmentation.GetSegment("earlier")
+    earlier.SetTerminology(terminologyEntry("lung", "tumor"))
+    SEGMENTS.SetSegmentStatus(earlier, SEGMENTS.Completed)
+    a_segmentation.GetDisplayNode().SetSegmentVisibility("earlier", False)
+    check = checkForDicom(a_segmentation)
+    assert check.missing == ()
+    assert check.advice == ("Hidden: Lung tumor (edited). Remove what is not to be exported in the Segment Editor.",)

@@ -172,6 +172,23 @@ def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan,
     assert (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl()) == before
 
 
+@pytest.mark.parametrize("comparison", ["laid over", "side by side"])
+def test_a_comparison_begins_in_the_scans_window_of_now(a_scan, a_twin, comparison) -> None:
+    display.styleSynthetic(a_twin, a_scan)
+    a_scan.GetDisplayNode().SetWindowLevel(400, 40)
+    if comparison == "laid over":
+        display.setOverlay(a_scan, a_twin, 0.5)
+    else:
+        display.setLayout("side by side", a_scan, a_twin)
+    assert (a_twin.GetDisplayNode().GetWindow(), a_twin.GetDisplayNode().GetLevel()) == (400, 40)
+
+
+def test_a_map_keeps_its_own_window(a_scan, a_map) -> None:
+    display.showAova(a_map, 0.5)
+    display.setOverlay(a_scan, a_map, 0.5)
+    assert (a_map.GetDisplayNode().GetWindowLevelMin(), a_map.GetDisplayNode().GetWindowLevelMax()) == (0, 1)
+
+
 def test_without_a_layout_manager_only_nodes_change(a_scan, a_map, a_twin, no_layout_manager) -> None:
     display.setLayout("side by side", a_scan, a_twin)
     display.setOverlay(a_scan, a_map)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,36 @@ def test_the_module_offers_the_demo_scan_with_its_checksum(a_panel: Opened) -> N
     scan = resource_path("SampleData", "chest_ct.nii.gz").read_bytes()
     assert source["checksums"] == f"SHA256:{hashlib.sha256(scan).hexdigest()}"
     assert source["uris"].startswith("file://") and Path(source["thumbnailFileName"]).is_file()
+
+
+@pytest.mark.parametrize("steps", [[["error", "oom", "Too big.", ""]], [["stage", "repaint", 0.1], ["sleep", 60]]])
+def test_no_message_outlives_its_scene(a_panel: Opened, steps: list[Any]) -> None:
+    a_panel.script(*steps)
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+    a_panel.logic.cancel()
+    a_panel.finish(10)
+    assert a_panel.ui.messageLabel.text.startswith(("Canceled.", "Too big."))
+    a_panel.ui.handoffMessageLabel.setText("Still a draft")
+    slicer.mrmlScene.Clear(0)
+    assert a_panel.logic.run is None and a_panel.ui.handoffMessageLabel.text == ""
+    assert a_panel.ui.messageLabel.text == "Load a volume and choose it under Inputs."
+
+
+def test_a_run_that_its_scene_has_left_says_nothing_in_the_next_one(a_panel: Opened) -> None:
+    a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    slicer.mrmlScene.Clear(0)
+    a_panel.finish(10)
+    assert a_panel.ui.messageLabel.text == "Load a volume and choose it under Inputs."
+
+
+def test_files_that_shall_stay_outlive_the_module_and_are_told(a_panel: Opened) -> None:
+    a_panel.state.keepFiles = True
+    a_panel.segment()
+    folder = a_panel.logic.run.folder
+    assert f"kept in {folder}" in a_panel.ui.logText.plainText
+    a_panel.logic.cleanup()
+    assert (folder / "job.json").is_file()
+    shutil.rmtree(folder)

@@ -136,3 +136,56 @@ def test_closing_the_scene_empties_the_batch(three_scans: list[Any], a_panel: Op
     a_panel.finish()
     slicer.mrmlScene.Clear(0)
     assert rows(a_panel) == {} and not a_panel.ui.batchButton.enabled
+
+
+def outlined() -> list[str]:
+    """Return the names of the segmentations that are shown."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    return sorted(node.GetName() for node in nodes if node.GetDisplayNode().GetVisibility())
+
+
+def test_only_the_case_under_review_is_outlined(three_scans: list[Any], a_panel: Opened) -> None:
+    """The scans lie in the same place of the world: outlines of another one would look like this one's own."""
+    check(a_panel, "Scan", "Second", "Third")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    assert outlined() == [], "no case is under review yet"
+    for name in ("Second", "Third"):
+        click(a_panel, name)
+        assert outlined() == [f"{name} tumor"]
+    slicer.util.getNode("Second tumor").GetDisplayNode().SetVisibility(True)
+    a_panel.panel.refresh()
+    assert outlined() == ["Second tumor", "Third tumor"], "what the user shows stays"
+    click(a_panel, "Second")
+    assert outlined() == ["Second tumor"]
+
+
+def test_a_message_about_one_case_does_not_stand_over_another(three_scans: list[Any], a_panel: Opened) -> None:
+    check(a_panel, "Second")
+    a_panel.ui.batchButton.click()
+    a_panel.finish()
+    for end in (["sleep", 60], ["error", "oom", "Too big.", ""]):
+        a_panel.script(["stage", "repaint", 0.1], end)
+        a_panel.ui.runButton.click()
+        assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+        a_panel.logic.cancel()
+        a_panel.finish(10)
+        assert a_panel.ui.messageLabel.text.startswith(("Canceled.", "Too big."))
+        click(a_panel, "Second")
+        assert a_panel.ui.messageLabel.text.startswith("2 findings")
+
+
+@pytest.mark.parametrize("isUnderWay", [False, True])
+def test_a_batch_goes_with_its_scene(three_scans: list[Any], a_panel: Opened, isUnderWay: bool) -> None:
+    if isUnderWay:
+        a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
+    check(a_panel, "Second")
+    a_panel.ui.batchButton.click()
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+    if not isUnderWay:
+        a_panel.finish()
+    slicer.mrmlScene.Clear(0)
+    a_panel.finish(10)
+    gui.spin(lambda: False, 0.2)
+    assert a_panel.logic.batch is None and not a_panel.ui.batchToTableButton.enabled
+    assert a_panel.ui.batchMessageLabel.text == ""

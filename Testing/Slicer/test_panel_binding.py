@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import slicer
 from DiffuGTSSlicer.parameters import RunParameters
 from panel_parts import Opened
 
@@ -79,3 +80,15 @@ def test_combo_boxes_choose_words_of_the_library(a_panel: Opened) -> None:
     assert ui.presetComboBox.findText("tiny") == -1
     state.device = "cuda"
     assert ui.deviceComboBox.currentIndex == 2
+
+
+def test_another_organ_segmentation_whose_segments_have_the_same_ids_is_shown_by_its_own_names(a_panel: Opened) -> None:
+    box = a_panel.ui.organSegmentComboBox
+    for names in (("Liver", "Spleen"), ("Left kidney", "Right kidney")):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", names[0])
+        for number, name in enumerate(names, start=1):
+            node.GetSegmentation().AddEmptySegment(f"Segment_{number}", name)
+        a_panel.state.organSegmentation = node
+        a_panel.state.organSegmentId = "Segment_2"
+        assert [box.itemText(index) for index in range(box.count)] == list(names)
+        assert box.currentText == names[1]

@@ -10,7 +10,7 @@ import pytest
 import slicer
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import GRID, Opened
-from scene_parts import blob
+from scene_parts import blob, noise, scan_node
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -71,13 +71,59 @@ def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a
     assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
 
 
+def newOrgan(scan: Any, name: str) -> Any:
+    """Add a segmentation of an organ that is not shown in 3D."""
+    organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    organs.CreateDefaultDisplayNodes()
+    organs.GetSegmentation().AddEmptySegment("lung", "lung")
+    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, scan, organs, "lung")
+    organs.GetDisplayNode().SetVisibility3D(False)
+    return organs
+
+
+def test_the_organ_that_was_made_pale_gets_its_looks_back_whichever_is_chosen_by_then(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    first, second = newOrgan(a_coarse_scan, "First"), newOrgan(a_coarse_scan, "Second")
+    a_panel.segment()
+    a_panel.state.organSegmentation = first
+    a_panel.ui.show3DButton.checked = True
+    a_panel.state.organSegmentation = second
+    a_panel.ui.show3DButton.checked = False
+    assert not first.GetDisplayNode().GetVisibility3D()
+    assert first.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
+    assert not second.GetDisplayNode().GetVisibility3D()
+
+
+def test_the_3d_button_says_what_the_scene_shows(a_panel: Opened, a_coarse_scan: Any) -> None:
+    organ = newOrgan(a_coarse_scan, "Organ")
+    a_panel.segment()
+    first, button = a_panel.state.segmentation, a_panel.ui.show3DButton
+    a_panel.state.organSegmentation = organ
+    assert not button.checked, "there is no surface yet"
+    button.checked = True
+    a_panel.ui.inputSelector.setCurrentNode(scan_node(GRID, noise(GRID, 1), "Second"))
+    a_panel.segment()
+    a_panel.panel.refresh()
+    assert not button.checked, "the second case has no surface"
+    a_panel.ui.segmentationSelector.setCurrentNode(first)
+    assert button.checked and not organ.GetDisplayNode().GetVisibility3D(), "the organ goes with the case"
+    first.GetDisplayNode().SetVisibility3D(False)
+    a_panel.panel.refresh()
+    assert not button.checked
+    first.GetDisplayNode().SetVisibility3D(True)
+    a_panel.panel.refresh()
+    slicer.mrmlScene.Clear(0)
+    assert not button.checked
+
+
 def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
     setSegmentMask(
         np.zeros(GRID.shape[::-1], np.uint8), a_coarse_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
     )
     a_panel.ui.show3DButton.checked = True
-    assert "no surface" in a_panel.ui.handoffMessageLabel.text
+    assert "no surface" in a_panel.ui.handoffMessageLabel.text and not a_panel.ui.show3DButton.checked
 
 
 def test_findings_become_a_table_of_the_scene_once(a_panel: Opened) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import vtk
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import GRID, Opened
 from scene_parts import blob, noise, scan_node
+
+from DiffuGTSLib.volumes import read_volume
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -65,25 +68,55 @@ def test_without_the_segment_editor_the_button_says_why(a_panel: Opened) -> None
     assert not button.enabled and "SegmentEditor is not loaded" in button.toolTip
 
 
-def test_the_only_segment_that_is_left_is_refined_and_none_is_told(a_panel: Opened, a_coarse_scan: Any) -> None:
+def refinedMask(panel: Opened) -> Any:
+    """Refine, and return the candidates that the worker was given, (k, j, i)."""
+    panel.state.keepFiles = True
+    panel.ui.refineButton.click()
+    panel.finish()
+    folder = panel.logic.run.folder
+    assert panel.logic.run.isRefinement and panel.logic.run.state == "done", panel.ui.messageLabel.text
+    mask = read_volume(folder / "candidate.nrrd").array.T
+    shutil.rmtree(folder)
+    return mask
+
+
+def test_every_segment_of_the_candidates_that_is_shown_is_refined(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    found = segmentMask(state.candidate, state.candidateSegmentId, a_coarse_scan)
+    drawn = {"a": blob(GRID, (30, 5, 3), 2).T, "b": blob(GRID, (5, 30, 16), 2).T}
+    for name, mask in drawn.items():
+        state.candidate.GetSegmentation().AddEmptySegment(name, name)
+        setSegmentMask(mask, a_coarse_scan, state.candidate, name)
+    assert np.array_equal(refinedMask(a_panel) > 0, found | drawn["a"] | drawn["b"] > 0)
+    state.candidate.GetDisplayNode().SetSegmentVisibility("b", False)
+    assert np.array_equal(refinedMask(a_panel) > 0, found | drawn["a"] > 0)
+    state.candidate.GetSegmentation().RemoveSegment(state.candidateSegmentId)
+    assert np.array_equal(refinedMask(a_panel), drawn["a"])
+
+
+def test_candidates_of_which_none_is_shown_or_none_is_left_are_told(a_panel: Opened) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    state.candidate.GetDisplayNode().SetSegmentVisibility(state.candidateSegmentId, False)
+    a_panel.ui.refineButton.click()
+    a_panel.finish()
+    assert "No segment of 'Scan candidate region' is shown" in a_panel.ui.messageLabel.text
+    state.candidate.GetSegmentation().RemoveSegment(state.candidateSegmentId)
+    a_panel.panel.refresh()
+    assert not a_panel.ui.refineButton.enabled
+
+
+def test_who_edits_after_the_candidate_was_deleted_and_drawn_anew_edits_the_new_one(
+    a_panel: Opened, the_modules_of_the_application: list[str]
+) -> None:
     a_panel.segment()
     state = a_panel.state
     segmentation = state.candidate.GetSegmentation()
-    for name in ("a", "b"):
-        segmentation.AddEmptySegment(name, name)
-        setSegmentMask(blob(GRID, (18, 17, 10), 4).T, a_coarse_scan, state.candidate, name)
     segmentation.RemoveSegment(state.candidateSegmentId)
-    a_panel.ui.refineButton.click()
-    a_panel.finish()
-    assert "has no segment" in a_panel.ui.messageLabel.text and "under Refine" in a_panel.ui.messageLabel.text
-    segmentation.RemoveSegment("a")
-    a_panel.ui.refineButton.click()
-    assert a_panel.logic.run.isRefinement and state.candidateSegmentId == "b"
-    a_panel.finish()
-    assert a_panel.ui.messageLabel.text.startswith("2 findings")
-    segmentation.RemoveSegment("b")
-    a_panel.panel.refresh()
-    assert not a_panel.ui.refineButton.enabled
+    segmentation.AddEmptySegment("b", "b")
+    a_panel.ui.editCandidateButton.click()
+    assert state.candidateSegmentId == "b" and segmentation.GetNumberOfSegments() == 1
 
 
 def test_the_candidate_of_another_scan_is_not_edited_on_this_one(

@@ -143,7 +143,8 @@ def test_the_button_paints_shows_and_tells(a_panel_with_an_organ: Opened, a_coar
     assert state.painted.GetName() == "Scan with painted tumor (synthetic)"
     assert state.painted.GetNodeReference(SCAN_ROLE) is a_coarse_scan
     assert red_layers().GetBackgroundVolumeID() == state.painted.GetID()
-    assert state.paintedSegmentation.GetDisplayNode().GetVisibility2DOutline()
+    shown = state.paintedSegmentation.GetDisplayNode()
+    assert shown.GetVisibility() and shown.GetVisibility2DOutline()
     tumors = panel.logic.run.result["tumors"]
     assert tumors and " ml" in ui.synthesisResultLabel.text and "painted" in ui.synthesisResultLabel.text
     largest = max(tumors, key=lambda tumor: tumor["volume_ml"])
@@ -193,6 +194,18 @@ def test_the_button_cancels_and_segmenting_waits_meanwhile(a_panel_with_an_organ
     assert not ui.synthesizeButton.enabled and "under way" in ui.synthesizeButton.toolTip
     ui.runButton.click()
     panel.finish(10)
+
+
+def test_a_synthesis_that_is_cut_short_brings_the_earlier_one_back(a_panel_with_an_organ: Opened) -> None:
+    panel, state = a_panel_with_an_organ, a_panel_with_an_organ.state
+    panel.script(*PAINTING)
+    synthesize(panel)
+    slicer.util.updateVolumeFromArray(state.painted, np.full(GRID.shape[::-1], 7, np.int16))
+    before = (state.painted, state.paintedSegmentation, state.paintedSegmentId, nodeNames())
+    panel.script(*PAINTING[:4], ["error", "oom", "Too big.", "Smaller."])
+    synthesize(panel)
+    assert (state.painted, state.paintedSegmentation, state.paintedSegmentId, nodeNames()) == before
+    assert slicer.util.arrayFromVolume(state.painted).max() == 7
 
 
 def test_a_failure_is_told_here_with_the_next_step(a_panel_with_an_organ: Opened, a_coarse_scan: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import gui
 import pytest
 import qt
+from DiffuGTSSlicer.messages import nextSteps
 from panel_parts import Opened
 
 from DiffuGTSLib.resources import resource_path
@@ -167,3 +168,12 @@ def test_control_and_enter_work_wherever_in_the_panel_the_cursor_is(a_panel: Ope
     assert [each.key.toString() for each in shortcuts] == ["Ctrl+Return", "Ctrl+Enter"]
     assert all(each.context == qt.Qt.WidgetWithChildrenShortcut for each in shortcuts)
     assert a_panel.ui.normalPromptEdit.tabChangesFocus and a_panel.ui.abnormalPromptEdit.tabChangesFocus
+
+
+def test_no_text_promises_that_a_region_saves_memory_or_time() -> None:
+    """The whole scan is encoded, whatever the region; only what is repainted may get less."""
+    assert "Crop Volume" in nextSteps()["oom"] and "region" not in nextSteps()["oom"]
+    tips = {name: text(widget, "toolTip") for name, widget in widgets(BUTTONS | FIELDS).items()}
+    assert "faster" not in tips["roiSelector"] and "repaint" in tips["roiSelector"]
+    assert "in Refine one for each drawn region" in tips["autoRefinementCheckBox"]
+    assert "it is faster" not in (SIDE.parent / "README.md").read_text(encoding="utf-8")

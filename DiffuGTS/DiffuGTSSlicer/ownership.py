@@ -1,0 +1,116 @@
+"""Whose a segment is: a run's, which the next run writes over, or by now the user's, which is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from DiffuGTSSlicer import display
+from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox
+from DiffuGTSSlicer.scene import DIGEST_TAG, WRITTEN_TAGS
+from DiffuGTSSlicer.steps import Work, stepwise
+
+
+@stepwise
+def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
+    """Return whether a segment differs from what a run had put there, or was never put there by one."""
+    value = vtk.reference("")
+    if not node.GetSegmentation().GetSegment(segmentId).GetTag(DIGEST_TAG, value):
+        return True
+    found = yield from segmentBox.steps(node, segmentId, scanNode)
+    return found is None or found.digest != str(value)
+
+
+@stepwise
+def whyUsers(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
+    """Return in a word why a segment is the user's: its status, or that it was edited; empty where it is a run's."""
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    words = {logic.Completed: _("completed"), logic.Flagged: _("flagged")}
+    status = logic.GetSegmentStatus(node.GetSegmentation().GetSegment(segmentId))
+    if status not in (logic.NotStarted, logic.InProgress):
+        return words.get(status, _("reviewed"))
+    return _("edited") if (yield from isEdited.steps(node, segmentId, scanNode)) else ""
+
+
+def setAside(node: Any, segmentId: str, why: str) -> str:
+    """Hide a segment of the user's under a name of its own, so that no tumor counts twice; return the name."""
+    segmentation = node.GetSegmentation()
+    segment = segmentation.GetSegment(segmentId)
+    taken = {segmentation.GetSegment(each).GetName() for each in segmentation.GetSegmentIDs()}
+    names = [_("{name} ({why})").format(name=segment.GetName(), why=why)]
+    while names[-1] in taken:
+        names.append(f"{names[0]} {len(names) + 1}")
+    segment.SetName(names[-1])
+    display.showSegment(node, segmentId, False)
+    return names[-1]
+
+
+# --- What puts nodes back as they are now, for a run that is cut short
+
+
+def volumeBack(node: Any) -> Callable[[], None]:
+    """Return what gives a volume its voxels and its name back."""
+    image, name = node.GetImageData(), node.GetName()
+
+    def putBack() -> None:
+        if slicer.mrmlScene.IsNodePresent(node):
+            node.SetName(name)
+            node.SetAndObserveImageData(image)
+
+    return putBack
+
+
+def segmentBack(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None = None) -> Callable[[], None]:
+    """Return what gives a segment its name, its look and, where a mask is given, its voxels and what is said of them back.
+
+    Voxels that the user has edited since they were written over are left alone.
+    """
+    segment = node.GetSegmentation().GetSegment(segmentId)
+    name, isShown = segment.GetName(), display.isSegmentShown(node, segmentId)
+    tags = {tag: _tagOf(segment, tag) for tag in WRITTEN_TAGS}
+
+    def putBack() -> None:
+        if not _isThere(node, segmentId) or (mask is not None and isEdited(node, segmentId, scanNode)):
+            return
+        segment.SetName(name)
+        display.showSegment(node, segmentId, isShown)
+        if mask is not None:
+            setSegmentBox(mask, scanNode, node, segmentId)
+            for tag, value in tags.items():
+                segment.RemoveTag(tag) if value is None else segment.SetTag(tag, value)
+
+    return putBack
+
+
+def segmentGone(node: Any, segmentId: str, scanNode: Any) -> Callable[[], None]:
+    """Return what removes a new segment, unless the user has edited it."""
+
+    def putBack() -> None:
+        if _isThere(node, segmentId) and not isEdited(node, segmentId, scanNode):
+            node.GetSegmentation().RemoveSegment(segmentId)
+
+    return putBack
+
+
+def nodeGone(node: Any) -> Callable[[], None]:
+    """Return what removes a new node, unless segments are left in it: they are the user's."""
+
+    def putBack() -> None:
+        isUsers = node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetNumberOfSegments() > 0
+        if slicer.mrmlScene.IsNodePresent(node) and not isUsers:
+            slicer.mrmlScene.RemoveNode(node)
+
+    return putBack
+
+
+def _isThere(node: Any, segmentId: str) -> bool:
+    return bool(slicer.mrmlScene.IsNodePresent(node)) and node.GetSegmentation().GetSegment(segmentId) is not None
+
+
+def _tagOf(segment: Any, tag: str) -> str | None:
+    value = vtk.reference("")
+    return str(value) if segment.GetTag(tag, value) else None

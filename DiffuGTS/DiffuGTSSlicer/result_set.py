@@ -1,0 +1,189 @@
+"""What belongs together: the nodes of one result are noted on its segmentation, so that a review never mixes two runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+import slicer.util
+
+from DiffuGTSSlicer import display, provenance
+from DiffuGTSSlicer.result_import import highestOf
+from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
+from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
+
+MAPS = {"aova": "DiffuGTS.Aova", "pseudoHealthy": "DiffuGTS.PseudoHealthy", "residual": "DiffuGTS.Residual"}
+"""Name in the panel's state → reference from the segmentation."""
+SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId"}
+_CANDIDATE = "DiffuGTS.Candidate"
+_TUMOR_SEGMENT, _CANDIDATE_SEGMENT = "DiffuGTS.TumorSegment", "DiffuGTS.CandidateSegment"
+_OUTCOME, _LEVEL = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
+_RECORDED = ("segmentation", "painted_tumor")
+"""Artifacts whose node keeps the record."""
+
+
+# --- In the scene
+
+
+def completeResult(run: Run) -> None:
+    """Note on its segmentation what belongs to a run that came to its end; maps that it did not bring anew go."""
+    for kind, name in VOLUMES.items():
+        node = getattr(run.parameters, name, None)
+        if node is not None and kind not in run.nodes and slicer.mrmlScene.IsNodePresent(node) and isResult(node):
+            slicer.mrmlScene.RemoveNode(node)
+    for about in _RECORDED:
+        if about in run.nodes and run.record:
+            provenance.writeProvenance(run.nodes[about], run.record)
+    if "segmentation" in run.nodes:
+        _noteSet(run)
+
+
+def _noteSet(run: Run) -> None:
+    node = run.nodes["segmentation"]
+    for kind, name in VOLUMES.items():
+        if name in MAPS:
+            _refer(node, MAPS[name], run.nodes.get(kind))
+    _refer(node, _CANDIDATE, run.parameters.candidate if run.isRefinement else run.nodes.get("coarse_mask"))
+    node.SetAttribute(_TUMOR_SEGMENT, run.segmentIds["segmentation"])
+    if not run.isRefinement:
+        node.SetAttribute(_CANDIDATE_SEGMENT, run.segmentIds.get("coarse_mask"))
+    node.SetAttribute(_OUTCOME, run.outcome or None)
+    level = ownLevel(run)
+    node.SetAttribute(_LEVEL, None if level is None else f"{level:.4f}")
+
+
+def _refer(node: Any, role: str, other: Any) -> None:
+    node.SetNodeReferenceID(role, None if other is None else other.GetID())
+
+
+def ownLevel(run: Run) -> float | None:
+    """Return the attention above which a run took candidates where that is of each scan, None where levels are fixed."""
+    if "aova" not in run.nodes or run.parameters.config().masks.rule != "relative":
+        return None
+    peak = run.candidatePeak
+    return run.parameters.overlayThreshold(highestOf(run.nodes["aova"]) if peak is None else peak)
+
+
+def isOf(node: Any, scanNode: Any) -> bool:
+    """Say whether a node may be taken for a scan: a result of it, or none of ours."""
+    return not isResult(node) or node.GetNodeReference(SCAN_ROLE) is scanNode
+
+
+# --- In the panel's state
+
+
+def shownResult(state: Any) -> Any:
+    """Return the segmentation under review; None where it is none of the scan under review."""
+    node, scan = state.segmentation, state.resultVolume
+    return node if None not in (node, scan) and node.GetNodeReference(SCAN_ROLE) is scan else None
+
+
+def hideOthers(state: Any, known: set[str]) -> None:
+    """Hide the segmentations of other scans than the one under review, but none twice: what the user shows again stays.
+
+    What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
+
+    Args:
+        state: Of the panel.
+        known: IDs of what was hidden before; added to.
+    """
+    painted = state.painted is not None and state.painted.GetNodeReference(SCAN_ROLE) is state.inputVolume
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        isPainted = painted and node is state.paintedSegmentation
+        if node.GetID() not in known and not isPainted and not isOf(node, state.resultVolume):
+            known.add(node.GetID())
+            display.showSegments(node, False)
+
+
+def takeUp(state: Any) -> bool:
+    """Have the state be about the chosen segmentation: its scan, its maps, its segments; say whether that was another."""
+    node = state.segmentation
+    scan = None if node is None else node.GetNodeReference(SCAN_ROLE)
+    if scan is None or node.GetAttribute(_TUMOR_SEGMENT) is None:
+        return False
+    wanted = {name: node.GetNodeReference(role) for name, role in MAPS.items()}
+    wanted.update(resultVolume=scan, tumorSegmentId=node.GetAttribute(_TUMOR_SEGMENT))
+    if all(getattr(state, name) == value for name, value in wanted.items()):
+        return False
+    if state.resultVolume is not scan:
+        state.inputVolume = scan
+    for name, value in wanted.items():
+        setattr(state, name, value)
+    state.candidate = node.GetNodeReference(_CANDIDATE)
+    state.candidateSegmentId = node.GetAttribute(_CANDIDATE_SEGMENT) or ""
+    state.outcome = node.GetAttribute(_OUTCOME) or ""
+    _takeLevel(state)
+    return True
+
+
+def keepInState(state: Any, run: Run, kind: str) -> None:
+    """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
+    if state.resultVolume is not run.scanNode:
+        _clear(state, [name for name in (*MAPS, *SEGMENT_OF) if not _mayStay(state, name, run.scanNode)])
+        state.resultVolume, state.outcome = run.scanNode, ""
+    name = VOLUMES[kind] if kind in VOLUMES else MASKS[kind][0]
+    setattr(state, name, run.nodes[kind])
+    if name in SEGMENT_OF:
+        setattr(state, SEGMENT_OF[name], run.segmentIds[kind])
+    level = ownLevel(run) if kind in ("aova", "coarse_mask") else None
+    if level is not None:
+        state.overlayThreshold = level
+
+
+def goBackInState(state: Any, run: Run) -> None:
+    """Show again what there was before a run that was undone."""
+    names = [*VOLUMES.values(), *(name for pair in MASKS.values() for name in pair)]
+    for name in names:
+        isRead = run.isRefinement and name.startswith("candidate")
+        if hasattr(run.parameters, name) and not isRead:
+            value = getattr(run.parameters, name)
+            isGone = value is not None and not isinstance(value, str) and not slicer.mrmlScene.IsNodePresent(value)
+            setattr(state, name, None if isGone else value)
+    _takeLevel(state)
+
+
+def newResults(state: Any) -> dict[str, Any]:
+    """Return which of the panel's result nodes a run must leave alone, and get successors of.
+
+    These are results of another scan, and maps and candidates that belong to another segmentation than the chosen one.
+    A scan that is deleted takes the reference to it along: a result without one is none of the scan's that is there now.
+    """
+    new: dict[str, Any] = {}
+    for name in (*MAPS, *SEGMENT_OF):
+        if not _mayStay(state, name, state.inputVolume) or _isOthers(getattr(state, name), state.segmentation):
+            new[name] = None
+            if name in SEGMENT_OF:
+                new[SEGMENT_OF[name]] = ""
+    return new
+
+
+def clearResult(state: Any) -> None:
+    """Have the state be about no result."""
+    _clear(state, [*MAPS, *SEGMENT_OF])
+    state.outcome = ""
+
+
+def _clear(state: Any, names: list[str]) -> None:
+    for name in names:
+        setattr(state, name, None)
+        if name in SEGMENT_OF:
+            setattr(state, SEGMENT_OF[name], "")
+
+
+def _mayStay(state: Any, name: str, scanNode: Any) -> bool:
+    node = getattr(state, name)
+    return node is None or isOf(node, scanNode)
+
+
+def _isOthers(node: Any, segmentationNode: Any) -> bool:
+    """Say whether a node is noted as a part of another segmentation's result."""
+    if node is None:
+        return False
+    others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not segmentationNode]
+    return any(each.GetNodeReference(role) is node for each in others for role in (*MAPS.values(), _CANDIDATE))
+
+
+def _takeLevel(state: Any) -> None:
+    level = None if state.segmentation is None else state.segmentation.GetAttribute(_LEVEL)
+    if level:
+        state.overlayThreshold = float(level)

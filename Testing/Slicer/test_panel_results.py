@@ -1,0 +1,237 @@
+"""A result is one run's: its scan, its maps and its segments are reviewed together, and the user's segments are left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gui
+import numpy as np
+import pytest
+import qt
+import slicer
+from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask
+from DiffuGTSSlicer.scene import DIGEST_TAG
+from panel_parts import GRID, WHOLE_RUN, Opened
+from scene_parts import blob, noise, scan_node
+from test_logic import nodeNames
+
+from DiffuGTSLib.volumes import Geometry
+
+pytest_plugins = ["panel_fixtures"]
+
+SHIFTED = Geometry(GRID.shape, GRID.ijk_to_ras + np.array([[0, 0, 0, 40], [0, 0, 0, 40], [0, 0, 0, 20], [0, 0, 0, 0]]))
+"""Overlaps the first scan's place in the world, and holds less of it."""
+RESULT = ("aova", "pseudoHealthy", "residual", "candidate", "candidateSegmentId", "segmentation", "tumorSegmentId")
+MAPS_ONLY = [["artifact", "aova"], ["artifact", "coarse_mask"], ["stage", "repaint", 0.1]]
+FOUND_NOTHING = [["artifact", "aova"], ["artifact", "coarse_mask"], ["artifact", "segmentation"], ["done"]]
+
+
+def resultOf(panel: Opened) -> dict[str, Any]:
+    """Return what is under review."""
+    return {name: getattr(panel.state, name) for name in RESULT}
+
+
+def segmentOn(panel: Opened, scan: Any) -> dict[str, Any]:
+    """Segment another scan and return its result."""
+    panel.ui.inputSelector.setCurrentNode(scan)
+    panel.segment()
+    return resultOf(panel)
+
+
+def segments(node: Any) -> dict[str, bool]:
+    """Return the segments by name, and whether each is shown."""
+    segmentation, display = node.GetSegmentation(), node.GetDisplayNode()
+    ids = segmentation.GetSegmentIDs()
+    return {segmentation.GetSegment(each).GetName(): bool(display.GetSegmentVisibility(each)) for each in ids}
+
+
+def isShown(node: Any) -> bool:
+    return bool(node.GetDisplayNode().GetVisibility())
+
+
+# --- An earlier result is chosen
+
+
+def test_choosing_an_earlier_result_reviews_it_on_its_own_scan_and_with_its_own_maps(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    first = segmentOn(a_panel, a_coarse_scan)
+    mask = segmentMask(first["segmentation"], first["tumorSegmentId"], a_coarse_scan)
+    a_panel.script(*FOUND_NOTHING)
+    second = segmentOn(a_panel, scan_node(SHIFTED, noise(SHIFTED, 1), "Second"))
+    assert not any(first[name] is second[name] for name in ("aova", "candidate", "segmentation"))
+    assert not isShown(first["segmentation"]) and isShown(second["segmentation"])
+    a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
+    a_panel.settle()
+    assert resultOf(a_panel) == first
+    assert a_panel.state.resultVolume is a_coarse_scan and a_panel.state.inputVolume is a_coarse_scan
+    assert isShown(first["segmentation"]) and not isShown(second["segmentation"])
+    assert a_panel.ui.messageLabel.text.startswith("2 findings") and a_panel.ui.rockButton.enabled
+    for check in (qt.Qt.Unchecked, qt.Qt.Checked):
+        a_panel.ui.findingsTable.item(1, 0).setCheckState(check)
+    assert np.array_equal(segmentMask(first["segmentation"], first["tumorSegmentId"], a_coarse_scan), mask)
+
+
+def test_an_earlier_result_comes_back_with_its_own_overlay_threshold_and_after_saving(
+    a_panel: Opened, a_coarse_scan: Any, tmp_path: Any
+) -> None:
+    segmentOn(a_panel, a_coarse_scan)
+    level = a_panel.state.overlayThreshold
+    segmentOn(a_panel, scan_node(SHIFTED, noise(SHIFTED, 1), "Second"))
+    a_panel.state.overlayThreshold = 0.93
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert a_panel.state.overlayThreshold == pytest.approx(0.93), "nothing was chosen yet"
+    a_panel.ui.segmentationSelector.setCurrentNode(slicer.util.getNode("Scan tumor"))
+    a_panel.settle()
+    assert a_panel.state.aova is slicer.util.getNode("Scan AOVA") and a_panel.ui.findingsTable.rowCount == 2
+    assert a_panel.state.overlayThreshold == pytest.approx(level, abs=0.001)
+
+
+def test_a_segmentation_that_is_not_of_the_scan_under_review_is_neither_measured_nor_handed_on(
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str]
+) -> None:
+    first = segmentOn(a_panel, a_coarse_scan)
+    segmentOn(a_panel, scan_node(SHIFTED, noise(SHIFTED, 1), "Second"))
+    first["segmentation"].RemoveAttribute("DiffuGTS.TumorSegment")  # as in a scene of before
+    a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
+    a_panel.settle()
+    assert a_panel.panel.review.findings is None and a_panel.ui.findingsTable.rowCount == 0
+    ui = a_panel.ui
+    for button in (ui.editSegmentationButton, ui.show3DButton, ui.statisticsButton, ui.exportDicomButton):
+        assert not button.enabled, button.text
+
+
+def test_a_new_segmentation_gets_maps_of_its_own_and_the_earlier_ones_stay(a_panel: Opened) -> None:
+    a_panel.segment()
+    first = resultOf(a_panel)
+    a_panel.ui.segmentationSelector.setCurrentNode(None)
+    a_panel.segment()
+    second = resultOf(a_panel)
+    for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
+        assert second[name] is not first[name] and slicer.mrmlScene.IsNodePresent(first[name]), name
+    a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
+    assert resultOf(a_panel) == first
+
+
+# --- A second run on the same scan
+
+
+def test_a_run_that_finds_nothing_leaves_no_map_of_the_run_before(a_panel: Opened) -> None:
+    a_panel.segment()
+    assert a_panel.state.residual is not None
+    a_panel.script(*FOUND_NOTHING)
+    a_panel.segment()
+    assert a_panel.state.pseudoHealthy is None and a_panel.state.residual is None
+    assert not a_panel.ui.rockButton.enabled
+    assert not [name for name in nodeNames() if "synthetic" in name or "residual" in name]
+
+
+@pytest.mark.parametrize("end", ["canceled", "oom"])
+def test_a_run_that_is_cut_short_brings_the_earlier_result_back_whole(
+    a_panel: Opened, a_coarse_scan: Any, end: str
+) -> None:
+    a_panel.segment()
+    first, state = resultOf(a_panel), a_panel.state
+    slicer.util.updateVolumeFromArray(state.aova, np.full(GRID.shape[::-1], 0.25, np.float32))
+    earlier = blob(GRID, (18, 17, 10), 4).T
+    setSegmentMask(earlier, a_coarse_scan, state.candidate, state.candidateSegmentId)
+    segment = state.candidate.GetSegmentation().GetSegment(state.candidateSegmentId)
+    segment.SetTag(DIGEST_TAG, BoxedMask.of(earlier).digest)
+    names, level = nodeNames(), state.overlayThreshold
+    a_panel.script(*MAPS_ONLY, ["sleep", 60] if end == "canceled" else ["error", "oom", "Too big.", "Smaller."])
+    a_panel.ui.runButton.click()
+    if end == "canceled":
+        assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+        assert slicer.util.arrayFromVolume(state.aova).max() > 0.9, "the new map is shown as soon as it is there"
+        a_panel.ui.runButton.click()
+    a_panel.finish(20)
+    assert resultOf(a_panel) == first and nodeNames() == names
+    assert slicer.util.arrayFromVolume(state.aova).max() == 0.25
+    assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_coarse_scan), earlier)
+    assert state.overlayThreshold == pytest.approx(level, abs=0.001)
+    words = "Canceled: the earlier result is back." if end == "canceled" else "Too big."
+    assert a_panel.ui.messageLabel.text.startswith(words) and a_panel.ui.findingsTable.rowCount == 2
+
+
+@pytest.mark.parametrize("isNew", [False, True])
+def test_what_the_user_painted_during_a_run_is_not_taken_back_with_it(
+    a_panel: Opened, a_coarse_scan: Any, isNew: bool
+) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    if isNew:
+        slicer.mrmlScene.RemoveNode(state.candidate)
+    a_panel.script(*MAPS_ONLY, ["sleep", 60])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+    painted, where = blob(GRID, (18, 17, 10), 4).T, (state.candidate, state.candidateSegmentId)
+    setSegmentMask(painted, a_coarse_scan, *where)
+    a_panel.ui.runButton.click()
+    a_panel.finish(20)
+    assert slicer.mrmlScene.IsNodePresent(where[0])
+    assert np.array_equal(segmentMask(*where, a_coarse_scan), painted)
+
+
+def test_a_first_run_that_is_cut_short_says_partial_until_one_comes_to_its_end(a_panel: Opened) -> None:
+    a_panel.script(*MAPS_ONLY, ["error", "oom", "Too big.", "Smaller."])
+    a_panel.segment()
+    assert a_panel.state.aova.GetName() == "Scan AOVA (partial)"
+    assert a_panel.state.candidate.GetName() == "Scan candidate region (partial)"
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert a_panel.state.aova.GetName() == "Scan AOVA" and not [name for name in nodeNames() if "partial" in name]
+
+
+def test_a_first_run_on_another_scan_that_is_cut_short_is_no_mixture_with_the_first_scan(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    first = segmentOn(a_panel, a_coarse_scan)
+    second = scan_node(SHIFTED, noise(SHIFTED, 1), "Second")
+    a_panel.script(["artifact", "aova"], ["error", "oom", "Too big.", "Smaller."])
+    segmentOn(a_panel, second)
+    state = a_panel.state
+    assert state.resultVolume is second and state.aova.GetName() == "Second AOVA (partial)"
+    assert state.segmentation is None and state.pseudoHealthy is None and a_panel.ui.findingsTable.rowCount == 0
+    a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
+    assert resultOf(a_panel) == first
+
+
+# --- Segments that have become the user's
+
+
+def test_an_edited_segment_is_kept_hidden_under_another_name_and_told(a_panel: Opened) -> None:
+    a_panel.segment()
+    node = a_panel.state.segmentation
+    for expected in (["Lung tumor (edited)"], ["Lung tumor (edited)", "Lung tumor (edited) 2"]):
+        a_panel.ui.findingsTable.item(1, 0).setCheckState(qt.Qt.Unchecked)
+        a_panel.segment()
+        assert segments(node) == {**dict.fromkeys(expected, False), "Lung tumor": True}
+        told = f"'Lung tumor' is edited: it is kept, hidden, as '{expected[-1]}'."
+        assert told in a_panel.ui.logText.plainText and told in a_panel.ui.messageLabel.text
+
+
+@pytest.mark.parametrize("status", ["Completed", "Flagged"])
+def test_a_segment_that_somebody_has_judged_is_not_written_over(
+    a_panel: Opened, a_coarse_scan: Any, status: str
+) -> None:
+    a_panel.segment()
+    state, logic = a_panel.state, slicer.vtkSlicerSegmentationsModuleLogic
+    judged, segmentId = state.segmentation.GetSegmentation().GetSegment(state.tumorSegmentId), state.tumorSegmentId
+    logic.SetSegmentStatus(judged, getattr(logic, status))
+    a_panel.segment()
+    assert state.tumorSegmentId != segmentId and logic.GetSegmentStatus(judged) == getattr(logic, status)
+    assert segments(state.segmentation) == {f"Lung tumor ({status.lower()})": False, "Lung tumor": True}
+
+
+def test_a_cancel_gives_an_edited_segment_its_name_and_its_look_back(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    painted = blob(GRID, (18, 17, 10), 4).T
+    setSegmentMask(painted, a_coarse_scan, state.candidate, state.candidateSegmentId)
+    before = state.candidateSegmentId
+    a_panel.script(*MAPS_ONLY, ["error", "oom", "Too big.", "Smaller."])
+    a_panel.segment()
+    assert segments(state.candidate) == {"Candidate region": True} and state.candidateSegmentId == before
+    assert np.array_equal(segmentMask(state.candidate, before, a_coarse_scan), painted)
