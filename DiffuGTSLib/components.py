@@ -179,7 +179,9 @@ def ordered_for(network: torch.nn.Module, device: torch.device, precision: str) 
     In float32 the order made no difference there; on CUDA nobody has measured it.
     """
     if device.type == "cpu" and precision == "bfloat16":
-        network.to(memory_format=torch.channels_last_3d)
+        for weight in network.parameters():
+            if weight.dim() == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def find_device(config: RuntimeConfig) -> torch.device:

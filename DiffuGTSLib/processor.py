@@ -12,5 +12,7 @@ def native_bfloat16() -> str:
     Without, or with a torch that makes no use of them, products in bfloat16 are emulated, and were a hundred times slower
     than in float32. Older versions of torch do not say what they know; with them there are none.
     """
-    able = getattr(torch.cpu, "get_capabilities", dict)() if torch.backends.mkldnn.is_available() else {}
+    able: dict[str, object] = {}
+    if torch.backends.mkldnn.is_available():
+        able = getattr(torch.cpu, "get_capabilities", dict)()
     return next((name for name in _OWN_BFLOAT16 if able.get(name)), "")

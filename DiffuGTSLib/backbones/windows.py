@@ -74,7 +74,9 @@ def decode_scan(
 ) -> Float[Tensor, "1 1 X Y Z"]:
     """Return the image of a latent; `side` is in image voxels, `where` names the cells whose image is wanted."""
     cells = max(1, side // autoencoder.downsampling)
-    return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window).float(),), on_window, where)[0]
+    return over_windows(latent, cells, overlap, lambda window: (autoencoder.decode(window).float(),), on_window, where)[
+        0
+    ]
 
 
 def aligned_overlap(side: int, overlap: float, multiple: int) -> float:

@@ -48,7 +48,11 @@ def filter_tumors(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder of the new label maps and the new list, both as named before."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the new label maps and the new list, both as named before; the list has their whole paths.",
+        ),
     ],
 ) -> None:
     """Keep the tumors of one stage; the others become organ. Parts of fewer than 8 voxels are no tumors."""

@@ -266,7 +266,7 @@ class _How:
             progress("write", 0.0)
             origin = Origin(
                 volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name,
-                self.weights, case.seed,
+                self.weights, case.seed, self.modality is not None,
             )  # fmt: skip
             record = write_case(
                 case.folder, origin, painted, patch_mm=self.patch_mm, preview=self.preview, force=self.force
@@ -276,7 +276,7 @@ class _How:
 
     def paint_each(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
         """Paint many cases; what was painted so already is kept, and one that fails does not stop the others."""
-        from DiffuGTSLib.synthesis.case import is_case, kept_record
+        from DiffuGTSLib.synthesis.case import PREVIEW, is_case, kept_record
 
         for number, case in enumerate(cases, start=1):
             is_kept = is_case(case.folder) and not self.force
@@ -284,11 +284,16 @@ class _How:
                 ERR.print(Text(f"{number} of {len(cases)}: {case.folder}"), soft_wrap=True)
             try:
                 if is_kept:
-                    yield case, kept_record(
+                    record = kept_record(
                         case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
-                        scan=case.scan, organ=case.organ_mask, is_patch=self.patch_mm is not None,
-                        modality=self.modality,
+                        scan=case.scan, organ=case.organ_mask, patch_mm=self.patch_mm, modality=self.modality,
                     )  # fmt: skip
+                    if self.preview and not (case.folder / PREVIEW).is_file():
+                        said = (
+                            f"{case.folder} is kept without {PREVIEW}: it was painted without; --force paints it again."
+                        )
+                        ERR.print(Text.assemble(("Warning: ", "yellow"), said), soft_wrap=True)
+                    yield case, record
                 else:
                     yield case, self.paint(case)
             except DiffuGTSError as error:

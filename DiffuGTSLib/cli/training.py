@@ -53,7 +53,9 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            "--preset", help="Of aova: the networks, grid and windows of a preset. Default: the run's own networks."
+            "--preset",
+            help="Of aova, residual and thresholds: the networks, grid and windows of a preset. Default: the run's own "
+            "networks.",
         ),
     ] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: the recipe's own.")] = None,

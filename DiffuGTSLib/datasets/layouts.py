@@ -16,9 +16,9 @@ from typing import Any
 
 from DiffuGTSLib.datasets.decathlon import read_dataset_json, read_object
 from DiffuGTSLib.datasets.label_names import Meaning, meaning_of, organ_in
-from DiffuGTSLib.datasets.tables import cases_of_table, rows_of
+from DiffuGTSLib.datasets.tables import IMAGE_SUFFIX, cases_of_table, rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.protocol import Case, repeated
 
 UNDECIDED = ""
 """The split of a case whose layout states none."""
@@ -34,7 +34,6 @@ BRATS_TUMOR_VALUES = (1, 2, 3, 4)
 4 is the resection cavity: say which values are tumor there."""
 _MR_WORDS = re.compile(r"\bmri?\b|\bt[12]|flair|adc|dwi|gadolin", re.IGNORECASE)
 _NO_ORGAN = re.compile(r"cyst|vein|artery|costal")
-_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd)$")
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def read_layout(folder: Path, layout: str, wish: Wish | None = None, root: Path 
 
     Raises:
         InputError: Unknown layout; no case in it (code "layout"); a file that its `dataset.json` or table names is
-            missing (code "missing"); no word on modality or organ; `folder` is not below `root`; a pattern without a
-            group, or that does not fit a name (code "patient").
+            missing (code "missing"); two cases of one name (code "names"); no word on modality or organ; `folder` is not
+            below `root`; a pattern without a group, or that does not fit a name (code "patient").
     """
     if layout not in LAYOUTS:
         raise InputError(f"Unknown layout '{layout}'.", hint=did_you_mean(layout, LAYOUTS))
@@ -79,6 +78,12 @@ def read_layout(folder: Path, layout: str, wish: Wish | None = None, root: Path 
             f"{folder} holds no case in the layout '{layout}'.", hint=f"expected {LAYOUTS[layout].form}.", code="layout"
         )
     _require_files(cases, start, folder)
+    for name in repeated(case.name for case in cases):
+        raise InputError(
+            f"Two cases of {folder} are named '{name}'.",
+            hint="give each a name of its own: a table of cases, layout csv, has the column 'name' for it.",
+            code="names",
+        )
     cases = [replace(case, patient=_patient(case, wish.patient_pattern)) for case in cases]
     before = _below(start, root or start)
     return sorted((_moved(case, before) for case in cases), key=lambda case: case.name)
@@ -141,7 +146,7 @@ def read_nnunet(folder: Path, wish: Wish) -> list[Case]:
     meaning = meaning_of(labels, f"{content.get('name', '')} {folder.name}", wish.organ, wish.tumor_values)
     cases = []
     for images, truth, split in (("imagesTr", "labelsTr", UNDECIDED), ("imagesTs", "labelsTs", "test")):
-        for label in [path for path in _found(folder / truth, "*") if _SUFFIX.search(path.name)]:
+        for label in [path for path in _found(folder / truth, "*") if IMAGE_SUFFIX.search(path.name)]:
             name = stem(label.name)
             for scan in _found(folder / images, f"{escape(name)}_[0-9][0-9][0-9][0-9].*"):
                 channel = str(channels.get(str(int(stem(scan.name)[-4:])), ""))
@@ -202,7 +207,7 @@ LAYOUTS = {
 
 def stem(name: str) -> str:
     """Return a file's name without its folder and suffix, which of .nii.gz is both."""
-    return _SUFFIX.sub("", Path(name).name)
+    return IMAGE_SUFFIX.sub("", Path(name).name)
 
 
 def _case(name: str, image: str, label: str, modality: str, meaning: Meaning, split: str = UNDECIDED) -> Case:

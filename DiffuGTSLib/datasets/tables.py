@@ -19,6 +19,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd)$")
+"""What an image's name ends in and its case's does not; a DICOM folder is often named by a UID, whose dots stay."""
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     """Read a table with a heading, parted by commas, semicolons or tabs; white space around words is dropped.
 
@@ -72,7 +76,7 @@ def _case(row: Mapping[str, str], place: str, organ: str, modality: str, tumor_v
     label, tumors = filled.get("label", ""), _numbers(filled.get("tumor_values", ""), place) or list(tumor_values)
     organs = _numbers(filled.get("organ_values", ""), place)
     return Case(
-        filled.get("name") or re.sub(r"(\.nii)?\.\w+$", "", filled["image"]),
+        filled.get("name") or IMAGE_SUFFIX.sub("", filled["image"]),
         filled["patient"],
         filled.get("split", ""),
         filled["modality"],

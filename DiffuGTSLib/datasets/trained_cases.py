@@ -41,7 +41,7 @@ class TrainedCase:
 
 
 def record_training(
-    cases: Sequence[Case], data: Path, model_folder: Path, *, learned: bool = True, start: Path | None = None
+    cases: Sequence[Case], data: Path, model_folder: Path, *, learned: bool = True, earlier: Sequence[Path] = ()
 ) -> None:
     """Add the training and validation cases of a protocol to those that the model folder names, from its other parts.
 
@@ -52,18 +52,19 @@ def record_training(
         data: Folder that their paths start from.
         model_folder: Where the record is.
         learned: Whether weights were made of the training cases; otherwise those are tuned on, too.
-        start: Where the weights came from that training went on with: the folder of a model, or of a part of one. What it was
-            trained on, this one was, too; where it does not tell, the record says so.
+        earlier: Folders of models, or of parts of them, that this one was made from: whose weights it went on with, whose frozen
+            networks it looks through, which painted its tumors. What they were trained on, this one was, too; where one does not
+            tell, the record says so.
 
     Raises:
         WeightsError: If a record is damaged.
         StorageError: If it cannot be written.
     """
-    earlier = [] if start is None else [_folder_of(start)]
-    incomplete = any(read_training_cases(folder) is None for folder in earlier) or any(
-        _is_incomplete(folder) for folder in (model_folder, *earlier)
+    folders = [_folder_of(folder) for folder in earlier]
+    incomplete = any(read_training_cases(folder) is None for folder in folders) or any(
+        _is_incomplete(folder) for folder in (model_folder, *folders)
     )
-    known = dict.fromkeys(case for folder in (model_folder, *earlier) for case in read_training_cases(folder) or ())
+    known = dict.fromkeys(case for folder in (model_folder, *folders) for case in read_training_cases(folder) or ())
     used = [
         TrainedCase(case.name, case.patient, scan_sha256(data / case.image), _USES[case.split] if learned else TUNED)
         for case in cases
@@ -77,10 +78,10 @@ def record_training(
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _folder_of(start: Path) -> Path:
-    """Return the model folder of weights that training goes on with, which may be named by their part's folder or their run's."""
-    places = (start, start.parent, start / "model", start / "segmenter" / "model")
-    return next((place for place in places if (place / TRAINING_CASES).is_file()), start)
+def _folder_of(earlier: Path) -> Path:
+    """Return the model folder of an earlier model, which may be named by its part's folder or its run's."""
+    places = (earlier, earlier.parent, earlier / "model", earlier / "segmenter" / "model")
+    return next((place for place in places if (place / TRAINING_CASES).is_file()), earlier)
 
 
 def _is_incomplete(model_folder: Path) -> bool:
@@ -168,7 +169,7 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
         return SeenCases(why, f"SEEN IN TRAINING, so that their figures say nothing: {listed}.")
     if model_folder is not None and _is_incomplete(model_folder):
         return SeenCases(
-            {}, "The model began from weights that do not tell what they were trained on: cases may have been seen."
+            {}, "The model was made from weights that do not tell what they were trained on: cases may have been seen."
         )
     tuned = [case.name for case in cases if case.split == "validation"]
     if tuned:

@@ -20,8 +20,9 @@ from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
 from DiffuGTSLib.synthesis.preview import write_preview
 from DiffuGTSLib.versions import versions
+from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
-from DiffuGTSLib.volumes.io import write_volume
+from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
 SCAN = "scan.nii.gz"
@@ -57,6 +58,7 @@ class Origin:
         painter: Name of the painter.
         weights: File → SHA-256 of the painter's weights; empty for the handcrafted one.
         seed: Of the generator that painted it.
+        modality_asked: Whether the modality was named, not guessed.
     """
 
     scan: Volume
@@ -69,6 +71,7 @@ class Origin:
     painter: str
     weights: Mapping[str, str]
     seed: int
+    modality_asked: bool = False
 
 
 def require_case_folder(folder: Path, force: bool = False) -> None:
@@ -96,7 +99,7 @@ def kept_record(
     *,
     scan: Path,
     organ: Path,
-    is_patch: bool,
+    patch_mm: float | None,
     modality: str | None = None,
 ) -> dict[str, Any]:
     """Return the record of an earlier case, if it was painted from the same files and asked for in the same words.
@@ -110,8 +113,8 @@ def kept_record(
         seed: Of the generator.
         scan: To paint into.
         organ: Its mask.
-        is_patch: Whether a cube around the tumors is asked for.
-        modality: "CT" or "MR"; None where it is guessed from the scan, which is the same.
+        patch_mm: Side of the cube around the tumors that is asked for; None: the whole scan.
+        modality: "CT" or "MR"; None where it is guessed from the scan.
 
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
@@ -127,9 +130,12 @@ def kept_record(
     for name, key, path in (("scan", "input", scan), ("organ mask", "organ_mask", organ)):
         if record.get(key, {}).get("sha256") != scan_sha256(path):
             other.append(name)
-    if (record.get("patch_ijk") is not None) != is_patch:
+    is_patch = record.get("patch_ijk") is not None
+    if is_patch != (patch_mm is not None) or (is_patch and record.get("patch_mm", patch_mm) != patch_mm):
         other.append("patch")
-    if modality is not None and record.get("modality") != modality:
+    if modality is None:  # the guess is the same, unless none was made then
+        modality = guess_modality(read_volume(scan))[0] if record.get("modality_asked") else record.get("modality")
+    if record.get("modality") != modality:
         other.append("modality")
     if other:
         raise InputError(
@@ -172,7 +178,7 @@ def write_case(
     require_case_folder(folder, force)
     label = origin.organ.with_array(np.where(painted.tumor.array > 0, 2, origin.organ.array > 0).astype(np.uint8))
     box = None if patch_mm is None else patch_box(painted.tumor, patch_mm)
-    record = make_case_record(origin, painted, box)
+    record = make_case_record(origin, painted, box, patch_mm)
     image = painted.image.with_array(as_the_scan_is_kept(origin.scan, painted.image))
     with whole_folder(folder, NAMES) as staging:
         for volume, name in ((image, SCAN), (painted.tumor, TUMOR), (label, LABEL)):
@@ -184,7 +190,9 @@ def write_case(
     return record
 
 
-def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice, slice] | None) -> dict[str, Any]:
+def make_case_record(
+    origin: Origin, painted: Synthesis, box: tuple[slice, slice, slice] | None, patch_mm: float | None = None
+) -> dict[str, Any]:
     """Return what was painted where, from what, by which painter, and with which seed and versions."""
     geometry = origin.scan.geometry
     return {
@@ -206,8 +214,10 @@ def make_case_record(origin: Origin, painted: Synthesis, box: tuple[slice, slice
             "sha256": scan_sha256(origin.organ_path),
         },
         "modality": origin.modality,
+        "modality_asked": origin.modality_asked,
         **_choices(origin.spec, origin.wish, origin.painter, origin.weights),
         "seed": origin.seed,
+        "patch_mm": patch_mm,
         "patch_ijk": None if box is None else [[part.start, part.stop] for part in box],
         "tumors": [dataclasses.asdict(tumor) for tumor in painted.tumors],
         "skipped": list(painted.skipped),

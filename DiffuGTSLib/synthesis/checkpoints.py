@@ -26,7 +26,7 @@ from torch import Tensor
 from DiffuGTSLib.backbones.segmenters import SWIN_FEATURES, Segmenter, historical_keys, load_published
 from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
 from DiffuGTSLib.storage import new_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.case import NOTICE
@@ -157,16 +157,20 @@ def convert_checkpoint(path: Path, folder: Path, limits: ReadingLimits | None = 
             f"{path.name} does not fit its kind, {report.kind}: {report.faults}.",
             hint="`diffugts checkpoint inspect` lists them all; was the file altered, or made by another version?",
         )
-    if _made_from(folder) == report.sha256:
-        return report
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if _made_from(folder) == report.sha256:
+            return report
         raise InputError(f"{folder} already holds something else.", hint="choose a new folder.", code="exists")
-    with new_folder(folder) as staging:
-        raw = staging / "group.safetensors"
-        ask_reader(path, limits, report.group, raw)
-        _WRITERS[report.kind](report, load_file(raw), staging)
-        raw.unlink()
-        _write_source(report, staging)
+    try:
+        with new_folder(folder) as staging:
+            raw = staging / "group.safetensors"
+            ask_reader(path, limits, report.group, raw)
+            _WRITERS[report.kind](report, load_file(raw), staging)
+            raw.unlink()
+            _write_source(report, staging)
+    except StorageError:
+        if _made_from(folder) != report.sha256:  # else another process was faster: all that torchrun starts do this
+            raise
     return report
 
 

@@ -15,6 +15,8 @@ from DiffuGTSLib.volumes.boxes import Box
 
 LEAST_VOXELS = 6
 """A tumor with fewer voxels is not painted: nobody could outline it."""
+AIR_SHARE = 0.05
+"""On MR, air is what stays below this share of the brightest tissue (the 99.5th percentile around the tumor); our choice."""
 LEAST_KEPT = 0.1
 """A tumor of which the organ leaves less than this share is not painted."""
 
@@ -149,11 +151,14 @@ def _room(
 ) -> NDArray[np.bool_]:
     """Return where a tumor may be: the organ with narrow holes closed; its border or, exophytic, all soft tissue.
 
-    On CT nothing grows into bone or contrast-filled vessels beside the organ, nor an exophytic tumor into air.
+    An exophytic tumor does not grow into air. On CT nothing grows into bone or contrast-filled vessels beside the organ;
+    MR has no number for these, but where cortical bone gives no signal it is as dark as air.
     """
     closed = _closed(organ, spec.closing_mm, spacing_mm)
     if exophytic:
-        return np.asarray(closed | ((image > -250) & (image < 300)) if modality == "CT" else np.ones_like(organ))
+        if modality == "CT":
+            return np.asarray(closed | ((image > -250) & (image < 300)))
+        return np.asarray(closed | (image > AIR_SHARE * np.percentile(image, 99.5)))
     if not spec.border_mm:
         return closed
     # A tenth of a Gaussian reaches 1.28 sigma beyond a plane; boxes would leave flat sides.

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+
+LONGEST_WAIT = timedelta(hours=12)
+"""The first process validates, converts and writes alone while the others wait; torch gives up after 10 minutes of NCCL."""
 
 
 def rank() -> int:
@@ -37,7 +41,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield device
         distributed.barrier()  # whoever left first would take the meeting point away from under the others

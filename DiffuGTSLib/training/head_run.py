@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
-from DiffuGTSLib.training.job import Job, Part, require_as_begun
+from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides, require_as_begun
 from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
@@ -98,6 +99,8 @@ class HeadTraining:
         self.options: HeadOptions = job.options
         self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
+        looked_through = ("autoencoder", "denoiser") if self.options.denoiser_timestep else ("autoencoder",)
+        self.frozen = networks_sha256(job.base / name for name in looked_through)
         if self.options.denoiser_timestep:
             job.config.backbone.require_known(
                 (scan.case.painted_as for each in self.scans.values() for scan in each),
@@ -140,9 +143,10 @@ class HeadTraining:
         return "" if tap is None else f"; the denoiser's at timestep {tap.timestep:g}, times {tap.scale:g} before"
 
     def _known(self, scale: str) -> float:
-        """Return what was measured when the run was begun, 0 where it was not."""
+        """Return what was measured when the run was begun, 0 where it was not, or on other networks."""
         path = self.job.output / "aova" / RECORD
-        return float(read_json(path).get(scale, 0.0)) if path.is_file() else 0.0
+        record = read_json(path) if path.is_file() else {}
+        return float(record.get(scale, 0.0)) if record.get("frozen", self.frozen) == self.frozen else 0.0
 
     @contextmanager
     def recipe(self, phase: Phase, workers: int) -> Iterator[HeadRecipe]:
@@ -182,17 +186,21 @@ def train_head(job: Job) -> None:
     """Train the head into the run's model folder, beside the frozen networks that it belongs to."""
     _require_as_begun(job)
     training = HeadTraining(job)
-    _write_record(job, training.head)
+    _write_record(job, training)
     training.tell()
     before = ""
     for phase in training.phases:
         with training.recipe(phase, training.options.workers) as recipe:
-            _tell_end(job, phase, job.run(recipe, phase.plan, f"aova/{phase.name}", before))
+            outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen)
+            _tell_end(job, phase, outcome)
         before = f"{phase.plan.iterations} iterations of {phase.name}"
     job.save("aova", training.head)
-    if job.base != job.output / "model":
-        wishes = f"--set backbone.folder={job.output / 'model'} --set text.encoder={job.config.text.encoder}"
-        job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {job.config.preset} {wishes}")
+    folder = job.output / "model"
+    config = replace(job.config, backbone=replace(job.config.backbone, folder=str(folder)))
+    wishes = overrides(config)
+    if job.base != folder or len(wishes) > 1:
+        words = " ".join(f"--set {shlex.quote(wish)}" for wish in wishes)
+        job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {config.preset} {words}")
 
 
 def rehearse_head(job: Job) -> None:
@@ -227,11 +235,11 @@ def _require_as_begun(job: Job) -> None:
         require_as_begun(path.parent, read_json(path), job.begun(job.plan.seed))
 
 
-def _write_record(job: Job, head: AovaHead) -> None:
+def _write_record(job: Job, training: HeadTraining) -> None:
     if rank() > 0:
         return
-    scales = {name: head.config[name] for name in ("feature_scale", "denoiser_scale")}
-    record = {**job.begun(job.plan.seed), **scales}
+    scales = {name: training.head.config[name] for name in ("feature_scale", "denoiser_scale")}
+    record = {**job.begun(job.plan.seed), "frozen": training.frozen, **scales}
     folder = job.output / "aova"
     make_folder(folder)
     with whole_file(folder / RECORD) as temporary:
@@ -248,7 +256,7 @@ def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:
 
 
 PART = Part(
-    train_head, 20000, HeadOptions(), in_model=True, after=("autoencoder", "model/autoencoder"), on_preset=True,
+    train_head, 20000, HeadOptions(), after=("autoencoder", "model/autoencoder"), on_preset=True,
     rehearse=rehearse_head,
 )  # fmt: skip
 """What `diffugts train aova` trains. The bundled head had fewer windows and wants more, see its model card."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
-from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
-from DiffuGTSLib.config import CanonicalConfig, Config
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, save_module
+from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import MODALITIES
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, sha256, whole_file
+from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all
 from DiffuGTSLib.training.model_folder import adopt
@@ -40,6 +41,7 @@ class Job:
         report: Is told one line at a time.
         options: The part's own choices, an instance of the class of `Part.options`; None where it has none.
         networks: Model folder with the frozen networks to train on; None takes the run's own.
+        listed: The cases by split, in words that tell them apart, where they come from lists and not as `scans`.
     """
 
     scans: dict[str, list[TrainingScan]]
@@ -50,13 +52,28 @@ class Job:
     report: Report
     options: Any = None
     networks: Path | None = None
+    listed: Mapping[str, Sequence[str]] | None = None
 
     @property
     def base(self) -> Path:
         """The model folder with the frozen networks to train on."""
         return self.networks or self.output / "model"
 
-    def run(self, recipe: Recipe, plan: TrainingPlan, folder: str, grown_from: str = "") -> Outcome:
+    @property
+    def made_from(self) -> list[Path]:
+        """Folders of models that a part is made from: of the weights it begins from, the frozen networks, its painters."""
+        words = [getattr(self.options, name, "") for name in ("start", "painter", "late_painter")]
+        named = [Path(word) for word in words if word not in ("", "none", *BY_HAND)]
+        return named if self.networks is None else [*named, self.networks]
+
+    def run(
+        self,
+        recipe: Recipe,
+        plan: TrainingPlan,
+        folder: str,
+        grown_from: str = "",
+        frozen: Mapping[str, str] | None = None,
+    ) -> Outcome:
         """Train a recipe in a folder of the run, going on from its checkpoint.
 
         Args:
@@ -64,12 +81,13 @@ class Job:
             plan: How long, how fast.
             folder: Below the run's.
             grown_from: What it grows from beside the choices, as the phase before; from another one it is begun anew.
+            frozen: The networks that it is trained on, as `networks_sha256` says; on others it is begun anew.
 
         Raises:
             ConfigError: If the checkpoint was begun with other choices.
         """
         name = Path(folder).name
-        self._begin(self.output / folder, plan.seed, grown_from)
+        self._begin(self.output / folder, plan.seed, {"grown_from": grown_from, "frozen": dict(frozen or {})})
 
         def progress(done: int, total: int, row: dict[str, float]) -> None:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
@@ -79,18 +97,25 @@ class Job:
 
     def begun(self, seed: int) -> dict[str, Any]:
         """Return what a part is begun with, and goes on with."""
-        options = {} if self.options is None else asdict(self.options)
-        cases = [scan.case.name for scan in self.scans.get("train", [])]
-        return {"options": options, "preset": self.config.preset, "cases": cases, "seed": seed}
+        options, plain = {} if self.options is None else asdict(self.options), self.config.to_dict()
+        named = {split: [scan.case.name for scan in loaded] for split, loaded in self.scans.items()}
+        cases = named if self.listed is None else {split: list(names) for split, names in self.listed.items()}
+        return {
+            "options": options, "preset": self.config.preset, "cases": cases.get("train", []),
+            "validation": cases.get("validation", []), "seed": seed,
+            "config": {
+                stage: {key: value for key, value in plain[stage].items() if key != "folder"} for stage in STAGES
+            },
+        }  # fmt: skip
 
-    def _begin(self, folder: Path, seed: int, grown_from: str) -> None:
+    def _begin(self, folder: Path, seed: int, grown: Mapping[str, Any]) -> None:
         state, record = folder / "state.pt", folder / BEGUN
-        now = {**self.begun(seed), "grown_from": grown_from}
+        now = {**self.begun(seed), **grown}
         if state.is_file() and record.is_file():
             begun = read_json(record)
             require_as_begun(folder, begun, now)
-            if begun.get("grown_from", grown_from) != grown_from:
-                self.report(f"{folder.name}: begun anew, since it had grown from {begun['grown_from']}")
+            if why := _why_anew(begun, now):
+                self.report(f"{folder.name}: begun anew, since {why}")
                 wait_for_all()  # nobody is to find what is just being removed
                 if rank() == 0:
                     for left in (state, folder / "log.csv"):
@@ -131,8 +156,16 @@ BEGUN = "begun.json"
 """Beside a checkpoint: what its training was begun with."""
 EARLIER: dict[str, Any] = {"elsewhere": False, "further": 0}
 """What runs were begun with that do not say it."""
+STAGES = ("canonical", "backbone", "text")
+"""What of the configuration decides what is learned. Not where networks lie: their weights are known, see `Job.run`."""
 MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "judges")
 """Options that a run may go on with in another value: they change how it is run, or begin anew what they change (`Job.run`)."""
+
+
+_SAME = {
+    "preset": "preset", "cases": "set of training scans", "validation": "set of validation scans", "seed": "seed",
+}  # fmt: skip
+"""What stays the same, in words."""
 
 
 def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -144,7 +177,8 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         now: As it says it now.
 
     Raises:
-        ConfigError: If an option, the preset, the scans or the seed is another one, or an option is no more.
+        ConfigError: If an option, the preset or a key of it, the scans or the seed is another one, or an option is no more;
+            or an earlier version did not say which scans it was begun with.
     """
     hint = "choose another --output, or go on with the same choices."
     for name, value in now["options"].items():
@@ -154,9 +188,44 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
     gone = sorted(set(begun.get("options", {})) - set(now["options"]))
     if gone:
         raise ConfigError(f"{folder} was begun by an earlier version, with {gone[0]}, which is no more.", hint=hint)
-    for name, words in (("preset", "preset"), ("cases", "set of training scans"), ("seed", "seed")):
+    if begun.get("cases") == [] != now["cases"]:
+        raise ConfigError(f"{folder} was begun by an earlier version, which did not say with which scans.", hint=hint)
+    for name, words in _SAME.items():
         if begun.get(name, now[name]) != now[name]:
             raise ConfigError(f"{folder} was begun with another {words}.", hint=hint)
+    for stage, values in now["config"].items():
+        for key, value in values.items():
+            known = begun.get("config", {}).get(stage, {}).get(key, value)
+            if known != value:
+                raise ConfigError(
+                    f"{folder} was begun with {stage}.{key}={known}, not {stage}.{key}={value}.", hint=hint
+                )
+
+
+def overrides(config: Config) -> list[str]:
+    """Return what `--set` says after the preset's name to get a configuration."""
+    wanted, preset = config.to_dict(), load_config(config.preset).to_dict()
+    return [
+        f"{stage}.{key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for stage, values in wanted.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if value != preset[stage][key]
+    ]
+
+
+def networks_sha256(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of the weights of some networks, by the names of their folders."""
+    return {folder.name: sha256(folder / WEIGHTS_FILE) for folder in folders}
+
+
+def _why_anew(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say why what is kept has grown from something else than it would now; empty where it has not, or does not tell."""
+    if begun.get("grown_from", now["grown_from"]) != now["grown_from"]:
+        return f"it had grown from {begun['grown_from']}"
+    earlier = begun.get("frozen", {})
+    others = [name for name, digest in now["frozen"].items() if earlier.get(name, digest) != digest]
+    return f"it had been trained on another {' and another '.join(others)}" if others else ""
 
 
 @dataclass(frozen=True)
@@ -170,8 +239,9 @@ class Part:
             None. `--set key=value` changes a field.
         grid: The grid that its scans are loaded on, from its options; None takes the preset's.
         modalities: Cases of other modalities are not loaded.
-        in_model: Whether it belongs to the model folder that `segment` reads, whose index is then written anew.
-        tunes: Whether it chooses what that model folder is used with, so that its cases count as seen there.
+        model: Folder of the run with its weights, in which its cases are recorded. "model" is the one that `segment` reads,
+            whose index is then written anew.
+        tunes: Whether it has no weights there, and chooses what they are used with.
         after: The part that must have been trained into the run before, and the folder of its weights there.
         on_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
         rehearse: Says, in a dry run, what training would need; None has nothing to say.
@@ -182,7 +252,7 @@ class Part:
     options: Any = None
     grid: Callable[[Any], CanonicalConfig] | None = None
     modalities: tuple[str, ...] = MODALITIES
-    in_model: bool = False
+    model: str = "model"
     tunes: bool = False
     after: tuple[str, str] | None = None
     on_preset: bool = False

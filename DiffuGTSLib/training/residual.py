@@ -281,7 +281,5 @@ def _write_rows(path: Path, rows: list[dict[str, float | str]]) -> None:
             writer.writerow({k: v if isinstance(v, str) else f"{v:.4f}" for k, v in row.items()})
 
 
-PART = Part(
-    train_residual, 300, ResidualOptions(), in_model=True, after=("aova", "model/aova"), on_preset=True,
-)  # fmt: skip
+PART = Part(train_residual, 300, ResidualOptions(), after=("aova", "model/aova"), on_preset=True)
 """What `diffugts train residual` trains."""

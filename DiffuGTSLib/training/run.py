@@ -18,6 +18,7 @@ import torch
 
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import record_training
@@ -29,7 +30,7 @@ from DiffuGTSLib.training.data import load_split
 from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_run import PART as HEAD
-from DiffuGTSLib.training.job import Job, Part, Report
+from DiffuGTSLib.training.job import Job, Part, Report, networks_sha256
 from DiffuGTSLib.training.model_folder import looks_through_denoiser, model_of, require_same_networks, write_index
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
@@ -118,13 +119,18 @@ def train_part(
         elif chosen.rehearse is not None:
             chosen.rehearse(job)
         if not dry_run and rank() == 0:
-            used = [scan.case for each in scans.values() for scan in each]
-            start = Path(wish) if (wish := getattr(own, "start", "")) else None
-            if chosen.in_model or (chosen.tunes and (output / "model").is_dir()):
-                record_training(used, data, output / "model", learned=chosen.in_model, start=start)
-                write_index(output / "model")
-            elif (output / part / "model").is_dir():  # a segmenter's
-                record_training(used, data, output / part / "model", start=start)
+            _record(chosen, job, data)
+
+
+def _record(part: Part, job: Job, data: Path) -> None:
+    """Write beside a part's weights which cases they were made and tuned with."""
+    model = job.output / part.model
+    if not model.is_dir():
+        return
+    used = [scan.case for each in job.scans.values() for scan in each]
+    record_training(used, data, model, learned=not part.tunes, earlier=job.made_from)
+    if part.model == "model":
+        write_index(model)
 
 
 def _chosen_networks(
@@ -180,7 +186,21 @@ def _train_autoencoder(job: Job) -> None:
         before = f"{phase.iterations} iterations of phase_{number}"
     autoencoder.cpu()
     autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, train_scans))
+    kept = job.output / "model" / "autoencoder"
+    earlier = networks_sha256([kept]) if rank() == 0 and (kept / WEIGHTS_FILE).is_file() else {}
     job.save("autoencoder", autoencoder)
+    if earlier and earlier != networks_sha256([kept]):
+        _tell_outdated(job)
+
+
+def _tell_outdated(job: Job) -> None:
+    """Say which parts of the model folder belong to the autoencoder that was there before."""
+    model = job.output / "model"
+    left = [name for name in ("denoiser", "aova", "residual") if (model / name).is_dir()]
+    if left:
+        job.report(
+            f"autoencoder: made for the one before, in {model}: {', '.join(left)}; train them again, in this order"
+        )
 
 
 def _train_denoiser(job: Job) -> None:
@@ -201,9 +221,8 @@ def _train_denoiser(job: Job) -> None:
     unet = started_denoiser(Path(options.start), job.base) if options.start else MaisiUNet(**MINI_UNET)
     unet.to(job.device)
     recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], backbone.class_label)
-    job.run(
-        recipe, replace(job.plan, learning_rate=options.learning_rate, average=0.999, checkpoint_every=500), "denoiser"
-    )
+    plan = replace(job.plan, learning_rate=options.learning_rate, average=0.999, checkpoint_every=500)
+    job.run(recipe, plan, "denoiser", frozen=networks_sha256([job.base / "autoencoder"]))
     job.save("denoiser", unet)
     if rank() == 0:
         scheduler = job.output / "model" / "scheduler"
@@ -213,10 +232,8 @@ def _train_denoiser(job: Job) -> None:
 
 
 PARTS: dict[str, Part] = {
-    "autoencoder": Part(_train_autoencoder, 2250, in_model=True),
-    "denoiser": Part(
-        _train_denoiser, 3000, DenoiserOptions(), in_model=True, after=("autoencoder", "model/autoencoder")
-    ),
+    "autoencoder": Part(_train_autoencoder, 2250),
+    "denoiser": Part(_train_denoiser, 3000, DenoiserOptions(), after=("autoencoder", "model/autoencoder")),
     "aova": HEAD,
     "residual": RESIDUAL,
     "thresholds": THRESHOLDS,

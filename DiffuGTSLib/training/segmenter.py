@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -160,6 +161,13 @@ class SegmenterRecipe:
         tumor_dice = float(np.nanmean(tumors))
         self.best.offer(self.trainable, tumor_dice)
         return {"tumor_dice": tumor_dice, "organ_dice": float(np.nanmean(organs)), "best_tumor_dice": self.best.value}
+
+
+def forget_best(folder: Path) -> None:
+    """Remove the best network of an earlier run from a folder without a checkpoint: what begins anew has none yet."""
+    if not (folder / "state.pt").is_file():
+        (folder / "best.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "best", ignore_errors=True)
 
 
 class BestModel:

@@ -17,14 +17,16 @@ import torch
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
+from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segmenter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
-from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.distributed import process_group, rank, wait_for_all, world_size
 from DiffuGTSLib.training.job import Job, Part
-from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe
+from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe, forget_best
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
     PaintedTumors,
@@ -210,6 +212,9 @@ def train_segmenter(
         judged = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
     network = build_segmenter(options).to(job.device)
     folder = job.output / "segmenter"
+    if rank() == 0:
+        forget_best(folder)
+    wait_for_all()  # the recipe reads what is left there
     recipe = SegmenterRecipe(
         network, grid, sampler, judged, folder, side=options.window, batch=options.batch, workers=options.workers,
         overlap=options.overlap,
@@ -236,7 +241,7 @@ def train_listed(
     all_healthy: bool = False,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train on the cases of DiffTumor's lists.
+    """Train on the cases of DiffTumor's lists; a list names no patients, so that each scan is recorded as its own.
 
     Args:
         cases: "train" and "validation" → cases.
@@ -270,12 +275,27 @@ def train_listed(
             ]
             for split, listed in cases.items()
         }  # fmt: skip
+        listed = {
+            split: [_in_words(case, all_healthy) for case in of_split] for split, of_split in cases.items()
+        }  # fmt: skip
         precision = "bfloat16" if amp and own_device.type == "cuda" else "float32"
         length = epoch_length(len(scans["train"]), options.batch)
         plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
         torch.manual_seed(seed)
-        job = Job({}, config, plan, output, own_device, say, options)
+        job = Job({}, config, plan, output, own_device, say, options, listed=listed)
         train_segmenter(scans["train"], scans["validation"], options, plan, job)
+        if rank() == 0:
+            used = [
+                Case(case.name, case.name, split, "CT", str(case.image))
+                for split, of_split in cases.items()
+                for case in of_split
+            ]
+            record_training(used, Path(), output / PART.model, earlier=job.made_from)
+
+
+def _in_words(case: ListedCase, all_healthy: bool) -> str:
+    """Say which scan a case is and what is learned from it: lists of one scan may name other label maps."""
+    return f"{case.image_name} {case.label_name}{' healthy' if case.healthy or all_healthy else ''}"
 
 
 def epoch_length(cases: int, batch: int) -> int:
@@ -328,5 +348,5 @@ def _grid(options: SegmenterOptions) -> CanonicalConfig:
     return options.grid(load_config("mini").canonical)
 
 
-PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"))
+PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model")
 """What `diffugts train segmenter` trains."""

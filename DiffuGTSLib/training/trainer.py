@@ -6,7 +6,6 @@ names its steps itself; they are taken in turn, each with an optimizer of its ow
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.storage import make_folder, whole_file
-from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, world_size
+from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, wait_for_all, world_size
+from DiffuGTSLib.training.log import Progress, row_teller
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def train(
     recipe: Recipe,
     plan: TrainingPlan,
     folder: Path,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.
 
@@ -177,9 +177,11 @@ def train(
     make_folder(folder)
     run = _Run(recipe, plan, folder)
     done = run.resume()
-    curves = Curves(folder) if plan.tensorboard and rank() == 0 else None
+    tell = row_teller(folder, plan.iterations, progress, curves=plan.tensorboard)
     if isinstance(recipe, AheadRecipe):
         recipe.look_ahead(_draw(plan.seed, iteration) for iteration in range(done, plan.iterations))
+    if run.unchecked:
+        tell({"iteration": float(done), **run.check(done)})
     seen: dict[str, list[float]] = {}
     clock = time.perf_counter()
     while done < plan.iterations and not run.best.exhausted:
@@ -191,12 +193,7 @@ def train(
             row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
             if done % plan.checkpoint_every == 0 or done == plan.iterations:
                 row |= run.check(done)
-            if rank() == 0:
-                _log(folder / "log.csv", row)
-                if curves is not None:
-                    curves.add(row)
-                if progress is not None:
-                    progress(done, plan.iterations, row)
+            tell(row)
             seen, clock = {}, time.perf_counter()
     run.finish()
     best = run.best
@@ -262,6 +259,7 @@ class _Run:
         ]
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.best = _Best(plan)
+        self.unchecked = False
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Take every step once, and return the losses; the "total" is the first step's."""
@@ -293,13 +291,17 @@ class _Run:
         return seen
 
     def check(self, done: int) -> dict[str, float]:
-        """Validate the averaged weights, keep them if they are the best, and write a checkpoint.
+        """Write a checkpoint, validate the averaged weights, keep them if they are the best, and write that down, too.
 
-        The first process validates and writes; what is watched, all of them are told.
+        The first process validates and writes; what is watched, all of them are told. A validation may take hours: a run
+        that is stopped in it goes on with it.
         """
+        if rank() == 0 and not self.unchecked:
+            self._save(done, unchecked=True)
         figures = _validated(self._recipe, self._model, self.averaged) if rank() == 0 else {}
         if self._plan.watch:
             self.best.offer(told_by_first(self._watched(figures), self._device), done, self.averaged)
+        self.unchecked = False
         if rank() == 0:
             self._save(done)
         return figures
@@ -320,12 +322,13 @@ class _Run:
             )
         return figures[name]
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, unchecked: bool = False) -> None:
         """Write the plan, and the state that `resume` reads."""
         with whole_file(self._folder / "plan.json") as temporary:
             temporary.write_text(json.dumps(asdict(self._plan), indent=1) + "\n", encoding="utf-8")
         state = {
             "iteration": done,
+            "unchecked": unchecked,
             "model": self._model.state_dict(),
             "averaged": self.averaged,
             "optimizer": self._optimizers[0].state_dict(),
@@ -337,7 +340,7 @@ class _Run:
             torch.save(state, file)
 
     def resume(self) -> int:
-        """Return the iteration to go on from: 0, or the checkpoint's, whose state is then ours."""
+        """Return the iteration to go on from: 0, or the checkpoint's, whose state is then ours in every process."""
         path = self._folder / "state.pt"
         if not path.exists():
             return 0
@@ -356,32 +359,10 @@ class _Run:
             self.averaged[name].copy_(value)
         if self._plan.watch:
             self.best.load(state.get("best", {}))
+        self.unchecked = bool(state.get("unchecked", False))
+        wait_for_all()  # the first process may be about to replace what the others still read
         logger.info("going on from iteration %d of %d", state["iteration"], self._plan.iterations)
         return int(state["iteration"])
-
-
-class Curves:
-    """The log as TensorBoard reads it, in the run's own folder.
-
-    Raises:
-        ConfigError: If TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "Curves were asked for, but TensorBoard is not installed.", hint="pip install tensorboard."
-            ) from error
-        self._writer = SummaryWriter(str(folder))
-
-    def add(self, row: dict[str, float]) -> None:
-        """Add one row of the log, at once, so that a stopped run has its curves."""
-        for name, value in row.items():
-            if name != "iteration":
-                self._writer.add_scalar(name, value, int(row["iteration"]))
-        self._writer.flush()
 
 
 def _moved(step: Step) -> list[nn.Parameter]:
@@ -426,20 +407,3 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
             f"The checkpoint {path} is damaged: {str(error)[:300]}.", hint="remove it to begin anew."
         ) from error
     return state
-
-
-def _log(path: Path, row: dict[str, float]) -> None:
-    """Append one row; a row with columns that the file does not know yet rewrites the header above all rows.
-
-    Rows of a run that was stopped after its last checkpoint are dropped, since they come again.
-    """
-    rows: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [known for known in csv.DictReader(file) if float(known["iteration"]) < row["iteration"]]
-    columns = list(dict.fromkeys([*(rows[0] if rows else {}), *row]))
-    rows.append({name: f"{value:.6g}" for name, value in row.items()})
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -18,7 +18,7 @@ from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.synthesis.vqgan_critics import VqganCritics
 from DiffuGTSLib.training.distributed import rank, world_size
-from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.job import Job, Part, networks_sha256
 from DiffuGTSLib.training.trainer import read_state
 from DiffuGTSLib.training.tumor_diffusion import (
     TumorDiffusionRecipe,
@@ -167,7 +167,8 @@ def train_tumor_painter(job: Job) -> None:
     """Train the denoiser on the run's VQGAN, and complete the folder `RUN/painter`."""
     options: TumorPainterOptions = job.options
     size = painter_size(options.size)
-    vqgan: Vqgan3D = load_module(Vqgan3D, job.output / "painter" / "vqgan").to(job.device)
+    folder = job.output / "painter"
+    vqgan: Vqgan3D = load_module(Vqgan3D, folder / "vqgan").to(job.device)
     denoiser = LatentUNet3D(**size.denoiser).to(job.device)
     sampler = TumorSampler(job.scans["train"], size.view.side, options.handcrafted)
     windows = validation_windows(job.scans["validation"], size.view.side, options.handcrafted)
@@ -176,7 +177,7 @@ def train_tumor_painter(job: Job) -> None:
         job.plan, learning_rate=size.rate, weight_decay=0.0, average=size.average, average_every=10,
         average_after=size.average_after, accumulate=size.accumulate, checkpoint_every=100,
     )  # fmt: skip
-    job.run(recipe, plan, "tumor-painter")
+    job.run(recipe, plan, "tumor-painter", frozen=networks_sha256([folder / "vqgan"]))
     if rank() > 0:
         return
     view = replace(size.view, timesteps=options.timesteps, ddim_steps=options.ddim_steps)
@@ -185,14 +186,14 @@ def train_tumor_painter(job: Job) -> None:
         "handcrafted tumors": options.handcrafted,
         "scans": [scan.case.name for scan in job.scans["train"] if scan.tumor.any() or options.handcrafted],
     }  # fmt: skip
-    save_painter(job.output / "painter", vqgan.cpu(), denoiser.cpu(), view, source, torch.float16)
+    save_painter(folder, vqgan.cpu(), denoiser.cpu(), view, source, torch.float16)
     if options.published:
         state = read_state(job.output / "tumor-painter" / "state.pt", torch.device("cpu"))
         published = published_state(
             state["iteration"], state["model"], state["averaged"], vqgan.state_dict(), options.timesteps
         )
         write_published(job.output / "painter.pt", published)
-    job.report(f"the painter is in {job.output / 'painter'}")
+    job.report(f"the painter is in {folder}")
 
 
 def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
@@ -208,6 +209,7 @@ VQGAN = Part(
     VqganOptions(),
     _grid,
     modalities=("CT",),
+    model="painter",
 )
 TUMOR_PAINTER = Part(
     train_tumor_painter,
@@ -215,5 +217,6 @@ TUMOR_PAINTER = Part(
     TumorPainterOptions(),
     _grid,
     modalities=("CT",),
+    model="painter",
     after=("vqgan", "painter/vqgan"),
 )

@@ -17,7 +17,7 @@ from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.storage import make_folder, whole_file
-from DiffuGTSLib.training.case_lists import ListedCase
+from DiffuGTSLib.training.case_lists import HEALTHY_MARKS, ListedCase
 from DiffuGTSLib.volumes import read_volume, write_volume
 
 EARLY_RADIUS_MM = 10.0
@@ -88,7 +88,8 @@ def filter_cases(
     """Write label maps with one stage's tumors, and the list of the cases that have any.
 
     A label map keeps its path of the list, below `output`; the list, `output/list_name`, is written last, so that it
-    stands for a finished run. Healthy cases are left out.
+    stands for a finished run. It names scans as the old list does and the new label maps by their whole paths, since both
+    start from one root when it is read. Healthy cases are left out.
 
     Args:
         cases: Their scans stay where they are.
@@ -102,7 +103,8 @@ def filter_cases(
 
     Raises:
         InputError: For a label that is none of ours, a case outside of the list's root, or no tumor of that stage; if
-            `output` is where the label maps of the list lie (code "exists"): they would be replaced.
+            `output` is where the label maps of the list lie (code "exists"): they would be replaced; if its path has a mark
+            of healthy cases in it.
         StorageError: If something cannot be written.
     """
     lines, filtered = [], []
@@ -115,7 +117,7 @@ def filter_cases(
         write_volume(volume.with_array(staged.labels), target)
         filtered.append(staged)
         if staged.kept_mm:
-            lines.append(f"{case.image_name}\t{case.label_name}")
+            lines.append(f"{case.image_name}\t{target.resolve()}")
         report(f"{case.name}: {len(staged.kept_mm)} {stage}, {len(staged.other_mm)} not, {staged.specks} specks")
     if not lines:
         raise InputError(
@@ -135,6 +137,13 @@ def _require_elsewhere(targets: Mapping[ListedCase, Path]) -> None:
                 f"The new label map of {case.name} would replace the one it is made from: {target}.",
                 hint="choose another output folder.",
                 code="exists",
+            )
+        mark = next((mark for mark in HEALTHY_MARKS if mark in str(target.resolve())), "")
+        if mark:
+            raise InputError(
+                f"The new label map of {case.name} would be {target.resolve()}: lists take a path with '{mark}' in it for a "
+                "healthy case's.",
+                hint="choose another output folder.",
             )
 
 

@@ -19,6 +19,7 @@ from DiffuGTSLib.backbones.weights import load_module
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import load_segmenter
 from DiffuGTSLib.storage import sha256
+from DiffuGTSLib.synthesis import checkpoints
 from DiffuGTSLib.synthesis.checkpoints import (
     SOURCE_FILE,
     ReadingLimits,
@@ -166,6 +167,30 @@ def test_a_segmenter_loses_its_prefixes_and_keeps_its_numbers(
     assert (trained.window_voxels, trained.grid.spacing_mm, trained.grid.ct_knots_hu) == (96, 1.0, (-175.0, 250.0))
     if model == "swin_unetr":
         assert trained.network.config["merging"] == "historical"
+
+
+def test_of_several_processes_that_convert_one_file_into_one_folder_all_end_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun's do: while this one reads, another one has written the folder."""
+    path, theirs = segmenter_file(tmp_path / "unet.pt", "unet")
+    asked: list[tuple[str | Path, ...]] = []
+
+    def slow_reader(path: Path, limits: ReadingLimits, *copy: str | Path) -> dict[str, Any]:
+        asked.append(copy)
+        if copy and len(asked) == 2:
+            convert_checkpoint(path, tmp_path / "out")
+        return ask_reader(path, limits, *copy)
+
+    monkeypatch.setattr(checkpoints, "ask_reader", slow_reader)
+    assert convert_checkpoint(path, tmp_path / "out").kind == "segmenter"
+    assert len(asked) == 4, "both have read it"
+    ours = load_segmenter(tmp_path / "out").network.net.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.net.state_dict().items())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "unet.pt"], "nothing is left beside it"
+    (tmp_path / "out" / SOURCE_FILE).unlink()
+    with pytest.raises(InputError, match="already holds something else"):
+        convert_checkpoint(path, tmp_path / "out")
 
 
 def test_what_is_missing_unexpected_and_misshapen_is_listed(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from phantoms import ct_phantom, grid
 from terminal import plain, refused, run
 from test_segmenter import a_segmenter
 from test_validation import write_scans
+from typer.testing import Result
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.cli import difftumor
-from DiffuGTSLib.datasets.trained_cases import record_training
+from DiffuGTSLib.datasets.trained_cases import read_training_cases, record_training
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.segmenter import find_segmenter, load_segmenter, save_segmenter
@@ -212,6 +213,30 @@ def test_difftumors_command_trains_on_a_fold_of_real_and_healthy_cases(a_run: Pa
     assert done.exit_code == 0, done.output
     assert "1 real and 1 healthy cases; the best is chosen on 1 scans" in plain(done.stdout)
     assert load_segmenter(a_run / "runs" / "fold0").network.config["model"] == "unet"
+
+
+def test_another_fold_does_not_go_on_with_the_network_of_a_fold(tmp_path: Path) -> None:
+    """Fold 1 is validated on what fold 0 was trained on: its model is not fold 1's."""
+    write_scans(tmp_path, ("a", "b"), healthy=())
+    for fold, (train, val) in enumerate(("ab", "ba")):
+        for split, name in (("train", train), ("val", val)):
+            line = f"scans/{name}.nii.gz  labels/{name}.nii.gz\n"
+            (tmp_path / f"real_tumor_{split}_{fold}.txt").write_text(line)
+
+    def trained(fold: int) -> Result:
+        return run(
+            "difftumor", "main", "--max_epochs", "1", "--roi_x", "32", "--roi_y", "32", "--roi_z", "32", "--space_x", "4",
+            "--workers", "0", "--device", "cpu", "--logdir", tmp_path / "run", "--data_root", tmp_path,
+            "--datafold_dir", tmp_path, "--fold", str(fold),
+        )  # fmt: skip
+
+    first = trained(0)
+    assert first.exit_code == 0, first.output
+    told = read_training_cases(tmp_path / "run" / "segmenter" / "model") or ()
+    assert [(case.name, case.use) for case in told] == [("a", "trained"), ("b", "tuned")]
+    other = trained(1)
+    assert other.exit_code == 2 and "was begun with another set of training scans" in plain(other.stderr)
+    assert trained(0).exit_code == 0, "its own fold goes on"
 
 
 def published_unet(path: Path) -> Segmenter:

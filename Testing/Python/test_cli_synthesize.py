@@ -111,10 +111,30 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     assert "another patch" in plain(run(*again, "--patch", "60").stderr)
     assert "with another modality" in plain(run(*again, "--modality", "MR").stderr)
     assert run(*again, "--modality", "CT").exit_code == 0, "as it was guessed"
+    assert run(*again, "--modality", "MR", "--force").exit_code == 0
+    assert "with another modality" in plain(run(*again).stderr), "it would be guessed to be a CT"
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "scans" / "two.nii.gz")
     assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
     (a_cohort / "out" / "one" / "synthesis.json").write_text("{")
     assert "synthesis.json cannot be read" in plain(run(*again).stderr)
+
+
+def test_a_cube_of_another_side_is_another_case_and_a_picture_that_is_missing_is_told(a_cohort: Path) -> None:
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", "-q")
+    assert run(*call, "--patch", "90").exit_code == 0
+    record = a_cohort / "out" / "one" / "synthesis.json"
+    assert json.loads(record.read_text())["patch_mm"] == 90
+    other = run(*call, "--patch", "95")
+    assert other.exit_code == 2 and "one holds a case that was painted with another patch" in plain(other.stderr)
+    same = run(*call, "--patch", "90", "--preview")
+    assert same.exit_code == 0 and not (record.parent / "preview.png").exists()
+    assert "one is kept without preview.png: it was painted without" in plain(same.stderr)
+    assert "preview" not in plain(run(*call, "--patch", "90").stderr), "nobody asked for one"
+    earlier = {key: value for key, value in json.loads(record.read_text()).items() if key != "patch_mm"}
+    record.write_text(json.dumps(earlier))
+    assert "one holds" not in plain(run(*call, "--patch", "95").stderr), "an earlier record does not tell the side"
+    assert "one holds a case that was painted with another patch" in plain(run(*call).stderr)
 
 
 def test_scans_of_a_folder_get_tumors_of_their_own_and_each_seed_paints_its_scan_again(a_cohort: Path) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 from layouts import write_msd
-from terminal import coarse_body, refused, run, write_case
+from terminal import coarse_body, plain, refused, run, write_case
 
 from DiffuGTSLib.cli.training import PartName, key_values
 from DiffuGTSLib.errors import ConfigError
@@ -28,6 +28,12 @@ def a_training_case(tmp_path: Path) -> tuple[str | Path, ...]:
 
 def test_every_part_can_be_named_before_torch_is_loaded() -> None:
     assert tuple(PARTS) == get_args(PartName)
+
+
+def test_the_help_names_the_parts_that_a_preset_may_be_named_for() -> None:
+    shown = plain(run("train", "--help").stdout)
+    on_preset = [name for name, part in PARTS.items() if part.on_preset]
+    assert f"Of {', '.join(on_preset[:-1])} and {on_preset[-1]}: the networks" in shown.replace("│ ", "")
 
 
 def test_a_dry_run_shows_a_part_s_options(a_training_case: tuple[str | Path, ...]) -> None:

@@ -46,7 +46,10 @@ with process_group(torch.device("cpu")) as device:
         outcome = train(early, patient, pathlib.Path(sys.argv[2]))
         print(json.dumps([outcome.iterations, outcome.best_iteration, outcome.best, early.trainable.weight.item()]))
     print(json.dumps([rank(), world_size(), str(device), line.trainable.weight.item(), line.trainable.bias.item()]))
+    joined = torch.distributed.distributed_c10d._get_default_group()._get_backend(device)
+    waits = joined.options._timeout.total_seconds() / 3600
 print("left", rank(), world_size(), flush=True)
+print("waits for", waits, "hours", flush=True)
 os._exit(0)  # torch's threads may abort a process while Python is torn down around them, once in some 25 runs
 """
 
@@ -84,6 +87,7 @@ def test_two_processes_take_the_step_of_one_that_saw_both_draws(tmp_path: Path) 
     assert first[:3] == [0, 2, "cpu"] and second[:3] == [1, 2, "cpu"]
     assert first[3:] == second[3:], "both hold the same network, bit for bit"
     assert all(text.splitlines()[1] == "left 0 1" for text in printed)
+    assert all(text.splitlines()[2] == "waits for 12.0 hours" for text in printed), "a validation may take that long"
     torch.manual_seed(0)
     line = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(line.parameters(), lr=0.1, weight_decay=1e-5)

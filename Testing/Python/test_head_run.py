@@ -23,7 +23,9 @@ from DiffuGTSLib.backbones import DDPM_SCHEDULER
 from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
+from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, WeightsError
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.head_run import PART, phases
 from DiffuGTSLib.training.model_folder import write_index
 from DiffuGTSLib.training.run import train_part
@@ -335,12 +337,22 @@ def test_a_head_for_published_networks_is_trained_from_a_task_of_the_decathlon(
     assert any("in the layout msd, split 70/10/20 by patient" in line for line in lines)
     assert any(line == f"aova: on the networks in {a_published_model}" for line in lines)
     assert "--preset maisi-ct-ddpm" in lines[-1] and f"--set backbone.folder={run / 'model'}" in lines[-1]
+    assert all(f"--set {key}={value}" in lines[-1] for key, value in COARSE.items()), "segment needs the grid, too"
     assert json.loads((run / "model" / "model_index.json").read_text())["prediction"] == "epsilon"
     overrides = [f"{key}={value}" for key, value in {**COARSE, "backbone.folder": run / "model"}.items()]
     components = load_components(load_config("maisi-ct-ddpm", overrides=[*overrides, "runtime.device=cpu"]))
     assert components.trained and tuple(components.head.config["feature_channels"]) == (8, 8, 16)
     again = train_aova(None, run, {**WIDTHS, **COARSE}, preset="maisi-ct-ddpm", data=data, iterations=4)
     assert any(line == f"protocol: {run / 'protocol.json'}" for line in again), "it goes on with its own"
+    coarser = {**COARSE, "canonical.spacing_mm": "5.0"}
+    with pytest.raises(ConfigError, match=r"begun with canonical.spacing_mm=4.0, not canonical.spacing_mm=5.0"):
+        train_aova(None, run, {**WIDTHS, **coarser}, preset="maisi-ct-ddpm", data=data, iterations=4)
+    told = check_unseen(
+        [Case("new", "new", "test", "CT", "imagesTr/liver_0.nii.gz")], data, run / "model", allow_seen=True
+    )
+    assert told.note.startswith("SEEN IN TRAINING")
+    new = [Case("new", "new", "test", "CT", "dataset.json")]
+    assert "weights that do not tell" in check_unseen(new, data, run / "model", allow_seen=False).note
 
 
 def test_scans_that_the_denoiser_does_not_know_are_refused_where_it_is_looked_through(

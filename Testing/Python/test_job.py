@@ -1,13 +1,21 @@
-"""A part's options, read from words of the command line."""
+"""A part's options, read from words of the command line, and what a run goes on with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from test_trainer import LineRecipe
 
+from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
+from DiffuGTSLib.training.segmenter_run import SegmenterOptions
+from DiffuGTSLib.training.trainer import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -47,3 +55,94 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
 def test_a_value_of_another_type_is_refused(key: str, value: str, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: expected {kind}, got '{value}'"):
         Part(nothing, 1, Choices()).chosen({key: value})
+
+
+LISTS = {"train": ["a.nii.gz a_label.nii.gz"], "validation": ["b.nii.gz b_label.nii.gz"]}
+
+
+def a_job(output: Path, *wishes: str, **changes: Any) -> Job:
+    """Return a job on two listed cases; what it reports is in `output/said`."""
+
+    def report(line: str) -> None:
+        with (output / "said").open("a") as file:
+            file.write(line + "\n")
+
+    config = load_config("mini", overrides=wishes)
+    job = Job({}, config, TrainingPlan(1), output, torch.device("cpu"), report, Choices(), listed=LISTS)
+    return replace(job, **changes)
+
+
+def trained(job: Job, **more: Any) -> str:
+    """Train two more lines than are there, and return what was said."""
+    (job.output / "said").write_text("")
+    job.run(LineRecipe(), TrainingPlan(2), "line", **more)
+    return (job.output / "said").read_text()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_of_listed_cases_goes_on_with_these_alone(tmp_path: Path, split: str) -> None:
+    trained(a_job(tmp_path))
+    assert trained(a_job(tmp_path)) == "", "it is at its end"
+    other = {**LISTS, split: ["c.nii.gz c_label.nii.gz"]}
+    words = {"train": "training", "validation": "validation"}[split]
+    with pytest.raises(ConfigError, match=f"line was begun with another set of {words} scans"):
+        trained(a_job(tmp_path, listed=other))
+
+
+def test_a_run_that_does_not_say_its_cases_is_not_gone_on_with(tmp_path: Path) -> None:
+    """As `difftumor main` left them: any fold went on with any other."""
+    trained(a_job(tmp_path, listed={}))
+    with pytest.raises(ConfigError, match="begun by an earlier version, which did not say with which scans") as caught:
+        trained(a_job(tmp_path))
+    assert "choose another --output" in caught.value.hint
+
+
+def test_a_key_of_the_preset_is_part_of_what_a_run_was_begun_with(tmp_path: Path) -> None:
+    fine = ("canonical.spacing_mm=1.0", "backbone.folder=here")
+    trained(a_job(tmp_path, *fine))
+    with pytest.raises(ConfigError, match=r"with canonical.spacing_mm=1.0, not canonical.spacing_mm=2.0"):
+        trained(a_job(tmp_path))
+    with pytest.raises(ConfigError, match=r"with text.encoder=minilm, not text.encoder=clinicalbert"):
+        trained(a_job(tmp_path, *fine, "text.encoder=clinicalbert"))
+    trained(a_job(tmp_path, fine[0], "backbone.folder=there", "masks.threshold=0.3"))
+    record = tmp_path / "line" / "begun.json"
+    earlier = {
+        key: value for key, value in json.loads(record.read_text()).items() if key not in ("config", "validation")
+    }
+    record.write_text(json.dumps(earlier))
+    trained(a_job(tmp_path))  # an earlier version did not say it
+
+
+def test_on_other_networks_a_part_is_begun_anew(tmp_path: Path) -> None:
+    for number, name in enumerate(("autoencoder", "denoiser")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "diffusion_pytorch_model.safetensors").write_bytes(bytes([number]))
+    frozen = networks_sha256([tmp_path / "autoencoder", tmp_path / "denoiser"])
+    assert list(frozen) == ["autoencoder", "denoiser"] and len(set(frozen.values())) == 2
+    assert trained(a_job(tmp_path), frozen=frozen).startswith("line 2/2")
+    assert trained(a_job(tmp_path), frozen=frozen) == ""
+    said = trained(a_job(tmp_path), frozen={**frozen, "autoencoder": frozen["denoiser"]}).splitlines()
+    assert said[0] == "line: begun anew, since it had been trained on another autoencoder"
+    assert said[1].startswith("line 2/2")
+    record = tmp_path / "line" / "begun.json"
+    earlier = {key: value for key, value in json.loads(record.read_text()).items() if key != "frozen"}
+    record.write_text(json.dumps(earlier))
+    assert trained(a_job(tmp_path), frozen=frozen) == "", "an earlier version did not say on which"
+
+
+def test_the_words_of_a_command_make_the_same_configuration_again() -> None:
+    wishes = ["canonical.ct_knots_hu=[-200,300]", "canonical.ct_knots_unit=[0,1]", "text.encoder=clinicalbert"]
+    config = load_config("mini", overrides=[*wishes, "backbone.mirror=false", "backbone.folder=a folder"])
+    words = overrides(config)
+    assert "backbone.folder=a folder" in words and "backbone.mirror=false" in words
+    assert not any(word.startswith("canonical.spacing_mm") for word in words), "the preset says that"
+    assert load_config("mini", overrides=words) == config
+
+
+def test_a_part_is_made_from_what_it_began_from_its_painters_and_its_networks(tmp_path: Path) -> None:
+    by_hand = SegmenterOptions(painter="recipe", late_painter="handcrafted")
+    assert a_job(tmp_path, options=by_hand).made_from == []
+    assert a_job(tmp_path, options=replace(by_hand, painter="none", late_painter="")).made_from == []
+    learned = SegmenterOptions(start="start", painter="early/painter", late_painter="late/painter")
+    assert a_job(tmp_path, options=learned).made_from == [Path("start"), Path("early/painter"), Path("late/painter")]
+    assert a_job(tmp_path, networks=tmp_path / "published").made_from == [tmp_path / "published"]

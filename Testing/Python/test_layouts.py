@@ -183,6 +183,15 @@ def test_a_table_names_scans_of_any_folder(tmp_path: Path) -> None:
     assert [case.name for case in read_layout(tmp_path, "csv")] == ["a", "b"], "a folder stands for its table"
 
 
+def test_two_cases_of_one_name_are_refused_before_a_protocol_is_written(tmp_path: Path) -> None:
+    text = "image,patient,modality\na.nii.gz,p1,CT\na.nii.gz,p2,CT\n"
+    with pytest.raises(InputError, match="Two cases of .* are named 'a'") as caught:
+        read_layout(write_table(tmp_path, text, ["a"]), "csv")
+    assert caught.value.code == "names" and "column 'name'" in caught.value.hint
+    named = text.replace("image,", "name,image,").replace("\na", "\nfirst,a", 1).replace("\na", "\nsecond,a", 1)
+    assert [case.name for case in read_layout(write_table(tmp_path, named, ["a"]), "csv")] == ["first", "second"]
+
+
 def test_of_two_tables_one_must_be_named(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("image,patient\n")

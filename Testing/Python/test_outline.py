@@ -83,18 +83,22 @@ def test_an_exophytic_tumor_grows_neither_into_bone_nor_into_air(a_scan: np.ndar
         mask = full(outline.mask, outline)
         assert (mask & ~an_organ).any()
         assert a_scan[mask].max() < 300 and a_scan[mask].min() > -250
-    on_mr = outline_tumor(
-        a_scan,
-        an_organ,
-        TumorShape((16.0,) * 3),
-        (25, 25, 28),
-        always,
-        "medium",
-        SPACING,
-        "MR",
-        np.random.default_rng(0),
-    )
-    assert isinstance(on_mr, Outline) and a_scan[full(on_mr.mask, on_mr)].min() == -1000, "MR knows no HU"
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.002])
+def test_on_mr_an_exophytic_tumor_stays_out_of_the_black_around_the_head(an_organ: np.ndarray, gain: float) -> None:
+    """Whatever the scan's units are: tissue of 300 and 200, a skull that gives no signal, and noisy air above."""
+    noise = np.random.default_rng(1).rayleigh(3, SHAPE)
+    tissue = np.where(an_organ, 300.0, 200.0)
+    tissue[:4], tissue[:, :, -4:] = 0, 0
+    image = (gain * (tissue + noise)).astype(np.float32)
+    always = replace(organ_spec("brain"), exophytic_chance={"medium": 1.0})
+    for center in ((9, 25, 18), (25, 25, 28)):
+        rng = np.random.default_rng(0)
+        outline = outline_tumor(image, an_organ, TumorShape((16.0,) * 3), center, always, "medium", SPACING, "MR", rng)
+        assert isinstance(outline, Outline)
+        mask = full(outline.mask, outline)
+        assert (mask & ~an_organ).any() and tissue[mask].min() == 200
 
 
 def test_holes_of_a_lung_mask_are_closed_and_its_border_crossed(a_scan: np.ndarray, an_organ: np.ndarray) -> None:

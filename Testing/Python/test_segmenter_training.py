@@ -171,6 +171,20 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     assert "validation_tumor_dice" in log(tmp_path / "segmenter")[-1]
 
 
+def test_the_best_of_an_earlier_run_is_not_kept_where_its_checkpoint_is_gone(tmp_path: Path) -> None:
+    """Its figure may be of other scans, and none of the new networks would ever be better."""
+    train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path))
+    best = tmp_path / "segmenter" / "best.json"
+    best.write_text(json.dumps({"tumor_dice": 2.0}))
+    train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(3), a_job(tmp_path))
+    assert json.loads(best.read_text()) == {"tumor_dice": 2.0}, "a run that goes on keeps its best"
+    (tmp_path / "segmenter" / "state.pt").unlink()
+    train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path))
+    assert 0 <= json.loads(best.read_text())["tumor_dice"] <= 1
+    ours, kept = load_segmenter(tmp_path).network, BestModel(tmp_path / "segmenter").load()
+    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
 def test_real_tumors_choose_the_best_unless_none_is_trained_on(tmp_path: Path) -> None:
     real = a_case(healthy=False)
     for name, share, expected in (("mixed", -1.0, "[1] scans"), ("synthetic", 0.0, "[3-6] scans")):

@@ -45,6 +45,18 @@ def test_what_the_table_leaves_open_is_said_once_for_all(tmp_path: Path) -> None
     assert (second.name, second.modality) == ("b", "MR")
 
 
+def test_a_case_is_named_after_its_image_without_suffix_and_a_dicom_folder_keeps_its_uid(tmp_path: Path) -> None:
+    """1.2.840.1 and 1.2.840.2 are two series; a UID's last number is no suffix."""
+    images = {
+        "dicom/1.2.840.1": "dicom/1.2.840.1",
+        "dicom/1.2.840.2": "dicom/1.2.840.2",
+        "b.v2.nii.gz": "b.v2",
+        "c.nrrd": "c",
+    }
+    path = a_table(tmp_path, "image,patient,modality\n" + "".join(f"{image},p,CT\n" for image in images))
+    assert {case.image: case.name for case in cases_of_table(path)} == images
+
+
 def test_a_row_without_a_label_is_a_healthy_scan_only_if_the_table_says_so(tmp_path: Path) -> None:
     path = a_table(tmp_path, "image,label,patient,organ\na.nii,l.nii,p,\nb.nii,,q,\nc.nii,,r,liver\n")
     cases = cases_of_table(path, "liver", "CT", [2])

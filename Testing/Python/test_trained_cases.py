@@ -47,20 +47,31 @@ def test_what_the_start_was_trained_on_this_model_was_too(tmp_path: Path) -> Non
     record_training([a], tmp_path, tmp_path / "run" / "segmenter" / "model")
     for number, start in enumerate((tmp_path / "first", tmp_path / "first" / "aova", tmp_path / "run")):
         model = tmp_path / f"second_{number}"
-        record_training([b], tmp_path, model, start=start)
+        record_training([b], tmp_path, model, earlier=[start])
         assert {case.patient for case in read_training_cases(model) or ()} == {"one", "two"}
         with pytest.raises(InputError, match="trained on 1 of 1 cases"):
             check_unseen([Case("a", "one", "test", "CT", "a")], tmp_path, model, allow_seen=False)
 
 
+def test_what_its_painter_and_its_networks_were_trained_on_this_model_was_too(tmp_path: Path) -> None:
+    a, b, c = (a_case(tmp_path, n, "train", p) for n, p in (("a", "one"), ("b", "two"), ("c", "three")))
+    record_training([a], tmp_path, tmp_path / "other" / "painter")
+    record_training([b], tmp_path, tmp_path / "networks")
+    record_training([c], tmp_path, tmp_path / "model", earlier=[tmp_path / "other" / "painter", tmp_path / "networks"])
+    assert {case.patient for case in read_training_cases(tmp_path / "model") or ()} == {"one", "two", "three"}
+    record_training([c], tmp_path, tmp_path / "silent", earlier=[tmp_path / "networks", tmp_path / "published"])
+    new = a_case(tmp_path, "new", "test")
+    assert "cases may have been seen" in check_unseen([new], tmp_path, tmp_path / "silent", allow_seen=False).note
+
+
 def test_of_a_start_that_does_not_tell_the_report_says_so_even_when_training_goes_on_again(tmp_path: Path) -> None:
     a, new = a_case(tmp_path, "a", "train", "one"), a_case(tmp_path, "new", "test")
-    record_training([a], tmp_path, tmp_path / "second", start=tmp_path / "silent")
+    record_training([a], tmp_path, tmp_path / "second", earlier=[tmp_path / "silent"])
     record_training([a], tmp_path, tmp_path / "second")
-    record_training([a], tmp_path, tmp_path / "third", start=tmp_path / "second")
+    record_training([a], tmp_path, tmp_path / "third", earlier=[tmp_path / "second"])
     for model in ("second", "third"):
         note = check_unseen([new], tmp_path, tmp_path / model, allow_seen=False).note
-        assert note.startswith("The model began from weights that do not tell")
+        assert note.startswith("The model was made from weights that do not tell")
 
 
 def test_a_patient_and_a_renamed_scan_are_found(tmp_path: Path) -> None:

@@ -415,6 +415,39 @@ def test_a_stopped_run_with_patience_goes_on_to_the_same_end(tmp_path: Path) -> 
         assert torch.equal(value, resumed.trainable.state_dict()[name]), name
 
 
+class InterruptedRecipe(ErrorRecipe):
+    """Is stopped in one of its validations."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def validate(self) -> dict[str, float]:
+        """Return the error below 0, or be stopped."""
+        self.left -= 1
+        if self.left == 0:
+            raise Cancelled("enough")
+        return super().validate()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_that_is_stopped_while_it_validates_goes_on_with_that_validation(tmp_path: Path, number: int) -> None:
+    """Its checkpoint is written before: a validation may take longer than the training so far."""
+    plan = TrainingPlan(
+        12, learning_rate=0.5, warmup=1, average=0.3, every=2, checkpoint_every=2, watch="good", patience=3
+    )
+    whole, resumed = ErrorRecipe(), ErrorRecipe()
+    outcome = train(whole, plan, tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        train(InterruptedRecipe(number), plan, tmp_path / "stopped")
+    assert torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)["iteration"] == 2 * number
+    assert train(resumed, plan, tmp_path / "stopped") == outcome
+    for name, value in whole.trainable.state_dict().items():
+        assert torch.equal(value, resumed.trainable.state_dict()[name]), name
+    logs = [[(row["iteration"], row["validation_good"]) for row in rows_of(tmp_path / n)] for n in ("whole", "stopped")]
+    assert logs[0] == logs[1] and train(ErrorRecipe(), plan, tmp_path / "stopped") == outcome
+
+
 def test_without_patience_the_best_is_kept_and_the_training_goes_to_its_end(tmp_path: Path) -> None:
     plan = TrainingPlan(4, every=1, checkpoint_every=1, watch="good")
     recipe = JudgedRecipe([0.1, 0.9, 0.3, 0.2])

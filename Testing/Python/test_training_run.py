@@ -160,6 +160,46 @@ def test_a_part_goes_on_where_it_stopped(a_run: Path, a_protocol: Path, tmp_path
 
 
 @pytest.mark.usefixtures("small_networks")
+def test_on_a_retrained_autoencoder_the_later_parts_are_begun_anew(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    before = verify_checksums(output / "model")
+    scale = json.loads((output / "aova" / "head.json").read_text())["feature_scale"]
+    said = trained("autoencoder", a_protocol, output, iterations=9)
+    assert said[-1] == (
+        f"autoencoder: made for the one before, in {output / 'model'}: denoiser, aova; train them again, in this order"
+    )
+    assert "autoencoder: made" not in trained("autoencoder", a_protocol, output, iterations=9)[-1], "it is the same one"
+    for part, folders in (("denoiser", ("denoiser",)), ("aova", ("phase_1", "phase_2"))):
+        said = trained(part, a_protocol, output)
+        for folder in folders:
+            assert f"{folder}: begun anew, since it had been trained on another autoencoder" in said
+            assert any(line.startswith(f"{folder} 1/1") for line in said)
+        again = trained(part, a_protocol, output)
+        assert not any("begun anew" in line or " 1/1" in line for line in again)
+    after = verify_checksums(output / "model")
+    assert all(after[name] != before[name] for name in before)
+    assert json.loads((output / "aova" / "head.json").read_text())["feature_scale"] != scale, "measured again"
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_run_of_a_version_that_did_not_keep_the_networks_goes_on(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    for record in [*output.rglob("begun.json"), output / "aova" / "head.json"]:
+        begun = json.loads(record.read_text())
+        kept = {key: value for key, value in begun.items() if key not in ("frozen", "config", "validation")}
+        record.write_text(json.dumps(kept))
+    for part in ("denoiser", "aova"):
+        said = trained(part, a_protocol, output)
+        assert not any("begun anew" in line or " 1/1" in line for line in said)
+
+
+@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -263,4 +303,8 @@ def test_a_protocol_without_validation_is_refused(tmp_path: Path) -> None:
 def test_the_bundled_recipe_builds_the_windows_of_its_preset() -> None:
     config = load_config("mini")
     assert config.backbone.window_voxels % 16 == 0 and config.canonical.side_multiple % 16 == 0
-    assert [name for name, part in run.PARTS.items() if part.in_model][:3] == ["autoencoder", "denoiser", "aova"]
+    assert [name for name, part in run.PARTS.items() if part.model == "model"][:3] == [
+        "autoencoder",
+        "denoiser",
+        "aova",
+    ]

@@ -13,6 +13,7 @@ import torch
 from mini_data import write_case, write_labels, write_protocol
 from phantoms import ct_phantom, mr_phantom
 
+from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.synthesis.latent_painter import PainterView, load_painter
 from DiffuGTSLib.synthesis.organs import organ_spec
@@ -83,6 +84,21 @@ def test_both_parts_leave_a_folder_that_paints(a_protocol: Path, tmp_path: Path)
 
     source = json.loads((tmp_path / "painter" / "painter.json").read_text())["source"]
     assert source["handcrafted tumors"] == 0.25 and source["scans"] == ["ct_1"]
+    told = [(case.name, case.use) for case in read_training_cases(tmp_path / "painter") or ()]
+    assert told == [("ct_1", "trained"), ("ct_2", "tuned")]
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_on_a_retrained_vqgan_the_denoiser_is_begun_anew(a_protocol: Path, tmp_path: Path) -> None:
+    trained("vqgan", a_protocol, tmp_path)
+    assert any(line.startswith("tumor-painter 1/1") for line in trained("tumor-painter", a_protocol, tmp_path))
+    again = trained("tumor-painter", a_protocol, tmp_path)
+    assert not any("begun anew" in line or " 1/1" in line for line in again), "nothing is left to do"
+    trained("vqgan", a_protocol, tmp_path, iterations=3)
+    said = trained("tumor-painter", a_protocol, tmp_path)
+    assert "tumor-painter: begun anew, since it had been trained on another vqgan" in said
+    assert any(line.startswith("tumor-painter 1/1") for line in said)
+    load_painter(tmp_path / "painter")
 
 
 @pytest.mark.usefixtures("tiny_networks")

@@ -93,11 +93,22 @@ def test_label_maps_and_list_are_written_for_cases_that_have_the_stage(
     output = tmp_path / "early"
     assert len(filter_cases(cases, "early", output, "real_tumor_train_0.txt", lines.append)) == 2
     assert lines == ["both: 1 early, 1 not, 1 specks", "late: 0 early, 1 not, 1 specks"]
-    assert (output / "real_tumor_train_0.txt").read_text() == "images/both.nii.gz\tlabels/both.nii.gz\n"
+    new = output.resolve() / "labels" / "both.nii.gz"
+    assert (output / "real_tumor_train_0.txt").read_text() == f"images/both.nii.gz\t{new}\n"
     back = read_volume(output / "labels" / "both.nii.gz")
     assert np.array_equal(back.array, keep_stage(a_label_map, SPACING_MM, "early").labels)
     assert back.geometry.spacing_mm == pytest.approx(SPACING_MM)
-    assert [case.name for case in read_list(output / "real_tumor_train_0.txt", tmp_path)] == ["both"]
+    (listed,) = read_list(output / "real_tumor_train_0.txt", tmp_path)
+    assert (listed.name, listed.image, listed.healthy) == ("both", cases[0].image, False)
+    assert np.array_equal(read_volume(listed.label).array, back.array), "the list is trained on with the new labels"
+
+
+def test_new_label_maps_do_not_lie_where_lists_have_healthy_ones(
+    tmp_path: Path, a_label_map: NDArray[np.uint8]
+) -> None:
+    with pytest.raises(InputError, match="lists take a path with 'liver_label' in it for a healthy case's") as caught:
+        filter_cases([a_case(tmp_path, "a", a_label_map)], "early", tmp_path / "liver_label_early", "l.txt", print)
+    assert "another output folder" in caught.value.hint and not (tmp_path / "liver_label_early").exists()
 
 
 def test_healthy_cases_are_left_out_and_no_tumor_at_all_is_refused(
