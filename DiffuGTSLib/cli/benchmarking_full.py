@@ -26,7 +26,7 @@ STEPS = 30
 """Denoising steps of a whole run, as published; one is timed."""
 DECODED = 2
 """Images of a whole run: the scan's reconstruction and its healthy twin; one is timed."""
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
 """How far the two ways may lie apart, root mean square against root mean square, by the precision of ours."""
 
 

@@ -111,7 +111,7 @@ def test_half_precision_on_a_processor_lies_within_its_own_tolerance(tmp_path: P
     assert done.exit_code == 0, done.stderr
     figures = json.loads((tmp_path / "full.json").read_text())
     case = figures["cases"][0]
-    assert figures["precision"] == "bfloat16" and case["tolerance"] == 3e-2
+    assert figures["precision"] == "bfloat16" and case["tolerance"] == 6e-2
     assert all(1e-4 < apart < case["tolerance"] for apart in case["apart"].values()), "rounded, and no more"
 
 

@@ -63,7 +63,7 @@ def test_a_protocol_is_scored_and_reported(a_report: Path) -> None:
         assert float(row["false_positives"]) == int(float(row["false_positives"]))
     report = json.loads((a_report / "report.json").read_text())
     assert report["title"] == "mini on protocol, split test"
-    assert sum("SHA-256" in note for note in report["notes"]) == 3
+    assert sum("SHA-256" in note for note in report["notes"]) == 4, "three networks and the text model"
     assert "patients" in report["interval"]
 
 
