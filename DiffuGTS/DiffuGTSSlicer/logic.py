@@ -221,6 +221,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._client is not None:
             self._client.close()
         if self.run is not None and not self.run.isOver:
+            if self.run.replaces:
+                self.run.goBack()
             self.run.isDropped = True
             self.run.removeFolder()
             self._settle(self.run, {"event": "cancelled"})

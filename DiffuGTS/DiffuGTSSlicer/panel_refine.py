@@ -14,7 +14,7 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
-from DiffuGTSSlicer.result_set import newResults
+from DiffuGTSSlicer.result_set import isOf
 from DiffuGTSSlicer.scene import CANDIDATE_COLOR, newSegmentation
 
 
@@ -104,7 +104,7 @@ class RefineSection(Section):
     def _ensureCandidate(self) -> None:
         """Have a candidate segment of this scan, and show it."""
         state = self.state
-        if state.candidate is None or "candidate" in newResults(state):
+        if state.candidate is None or not isOf(state.candidate, state.inputVolume):
             name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())
             state.candidate = newSegmentation(state.inputVolume, name)
         segments = self._segments()

@@ -43,10 +43,12 @@ def _noteSet(run: Run) -> None:
     for kind, name in VOLUMES.items():
         if name in MAPS:
             _refer(node, MAPS[name], run.nodes.get(kind))
-    _refer(node, _CANDIDATE, run.parameters.candidate if run.isRefinement else run.nodes.get("coarse_mask"))
+    candidate = run.parameters.candidate if run.isRefinement else run.nodes.get("coarse_mask")
+    _refer(node, _CANDIDATE, candidate)
     node.SetAttribute(_TUMOR_SEGMENT, run.segmentIds["segmentation"])
-    if not run.isRefinement:
-        node.SetAttribute(_CANDIDATE_SEGMENT, run.segmentIds.get("coarse_mask"))
+    noted = node.GetAttribute(_CANDIDATE_SEGMENT) if run.isRefinement else run.segmentIds.get("coarse_mask")
+    isThere = candidate is not None and noted and candidate.GetSegmentation().GetSegment(noted) is not None
+    node.SetAttribute(_CANDIDATE_SEGMENT, noted if isThere else None)
     node.SetAttribute(_OUTCOME, run.outcome or None)
     level = ownLevel(run)
     node.SetAttribute(_LEVEL, None if level is None else f"{level:.4f}")
@@ -81,12 +83,14 @@ def shownResult(state: Any) -> Any:
 def hideOthers(state: Any, known: set[str]) -> None:
     """Hide the segmentations of other scans than the one under review, but none twice: what the user shows again stays.
 
-    What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
+    Where none is under review, all stay. What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
 
     Args:
         state: Of the panel.
         known: IDs of what was hidden before; added to.
     """
+    if state.resultVolume is None:
+        return
     painted = state.painted is not None and state.painted.GetNodeReference(SCAN_ROLE) is state.inputVolume
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         isPainted = painted and node is state.paintedSegmentation

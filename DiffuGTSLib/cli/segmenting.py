@@ -179,7 +179,9 @@ def refine(
     config = dataclasses.replace(stored.config, runtime=here)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)
-    plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=stored.given_up_before)
+    reset = {f"runtime.{key}" for key, value in vars(here).items() if value != getattr(runtime, key)}
+    given_up = [key for key in stored.given_up_before if key not in reset]
+    plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=given_up)
     tell_rung(plan, quiet)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)

@@ -170,14 +170,17 @@ def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     record = results.read_record(a_result)
-    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True, "device": "auto"}
+    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True, "device": "auto", "offload": True}
+    record["plan"]["differs_from_asked"] = {"runtime.offload": True, "runtime.precision": "bfloat16"}
     (a_result / results.RECORD).write_text(json.dumps(record))
     shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
     done = run("refine", a_result, *device)
     assert done.exit_code == 0, done.stderr
     assert "in float32, not compiled" in done.stderr
-    now = results.read_record(a_result)["config"]["runtime"]
-    assert (now["precision"], now["compile"]) == ("float32", False)
+    record = results.read_record(a_result)
+    now = record["config"]["runtime"]
+    assert (now["precision"], now["compile"], now["offload"]) == ("float32", False, False)
+    assert record["plan"]["differs_from_asked"] == {}, "that it was made otherwise does not stay on record"
 
 
 def test_the_same_seed_gives_the_same_result(a_written_result: Path, a_folder: Path, tmp_path: Path) -> None:

@@ -304,6 +304,18 @@ def test_other_weights_than_those_on_record_are_refused(a_case: Case, a_result_f
         stored.require_weights(others)
 
 
+def test_a_record_that_names_no_text_model_is_of_an_earlier_version(a_case: Case, a_result_folder: Path) -> None:
+    record = read_record(a_result_folder)
+    known = dict(a_case.components.weights)
+    record["weights"] = {name: digest for name, digest in known.items() if not name.startswith("text/")}
+    (a_result_folder / RECORD).write_text(json.dumps(record))
+    read_results(a_result_folder).require_weights(a_case.components)
+    record["weights"]["text/model.safetensors"] = "another"
+    (a_result_folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match="text/model.safetensors has the SHA-256"):
+        read_results(a_result_folder).require_weights(a_case.components)
+
+
 def test_a_scan_that_was_moved_is_found_where_it_is_said_to_be(
     a_case: Case, a_result_folder: Path, tmp_path: Path
 ) -> None:

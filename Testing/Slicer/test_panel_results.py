@@ -115,6 +115,24 @@ def test_a_new_segmentation_gets_maps_of_its_own_and_the_earlier_ones_stay(a_pan
     assert resultOf(a_panel) == first
 
 
+def test_where_no_scan_is_under_review_nothing_is_hidden(a_panel: Opened) -> None:
+    """As of a result that a script made before the panel was opened, or where the scan under review was deleted."""
+    a_panel.segment()
+    node = a_panel.state.segmentation
+    a_panel.ui.segmentationSelector.setCurrentNode(None)
+    a_panel.state.resultVolume = None
+    a_panel.panel.refresh()
+    assert isShown(node)
+
+
+def test_the_candidate_of_a_result_is_edited_although_its_outcome_will_go_elsewhere(a_panel: Opened) -> None:
+    a_panel.segment()
+    candidate, segment = a_panel.state.candidate, a_panel.state.candidateSegmentId
+    a_panel.ui.segmentationSelector.setCurrentNode(None)
+    a_panel.ui.candidateFromThresholdButton.click()
+    assert (a_panel.state.candidate, a_panel.state.candidateSegmentId) == (candidate, segment)
+
+
 # --- A second run on the same scan
 
 
@@ -153,6 +171,18 @@ def test_a_run_that_is_cut_short_brings_the_earlier_result_back_whole(
     assert state.overlayThreshold == pytest.approx(level, abs=0.001)
     words = "Canceled: the earlier result is back." if end == "canceled" else "Too big."
     assert a_panel.ui.messageLabel.text.startswith(words) and a_panel.ui.findingsTable.rowCount == 2
+
+
+def test_a_module_that_goes_away_during_a_run_brings_the_earlier_result_back(a_panel: Opened) -> None:
+    a_panel.segment()
+    state = a_panel.state
+    slicer.util.updateVolumeFromArray(state.aova, np.full(GRID.shape[::-1], 0.25, np.float32))
+    a_panel.script(*MAPS_ONLY, ["sleep", 60])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+    a_panel.logic.cleanup()
+    assert slicer.util.arrayFromVolume(state.aova).max() == 0.25
+    assert not [name for name in nodeNames() if "partial" in name]
 
 
 @pytest.mark.parametrize("isNew", [False, True])
