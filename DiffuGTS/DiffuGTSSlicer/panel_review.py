@@ -134,7 +134,12 @@ class ReviewSection(Section):
             self._measure()
 
     def _hideOthers(self) -> None:
-        """Hide what was outlined in other scans: in the one under review it would look like its own."""
+        """Hide what was outlined in other scans: in the one under review it would look like its own.
+
+        Where none is under review all stay, but for a batch's cases: each is shown when it is taken into review.
+        """
+        if self.state.resultVolume is None and self.logic.batch is None:
+            return
         if self.state.resultVolume is not self._reviewed:
             self._reviewed = self.state.resultVolume
             self._hidden.clear()

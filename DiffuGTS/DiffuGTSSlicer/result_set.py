@@ -83,14 +83,12 @@ def shownResult(state: Any) -> Any:
 def hideOthers(state: Any, known: set[str]) -> None:
     """Hide the segmentations of other scans than the one under review, but none twice: what the user shows again stays.
 
-    Where none is under review, all stay. What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
+    What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
 
     Args:
         state: Of the panel.
         known: IDs of what was hidden before; added to.
     """
-    if state.resultVolume is None:
-        return
     painted = state.painted is not None and state.painted.GetNodeReference(SCAN_ROLE) is state.inputVolume
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         isPainted = painted and node is state.paintedSegmentation
