@@ -135,10 +135,13 @@ class Panel(VTKObservationMixin):
         self.logic.leaveScene()
         for section in self.sections:
             section.forget()
-        self._onSceneIsThere(_caller, _event)
+        self._followScene()
 
     def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
         self.logic.forget()
+        self._followScene()
+
+    def _followScene(self) -> None:
         if self.isShown:
             self.connectScene()
 
