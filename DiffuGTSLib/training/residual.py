@@ -11,8 +11,6 @@ Everything but the projection is frozen.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -147,9 +145,10 @@ def train_residual(job: Job) -> None:
     judges = [moved(window, job.device) for window in twins("validation", judged, options.judges)]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
-    frozen = hashlib.sha256(json.dumps(sorted(components.weights.items())).encode()).hexdigest()
-    learned_from = f"{len(windows)} windows that a model {frozen[:12]} saw"
-    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection", learned_from)
+    seen_through = {Path(file).parent.name: digest for file, digest in components.weights.items()}
+    seen_through.pop(RESIDUAL_FOLDER, None)  # an earlier run's
+    grown_from = f"{len(windows)} windows"
+    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection", grown_from, seen_through)
     _tell_comparison(job, judges, compare(judges, network, config.residual))
     if base != own:  # the head first: with it the folder is a whole model
         job.save("aova", components.head)

@@ -86,6 +86,13 @@ def test_every_way_of_refining_is_compared_on_the_same_windows(a_run: Path) -> N
     assert all(0 <= float(row[way]) <= 1 for row in rows for way in ways)
 
 
+def test_what_was_trained_is_not_trained_again(a_run: Path) -> None:
+    log = a_run / "residual" / "projection" / "log.csv"
+    before = log.read_bytes()
+    assert not any("begun anew" in line for line in train_residual(a_run))
+    assert log.read_bytes() == before, "the projection of the first run lies beside the head now, and changes nothing"
+
+
 def test_twins_that_were_kept_are_not_made_again(a_run: Path) -> None:
     kept = sorted((a_run / "residual" / "train").iterdir())
     before = [path.stat().st_mtime_ns for path in kept]
