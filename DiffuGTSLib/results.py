@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ FORMATS = ("nifti", "nrrd")
 UNTRAINED = "Untrained networks: for tests only, this result means nothing."
 
 _COLOR = (0.85, 0.33, 0.31)
+_WHERE_IT_RUNS = (
+    "backbone.folder", "text.folder", "runtime.device", "runtime.memory_gb", "runtime.offload", "runtime.compile",
+    "runtime.remember_mb",
+)  # fmt: skip
+"""What of a configuration makes no other result: weights are known by their SHA-256, wherever they lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +224,62 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         )
     config = from_dict(config_values)
     return StoredResult(folder, path, scan, record, config, prompts, modality, reason, region, cache, image_format)
+
+
+def is_result(folder: Path | str) -> bool:
+    """Tell whether a folder holds a whole result."""
+    return (Path(folder) / RECORD).is_file()
+
+
+def require_made_so(
+    folder: Path | str,
+    scan_path: Path,
+    prompts: PromptPair,
+    config: Config,
+    components: Components,
+    *,
+    asked: Mapping[str, Any],
+    more: Mapping[str, Any],
+) -> None:
+    """Refuse an earlier result that was not made as one is asked for now.
+
+    Where it runs (device, memory, offload, compile) does not count, nor what its plan had to give up.
+
+    Args:
+        folder: Of the result.
+        scan_path: The scan.
+        prompts: The sentences.
+        config: As it is asked for.
+        components: The networks.
+        asked: Where to look, as `notes` said it then: masks are known by their SHA-256, wherever they lie.
+        more: Other entries that its record should have.
+
+    Raises:
+        InputError: Saying what was another (code "exists"), or that the record is none.
+    """
+    record = read_record(folder)
+    now: dict[str, Any] = {"prompts": asdict(prompts), "weights": dict(components.weights), **more}
+    other = [name for name, value in now.items() if record.get(name) != value]
+    asked_then = record.get("asked") or {}
+    other += [name for name, value in asked.items() if name != "organ_mask" and asked_then.get(name) != value]
+    if dict(record.get("input", {})).get("sha256") != scan_sha256(scan_path):
+        other.append("scan")
+    plan = record.get("plan")
+    free = {*_WHERE_IT_RUNS, *(plan.get("differs_from_asked", ()) if isinstance(plan, dict) else ())}
+    then = record.get("config", {})
+    other += [
+        f"{stage}.{key}"
+        for stage, values in config.to_dict().items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+        if f"{stage}.{key}" not in free and then.get(stage, {}).get(key) != value
+    ]
+    if other:
+        raise InputError(
+            f"{folder} holds a result that was made with another {', another '.join(other)}.",
+            hint="choose another folder, or --force to replace it.",
+            code="exists",
+        )
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import (
     ablating,
+    batching,
     benchmarking,
     benchmarking_stages,
     checkpoints,
@@ -74,6 +75,7 @@ def _program(
 
 app.command("segment", epilog=segmenting.SEGMENT_EXAMPLES)(segmenting.segment)
 app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
+app.command("batch", epilog=batching.EXAMPLES)(batching.batch)
 app.command("plan", rich_help_panel=_LOOK, epilog=planning.EXAMPLES)(planning.plan)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
 app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)

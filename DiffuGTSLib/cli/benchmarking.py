@@ -29,7 +29,8 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.cli.segmenting import Abnormal, Normal, Organ, chosen_prompts, require_prompt_choice
+from DiffuGTSLib.cli.segment_run import chosen_prompts, require_prompt_choice
+from DiffuGTSLib.cli.segmenting import Abnormal, Normal, Organ
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file

@@ -27,14 +27,12 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.errors import ConfigError, InputError, PromptError, did_you_mean
+from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
+from DiffuGTSLib.cli.segment_run import Wish, require_prompt_choice, tell_rung, tell_step_down
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 
 if TYPE_CHECKING:
     from DiffuGTSLib.findings import Finding
-    from DiffuGTSLib.planning.plan import Plan
-    from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SEGMENT_EXAMPLES = examples(
     "diffugts segment chest.nii.gz -o result --organ lung",
@@ -120,34 +118,11 @@ def segment(
     require_prompt_choice(organ, normal, abnormal)
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     box = None if roi is None else parse_roi(roi)
-
-    volume, kind = open_scan(scan, modality, quiet)
-    prompts = chosen_prompts(organ, normal, abnormal, kind)
-    region = allowed_region(volume.geometry, organ_mask, box)
-    drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
-
-    from DiffuGTSLib import pipeline, results  # torch: seconds
-    from DiffuGTSLib.planning.running import plan_here, segment_by_plan
-
-    chosen = chosen_stages(stages, pipeline.STAGES)
-    results.require_result_folder(output, force)
-    plan = plan_here(volume.geometry, config)
-    tell_rung(plan, quiet)
-    asked = {"organ_mask": organ_mask and str(organ_mask), "roi_ras_mm": box, "coarse_mask": drawn and str(coarse_mask)}
-    with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-        progress("load", 0.0)
-        components = pipeline.load_components(plan.config, allow_untrained=allow_untrained)
-        progress("load", 1.0)
-        result = segment_by_plan(
-            volume, prompts, components, plan, on_step_down=tell_step_down, modality=modality, region=region,
-            coarse_mask=drawn, stages=chosen, on_progress=progress,
-        )  # fmt: skip
-        progress("write", 0.0)
-        findings = results.write_results(
-            output, volume, scan, result, components, stages=chosen, region=region, image_format=image_format,
-            notes={"asked": asked}, force=force,
-        )  # fmt: skip
-        progress("write", 1.0)
+    wish = Wish(
+        config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
+        allow_untrained=allow_untrained,
+    )  # fmt: skip
+    findings = wish.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
     show_result(output, findings, quiet, as_json)
 
 
@@ -201,159 +176,6 @@ def refine(
         )  # fmt: skip
         progress("write", 1.0)
     show_result(folder, findings, quiet, as_json)
-
-
-def tell_rung(plan: Plan, quiet: bool) -> None:
-    """Say aloud what the plan gives up of what was asked for, if anything."""
-    if plan.rung and not quiet:
-        asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
-        ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
-
-
-def tell_step_down(said: str) -> None:
-    """Say aloud that memory ran out, and what is done now; an error's worth, so that quiet runs say it too."""
-    ERR.print(Text(said, style="yellow"), soft_wrap=True)
-
-
-def require_prompt_choice(organ: str | None, normal: str | None, abnormal: str | None) -> None:
-    """Refuse anything but an organ, or both sentences.
-
-    Raises:
-        PromptError: Saying which is missing or too many.
-    """
-    hint = "write --organ liver, or both --normal and --abnormal sentences of your own."
-    if organ is not None and (normal is not None or abnormal is not None):
-        raise PromptError("Expected an organ or sentences of your own, got both.", hint=hint, code="choice")
-    if organ is None and (normal is None or abnormal is None):
-        missing = "nothing to look for" if normal is None and abnormal is None else "only one of two sentences"
-        raise PromptError(f"Expected an organ or two sentences, got {missing}.", hint=hint, code="choice")
-
-
-def chosen_prompts(organ: str | None, normal: str | None, abnormal: str | None, modality: str) -> PromptPair:
-    """Return the organ's built-in pair, or the user's own.
-
-    Raises:
-        PromptError: As `organ_prompts` and `free_prompts`.
-    """
-    return organ_prompts(organ, modality) if organ is not None else free_prompts(normal or "", abnormal or "")
-
-
-def chosen_stages(text: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the stages of a comma-separated list in the order of the pipeline; all of them for None.
-
-    Raises:
-        ConfigError: Unknown or no stage, or one without those before it.
-    """
-    if text is None:
-        return tuple(known)
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"Unknown stage '{name}'.", hint=did_you_mean(name, known))
-    if not names:
-        raise ConfigError("--stages names no stage.", hint=f"known: {', '.join(known)}.")
-    chosen = tuple(known[: len(set(names))])
-    if set(chosen) != set(names):
-        raise ConfigError(
-            f"--stages: expected a beginning of {', '.join(known)}, got {', '.join(names)}.",
-            hint="each stage builds on those before it.",
-        )
-    return chosen
-
-
-def open_scan(path: Path, modality: str | None, quiet: bool) -> tuple[Volume, str]:
-    """Read a scan that a method can work on, and its modality, which is said aloud where it had to be guessed.
-
-    Raises:
-        InputError: As `read_volume`, `require_scan` and `guess_modality`.
-    """
-    from DiffuGTSLib.volumes.canonical import guess_modality
-    from DiffuGTSLib.volumes.io import read_volume
-    from DiffuGTSLib.volumes.volume import require_scan
-
-    volume = read_volume(path)
-    require_scan(volume)
-    if modality is not None:
-        return volume, modality
-    guessed, reason = guess_modality(volume)
-    if not quiet:
-        ERR.print(f"Modality: {guessed}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
-    return volume, guessed
-
-
-def open_mask(path: Path, geometry: Geometry) -> Volume:
-    """Read a mask on the scan's grid.
-
-    Raises:
-        InputError: As `read_mask`; also if nothing is painted in it (code "empty_mask").
-    """
-    from DiffuGTSLib.volumes.io import read_mask
-
-    mask = read_mask(path, geometry)
-    if not mask.array.any():
-        raise InputError(
-            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
-        )
-    return mask
-
-
-def parse_roi(text: str) -> list[float]:
-    """Return six bounds in RAS mm: right, anterior and superior, from and to each.
-
-    Raises:
-        InputError: If they are not six finite numbers that rise in pairs.
-    """
-    hint = "write --roi 'r0,r1,a0,a1,s0,s1', R, A and S growing to the patient's right, front and head."
-    try:
-        bounds = [float(part) for part in text.split(",")]
-    except ValueError:
-        bounds = []
-    if len(bounds) != 6 or not all(abs(bound) < 1e6 for bound in bounds):
-        raise InputError(f"--roi: expected six numbers in mm, got '{text}'.", hint=hint, code="roi")
-    for axis, (low, high) in zip("RAS", zip(bounds[::2], bounds[1::2], strict=True), strict=True):
-        if low >= high:
-            raise InputError(f"--roi: {axis} must rise, got {low:g} to {high:g} mm.", hint=hint, code="roi")
-    return bounds
-
-
-def allowed_region(geometry: Geometry, organ_mask: Path | None, box: Sequence[float] | None) -> Volume | None:
-    """Return where an anomaly may be: the organ, and of it what lies in the box; None for everywhere.
-
-    Args:
-        geometry: The scan's.
-        organ_mask: A mask on that grid.
-        box: Six bounds in RAS mm; a voxel is inside when its center is.
-
-    Raises:
-        InputError: If nothing is left, besides what `read_mask` refuses.
-    """
-    import numpy as np
-
-    from DiffuGTSLib.volumes.volume import Volume
-
-    if organ_mask is None and box is None:
-        return None
-    region = None if organ_mask is None else open_mask(organ_mask, geometry)
-    if box is None:
-        return region
-    low, high = np.array(box[::2]), np.array(box[1::2])
-    inside = np.empty(geometry.shape, dtype=np.uint8)
-    plane = np.moveaxis(np.indices(geometry.shape[:2]), 0, -1)
-    for k in range(geometry.shape[2]):  # a slice at a time: coordinates of a whole chest would take a gigabyte
-        points = geometry.to_ras(np.concatenate([plane, np.full((*plane.shape[:2], 1), k)], axis=-1))
-        inside[:, :, k] = ((points >= low) & (points <= high)).all(axis=-1)
-    if region is not None:
-        inside &= region.array
-    if not inside.any():
-        first, last = geometry.to_ras(np.array([[0, 0, 0], [n - 1 for n in geometry.shape]]))
-        of_what = "the organ mask" if region is not None else "the scan"
-        raise InputError(
-            f"--roi: no voxel of {of_what} lies in the box; the scan's opposite corners are "
-            f"{np.round(first).tolist()} and {np.round(last).tolist()} mm.",
-            hint="R, A and S are world millimeters, not voxels; programs that show LPS have R and A reversed.",
-            code="roi",
-        )
-    return Volume(inside, geometry)
 
 
 def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples
-from DiffuGTSLib.cli.segmenting import open_mask, open_scan
+from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
-from DiffuGTSLib.cli.segmenting import open_mask, open_scan
+from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -182,10 +182,13 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
         InputError: No scan in the folder, or one without a mask of the same name (code "missing"); one of scan and mask
             is a folder of files and the other a file (code "folder").
     """
+    from DiffuGTSLib.cli.scan_folders import mask_named, scans_in
+    from DiffuGTSLib.volumes.io import scan_name
+
     if organ_mask.is_dir() and scan.is_dir():
         starts = [
-            Case(path, _mask_of(path, organ_mask), output / _stem(path), seed + zlib.crc32(_stem(path).encode()))
-            for path in _scans(scan)
+            Case(path, mask_named(name, organ_mask), output / name, seed + zlib.crc32(name.encode()))
+            for name, path in ((scan_name(path), path) for path in scans_in(scan))
         ]
     else:
         _require_alike(scan, organ_mask)
@@ -201,7 +204,9 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
 
 def _require_alike(scan: Path, organ_mask: Path) -> None:
     """Refuse a folder of scans with one mask, and one scan with a folder of masks; a DICOM folder is one scan."""
-    if scan.is_dir() and any(_is_scan(path) for path in scan.iterdir()):
+    from DiffuGTSLib.cli.scan_folders import is_scan
+
+    if scan.is_dir() and any(is_scan(path) for path in scan.iterdir()):
         raise InputError(
             f"{scan} is a folder of scans and {organ_mask} one mask.",
             hint="give --organ-mask a folder with a mask of each scan's name, or one scan.",
@@ -301,38 +306,6 @@ class _How:
                     raise
                 tell(error)
                 yield case, {"error": error.message, "hint": error.hint}
-
-
-def _scans(folder: Path) -> list[Path]:
-    from DiffuGTSLib.volumes.io import READ_SUFFIXES
-
-    found = sorted(path for path in folder.iterdir() if _is_scan(path))
-    if not found:
-        raise InputError(
-            f"There is no scan in {folder}.", hint=f"scans end in {', '.join(READ_SUFFIXES)}.", code="missing"
-        )
-    return found
-
-
-def _is_scan(path: Path) -> bool:
-    from DiffuGTSLib.volumes.io import READ_SUFFIXES
-
-    return path.name.lower().endswith(READ_SUFFIXES)
-
-
-def _mask_of(scan: Path, folder: Path) -> Path:
-    named_alike = [path for path in sorted(folder.iterdir()) if path.is_file() and _stem(path) == _stem(scan)]
-    if len(named_alike) != 1:
-        raise InputError(
-            f"{scan.name}: expected one mask of its name in {folder}, found {len(named_alike)}.",
-            hint="give scan and mask the same name, as in scans/case1.nii.gz and masks/case1.nii.gz.",
-            code="missing",
-        )
-    return named_alike[0]
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
 
 
 def _table(rows: Sequence[tuple[Case, dict[str, Any]]]) -> Table:

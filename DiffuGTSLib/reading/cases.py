@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.synthesis.case import SCAN, TUMOR
-from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_mask, read_volume
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_mask, read_volume, scan_name
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_scan
 
 MASK_ENDINGS = ("_tumor", "_lesion", "_mask", "_label", "_seg")
@@ -122,7 +122,7 @@ def tumor_center_ras(case: CaseFile, geometry: Geometry) -> Float[np.ndarray, "3
         GeometryError: If it lies on another grid than the scan.
     """
     if case.mask is None:
-        stem = _stem(case.scan)
+        stem = scan_name(case.scan)
         raise InputError(
             f"{case.scan}: a crop needs to know where the tumor is, and there is no mask.",
             hint=f"put {stem}{MASK_ENDINGS[0]}.nii.gz beside it, name it in the list, or read whole scans.",
@@ -206,13 +206,13 @@ def _of_folder(folder: Path, truth: str) -> list[CaseFile]:
             CaseFile(place / SCAN, place / TUMOR if (place / TUMOR).is_file() else None, truth) for place in painted
         ]
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name.lower().endswith(READ_SUFFIXES)]
-    scans = [path for path in files if not _stem(path).endswith(MASK_ENDINGS)]
-    masks = {_stem(path): path for path in files if path not in scans}
+    scans = [path for path in files if not scan_name(path).endswith(MASK_ENDINGS)]
+    masks = {scan_name(path): path for path in files if path not in scans}
     return [CaseFile(scan, _mask_of(scan, masks), truth) for scan in scans]
 
 
 def _mask_of(scan: Path, masks: dict[str, Path]) -> Path | None:
-    found: Sequence[Path] = [masks[name] for e in MASK_ENDINGS if (name := f"{_stem(scan)}{e}") in masks]
+    found: Sequence[Path] = [masks[name] for e in MASK_ENDINGS if (name := f"{scan_name(scan)}{e}") in masks]
     return found[0] if found else None
 
 
@@ -235,8 +235,3 @@ def _of_list(path: Path, truth: str) -> list[CaseFile]:
             )
         cases.append(CaseFile(paths[0], paths[1] if len(paths) == 2 else None, truth))
     return cases
-
-
-def _stem(path: Path) -> str:
-    suffix = next((s for s in READ_SUFFIXES if path.name.lower().endswith(s)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]

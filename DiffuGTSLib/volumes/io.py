@@ -33,6 +33,12 @@ _NEOPLASM = (
 )
 
 
+def scan_name(path: Path) -> str:
+    """Return what a scan is called: its file's name without the suffix, however many points are in it."""
+    suffix = next((known for known in READ_SUFFIXES if path.name.lower().endswith(known)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
+
+
 def read_volume(path: Path | str) -> Volume:
     """Read a scan from a NIfTI, NRRD or MetaImage file, or from a folder that holds one DICOM series.
 

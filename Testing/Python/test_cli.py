@@ -16,7 +16,8 @@ from terminal import TINY, coarse_body, plain, refused, run, start, write_case
 from DiffuGTSLib import __version__, results
 from DiffuGTSLib.cli import doctor
 from DiffuGTSLib.cli.options import configured
-from DiffuGTSLib.cli.segmenting import allowed_region, chosen_stages, parse_roi
+from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
+from DiffuGTSLib.cli.segment_run import chosen_stages
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES
 from DiffuGTSLib.resources import resource_path

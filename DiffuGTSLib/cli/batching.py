@@ -1,0 +1,310 @@
+"""`batch`: many scans into a result folder each, and two tables of all of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan, nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, OUT, tell
+from DiffuGTSLib.cli.options import (
+    AllowUntrained,
+    AsJson,
+    ConfigFile,
+    Device,
+    Memory,
+    Overrides,
+    Preset,
+    Quiet,
+    Seed,
+    Steps,
+    configured,
+    examples,
+)
+from DiffuGTSLib.cli.segment_run import Wish, asked
+from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, Organ, Stages
+from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError
+from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.components import Components
+
+EXAMPLES = examples(
+    "Every image file of a folder; run it again to go on:",
+    "diffugts batch scans -o results --organ liver",
+    "Files by name, each within the mask of its name:",
+    "diffugts batch scans/*.nii.gz -o results --organ liver --organ-mask masks",
+    "An archive of DICOM series, within masks that lie in a folder of each series' name:",
+    "diffugts batch archive -o results --organ liver --organ-mask 'organs/{name}/liver.nii.gz'",
+)
+
+CASES = "cases.csv"
+ALL_FINDINGS = "findings.csv"
+DONE, KEPT, FAILED = "done", "kept", "failed"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan, and the folder of its result."""
+
+    name: str
+    scan: Path
+    organ_mask: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `cases.csv`.
+
+    Attributes:
+        name: Of the scan, and of its folder.
+        status: `DONE`, `KEPT` from an earlier call, or `FAILED`.
+        outcome: What the result says in words; what went wrong, where it failed.
+        findings: How many.
+        volume_ml: Of all of them.
+        anomaly_score: Of the scan, 0 to 1; NaN where nothing was detected.
+        modality: As used.
+        scan: Where it lies.
+    """
+
+    name: str
+    status: str
+    outcome: str
+    findings: int
+    volume_ml: float
+    anomaly_score: float
+    modality: str
+    scan: str
+
+
+def batch(
+    scans: Annotated[
+        list[Path], typer.Argument(help="Image files, folders of them, or folders of DICOM series at any depth.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results, each in one of its name.")],
+    organ: Organ = None,
+    normal: Normal = None,
+    abnormal: Abnormal = None,
+    modality: Modality = None,
+    organ_mask: Annotated[
+        str | None,
+        typer.Option(
+            "--organ-mask",
+            help="Look only where a scan's mask is not 0: a folder of masks of the scans' names, or a path with {name} in it.",
+            rich_help_panel="Where to look",
+        ),
+    ] = None,
+    stages: Stages = None,
+    image_format: Format = "nifti",
+    force: Force = False,
+    preset: Preset = "mini",
+    config_file: ConfigFile = None,
+    device: Device = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    memory: Memory = None,
+    overrides: Overrides = None,
+    allow_untrained: AllowUntrained = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Segment many scans, the networks loaded once; what is there is kept, and a scan that fails stops no other.
+
+    Beside the results lie cases.csv, a row a scan, and findings.csv, a row a lesion, both written anew after each scan.
+    """
+    config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
+    wish = Wish(
+        config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
+        allow_untrained=allow_untrained,
+    )  # fmt: skip
+    wish.prompts(modality or "CT")  # an organ or a stage that is not known is none for any scan
+    _ = wish.chosen_stages
+    cases = planned_cases(scans, output, organ_mask)
+    require_batch_folder(output)
+    make_folder(output)
+    work, rows = _Batch(wish), []
+    for number, case in enumerate(cases, start=1):
+        if not quiet:
+            ERR.print(Text(f"{number} of {len(cases)}: {case.name}"), soft_wrap=True)
+        rows.append(work.do(case))
+        write_tables(output, cases, rows)
+    _show(rows, output, quiet, as_json)
+
+
+def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = None) -> list[Case]:
+    """Return what is to be segmented, each scan with its mask.
+
+    Raises:
+        InputError: As `scans_below` and `mask_named`; or where a mask is missing (code "missing").
+    """
+    from DiffuGTSLib.cli.scan_folders import mask_named, scans_below
+
+    def mask_of(name: str) -> Path | None:
+        if organ_mask is None:
+            return None
+        if "{name}" not in organ_mask and Path(organ_mask).is_dir():
+            return mask_named(name, Path(organ_mask))
+        if "{name}" not in organ_mask:
+            raise InputError(
+                f"--organ-mask: {organ_mask} is no folder, and many scans have no mask in common.",
+                hint="give a folder with a mask of each scan's name, or a path as 'organs/{name}/liver.nii.gz'.",
+                code="missing",
+            )
+        path = Path(organ_mask.replace("{name}", name))
+        if not path.exists():
+            raise InputError(f"{name}: there is no mask {path}.", hint="check --organ-mask.", code="missing")
+        return path
+
+    return [
+        Case(name, scan, mask_of(name), output / name) for name, scan in scans_below(scans, leave_out=output).items()
+    ]
+
+
+def require_batch_folder(output: Path) -> None:
+    """Refuse a folder that is a single scan's result, or whose tables are somebody else's.
+
+    Raises:
+        InputError: Then (code "exists").
+        StorageError: If nothing can be created there.
+    """
+    from DiffuGTSLib.results import is_result
+
+    if is_result(output):
+        raise InputError(
+            f"{output} is the result of one scan.", hint="choose another folder for many of them.", code="exists"
+        )
+    require_folder_for(output, CASES, force=True, hint="", names=(CASES, ALL_FINDINGS))
+
+
+class _Batch:
+    """Does case after case with the same networks."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._components: Components | None = None
+
+    def do(self, case: Case) -> Row:
+        """Segment a case, or keep what is there; what is wrong with this scan alone is said, and is its row."""
+        from DiffuGTSLib.results import is_result
+
+        try:
+            if is_result(case.folder) and not self._wish.force:
+                self._require_made_so(case)
+                return _row(case, KEPT)
+            components = self._networks(case)
+            self._wish.run(case.scan, case.folder, organ_mask=case.organ_mask, components=components)
+            return _row(case, DONE)
+        except ConfigError:
+            raise
+        except (InputError, MemoryLimitError) as error:
+            tell(error)
+            return Row(case.name, FAILED, error.message, 0, nan, nan, "", str(case.scan))
+
+    def _networks(self, case: Case) -> Components:
+        from DiffuGTSLib.volumes.io import read_geometry
+
+        if self._components is None:
+            self._components = self._wish.load(read_geometry(case.scan))
+        return self._components
+
+    def _require_made_so(self, case: Case) -> None:
+        from DiffuGTSLib.results import read_record, require_made_so
+
+        wish, modality = self._wish, self._wish.modality or read_record(case.folder).get("modality", "CT")
+        more = {"modality": modality, "stages": list(wish.chosen_stages), "format": wish.image_format}
+        require_made_so(
+            case.folder, case.scan, wish.prompts(modality), wish.config, self._networks(case),
+            asked=asked(case.organ_mask), more=more,
+        )  # fmt: skip
+
+
+def _row(case: Case, status: str) -> Row:
+    from DiffuGTSLib.results import read_record
+
+    record = read_record(case.folder)
+    score = record.get("anomaly_score")
+    volumes = [float(row["volume_ml"]) for row in _findings(case)]
+    return Row(
+        case.name, status, str(record["outcome"]), len(volumes), sum(volumes), nan if score is None else float(score),
+        str(record["modality"]), str(case.scan),
+    )  # fmt: skip
+
+
+def _findings(case: Case) -> list[dict[str, str]]:
+    from DiffuGTSLib.results import FINDINGS
+
+    with (case.folder / FINDINGS).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_tables(output: Path, cases: Iterable[Case], rows: Sequence[Row]) -> None:
+    """Write a row a scan, and a row a lesion, of what has been done.
+
+    Raises:
+        StorageError: If a table cannot be written.
+    """
+    from DiffuGTSLib.findings import COLUMNS
+
+    whole = {row.name for row in rows if row.status != FAILED}
+    found = [{"name": case.name, **row} for case in cases if case.name in whole for row in _findings(case)]
+    _write(output / CASES, list(Row.__dataclass_fields__), [_plain(row, "n/a") for row in rows])
+    _write(output / ALL_FINDINGS, ["name", *COLUMNS], found)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _plain(row: Row, nothing: str | None) -> dict[str, Any]:
+    """Return a row with a word, or null, for NaN."""
+    return {key: nothing if isinstance(value, float) and isnan(value) else value for key, value in asdict(row).items()}
+
+
+def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None:
+    """Print what became of each scan.
+
+    Raises:
+        InputError: If one failed (code "cases_failed").
+    """
+    from DiffuGTSLib.record import RESEARCH_USE
+
+    if as_json:
+        typer.echo(json.dumps([_plain(row, None) for row in rows], indent=1, allow_nan=False))
+    elif not quiet:
+        OUT.print(_table(rows))
+        OUT.print(Text(f"Tables: {output / CASES}, {output / ALL_FINDINGS}"), soft_wrap=True)
+        OUT.print(Text(RESEARCH_USE, style="dim"))
+    failed = sum(row.status == FAILED for row in rows)
+    if failed:
+        raise InputError(
+            f"{failed} of {len(rows)} scans failed; the others' results are whole.",
+            hint="mend them and run the same command again: what is there already is kept.",
+            code="cases_failed",
+        )
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(title=f"{len(rows)} scans")
+    for heading in ("Scan", "Status", "Outcome"):
+        table.add_column(heading)
+    for heading in ("Findings", "Volume\nml", "Anomaly\nscore"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        style = {FAILED: "red", KEPT: "dim"}.get(row.status, "")
+        figures = ("", "", "") if row.status == FAILED else (
+            str(row.findings), f"{row.volume_ml:.2f}", "n/a" if isnan(row.anomaly_score) else f"{row.anomaly_score:.2f}",
+        )  # fmt: skip
+        table.add_row(row.name, Text(row.status, style=style), row.outcome, *figures)
+    return table

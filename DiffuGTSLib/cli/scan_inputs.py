@@ -1,0 +1,108 @@
+"""What the command line names: a scan, a mask on its grid, a box; opened, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from DiffuGTSLib.cli.door import ERR
+from DiffuGTSLib.errors import InputError
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.volumes.volume import Geometry, Volume
+
+
+def open_scan(path: Path, modality: str | None, quiet: bool) -> tuple[Volume, str]:
+    """Read a scan that a method can work on, and its modality, which is said aloud where it had to be guessed.
+
+    Raises:
+        InputError: As `read_volume`, `require_scan` and `guess_modality`.
+    """
+    from DiffuGTSLib.volumes.canonical import guess_modality
+    from DiffuGTSLib.volumes.io import read_volume
+    from DiffuGTSLib.volumes.volume import require_scan
+
+    volume = read_volume(path)
+    require_scan(volume)
+    if modality is not None:
+        return volume, modality
+    guessed, reason = guess_modality(volume)
+    if not quiet:
+        ERR.print(f"Modality: {guessed}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
+    return volume, guessed
+
+
+def open_mask(path: Path, geometry: Geometry) -> Volume:
+    """Read a mask on the scan's grid.
+
+    Raises:
+        InputError: As `read_mask`; also if nothing is painted in it (code "empty_mask").
+    """
+    from DiffuGTSLib.volumes.io import read_mask
+
+    mask = read_mask(path, geometry)
+    if not mask.array.any():
+        raise InputError(
+            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
+        )
+    return mask
+
+
+def parse_roi(text: str) -> list[float]:
+    """Return six bounds in RAS mm: right, anterior and superior, from and to each.
+
+    Raises:
+        InputError: If they are not six finite numbers that rise in pairs.
+    """
+    hint = "write --roi 'r0,r1,a0,a1,s0,s1', R, A and S growing to the patient's right, front and head."
+    try:
+        bounds = [float(part) for part in text.split(",")]
+    except ValueError:
+        bounds = []
+    if len(bounds) != 6 or not all(abs(bound) < 1e6 for bound in bounds):
+        raise InputError(f"--roi: expected six numbers in mm, got '{text}'.", hint=hint, code="roi")
+    for axis, (low, high) in zip("RAS", zip(bounds[::2], bounds[1::2], strict=True), strict=True):
+        if low >= high:
+            raise InputError(f"--roi: {axis} must rise, got {low:g} to {high:g} mm.", hint=hint, code="roi")
+    return bounds
+
+
+def allowed_region(geometry: Geometry, organ_mask: Path | None, box: Sequence[float] | None) -> Volume | None:
+    """Return where an anomaly may be: the organ, and of it what lies in the box; None for everywhere.
+
+    Args:
+        geometry: The scan's.
+        organ_mask: A mask on that grid.
+        box: Six bounds in RAS mm; a voxel is inside when its center is.
+
+    Raises:
+        InputError: If nothing is left, besides what `read_mask` refuses.
+    """
+    import numpy as np
+
+    from DiffuGTSLib.volumes.volume import Volume
+
+    if organ_mask is None and box is None:
+        return None
+    region = None if organ_mask is None else open_mask(organ_mask, geometry)
+    if box is None:
+        return region
+    low, high = np.array(box[::2]), np.array(box[1::2])
+    inside = np.empty(geometry.shape, dtype=np.uint8)
+    plane = np.moveaxis(np.indices(geometry.shape[:2]), 0, -1)
+    for k in range(geometry.shape[2]):  # a slice at a time: coordinates of a whole chest would take a gigabyte
+        points = geometry.to_ras(np.concatenate([plane, np.full((*plane.shape[:2], 1), k)], axis=-1))
+        inside[:, :, k] = ((points >= low) & (points <= high)).all(axis=-1)
+    if region is not None:
+        inside &= region.array
+    if not inside.any():
+        first, last = geometry.to_ras(np.array([[0, 0, 0], [n - 1 for n in geometry.shape]]))
+        of_what = "the organ mask" if region is not None else "the scan"
+        raise InputError(
+            f"--roi: no voxel of {of_what} lies in the box; the scan's opposite corners are "
+            f"{np.round(first).tolist()} and {np.round(last).tolist()} mm.",
+            hint="R, A and S are world millimeters, not voxels; programs that show LPS have R and A reversed.",
+            code="roi",
+        )
+    return Volume(inside, geometry)

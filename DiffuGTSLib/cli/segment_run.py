@@ -1,0 +1,210 @@
+"""Segmenting one scan as it was asked for, into its result folder: what `segment` does once and `batch` many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from DiffuGTSLib.cli.door import ERR, stop_if_asked
+from DiffuGTSLib.cli.scan_inputs import allowed_region, open_mask, open_scan
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import ConfigError, PromptError, did_you_mean
+from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
+
+if TYPE_CHECKING:
+    from DiffuGTSLib.components import Components
+    from DiffuGTSLib.findings import Finding
+    from DiffuGTSLib.planning.plan import Plan
+    from DiffuGTSLib.volumes.volume import Geometry
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a scan, wherever it lies.
+
+    Attributes:
+        config: As it was asked for; each scan's plan may give some of it up.
+        organ: Built-in sentences of this organ, or
+        normal: the user's own, of the healthy organ
+        abnormal: and of the sick one.
+        modality: "CT" or "MR"; None: guessed.
+        stages: As the command line names them; None: all.
+        image_format: One of `results.FORMATS`.
+        force: Replace earlier results.
+        quiet: Print errors only.
+        allow_untrained: Run networks without trained weights.
+    """
+
+    config: Config
+    organ: str | None = None
+    normal: str | None = None
+    abnormal: str | None = None
+    modality: str | None = None
+    stages: str | None = None
+    image_format: str = "nifti"
+    force: bool = False
+    quiet: bool = False
+    allow_untrained: bool = False
+
+    def __post_init__(self) -> None:
+        require_prompt_choice(self.organ, self.normal, self.abnormal)
+
+    def prompts(self, modality: str) -> PromptPair:
+        """Return the organ's built-in pair, or the user's own.
+
+        Raises:
+            PromptError: As `organ_prompts` and `free_prompts`.
+        """
+        return chosen_prompts(self.organ, self.normal, self.abnormal, modality)
+
+    @property
+    def chosen_stages(self) -> tuple[str, ...]:
+        """The stages in the order of the pipeline.
+
+        Raises:
+            ConfigError: As `chosen_stages`.
+        """
+        from DiffuGTSLib.pipeline import STAGES
+
+        return chosen_stages(self.stages, STAGES)
+
+    def load(self, geometry: Geometry) -> Components:
+        """Load the networks as the plan of a scan of this grid wants them; other scans' plans can use them as well.
+
+        Raises:
+            ConfigError, WeightsError: As `load_components`, and as `plan_here`.
+        """
+        from DiffuGTSLib.pipeline import load_components
+        from DiffuGTSLib.planning.running import plan_here
+
+        return load_components(plan_here(geometry, self.config).config, allow_untrained=self.allow_untrained)
+
+    def run(
+        self,
+        scan: Path,
+        output: Path,
+        *,
+        organ_mask: Path | None = None,
+        box: Sequence[float] | None = None,
+        coarse_mask: Path | None = None,
+        components: Components | None = None,
+    ) -> list[Finding]:
+        """Segment a scan into a folder and return the findings.
+
+        Args:
+            scan: To segment.
+            output: Folder of the result.
+            organ_mask: Where to look, a mask on the scan's grid.
+            box: Where to look, see `allowed_region`.
+            coarse_mask: Instead of detecting.
+            components: Networks that are loaded already.
+
+        Raises:
+            InputError: If the scan, a mask or the folder is no good.
+            Others: As `load_components`, `segment_by_plan` and `write_results`.
+        """
+        volume, kind = open_scan(scan, self.modality, self.quiet)
+        prompts = self.prompts(kind)
+        region = allowed_region(volume.geometry, organ_mask, box)
+        drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
+
+        from DiffuGTSLib import results  # torch: seconds
+        from DiffuGTSLib.planning.running import plan_here, segment_by_plan
+
+        stages = self.chosen_stages
+        results.require_result_folder(output, self.force)
+        plan = plan_here(volume.geometry, self.config)
+        tell_rung(plan, self.quiet)
+        with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
+            if components is None:
+                progress("load", 0.0)
+                components = self.load(volume.geometry)
+                progress("load", 1.0)
+            result = segment_by_plan(
+                volume, prompts, components, plan, on_step_down=tell_step_down, modality=self.modality, region=region,
+                coarse_mask=drawn, stages=stages, on_progress=progress,
+            )  # fmt: skip
+            progress("write", 0.0)
+            findings = results.write_results(
+                output, volume, scan, result, components, stages=stages, region=region, image_format=self.image_format,
+                notes={"asked": asked(organ_mask, box, coarse_mask)}, force=self.force,
+            )  # fmt: skip
+            progress("write", 1.0)
+        return findings
+
+
+def asked(
+    organ_mask: Path | None = None, box: Sequence[float] | None = None, coarse_mask: Path | None = None
+) -> dict[str, Any]:
+    """Return, for the record, where to look was asked for."""
+    from DiffuGTSLib.volumes.digest import scan_sha256
+
+    return {
+        "organ_mask": organ_mask and str(organ_mask),
+        "organ_mask_sha256": organ_mask and scan_sha256(organ_mask),
+        "roi_ras_mm": box and list(box),
+        "coarse_mask": coarse_mask and str(coarse_mask),
+    }
+
+
+def tell_rung(plan: Plan, quiet: bool) -> None:
+    """Say aloud what the plan gives up of what was asked for, if anything."""
+    if plan.rung and not quiet:
+        asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
+        ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
+
+
+def tell_step_down(said: str) -> None:
+    """Say aloud that memory ran out, and what is done now; an error's worth, so that quiet runs say it too."""
+    ERR.print(Text(said, style="yellow"), soft_wrap=True)
+
+
+def require_prompt_choice(organ: str | None, normal: str | None, abnormal: str | None) -> None:
+    """Refuse anything but an organ, or both sentences.
+
+    Raises:
+        PromptError: Saying which is missing or too many.
+    """
+    hint = "write --organ liver, or both --normal and --abnormal sentences of your own."
+    if organ is not None and (normal is not None or abnormal is not None):
+        raise PromptError("Expected an organ or sentences of your own, got both.", hint=hint, code="choice")
+    if organ is None and (normal is None or abnormal is None):
+        missing = "nothing to look for" if normal is None and abnormal is None else "only one of two sentences"
+        raise PromptError(f"Expected an organ or two sentences, got {missing}.", hint=hint, code="choice")
+
+
+def chosen_prompts(organ: str | None, normal: str | None, abnormal: str | None, modality: str) -> PromptPair:
+    """Return the organ's built-in pair, or the user's own.
+
+    Raises:
+        PromptError: As `organ_prompts` and `free_prompts`.
+    """
+    return organ_prompts(organ, modality) if organ is not None else free_prompts(normal or "", abnormal or "")
+
+
+def chosen_stages(text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Return the stages of a comma-separated list in the order of the pipeline; all of them for None.
+
+    Raises:
+        ConfigError: Unknown or no stage, or one without those before it.
+    """
+    if text is None:
+        return tuple(known)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"Unknown stage '{name}'.", hint=did_you_mean(name, known))
+    if not names:
+        raise ConfigError("--stages names no stage.", hint=f"known: {', '.join(known)}.")
+    chosen = tuple(known[: len(set(names))])
+    if set(chosen) != set(names):
+        raise ConfigError(
+            f"--stages: expected a beginning of {', '.join(known)}, got {', '.join(names)}.",
+            hint="each stage builds on those before it.",
+        )
+    return chosen

@@ -1,0 +1,158 @@
+"""`diffugts batch` as a person uses it: a folder of scans, again after a stop, masks by name, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from terminal import TINY, coarse_body, plain, refused, run, write_case
+
+from DiffuGTSLib import results
+from DiffuGTSLib.cli.batching import planned_cases
+from DiffuGTSLib.cli.scan_folders import scans_below
+from DiffuGTSLib.errors import InputError
+
+LIVER = ("--organ", "liver", *TINY)
+
+
+@pytest.fixture(scope="module")
+def a_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scan.nii.gz and organ.nii.gz; not to be changed."""
+    return write_case(tmp_path_factory.mktemp("data"), coarse_body())
+
+
+@pytest.fixture
+def a_cohort(tmp_path: Path, a_case: Path) -> Path:
+    """Two scans, the second cut off, and a mask for each."""
+    for kind, source in (("scans", "scan"), ("masks", "organ")):
+        (tmp_path / kind).mkdir()
+        for name in ("one", "two.v2"):
+            shutil.copy(a_case / f"{source}.nii.gz", tmp_path / kind / f"{name}.nii.gz")
+    broken = tmp_path / "scans" / "two.v2.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    return tmp_path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_scan_that_fails_stops_no_other_and_a_second_call_goes_on(a_cohort: Path, a_case: Path) -> None:
+    out = a_cohort / "out"
+    call = ("batch", a_cohort / "scans", "-o", out, "--organ-mask", a_cohort / "masks", *LIVER)
+    first = run(*call)
+    assert first.exit_code == 2
+    assert "1 of 2: one" in first.stderr and "Modality: CT" in first.stderr
+    assert "1 of 2 scans failed; the others' results are whole." in plain(first.stderr)
+    rows = rows_of(out / "cases.csv")
+    assert [(row["name"], row["status"]) for row in rows] == [("one", "done"), ("two.v2", "failed")]
+    assert "two.v2.nii.gz" in rows[1]["outcome"]
+    assert not (out / "two.v2").exists()
+    found = rows_of(out / "findings.csv")
+    alone = rows_of(out / "one" / "findings.csv")
+    assert found == [{"name": "one", **row} for row in alone] and int(rows[0]["findings"]) == len(alone)
+    assert float(rows[0]["volume_ml"]) == pytest.approx(sum(float(row["volume_ml"]) for row in alone))
+
+    shutil.copy(a_case / "scan.nii.gz", a_cohort / "scans" / "two.v2.nii.gz")
+    made = (out / "one" / "record.json").stat().st_mtime_ns
+    second = run(*call, "--json", "--quiet")
+    assert second.exit_code == 0, second.output
+    assert [(row["name"], row["status"]) for row in json.loads(second.stdout)] == [("one", "kept"), ("two.v2", "done")]
+    assert (out / "one" / "record.json").stat().st_mtime_ns == made
+    assert {row["name"] for row in rows_of(out / "findings.csv")} in ({"one", "two.v2"}, set())
+
+
+def test_a_batch_gives_what_segment_gives(a_case: Path, tmp_path: Path) -> None:
+    scan = a_case / "scan.nii.gz"
+    assert run("batch", scan, "-o", tmp_path / "many", *LIVER, "--quiet").exit_code == 0
+    assert run("segment", scan, "-o", tmp_path / "one", *LIVER, "--quiet").exit_code == 0
+    for name in (results.SEGMENTATION, results.AOVA, results.RESIDUAL, results.FINDINGS):
+        assert (tmp_path / "many" / "scan" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (("--seed", "3"), "runtime.seed"),
+        (("--set", "masks.minimum_ml=0.3"), "masks.minimum_ml"),
+        (("--stages", "aova"), "stages"),
+        (("--modality", "mr"), "modality"),
+        (("--organ-mask", "{folder}/organ.nii.gz"), "organ_mask_sha256"),
+    ],
+)
+def test_a_result_that_was_made_otherwise_is_not_taken_for_what_is_asked_for(
+    a_case: Path, tmp_path: Path, changed: tuple[str, str], named: str
+) -> None:
+    shutil.copy(a_case / "scan.nii.gz", tmp_path / "one.nii.gz")
+    shutil.copy(a_case / "organ.nii.gz", tmp_path / "organ.nii.gz")
+    call = ("batch", tmp_path / "one.nii.gz", "-o", tmp_path / "out", *LIVER, "--stages", "aova,repaint", "--quiet")
+    assert run(*call).exit_code == 0
+    if named == "organ_mask_sha256":
+        (tmp_path / "one").mkdir()
+        shutil.copy(tmp_path / "organ.nii.gz", tmp_path / "one" / "organ.nii.gz")
+        changed = (changed[0], str(tmp_path / "{name}" / "organ.nii.gz"))
+    other = run(*call, *changed)
+    assert other.exit_code == 2
+    assert named in other.stderr and "--force to replace it" in plain(other.stderr)
+    assert rows_of(tmp_path / "out" / "cases.csv")[0]["status"] == "failed"
+    assert run(*call, "--device", "cpu").exit_code == 0, "where it runs does not matter"
+    assert run(*call, *changed, "--force").exit_code == 0
+
+
+def test_scans_are_called_by_their_files_and_where_two_are_called_alike_by_the_folder_too(tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        for name in ("t1.nii.gz", f"{patient}.v2.nrrd"):
+            (tmp_path / patient / name).touch()
+    named = scans_below([*sorted(tmp_path.glob("*/t1.nii.gz")), tmp_path / "p1"], tmp_path / "out")
+    assert list(named) == ["p1_t1", "p2_t1", "p1.v2"]
+    with pytest.raises(InputError, match="would both be called"):
+        (tmp_path / "p1" / "t1.mha").touch()
+        scans_below([tmp_path / "p1"], tmp_path / "out")
+
+
+def test_series_of_an_archive_are_found_at_any_depth_and_results_among_them_are_none(tmp_path: Path) -> None:
+    for place in ("p1/ct", "p2/study/mr", "out/ct"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0001").touch()
+    (tmp_path / "DICOMDIR").touch()
+    (tmp_path / "p1" / ".DS_Store").touch()
+    named = scans_below([tmp_path], tmp_path / "out")
+    assert named == {"ct": tmp_path / "p1" / "ct", "mr": tmp_path / "p2" / "study" / "mr"}
+
+
+def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) -> None:
+    (tmp_path / "one.nii.gz").touch()
+    (tmp_path / "organs" / "one").mkdir(parents=True)
+    (tmp_path / "organs" / "one" / "liver.nii.gz").touch()
+    (tmp_path / "organs" / "one.nrrd").touch()
+    for organ_mask, found in (("organs", "one.nrrd"), ("organs/{name}/liver.nii.gz", "one/liver.nii.gz")):
+        (case,) = planned_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / organ_mask))
+        assert case.organ_mask == tmp_path / "organs" / found
+    with pytest.raises(InputError, match="there is no mask"):
+        planned_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / "{name}.nrrd"))
+
+
+def test_what_fits_no_scan_is_refused_before_anything_is_done(a_case: Path, tmp_path: Path) -> None:
+    scan, out = a_case / "scan.nii.gz", tmp_path / "out"
+    refused(run("batch", scan, "-o", out, *TINY), 2, "nothing to look for", "--organ liver")
+    refused(run("batch", scan, "-o", out, "--organ", "livr", *TINY), 2, "livr", "liver")
+    refused(run("batch", scan, "-o", out, *LIVER, "--stages", "all"), 2, "Unknown stage 'all'", "aova")
+    refused(run("batch", tmp_path / "no", "-o", out, *LIVER), 2, "There is no", "spelling")
+    refused(run("batch", tmp_path, "-o", out, *LIVER), 2, "holds neither image files nor", ".nii.gz")
+    mask = a_case / "organ.nii.gz"
+    refused(run("batch", scan, "-o", out, *LIVER, "--organ-mask", mask), 2, "no mask in common", "{name}")
+    assert not out.exists()
+    refused(run("batch", scan, "-o", out, "--organ", "liver", "--preset", "tiny"), 3, "untrained", "--allow-untrained")
+
+
+def test_tables_of_others_and_a_single_result_are_not_written_over(a_case: Path, tmp_path: Path) -> None:
+    (tmp_path / "findings.csv").write_text("mine")
+    refused(run("batch", a_case / "scan.nii.gz", "-o", tmp_path, *LIVER), 2, "findings.csv", "another folder")
+    (tmp_path / "record.json").write_text("{}")
+    refused(run("batch", a_case / "scan.nii.gz", "-o", tmp_path, *LIVER), 2, "the result of one scan", "another folder")
+    assert (tmp_path / "findings.csv").read_text() == "mine"
