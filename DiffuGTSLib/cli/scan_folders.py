@@ -12,8 +12,8 @@ from DiffuGTSLib.volumes.io import READ_SUFFIXES, scan_name
 
 
 def is_scan(path: Path) -> bool:
-    """Tell whether a file's name is an image's."""
-    return path.name.lower().endswith(READ_SUFFIXES)
+    """Tell whether a file's name is an image's; macOS leaves `._name` beside what it packs."""
+    return path.name.lower().endswith(READ_SUFFIXES) and not path.name.startswith(".")
 
 
 def scans_in(folder: Path) -> list[Path]:

@@ -108,6 +108,7 @@ def test_scans_are_called_by_their_files_and_where_two_are_called_alike_by_the_f
         (tmp_path / patient).mkdir()
         for name in ("t1.nii.gz", f"{patient}.v2.nrrd"):
             (tmp_path / patient / name).touch()
+            (tmp_path / patient / f"._{name}").touch()  # as macOS packs it
     named = scans_below([*sorted(tmp_path.glob("*/t1.nii.gz")), tmp_path / "p1"], tmp_path / "out")
     assert list(named) == ["p1_t1", "p2_t1", "p1.v2"]
     with pytest.raises(InputError, match="would both be called"):
