@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError
@@ -49,53 +49,76 @@ def mask_named(name: str, folder: Path) -> Path:
 def scans_below(paths: Sequence[Path], leave_out: Path) -> dict[str, Path]:
     """Return name → scan of what was named: files, folders of image files, folders of DICOM series at any depth.
 
-    A scan is called by its file or by its series' folder; where two are called alike, by the folder above as well.
+    Image files below a folder are not searched for: masks lie among them. A scan is called by its file or by its series'
+    folder; where two are called alike, by as many of the folders above as tell them apart.
 
     Args:
         paths: What was named.
         leave_out: A folder that is not looked into: of the results, which may lie among the scans.
 
     Raises:
-        InputError: If a path is not there, holds no scan, or two scans are still called alike.
+        InputError: If a path is not there, holds no scan (code "missing"), or two scans are called alike (code "names").
     """
     scans: list[Path] = []
     for path in paths:
         if not path.exists():
             raise InputError(f"There is no {path}.", hint="check the spelling.", code="missing")
-        found = list(_below(path, leave_out)) if path.is_dir() else [path]
-        if not found:
-            raise InputError(
-                f"{path} holds neither image files nor folders of DICOM files.",
-                hint=f"image files end in {', '.join(READ_SUFFIXES)}.",
-                code="missing",
-            )
-        scans += found
-    scans = list(dict.fromkeys(scans))
-    alike = Counter(_called(path) for path in scans)
-    named: dict[str, Path] = {}
-    for path in scans:
-        name = _called(path) if alike[_called(path)] == 1 else f"{path.absolute().parent.name}_{_called(path)}"
-        if name in named:
-            raise InputError(
-                f"{named[name]} and {path} would both be called {name}.",
-                hint="rename one, or give each a folder of its own.",
-                code="names",
-            )
-        named[name] = path
-    return named
+        scans += _below(path, leave_out) if path.is_dir() else [path]
+    return _named([path.absolute() for path in dict.fromkeys(scans)])
+
+
+def _below(folder: Path, leave_out: Path) -> list[Path]:
+    """Return a folder's image files; where there are none, the folders below it that hold a DICOM file."""
+    images = sorted(path for path in folder.iterdir() if is_scan(path))
+    if images:
+        return images
+    series, deeper = [], ""
+    for place, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if (Path(place) / name).resolve() != leave_out.resolve())
+        found = [Path(place) / name for name in sorted(files) if not name.startswith(".") and name != "DICOMDIR"]
+        if any(is_dicom(path) for path in found):
+            series.append(Path(place))
+        deeper = deeper or next((str(path) for path in found if is_scan(path)), "")
+    if not series:
+        raise InputError(
+            f"{folder} holds neither image files nor folders of DICOM files.",
+            hint=f"image files lie deeper, as {deeper}: name those that are scans, as in scans/*/ct.nii.gz."
+            if deeper
+            else f"image files end in {', '.join(READ_SUFFIXES)}.",
+            code="missing",
+        )
+    return series
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file begins as DICOM's do: 128 bytes of anything, and its letters."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _named(scans: Sequence[Path]) -> dict[str, Path]:
+    """Call each scan by its name, and those that are called alike by one folder more, until they differ."""
+    folders_above = dict.fromkeys(scans, 0)
+    while True:
+        alike = defaultdict(list)
+        for path, above in folders_above.items():
+            alike["_".join([*path.parts[len(path.parts) - 1 - above : -1], _called(path)])].append(path)
+        groups = [group for group in alike.values() if len(group) > 1]
+        if not groups:
+            return {name: path for name, (path,) in alike.items()}
+        for first, second, *_ in groups:
+            if first.parent == second.parent:
+                raise InputError(
+                    f"{first} and {second} would both be called {_called(first)}.",
+                    hint="rename one, or give each a folder of its own.",
+                    code="names",
+                )
+        for path in (path for group in groups for path in group):
+            folders_above[path] += 1
 
 
 def _called(path: Path) -> str:
-    return path.absolute().name if path.is_dir() else scan_name(path)
-
-
-def _below(folder: Path, leave_out: Path) -> Iterator[Path]:
-    """Go through a folder's image files; where there are none, through the folders below it that hold other files."""
-    images = sorted(path for path in folder.iterdir() if is_scan(path))
-    if images:
-        yield from images
-        return
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if (Path(place) / name).resolve() != leave_out.resolve())
-        if any(not name.startswith(".") and name.upper() != "DICOMDIR" for name in files):
-            yield Path(place)
+    return path.name if path.is_dir() else scan_name(path)

@@ -295,8 +295,8 @@ def _tell_done(model: PublishedModel, folder: Path, quiet: bool) -> None:
     stored = find_stored(model.name)
     if stored is not None and not stored.has_head:
         OUT.print(
-            Text("It holds the published networks only. Segmenting needs a head that was trained on its features, "
-                 f"as {folder / 'aova'}: see docs/weights.md."),
+            Text("It holds the published networks only. Segmenting needs a head that was trained on its features: "
+                 "diffugts train aova makes one, and with it a model folder for --set backbone.folder; see docs/weights.md."),
             soft_wrap=True,
         )  # fmt: skip
 

@@ -117,13 +117,23 @@ def test_scans_are_called_by_their_files_and_where_two_are_called_alike_by_the_f
 
 
 def test_series_of_an_archive_are_found_at_any_depth_and_results_among_them_are_none(tmp_path: Path) -> None:
-    for place in ("p1/ct", "p2/study/mr", "out/ct"):
+    for place in ("p1/ST0/SE0", "p2/ST0/SE0", "p2/ST0/mr", "out/ct"):
         (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "0001").touch()
-    (tmp_path / "DICOMDIR").touch()
-    (tmp_path / "p1" / ".DS_Store").touch()
+        (tmp_path / place / "IM0").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes.csv").touch()
     named = scans_below([tmp_path], tmp_path / "out")
-    assert named == {"ct": tmp_path / "p1" / "ct", "mr": tmp_path / "p2" / "study" / "mr"}
+    assert {name: str(path.relative_to(tmp_path)) for name, path in named.items()} == {
+        "p1_ST0_SE0": "p1/ST0/SE0", "p2_ST0_SE0": "p2/ST0/SE0", "mr": "p2/ST0/mr",
+    }  # fmt: skip
+
+
+def test_image_files_that_lie_deeper_are_not_searched_for_since_masks_lie_among_them(tmp_path: Path) -> None:
+    (tmp_path / "s0001").mkdir()
+    (tmp_path / "s0001" / "ct.nii.gz").touch()
+    with pytest.raises(InputError) as caught:
+        scans_below([tmp_path], tmp_path / "out")
+    assert "s0001" in str(caught.value.hint) and "scans/*/ct.nii.gz" in str(caught.value.hint)
 
 
 def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) -> None:
