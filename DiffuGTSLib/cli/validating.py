@@ -104,9 +104,8 @@ def validate(
             hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
             code="choice",
         )
-    if protocol is not None and (labels or tumors or organ_masks):
-        words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
-        raise InputError(words, hint="leave them away.", code="choice")
+    if protocol is not None:
+        _require_no_masks(labels, tumors, organ_masks)
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
     if data is not None:
@@ -124,7 +123,10 @@ def validate(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows: list[dict[str, str | float]] = []
         if data is None:
-            rows = validate_scans(trained, listed, output, how, lambda case, done: progress("cases", done))
+            rows = validate_scans(
+                trained, listed, output, how, lambda case, done: progress("cases", done),
+                model_folder=find_segmenter(model), allow_seen=allow_seen,
+            )  # fmt: skip
         else:
             validate_protocol(
                 trained, path, data, output, split=split, modalities=(modality or "CT",), how=how,
@@ -135,9 +137,14 @@ def validate(
     if as_json:
         typer.echo(json.dumps(plain(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip())
     elif not quiet:
-        if rows:
-            OUT.print(_table(rows))
-        OUT.print(f"Written: {output}", markup=False, highlight=False, soft_wrap=True)
+        _show(rows, output)
+
+
+def _require_no_masks(*masks: Path | None) -> None:
+    """Refuse masks beside a protocol."""
+    if any(masks):
+        words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
+        raise InputError(words, hint="leave them away.", code="choice")
 
 
 def asked(protocol: str | None, split: str, *places: Path | None) -> list[str]:
@@ -191,6 +198,17 @@ def _mask_of(scan: Path, masks: Path | None) -> Path | None:
     raise InputError(
         f"{masks} has no mask for {scan.name}.", hint="masks are found by the scan's own name.", code="missing"
     )
+
+
+def _show(rows: list[dict[str, str | float]], output: Path) -> None:
+    """Print the figures of scans, whether they were trained on, and where everything is."""
+    from DiffuGTSLib.evaluation.validation import SEEN_NOTE
+
+    if rows:
+        OUT.print(_table(rows))
+        note = (output / SEEN_NOTE).read_text(encoding="utf-8").rstrip()
+        OUT.print(note, markup=False, highlight=False, soft_wrap=True)
+    OUT.print(f"Written: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:

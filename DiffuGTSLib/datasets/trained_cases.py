@@ -162,7 +162,7 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
     if why and not allow_seen:
         raise InputError(
             f"The model was {_used(why)} {len(why)} of {len(cases)} cases: {listed}.",
-            hint="leave them out of the split. --allow-seen scores them all the same, and the report says so.",
+            hint="leave them out of the test. --allow-seen scores them all the same, and the report says so.",
             code="leakage",
         )
     if why:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
-from DiffuGTSLib.datasets.trained_cases import check_unseen
+from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
@@ -26,7 +26,7 @@ from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
-from DiffuGTSLib.storage import make_folder, require_folder_for, sha256
+from DiffuGTSLib.storage import make_folder, require_folder_for, sha256, whole_file
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.volume import require_same_grid
@@ -40,7 +40,9 @@ OnCase = Callable[[str, float], None]
 
 RECORD = "validation.json"
 """Which segmenter was validated on what: the mark of the folder."""
-_NAMES = (RECORD, "pred", "metrics.csv", "cases.csv", "report.json", "report.md")
+SEEN_NOTE = "training.txt"
+"""Beside the figures of scans: what is known of whether the segmenter was trained on them."""
+_NAMES = (RECORD, "pred", "metrics.csv", SEEN_NOTE, "cases.csv", "report.json", "report.md")
 
 
 def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[str]) -> None:
@@ -119,10 +121,14 @@ def validate_scans(
     output: Path,
     how: HowToPredict | None = None,
     on_case: OnCase | None = None,
+    *,
+    model_folder: Path | None = None,
+    allow_seen: bool = False,
 ) -> list[dict[str, str | float]]:
     """Segment scans into `output/pred/NAME.nii.gz`, each on its own grid, and score those with a label map.
 
     `output/metrics.csv` has one row a scored case and a last one with the means; without any there is no such file.
+    Beside it `training.txt` says whether the segmenter was trained on them, where its folder is known.
 
     Args:
         trained: The segmenter.
@@ -130,12 +136,15 @@ def validate_scans(
         output: An existing or new folder.
         how: See `HowToPredict`.
         on_case: See `OnCase`.
+        model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: nobody asks.
+        allow_seen: Score what the model was trained on, too; the note says so.
 
     Returns:
         The rows of the table, means included.
 
     Raises:
-        InputError: If there is no scan, two have one name, or a label is none of 0 to 3.
+        InputError: If there is no scan, two have one name, or a label is none of 0 to 3; or one to be scored was trained
+            on, by its file or by its name as the patient's (code "leakage").
         GeometryError: If a mask lies on another grid than its scan.
     """
     names = [scan.name for scan in scans]
@@ -144,7 +153,12 @@ def validate_scans(
             f"Expected scans with names of their own, got {len(names)} scans and {len(set(names))} names.",
             hint="check the folder of scans.",
         )
+    scored = [scan for scan in scans if scan.labels is not None]
+    seen = None if model_folder is None or not scored else _unseen_scans(scored, model_folder, allow_seen)
     make_folder(output / "pred")
+    if seen is not None:
+        with whole_file(output / SEEN_NOTE) as path:
+            path.write_text(seen.note + "\n", encoding="utf-8")
     rows: list[dict[str, str | float]] = []
     for number, listed in enumerate(scans):
         if on_case is not None:
@@ -162,6 +176,12 @@ def validate_scans(
         rows.append(mean_row(rows))
         write_rows(rows, output / "metrics.csv")
     return rows
+
+
+def _unseen_scans(scans: Sequence[ListedScan], model_folder: Path, allow_seen: bool) -> SeenCases:
+    """Check scans of no protocol: each is known by its file, and by its name in case that is a patient's."""
+    cases = [Case(scan.name, scan.name, "test", "CT", str(scan.image.absolute())) for scan in scans]
+    return check_unseen(cases, Path(), model_folder, allow_seen=allow_seen)  # absolute paths need no folder
 
 
 def score(

@@ -356,6 +356,21 @@ def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tm
     assert "SEEN IN TRAINING" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_a_folder_with_scans_that_were_trained_on_is_refused(a_model: Path, a_run: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(a_model, tmp_path / "model"))
+    record_training([Case("x", "y", "train", "CT", "scans/b.nii.gz")], a_run, find_segmenter(model))
+    asked = ("validate", model, a_run / "scans", "-o", tmp_path / "out")
+    refused(
+        run(*asked, "--labels", a_run / "labels"), 2, "trained on 1 of 2 cases: b (the same file as x)", "--allow-seen"
+    )
+    assert not (tmp_path / "out" / "pred").exists()
+    done = run(*asked, "--labels", a_run / "labels", "--allow-seen")
+    assert done.exit_code == 0 and "SEEN IN TRAINING" in plain(done.stdout), done.output
+    assert (tmp_path / "out" / "training.txt").read_text().startswith("SEEN IN TRAINING")
+    alone = run(*asked[:3], "-o", tmp_path / "alone")
+    assert alone.exit_code == 0 and not (tmp_path / "alone" / "training.txt").exists(), "nothing is scored"
+
+
 @pytest.mark.parametrize(
     "wish",
     [

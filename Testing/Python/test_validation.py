@@ -13,6 +13,7 @@ from mini_data import GRID, write_mini_data
 from phantoms import Phantom, ct_phantom, grid
 from test_segmenter import a_segmenter, a_thresholder
 
+from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.evaluation.validation import (
     HowToPredict,
@@ -23,6 +24,7 @@ from DiffuGTSLib.evaluation.validation import (
     validate_protocol,
     validate_scans,
 )
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -123,6 +125,22 @@ def test_a_tumor_mask_scores_tumors_only(tmp_path: Path) -> None:
     rows = validate_scans(a_thresholder(), [masked], tmp_path / "out", RAW)
     assert np.isnan(float(rows[0]["organ_dice"])) and 0 <= float(rows[0]["tumor_dice"]) <= 1
     assert read_rows(tmp_path / "out" / "metrics.csv")[0]["organ_dice"] == "n/a"
+
+
+def test_scans_that_were_trained_on_are_refused_by_their_file_and_by_their_name(tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, ("a", "b"))
+    for number, (trained, why) in enumerate(
+        ((Case("x", "y", "train", "CT", "scans/b.nii.gz"), "b .the same file as x"),
+         (Case("x", "a", "train", "CT", "labels/b.nii.gz"), "a .patient a of x")),
+    ):  # fmt: skip
+        model = tmp_path / f"model_{number}"
+        record_training([trained], tmp_path, model)
+        with pytest.raises(InputError, match=f"trained on 1 of 2 cases: {why}") as caught:
+            validate_scans(a_thresholder(), scans, tmp_path / "out", RAW, model_folder=model)
+        assert caught.value.code == "leakage" and not (tmp_path / "out").exists()
+    record_training([Case("z", "z", "train", "CT", "organs/a.nii.gz")], tmp_path, tmp_path / "other")
+    validate_scans(a_thresholder(), scans[:1], tmp_path / "out", RAW, model_folder=tmp_path / "other")
+    assert (tmp_path / "out" / "training.txt").read_text().startswith("No case is among the 1 scans")
 
 
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
