@@ -34,6 +34,8 @@ from DiffuGTSSlicer.run import Run
 
 PARAMETER = "SlicerParameterName"
 """Property of a widget of the `.ui`: which parameter it shows. Slicer's `connectGui` reads it too, and returns no tag."""
+BEFORE_WIDGETS = 10.0
+"""Priority of an observer that hears of the scene before Slicer's widgets do."""
 
 
 class Panel(VTKObservationMixin):
@@ -50,7 +52,8 @@ class Panel(VTKObservationMixin):
         self.requirements = Requirements() if requirements is None else requirements
         self.parameterNode: Any = None
         self._tag: Any = None
-        self._isRefreshing = self.isShown = False
+        self._bound: dict[str, Any] = {}
+        self._isRefreshing = self.isShown = self._isTakenUpAgain = False
         self.setup = SetupSection(self)
         self.inputs = InputsSection(self)
         self.prompts = PromptsSection(self)
@@ -68,9 +71,12 @@ class Panel(VTKObservationMixin):
         )  # fmt: skip
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self._onSceneIsEmpty)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneIsThere)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._onSceneCloses)
+        self.addObserver(scene, scene.EndCloseEvent, self._onSceneIsEmpty)
+        self.addObserver(scene, scene.StartImportEvent, self._onSceneComes)
+        self.addObserver(scene, scene.EndImportEvent, self._onSceneIsThere)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeGoes, priority=BEFORE_WIDGETS)
 
     def _shortcut(self, uiWidget: Any, keys: str) -> Any:
         shortcut = qt.QShortcut(qt.QKeySequence(keys), uiWidget)
@@ -120,10 +126,11 @@ class Panel(VTKObservationMixin):
         if self.parameterNode is not None:
             self.parameterNode.disconnectGui(self._tag)
             self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
-        self.parameterNode, self._tag = node, None
+        self.parameterNode, self._tag, self._bound = node, None, {}
         if node is not None:
             bound = {widget.property(PARAMETER): widget for widget in vars(self.ui).values()}
-            self._tag = node.connectParametersToGui({name: widget for name, widget in bound.items() if name})
+            self._bound = {name: widget for name, widget in bound.items() if name}
+            self._tag = node.connectParametersToGui(self._bound)
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self.refresh()
 
@@ -135,18 +142,33 @@ class Panel(VTKObservationMixin):
         self.logic.leaveScene()
         for section in self.sections:
             section.forget()
-        self._followScene()
-
-    def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
-        self.logic.forget()
-        self._followScene()
-
-    def _followScene(self) -> None:
         if self.isShown:
             self.connectScene()
 
+    def _onSceneComes(self, _caller: Any, _event: Any) -> None:
+        """Let go of the parameter node: it tells nobody of the nodes that it refers to and that come after it."""
+        self._isTakenUpAgain = self.parameterNode is not None
+        self._onSceneCloses(_caller, _event)
+
+    def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
+        self.logic.forget()
+        if self.isShown or self._isTakenUpAgain:
+            self.connectScene()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeGoes(self, _caller: Any, _event: Any, node: Any) -> None:
+        """Choose nothing where a node is chosen that is deleted: Slicer's combo boxes would choose its neighbor."""
+        state = self.parameterNode
+        if state is None:
+            return
+        names = [name for name in self._bound if getattr(state, name) is node]
+        with slicer.util.NodeModify(state):
+            for name in names:
+                setattr(state, name, None)
+
     def _onModified(self, _caller: Any = None, _event: Any = None) -> None:
-        self.refresh()
+        if not slicer.mrmlScene.IsImporting():
+            self.refresh()
 
     @contextmanager
     def held(self) -> Iterator[None]:

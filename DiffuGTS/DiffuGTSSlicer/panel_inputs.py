@@ -41,10 +41,8 @@ class InputsSection(Section):
         for widget in (self.ui.organSegmentLabel, self.ui.organSegmentComboBox):
             widget.setVisible(bool(segments))
         known = [segmentId for segmentId, _name in segments]
-        if state.organSegmentId not in known:
-            wish = known[0] if known else ""
-            if state.organSegmentId != wish:
-                state.organSegmentId = wish
+        if known and state.organSegmentId not in known:  # without any, a choice waits for its segmentation
+            state.organSegmentId = known[0]
         self._segment.show(state.organSegmentId)
         ui = self.ui
         ui.fitRoiButton.enabled = state.inputVolume is not None

@@ -102,6 +102,39 @@ def test_a_member_and_its_widget_follow_one_another(a_scene: Any, a_qt_applicati
     assert parameters.threshold == 0.25
 
 
+def test_a_member_is_read_anew_only_when_its_node_says_that_it_was_modified(a_scene: Any) -> None:
+    """As in Slicer, whose wrapper misses a reference that is resolved later in an import."""
+    node = a_scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode")
+    parameters = Parameters(node)
+    assert parameters.isCached("scan") and parameters.isCached("prompt")
+    was = node.GetDisableModifiedEvent()
+    node.SetDisableModifiedEvent(True)
+    node.SetParameter("prompt", "liver tumor")
+    node.SetDisableModifiedEvent(was)
+    assert parameters.prompt == "lung nodule" and Parameters(node).prompt == "liver tumor"
+    node.Modified()
+    assert parameters.prompt == "liver tumor"
+
+
+def test_a_combo_box_chooses_the_neighbor_of_a_node_that_goes(a_scene: Any, a_qt_application: Any) -> None:
+    """As in Slicer, where Qt selects what moves into the row that goes, or the last one."""
+    box = slicer.qMRMLNodeComboBox()
+    box.nodeTypes, box.noneEnabled = ["vtkMRMLTextNode"], True
+    box.setMRMLScene(a_scene)
+    nodes = [a_scene.AddNewNodeByClass("vtkMRMLTextNode", name) for name in "ABC"]
+    heard: list[Any] = []
+    box.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: heard.append((node, nodes[1].GetScene())))
+    box.setCurrentNode(nodes[1])
+    heard.clear()
+    a_scene.RemoveNode(nodes[1])
+    assert box.currentNode() is nodes[2] and heard == [(nodes[2], a_scene)], "told before the node has gone"
+    a_scene.RemoveNode(nodes[2])
+    assert box.currentNode() is nodes[0]
+    a_scene.RemoveNode(nodes[0])
+    assert box.currentNode() is None and box.nodeCount() == 0
+    box.setMRMLScene(None)
+
+
 def test_widgets_that_are_bound_by_their_property_cannot_be_loosened(a_scene: Any, a_qt_application: Any) -> None:
     """As in Slicer 5.12, whose `connectGui` returns no tag."""
     parameters = Parameters(a_scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))

@@ -10,6 +10,7 @@ import gui
 import numpy as np
 import pytest
 import slicer
+import vtk
 from DiffuGTSSlicer.panel_batch import scansOf
 from DiffuGTSSlicer.scene import importVolume
 from panel_parts import GRID, WHOLE_RUN, Opened
@@ -99,6 +100,19 @@ def test_the_panels_state_comes_back_with_the_scene(a_panel: Opened, tmp_path: P
     assert a_panel.state.steps == 42 and a_panel.ui.stepsSpinBox.value == 42
     assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.messageLabel.text.startswith("2 findings")
     assert a_panel.ui.rockButton.enabled, "Review works on a reopened scene"
+    assert a_panel.ui.inputSelector.currentNode() is a_panel.state.resultVolume is slicer.util.getNode("Scan")
+
+
+@pytest.mark.parametrize("isShown", [True, False])
+def test_a_scene_that_is_added_leaves_the_panel_bound(a_panel: Opened, tmp_path: Path, isShown: bool) -> None:
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    if not isShown:
+        a_panel.widget.exit()
+    slicer.app.coreIOManager().loadNodes("SceneFile", {"fileName": path}, vtk.vtkCollection())
+    scans = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert len(scans) == 2 and a_panel.state.inputVolume in scans
+    assert a_panel.ui.inputSelector.currentNode() is a_panel.state.inputVolume
 
 
 def test_the_module_offers_the_demo_scan_with_its_checksum(a_panel: Opened) -> None:

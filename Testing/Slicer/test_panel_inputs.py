@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,47 @@ def test_segments_of_the_chosen_segmentation_are_offered(a_panel: Opened) -> Non
     box.setCurrentIndex(1)
     assert a_panel.state.organSegmentId == "spleen"
     slicer.mrmlScene.RemoveNode(node)
-    assert not box.enabled and a_panel.state.organSegmentId == ""
+    assert not box.enabled and box.count == 0 and a_panel.state.organSegmentation is None
+
+
+def test_the_chosen_segment_comes_back_with_the_scene(
+    a_panel: Opened, a_coarse_scan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
+    for name in ("liver", "spleen"):
+        node.GetSegmentation().AddEmptySegment(name, name)
+        setSegmentMask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, name)
+    a_panel.ui.organSegmentationSelector.setCurrentNode(node)
+    a_panel.ui.organSegmentComboBox.setCurrentIndex(1)
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(0)
+    refreshed: list[bool] = []
+    refresh = a_panel.panel.inputs.refresh
+    monkeypatch.setattr(
+        a_panel.panel.inputs,
+        "refresh",
+        lambda: refreshed.append(a_panel.state is not None and bool(slicer.mrmlScene.IsImporting())) or refresh(),
+    )
+    slicer.util.loadScene(path)
+    assert refreshed and not any(refreshed), "while the scene comes, its nodes are not complete"
+    assert a_panel.state.organSegmentId == "spleen" and a_panel.ui.organSegmentComboBox.currentText == "spleen"
+    assert a_panel.ui.organSegmentationSelector.currentNode() is slicer.util.getNode("Organs")
+
+
+@pytest.mark.parametrize("name", ["inputVolume", "roi", "organSegmentation", "segmentation", "synthesisPlace"])
+def test_in_the_place_of_a_node_that_is_deleted_none_is_chosen(a_panel: Opened, name: str) -> None:
+    widgets = [widget for widget in vars(a_panel.ui).values() if widget.property("SlicerParameterName") == name]
+    [selector] = widgets
+    first, second, third = (slicer.mrmlScene.AddNewNodeByClass(selector.nodeTypes[0], each) for each in "ABC")
+    selector.setCurrentNode(second)
+    assert getattr(a_panel.state, name) is second
+    slicer.mrmlScene.RemoveNode(first)
+    assert getattr(a_panel.state, name) is second and selector.currentNode() is second
+    slicer.mrmlScene.RemoveNode(second)
+    assert getattr(a_panel.state, name) is None and selector.currentNode() is None
+    slicer.mrmlScene.RemoveNode(third)
+    assert getattr(a_panel.state, name) is None
 
 
 def test_the_region_is_fitted_to_the_scan_or_to_the_organ_with_a_margin(a_panel: Opened, a_coarse_scan: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ctk
 import slicer
+import vtk
 from declared_widget import declare
 from PySide6 import QtGui, QtWidgets
 from PySide6.QtCore import Property
@@ -33,12 +34,25 @@ class HasScene:
         self._tags = tuple(
             scene.AddObserver(getattr(scene, f"{name}Event"), lambda *_: self.sceneChanged()) for name in events
         )
+        if scene is not None:
+            self._tags += (scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._node_goes()),)
         self.sceneChanged()
         if hasattr(self, "mrmlSceneChanged"):
             self.mrmlSceneChanged.emit(scene)
 
+    def _node_goes(self) -> Any:
+        @vtk.calldata_type(vtk.VTK_OBJECT)
+        def tell(scene: Any, _event: str, node: Any) -> None:
+            if not scene.IsClosing():
+                self.nodeGoes(node)
+
+        return tell
+
     def sceneChanged(self) -> None:
         """Hear that nodes came or went."""
+
+    def nodeGoes(self, node: Any) -> None:
+        """Hear that a node is about to leave the scene."""
 
 
 SCENE_SIGNAL = ["mrmlSceneChanged(vtkMRMLScene*)"]
@@ -83,6 +97,7 @@ class qMRMLNodeComboBox(
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._id: str | None = None
+        self._going: str | None = None
         self._filters: list[tuple[str, str, str | None]] = []
         self._updating = False
         self._box = QtWidgets.QComboBox(self)
@@ -96,7 +111,7 @@ class qMRMLNodeComboBox(
             self._select(self._box.itemData(index))
 
     def _offers(self, node: Any) -> bool:
-        if node.GetHideFromEditors() and not self.showHidden:
+        if node.GetID() == self._going or (node.GetHideFromEditors() and not self.showHidden):
             return False
         name = node.GetClassName()
         if name in self.hideChildNodeTypes or not (self.showChildNodeTypes or name in self.nodeTypes):
@@ -120,8 +135,17 @@ class qMRMLNodeComboBox(
         }
         return list(found.values())
 
+    def nodeGoes(self, node: Any) -> None:
+        """Take the node's row away before it has gone: Qt then chooses what moves into that row, as in Slicer."""
+        self._going = node.GetID()
+        row = self._box.findData(self._going)
+        if row >= 0:
+            self._box.removeItem(row)
+
     def sceneChanged(self, *_: Any) -> None:
-        """Offer what there is now; a node that has gone is no longer chosen."""
+        """Offer what there is now."""
+        if self._going and self._scene is not None and self._scene.GetNodeByID(self._going) is None:
+            self._going = None
         nodes = self._nodes()
         ids = [node.GetID() for node in nodes]
         self._updating = True

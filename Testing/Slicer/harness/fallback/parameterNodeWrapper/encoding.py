@@ -28,7 +28,13 @@ class FloatRange:
 
 
 class Codec:
-    """Text of a plain type."""
+    """Text of a plain type.
+
+    Attributes:
+        isCached: Whether what was read is kept until the node is modified.
+    """
+
+    isCached = True
 
     def __init__(self, kind: Any, validators: tuple[Validator, ...] = ()) -> None:
         self.kind, self.validators = kind, validators
@@ -68,6 +74,8 @@ class Codec:
 
 class LiteralCodec(Codec):
     """Lists, tuples and dictionaries, as they print."""
+
+    isCached = False
 
     def default(self) -> Any:
         """Return an empty one."""

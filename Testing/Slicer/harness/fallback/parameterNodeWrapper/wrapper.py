@@ -1,7 +1,12 @@
-"""The decorator: a class of typed members over a parameter node, and the two-way bond with widgets."""
+"""The decorator: a class of typed members over a parameter node, and the two-way bond with widgets.
+
+As in Slicer, what was read is kept until the node says that it was modified: what changes in the node without that event,
+a reference to a node that comes later in an import for one, is not seen.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -32,18 +37,53 @@ class _Wrapper:
         for name, codec in self.allParameters.items():
             if not codec.has(parameterNode, self._prefix + name):
                 codec.write(parameterNode, self._prefix + name, self._defaults[name])
+        self._values: dict[str, Any] = {}
+        self._writing: set[str] = set()
+        self._read_all()
+        own = weakref.ref(self)  # the node must not keep its wrapper alive
+        self._value_tag = parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: own()._read_all())
+
+    def __del__(self) -> None:
+        self.parameterNode.RemoveObserver(self._value_tag)
+
+    def _read_all(self) -> None:
+        for name, codec in self.allParameters.items():
+            if codec.isCached and name not in self._writing:
+                self._values[name] = self._read(name)
+
+    def _read(self, name: str) -> Any:
+        """Read a member from the node; one that the node has lost gets its default again."""
+        codec, key = self.allParameters[name], self._prefix + name
+        if not codec.has(self.parameterNode, key):
+            codec.write(self.parameterNode, key, self._defaults[name])
+        return codec.read(self.parameterNode, key)
+
+    def _write(self, name: str, value: Any) -> None:
+        """Write a member and read it back before anybody hears of it."""
+        codec = self.allParameters[name]
+        self._writing.add(name)
+        try:
+            with slicer.util.NodeModify(self.parameterNode):
+                codec.write(self.parameterNode, self._prefix + name, value)
+                if codec.isCached:
+                    self._values[name] = self._read(name)
+        finally:
+            self._writing.discard(name)
+
+    def isCached(self, name: str) -> bool:
+        """Say whether a member is kept until the node is modified."""
+        self._check(name)
+        return self.allParameters[name].isCached
 
     def _check(self, name: str) -> None:
         if name.split(".", maxsplit=1)[0] not in self.allParameters:
             raise ValueError(f"Cannot find a param with the given name: {name}; known: {sorted(self.allParameters)}")
 
     def getValue(self, name: str) -> Any:
-        """Return a member by name, `pack.member` too; one that the node has lost gets its default again."""
+        """Return a member by name, `pack.member` too."""
         self._check(name)
         top, _, rest = name.partition(".")
-        if not self.allParameters[top].has(self.parameterNode, self._prefix + top):
-            self.allParameters[top].write(self.parameterNode, self._prefix + top, self._defaults[top])
-        value = self.allParameters[top].read(self.parameterNode, self._prefix + top)
+        value = self._values[top] if self.allParameters[top].isCached else self._read(top)
         return value.getValue(rest) if rest else value
 
     def setValue(self, name: str, value: Any) -> None:
@@ -53,7 +93,7 @@ class _Wrapper:
         if rest:
             self.getValue(top).setValue(rest, value)
         else:
-            self.allParameters[top].write(self.parameterNode, self._prefix + top, value)
+            self._write(top, value)
 
     def dataType(self, name: str) -> Any:
         """Return the annotated type of a member."""
