@@ -7,6 +7,8 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSSlicer.display import shownSegments
+
 SEGMENT_EDITOR, SEGMENT_STATISTICS, DICOM = "SegmentEditor", "SegmentStatistics", "DICOM"
 _DICOM_PLUGIN = "DICOMSegmentationPlugin"
 _EDITOR_TAG = "SegmentEditor"
@@ -28,7 +30,11 @@ def absence(module: str) -> str:
 
 
 def openSegmentEditor(segmentationNode: Any, segmentId: str, scanNode: Any) -> None:
-    """Switch to the Segment Editor with a segment and its scan chosen."""
+    """Switch to the Segment Editor with a segment and its scan chosen.
+
+    Slicer's default erases from every segment what is painted into one, also from those that are hidden because they were
+    set aside; where there are such, only what is seen is painted over. Another choice of the user's stays.
+    """
     node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
     if node is None:
         node = slicer.vtkMRMLSegmentEditorNode()
@@ -37,4 +43,7 @@ def openSegmentEditor(segmentationNode: Any, segmentId: str, scanNode: Any) -> N
     node.SetAndObserveSegmentationNode(segmentationNode)
     node.SetAndObserveSourceVolumeNode(scanNode)
     node.SetSelectedSegmentID(segmentId)
+    isAllShown = len(shownSegments(segmentationNode)) == segmentationNode.GetSegmentation().GetNumberOfSegments()
+    if not isAllShown and node.GetOverwriteMode() == node.OverwriteAllSegments:
+        node.SetOverwriteMode(node.OverwriteVisibleSegments)
     slicer.util.selectModule(SEGMENT_EDITOR)

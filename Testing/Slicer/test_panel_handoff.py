@@ -53,6 +53,24 @@ def test_the_result_opens_in_the_segment_editor(
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentEditorNode")) == 1
 
 
+def test_what_was_set_aside_is_not_erased_by_a_stroke_in_the_segment_editor(
+    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str]
+) -> None:
+    a_panel.segment()
+    state, editButton = a_panel.state, a_panel.ui.editSegmentationButton
+    editButton.click()
+    editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+    assert editor.GetOverwriteMode() == editor.OverwriteAllSegments, "all is seen: Slicer's own default"
+    setSegmentMask(blob(GRID, (18, 17, 10), 5).T, a_coarse_scan, state.segmentation, state.tumorSegmentId)
+    a_panel.segment()
+    assert state.segmentation.GetSegmentation().GetNumberOfSegments() == 2
+    editButton.click()
+    assert editor.GetOverwriteMode() == editor.OverwriteVisibleSegments
+    editor.SetOverwriteMode(editor.OverwriteNone)
+    editButton.click()
+    assert editor.GetOverwriteMode() == editor.OverwriteNone, "the user's choice"
+
+
 def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_coarse_scan: Any) -> None:
     organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     organs.CreateDefaultDisplayNodes()
