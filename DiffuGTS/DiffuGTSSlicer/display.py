@@ -203,16 +203,20 @@ def endContext3D() -> None:
 def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> None:
     """Lay a map, or nothing, over the scan in every slice view; the twin of a comparison stays bare.
 
-    A synthetic image gets the scan's window, as it is now: a difference in brightness would look like a finding.
+    A synthetic image gets the scan's window, as it is now: a difference in brightness would look like a finding. A view
+    keeps its place, unless it comes from another volume and the scan lies elsewhere: it would be blank.
     """
     if isSynthetic(overlayNode):
         _windowAs(overlayNode, scanNode)
     for view, layers in _views():
         if view.GetAttribute(_BEFORE) is not None:
             continue
+        isAnother = layers.GetBackgroundVolumeID() != scanNode.GetID()
         layers.SetBackgroundVolumeID(scanNode.GetID())
         layers.SetForegroundVolumeID(None if overlayNode is None else overlayNode.GetID())
         layers.SetForegroundOpacity(float(opacity))
+        if isAnother:
+            _bringIntoView(view, scanNode)
 
 
 def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
@@ -344,6 +348,26 @@ def _views() -> Iterator[tuple[Any, Any]]:
     for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if view.GetLayoutName() in layers:
             yield view, layers[view.GetLayoutName()]
+
+
+def _bringIntoView(view: Any, scanNode: Any) -> None:
+    """Fit a slice view to its scan where that lies outside of what the view shows."""
+    logic = slicer.app.applicationLogic().GetSliceLogic(view)
+    if logic is not None and scanNode.GetImageData() is not None and not _isInField(view, logic, scanNode):
+        logic.FitSliceToBackground()
+
+
+def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
+    """Say whether a view's plane cuts a scan, and the middle of one of the two lies within the other in that plane."""
+    bounds = [0.0] * 6
+    logic.GetVolumeSliceBounds(scanNode, bounds)  # from the middle of the view, along its own axes
+    if not bounds[4] <= 0 <= bounds[5]:
+        return False
+    for axis, (low, high) in enumerate((bounds[0:2], bounds[2:4])):
+        middle, half = view.GetXYZOrigin()[axis], view.GetFieldOfView()[axis] / 2
+        if not (low <= middle <= high or abs((low + high) / 2 - middle) <= half):
+            return False
+    return True
 
 
 def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode: Any) -> None:

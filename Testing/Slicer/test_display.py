@@ -13,6 +13,7 @@ from phantoms import grid
 from scene_parts import blob, noise, scan_node
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes import Geometry
 
 GRID = grid((20, 24, 16), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
 
@@ -132,6 +133,64 @@ def test_an_overlay_lies_over_the_scan_in_every_view_and_can_be_taken_off(a_scan
         assert layers(view).GetForegroundOpacity() == pytest.approx(0.4)
     display.setOverlay(a_scan)
     assert layers("Green").GetForegroundVolumeID() is None
+
+
+def middle_of(view: str) -> np.ndarray:
+    to_ras = plane(view).GetXYToRAS()
+    width, height, _ = plane(view).GetDimensions()
+    return np.array(to_ras.MultiplyPoint((width / 2, height / 2, 0, 1))[:3])
+
+
+def far_away(offset_mm: tuple[float, float, float]) -> Any:
+    """A scan of another patient, elsewhere in the scanner."""
+    matrix = GRID.ijk_to_ras.copy()
+    matrix[:3, 3] += offset_mm
+    return scan_node(Geometry(GRID.shape, matrix), noise(GRID, 5), "Far")
+
+
+@pytest.mark.parametrize("offset_mm", [(0, 0, 500.0), (700.0, 0, 0), (-300, 400, -900.0)])
+def test_a_view_goes_to_a_scan_that_lies_elsewhere(a_scan, a_map, offset_mm) -> None:
+    far = far_away(offset_mm)
+    display.setOverlay(a_scan, a_map)
+    before = middle_of("Red")
+    display.setOverlay(far, None)
+    bounds = [0.0] * 6
+    far.GetRASBounds(bounds)
+    for view in ("Red", "Green", "Yellow"):
+        assert np.all(middle_of(view) >= bounds[0::2]) and np.all(middle_of(view) <= bounds[1::2]), view
+    display.setOverlay(a_scan, a_map)
+    assert np.linalg.norm(middle_of("Red") - before) < 30
+
+
+def test_a_view_stays_where_the_user_has_put_it(a_scan, a_map) -> None:
+    near = far_away((3.0, -2.0, 4.0))
+    display.setOverlay(a_scan, a_map)
+    plane("Red").SetSliceOffset(28.0)
+    plane("Red").SetFieldOfView(40, 40, 1)
+    before = (middle_of("Red"), plane("Red").GetFieldOfView())
+
+    def assert_still() -> None:
+        assert np.allclose(middle_of("Red"), before[0]) and plane("Red").GetFieldOfView() == before[1]
+
+    display.setOverlay(near, a_map)
+    assert_still()
+    display.jumpTo((900.0, 900.0, 900.0))
+    before = (middle_of("Red"), plane("Red").GetFieldOfView())
+    for overlay, opacity in ((None, 0.5), (a_map, 0.5), (a_map, 0.9)):
+        display.setOverlay(near, overlay, opacity)
+        assert_still()
+
+
+def test_views_without_a_logic_get_their_layers_all_the_same(a_scan, a_map) -> None:
+    display.setOverlay(a_scan, a_map)
+    logics = slicer.app.applicationLogic().GetSliceLogics()
+    kept = [logics.GetItemAsObject(index) for index in range(logics.GetNumberOfItems())]
+    logics.RemoveAllItems()
+    far = far_away((0, 0, 500.0))
+    display.setOverlay(far)
+    assert layers("Red").GetBackgroundVolumeID() == far.GetID()
+    for logic in kept:
+        logics.AddItem(logic)
 
 
 def test_layouts_have_names(a_scan) -> None:
