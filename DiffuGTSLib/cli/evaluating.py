@@ -40,6 +40,13 @@ Protocol = Annotated[
     str | None,
     typer.Option("--protocol", help="A bundled protocol's name, or a JSON file in its form.", rich_help_panel=_MANY),
 ]
+ReferenceLabel = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--reference-label", min=1, help="The tumor's label in it, if it holds several. May be repeated.",
+        rich_help_panel=_ONE,
+    ),
+]  # fmt: skip
 
 
 def evaluate(
@@ -47,6 +54,7 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option("--reference", help="The true mask, on the scan's grid.", rich_help_panel=_ONE)
     ] = None,
+    reference_label: ReferenceLabel = None,
     protocol: Protocol = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder that the protocol's paths start from.", rich_help_panel=_MANY)
@@ -80,16 +88,17 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Judge a result against a reference, every case of a protocol, or one report against another."""
-    one, many = (result, reference), (protocol, data, output)
-    if compare is not None and one == (None, None) and (protocol, data) == (None, None):
+    one, many = (result, reference, reference_label or None), (protocol, data, output)
+    none = (None, None, None)
+    if compare is not None and one == none and (protocol, data) == (None, None):
         _compare(compare, figure or (), output, quiet, as_json)
-    elif result is not None and reference is not None and compare is None and many == (None, None, None):
-        rows = judged(result, reference)
+    elif result is not None and reference is not None and compare is None and many == none:
+        rows = judged(result, reference, reference_label or ())
         if as_json:
             typer.echo(json.dumps([_plain(row) for row in rows], indent=1))
         else:
             OUT.print(_table(rows))
-    elif protocol is not None and data is not None and output is not None and compare is None and one == (None, None):
+    elif protocol is not None and data is not None and output is not None and compare is None and one == none:
         config = configured(preset, config_file, overrides, device=device, seed=seed)
         _judge_protocol(protocol, data, output, config, split, quiet, as_json, allow_seen)
     else:
@@ -146,20 +155,27 @@ def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def judged(result: Path, reference: Path) -> list[dict[str, float | str]]:
+def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[dict[str, float | str]]:
     """Return one row of figures for the refined mask and one for the coarse mask of a result.
 
+    Args:
+        result: Its folder.
+        reference: The true mask, on the scan's grid.
+        labels: Its values that are tumor; empty: the only one that there is.
+
     Raises:
-        InputError: If a mask is missing or unreadable, or the reference lies on another grid.
+        InputError: If a mask is missing or unreadable, or the reference lies on another grid, or holds several labels of
+            which none is named (code "several_labels").
     """
     from DiffuGTSLib import results
+    from DiffuGTSLib.evaluation.case_files import read_tumor_mask
     from DiffuGTSLib.evaluation.detection import detect
     from DiffuGTSLib.evaluation.metrics import dice, surface_dice
     from DiffuGTSLib.volumes.io import read_mask, read_volume
 
     results.read_record(result)
     grid = read_volume(result / results.SEGMENTATION).geometry
-    truth = read_mask(reference, grid).array
+    truth = read_tumor_mask(reference, grid, labels, "name the tumor's: --reference-label 2.").array
     rows: list[dict[str, float | str]] = []
     for name, file in (("refined", results.SEGMENTATION), ("coarse", results.COARSE_MASK)):
         mask = read_mask(result / file, grid).array

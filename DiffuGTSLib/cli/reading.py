@@ -33,7 +33,7 @@ app = typer.Typer(
 
 _WHAT, _HOW, _WHERE = "Scans", "Session", "Output"
 
-Scans = "A folder (a.nii.gz, its mask a_tumor.nii.gz), or a text file: scan, mask."
+Scans = "A folder (a.nii.gz, its mask a_tumor.nii.gz), or a text file: scan, mask, its label if several."
 Real = Annotated[Path, typer.Option("--real", help=f"Real tumors. {Scans}", rich_help_panel=_WHAT)]
 Synthetic = Annotated[
     Path, typer.Option("--synthetic", help="The same, or what diffugts synthesize has written.", rich_help_panel=_WHAT)

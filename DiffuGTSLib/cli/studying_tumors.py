@@ -31,7 +31,8 @@ ROBUSTNESS_EXAMPLES = examples(
 )
 SCORE_EXAMPLES = examples("diffugts study robustness-score stress --predictions found -o score")
 SIMILARITY_EXAMPLES = examples(
-    "The list has the columns case, group, scan, mask and may have patient, modality; paths start from its folder:",
+    "The list has the columns case, group, scan, mask and may have patient, modality, label (of the tumor, where a mask "
+    "holds several); paths start from its folder:",
     "diffugts study similarity tumors.csv -o similar",
     "Groups may be organs, scanners, or real and painted. Tumors of one patient are never on both sides of a test.",
 )

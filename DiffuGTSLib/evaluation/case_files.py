@@ -8,7 +8,7 @@ import numpy as np
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import Geometry, Volume, read_volume
-from DiffuGTSLib.volumes.io import READ_SUFFIXES
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_labels
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 
@@ -96,6 +96,47 @@ def read_label(path: Path, like: Geometry | None = None, label: int | None = Non
         require_same_grid(like, volume.geometry, "label map")
     _require_labels(volume, path)
     return volume.with_array((volume.array > 0 if label is None else volume.array == label).astype(np.uint8))
+
+
+def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str) -> Volume:
+    """Read a mask of tumor as 0 and 1; of a label map its tumor's labels, which have to be named.
+
+    Args:
+        path: The mask, or a label map.
+        like: The scan's grid.
+        values: The labels that are tumor; empty: the only one that there is.
+        hint: How to name them.
+
+    Raises:
+        InputError: As `DiffuGTSLib.volumes.io.read_labels`; or it holds several labels and none was named (code
+            "several_labels"): to take organ and tumor together for a tumor would spoil every figure in silence.
+        GeometryError: If it lies on another grid.
+    """
+    labels = read_labels(path, like)
+    present = np.unique(labels.array[labels.array > 0])
+    if len(present) > 1 and not values:
+        listed = ", ".join(f"{value:g}" for value in present[:5]) + (", …" if len(present) > 5 else "")
+        raise InputError(
+            f"{path} holds the labels {listed}: expected one, or to be told which is the tumor.",
+            hint=hint,
+            code="several_labels",
+        )
+    return labels.with_array(np.isin(labels.array, values or present).astype(np.uint8))
+
+
+def label_values(text: str, where: str) -> tuple[int, ...]:
+    """Return the labels that a cell of a list names, parted by spaces; none for an empty one.
+
+    Raises:
+        InputError: Naming where, if one is no whole number above 0.
+    """
+    try:
+        values = tuple(int(word) for word in text.split())
+    except ValueError:
+        values = (0,)
+    if any(value < 1 for value in values):
+        raise InputError(f"{where}: expected labels as 2 or 1 2, got '{text}'.", code="numbers")
+    return values
 
 
 def _require_labels(volume: Volume, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.case_files import read_label
+from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
 from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
 from DiffuGTSLib.evaluation.similarity import PERMUTATIONS, ChanceTest, chance_test
@@ -17,7 +17,7 @@ from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 
 COLUMNS = ("case", "group", "scan", "mask")
-OPTIONAL_COLUMNS = ("patient", "modality")
+OPTIONAL_COLUMNS = ("patient", "modality", "label")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class ListedTumor:
         mask: On the scan's grid.
         patient: Whose it is; the case itself where the list does not say.
         modality: "CT", "MR", or "" to be guessed.
+        label: Values of the mask that are the tumor; none where it holds one only.
     """
 
     case: str
@@ -39,16 +40,19 @@ class ListedTumor:
     mask: Path
     patient: str
     modality: str
+    label: tuple[int, ...] = ()
 
     def read(self) -> tuple[Volume, Volume, str]:
         """Return scan, mask and modality.
 
         Raises:
-            InputError: As `read_volume`, `read_label` and `guess_modality`.
+            InputError: As `read_volume`, `read_tumor_mask` and `guess_modality`.
             GeometryError: If the mask lies on another grid.
         """
         scan = read_volume(self.scan)
-        mask = read_label(self.mask, scan.geometry)
+        mask = read_tumor_mask(
+            self.mask, scan.geometry, self.label, "name it in the list's column 'label', as 2 or 1 2."
+        )
         return scan, mask, self.modality or guess_modality(scan)[0]
 
 
@@ -56,7 +60,8 @@ def read_tumor_list(path: Path) -> list[ListedTumor]:
     """Read a list; paths in it start from its own folder.
 
     Raises:
-        InputError: If it cannot be read, lacks a column, has one that is unknown or names another modality than CT and MR.
+        InputError: If it cannot be read, lacks a column, has one that is unknown or names another modality than CT and MR
+            or a label that is no number.
     """
     rows = read_table(path)
     known = (*COLUMNS, *OPTIONAL_COLUMNS)
@@ -75,7 +80,9 @@ def read_tumor_list(path: Path) -> list[ListedTumor]:
         if modality not in ("", "CT", "MR"):
             raise InputError(f"{path}: case '{row['case']}': expected the modality CT or MR, got '{modality}'.")
         scan, mask = (path.parent / row[key] for key in ("scan", "mask"))
-        listed.append(ListedTumor(row["case"], row["group"], scan, mask, row.get("patient") or row["case"], modality))
+        label = label_values(row.get("label", ""), f"{path}: case '{row['case']}'")
+        patient = row.get("patient") or row["case"]
+        listed.append(ListedTumor(row["case"], row["group"], scan, mask, patient, modality, label))
     return listed
 
 

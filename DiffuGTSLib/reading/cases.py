@@ -9,8 +9,9 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
 from DiffuGTSLib.synthesis.case import SCAN, TUMOR
-from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_mask, read_volume, scan_name
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_volume, scan_name
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_scan
 
 MASK_ENDINGS = ("_tumor", "_lesion", "_mask", "_label", "_seg")
@@ -24,11 +25,19 @@ _ANTIALIAS = 0.5
 
 @dataclass(frozen=True)
 class CaseFile:
-    """A scan on the disk, the mask of its tumor where there is one, and the truth about it."""
+    """A scan on the disk, the mask of its tumor where there is one, and the truth about it.
+
+    Attributes:
+        scan: File or DICOM folder.
+        mask: On its grid.
+        truth: "real" or "synthetic".
+        label: Values of the mask that are the tumor; none where it holds one only.
+    """
 
     scan: Path
     mask: Path | None
     truth: str
+    label: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,8 @@ def list_cases(source: Path | str, truth: str) -> list[CaseFile]:
 
     Args:
         source: A folder of scans, each with its mask beside it (`a.nii.gz`, `a_tumor.nii.gz`) or without; a folder of
-            painted cases, as `diffugts synthesize` writes them; or a text file with one scan a line, optionally followed by its mask after a comma or a tab. Relative paths start from the
-            list's folder; lines that begin with # are passed over.
+            painted cases, as `diffugts synthesize` writes them; or a text file with one scan a line, optionally followed by its mask after a comma or a tab, and that by the tumor's
+            label where the mask holds several (2, or 1 2). Relative paths start from the list's folder; lines that begin with # are passed over.
         truth: "real" or "synthetic".
 
     Raises:
@@ -96,7 +105,8 @@ def prepared(volume: Volume, case: CaseFile, preparation: Preparation) -> Volume
         preparation: What is done to every scan of the session.
 
     Raises:
-        InputError: If a crop is asked for and there is no mask, the mask is empty, or the scan is smaller than the crop.
+        InputError: If a crop is asked for and there is no mask, the mask is empty or holds several labels of
+            which none is named, or the scan is smaller than the crop.
         GeometryError: If the mask lies on another grid.
     """
     center = None if preparation.crop_mm is None else tumor_center_ras(case, volume.geometry)
@@ -118,7 +128,7 @@ def tumor_center_ras(case: CaseFile, geometry: Geometry) -> Float[np.ndarray, "3
     The middle of the box, not of mass: an outline drawn by hand and one that was painted have it by the same rule.
 
     Raises:
-        InputError: If there is no mask, or it is empty.
+        InputError: If there is no mask, or it is empty, or holds several labels of which none is named.
         GeometryError: If it lies on another grid than the scan.
     """
     if case.mask is None:
@@ -128,7 +138,8 @@ def tumor_center_ras(case: CaseFile, geometry: Geometry) -> Float[np.ndarray, "3
             hint=f"put {stem}{MASK_ENDINGS[0]}.nii.gz beside it, name it in the list, or read whole scans.",
             code="no_mask",
         )
-    mask = read_mask(case.mask, geometry).array
+    hint = "give a list instead of a folder, with the tumor's label after the mask: ct.nii.gz, labels.nii.gz, 2"
+    mask = read_tumor_mask(case.mask, geometry, case.label, hint).array
     parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=int))
     if count == 0:
         raise InputError(f"{case.mask} is empty: there is no tumor to cut around.", code="empty_mask")
@@ -226,12 +237,14 @@ def _of_list(path: Path, truth: str) -> list[CaseFile]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         parts = [part.strip() for part in line.replace("\t", ",").split(",") if part.strip()]
-        paths = [path.parent / part for part in parts]
+        paths = [path.parent / part for part in parts[:2]]
         missing = [p for p in paths if not p.exists()]
-        if missing or len(paths) > 2:
-            what = f"there is no {missing[0]}" if missing else f"expected a scan and its mask, got {len(paths)} names"
+        if missing or len(parts) > 3:
+            said = f"expected a scan, its mask and the tumor's label, got {len(parts)} words"
+            what = f"there is no {missing[0]}" if missing else said
             raise InputError(
                 f"{path}, line {number}: {what}.", hint="paths start from the list's folder.", code="missing"
             )
-        cases.append(CaseFile(paths[0], paths[1] if len(paths) == 2 else None, truth))
+        label = label_values(parts[2], f"{path}, line {number}") if len(parts) == 3 else ()
+        cases.append(CaseFile(paths[0], paths[1] if len(paths) == 2 else None, truth, label))
     return cases

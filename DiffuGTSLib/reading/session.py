@@ -349,7 +349,11 @@ def _source_digest(case: CaseFile) -> str:
 
 def _require_paint(case: CaseFile, scan: Volume) -> None:
     """Refuse a painted case in which no tumor found a place: it is a real scan."""
-    if case.truth == SYNTHETIC and case.mask is not None and not read_mask(case.mask, scan.geometry).array.any():
+    if (
+        case.truth == SYNTHETIC
+        and case.mask is not None
+        and not read_mask(case.mask, scan.geometry, case.label).array.any()
+    ):
         raise InputError(
             f"{case.scan} shows no painted tumor: {case.mask.name} is empty.",
             hint="take it out of the synthetic scans; whoever calls it real is right.",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.evaluation.case_files import find_files, pair_cases, read_label
+from DiffuGTSLib.evaluation.case_files import find_files, label_values, pair_cases, read_label, read_tumor_mask
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import write_volume
 
@@ -81,3 +81,23 @@ def test_no_label_map_and_another_grid_are_refused(tmp_path: Path) -> None:
         read_label(path)
     with pytest.raises(GeometryError, match="label map"):
         read_label(write(tmp_path / "b.nii.gz"), Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 3.0)), label=1)
+
+
+def test_of_a_label_map_the_tumors_labels_have_to_be_named(tmp_path: Path) -> None:
+    array = np.zeros(GRID.shape, np.float32)
+    array[1:3, 1:3, 1:3], array[1, 1, 1:3] = 1, 2
+    write_volume(Volume(array, GRID), tmp_path / "labels.nii.gz")
+    with pytest.raises(InputError, match="holds the labels 1, 2: expected one") as caught:
+        read_tumor_mask(tmp_path / "labels.nii.gz", GRID, (), "name it.")
+    assert (caught.value.code, caught.value.hint) == ("several_labels", "name it.")
+    for values, voxels in (((2,), 2), ((1, 2), 8), ((3,), 0)):
+        assert read_tumor_mask(tmp_path / "labels.nii.gz", GRID, values, "").array.sum() == voxels
+    write(tmp_path / "five.nii.gz", 5.0)
+    assert read_tumor_mask(tmp_path / "five.nii.gz", GRID, (), "").array.max() == 1, "one label is the tumor"
+
+
+def test_labels_of_a_list_are_whole_numbers_above_0() -> None:
+    assert label_values("", "here") == () and label_values(" 1 2", "here") == (1, 2)
+    for text in ("tumor", "1.5", "0", "-1"):
+        with pytest.raises(InputError, match=f"here: expected labels as 2 or 1 2, got '{text}'"):
+            label_values(text, "here")

@@ -203,6 +203,18 @@ def test_evaluate_judges_both_masks_against_a_reference(a_written_result: Path, 
     assert "1.000" in table
 
 
+def test_evaluate_takes_no_organ_for_a_tumor(a_written_result: Path, a_body: Phantom, tmp_path: Path) -> None:
+    """Organ and tumor in one label map: which is which has to be said."""
+    write_volume(a_body.organ.with_array(a_body.organ.array + a_body.lesion.array), tmp_path / "labels.nii.gz")
+    case = ("evaluate", "--result", a_written_result, "--reference", tmp_path / "labels.nii.gz")
+    refused(run(*case), 2, "holds the labels 1, 2", "--reference-label 2")
+    tumor_ml = float(a_body.lesion.array.sum()) * a_body.lesion.geometry.voxel_volume_ml
+    told = json.loads(run(*case, "--reference-label", "2", "--json").stdout)
+    assert [row["reference_ml"] for row in told] == pytest.approx([tumor_ml] * 2)
+    both = json.loads(run(*case, "--reference-label", "1", "--reference-label", "2", "--json").stdout)
+    assert both[0]["reference_ml"] > 2 * tumor_ml
+
+
 def test_evaluate_says_not_applicable_where_there_is_nothing_to_find(
     a_written_result: Path, a_body: Phantom, tmp_path: Path
 ) -> None:

@@ -85,7 +85,11 @@ def test_a_list_names_scans_and_masks_from_its_own_folder(a_folder: Path) -> Non
     ("content", "words"),
     [
         (b"gone.nii.gz\n", "line 1: there is no .*gone.nii.gz"),
-        (b"#\npatient_00.nii.gz,patient_00.nii.gz,patient_00.nii.gz\n", "line 2: expected a scan and its mask, got 3"),
+        (
+            b"#\npatient_00.nii.gz,patient_00.nii.gz,patient_00.nii.gz\n",
+            "line 2: expected labels as 2 or 1 2, got 'patient",
+        ),
+        (b"patient_00.nii.gz,patient_00.nii.gz,1,2\n", "line 1: expected a scan, its mask and .* label, got 4 words"),
         (b"# none\n", "holds no real scan"),
         (b"\xff\xfe", "not text"),
     ],
@@ -149,6 +153,26 @@ def test_the_largest_tumor_is_cut_around(tmp_path: Path) -> None:
     write_volume(Volume(mask, scan.geometry), tmp_path / "m.nii.gz")
     center = tumor_center_ras(CaseFile(tmp_path / "s.nii.gz", tmp_path / "m.nii.gz", "real"), scan.geometry)
     assert center == pytest.approx(scan.geometry.to_ras(np.array([21, 21, 21])), abs=1e-3)
+
+
+def test_the_tumors_label_is_cut_around_not_the_organs(tmp_path: Path) -> None:
+    scan, _ = case(0, painted=False)
+    labels = np.zeros(scan.geometry.shape, np.uint8)
+    labels[2:30, 2:30, 2:30], labels[20:23, 20:23, 20:23] = 1, 2
+    write_volume(scan, tmp_path / "s.nii.gz")
+    write_volume(Volume(labels, scan.geometry), tmp_path / "m.nii.gz")
+    lines = ("s.nii.gz, m.nii.gz", "s.nii.gz, m.nii.gz, 2")
+    (unnamed, named) = (list_cases(_list(tmp_path, line), "real")[0] for line in lines)
+    with pytest.raises(InputError, match="holds the labels 1, 2") as caught:
+        tumor_center_ras(unnamed, scan.geometry)
+    assert "tumor's label after the mask" in caught.value.hint
+    center = tumor_center_ras(named, scan.geometry)
+    assert center == pytest.approx(scan.geometry.to_ras(np.array([21, 21, 21])), abs=1e-3)
+
+
+def _list(folder: Path, line: str) -> Path:
+    (folder / "list.txt").write_text(line)
+    return folder / "list.txt"
 
 
 def test_limits_cut_off(a_case: CaseFile) -> None:

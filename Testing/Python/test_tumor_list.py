@@ -76,6 +76,7 @@ def test_a_sheet_puts_a_patients_tumors_side_by_side(a_list: Path) -> None:
         ("case,group,scan\na,real,s\n", "lacks mask"),
         ("case,group,scan,mask,colour\na,real,s,m,x\n", "unknown column 'colour'"),
         ("case,group,scan,mask,modality\na,real,s,m,PET\n", "expected the modality CT or MR, got 'PET'"),
+        ("case,group,scan,mask,label\na,real,s,m,tumor\n", "case 'a': expected labels as 2 or 1 2, got 'tumor'"),
         ("case,group,scan,mask\n", "lacks case, group, scan, mask"),
     ],
 )
@@ -83,3 +84,16 @@ def test_lists_that_cannot_be_read_are_refused(tmp_path: Path, text: str, messag
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_tumor_list(tmp_path / "t.csv")
+
+
+def test_an_organ_in_the_mask_is_no_tumor(tmp_path: Path) -> None:
+    phantom = ct_phantom(SMALL)
+    write_volume(phantom.scan, tmp_path / "s.nrrd")
+    write_volume(phantom.organ.with_array(phantom.organ.array + phantom.lesion.array), tmp_path / "m.nrrd")
+    (tmp_path / "t.csv").write_text("case,group,scan,mask\na,real,s.nrrd,m.nrrd\n")
+    with pytest.raises(InputError, match="holds the labels 1, 2") as caught:
+        measure_list(read_tumor_list(tmp_path / "t.csv"))
+    assert "column 'label'" in caught.value.hint
+    (tmp_path / "t.csv").write_text("case,group,scan,mask,label\na,real,s.nrrd,m.nrrd,2\n")
+    (listed,) = read_tumor_list(tmp_path / "t.csv")
+    assert np.array_equal(listed.read()[1].array, phantom.lesion.array)
