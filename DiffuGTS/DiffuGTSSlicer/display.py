@@ -360,12 +360,14 @@ def _bringIntoView(view: Any, scanNode: Any) -> None:
 def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
     """Say whether a view's plane cuts a scan, and the middle of one of the two lies within the other in that plane."""
     bounds = [0.0] * 6
-    logic.GetVolumeSliceBounds(scanNode, bounds)  # from the middle of the view, along its own axes
-    if not bounds[4] <= 0 <= bounds[5]:
+    logic.GetVolumeSliceBounds(scanNode, bounds)  # along the view's axes, from the origin of the world
+    toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
+    here = toRas[:3, :3].T @ toRas[:3, 3] + view.GetXYZOrigin()
+    if not bounds[4] <= here[2] <= bounds[5]:
         return False
     for axis, (low, high) in enumerate((bounds[0:2], bounds[2:4])):
-        middle, half = view.GetXYZOrigin()[axis], view.GetFieldOfView()[axis] / 2
-        if not (low <= middle <= high or abs((low + high) / 2 - middle) <= half):
+        half = view.GetFieldOfView()[axis] / 2
+        if not (low <= here[axis] <= high or abs((low + high) / 2 - here[axis]) <= half):
             return False
     return True
 
