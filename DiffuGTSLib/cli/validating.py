@@ -96,7 +96,7 @@ def validate(
     """Find tumors with a trained segmenter, each scan on its own grid, and score it where the truth is known.
 
     Scores are Dice and surface Dice (NSD) at 2 mm: 1 where nothing is to find and nothing was found, 0 where only one
-    of both is empty. A protocol's report leaves cases without a tumor out instead, as diffugts evaluate does.
+    of both is empty. In a protocol's report scans without a tumor count by their false positives instead, as in diffugts evaluate's.
     """
     if (scans is None) == (protocol is None) or (protocol is None) != (data is None) or (labels and tumors):
         raise InputError(

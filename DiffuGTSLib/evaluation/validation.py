@@ -19,6 +19,7 @@ from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation import case_scores
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
@@ -227,7 +228,7 @@ def validate_protocol(
     model_folder: Path | None = None,
     allow_seen: bool = False,
 ) -> None:
-    """Segment a protocol's cases with outlined tumors and write the report that `evaluate` writes.
+    """Segment a protocol's cases, with an outlined tumor or healthy, and write the report that `evaluate` writes.
 
     Args:
         trained: The segmenter.
@@ -236,7 +237,7 @@ def validate_protocol(
         output: An existing or new folder.
         split: "test" or "validation"; what was trained on is refused.
         modalities: Of the cases.
-        organs: Of the tumors; empty: any.
+        organs: Of the tumors, or healthy; empty: any.
         how: See `HowToPredict`.
         notes: Sentences below the table.
         on_case: See `OnCase`.
@@ -245,14 +246,14 @@ def validate_protocol(
 
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no such
-            case.
+            case with a mask.
     """
     cases = [
         case
         for case in choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
-        if case.tumor and case.modality in modalities and (case.organ in organs or not organs)
+        if case.modality in modalities and (case.organ in organs or not organs)
     ]
-    if not cases:
+    if not any(case.tumor for case in cases):
         raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
     seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
     make_folder(output)
@@ -268,6 +269,7 @@ def validate_protocol(
             seen.note,
             "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
             "dice_ellipsoid looks at no image.",
+            "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
             "lesions match at IoU 0.1; false positives are components that match none.",
             *notes,
         ],
@@ -281,20 +283,23 @@ def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToP
     result = HowToPredict(how.overlap, how.post, case.modality).predict(trained, scan)
     seconds = time.perf_counter() - clock
     found, truth, spacing_mm = result.labels.array == TUMOR, mask.array > 0, scan.geometry.spacing_mm
-    lesions = detect(found, truth, spacing_mm)
+    lesions, sick = detect(found, truth, spacing_mm), bool(truth.any())
+    inside = float(result.tumor_probs.array[truth].mean()) if sick else np.nan
     return {
         "case": case.name,
         "patient": case.patient,
         "organ": case.organ,
         "modality": case.modality,
-        "dice_ellipsoid": dice(center_ellipsoid(scan.array.shape, spacing_mm), truth),
-        "dice": dice(found, truth),
-        "nsd_2mm": surface_dice(found, truth, spacing_mm, NSD_TOLERANCE_MM),
+        "kind": case_scores.TUMOR if sick else case_scores.HEALTHY,
+        "dice_ellipsoid": dice(center_ellipsoid(scan.array.shape, spacing_mm), truth) if sick else np.nan,
+        "dice": dice(found, truth) if sick else np.nan,
+        "nsd_2mm": surface_dice(found, truth, spacing_mm, NSD_TOLERANCE_MM) if sick else np.nan,
         "lesion_sensitivity": float(lesions.sensitivity),
         "false_positives": float(lesions.false_positives),
+        "false_positives_healthy": np.nan if sick else float(lesions.false_positives),
         "volume_ml": float(found.sum()) * scan.geometry.voxel_volume_ml,
         "reference_ml": float(truth.sum()) * scan.geometry.voxel_volume_ml,
-        "tumor_prob_inside": float(result.tumor_probs.array[truth].mean()),
+        "tumor_prob_inside": inside,
         "tumor_prob_outside": float(result.tumor_probs.array[~truth].mean()),
         "seconds": seconds,
     }

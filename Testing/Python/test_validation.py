@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mini_data import GRID, write_mini_data
+from mini_data import GRID, write_case, write_mini_data, write_protocol
 from phantoms import Phantom, ct_phantom, grid
 from test_segmenter import a_segmenter, a_thresholder
 
@@ -174,6 +174,32 @@ def test_a_protocol_is_reported_as_evaluate_reports_it(tmp_path: Path) -> None:
     assert report["notes"][-1] == "A note."
     validate_protocol(trained, protocol, tmp_path / "data", tmp_path / "mr", modalities=("MR",), how=RAW)
     assert json.loads((tmp_path / "mr" / "report.json").read_text())["cases"][0]["case"] == "mr_3"
+
+
+def test_in_a_protocol_scans_without_a_tumor_count_by_their_false_positives(tmp_path: Path) -> None:
+    """One names no tumor, of one the mask is empty: neither has an overlap, and neither spoils a mean."""
+    data = tmp_path / "data"
+    protocol = write_mini_data(data)
+    rows = json.loads(protocol.read_text())["cases"]
+    rows += [
+        write_case(data, "healthy", ct_phantom(GRID, noise_hu=10, seed=7), "test", tumor=""),
+        write_case(data, "empty", ct_phantom(GRID, noise_hu=10, seed=8), "test"),
+    ]
+    nothing = read_volume(data / "empty" / "tumor.nii.gz")
+    write_volume(nothing.with_array(np.zeros(GRID.shape, np.uint8)), data / "empty" / "tumor.nii.gz")
+    write_protocol(protocol, rows)
+    validate_protocol(a_thresholder(spacing_mm=4.0), protocol, data, tmp_path / "report", how=RAW)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [(row["case"], row["kind"]) for row in report["cases"]] == [
+        ("ct_3", "tumor"), ("healthy", "healthy"), ("empty", "healthy"),
+    ]  # fmt: skip
+    sick, *healthy = report["cases"]
+    for row in healthy:
+        for figure in ("dice", "nsd_2mm", "dice_ellipsoid", "lesion_sensitivity", "tumor_prob_inside"):
+            assert row[figure] is None, figure
+        assert row["false_positives_healthy"] == row["false_positives"]
+    assert sick["false_positives_healthy"] is None and report["estimates"]["dice"]["mean"] == sick["dice"]
+    assert report["estimates"]["false_positives_healthy"]["cases"] == 2
 
 
 def test_cases_that_were_trained_on_are_not_scored(tmp_path: Path) -> None:
