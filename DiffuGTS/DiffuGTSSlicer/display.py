@@ -44,8 +44,8 @@ _HEAT = (
 """Position, red, green, blue: dark to light, so that it reads without color vision too."""
 _LEFT, _RIGHT = "Red", "Yellow"
 _SURFACE = "Closed surface"
-_CONTEXT = "DiffuGTS.Context"
-"""Attribute of the organ's segmentation: whether it was shown in 3D before, its opacity, its segment."""
+_CONTEXT = "DiffuGTS.PaleOrgan"
+"""Attribute of the copy that stands for an organ in 3D."""
 _BEFORE = "DiffuGTS.Before"
 """Attribute of the nodes of the right view: what to restore when the comparison ends."""
 
@@ -177,24 +177,38 @@ def isShown3D(segmentationNode: Any) -> bool:
 
 
 def showContext3D(segmentationNode: Any, segmentId: str) -> None:
-    """Show the organ around a tumor as a pale surface, until `endContext3D`."""
-    display = segmentationNode.GetDisplayNode()
-    if display is not None and segmentationNode.CreateClosedSurfaceRepresentation():
-        shown = int(display.GetVisibility3D())
-        segmentationNode.SetAttribute(_CONTEXT, f"{shown} {display.GetSegmentOpacity3D(segmentId)} {segmentId}")
-        display.SetSegmentOpacity3D(segmentId, CONTEXT_OPACITY)
-        display.SetVisibility3D(True)
+    """Show the organ around a tumor as a pale surface, until `endContext3D`.
+
+    It is a copy that neither the user nor a saved scene meets: the organ's own node would get surfaces of all its
+    segments, and keep them.
+    """
+    source = segmentationNode.GetSegmentation()
+    if source.GetSegment(segmentId) is None:
+        return
+    node = slicer.vtkMRMLSegmentationNode()
+    node.SetName(f"{segmentationNode.GetName()} {_CONTEXT}")
+    node.SetAttribute(_CONTEXT, "1")
+    node.HideFromEditorsOn()
+    node.SaveWithSceneOff()
+    slicer.mrmlScene.AddNode(node)
+    node.CreateDefaultDisplayNodes()
+    display = node.GetDisplayNode()
+    display.SaveWithSceneOff()
+    display.SetVisibility2D(False)
+    node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
+    copy = node.GetSegmentation()
+    copy.SetSourceRepresentationName(source.GetSourceRepresentationName())
+    copy.CopyConversionParameters(source)
+    copy.CopySegmentFromSegmentation(source, segmentId)
+    node.CreateClosedSurfaceRepresentation()
+    display.SetSegmentOpacity3D(segmentId, CONTEXT_OPACITY)
 
 
 def endContext3D() -> None:
-    """Give every organ that was made pale its looks back; what the user had made visible stays."""
+    """Take every pale organ away."""
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        before, display = node.GetAttribute(_CONTEXT), node.GetDisplayNode()
-        if before is not None and display is not None:
-            shown, opacity, known = before.split(" ", 2)
-            display.SetSegmentOpacity3D(known, float(opacity))
-            display.SetVisibility3D(bool(int(shown)))
-            node.RemoveAttribute(_CONTEXT)
+        if node.GetAttribute(_CONTEXT) is not None and node.GetHideFromEditors():
+            slicer.mrmlScene.RemoveNode(node)
 
 
 # --- Layers and views

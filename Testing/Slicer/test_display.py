@@ -10,7 +10,7 @@ import slicer
 from DiffuGTSSlicer import display, scene
 from DiffuGTSSlicer.grids import setSegmentMask
 from phantoms import grid
-from scene_parts import blob, noise, scan_node
+from scene_parts import TURNED, blob, linear_transform, noise, scan_node, under
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import Geometry
@@ -290,3 +290,27 @@ def test_segments_are_outlined_and_stand_up_as_surfaces(a_scan) -> None:
     assert display.show3D(segmentation, True) and node.GetVisibility3D()
     assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert display.show3D(segmentation, False) and not node.GetVisibility3D()
+
+
+def test_a_pale_organ_stands_where_its_own_does_and_is_not_saved(a_scan, tmp_path) -> None:
+    organs = scene.newSegmentation(a_scan, "Organs")
+    organs.GetSegmentation().AddEmptySegment("liver", "Liver")
+    setSegmentMask(blob(GRID, (9, 12, 8), 4).T, a_scan, organs, "liver")
+    under(organs, linear_transform(TURNED))
+    before = slicer.mrmlScene.GetNumberOfNodes()
+    display.showContext3D(organs, "no such segment")
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    display.showContext3D(organs, "liver")
+    [pale] = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not organs]
+    assert pale.GetTransformNodeID() == organs.GetTransformNodeID()
+    shown = pale.GetDisplayNode()
+    assert shown.GetVisibility() and shown.GetVisibility3D() and not shown.GetVisibility2D()
+    display.endContext3D()
+    assert slicer.mrmlScene.GetNumberOfNodes() == before
+    display.showContext3D(organs, "liver")
+    path = tmp_path / "scene.mrb"
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(str(path))
+    assert [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")] == ["Organs"]
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationDisplayNode")) == 1

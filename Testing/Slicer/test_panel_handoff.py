@@ -71,46 +71,51 @@ def test_what_was_set_aside_is_not_erased_by_a_stroke_in_the_segment_editor(
     assert editor.GetOverwriteMode() == editor.OverwriteNone, "the user's choice"
 
 
-def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_coarse_scan: Any) -> None:
-    organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
-    organs.CreateDefaultDisplayNodes()
-    organs.GetSegmentation().AddEmptySegment("lung", "lung")
-    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, a_coarse_scan, organs, "lung")
-    organs.GetDisplayNode().SetVisibility3D(False)
-    a_panel.segment()
-    a_panel.state.organSegmentation = organs
-    a_panel.ui.show3DButton.checked = True
-    assert a_panel.state.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
-    assert organs.GetDisplayNode().GetVisibility3D()
-    assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(0.2)
-    a_panel.ui.show3DButton.checked = False
-    assert not a_panel.state.segmentation.GetDisplayNode().GetVisibility3D()
-    assert not organs.GetDisplayNode().GetVisibility3D(), "as the user had it"
-    assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
-
-
 def newOrgan(scan: Any, name: str) -> Any:
-    """Add a segmentation of an organ that is not shown in 3D."""
+    """Add a segmentation of two organs that are not shown in 3D."""
     organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     organs.CreateDefaultDisplayNodes()
-    organs.GetSegmentation().AddEmptySegment("lung", "lung")
-    setSegmentMask(blob(GRID, (18, 17, 10), 9).T, scan, organs, "lung")
+    for number, organ in enumerate(("lung", "heart")):
+        organs.GetSegmentation().AddEmptySegment(organ, organ)
+        setSegmentMask(blob(GRID, (18, 17, 10 + number), 9).T, scan, organs, organ)
     organs.GetDisplayNode().SetVisibility3D(False)
     return organs
 
 
-def test_the_organ_that_was_made_pale_gets_its_looks_back_whichever_is_chosen_by_then(
-    a_panel: Opened, a_coarse_scan: Any
-) -> None:
+def paleOrgans() -> list[Any]:
+    """Return the nodes that stand for organs in 3D."""
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node.GetHideFromEditors()]
+
+
+def test_the_tumor_stands_in_3d_with_the_organ_pale_around_it(a_panel: Opened, a_coarse_scan: Any) -> None:
+    organs = newOrgan(a_coarse_scan, "Organs")
+    a_panel.segment()
+    a_panel.state.organSegmentation = organs
+    a_panel.ui.show3DButton.checked = True
+    assert a_panel.state.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+    [pale] = paleOrgans()
+    assert list(pale.GetSegmentation().GetSegmentIDs()) == ["lung"], "the organ that was chosen, alone"
+    assert pale.GetSegmentation().ContainsRepresentation("Closed surface")
+    assert pale.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(0.2)
+    assert not organs.GetSegmentation().ContainsRepresentation("Closed surface")
+    a_panel.ui.show3DButton.checked = False
+    assert paleOrgans() == [] and not a_panel.state.segmentation.GetDisplayNode().GetVisibility3D()
+    assert not organs.GetSegmentation().ContainsRepresentation("Closed surface"), "as the user had it"
+    assert not organs.GetDisplayNode().GetVisibility3D()
+    assert organs.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
+
+
+def test_the_organ_that_was_made_pale_goes_whichever_is_chosen_by_then(a_panel: Opened, a_coarse_scan: Any) -> None:
     first, second = newOrgan(a_coarse_scan, "First"), newOrgan(a_coarse_scan, "Second")
     a_panel.segment()
     a_panel.state.organSegmentation = first
     a_panel.ui.show3DButton.checked = True
     a_panel.state.organSegmentation = second
     a_panel.ui.show3DButton.checked = False
-    assert not first.GetDisplayNode().GetVisibility3D()
-    assert first.GetDisplayNode().GetSegmentOpacity3D("lung") == pytest.approx(1)
-    assert not second.GetDisplayNode().GetVisibility3D()
+    assert paleOrgans() == []
+    for organs in (first, second):
+        assert not organs.GetDisplayNode().GetVisibility3D()
+        assert not organs.GetSegmentation().ContainsRepresentation("Closed surface")
 
 
 def test_the_3d_button_says_what_the_scene_shows(a_panel: Opened, a_coarse_scan: Any) -> None:
@@ -120,12 +125,13 @@ def test_the_3d_button_says_what_the_scene_shows(a_panel: Opened, a_coarse_scan:
     a_panel.state.organSegmentation = organ
     assert not button.checked, "there is no surface yet"
     button.checked = True
+    assert len(paleOrgans()) == 1 and not organ.GetDisplayNode().GetVisibility3D()
     a_panel.ui.inputSelector.setCurrentNode(scan_node(GRID, noise(GRID, 1), "Second"))
     a_panel.segment()
     a_panel.panel.refresh()
     assert not button.checked, "the second case has no surface"
     a_panel.ui.segmentationSelector.setCurrentNode(first)
-    assert button.checked and not organ.GetDisplayNode().GetVisibility3D(), "the organ goes with the case"
+    assert button.checked and paleOrgans() == [], "the organ goes with the case"
     first.GetDisplayNode().SetVisibility3D(False)
     a_panel.panel.refresh()
     assert not button.checked
