@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.dicom_damage import damaged_slices
 
 SCAN_MODALITIES = ("CT", "MR")
 GAP_TOLERANCE = 0.05
@@ -78,7 +79,8 @@ def the_scan(folder: Path) -> Series:
     Segmentations, dose, structures and other objects beside the scan are passed over.
 
     Raises:
-        InputError: If there is no CT or MR series, or more than one; each is listed.
+        InputError: If there is no CT or MR series, or more than one; each is listed. If a slice of it is so damaged that it is
+            passed over (code "dicom_damaged").
     """
     found = list_series(folder)
     scans = [series for series in found if series.modality in SCAN_MODALITIES]
@@ -91,6 +93,16 @@ def the_scan(folder: Path) -> Series:
             else f"{folder}: {wanted}, got no DICOM images.",
             hint="pass a folder that holds the files of one series only.",
             code="dicom_series",
+        )
+    listed_files = [file for series in found for file in series.files]
+    damaged = damaged_slices(folder, listed_files, scans[0].files)
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise InputError(
+            f"{folder}: {len(damaged)} file(s) of the series are empty or end early: {', '.join(damaged[:3])}{more}; "
+            f"{len(scans[0].files)} are whole.",
+            hint="copy or export the series again; if they are no slices of it, put them elsewhere.",
+            code="dicom_damaged",
         )
     return scans[0]
 

@@ -199,3 +199,41 @@ def test_a_slice_whose_voxels_are_cut_off_is_refused(tmp_path: Path, a_small_ct:
     files[3].write_bytes(content[:-30])
     with pytest.raises(InputError):
         read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("left", [0, 60, 131, 132, 400, -100, -1], ids=lambda left: f"{left} bytes")
+@pytest.mark.parametrize("where", [slice(0, 2), slice(-2, None)], ids=["first", "last"])
+def test_damaged_slices_at_an_end_of_the_series_are_refused_by_name(
+    tmp_path: Path, a_small_ct: Volume, where: slice, left: int
+) -> None:
+    """GDCM passes them over, and the scan would be two slices shorter without a word."""
+    files = write_dicom(a_small_ct, tmp_path)[where]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:left])
+    for reader in (read_volume, read_geometry):
+        with pytest.raises(InputError, match=r"2 file\(s\) of the series are empty or end early: s1_00") as caught:
+            reader(tmp_path)
+        assert caught.value.code == "dicom_damaged" and "5 are whole" in caught.value.message
+        assert all(file.name in caught.value.message for file in files)
+
+
+def test_an_empty_slice_is_known_by_its_name_where_names_have_no_suffix(tmp_path: Path, a_small_ct: Volume) -> None:
+    for number, file in enumerate(write_dicom(a_small_ct, tmp_path)):
+        file.replace(tmp_path / f"IM{number}")
+    (tmp_path / "IM6").write_bytes(b"")
+    (tmp_path / "LOCK").touch()
+    with pytest.raises(InputError, match=r"1 file\(s\) of the series are empty or end early: IM6;"):
+        read_volume(tmp_path)
+
+
+def test_what_is_no_slice_may_lie_beside_the_scan(tmp_path: Path, a_small_ct: Volume) -> None:
+    files = write_dicom(a_small_ct, tmp_path)
+    content = files[0].read_bytes()
+    structures = content.replace(b"1.2.840.10008.5.1.4.1.1.2\0", b"1.2.840.10008.5.1.4.1.1.66")
+    assert structures != content
+    (tmp_path / "structures.dcm").write_bytes(structures[:400])
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "._s1_001.dcm").write_bytes(b"")
+    (tmp_path / "readme.txt").write_text("seven slices")
+    (tmp_path / "empty.txt").touch()
+    assert np.array_equal(read_volume(tmp_path).array, a_small_ct.array)
