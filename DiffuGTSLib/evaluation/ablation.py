@@ -84,7 +84,9 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
     tuning = tuning_cases(cases, study)
     told = _Told(on_case, len(tuning) + len(chosen))
     runner = _Runner(study, components, BaselineRules(cases, study.data), told)
-    cuts = best_cuts([runner.curves(case) for case in tuning])
+    curves = {case.name: runner.curves(case) for case in tuning}
+    cuts = best_cuts(list(curves.values()))
+    tuning = [case for case in tuning if _has_tumor(curves[case.name])]
     figures = [runner.figures(case, cuts) for case in chosen]
     about = report_provenance(study.protocol_path, study.split, cases, study.config, components)
     notes = [seen.note, *([_tuned_on(tuning, study)] if PARTS in study.wish.studies else [])]
@@ -100,10 +102,17 @@ def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
 
 
 def best_cuts(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Return mixture → the threshold of `CUTS` with the highest mean Dice over cases; nothing without cases."""
-    return {
-        name: CUTS[int(np.mean([curve[name] for curve in curves], axis=0).argmax())] for name in (curves or [{}])[0]
-    }
+    """Return mixture → the threshold of `CUTS` with the highest mean Dice over cases; nothing without cases.
+
+    A case whose mask is empty has no say: its NaN would win against every number.
+    """
+    told = [curve for curve in curves if _has_tumor(curve)]
+    return {name: CUTS[int(np.mean([curve[name] for curve in told], axis=0).argmax())] for name in (told or [{}])[0]}
+
+
+def _has_tumor(curve: Mapping[str, Sequence[float]]) -> bool:
+    """Say whether there was something to find where a curve was measured: Dice is NaN only where there was not."""
+    return not any(np.isnan(values).any() for values in curve.values())
 
 
 class _Told:
@@ -141,7 +150,7 @@ class _Runner:
         if not kept:
             kept = tuning_curves(self._subject(case, read))
             _keep(file, made_of, kept)
-        return {name: list(curve) for name, curve in kept.items()}
+        return {name: [_number(value) for value in curve] for name, curve in kept.items()}
 
     def figures(self, case: Case, cuts: Mapping[str, float]) -> CaseFigures:
         """Return a case's figures, measuring those variants that are not kept."""
@@ -160,10 +169,7 @@ class _Runner:
             for name, each, figures in measure(self._subject(case, read), study.wish, rule, cuts, wanted):
                 known.setdefault(name, {})[each] = figures
             _keep(file, made_of, known)
-        numbers = {
-            key: {figure: nan if value is None else float(value) for figure, value in known[key[0]][key[1]].items()}
-            for key in every
-        }
+        numbers = {key: {figure: _number(value) for figure, value in known[key[0]][key[1]].items()} for key in every}
         return CaseFigures(case, bool((read.mask.array > 0).any()), numbers)
 
     def _subject(self, case: Case, read: ReadCase) -> Subject:
@@ -215,6 +221,11 @@ def _kept(file: Path, made_of: str) -> dict[str, Any]:
         return dict(kept["kept"]) if kept["made_of"] == made_of else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def _number(value: float | None) -> float:
+    """Return a figure as it was measured: JSON has null for NaN."""
+    return nan if value is None else float(value)
 
 
 def _keep(file: Path, made_of: str, kept: Mapping[str, Any]) -> None:

@@ -130,8 +130,13 @@ def measure(
 
 
 def tuning_curves(subject: Subject) -> dict[str, list[float]]:
-    """Return mixture → Dice of its residual at each of `CUTS`, on a case that thresholds may be chosen on."""
+    """Return mixture → Dice of its residual at each of `CUTS`, on a case that thresholds may be chosen on.
+
+    NaN where the case's mask is empty: at no threshold is there anything to find.
+    """
     mixes = mixtures(subject.config.residual)
+    if not subject.truth.any():
+        return {name: [nan] * len(CUTS) for name in mixes}
     refinement = subject.repaint(subject.look().cache).refinement
     if refinement is None:
         return {name: [0.0] * len(CUTS) for name in mixes}

@@ -6,8 +6,10 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mini_data import mini_config, shared_run, write_protocol
 from terminal import refused, run
@@ -22,6 +24,7 @@ from DiffuGTSLib.evaluation.protocol_cases import read_case
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes import read_volume, write_volume
 
 WISH = Wish(steps=(1, 2), seeds=(0, 1))
 
@@ -163,6 +166,32 @@ def test_thresholds_are_those_with_the_best_mean() -> None:
     one, two = [0.0] * len(CUTS), [0.0] * len(CUTS)
     one[3], one[4], two[4] = 0.9, 0.8, 0.4
     assert best_cuts([{"a": one}, {"a": two}]) == {"a": CUTS[4]} and best_cuts([]) == {}
+
+
+def test_a_case_with_nothing_to_find_has_no_say_in_thresholds() -> None:
+    one = [0.0] * len(CUTS)
+    one[3] = 0.9
+    nothing = [0.0] * 5 + [nan] * (len(CUTS) - 5)
+    assert best_cuts([{"a": one}, {"a": nothing}]) == {"a": CUTS[3]} and best_cuts([{"a": nothing}]) == {}
+
+
+def test_a_validation_scan_with_an_empty_mask_tunes_nothing_and_is_read_again(a_study: Study, tmp_path: Path) -> None:
+    rows = json.loads(a_study.protocol_path.read_text())["cases"]
+    mask = read_volume(a_study.data / "mr_2" / "tumor.nii.gz")
+    write_volume(mask.with_array(np.zeros(mask.geometry.shape, np.uint8)), tmp_path / "empty.nii.gz")
+    for row in rows:
+        row["tumor"] = str(tmp_path / "empty.nii.gz") if row["name"] == "mr_2" else row.get("tumor", "")
+    protocol = write_protocol(tmp_path / "p.json", rows)
+    output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
+    wish = replace(WISH, studies=("parts",))
+    told = []
+    for _ in range(2):  # the second time what was kept is read: null for NaN
+        run_ablation(replace(a_study, protocol_path=protocol, output=output, names=("ct_3",), wish=wish))
+        report = json.loads((output / "report.json").read_text())
+        assert "Thresholds of mixtures were chosen on ct_2." in report["notes"]
+        told.append(report["about"]["cuts"])
+    curve = json.loads((output / "tuning" / "ct_2.json").read_text())["kept"]
+    assert told[0] == told[1] == best_cuts([curve])
 
 
 def test_otsu_needs_no_tuning_and_validation_scans_say_that_they_were_tuned_on(a_study: Study) -> None:
