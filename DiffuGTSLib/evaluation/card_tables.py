@@ -12,6 +12,10 @@ from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean
 
 TABLES = "tables.md"
 _HEADS = ("scan", "asked for", "Dice ellipsoid", "Dice threshold", "Dice coarse", "Dice refined", "NSD", "found", "false positives")  # fmt: skip
+FOUND = (
+    "Found: of each scan its lesions; in the lines of means the scans in which any lesion was, and the lesions of all."
+)
+"""Below the table: a scan with one found lesion of 37 counts as a scan, and the lesions tell how much that says."""
 _SHARES = ("dice_ellipsoid", "dice_threshold", "dice_coarse", "dice_refined", "nsd_2mm_refined")
 _HEALTHY_HEADS = ("healthy scan", "asked for", "anomaly score", "false positives")
 
@@ -25,7 +29,7 @@ def card_tables(rows: Sequence[Row], scan_auroc: ScanAuroc) -> str:
     """
     sick = [row for row in rows if row["kind"] != HEALTHY]
     healthy = [row for row in rows if row["kind"] == HEALTHY]
-    parts = [_tumors(sick), "\n".join(_intervals(sick))]
+    parts = [_tumors(sick), FOUND, "\n".join(_intervals(sick))]
     if healthy:
         parts += [_healthy(healthy), _parted(scan_auroc)]
     return "\n\n".join(parts) + "\n"
@@ -46,18 +50,25 @@ def _tumors(rows: Sequence[Row]) -> str:
 
 def _scan(row: Row) -> str:
     shares = [number_text(float(row[name]), 2) for name in _SHARES]
-    lesions = int(row["lesions"])
-    found = round(float(row["lesion_sensitivity"]) * lesions)
+    found, lesions = _found(row)
     said = ("no", "yes")[found] if lesions == 1 else f"{found} of {lesions}"
     return _line((str(row["case"]), str(row["organ"]), *shares, said, number_text(float(row["false_positives"]), 0)))
 
 
+def _found(row: Row) -> tuple[int, int]:
+    """Return how many lesions of a scan were found, and how many there are."""
+    lesions = int(row["lesions"])
+    return round(float(row["lesion_sensitivity"]) * lesions), lesions
+
+
 def _mean(name: str, rows: Sequence[Row]) -> str:
-    """Return the mean of each column; "found" counts the scans in which any lesion was."""
+    """Return the mean of each column; "found" counts the scans in which any lesion was, and the lesions."""
     means = [number_text(bootstrap_mean([float(row[each]) for row in rows]).mean, 2) for each in _SHARES]
-    found = sum(float(row["lesion_sensitivity"]) > 0 for row in rows)
+    counts = [_found(row) for row in rows]
+    scans = sum(found > 0 for found, _ in counts)
+    found, lesions = (sum(numbers) for numbers in zip(*counts, strict=True))
     false = bootstrap_mean([float(row["false_positives"]) for row in rows]).mean
-    cells = (name, "", *means, f"{found} of {len(rows)}", number_text(false, 1))
+    cells = (name, "", *means, f"{scans} of {len(rows)} scans ({found} of {lesions} lesions)", number_text(false, 1))
     return _line([f"**{cell}**" if cell else "" for cell in cells])
 
 
