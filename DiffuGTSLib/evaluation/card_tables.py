@@ -105,7 +105,9 @@ def _healthy(rows: Sequence[Row]) -> str:
 
 
 def _parted(scan_auroc: ScanAuroc) -> str:
-    ends = "" if isnan(scan_auroc.low) else f" ({number_text(scan_auroc.low, 2)} to {number_text(scan_auroc.high, 2)})"
+    ends = f" ({number_text(scan_auroc.low, 2)} to {number_text(scan_auroc.high, 2)})"
+    if isnan(scan_auroc.low):
+        ends = " (no interval: fewer than two patients of a kind)"
     counted = f"{scan_auroc.healthy} healthy, {scan_auroc.abnormal} abnormal"
     return f"- AUROC of the anomaly score over scans: {number_text(scan_auroc.value, 2)}{ends}; {counted}."
 

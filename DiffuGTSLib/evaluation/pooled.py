@@ -30,7 +30,7 @@ class ScanAuroc:
 
     Attributes:
         value: 0.5 is chance; NaN without both kinds.
-        low: Lower end of the 95 % bootstrap interval over patients.
+        low: Lower end of the 95 % bootstrap interval over patients; NaN with fewer than two patients of either kind.
         high: Upper end.
         healthy: Number of healthy scans.
         abnormal: Number of the others.
@@ -117,7 +117,7 @@ def scan_auroc(
     value = auroc(values.tolist(), truth.tolist())
     members = np.unique(np.asarray(patients), return_inverse=True)[1]
     own = [np.flatnonzero(members == number) for number in range(int(members.max()) + 1)]
-    if np.isnan(value) or len(own) < 2:
+    if min(len(set(members[truth])), len(set(members[~truth]))) < 2:  # one patient says nothing about others
         return ScanAuroc(value, nan, nan, healthy, len(truth) - healthy)
     rng, drawn = np.random.default_rng(seed), []
     for _ in range(_RESAMPLES):

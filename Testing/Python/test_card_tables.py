@@ -86,3 +86,10 @@ def test_healthy_scans_have_a_table_of_their_own_and_the_score_its_auroc() -> No
     assert "| h |" not in tumors and "| h | liver | 0.30 | 1 |" in healthy
     assert "| **mean of the 2 healthy scans** |  | **0.30** | **1.0** |" in healthy
     assert "- AUROC of the anomaly score over scans: 1.00 (1.00 to 1.00); 2 healthy, 2 abnormal." in healthy
+
+
+def test_one_healthy_scan_gives_the_auroc_no_interval() -> None:
+    scores = [scored("a"), scored("b", shift=2), scored("h", healthy=True)]
+    said = "AUROC of the anomaly score over scans: {} (no interval: fewer than two patients of a kind); 1 healthy"
+    assert said.format("1.00") in card_tables([score.row for score in scores], pool(scores).scan_auroc)
+    assert said.format("0.87") in resource_path("Models", "mini", "README.md").read_text(encoding="utf-8")

@@ -53,8 +53,8 @@ def test_what_is_pooled_is_json(some_scores: list[CaseScore]) -> None:
 
 
 def test_a_score_that_parts_healthy_from_abnormal_has_an_auroc_of_one(some_scores: list[CaseScore]) -> None:
-    auroc = pool(some_scores).scan_auroc
-    assert (auroc.value, auroc.low, auroc.high, auroc.healthy, auroc.abnormal) == (1.0, 1.0, 1.0, 1, 4)
+    auroc = pool([*some_scores, scored("i", healthy=True)]).scan_auroc
+    assert (auroc.value, auroc.low, auroc.high, auroc.healthy, auroc.abnormal) == (1.0, 1.0, 1.0, 2, 4)
     assert math.isnan(pool(some_scores[:4]).scan_auroc.value), "no healthy scan, nothing to part"
 
 
@@ -67,6 +67,13 @@ def test_the_interval_of_an_auroc_is_that_of_large_samples() -> None:
     q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
     error = math.sqrt((a * (1 - a) + 59 * (q1 - a * a) + 59 * (q2 - a * a)) / 3600)
     assert auroc.high - auroc.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_one_patient_of_a_kind_has_no_interval() -> None:
+    """Drawn again and again, one healthy patient stays the same one: what others would look like is not known."""
+    for abnormal in ([False, False, True, True, True], [True, True, False, False, False]):
+        auroc = scan_auroc([0.1, 0.2, 0.3, 0.4, 0.15], abnormal, ["one", "one", "a", "b", "c"])
+        assert 0 < auroc.value < 1 and math.isnan(auroc.low) and math.isnan(auroc.high)
 
 
 def test_scans_of_one_patient_have_no_interval() -> None:
