@@ -134,14 +134,14 @@ def _compare(
     folders: tuple[Path, Path], figures: Sequence[str], output: Path | None, quiet: bool, as_json: bool
 ) -> None:
     """Show the paired table of two reports; write it where a folder is named."""
-    from DiffuGTSLib.evaluation.comparison import compare_reports, left_out
+    from DiffuGTSLib.evaluation.comparison import compare_reports, left_out, number_of_tests
     from DiffuGTSLib.evaluation.comparison_page import write_comparison
 
     rows, unpaired = compare_reports(*folders, columns=figures), left_out(*folders)
     if output is not None:
         write_comparison(rows, output, (str(folders[0]), str(folders[1])), unpaired)
     shown = [dict(row) if as_json else _difference(row) for row in rows]
-    show(shown, f"b: {folders[1]}\na: {folders[0]}", output, quiet, as_json)
+    show(shown, f"b: {folders[1]}\na: {folders[0]}\nHolm: {number_of_tests(rows)} tests", output, quiet, as_json)
     if unpaired and not quiet:
         ERR.print(Text(f"In one report only, left out: {', '.join(unpaired)}", style="yellow"), soft_wrap=True)
 

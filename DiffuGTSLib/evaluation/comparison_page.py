@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.evaluation.charts import Gap, forest
+from DiffuGTSLib.evaluation.comparison import number_of_tests
 from DiffuGTSLib.evaluation.html_parts import (
     as_float,
     document,
@@ -41,7 +42,8 @@ def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], 
     make_folder(output)
     notes = [
         f"a: {names[0]}; b: {names[1]}; difference: b less a, 95 % percentile bootstrap interval over patients.",
-        "p: two-sided permutation of the variants within patients; p_holm: adjusted for the number of figures.",
+        "p: two-sided permutation of the variants within patients.",
+        f"p_holm: adjusted for {number_of_tests(rows)} tests, one a figure.",
         *([f"In one report only, left out: {', '.join(unpaired)}."] if unpaired else []),
     ]
     comparison = {"title": TITLE, "figures": list(rows), "notes": notes}

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scored_cases import a_case, a_phantom, a_result
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.baselines import ThresholdRule
+from DiffuGTSLib.evaluation.case_scores import score_case
 from DiffuGTSLib.evaluation.comparison import (
     compare,
     compare_reports,
     holm,
     left_out,
+    number_of_tests,
     patient_means,
     permutation_test,
 )
@@ -105,6 +109,24 @@ def test_two_reports_are_compared_case_by_case(tmp_path: Path) -> None:
 def test_a_gain_on_every_patient_is_seen(tmp_path: Path) -> None:
     row = compare_reports(a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1), ["dice"])[0]
     assert row["p"] == 2 / 2**8 and row["p_holm"] == row["p"] and row["low"] == pytest.approx(0.1)
+
+
+def test_what_describes_the_data_is_no_test(tmp_path: Path) -> None:
+    """As `evaluate` names its columns: the p of the others is not raised for them."""
+    row = score_case(a_case(), a_phantom().scan, a_phantom().lesion, a_result(a_phantom()), ThresholdRule()).row
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        cases = [{**row, "case": f"case {n}", "patient": f"patient {n}"} for n in range(5)]
+        write_report(cases, tmp_path / folder, title="A report", group_by="patient")
+    rows = compare_reports(tmp_path / "a", tmp_path / "b")
+    compared = {str(row["figure"]) for row in rows}
+    data = {"lesions", "reference_ml", "dice_ellipsoid", "dice_threshold", "volume_ml", "seconds"}
+    assert data <= set(row) and not data & compared and {"dice_refined", "false_positives"} <= compared
+    assert number_of_tests(rows) == sum(not math.isnan(float(row["p"])) for row in rows) < len(rows), (
+        "no test without values"
+    )
+    (named,) = compare_reports(tmp_path / "a", tmp_path / "b", ["volume_ml"])
+    assert named["figure"] == "volume_ml", "by name it is compared"
 
 
 def test_reports_without_a_common_case_are_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_a_comparison_is_three_files_that_say_the_same(tmp_path: Path) -> None:
     assert figures[0]["cases"] == 4
     text = (tmp_path / "new" / "comparison.md").read_text()
     assert "| dice_refined |" in text and "left out: e, f, g, h, x." in text
+    assert "p_holm: adjusted for 2 tests, one a figure." in text
     page = (tmp_path / "new" / "comparison.html").read_text(encoding="utf-8")
     for said in ("Dice, refined mask", "+0.100", "own figure", "&lt;a&gt;", "left out: e, f, g, h, x.", "too narrow"):
         assert said in page, said
