@@ -18,6 +18,7 @@ from DiffuGTSLib.worker.protocol import ENDINGS
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
+from DiffuGTSSlicer.scene import uniqueName
 
 WAITING, RUNNING = "waiting", "running"
 """States of a case before it is `DONE`, `FAILED` or `CANCELLED`."""
@@ -134,7 +135,7 @@ class Batch:
 
     def tableNode(self) -> Any:
         """Keep the table in the scene and return its node."""
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("DiffuGTS batch"))
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", uniqueName(_("DiffuGTS batch")))
         head, *rows = self.table()
         for index, name in enumerate(head):
             column = vtk.vtkStringArray()

@@ -10,6 +10,10 @@ import vtk
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer.findings import Finding
+from DiffuGTSSlicer.scene import uniqueName
+
+FINDINGS_ROLE, STATISTICS_ROLE = "DiffuGTS.FindingsTable", "DiffuGTS.StatisticsTable"
+"""References from a segmentation to its tables."""
 
 
 def columns() -> list[tuple[str, str, Callable[[Finding], float]]]:
@@ -28,11 +32,22 @@ def columns() -> list[tuple[str, str, Callable[[Finding], float]]]:
     ]
 
 
-def findingsTable(rows: Sequence[Finding], name: str) -> Any:
-    """Write findings into the table node of a name, which is made where there is none, and return it."""
-    node = slicer.mrmlScene.GetFirstNodeByName(name)
-    if node is None or not node.IsA("vtkMRMLTableNode"):
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+def tableOf(segmentationNode: Any, role: str, name: str) -> Any:
+    """Return the table that a segmentation refers to, which is made under a name where there is none.
+
+    A name alone would not do: another result may have a table of the same one.
+    """
+    node = segmentationNode.GetNodeReference(role)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", uniqueName(name))
+        segmentationNode.SetNodeReferenceID(role, node.GetID())
+    return node
+
+
+def findingsTable(rows: Sequence[Finding], segmentationNode: Any) -> Any:
+    """Write findings into the table of their segmentation and return it."""
+    name = _("{name} findings").format(name=segmentationNode.GetName())
+    node = tableOf(segmentationNode, FINDINGS_ROLE, name)
     table = vtk.vtkTable()
     for title, unit, value in columns():
         column = vtk.vtkIntArray() if unit == "" and title in (_("Finding"), _("Kept")) else vtk.vtkDoubleArray()

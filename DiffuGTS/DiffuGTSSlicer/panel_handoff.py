@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.dicom_check import checkForDicom
-from DiffuGTSSlicer.findings_table import findingsTable, showTable
+from DiffuGTSSlicer.findings_table import STATISTICS_ROLE, findingsTable, showTable, tableOf
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import DICOM, SEGMENT_EDITOR, SEGMENT_STATISTICS, absence, openSegmentEditor
 from DiffuGTSSlicer.result_set import shownResult
@@ -98,9 +98,7 @@ class HandOffSection(Section):
         node.SetParameter("visibleSegmentsOnly", "True")  # what was set aside must not count twice
         logic.computeStatistics()
         name = _("{name} statistics").format(name=self.state.segmentation.GetName())
-        table = slicer.mrmlScene.GetFirstNodeByName(name) or slicer.mrmlScene.AddNewNodeByClass(
-            "vtkMRMLTableNode", name
-        )
+        table = tableOf(self.state.segmentation, STATISTICS_ROLE, name)
         logic.exportToTable(table)
         logic.showTable(table)
 
@@ -108,8 +106,7 @@ class HandOffSection(Section):
     def onFindingsToTable(self) -> None:
         """Keep the findings as a table and show it."""
         logging.info("DiffuGTS: findings to table")
-        name = _("{name} findings").format(name=self.state.segmentation.GetName())
-        showTable(findingsTable(self.panel.review.findings.rows, name))
+        showTable(findingsTable(self.panel.review.findings.rows, self.state.segmentation))
 
     @door
     def onExportDicom(self) -> None:

@@ -21,7 +21,7 @@ from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
 from DiffuGTSSlicer.parameters import PAINTER_FOLDER, SynthesisParameters
 from DiffuGTSSlicer.run import CANCELLED, Run
-from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
 
@@ -201,7 +201,7 @@ class SynthesisSection(Section):
         node = state.synthesisPlace
         if node is None or node.GetAttribute(PLACE) is None:
             name = _("{scan} tumor place").format(scan=state.inputVolume.GetName())
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", uniqueName(name))
             node.CreateDefaultDisplayNodes()
             node.SetAttribute(PLACE, "1")
         node.RemoveAllControlPoints()

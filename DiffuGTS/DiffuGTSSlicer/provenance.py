@@ -9,7 +9,7 @@ from typing import Any
 import slicer
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSSlicer.scene import placeBeside
+from DiffuGTSSlicer.scene import placeBeside, uniqueName
 
 ROLE = "DiffuGTS.Provenance"
 """Reference from the segmentation node to its text node."""
@@ -21,7 +21,8 @@ def writeProvenance(
     """Keep a run's record beside its segmentation; an earlier record of that segmentation is replaced."""
     node = segmentationNode.GetNodeReference(ROLE)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", f"{segmentationNode.GetName()} provenance")
+        name = uniqueName(f"{segmentationNode.GetName()} provenance")
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", name)
         segmentationNode.SetNodeReferenceID(ROLE, node.GetID())
         placeBeside(node, segmentationNode)
     node.SetText(json.dumps(record, indent=1, ensure_ascii=False))

@@ -12,11 +12,13 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer.grids import requireLinear, segmentMask, volumeGeometry, worldFromNode
+from DiffuGTSSlicer.scene import uniqueName
 
 
 def newRoi(scanNode: Any) -> Any:
     """Add a box that belongs to a scan by its name; its place and size come from `fitRoi`."""
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", _("{scan} ROI").format(scan=scanNode.GetName()))
+    name = uniqueName(_("{scan} ROI").format(scan=scanNode.GetName()))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     node.CreateDefaultDisplayNodes()
     node.GetDisplayNode().SetFillVisibility(False)  # a filled box would lie over the image
     return node

@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
-from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
 """Artifact → the run parameter that holds its node."""
@@ -119,7 +119,8 @@ class Run:
             name = node.GetName().removesuffix(partial)
             if self.state == DONE:
                 node.RemoveAttribute(PARTIAL)
-                node.SetName(name)
+                if node.GetName() != name:
+                    node.SetName(uniqueName(name))
             elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
                 node.SetAttribute(PARTIAL, "1")
                 node.SetName(name + partial)

@@ -244,9 +244,9 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
     yield None
     isNew = node is None or node.GetScene() is None
     if isNew:
-        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    if isNew or node.GetNodeReferenceID(SCAN_ROLE) != scanNode.GetID():
-        node.SetName(name)
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", uniqueName(name))
+    elif node.GetNodeReferenceID(SCAN_ROLE) != scanNode.GetID() and node.GetName() != name:
+        node.SetName(uniqueName(name))
     node.CopyOrientation(scanNode)
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
@@ -285,7 +285,7 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
         InputError, GeometryError: As `volumeGeometry`.
     """
     volumeGeometry(scanNode)
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", uniqueName(name))
     styleSegmentation(node)
     node.SetReferenceImageGeometryParameterFromVolumeNode(scanNode)
     _belongTo(node, scanNode)
@@ -369,6 +369,12 @@ def showMask(
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetSegmentStatus(segment, getattr(logic, status))
     return segmentId
+
+
+def uniqueName(name: str) -> str:
+    """Return a name that no node has: the scene gives the same one twice, and a name is all that tells nodes apart."""
+    scene = slicer.mrmlScene
+    return name if scene.GetFirstNodeByName(name) is None else str(scene.GenerateUniqueName(name))
 
 
 def placeBeside(node: Any, scanNode: Any) -> None:

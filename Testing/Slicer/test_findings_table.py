@@ -1,4 +1,4 @@
-"""Findings as a table: the same numbers, with units in the heads, in one node that is written anew."""
+"""Findings as a table: the same numbers, with units in the heads, in one node of the segmentation's own."""
 
 from __future__ import annotations
 
@@ -16,28 +16,37 @@ ROWS = (
 )
 
 
+@pytest.fixture
+def a_segmentation(a_scene: Any) -> Any:
+    """The segmentation whose findings they are."""
+    return a_scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Tumor")
+
+
 def cells(node: Any, row: int) -> list[float]:
     return [node.GetTable().GetValue(row, column).ToDouble() for column in range(node.GetNumberOfColumns())]
 
 
-def test_every_number_stands_under_its_name_and_unit(a_scene: Any) -> None:
-    node = findingsTable(ROWS, "Findings")
+def test_every_number_stands_under_its_name_and_unit(a_segmentation: Any) -> None:
+    node = findingsTable(ROWS, a_segmentation)
     heads = [node.GetColumnName(column) for column in range(node.GetNumberOfColumns())]
     assert heads[:4] == ["Finding", "Kept", "Volume (ml)", "Diameter (mm)"]
     assert cells(node, 0) == pytest.approx([1, 1, 6.75, 26.9, -56.0, -85.6, -115.5, 0.87, 1.0, 292.4])
     assert cells(node, 1)[1] == 0 and cells(node, 1)[7:] == pytest.approx([nan] * 3, nan_ok=True)
 
 
-def test_the_same_name_is_written_anew_and_another_node_of_that_name_is_left_alone(a_scene: Any) -> None:
-    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTextNode", "Findings")
-    first = findingsTable(ROWS, "Findings")
-    assert first is not other
-    node = findingsTable(ROWS, "Lesions")
-    assert findingsTable(ROWS[:1], "Lesions") is node and node.GetNumberOfRows() == 1
+def test_each_segmentation_has_a_table_of_its_own_which_is_written_anew(a_scene: Any) -> None:
+    first, second = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Tumor") for _each in range(2))
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", "Tumor findings")
+    tables = [findingsTable(ROWS, node) for node in (first, second)]
+    assert len({other, *tables}) == 3
+    assert len({other.GetName(), *(table.GetName() for table in tables)}) == 3
+    first.SetName("Lesion")
+    assert findingsTable(ROWS[:1], first) is tables[0]
+    assert [table.GetNumberOfRows() for table in (*tables, other)] == [1, 2, 0]
 
 
-def test_a_table_is_shown_in_a_layout_with_a_table(a_scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    node = findingsTable(ROWS, "Findings")
+def test_a_table_is_shown_in_a_layout_with_a_table(a_segmentation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = findingsTable(ROWS, a_segmentation)
     showTable(node)
     assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView
     monkeypatch.setattr(slicer.app, "layoutManager", lambda: None)

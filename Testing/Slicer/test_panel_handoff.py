@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import slicer
+import vtk
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import GRID, Opened
 from scene_parts import blob, noise, scan_node
@@ -157,6 +160,45 @@ def test_findings_become_a_table_of_the_scene_once(a_panel: Opened) -> None:
     [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
     assert table.GetName() == "Scan tumor findings" and table.GetNumberOfRows() == 2
     assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == table.GetID()
+
+
+class Statistics:
+    """Stands in for Slicer's Segment Statistics, which slicer-core has not: a table of how often it was asked."""
+
+    count = 0
+
+    def getParameterNode(self) -> Any:
+        """Return a node for the parameters."""
+        return slicer.vtkMRMLScriptedModuleNode()
+
+    def computeStatistics(self) -> None:
+        """Count."""
+        Statistics.count += 1
+
+    def exportToTable(self, table: Any) -> None:
+        """Write the count, and nothing else, into a table."""
+        column = vtk.vtkIntArray()
+        column.InsertNextValue(self.count)
+        table.RemoveAllColumns()
+        table.AddColumn(column)
+
+    def showTable(self, table: Any) -> None:
+        """Show nothing."""
+
+
+def test_the_statistics_of_a_second_result_are_not_written_over_the_firsts(
+    a_panel: Opened, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "SegmentStatistics", SimpleNamespace(SegmentStatisticsLogic=Statistics))
+    for _result in range(2):
+        a_panel.ui.segmentationSelector.setCurrentNode(None)
+        a_panel.segment()
+        a_panel.state.segmentation.SetName("Tumor")  # as users name it
+        for _again in range(2):
+            a_panel.ui.statisticsButton.click()
+    tables = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    assert [table.GetName() for table in tables] == ["Tumor statistics", "Tumor statistics_1"]
+    assert [int(table.GetCellText(0, 0)) for table in tables] == [2, 4]
 
 
 def test_the_export_tells_everything_that_is_missing_before_it_opens(

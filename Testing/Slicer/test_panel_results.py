@@ -111,6 +111,7 @@ def test_a_new_segmentation_gets_maps_of_its_own_and_the_earlier_ones_stay(a_pan
     second = resultOf(a_panel)
     for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation"):
         assert second[name] is not first[name] and slicer.mrmlScene.IsNodePresent(first[name]), name
+        assert second[name].GetName() == f"{first[name].GetName()}_1", "what is alike is not told apart"
     a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
     assert resultOf(a_panel) == first
 
@@ -195,7 +196,8 @@ def test_what_the_user_painted_during_a_run_is_not_taken_back_with_it(
         slicer.mrmlScene.RemoveNode(state.candidate)
     a_panel.script(*MAPS_ONLY, ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+    nodes = a_panel.logic.run.nodes
+    assert gui.spin(lambda: "coarse_mask" in nodes and state.candidate is nodes["coarse_mask"], 30)
     painted, where = blob(GRID, (18, 17, 10), 4).T, (state.candidate, state.candidateSegmentId)
     setSegmentMask(painted, a_coarse_scan, *where)
     a_panel.ui.runButton.click()
