@@ -102,6 +102,10 @@ def nextSteps() -> dict[str, str]:
         "modality": _("Set the modality under Inputs instead of having it guessed."),
         "declined": _("Press Install under Setup when you are ready."),
         "pytorch_extension": _("Install the PyTorch extension in the Extensions Manager and restart Slicer."),
+        "torch_loaded": _(
+            "Restart Slicer, uninstall PyTorch in the PyTorch module, then press Install under Setup. Other extensions may "
+            "need the version that is there now."
+        ),
         "slicer_version": _(
             "Install 3D Slicer 5.12 or newer, or choose under Advanced the Python of an environment that has the packages."
         ),

@@ -1,7 +1,7 @@
 """Which packages the worker needs, and their installation: at the point of need, after consent, changing nothing else.
 
-Nothing happens at import. torch comes through the PyTorch extension, which finds the build for the graphics card; the
-others through `slicer.packaging`, under constraints that hold every installed package at its version.
+Nothing happens at import. torch comes through the PyTorch extension, which finds the build for the graphics card; one of
+another version, which other extensions may need, is replaced only after a question of its own. The others come through `slicer.packaging`, under constraints that hold every installed package at its version.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -102,9 +103,12 @@ class Requirements:
             )
         import PyTorchUtils
 
-        logic = PyTorchUtils.PyTorchUtilsLogic()
         version = requirement[len(TORCH) :].strip()
-        self._pip(lambda: logic.installTorch(askConfirmation=True, torchVersionRequirement=version))
+        before = _installedVersion(TORCH)
+        if before is not None:
+            _agreeToReplaceTorch(before, version)
+        logic = PyTorchUtils.PyTorchUtilsLogic()
+        self._pip(lambda: logic.installTorch(askConfirmation=before is None, torchVersionRequirement=version))
         importlib.invalidate_caches()
         if not isMet(requirement):
             raise _declined()
@@ -146,10 +150,37 @@ def isMet(requirement: str) -> bool:
     wish = Requirement(requirement)
     if wish.marker is not None and not wish.marker.evaluate():
         return True
+    version = _installedVersion(wish.name)
+    return version is not None and wish.specifier.contains(version, prereleases=True)
+
+
+def _installedVersion(name: str) -> str | None:
+    """Return a package's version, None where it is not installed."""
     try:
-        return wish.specifier.contains(importlib.metadata.version(wish.name), prereleases=True)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
+        return None
+
+
+def _agreeToReplaceTorch(version: str, wanted: str) -> None:
+    """Ask whether an installed PyTorch may be replaced; never one that is loaded, whose files are in use.
+
+    Raises:
+        InstallationError: Code "torch_loaded", or "declined".
+    """
+    if TORCH in sys.modules:
+        raise InstallationError(
+            _("PyTorch {version} is loaded, and DiffuGTS needs {wanted}.").format(version=version, wanted=wanted),
+            code="torch_loaded",
+        )
+    import slicer.util
+
+    question = _(
+        "DiffuGTS needs PyTorch {wanted}: PyTorch {version} is replaced. Other extensions may need the version that is "
+        "installed now. The download takes up to some gigabytes. Replace it?"
+    ).format(wanted=wanted, version=version)
+    if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("DiffuGTS")):
+        raise _declined()
 
 
 def nameOf(requirement: str) -> str:

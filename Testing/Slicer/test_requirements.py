@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -64,7 +65,51 @@ def test_others_are_installed_under_constraints_that_hold_every_package(a_packag
     assert not any(line.startswith("packaging==") for line in held), "what is ours and too old may change"
 
 
-def test_torch_comes_from_the_pytorch_extension_after_asking(a_packaging: Any, tmp_path: Path) -> None:
+def installed(monkeypatch: Any, version: str | None, isLoaded: bool = False) -> None:
+    """Have torch be there in a version, or not; in use, or not."""
+    read = importlib.metadata.version
+
+    def answer(name: str) -> str:
+        if name != "torch":
+            return read(name)
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr("importlib.metadata.version", answer)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    if isLoaded:
+        monkeypatch.setitem(sys.modules, "torch", object())
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_another_torch_is_replaced_only_after_a_question_that_names_it(
+    a_packaging: Any, tmp_path: Path, monkeypatch: Any, agrees: bool
+) -> None:
+    installed(monkeypatch, "2.1.0")
+    asked: list[str] = []
+    monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, **_options: asked.append(text) or agrees)
+    with pytest.raises(InstallationError) as declined:
+        wishing(tmp_path, "torch>=9999").ensure()
+    assert declined.value.code == "declined"
+    assert len(asked) == 1 and "PyTorch 2.1.0 is replaced" in asked[0] and "extensions" in asked[0]
+    expected = [{"askConfirmation": False, "forceComputationBackend": None, "torchVersionRequirement": ">=9999"}]
+    assert PyTorchUtils.calls == (expected if agrees else []), "asked once"
+
+
+def test_a_torch_that_is_loaded_is_never_replaced(a_packaging: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    installed(monkeypatch, "2.1.0", isLoaded=True)
+    with pytest.raises(InstallationError, match=r"2\.1\.0 is loaded") as refused:
+        wishing(tmp_path, "torch>=9999").ensure()
+    step = nextSteps()[refused.value.code]
+    assert "Restart" in step and "uninstall PyTorch" in step and "Install" in step
+    assert PyTorchUtils.calls == []
+
+
+def test_torch_comes_from_the_pytorch_extension_after_asking(
+    a_packaging: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    installed(monkeypatch, None)
     PyTorchUtils.agrees = False
     with pytest.raises(InstallationError) as declined:
         wishing(tmp_path, "torch>=9999,<10000").ensure()
