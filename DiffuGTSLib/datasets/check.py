@@ -1,7 +1,7 @@
 """A data set against its protocol: what would stop a training or spoil its figures, found before either begins.
 
-Errors: a file that is missing, damaged or on another grid; NaN; a constant scan; labels that are no whole numbers; a
-patient, or the same voxels, in two splits. Everything else is a warning: it may be as intended.
+Errors: a file that is missing, damaged or on another grid; NaN; a constant scan; labels that are no whole numbers; an
+organ that nothing is known of; a patient, or the same voxels, in two splits. Everything else is a warning: it may be as intended.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.errors import DiffuGTSError, PromptError
 from DiffuGTSLib.protocol import Case, named_file, read_scan, shared_patients
+from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import read_labels
 from DiffuGTSLib.volumes.volume import closest_ras, require_scan
@@ -138,7 +139,7 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
 
 def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | None]:
     """Read the files of one case; return what was found, and what it holds, None if its scan cannot be read."""
-    findings: list[Finding] = []
+    findings = [*_unknown_organ(case)]
 
     def found(level: str, code: str, message: str) -> None:
         findings.append(Finding(level, code, case.name, message))
@@ -167,6 +168,16 @@ def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | Non
         for level, code, message in _strange_labels(labels, file, case, tumor_ml):
             found(level, code, f"{file}: {message}")
     return findings, _described(case, scan, tumor_ml)
+
+
+def _unknown_organ(case: Case) -> Iterator[Finding]:
+    """Find an organ that no sentence can be made of: evaluation would stop at it."""
+    if not case.organ:
+        return
+    try:
+        find_organ(case.organ)
+    except PromptError as error:
+        yield Finding(ERROR, error.code, case.name, error.message)
 
 
 def counts(cases: Sequence[Case]) -> list[dict[str, Any]]:

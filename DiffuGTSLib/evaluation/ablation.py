@@ -21,7 +21,7 @@ from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_abl
 from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, Wish, mixtures, variants
 from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
-from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case
+from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.protocol import Case, read_protocol
@@ -75,13 +75,15 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
     Raises:
         InputError: As `choose_cases` and `check_unseen`; or a case that the split does not have; or the folder holds
             files of a report that is no ablation (code "exists").
+        PromptError: If the organ of a case is unknown (code "organ").
     """
     require_folder_for(study.output, NAMES[0], True, "choose another folder.", NAMES)
     cases = read_protocol(study.protocol_path)
     chosen = _named(choose_cases(cases, study.split, allow_seen=study.allow_seen), study)
+    tuning = tuning_cases(cases, study)
+    require_organs([*tuning, *chosen])
     components = load_components(study.config)
     seen = check_unseen(chosen, study.data, components.folder, allow_seen=study.allow_seen)
-    tuning = tuning_cases(cases, study)
     told = _Told(on_case, len(tuning) + len(chosen))
     runner = _Runner(study, components, BaselineRules(cases, study.data), told)
     curves = {case.name: runner.curves(case) for case in tuning}

@@ -13,7 +13,7 @@ from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
 from DiffuGTSLib.evaluation.html_report import PAGE, write_page
 from DiffuGTSLib.evaluation.pooled import pool
-from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case
+from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
@@ -55,10 +55,12 @@ def evaluate_protocol(
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
             with a mask; or the folder holds files of a report that is no such one (code "exists").
+        PromptError: If the organ of a case is unknown (code "organ").
     """
     require_folder_for(output, TABLES, True, "choose another folder.", _NAMES)
     cases = read_protocol(protocol_path)
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
+    require_organs(chosen)
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
     make_folder(output / CASES)

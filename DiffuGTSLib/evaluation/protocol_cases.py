@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.protocol import Case, named_file, read_scan
+from DiffuGTSLib.text.prompts import find_organ, organs
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask
 from DiffuGTSLib.volumes.digest import scan_sha256
 
@@ -38,6 +39,23 @@ def choose_cases(cases: Sequence[Case], split: str, *, allow_seen: bool = False)
     if not any(case.tumor for case in chosen):
         raise InputError(f"The protocol has no case with a mask in split '{split}'.")
     return chosen
+
+
+def require_organs(cases: Sequence[Case]) -> None:
+    """Refuse a case whose organ has no built-in sentences, before hours go into the cases ahead of it.
+
+    Raises:
+        PromptError: Naming the case (code "organ").
+    """
+    for case in cases:
+        try:
+            find_organ(case.organ)
+        except PromptError as error:
+            raise PromptError(
+                f"Case '{case.name}': unknown organ '{case.organ}'.",
+                hint=did_you_mean(case.organ, organs()),
+                code="organ",
+            ) from error
 
 
 def is_healthy(case: Case) -> bool:

@@ -15,7 +15,7 @@ from mini_data import mini_config, shared_run, write_protocol
 from terminal import refused, run
 
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, PromptError
 from DiffuGTSLib.evaluation.ablation import Study, best_cuts, run_ablation, tuning_cases
 from DiffuGTSLib.evaluation.ablation_measure import CUTS
 from DiffuGTSLib.evaluation.ablation_variants import COARSE, FULL, RIGHT, Wish
@@ -206,6 +206,16 @@ def test_an_unknown_case_is_refused(a_study: Study) -> None:
     with pytest.raises(InputError, match="Split 'test' has no case 'ct_33'") as caught:
         run_ablation(replace(a_study, names=("ct_33",)))
     assert "ct_3" in caught.value.hint
+
+
+def test_an_unknown_organ_is_refused_before_anything_is_measured(a_study: Study, tmp_path: Path) -> None:
+    """One of a scan that thresholds are chosen on, too."""
+    rows = json.loads(a_study.protocol_path.read_text())["cases"]
+    for name in ("mr_2", "mr_3"):
+        changed = [{**row, "organ": "livver"} if row["name"] == name else row for row in rows]
+        path = write_protocol(tmp_path / "p.json", changed)
+        with pytest.raises(PromptError, match=f"Case '{name}': unknown organ 'livver'"):
+            run_ablation(replace(a_study, protocol_path=path, output=tmp_path / "report"))
 
 
 def test_what_was_trained_on_is_refused(a_study: Study, tmp_path: Path) -> None:

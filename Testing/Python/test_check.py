@@ -78,6 +78,11 @@ def test_a_mask_that_does_not_come_with_the_project_is_an_error_among_the_others
     assert "Outlines/nobody/liver.nii.gz' not found" in findings(tmp_path, row)["resource_missing"].message
 
 
+def test_an_organ_that_nothing_is_known_of_is_an_error(tmp_path: Path, a_phantom: Phantom) -> None:
+    found = findings(tmp_path, scan_of(tmp_path, a_phantom, organ="livver"))["organ"]
+    assert (found.level, found.message) == ("error", "Unknown organ 'livver'.")
+
+
 def test_a_mask_on_another_grid_is_an_error(tmp_path: Path, a_phantom: Phantom) -> None:
     row = scan_of(tmp_path, a_phantom)
     moved = a_phantom.lesion.geometry.ijk_to_ras.copy()

@@ -14,7 +14,7 @@ from mini_data import GRID, mini_config, shared_run, write_case, write_protocol
 from phantoms import ct_phantom, mr_phantom
 
 from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, PromptError
 from DiffuGTSLib.evaluation.protocol import evaluate_protocol
 
 
@@ -176,6 +176,16 @@ def test_a_split_without_masks_is_refused(a_config: Config, tmp_path: Path) -> N
     path = write_protocol(tmp_path / "p.json", [write_case(tmp_path, "a", ct_phantom(GRID), "test", tumor="")])
     with pytest.raises(InputError, match="no case with a mask in split 'test'"):
         evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)
+
+
+def test_an_unknown_organ_is_refused_before_anything_is_computed(a_config: Config, tmp_path: Path) -> None:
+    rows = [write_case(tmp_path, name, ct_phantom(GRID), "test") for name in ("a", "b")]
+    for organ, hint in (("livver", "liver"), ("", "")):
+        rows[1]["organ"] = organ
+        path = write_protocol(tmp_path / "p.json", rows)
+        with pytest.raises(PromptError, match=f"Case 'b': unknown organ '{organ}'") as caught:
+            evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)
+        assert hint in caught.value.hint and caught.value.code == "organ" and not (tmp_path / "report").exists()
 
 
 def test_a_patient_that_the_model_was_trained_on_is_refused_whatever_the_protocol_says(
