@@ -85,12 +85,16 @@ def isSynthetic(volumeNode: Any) -> bool:
     return volumeNode is not None and volumeNode.GetAttribute(SYNTHETIC) == "1"
 
 
-def setThreshold(volumeNode: Any, value: float) -> int:
-    """Show a map from this value up; return how many voxels that are."""
+def setThreshold(volumeNode: Any, value: float) -> None:
+    """Show a map from this value up."""
     display = volumeNode.GetDisplayNode()
     display.AutoThresholdOff()
     display.SetThreshold(float(value), max(1.0, float(value)))
     display.ApplyThresholdOn()
+
+
+def voxelsFrom(volumeNode: Any, value: float) -> int:
+    """Return how many voxels of a map are shown from this value up; looks at every one."""
     return int(np.count_nonzero(slicer.util.arrayFromVolume(volumeNode) >= np.float32(value)))
 
 

@@ -21,6 +21,8 @@ from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
 
 TICK_MS = 40
+COUNT_MS = 150
+"""How long the threshold has to stay before the voxels above it are counted: not at each step of the slider."""
 CYCLE_S = {"rock": 2.0, "flicker": 1.0, "reveal": 3.0}
 PHASES: dict[str, Callable[[float], float]] = {
     "rock": display.rock,
@@ -56,6 +58,10 @@ class ReviewSection(Section):
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
         self._timer.connect("timeout()", self._tick)
+        self._counting = qt.QTimer()
+        self._counting.setSingleShot(True)
+        self._counting.setInterval(COUNT_MS)
+        self._counting.connect("timeout()", self._count)
         for name, button in (
             ("overlay", ui.overlayLayoutButton),
             ("side by side", ui.sideBySideLayoutButton),
@@ -94,6 +100,7 @@ class ReviewSection(Section):
     def close(self) -> None:
         """Stop comparing and measuring."""
         self.stopComparing()
+        self._counting.stop()
         self._work.clear()
         if self._layouts is not None:
             self._layouts.disconnect("layoutChanged(int)", self._onLayout)
@@ -190,7 +197,15 @@ class ReviewSection(Section):
                 self.ui.voxelCountLabel.setText("")
             return
         self._threshold = wish
-        voxels = display.setThreshold(*wish)
+        display.setThreshold(*wish)
+        self._counting.start()
+
+    def _count(self) -> None:
+        """Tell how much lies above the threshold."""
+        state = self.state
+        if state is None or state.aova is None or state.aova.GetImageData() is None:
+            return
+        voxels = display.voxelsFrom(state.aova, state.overlayThreshold)
         spacing = state.aova.GetSpacing()
         ml = voxels * spacing[0] * spacing[1] * spacing[2] / 1000
         self.ui.voxelCountLabel.setText(_("{voxels} voxels, {ml} ml").format(voxels=voxels, ml=f"{ml:.2f}"))

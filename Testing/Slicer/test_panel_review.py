@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import gui
 import pytest
 import qt
 import slicer
+from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import Opened
 
 pytest_plugins = ["panel_fixtures"]
+
+
+def test_the_threshold_is_shown_at_once_and_counted_when_it_stays(
+    a_panel: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_panel.segment()
+    slider, label, aova = a_panel.ui.overlayThresholdSlider, a_panel.ui.voxelCountLabel, a_panel.state.aova
+    assert gui.spin(lambda: "voxels" in label.text, 5)
+    counted: list[float] = []
+    monkeypatch.setattr(display, "voxelsFrom", lambda _node, value: counted.append(value) or 7)
+    for value in (0.9, 0.8, 0.7, 0.6):
+        slider.value = value
+        assert aova.GetDisplayNode().GetLowerThreshold() == pytest.approx(value)
+    assert counted == []
+    assert gui.spin(lambda: label.text.startswith("7 voxels"), 5)
+    assert counted == [pytest.approx(0.6)]
+    slider.value = 0.5
+    slicer.mrmlScene.RemoveNode(aova)
+    assert label.text == "" and not gui.spin(lambda: label.text, 0.3)
 
 
 def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
@@ -23,10 +44,6 @@ def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
     assert layers.GetForegroundOpacity() == pytest.approx(0.2)
     ui.overlayComboBox.setCurrentIndex(0)
     assert not layers.GetForegroundVolumeID()
-    ui.overlayThresholdSlider.value = 0.9
-    few = ui.voxelCountLabel.text
-    ui.overlayThresholdSlider.value = 0.5
-    assert few != ui.voxelCountLabel.text and "voxels" in few
     for mode in (ui.rockButton, ui.flickerButton, ui.revealButton):
         mode.checked = True
         assert layers.GetForegroundVolumeID() == state.pseudoHealthy.GetID()

@@ -36,7 +36,7 @@ segmentation = node("Chest CT tumor")
 table = Findings(segmentation, "Lung nodule", scan, aova)
 table.jump(1)
 display.setOverlay(scan, aova)
-print(display.setThreshold(aova, 0.5), [row.kept for row in table.rows], provenance.readProvenance(segmentation)["seed"])
+print(display.voxelsFrom(aova, 0.5), [row.kept for row in table.rows], provenance.readProvenance(segmentation)["seed"])
 print(sorted({"torch", "monai", "diffusers", "transformers", "jaxtyping"} & set(sys.modules)))
 """
 
