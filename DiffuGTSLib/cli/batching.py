@@ -30,7 +30,7 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.segment_run import Wish, asked
-from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, Organ, Stages
+from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, OffsetHu, Organ, Stages
 from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError
 from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
 
@@ -95,6 +95,7 @@ def batch(
     normal: Normal = None,
     abnormal: Abnormal = None,
     modality: Modality = None,
+    offset_hu: OffsetHu = None,
     organ_mask: Annotated[
         str | None,
         typer.Option(
@@ -124,7 +125,7 @@ def batch(
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     wish = Wish(
         config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
-        allow_untrained=allow_untrained,
+        allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
     wish.prompts(modality or "CT")  # an organ or a stage that is not known is none for any scan
     _ = wish.chosen_stages
@@ -223,7 +224,7 @@ class _Batch:
         more = {"modality": modality, "stages": list(wish.chosen_stages), "format": wish.image_format}
         require_made_so(
             case.folder, case.scan, wish.prompts(modality), wish.config, self._networks(case),
-            asked=asked(case.organ_mask), more=more,
+            asked=asked(case.organ_mask, offset_hu=wish.offset_hu), more=more,
         )  # fmt: skip
 
 

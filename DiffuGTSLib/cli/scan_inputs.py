@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from DiffuGTSLib.cli.door import ERR
 from DiffuGTSLib.errors import InputError
 
@@ -13,24 +15,52 @@ if TYPE_CHECKING:
     from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 
-def open_scan(path: Path, modality: str | None, quiet: bool) -> tuple[Volume, str]:
+def open_scan(
+    path: Path, modality: str | None, quiet: bool, offset_hu: float | None = None
+) -> tuple[Volume, str]:  # fmt: skip
     """Read a scan that a method can work on, and its modality, which is said aloud where it had to be guessed.
 
+    Args:
+        path: Of the scan.
+        modality: "CT" or "MR"; None: guessed.
+        quiet: Say only that a scan was taken for MR: a CT whose offset was lost looks like one.
+        offset_hu: See `with_offset`.
+
     Raises:
-        InputError: As `read_volume`, `require_scan` and `guess_modality`.
+        InputError: As `read_volume`, `require_scan`, `with_offset`, `guess_modality` and `require_hu`.
     """
     from DiffuGTSLib.volumes.canonical import guess_modality
+    from DiffuGTSLib.volumes.hounsfield import require_hu
     from DiffuGTSLib.volumes.io import read_volume
     from DiffuGTSLib.volumes.volume import require_scan
 
     volume = read_volume(path)
     require_scan(volume)
-    if modality is not None:
-        return volume, modality
-    guessed, reason = guess_modality(volume)
-    if not quiet:
-        ERR.print(f"Modality: {guessed}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
-    return volume, guessed
+    volume = with_offset(volume, offset_hu, modality)
+    kind, reason = guess_modality(volume) if modality is None else (modality, "")
+    if kind == "CT":
+        require_hu(volume)
+    if reason and not quiet:
+        ERR.print(f"Modality: {kind}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
+    elif reason and kind == "MR" and volume.modality is None:
+        said = f"Warning: {path.name} is taken for MR, since {reason}; say --modality MR, or CT with --offset-hu."
+        ERR.print(Text(said, style="yellow"), soft_wrap=True)
+    return volume, kind
+
+
+def with_offset(volume: Volume, offset_hu: float | None, modality: str | None = None) -> Volume:
+    """Return a CT with what is asked to be added to every voxel; None leaves the scan as it is, 0 says that it is in HU.
+
+    Raises:
+        InputError: If it is to be taken for MR, or as `in_hounsfield`.
+    """
+    from DiffuGTSLib.volumes.hounsfield import in_hounsfield
+
+    if offset_hu is None:
+        return volume
+    if modality == "MR":
+        raise InputError("--offset-hu is for CT, got --modality MR.", hint="leave one away.", code="offset_hu")
+    return in_hounsfield(volume, offset_hu)
 
 
 def open_mask(path: Path, geometry: Geometry) -> Volume:

@@ -33,6 +33,7 @@ class Wish:
         normal: the user's own, of the healthy organ
         abnormal: and of the sick one.
         modality: "CT" or "MR"; None: guessed.
+        offset_hu: Added to a CT that is not in HU; 0 says that it is; None: refused where it is not.
         stages: As the command line names them; None: all.
         image_format: One of `results.FORMATS`.
         force: Replace earlier results.
@@ -50,6 +51,7 @@ class Wish:
     force: bool = False
     quiet: bool = False
     allow_untrained: bool = False
+    offset_hu: float | None = None
 
     def __post_init__(self) -> None:
         require_prompt_choice(self.organ, self.normal, self.abnormal)
@@ -108,7 +110,7 @@ class Wish:
             InputError: If the scan, a mask or the folder is no good.
             Others: As `load_components`, `segment_by_plan` and `write_results`.
         """
-        volume, kind = open_scan(scan, self.modality, self.quiet)
+        volume, kind = open_scan(scan, self.modality, self.quiet, self.offset_hu)
         prompts = self.prompts(kind)
         region = allowed_region(volume.geometry, organ_mask, box)
         drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
@@ -132,16 +134,19 @@ class Wish:
             progress("write", 0.0)
             findings = results.write_results(
                 output, volume, scan, result, components, stages=stages, region=region, image_format=self.image_format,
-                notes={"asked": asked(organ_mask, box, coarse_mask)}, force=self.force,
+                notes={"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}, force=self.force,
             )  # fmt: skip
             progress("write", 1.0)
         return findings
 
 
 def asked(
-    organ_mask: Path | None = None, box: Sequence[float] | None = None, coarse_mask: Path | None = None
+    organ_mask: Path | None = None,
+    box: Sequence[float] | None = None,
+    coarse_mask: Path | None = None,
+    offset_hu: float | None = None,
 ) -> dict[str, Any]:
-    """Return, for the record, where to look was asked for."""
+    """Return, for the record, where to look was asked for, and what to add to a CT."""
     from DiffuGTSLib.volumes.digest import scan_sha256
 
     return {
@@ -149,6 +154,7 @@ def asked(
         "organ_mask_sha256": organ_mask and scan_sha256(organ_mask),
         "roi_ras_mm": box and list(box),
         "coarse_mask": coarse_mask and str(coarse_mask),
+        "offset_hu": offset_hu,
     }
 
 

@@ -27,7 +27,7 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
+from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
 from DiffuGTSLib.cli.segment_run import Wish, require_prompt_choice, tell_rung, tell_step_down
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -69,6 +69,12 @@ Modality = Annotated[
     Literal["CT", "MR"] | None,
     typer.Option("--modality", help="Guessed, with the reason, when absent.", case_sensitive=False),
 ]
+OffsetHu = Annotated[
+    float | None,
+    typer.Option(
+        "--offset-hu", metavar="HU", help="Added to a CT whose file is not in HU, as in -1024; 0 insists that it is."
+    ),
+]
 OrganMask = Annotated[
     Path | None,
     typer.Option(
@@ -97,6 +103,7 @@ def segment(
     normal: Normal = None,
     abnormal: Abnormal = None,
     modality: Modality = None,
+    offset_hu: OffsetHu = None,
     organ_mask: OrganMask = None,
     roi: Roi = None,
     coarse_mask: CoarseMask = None,
@@ -120,7 +127,7 @@ def segment(
     box = None if roi is None else parse_roi(roi)
     wish = Wish(
         config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
-        allow_untrained=allow_untrained,
+        allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
     findings = wish.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
     show_result(output, findings, quiet, as_json)
@@ -143,6 +150,7 @@ def refine(
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     stored = results.read_results(folder, scan)
+    seen = with_offset(stored.scan, (stored.record.get("asked") or {}).get("offset_hu"))
     results.require_result_folder(folder, force=True)
     mask_path = coarse_mask or folder / results.COARSE_MASK
     drawn = open_mask(mask_path, stored.scan.geometry)
@@ -164,13 +172,13 @@ def refine(
         stored.require_weights(components)
         progress("load", 1.0)
         result = segment_by_plan(
-            stored.scan, stored.prompts, components, plan, on_step_down=tell_step_down, modality=stored.modality,
+            seen, stored.prompts, components, plan, on_step_down=tell_step_down, modality=stored.modality,
             region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)
         progress("write", 0.0)
         findings = results.write_results(
-            folder, stored.scan, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
+            folder, seen, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
             image_format=stored.image_format, force=True,
             notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)},
         )  # fmt: skip

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.volumes.hounsfield import require_hu
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -100,7 +101,7 @@ def to_canonical(volume: Volume, config: CanonicalConfig, modality: str) -> Cano
         modality: "CT" or "MR"; see `guess_modality`.
 
     Raises:
-        InputError: If voxels are NaN or infinite, the image is constant, or the modality is another word.
+        InputError: If voxels are NaN or infinite, the image is constant, the modality is another word, or a CT is not in HU.
     """
     require_scan(volume)
     intensity = _intensity_map(volume, config, modality)
@@ -118,6 +119,8 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
     Raises:
         InputError: If the intensities could be either; the user must say.
     """
+    if volume.in_hu:
+        return "CT", "its values were said to be Hounsfield units"
     if volume.modality in ("CT", "MR"):
         return volume.modality, "the file says so"
     low, high = (float(v) for v in np.percentile(volume.array, (0.5, 99.5)))
@@ -134,6 +137,7 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
 
 def _intensity_map(volume: Volume, config: CanonicalConfig, modality: str) -> IntensityMap:
     if modality == "CT":
+        require_hu(volume)
         return IntensityMap(config.ct_knots_hu, config.ct_knots_unit, clip=True)
     if modality != "MR":
         raise InputError(

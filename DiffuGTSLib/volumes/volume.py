@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,7 @@ class Volume:
         array: Voxels (i, j, k).
         geometry: The grid; `array.shape == geometry.shape`.
         modality: "CT", "MR" or None when the file does not say.
+        in_hu: Whether somebody said that the values are HU, so that nobody doubts it, see `volumes.hounsfield`.
 
     Raises:
         GeometryError: If the array does not have the grid's shape.
@@ -135,6 +136,7 @@ class Volume:
     array: NDArray[Any]
     geometry: Geometry
     modality: str | None = None
+    in_hu: bool = False
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
@@ -144,7 +146,7 @@ class Volume:
 
     def with_array(self, array: NDArray[Any]) -> Volume:
         """Return other voxels on the same grid."""
-        return Volume(array, self.geometry, self.modality)
+        return replace(self, array=array)
 
     def cut(self, box: tuple[slice, slice, slice]) -> Volume:
         """Return the voxels of a box, each where it was in the world.
@@ -156,7 +158,7 @@ class Volume:
         ijk_to_ras[:3, 3] = self.geometry.to_ras(np.array([part.start for part in box]))
         array = self.array[box]
         i, j, k = array.shape
-        return Volume(array, Geometry((i, j, k), ijk_to_ras), self.modality)
+        return replace(self, array=array, geometry=Geometry((i, j, k), ijk_to_ras))
 
 
 def require_scan(volume: Volume) -> None:

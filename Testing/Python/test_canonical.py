@@ -193,7 +193,9 @@ def test_sides_are_padded_evenly_to_what_the_networks_need(
     padded: tuple[int, int, int],
     counted: tuple[int, int, int],
 ) -> None:
-    source = Volume(np.random.default_rng(0).uniform(900, 1000, shape).astype(np.float32), grid(shape, spacing))
+    source = Volume(
+        np.random.default_rng(0).uniform(900, 1000, shape).astype(np.float32), grid(shape, spacing), in_hu=True
+    )
     canonical = to_canonical(source, CanonicalConfig(minimum_side=side), "CT")
     assert canonical.image.shape == canonical.geometry.shape == padded
     assert tuple(b - a for a, b in canonical.inside) == counted

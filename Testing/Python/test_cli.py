@@ -399,6 +399,41 @@ def test_mr_is_guessed_and_said(tmp_path: Path) -> None:
     assert "MRI" in results.read_record(tmp_path / "result")["prompts"]["normal"]
 
 
+def test_a_scan_taken_for_mr_is_said_even_quietly(tmp_path: Path) -> None:
+    """A CT whose offset was lost has no negative values, and looks like MR."""
+    write_volume(mr_phantom(grid((32, 32, 32), (6, 6, 6))).scan, tmp_path / "mr.nii.gz")
+    done = run("segment", tmp_path / "mr.nii.gz", "-o", tmp_path / "r", "--organ", "brain", *TINY, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert "Warning: mr.nii.gz is taken for MR, since no voxel is negative" in plain(done.stderr)
+    assert done.stdout == ""
+
+
+def test_a_ct_that_is_not_in_hu_is_refused_and_an_offset_mends_it(
+    tmp_path: Path, a_body: Phantom, a_folder: Path
+) -> None:
+    stored = tmp_path / "stored.nii.gz"
+    write_volume(a_body.scan.with_array(a_body.scan.array + 1024), stored)
+    call = ("segment", stored, "--organ", "liver", "--coarse-mask", a_folder / "lesion.nii.gz", *TINY, "--quiet")
+    refused(run(*call, "-o", tmp_path / "r", "--modality", "CT"), 2, "not in Hounsfield units", "--offset-hu -1024")
+    mended = run(*call, "-o", tmp_path / "r", "--offset-hu", "-1024")
+    assert mended.exit_code == 0 and mended.output == "", mended.stderr
+    true = run("segment", a_folder / "scan.nii.gz", *call[2:], "-o", tmp_path / "t", "--modality", "CT")
+    assert true.exit_code == 0, true.stderr
+    record = results.read_record(tmp_path / "r")
+    assert (record["asked"]["offset_hu"], record["modality"]) == (-1024.0, "CT")
+    for name in (results.AOVA, results.PSEUDO_HEALTHY, results.RESIDUAL, results.SEGMENTATION):
+        assert np.array_equal(read_volume(tmp_path / "r" / name).array, read_volume(tmp_path / "t" / name).array), name
+    healthy = read_volume(tmp_path / "r" / results.PSEUDO_HEALTHY).array
+    again = run("refine", tmp_path / "r", "--quiet")
+    assert again.exit_code == 0, again.stderr
+    assert np.array_equal(read_volume(tmp_path / "r" / results.PSEUDO_HEALTHY).array, healthy)
+    assert results.read_record(tmp_path / "r")["asked"]["offset_hu"] == -1024.0
+    insisted = run(*call, "-o", tmp_path / "i", "--offset-hu", "0")
+    assert insisted.exit_code == 0, insisted.stderr
+    mr = run(*call, "-o", tmp_path / "x", "--offset-hu", "0", "--modality", "MR")
+    refused(mr, 2, "--offset-hu is for CT", "leave one away")
+
+
 def test_a_box_must_be_finite() -> None:
     with pytest.raises(InputError, match="six numbers"):
         parse_roi("nan,1,0,1,0,1")

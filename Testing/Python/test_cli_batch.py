@@ -66,6 +66,15 @@ def test_a_scan_that_fails_stops_no_other_and_a_second_call_goes_on(a_cohort: Pa
     assert {row["name"] for row in rows_of(out / "findings.csv")} in ({"one", "two.v2"}, set())
 
 
+def test_an_offset_is_part_of_what_was_asked_for(a_case: Path, tmp_path: Path) -> None:
+    call = ("batch", a_case / "scan.nii.gz", "-o", tmp_path / "many", *LIVER, "--quiet", "--stages", "aova")
+    assert run(*call, "--offset-hu", "0").exit_code == 0
+    assert results.read_record(tmp_path / "many" / "scan")["asked"]["offset_hu"] == 0
+    kept = run(*call, "--offset-hu", "0", "--json")
+    assert [row["status"] for row in json.loads(kept.stdout)] == ["kept"]
+    assert "made with another offset_hu" in plain(run(*call).stderr)
+
+
 def test_a_batch_gives_what_segment_gives(a_case: Path, tmp_path: Path) -> None:
     scan = a_case / "scan.nii.gz"
     assert run("batch", scan, "-o", tmp_path / "many", *LIVER, "--quiet").exit_code == 0
