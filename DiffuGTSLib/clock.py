@@ -64,12 +64,12 @@ def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if type(error).__module__.startswith(_COMPILERS):
+        if type(error).__module__.startswith(_COMPILERS) and not says_out_of_memory(error):
             raise ConfigError(
                 f"The denoiser could not be compiled for {device}: {str(error).strip()[:300]}",
                 hint="install Triton for this PyTorch, or leave runtime.compile at false.",
             ) from error
-        if not (isinstance(error, torch.OutOfMemoryError) or says_out_of_memory(error)):
+        if not says_out_of_memory(error):
             raise
         raise MemoryLimitError(
             f"Out of memory in stage '{clock.current}' on {device}: {str(error)[:200] or 'no details given'}.",

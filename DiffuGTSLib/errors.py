@@ -8,7 +8,8 @@ was given, with units; the hint is the next step. Exit codes: 2 the user's data 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class DiffuGTSError(Exception):
@@ -94,16 +95,60 @@ _OUT_OF_MEMORY = (
     "not enough memory",
     "out of memory",
     "bad_alloc",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+    "STATUS_ALLOC_FAILED",  # of cuBLAS and cuDNN
+    "DEVICE_ALLOCATION_FAILED",
+    "Seems to be OOM",  # MONAI's inferer
 )
+_NO_CONVOLUTION = ("unable to find an engine", "valid cuDNN algorithm")
+"""What torch says where no way to convolve works: for want of room for any of them, or of one that can."""
+_FULL = 0.1
+"""A card with a smaller share of its memory free has none for a convolution."""
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of a library says that memory ran out: not every allocator has an exception of its own."""
-    if isinstance(error, MemoryError):
+    """Tell whether an error of a library, or one that it came from, says that memory ran out.
+
+    Not every allocator has an exception of its own. An error of our own family means what its code says.
+    """
+    return any(_says_it(each) for each in _chain(error))
+
+
+def _says_it(error: BaseException) -> bool:
+    if isinstance(error, DiffuGTSError):
+        return error.code == MemoryLimitError.code
+    torch = sys.modules.get("torch")
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    said = str(error)
+    return any(words in said for words in _OUT_OF_MEMORY) or (
+        any(words.lower() in said.lower() for words in _NO_CONVOLUTION) and _a_card_is_full()
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it came from; where it is one of ours, only itself."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        if isinstance(following, DiffuGTSError):
+            return
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _a_card_is_full() -> bool:
+    """Tell whether a card that we hold memory of has hardly any left; what torch keeps for later is not free either."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return False
+    ours = [number for number in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(number)]
+    try:
+        return any(free < _FULL * total for free, total in map(torch.cuda.mem_get_info, ours))
+    except RuntimeError:  # a card that lost its context answers nothing more
+        return False
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

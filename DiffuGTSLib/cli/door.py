@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import traceback
 from contextvars import ContextVar
@@ -89,8 +88,7 @@ def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError |
         return error if isinstance(error, Cancelled) else Cancelled(_STOPPED)
     if isinstance(error, DiffuGTSError):
         return error
-    torch = sys.modules.get("torch")
-    if not (says_out_of_memory(error) or isinstance(error, getattr(torch, "OutOfMemoryError", ()))):
+    if not says_out_of_memory(error):
         return None
     said = " ".join(str(error).split())[:300]
     return MemoryLimitError(

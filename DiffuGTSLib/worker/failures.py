@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +90,7 @@ def import_failure(error: BaseException) -> Failure:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory ran out; torch's allocator for the processor has no type of its own."""
-    if getattr(error, "code", "") == "oom":
-        return True
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, getattr(torch, "OutOfMemoryError", ())):
-        return True
+    """Say whether memory ran out, of the computer or of a graphics card."""
     return says_out_of_memory(error)
 
 

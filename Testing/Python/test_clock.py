@@ -92,12 +92,19 @@ def test_any_other_failure_of_torch_comes_through_as_it_is() -> None:
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "Seems to be OOM",
         "",
     ],
 )
 def test_the_words_of_windows_and_of_cuda_are_understood(text: str) -> None:
     with pytest.raises(MemoryLimitError, match=text or "no details given"), memory_limit(Clock(None), CPU):
         raise RuntimeError(text) if text else torch.OutOfMemoryError("")
+
+
+def test_a_compiler_that_ran_out_of_memory_is_short_of_memory_and_not_broken() -> None:
+    with pytest.raises(MemoryLimitError, match="on cuda"), memory_limit(Clock(None), torch.device("cuda")):
+        raise TorchDynamoException("the backend failed") from torch.OutOfMemoryError("Tried to allocate 9 GiB")
 
 
 def test_a_compiler_that_fails_is_said_in_words() -> None:

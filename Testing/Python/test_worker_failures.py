@@ -31,6 +31,7 @@ NO_KERNEL = "CUDA error: no kernel image is available for execution on the devic
         (MemoryError(), "oom", "Not enough memory: no details given."),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes."), "oom", "9 bytes."),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "oom", "cublasCreate"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom", "DEVICE_ALLOCATION"),
         (MemoryLimitError("Out of memory in stage 'aova' on cuda."), "oom", "Out of memory in stage 'aova' on cuda."),
         (RuntimeError(NO_KERNEL), "cuda_arch", "was not built for this graphics card"),
         (RuntimeError("CUDA error: an illegal memory access"), "cuda", "The graphics card failed: CUDA error: an ill"),
