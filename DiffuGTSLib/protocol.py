@@ -8,6 +8,8 @@ DiffuGTS, "resource:Outlines/…".
 from __future__ import annotations
 
 import json
+import posixpath
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -96,7 +98,7 @@ def read_protocol(path: Path) -> list[Case]:
 
     Raises:
         InputError: Not a protocol; an unknown key, split or modality; a key that is missing or of another type; an
-            organ that no key defines; a name used twice; a patient in two splits (code "leakage").
+            organ that no key defines; a name used twice; a patient, or a scan of two patients, in two splits (code "leakage").
     """
     cases = read_cases(path)
     for patient, splits in shared_patients(cases).items():
@@ -104,6 +106,12 @@ def read_protocol(path: Path) -> list[Case]:
         raise InputError(
             f"Patient '{patient}' is in splits {words}.",
             hint="keep all scans of a patient in one split, or the figures are worthless.",
+            code="leakage",
+        )
+    for image, (one, other) in _shared_images(cases).items():
+        raise InputError(
+            f"{image} is in split '{one.split}' as patient '{one.patient}' and in '{other.split}' as '{other.patient}'.",
+            hint="one scan is of one patient; keep all scans of a patient in one split, or the figures are worthless.",
             code="leakage",
         )
     return cases
@@ -185,6 +193,22 @@ def shared_patients(cases: Sequence[Case]) -> dict[str, list[str]]:
         if case.split not in known:
             known.append(case.split)
     return {patient: known for patient, known in splits.items() if len(known) > 1}
+
+
+def _shared_images(cases: Sequence[Case]) -> dict[str, tuple[Case, Case]]:
+    """Return the scans that are in more than one split: path → a case of each of two. Excluded scans are in none."""
+    first: dict[str, Case] = {}
+    shared = {}
+    for case in (case for case in cases if case.split != "excluded"):
+        other = first.setdefault(posixpath.normpath(case.image.replace("\\", "/")), case)
+        if other.split != case.split:
+            shared[case.image] = (other, case)
+    return shared
+
+
+def spelling_key(patient: str) -> str:
+    """Return what two spellings of a patient's name have in common: "LiTS_007" and "lits-7" are "lits7"."""
+    return re.sub(r"0*(\d+)", r"\1", re.sub(r"[^a-z0-9]", "", patient.lower()))
 
 
 def repeated(names: Iterable[str]) -> Iterator[str]:

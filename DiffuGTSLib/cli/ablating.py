@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
+from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
 from DiffuGTSLib.cli.study_reports import numbers
 from DiffuGTSLib.errors import InputError
@@ -81,7 +81,6 @@ def ablate(
     A scan is looked at once and repainted once; parts are mixtures of the same residuals, prompts are asked of the same
     features, and only steps and seeds repaint again. Thresholds of mixtures are chosen on the validation scans.
     """
-    path = protocol_path(protocol)
     require_folder(data, "--data")
     config = configured(preset, config_file, overrides, device=device, seed=seed)
 
@@ -90,9 +89,10 @@ def ablate(
 
     chosen = tuple(word.strip() for word in studies.split(",") if word.strip())
     wish = Wish(chosen, whole_numbers(steps, "--steps"), whole_numbers(seeds, "--seeds"))
-    study = Study(path, data, output, config, split, tuple(cases or ()), wish, allow_seen)
+    study = Study(protocol_path(protocol), data, output, config, split, tuple(cases or ()), wish, allow_seen)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         run_ablation(study, progress)
+    warn_of_training(output, quiet)
     if as_json:
         typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"], indent=1))
     elif not quiet:

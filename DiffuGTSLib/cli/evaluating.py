@@ -122,12 +122,22 @@ def _judge_protocol(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done), allow_seen)
         progress("cases", 1.0)
+    warn_of_training(output, quiet)
     if as_json:
         typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8")), indent=1))
     elif not quiet:
         tables = (output / TABLES).read_text(encoding="utf-8")
         OUT.print(tables, markup=False, highlight=False, soft_wrap=True)
         OUT.print(f"Report: {output / PAGE}", markup=False, highlight=False, soft_wrap=True)
+
+
+def warn_of_training(output: Path, quiet: bool) -> None:
+    """Say on the console which patients of a report may be some that the model was trained on."""
+    from DiffuGTSLib.datasets.trained_cases import WARNING
+
+    for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:
+        if WARNING in note and not quiet:
+            ERR.print(Text(note[note.index(WARNING) :], style="yellow"), soft_wrap=True)
 
 
 def _compare(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
+from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
@@ -104,8 +104,7 @@ def validate(
             hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
             code="choice",
         )
-    if protocol is not None:
-        _require_no_masks(labels, tumors, organ_masks)
+    _require_no_masks(protocol, labels, tumors, organ_masks)
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
     if data is not None:
@@ -133,6 +132,7 @@ def validate(
                 on_case=lambda case, done: progress("cases", done), model_folder=find_segmenter(model),
                 allow_seen=allow_seen,
             )  # fmt: skip
+            warn_of_training(output, quiet)
         progress("cases", 1.0)
     if as_json:
         typer.echo(json.dumps(plain(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip())
@@ -140,9 +140,9 @@ def validate(
         _show(rows, output)
 
 
-def _require_no_masks(*masks: Path | None) -> None:
+def _require_no_masks(protocol: str | None, *masks: Path | None) -> None:
     """Refuse masks beside a protocol."""
-    if any(masks):
+    if protocol is not None and any(masks):
         words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
         raise InputError(words, hint="leave them away.", code="choice")
 

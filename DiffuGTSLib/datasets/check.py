@@ -6,8 +6,6 @@ organ that nothing is known of; a patient, or the same voxels, in two splits. Ev
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import DiffuGTSError, PromptError
-from DiffuGTSLib.protocol import Case, named_file, read_scan, shared_patients
+from DiffuGTSLib.protocol import Case, named_file, read_scan, shared_patients, spelling_key
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Geometry, Volume
+from DiffuGTSLib.volumes.digest import voxels_sha256
 from DiffuGTSLib.volumes.io import read_labels
 from DiffuGTSLib.volumes.volume import closest_ras, require_scan
 
@@ -66,7 +65,7 @@ class CheckedCase:
         oblique_deg: Largest angle between a voxel axis and the patient's.
         intensities: Least and greatest value.
         tumor_ml: Volume of the tumor mask; None without one.
-        sha256: Of the scan's voxels: two files of one scan have the same.
+        sha256: Of the scan's voxels, see `voxels_sha256`: two files of one scan have the same.
     """
 
     name: str
@@ -266,13 +265,11 @@ def _strange_labels(
 def _described(case: Case, scan: Volume, tumor_ml: float | None) -> CheckedCase:
     finite = scan.array[np.isfinite(scan.array)]
     cosine = float(np.abs(scan.geometry.direction).max(axis=0).min())
-    digest = hashlib.sha256(repr(scan.array.shape).encode())
-    digest.update(np.ascontiguousarray(scan.array).data)
     return CheckedCase(
         case.name, case.patient, case.split, case.modality, case.organ, scan.geometry.shape,
         tuple(round(value, 4) for value in scan.geometry.spacing_mm), orientation(scan.geometry),
         round(float(np.degrees(np.arccos(min(1.0, cosine)))), 1),
-        (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0), tumor_ml, digest.hexdigest(),
+        (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0), tumor_ml, voxels_sha256(scan),
     )  # fmt: skip
 
 
@@ -282,8 +279,7 @@ def _patients(cases: Sequence[Case]) -> Iterator[Finding]:
         yield Finding(ERROR, "leakage", patient, f"the patient is in the splits {' and '.join(splits)}.")
     spellings: dict[str, dict[str, list[str]]] = {}
     for case in cases:
-        key = re.sub(r"0*(\d+)", r"\1", re.sub(r"[^a-z0-9]", "", case.patient.lower()))
-        spellings.setdefault(key, {}).setdefault(case.patient, []).append(case.split)
+        spellings.setdefault(spelling_key(case.patient), {}).setdefault(case.patient, []).append(case.split)
     for names in spellings.values():
         if len(names) > 1 and len({split for splits in names.values() for split in splits}) > 1:
             listed = ", ".join(f"'{name}' ({splits[0]})" for name, splits in names.items())

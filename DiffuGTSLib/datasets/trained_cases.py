@@ -1,25 +1,29 @@
 """The cases that a model was trained and tuned on, kept in its folder, so that nobody tests it on them unawares.
 
-A patient is known by name, a scan by the SHA-256 of its file: the one finds another scan of the patient, the other the
-scan under another name.
+A patient is known by name, a scan by the SHA-256 of its file and of its voxels: the one finds another scan of the
+patient, the others the scan under another name or in another form. A name that differs in spelling only is a warning:
+"1" and "01" may be two patients of two hospitals.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError, WeightsError
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.protocol import Case, spelling_key
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.volumes.digest import scan_sha256
+from DiffuGTSLib.volumes import read_volume
+from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256
 
 TRAINING_CASES = "training_cases.json"
 """File of a model folder."""
 TRAINED, TUNED = "trained", "tuned"
 """What a case was used for: its voxels made the weights, or its figures chose weights, steps or thresholds."""
+WARNING = "WARNING"
+"""Begins what `SeenCases.note` says of patients that may have been trained on."""
 _USES = {"train": TRAINED, "validation": TUNED}
 
 
@@ -32,12 +36,14 @@ class TrainedCase:
         patient: As in the protocol.
         sha256: Of the scan's file.
         use: `TRAINED` or `TUNED`; records of earlier versions name only what was trained on.
+        voxels_sha256: See `DiffuGTSLib.volumes.digest`; "" in records of earlier versions.
     """
 
     name: str
     patient: str
     sha256: str
     use: str = TRAINED
+    voxels_sha256: str = ""
 
 
 def record_training(
@@ -64,18 +70,30 @@ def record_training(
     incomplete = any(read_training_cases(folder) is None for folder in folders) or any(
         _is_incomplete(folder) for folder in (model_folder, *folders)
     )
-    known = dict.fromkeys(case for folder in (model_folder, *folders) for case in read_training_cases(folder) or ())
-    used = [
-        TrainedCase(case.name, case.patient, scan_sha256(data / case.image), _USES[case.split] if learned else TUNED)
-        for case in cases
-        if case.split in _USES
-    ]
-    content: dict[str, object] = {"format": 1, "cases": [asdict(case) for case in known | dict.fromkeys(used)]}
+    known = [case for folder in (model_folder, *folders) for case in read_training_cases(folder) or ()]
+    voxels = {case.sha256: case.voxels_sha256 for case in known if case.voxels_sha256}  # so that each is read once
+    used = []
+    for case in cases:
+        if case.split in _USES:
+            file, use = scan_sha256(data / case.image), _USES[case.split] if learned else TUNED
+            if file not in voxels:
+                voxels[file] = _voxels_sha256(data / case.image)
+            used.append(TrainedCase(case.name, case.patient, file, use))
+    told = dict.fromkeys(replace(case, voxels_sha256=voxels.get(case.sha256, "")) for case in (*known, *used))
+    content: dict[str, object] = {"format": 1, "cases": [asdict(case) for case in told]}
     if incomplete:
         content["incomplete"] = True
     model_folder.mkdir(parents=True, exist_ok=True)
     with whole_file(model_folder / TRAINING_CASES) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _voxels_sha256(scan: Path) -> str:
+    """Return the digest of a scan's voxels; "" where it cannot be read, of which whoever needs it will tell."""
+    try:
+        return voxels_sha256(read_volume(scan))
+    except InputError:
+        return ""
 
 
 def _folder_of(earlier: Path) -> Path:
@@ -102,7 +120,13 @@ def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
         return [
-            TrainedCase(str(row["name"]), str(row["patient"]), str(row["sha256"]), str(row.get("use", TRAINED)))
+            TrainedCase(
+                str(row["name"]),
+                str(row["patient"]),
+                str(row["sha256"]),
+                str(row.get("use", TRAINED)),
+                str(row.get("voxels_sha256", "")),
+            )
             for row in rows
         ]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -117,15 +141,32 @@ def seen_in_training(cases: Sequence[Case], data: Path, trained: Sequence[Traine
     A case of the split "validation" may be scored although it was tuned on: that is what it is for.
     """
     trained = sorted(trained, key=lambda case: case.use == TRAINED)  # of two uses the last one counts: the weightier
-    patients, scans = ({getattr(case, key): case for case in trained} for key in ("patient", "sha256"))
+    patients, scans, voxels = (
+        {getattr(case, key): case for case in trained if getattr(case, key)}
+        for key in ("patient", "sha256", "voxels_sha256")
+    )
     seen = {}
     for case in cases:
         known, why = patients.get(case.patient), f"patient {case.patient} of {{name}}"
         if known is None:
             known, why = scans.get(scan_sha256(data / case.image)), "the same file as {name}"
+        if known is None and voxels:
+            known, why = voxels.get(_voxels_sha256(data / case.image)), "the same voxels as {name}"
         if known is not None and not (known.use == TUNED and case.split == "validation"):
             seen[case.name] = why.format(name=known.name) + (", tuned on" if known.use == TUNED else "")
     return seen
+
+
+def _alike(cases: Sequence[Case], trained: Sequence[TrainedCase]) -> str:
+    """Return a warning of patients whose names differ from one of the training in spelling only; "" without any."""
+    exact = {case.patient for case in trained}
+    spellings = {spelling_key(case.patient): case for case in sorted(trained, key=lambda case: case.use == TRAINED)}
+    alike = {}
+    for case in cases:
+        known = spellings.get(spelling_key(case.patient))
+        if known is not None and case.patient not in exact and not (known.use == TUNED and case.split == "validation"):
+            alike[case.patient] = f"'{case.patient}' of {case.name}, {known.use} on as '{known.patient}'"
+    return f" {WARNING}: one patient under several names? {'; '.join(alike.values())}." if alike else ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +175,7 @@ class SeenCases:
 
     Attributes:
         why: Case → why it counts as seen.
-        note: The same in one sentence.
+        note: The same in a sentence, and a warning where names of patients differ in spelling only.
     """
 
     why: dict[str, str]
@@ -165,18 +206,24 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
             hint="leave them out of the test. --allow-seen scores them all the same, and the report says so.",
             code="leakage",
         )
+    unseen = [case for case in cases if case.name not in why]
+    return SeenCases(why, _said(why, cases, trained, model_folder) + _alike(unseen, trained))
+
+
+def _said(
+    why: Mapping[str, str], cases: Sequence[Case], trained: Sequence[TrainedCase], model_folder: Path | None
+) -> str:
+    """Say in a sentence what is known of the cases."""
     if why:
-        return SeenCases(why, f"SEEN IN TRAINING, so that their figures say nothing: {listed}.")
+        listed = "; ".join(f"{name} ({reason})" for name, reason in why.items())
+        return f"SEEN IN TRAINING, so that their figures say nothing: {listed}."
     if model_folder is not None and _is_incomplete(model_folder):
-        return SeenCases(
-            {}, "The model was made from weights that do not tell what they were trained on: cases may have been seen."
-        )
+        return "The model was made from weights that do not tell what they were trained on: cases may have been seen."
     tuned = [case.name for case in cases if case.split == "validation"]
     if tuned:
-        return SeenCases(
-            {}, f"Validation scans, on which training and thresholds may have been tuned: {', '.join(tuned)}."
-        )
-    return SeenCases({}, f"No case is among the {len(trained)} scans trained or tuned on, by patient and by file.")
+        return f"Validation scans, on which training and thresholds may have been tuned: {', '.join(tuned)}."
+    known_by = ", by file and by voxels" if any(case.voxels_sha256 for case in trained) else " and by file"
+    return f"No case is among the {len(trained)} scans trained or tuned on, by patient{known_by}."
 
 
 def _used(why: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The SHA-256 by which a scan or a mask is known again, under whatever name it lies on the disk."""
+"""The SHA-256 by which a scan or a mask is known again, under whatever name it lies on the disk, or in whatever form."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.io import read_volume, source_files
+from DiffuGTSLib.volumes.volume import Volume, closest_ras
 
 _DETACHED = (".nhdr", ".mhd")
 
@@ -32,4 +33,17 @@ def scan_sha256(path: Path) -> str:
             raise InputError(f"{file} cannot be read: {error.strerror}.", code="unreadable") from error
     if path.suffix.lower() in _DETACHED:
         digest.update(np.ascontiguousarray(read_volume(path).array).data)
+    return digest.hexdigest()
+
+
+def voxels_sha256(scan: Volume) -> str:
+    """Return the digest of a scan's voxels with their axes in closest RAS order.
+
+    It stays the same when a file is packed, converted or turned by quarters, which changes every byte of it; not when
+    it is resampled, cut, or its intensities are changed.
+    """
+    axes, signs = closest_ras(scan.geometry)
+    voxels = np.transpose(scan.array, axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
+    digest = hashlib.sha256(repr(voxels.shape).encode())
+    digest.update(np.ascontiguousarray(voxels, dtype=np.float32).data)
     return digest.hexdigest()

@@ -356,6 +356,18 @@ def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tm
     assert "SEEN IN TRAINING" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_a_patient_under_another_spelling_is_a_warning_on_the_console(a_model: Path, tmp_path: Path) -> None:
+    protocol = write_mini_data(tmp_path / "data")
+    model = Path(shutil.copytree(a_model, tmp_path / "model"))
+    trained = Case("x", "PATIENT of ct-03", "train", "CT", "ct_1/scan.nii.gz")
+    record_training([trained], tmp_path / "data", find_segmenter(model))
+    asked = ("validate", model, "--protocol", protocol, "--data", tmp_path / "data", "-o", tmp_path / "report")
+    done = run(*asked)
+    said = "WARNING: one patient under several names? 'patient of ct_3' of ct_3, trained on as 'PATIENT of ct-03'."
+    assert done.exit_code == 0 and said in plain(done.stderr), done.output
+    assert "WARNING" not in run(*asked, "-q").stderr and said in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_a_folder_with_scans_that_were_trained_on_is_refused(a_model: Path, a_run: Path, tmp_path: Path) -> None:
     model = Path(shutil.copytree(a_model, tmp_path / "model"))
     record_training([Case("x", "y", "train", "CT", "scans/b.nii.gz")], a_run, find_segmenter(model))

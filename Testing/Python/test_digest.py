@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from phantoms import ct_phantom, grid, write_dicom
+from phantoms import ct_phantom, grid, orientations, reoriented, write_dicom
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.volumes.digest import scan_sha256
+from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256
 from DiffuGTSLib.volumes.io import write_volume
 
 
@@ -67,3 +67,12 @@ def test_what_is_not_there_and_what_is_no_one_series_are_told_apart(tmp_path: Pa
     with pytest.raises(InputError) as caught:
         scan_sha256(tmp_path / "notes")
     assert caught.value.code == "dicom_series"
+
+
+def test_voxels_are_known_again_however_they_are_turned_and_no_others_are() -> None:
+    scan = ct_phantom(grid((8, 9, 4), (6.0, 6.0, 6.0)), noise_hu=5).scan
+    assert {voxels_sha256(reoriented(scan, each)) for each in orientations()} == {voxels_sha256(scan)}
+    changed = scan.array.copy()
+    changed[0, 0, 0] += 1
+    assert voxels_sha256(scan.with_array(changed)) != voxels_sha256(scan)
+    assert voxels_sha256(scan.with_array(scan.array.astype(np.float64))) == voxels_sha256(scan)

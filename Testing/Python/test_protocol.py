@@ -66,6 +66,15 @@ def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "leakage" and "one split" in caught.value.hint
 
 
+def test_one_scan_of_two_patients_in_two_splits_is_refused(tmp_path: Path) -> None:
+    other = {**ROW, "name": "b", "patient": "q", "split": "test", "image": f"./{ROW['image']}"}
+    with pytest.raises(InputError, match=r"in split 'train' as patient 'p' and in 'test' as 'q'") as caught:
+        read_protocol(write_protocol(tmp_path / "p.json", [ROW, other]))
+    assert caught.value.code == "leakage"
+    for more in ({"split": ROW["split"]}, {"split": "excluded"}, {"image": "another.nii.gz"}):
+        assert len(read_protocol(write_protocol(tmp_path / "p.json", [ROW, {**other, **more}]))) == 2
+
+
 def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
     assert len(read_protocol(write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b"}]))) == 2
 

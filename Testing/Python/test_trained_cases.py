@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from phantoms import ct_phantom, grid, orientations, reoriented
 
 from DiffuGTSLib.datasets.trained_cases import (
     TRAINING_CASES,
@@ -20,6 +21,7 @@ from DiffuGTSLib.datasets.trained_cases import (
 from DiffuGTSLib.errors import InputError, WeightsError
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.volumes import write_volume
 
 
 def a_case(data: Path, name: str, split: str, patient: str = "") -> Case:
@@ -92,6 +94,47 @@ def test_a_patient_and_a_renamed_scan_are_found(tmp_path: Path) -> None:
     assert list(allowed.why) == ["b", "copy"] and allowed.note.startswith("SEEN IN TRAINING")
     unseen = check_unseen(tested[2:], tmp_path, model, allow_seen=False)
     assert unseen.why == {} and unseen.note.startswith("No case is among the 1 scans")
+
+
+def test_a_scan_in_another_form_is_found_by_its_voxels(tmp_path: Path) -> None:
+    """Converted and turned: not one byte of the file is as it was."""
+    scan = ct_phantom(grid((8, 9, 10), (6.0, 6.0, 6.0)), noise_hu=5).scan
+    write_volume(scan, tmp_path / "a.nii.gz")
+    record_training([Case("a", "one", "train", "CT", "a.nii.gz")], tmp_path, tmp_path / "model")
+    write_volume(reoriented(scan, list(orientations())[7]), tmp_path / "b.nrrd")
+    write_volume(scan.with_array(scan.array + 1), tmp_path / "c.nii.gz")
+    copy, other = (Case(name, name, "test", "CT", file) for name, file in (("b", "b.nrrd"), ("c", "c.nii.gz")))
+    with pytest.raises(InputError, match=r"trained on 1 of 2 cases: b \(the same voxels as a\)"):
+        check_unseen([copy, other], tmp_path, tmp_path / "model", allow_seen=False)
+    note = check_unseen([other], tmp_path, tmp_path / "model", allow_seen=False).note
+    assert note.endswith("by patient, by file and by voxels.")
+
+
+def test_a_record_without_voxels_gets_them_when_the_scan_is_trained_on_again(tmp_path: Path) -> None:
+    write_volume(ct_phantom(grid((8, 9, 10), (6.0, 6.0, 6.0))).scan, tmp_path / "a.nii.gz")
+    case, path = Case("a", "one", "train", "CT", "a.nii.gz"), tmp_path / "model" / TRAINING_CASES
+    record_training([case], tmp_path, tmp_path / "model")
+    record = json.loads(path.read_text())
+    digest = record["cases"][0].pop("voxels_sha256")
+    path.write_text(json.dumps(record))
+    record_training([case], tmp_path, tmp_path / "model")
+    (known,) = read_training_cases(tmp_path / "model") or ()
+    assert len(digest) == 64 and known.voxels_sha256 == digest
+
+
+def test_another_spelling_of_a_patient_is_a_warning(tmp_path: Path) -> None:
+    a, b = a_case(tmp_path, "a", "train", "LiTS_007"), a_case(tmp_path, "b", "validation", "p2")
+    record_training([a, b], tmp_path, tmp_path / "model")
+    tested = [
+        a_case(tmp_path, "c", "test", "lits-7"),
+        a_case(tmp_path, "d", "test", "P 02"),
+        a_case(tmp_path, "e", "test"),
+    ]
+    seen = check_unseen(tested, tmp_path, tmp_path / "model", allow_seen=False)
+    said = "WARNING: one patient under several names? 'lits-7' of c, trained on as 'LiTS_007'; 'P 02' of d, tuned on as 'p2'."
+    assert seen.why == {} and seen.note.endswith(said)
+    tuned = [Case("b", "P2", "validation", "CT", "b")]
+    assert "WARNING" not in check_unseen(tuned, tmp_path, tmp_path / "model", allow_seen=False).note
 
 
 def test_what_was_tuned_on_is_no_test_case_and_may_be_scored_as_validation(tmp_path: Path) -> None:
