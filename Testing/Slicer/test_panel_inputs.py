@@ -50,6 +50,7 @@ def test_segments_of_the_chosen_segmentation_are_offered(a_panel: Opened) -> Non
     assert a_panel.state.organSegmentId == "spleen"
     slicer.mrmlScene.RemoveNode(node)
     assert not box.enabled and box.count == 0 and a_panel.state.organSegmentation is None
+    assert a_panel.state.organSegmentId == "spleen", "without segments, nobody has chosen another one"
 
 
 def test_the_chosen_segment_comes_back_with_the_scene(
