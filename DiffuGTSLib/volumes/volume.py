@@ -162,19 +162,28 @@ class Volume:
 
 
 def require_scan(volume: Volume) -> None:
-    """Refuse a scan that no method can read: NaN or infinite voxels, or one value everywhere.
+    """Refuse a scan that no method can read: NaN or infinite voxels, one value everywhere, or a mask in its place.
 
     Raises:
-        InputError: With the number of bad voxels, or the value of a constant image.
+        InputError: With the number of bad voxels, the value of a constant image, or the two values of a mask.
     """
     bad = int(volume.array.size - np.isfinite(volume.array).sum())
     if bad:
         raise not_finite(bad, volume.array.size)
-    if volume.array.min() == volume.array.max():
+    low, high = volume.array.min(), volume.array.max()
+    if low == high:
         raise InputError(
-            f"The scan is constant: every voxel is {float(volume.array.min()):g}.",
+            f"The scan is constant: every voxel is {float(low):g}.",
             hint="check that the right file or series was chosen.",
             code="constant",
+        )
+    if low == 0 and all(
+        ((part == low) | (part == high)).all() for part in volume.array
+    ):  # ends at the first scan's slice
+        raise InputError(
+            f"The scan holds nothing but 0 and {float(high):g}: it is a mask.",
+            hint="give the scan that it was drawn on.",
+            code="mask",
         )
 
 

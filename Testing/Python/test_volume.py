@@ -136,6 +136,14 @@ def test_a_constant_scan_is_refused_with_its_value() -> None:
     assert caught.value.code == "constant"
 
 
+def test_a_mask_in_place_of_a_scan_is_refused_with_its_values() -> None:
+    array = np.zeros((2, 2, 2), dtype=np.float32)
+    array[1, 0, 0] = 255
+    with pytest.raises(InputError, match="nothing but 0 and 255: it is a mask") as caught:
+        require_scan(Volume(array, Geometry((2, 2, 2), np.eye(4))))
+    assert caught.value.code == "mask"
+
+
 def test_an_ordinary_scan_passes() -> None:
     require_scan(Volume(np.arange(8).reshape(2, 2, 2), Geometry((2, 2, 2), np.eye(4))))
 
