@@ -177,9 +177,8 @@ def require_scan(volume: Volume) -> None:
             hint="check that the right file or series was chosen.",
             code="constant",
         )
-    if low == 0 and all(
-        ((part == low) | (part == high)).all() for part in volume.array
-    ):  # ends at the first scan's slice
+    # Masks are 0 and 1, or 255; of a scan the first slice that shows something ends the search.
+    if low == 0 and high <= 255 and all(((part == low) | (part == high)).all() for part in volume.array):
         raise InputError(
             f"The scan holds nothing but 0 and {float(high):g}: it is a mask.",
             hint="give the scan that it was drawn on.",
