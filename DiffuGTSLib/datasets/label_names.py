@@ -1,6 +1,8 @@
 """What the values of a data set's label map mean: organs, tumors, and lesions that are neither.
 
 Data sets name their labels in words of their own ("cancer", "colon cancer primaries", "Tumour"). These words decide.
+Regions of nnU-Net hold others: "kidney" [1, 2, 3], "masses" [2, 3], "tumor" 2. The smallest is read first, so that what
+a larger one holds is known already.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ _TUMOR = re.compile(
     r"cancer|tumou?r|carcinoma|neoplas|metasta|malignan|lesion|nodule|\bglio|o?edema|enhancing|necro", re.IGNORECASE
 )
 _OTHER_LESION = re.compile(r"cyst|ignore|cavity|hematoma|haematoma", re.IGNORECASE)
+_MASS = re.compile(r"\bmass|abnormal|patholog", re.IGNORECASE)
+"""Words for whatever is not healthy, tumor or not."""
+_JOINED = re.compile(r"\b(?:and|with|plus|incl|including)\b|[+&]", re.IGNORECASE)
 _POSITION = {"left", "right", "upper", "middle", "lower", "lobe"}
 _BONES = {"vertebrae", "rib", "femur", "hip", "sacrum", "sternum", "skull", "humerus", "scapula", "clavicula"}
 _OUTSIDE_THE_ORGAN = {"hepatic vessel"}
@@ -52,22 +57,24 @@ def meaning_of(
         tumor_values: The values that are tumor; none lets the names decide.
 
     Raises:
-        InputError: If the organ of the tumors cannot be told (code "organ").
+        InputError: If the organ of the tumors cannot be told (code "organ"), or which values of a region are tumor (code
+            "regions").
         PromptError: If `organ` is none that we know.
     """
-    tumors, others = set(tumor_values), set()
+    tumors: set[int] = set(tumor_values)
+    others: set[int] = set()
     organs: dict[str, set[int]] = {}
     unnamed: list[set[int]] = []
     tumor_organs: list[str] = []
-    for name, given in labels:
+    for name, given in sorted(labels, key=lambda label: len(set(label[1]) - {0})):
         values = {value for value in given if value != 0}
         if not values:
             continue
-        if _OTHER_LESION.search(name) and not values & tumors:
-            others |= values
-        elif values <= tumors or (_TUMOR.search(name) and not tumor_values):
-            tumors |= values
-            tumor_organs.append(organ_in(name))
+        lesions = (_chosen if tumor_values else _lesions)(name, values, tumors, others)
+        if lesions is not None:
+            if lesions[0]:
+                tumor_organs.append(organ_in(name))
+            tumors, others = tumors | lesions[0], others | lesions[1]
         elif found := organ_in(name):
             organs.setdefault(found, set()).update(values)
         else:
@@ -78,6 +85,64 @@ def meaning_of(
     if where in organs and where not in _OUTSIDE_THE_ORGAN:
         organs[where] |= tumors | others
     return Meaning(where, sorted(tumors), {name: sorted(values) for name, values in organs.items()}, sorted(others))
+
+
+def _lesions(name: str, values: set[int], tumors: set[int], others: set[int]) -> tuple[set[int], set[int]] | None:
+    """Return the values that a label makes tumor, and other lesions; None where it is an organ, its tumors included.
+
+    Args:
+        name: The label's.
+        values: Its own, none of them 0.
+        tumors: Values that smaller regions have made tumor.
+        others: The same of other lesions.
+
+    Raises:
+        InputError: If its name speaks of a tumor and of something else, and no smaller region parts the two.
+    """
+    tumor, other = bool(_TUMOR.search(name)), bool(_OTHER_LESION.search(name))
+    if tumor and _is_joint(name):  # "liver and tumor"
+        if values & tumors:
+            return None
+        raise _unclear(name, values)
+    if tumor and other:  # "tumor and cyst"; of one value, "cystic lesion"
+        if values & tumors:
+            return set(), values - tumors
+        if values & others:
+            return values - others, set()
+        if len(values) > 1:
+            raise _unclear(name, values)
+        return set(), values
+    if tumor:
+        if values & tumors and values - tumors and organ_in(name):  # "liver tumor" [1, 2] beside "tumor" 2
+            raise _unclear(name, values)
+        return values, set()
+    if other or (_MASS.search(name) and values & tumors):
+        return set(), values - tumors
+    return None
+
+
+def _chosen(name: str, values: set[int], tumors: set[int], others: set[int]) -> tuple[set[int], set[int]] | None:  # noqa: ARG001
+    """Return the same where the user has said which values are tumor: whatever else is no organ is another lesion."""
+    if values <= tumors:
+        return values, set()
+    if any(words.search(name) for words in (_TUMOR, _OTHER_LESION, _MASS)) and not _is_joint(name):
+        return set(), values - tumors
+    return None
+
+
+def _is_joint(name: str) -> bool:
+    """Say whether a name joins an organ with a tumor, as "liver and tumor"; "left and right kidney tumor" does not."""
+    parts = [(bool(organ_in(part)), bool(_TUMOR.search(part))) for part in _JOINED.split(name.replace("_", " "))]
+    return (True, False) in parts and (False, True) in parts
+
+
+def _unclear(name: str, values: set[int]) -> InputError:
+    listed = ", ".join(map(str, sorted(values)))
+    return InputError(
+        f"The label '{name}' stands for the values {listed}, and no other label tells which of them are tumor.",
+        hint="say it: --tumor-values 2.",
+        code="regions",
+    )
 
 
 def organ_in(words: str) -> str:

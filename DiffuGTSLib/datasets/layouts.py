@@ -142,8 +142,9 @@ def read_nnunet(folder: Path, wish: Wish) -> list[Case]:
     """Read nnU-Net's raw data: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`, and a test set."""
     content = read_object(folder / "dataset.json", "channel_names")
     channels = _object(content, "channel_names" if "channel_names" in content else "modality", folder)
-    labels = [(str(name), _values(given, folder)) for name, given in _object(content, "labels", folder).items()]
-    meaning = meaning_of(labels, f"{content.get('name', '')} {folder.name}", wish.organ, wish.tumor_values)
+    meaning = meaning_of(
+        _named_labels(content, folder), f"{content.get('name', '')} {folder.name}", wish.organ, wish.tumor_values
+    )
     cases = []
     for images, truth, split in (("imagesTr", "labelsTr", UNDECIDED), ("imagesTs", "labelsTs", "test")):
         for label in [path for path in _found(folder / truth, "*") if IMAGE_SUFFIX.search(path.name)]:
@@ -302,6 +303,14 @@ def _object(content: Mapping[str, Any], key: str, folder: Path) -> Mapping[str, 
     if not isinstance(found, Mapping):
         raise InputError(f"{folder / 'dataset.json'}: expected the object '{key}', got {found!r}.", code="layout")
     return found
+
+
+def _named_labels(content: Mapping[str, Any], folder: Path) -> list[tuple[str, list[int]]]:
+    """Return (name, values) of each label: by name, as nnU-Net v2 has them, or by value, as v1 and the Decathlon have."""
+    labels = _object(content, "labels", folder)
+    if labels and all(str(key).isdigit() for key in labels):
+        return [(str(name), _values(value, folder)) for value, name in labels.items()]
+    return [(str(name), _values(given, folder)) for name, given in labels.items()]
 
 
 def _values(given: object, folder: Path) -> list[int]:

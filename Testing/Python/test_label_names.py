@@ -30,6 +30,31 @@ from DiffuGTSLib.errors import InputError, PromptError
             [("left kidney", [1]), ("spleen", [4]), ("aorta", [5]), ("whole tumour", [2, 3])], "Renal",
             Meaning("kidney", [2, 3], {"kidney": [1, 2, 3], "spleen": [4]}, []),
         ),
+        (
+            [("kidney", [1, 2, 3]), ("masses", [2, 3]), ("tumor", [2])], "KiTS",
+            Meaning("kidney", [2], {"kidney": [1, 2, 3]}, [3]),
+        ),
+        (
+            [("liver and tumor", [1, 2]), ("tumor", [2])], "LiTS",
+            Meaning("liver", [2], {"liver": [1, 2]}, []),
+        ),
+        (
+            [("kidney", [1]), ("tumor_and_cyst", [2, 3]), ("cyst", [3])], "",
+            Meaning("kidney", [2], {"kidney": [1, 2, 3]}, [3]),
+        ),
+        (
+            [("kidney", [1]), ("tumor_and_cyst", [2, 3]), ("tumor", [2])], "",
+            Meaning("kidney", [2], {"kidney": [1, 2, 3]}, [3]),
+        ),
+        (
+            [("whole tumor", [1, 2, 3]), ("tumor core", [2, 3]), ("enhancing tumor", [3])], "BrainTumour",
+            Meaning("brain", [1, 2, 3], {}, []),
+        ),
+        (
+            [("Vessel", [1, 2]), ("Tumour", [2])], "Task08_HepaticVessel",
+            Meaning("hepatic vessel", [2], {"hepatic vessel": [1, 2]}, []),
+        ),
+        ([("left and right kidney tumor", [2, 3])], "", Meaning("kidney", [2, 3], {}, [])),
     ],
 )  # fmt: skip
 def test_names_say_what_values_are(labels: list[tuple[str, list[int]]], dataset: str, meaning: Meaning) -> None:
@@ -44,6 +69,29 @@ def test_the_user_s_word_goes_before_the_names() -> None:
 def test_of_several_kinds_of_lesions_the_chosen_values_are_tumor() -> None:
     labels = [("liver", [1]), ("tumor", [2]), ("cyst", [3])]
     assert meaning_of(labels, "", tumor_values=[3]).tumor_values == [3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "unclear", "meaning"),
+    [
+        ([("liver and tumor", [1, 2])], "liver and tumor", Meaning("liver", [2], {"liver": [1, 2]}, [])),
+        (
+            [("liver", [1]), ("liver tumor", [2, 3]), ("tumor", [2])], "liver tumor",
+            Meaning("liver", [2], {"liver": [1, 2, 3]}, [3]),
+        ),
+        (
+            [("kidney", [1]), ("tumor or cyst", [2, 3])], "tumor or cyst",
+            Meaning("kidney", [2], {"kidney": [1, 2, 3]}, [3]),
+        ),
+    ],
+)  # fmt: skip
+def test_a_region_of_tumor_and_something_else_needs_a_word(
+    labels: list[tuple[str, list[int]]], unclear: str, meaning: Meaning
+) -> None:
+    with pytest.raises(InputError, match=f"The label '{unclear}' stands for the values") as caught:
+        meaning_of(labels, "x")
+    assert caught.value.code == "regions" and "--tumor-values" in caught.value.hint
+    assert meaning_of(labels, "x", tumor_values=[2]) == meaning
 
 
 def test_tumors_of_no_organ_or_of_an_unknown_one_are_refused() -> None:

@@ -136,6 +136,12 @@ def test_every_channel_of_nnunet_is_a_scan_and_regions_are_understood(tmp_path: 
     assert cases[0].image == "imagesTr/case_0_0001.nii.gz" and cases[0].tumor_values == [1, 2]
 
 
+def test_the_first_version_of_nnunet_names_labels_by_value(tmp_path: Path) -> None:
+    labels = {"0": "background", "1": "liver", "2": "tumor"}
+    cases = read_layout(write_nnunet(tmp_path / "Task003_Liver", ["CT"], labels), "nnunet")
+    assert (cases[0].organ, cases[0].label_names, cases[0].tumor_values) == ("liver", {"liver": [1, 2]}, [2])
+
+
 def test_a_channel_of_unknown_modality_needs_a_word(tmp_path: Path) -> None:
     folder = write_nnunet(tmp_path / "Liver", ["zscore"], LIVER)
     with pytest.raises(InputError, match="does not say whether 'zscore' is CT or MR") as caught:
