@@ -94,11 +94,13 @@ def show_plan(plan: Plan) -> None:
     total = "" if plan.seconds is None else f"{plan.seconds:.1f}"
     table.add_row("all", "", f"{sum(stage.tflop for stage in plan.stages):.3g}", total, f"{plan.peak_bytes / 1e9:.2f}")
     OUT.print(table)
-    beside = f" Beside it {plan.host_bytes / 1e9:.1f} GB of main memory." if plan.host_bytes else ""
+    beside = f" Beside it {plan.host_bytes / 1e9:.1f} GB of main memory" if plan.host_bytes else ""
+    if beside and machine.main_memory_bytes is not None:
+        beside += f", of {machine.main_memory_bytes / 1e9:.1f} ({machine.main_memory_source})"
     OUT.print(
         Text(
             f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
-            f"again), memory for one that fills the scan.{beside}",
+            f"again), memory for one that fills the scan.{beside}{'.' if beside else ''}",
             style="dim",
         ),
         soft_wrap=True,

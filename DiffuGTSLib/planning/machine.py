@@ -10,7 +10,6 @@ import math
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar, cast
 
 import psutil  # type: ignore[import-untyped]
@@ -20,6 +19,7 @@ from DiffuGTSLib.components import find_device, ordered_for
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
+from DiffuGTSLib.planning.job_limits import job_limits
 
 Part = TypeVar("Part")
 
@@ -44,11 +44,6 @@ FLOAT32_SHARE = 0.25
 _PROBE_FLOP = 2e11
 """About two seconds of a core."""
 _UNLIMITED = 1 << 60
-_CONTAINERS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
-"""(limit, what is used of it), of the second and the first version of cgroups."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,9 @@ class Machine:
         tflops: 10^12 operations a second in bfloat16 on CUDA, on a CPU in the precision that is asked for; None where
             nobody asked.
         tflops_source: Where that comes from, in words.
+        main_memory_bytes: Beside a card, what the plan may use of this computer's; None on a CPU, where it is the same,
+            and where the card is elsewhere.
+        main_memory_source: Where that figure comes from, in words.
     """
 
     device: str
@@ -71,6 +69,8 @@ class Machine:
     memory_source: str
     tflops: float | None = None
     tflops_source: str = "not asked for"
+    main_memory_bytes: float | None = None
+    main_memory_source: str = ""
 
     def speed(self, precision: str) -> float | None:
         """Return operations a second in a precision, or None."""
@@ -95,23 +95,23 @@ def find_machine(runtime: RuntimeConfig) -> Machine:
         raise ConfigError("There is no CUDA GPU here to plan for.", hint="say how much memory yours has: --memory 8GB.")
     device = torch.device("cuda") if absent else find_device(runtime)
     name = _name(device, absent)
+    if device.type == "cpu":
+        return Machine("cpu", name, *((runtime.memory_gb * GB, "as asked") if runtime.memory_gb else cpu_memory()))
+    beside, beside_source = (None, "") if absent else cpu_memory()
     if runtime.memory_gb:
-        return Machine(device.type, name, runtime.memory_gb * GB, "as asked")
-    if device.type == "cuda":
+        memory, source = runtime.memory_gb * GB, "as asked"
+    else:
         free, _ = torch.cuda.mem_get_info(device)
-        return Machine("cuda", name, free + torch.cuda.memory_reserved(device) + BASE_BYTES["cuda"], "free on the card")
-    return Machine("cpu", name, *cpu_memory())
+        memory, source = free + torch.cuda.memory_reserved(device) + BASE_BYTES["cuda"], "free on the card"
+    return Machine("cuda", name, memory, source, main_memory_bytes=beside, main_memory_source=beside_source)
 
 
 def cpu_memory() -> tuple[float, str]:
-    """Return what this process may hold in all, and what limits it: the machine, its container or its shell."""
+    """Return what this process may hold in all, and what limits it: the machine, its container, job or shell."""
     process = psutil.Process()
     held = process.memory_info()
     limits = [(held.rss + psutil.virtual_memory().available, "free in this computer")]
-    for limit, used in _CONTAINERS:
-        if _number(limit) < _UNLIMITED:
-            others = max(0.0, _used(used) - held.rss)
-            limits.append((_number(limit) - others, "the container's limit"))
+    limits += job_limits(held.rss)
     if sys.platform != "win32":
         import resource
 
@@ -183,22 +183,3 @@ def _name(device: torch.device, absent: bool) -> str:
     if device.type == "cuda":
         return "a CUDA GPU that is not here" if absent else torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
-
-
-def _used(path: Path) -> float:
-    """Return what a container uses, without the copies of files that it gives back when asked; 0 where nobody says."""
-    used = _number(path)
-    if not used < _UNLIMITED:
-        return 0.0
-    try:
-        told = dict(line.split() for line in (path.parent / "memory.stat").read_text(encoding="ascii").splitlines())
-        return used - float(told.get("total_inactive_file", told.get("inactive_file", 0)))
-    except (OSError, ValueError):
-        return used
-
-
-def _number(path: Path) -> float:
-    try:
-        return float(path.read_text())
-    except (OSError, ValueError):
-        return math.inf

@@ -113,6 +113,12 @@ class Plan:
         return max(stage.peak_bytes for stage in self.stages)
 
     @property
+    def fits(self) -> bool:
+        """Whether the machine has the memory; beside a card, of the computer too, where that is known."""
+        beside = self.machine.main_memory_bytes
+        return self.peak_bytes <= self.machine.memory_bytes and (beside is None or self.host_bytes <= beside)
+
+    @property
     def seconds(self) -> float | None:
         """Of all stages, without loading and writing files."""
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
@@ -132,7 +138,10 @@ class Plan:
             "precision": self.config.runtime.precision,
             "offload": self.config.runtime.offload,
             "steps": self.config.inpainting.steps,
-            "machine": {**asdict(self.machine), "memory_bytes": round(self.machine.memory_bytes)},
+            "machine": {
+                key: round(value) if key.endswith("_bytes") and value is not None else value
+                for key, value in asdict(self.machine).items()
+            },
             "stages": stages,
             "peak_bytes": round(self.peak_bytes),
             "host_bytes": round(self.host_bytes),
@@ -176,14 +185,27 @@ def make_plan(
     plans = []
     for index in range(first, len(rungs)):
         plan = _plan(index, rungs, geometry, machine, networks, grid_fixed, tuple(given_up))
-        if trust or plan.peak_bytes <= machine.memory_bytes:
+        if trust or plan.fits:
             return plan
         plans.append(plan)
+    raise _too_large(plans, machine)
+
+
+def _too_large(plans: Sequence[Plan], machine: Machine) -> MemoryLimitError:
+    """Say what the smallest way lacks: memory of the device, or, beside a card, of the computer."""
     smallest = min(plans, key=lambda plan: plan.peak_bytes)
-    raise MemoryLimitError(
-        f"The scan needs {smallest.peak_bytes / GB:.1f} GB of memory at the least ({smallest.ladder[smallest.rung]}); "
-        f"{machine.memory_bytes / GB:.1f} GB may be used ({machine.memory_source}).",
-        hint="cut the scan to the region of interest, choose a smaller preset such as mini, or give it more: --memory.",
+    if smallest.peak_bytes > machine.memory_bytes:
+        return MemoryLimitError(
+            f"The scan needs {smallest.peak_bytes / GB:.1f} GB of memory at the least ({smallest.ladder[smallest.rung]}); "
+            f"{machine.memory_bytes / GB:.1f} GB may be used ({machine.memory_source}).",
+            hint="cut the scan to the region of interest, choose a smaller preset such as mini, or give it more: --memory.",
+        )
+    least = min((plan for plan in plans if plan.peak_bytes <= machine.memory_bytes), key=lambda plan: plan.host_bytes)
+    return MemoryLimitError(
+        f"Beside the card the scan needs {least.host_bytes / GB:.1f} GB of main memory at the least "
+        f"({least.ladder[least.rung]}); {(machine.main_memory_bytes or 0) / GB:.1f} GB may be used "
+        f"({machine.main_memory_source}).",
+        hint="cut the scan to the region of interest, or ask the cluster or container for more main memory.",
     )
 
 

@@ -6,7 +6,6 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid
@@ -20,9 +19,10 @@ from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.planning import machine as this_machine
 from DiffuGTSLib.planning.costs import HeldBytes, Sketch, counted, decode_cost, look_cost, sketch, step_cost
+from DiffuGTSLib.planning.job_limits import job_limits
 from DiffuGTSLib.planning.ladder import ladder
 from DiffuGTSLib.planning.machine import BASE_BYTES, Machine, cpu_memory, find_machine, with_speed
-from DiffuGTSLib.planning.plan import differences, make_plan
+from DiffuGTSLib.planning.plan import Plan, differences, make_plan
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes.canonical import canonical_grid
 from DiffuGTSLib.volumes.volume import Geometry
@@ -162,17 +162,101 @@ def test_a_processor_has_what_is_free() -> None:
     assert find_machine(load_config("tiny", overrides=["runtime.device=cpu"]).runtime).device == "cpu"
 
 
-def test_a_container_has_what_others_leave_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("memory_", "memory.")).write_text(str(content))
+
+
+def in_groups(root: Path, *lines: str) -> None:
+    a_group(root / "proc" / "self", cgroup="\n".join(lines) + "\n")
+
+
+def test_a_container_has_what_others_leave_in_it(tmp_path: Path) -> None:
     """2 GB, of which others hold 1 GB, and copies of files 0.5 GB that are given back."""
-    own = psutil.Process().memory_info().rss
-    (tmp_path / "memory.max").write_text(str(2 * 10**9 + own))
-    (tmp_path / "memory.current").write_text(str(int(1.5e9) + own))
-    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {5 * 10**8}\n")
-    monkeypatch.setattr(this_machine, "_CONTAINERS", ((tmp_path / "memory.max", tmp_path / "memory.current"),))
-    bytes_, source = cpu_memory()
-    assert source == "the container's limit" and bytes_ == pytest.approx(1e9 + own, abs=2e8)
-    (tmp_path / "memory.max").write_text("max")
-    assert cpu_memory()[1] != "the container's limit"
+    own, there = 3 * 10**8, tmp_path / "sys" / "fs" / "cgroup"
+    stat = f"anon 1\ninactive_file {5 * 10**8}\n"
+    in_groups(tmp_path, "0::/")
+    a_group(there, memory_max=2 * 10**9 + own, memory_current=int(1.5e9) + own, memory_stat=stat)
+    assert list(job_limits(own, tmp_path, {})) == [(1e9 + own, "the limit of its container or job (cgroup)")]
+    a_group(there, memory_max="max")
+    assert list(job_limits(own, tmp_path, {})) == []
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_least_limit_on_the_way_to_the_root_counts(tmp_path: Path, version: int) -> None:
+    """As on a cluster: the task has no limit of its own, its job has one of 4 GB, the slice above one of 64."""
+    there = tmp_path / "sys" / "fs" / "cgroup"
+    limit, used = (
+        ("memory_max", "memory_current") if version == 2 else ("memory_limit_in_bytes", "memory_usage_in_bytes")
+    )
+    if version == 1:
+        there /= "memory"
+        in_groups(tmp_path, "9:name=systemd:/", "4:cpu,memory:/slurm/job_7/task_0", "0::/elsewhere")
+    else:
+        in_groups(tmp_path, "0::/slurm/job_7/task_0")
+    a_group(there / "slurm", **{limit: 64 * 10**9, used: 50 * 10**9})
+    a_group(there / "slurm" / "job_7", **{limit: 4 * 10**9, used: 10**9})
+    a_group(there / "slurm" / "job_7" / "task_0", **{limit: "max" if version == 2 else 2**63 - 4096, used: 10**9})
+    assert min(job_limits(1e9, tmp_path, {}))[0] == 4e9
+
+
+def test_groups_that_only_the_computer_outside_can_name_leave_the_container_s_own(tmp_path: Path) -> None:
+    in_groups(tmp_path, "4:memory:/docker/0123")
+    a_group(tmp_path / "sys" / "fs" / "cgroup" / "memory", memory_limit_in_bytes=10**9)
+    assert [bytes_ for bytes_, _ in job_limits(0, tmp_path, {})] == [1e9]
+
+
+@pytest.mark.parametrize(
+    ("environment", "mib"),
+    [
+        ({"SLURM_MEM_PER_NODE": "4096"}, [4096]),
+        ({"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "8"}, [8192]),
+        ({"SLURM_MEM_PER_NODE": "0"}, []),
+        ({"SLURM_MEM_PER_NODE": "much"}, []),
+        ({}, []),
+    ],
+)
+def test_a_job_of_slurm_has_what_it_was_given(tmp_path: Path, environment: dict[str, str], mib: list[int]) -> None:
+    assert [bytes_ / 2**20 for bytes_, _ in job_limits(0, tmp_path, environment)] == mib
+
+
+def test_a_processor_s_plan_sees_the_job_s_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(this_machine, "job_limits", lambda held: [(5e7, "the job's memory (SLURM)")])
+    assert cpu_memory() == (5e7, "the job's memory (SLURM)")
+
+
+def test_beside_a_card_main_memory_has_to_suffice(a_published_sketch: Sketch) -> None:
+    config = load_config("maisi-ct", overrides=["runtime.device=cuda"])
+
+    def planned(main_gb: float | None, card_gb: float = 64) -> Plan:
+        beside = None if main_gb is None else main_gb * 1e9
+        card = dataclasses.replace(machine(card_gb, "cuda"), main_memory_bytes=beside, main_memory_source="of the job")
+        return make_plan(CHEST, config, card, networks=a_published_sketch)
+
+    needed = planned(None).host_bytes / 1e9
+    assert planned(needed + 0.1).rung == 0
+    assert planned(needed + 0.1).to_dict()["machine"]["main_memory_bytes"] == round((needed + 0.1) * 1e9)
+    with pytest.raises(
+        MemoryLimitError, match=r"Beside the card the scan needs \d+\.\d GB of main memory .* \(of the job\)"
+    ) as caught:
+        planned(needed / 2)
+    assert "main memory" in caught.value.hint
+    assert planned(None, card_gb=6).config.runtime.offload
+    with pytest.raises(MemoryLimitError, match="Beside the card"):
+        planned(needed + 0.1, card_gb=6)  # the networks that would have to wait there do not fit either
+
+
+def test_a_card_that_is_here_is_planned_with_the_computer_s_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 10**10))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(this_machine, "cpu_memory", lambda: (3e9, "of the job"))
+    for size, card in (("0", 8e9 + BASE_BYTES["cuda"]), ("6", 6e9)):
+        found = find_machine(load_config("tiny", overrides=[f"runtime.memory_gb={size}"]).runtime)
+        assert (found.memory_bytes, found.main_memory_bytes, found.main_memory_source) == (card, 3e9, "of the job")
 
 
 def test_a_card_that_is_not_here_may_have_any_name() -> None:
