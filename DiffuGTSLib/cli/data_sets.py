@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ from DiffuGTSLib.storage import make_folder, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.datasets.check import Report
+    from DiffuGTSLib.protocol import Case
 
 PROTOCOL_EXAMPLES = examples(
     "A task of the Decathlon, split by patient:",
@@ -86,6 +88,8 @@ def protocol(
     origin = {"layout": layout, "seed": seed, "fractions": shares}
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
     OUT.print(_counted(counts(cases)))
+    for line in _meanings(cases):
+        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
     OUT.print(f"Protocol: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -158,6 +162,17 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
     if count is not None and len(numbers) != count:
         raise InputError(f"{option}: expected {count} or more numbers parted by commas, got '{text}'.")
     return numbers
+
+
+def _meanings(cases: Sequence[Case]) -> list[str]:
+    """Say once for all cases alike which values of their label maps count as tumor, and which as another lesion."""
+    kinds = Counter((tuple(case.tumor_values), tuple(case.other_lesion_values)) for case in cases if case.tumor)
+    said = []
+    for (tumor, others), count in kinds.most_common(_LISTED):
+        values = ", ".join(map(str, tumor)) or "every value above 0"
+        more = f"; neither tumor nor healthy: {', '.join(map(str, others))}" if others else ""
+        said.append(f"Tumor in {count} scans: {values}{more}.")
+    return said
 
 
 def _counted(rows: Sequence[dict[str, str | int]], title: str = "") -> Table:

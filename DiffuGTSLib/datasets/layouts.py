@@ -30,8 +30,10 @@ BRATS_CONTRASTS = {
 }  # fmt: skip
 """Endings of file names, of BraTS 2017 to 2021 and since 2023."""
 BRATS_TUMOR_VALUES = (1, 2, 3, 4)
-"""The whole tumor: necrosis, edema, enhancing tumor, which is 4 until 2021 and 3 since. In BraTS 2024 of treated gliomas
-4 is the resection cavity: say which values are tumor there."""
+"""The whole tumor: necrosis, edema, enhancing tumor, which is 4 until 2021 and 3 since; in children 4 is the edema."""
+BRATS_GLIOMA = re.compile(r"^BraTS-GLI-", re.IGNORECASE)
+"""Names of adult gliomas since 2023. Enhancing tumor is 3 there, and 4, in those treated before (2024), the cavity."""
+BRATS_CAVITY = 4
 _MR_WORDS = re.compile(r"\bmri?\b|\bt[12]|flair|adc|dwi|gadolin", re.IGNORECASE)
 _NO_ORGAN = re.compile(r"cyst|vein|artery|costal")
 
@@ -124,7 +126,6 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
 
     Since 2023 the last number of a name counts the visits of a patient, who is one patient in all of them.
     """
-    values = list(wish.tumor_values or BRATS_TUMOR_VALUES)
     cases = []
     for label in _found(folder, "**/*seg.nii*"):
         visit = label.parent.name
@@ -132,10 +133,17 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
         for scan in _found(label.parent, "*.nii*"):
             contrast = BRATS_CONTRASTS.get(re.split(r"[-_]", stem(scan.name))[-1].lower())
             if contrast is not None:
-                meaning = Meaning(wish.organ or "brain", values, {}, [])
+                meaning = Meaning(wish.organ or "brain", *_brats_values(visit, wish))
                 case = _case(f"{visit}_{contrast}", _below(scan, folder), _below(label, folder), "MR", meaning)
                 cases.append(replace(case, patient=patient, contrast=contrast))
     return cases
+
+
+def _brats_values(visit: str, wish: Wish) -> tuple[list[int], dict[str, list[int]], list[int]]:
+    """Return the values that are tumor, no organ, and the cavity that a surgeon has left, which is neither."""
+    cavity = {BRATS_CAVITY} if BRATS_GLIOMA.search(visit) else set()
+    tumor = list(wish.tumor_values) or [value for value in BRATS_TUMOR_VALUES if value not in cavity]
+    return tumor, {}, sorted(cavity - set(tumor))
 
 
 def read_nnunet(folder: Path, wish: Wish) -> list[Case]:

@@ -34,11 +34,17 @@ def test_a_folder_becomes_a_protocol_and_says_how(a_folder: Path) -> None:
         "data", "protocol", a_folder / "Task03_Liver", "--layout", "msd", "-o", output, "--fractions", "0.6,0.2,0.2"
     )
     assert done.exit_code == 0 and "liver.json" in done.output and "Patients" in done.output
+    assert "Tumor in 5 scans: 2." in plain(done.output)
     cases = read_protocol(output)
     assert sorted(case.split for case in cases) == ["test", "train", "train", "train", "validation"]
     origin = json.loads(output.read_text())["origin"]
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     assert origin == {"layout": "msd", "seed": 0, "fractions": shares}
+
+
+def test_values_that_are_neither_tumor_nor_healthy_are_told(a_folder: Path) -> None:
+    done = run("data", "protocol", a_folder / "kits23", "--layout", "kits", "-o", a_folder / "told.json")
+    assert "Tumor in 3 scans: 2; neither tumor nor healthy: 3." in plain(done.output)
 
 
 def test_sound_data_end_with_code_0_and_damaged_data_with_2(a_folder: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_every_contrast_of_brats_is_a_scan_of_the_same_patient(
     assert sorted(case.contrast for case in cases if case.patient in visits[0]) == ["FLAIR", "T1", "T1c", "T2"]
     first = next(case for case in cases if case.name == f"{visits[0]}_T1c")
     assert first.image == f"{visits[0]}/{visits[0]}{parting}{contrasts[1]}.nii.gz"
-    assert (first.modality, first.organ, first.tumor_values) == ("MR", "brain", [1, 2, 3, 4])
+    assert (first.modality, first.organ, first.tumor_values[:3]) == ("MR", "brain", [1, 2, 3])
     assert load_case(first, tmp_path, canonical()).organs["brain"].any()
 
 
@@ -113,6 +113,22 @@ def test_the_visits_of_a_patient_of_brats_are_of_one_patient(tmp_path: Path) -> 
     )
     assert [case.patient for case in cases] == ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-GLI-00006"]
     assert cases[0].tumor_values == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("visit", "tumor", "others"),
+    [("BraTS-GLI-02062-100", [1, 2, 3], [4]), ("BraTS-PED-00002-000", [1, 2, 3, 4], []),
+     ("BraTS2021_00002", [1, 2, 3, 4], []), ("Brats18_2013_11_1", [1, 2, 3, 4], [])],
+)  # fmt: skip
+def test_the_cavity_of_a_treated_glioma_is_no_tumor(
+    tmp_path: Path, visit: str, tumor: list[int], others: list[int]
+) -> None:
+    (case,) = read_layout(write_brats(tmp_path, [visit], ["t1c"], "-"), "brats")
+    assert (case.tumor_values, case.other_lesion_values) == (tumor, others)
+    assert bool(case.labels) == bool(others), "a protocol that names other lesions says where"
+    (chosen,) = read_layout(tmp_path, "brats", Wish(tumor_values=[1, 3, 4]))
+    assert (chosen.tumor_values, chosen.other_lesion_values) == ([1, 3, 4], [])
+    assert load_case(case, tmp_path, canonical()).organs["brain"].any()
 
 
 # nnU-Net
