@@ -94,6 +94,9 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
         WeightsError: Missing, altered or misfitting weights; or untrained networks that were not allowed.
     """
     device = find_device(config.runtime)
+    if device.type == "cuda":
+        # By default cuDNN rounds what it convolves to ten binary digits (TF32), also where float32 is asked for.
+        torch.backends.cudnn.allow_tf32 = False
     backbone = build_backbone(config.backbone)
     text_encoder = build_encoder(config.text.encoder, config.text.folder)
     if backbone.folder is not None:
@@ -161,16 +164,29 @@ def _projection_of(backbone: Backbone, text_encoder: TextEncoder) -> ResidualPro
 
 
 def as_here(config: RuntimeConfig) -> RuntimeConfig:
-    """Return how a run that was made elsewhere goes on here: on a CPU without what only its device could do.
+    """Return how a run that was made elsewhere goes on here: without what only its device could do.
 
     Raises:
         ConfigError: If its device is not here.
     """
     plain = replace(config, precision="float32", compile=False, offload=False)
-    if find_device(plain).type != "cpu":
-        return config
-    halves = config.precision == "bfloat16" and native_bfloat16()
+    device = find_device(plain)
+    halves = config.precision == "bfloat16" and has_bfloat16(device)
+    if device.type != "cpu":
+        return config if halves else replace(config, precision="float32")
     return replace(plain, precision=config.precision) if halves else plain
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16 itself; elsewhere it is emulated, and slower than float32."""
+    if device.type == "cpu":
+        return bool(native_bfloat16())
+    # torch's own answer counts emulation, and is about the current card only.
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= _BFLOAT16_CAPABILITY
+
+
+_BFLOAT16_CAPABILITY = 8
+"""NVIDIA's Ampere, of 2020."""
 
 
 def ordered_for(network: torch.nn.Module, device: torch.device, precision: str) -> None:
@@ -188,8 +204,8 @@ def find_device(config: RuntimeConfig) -> torch.device:
     """Return the device that was asked for.
 
     Raises:
-        ConfigError: If there is no such device, the compiler was asked for on a CPU, or half precision on one that has
-            no instructions for it.
+        ConfigError: If there is no such device, the compiler was asked for on a CPU, or half precision on a CPU or a card
+            that has no instructions for it.
     """
     wish = config.device
     if wish == "auto":
@@ -205,18 +221,29 @@ def find_device(config: RuntimeConfig) -> torch.device:
             f"Device '{wish}' was asked for, but torch sees {torch.cuda.device_count() or 'no'} CUDA GPU.",
             hint="use --device cpu, or see `diffugts doctor`.",
         )
-    if device.type == "cpu" and config.precision != "float32" and not native_bfloat16():
-        raise ConfigError(
-            f"Precision '{config.precision}' was asked for on a CPU without instructions for it, where it is up to a "
-            "hundred times slower.",
-            hint="use --set runtime.precision=float32, a CPU with AMX or AVX-512 BF16 (see `diffugts doctor`), or a CUDA GPU.",
-        )
+    if config.precision != "float32" and not has_bfloat16(device):
+        raise _no_half(device, config.precision)
     if device.type == "cpu" and config.compile:
         raise ConfigError(
             "runtime.compile was asked for on a CPU, where the compiled denoiser is up to ten times slower.",
             hint="leave runtime.compile at false, or use a CUDA GPU.",
         )
     return device
+
+
+def _no_half(device: torch.device, precision: str) -> ConfigError:
+    if device.type == "cpu":
+        return ConfigError(
+            f"Precision '{precision}' was asked for on a CPU without instructions for it, where it is up to a "
+            "hundred times slower.",
+            hint="use --set runtime.precision=float32, a CPU with AMX or AVX-512 BF16 (see `diffugts doctor`), or a CUDA GPU.",
+        )
+    major, minor = torch.cuda.get_device_capability(device)
+    return ConfigError(
+        f"Precision '{precision}' was asked for on {torch.cuda.get_device_name(device)}, which has no instructions for it "
+        f"(expected compute capability {_BFLOAT16_CAPABILITY}.0 or more, got {major}.{minor}).",
+        hint="use --set runtime.precision=float32, or a newer card.",
+    )
 
 
 def _require_fitting(head: AovaHead, backbone: Backbone, text_encoder: TextEncoder, config: Config) -> None:

@@ -32,7 +32,9 @@ class Rung:
     config: Config
 
 
-def ladder(geometry: Geometry, config: Config, device: str, *, grid_fixed: bool = False) -> list[Rung]:
+def ladder(
+    geometry: Geometry, config: Config, device: str, *, grid_fixed: bool = False, bfloat16: bool = True
+) -> list[Rung]:  # fmt: skip
     """Return the ways for a scan, the first as asked.
 
     Args:
@@ -40,12 +42,13 @@ def ladder(geometry: Geometry, config: Config, device: str, *, grid_fixed: bool 
         config: What was asked for.
         device: "cpu" or "cuda".
         grid_fixed: Leave the grid alone, since an earlier look at the scan lies on it.
+        bfloat16: Whether a card computes in half precision itself.
     """
     rungs = [Rung("as asked", config)]
     if device == "cuda" and not config.runtime.offload:
         config = replace(config, runtime=replace(config.runtime, offload=True))
         rungs.append(Rung("networks that are not in use wait in main memory", config))
-    if device == "cuda" and config.runtime.precision == "float32":
+    if device == "cuda" and bfloat16 and config.runtime.precision == "float32":
         config = replace(config, runtime=replace(config.runtime, precision="bfloat16"))
         rungs.append(Rung("half precision (bfloat16)", config))
     for side in _smaller_windows(geometry, config):

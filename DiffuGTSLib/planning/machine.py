@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from DiffuGTSLib.components import find_device, ordered_for
+from DiffuGTSLib.components import find_device, has_bfloat16, ordered_for
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
@@ -61,6 +61,7 @@ class Machine:
         main_memory_bytes: Beside a card, what the plan may use of this computer's; None on a CPU, where it is the same,
             and where the card is elsewhere.
         main_memory_source: Where that figure comes from, in words.
+        bfloat16: Whether a card computes in half precision itself; one that is elsewhere is taken to.
     """
 
     device: str
@@ -71,6 +72,7 @@ class Machine:
     tflops_source: str = "not asked for"
     main_memory_bytes: float | None = None
     main_memory_source: str = ""
+    bfloat16: bool = True
 
     def speed(self, precision: str) -> float | None:
         """Return operations a second in a precision, or None."""
@@ -103,7 +105,10 @@ def find_machine(runtime: RuntimeConfig) -> Machine:
     else:
         free, _ = torch.cuda.mem_get_info(device)
         memory, source = free + torch.cuda.memory_reserved(device) + BASE_BYTES["cuda"], "free on the card"
-    return Machine("cuda", name, memory, source, main_memory_bytes=beside, main_memory_source=beside_source)
+    return Machine(
+        "cuda", name, memory, source, main_memory_bytes=beside, main_memory_source=beside_source,
+        bfloat16=absent or has_bfloat16(device),
+    )  # fmt: skip
 
 
 def cpu_memory() -> tuple[float, str]:

@@ -181,7 +181,7 @@ def make_plan(
     """
     machine = machine or find_machine(config.runtime)
     networks = networks or sketch(config)
-    rungs = ladder(geometry, config, machine.device, grid_fixed=grid_fixed)
+    rungs = ladder(geometry, config, machine.device, grid_fixed=grid_fixed, bfloat16=machine.bfloat16)
     plans = []
     for index in range(first, len(rungs)):
         plan = _plan(index, rungs, geometry, machine, networks, grid_fixed, tuple(given_up))

@@ -72,6 +72,39 @@ def test_half_precision_on_a_cpu_with_instructions_for_it_is_laid_out_by_channel
         assert weights and all(w.is_contiguous(memory_format=torch.channels_last_3d) is by_channels for w in weights)
 
 
+@pytest.fixture
+def an_old_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets torch report a card before Ampere, and a newer one beside it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0) if device.index == 1 else (7, 5))
+
+
+@pytest.mark.usefixtures("an_old_card")
+def test_half_precision_on_a_card_without_instructions_for_it_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"on Tesla T4, which has no instructions .* \(expected .* 8\.0 or more, got 7\.5\)"
+    ) as caught:
+        find_device(replace(HALF, device="cuda"))
+    assert "float32" in caught.value.hint
+    assert find_device(replace(HALF, device="cuda:1")) == torch.device("cuda:1")
+    assert find_device(RuntimeConfig(device="cuda")) == torch.device("cuda")
+    of_another = RuntimeConfig(device="cuda", precision="bfloat16", offload=True)
+    assert as_here(of_another) == replace(of_another, precision="float32")
+    assert as_here(replace(of_another, device="cuda:1")) == replace(of_another, device="cuda:1")
+
+
+def test_float32_on_a_card_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    load_components(tiny("runtime.device=cpu"), allow_untrained=True)
+    assert torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr("DiffuGTSLib.components.find_device", lambda runtime: torch.device("cuda"))
+    monkeypatch.setattr("torch.nn.Module.to", lambda module, device: module)
+    load_components(tiny(), allow_untrained=True)
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_what_was_made_on_a_card_goes_on_here_as_a_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     of_a_card = RuntimeConfig(precision="bfloat16", compile=True, offload=True)

@@ -253,9 +253,11 @@ def test_a_card_that_is_here_is_planned_with_the_computer_s_memory(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 10**10))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(this_machine, "cpu_memory", lambda: (3e9, "of the job"))
     for size, card in (("0", 8e9 + BASE_BYTES["cuda"]), ("6", 6e9)):
         found = find_machine(load_config("tiny", overrides=[f"runtime.memory_gb={size}"]).runtime)
+        assert not found.bfloat16
         assert (found.memory_bytes, found.main_memory_bytes, found.main_memory_source) == (card, 3e9, "of the job")
 
 
@@ -288,6 +290,15 @@ def test_on_a_card_what_changes_no_result_comes_first_and_the_grid_last() -> Non
         "a grid of 256 × 256 × 128 voxels (1.50 × 1.50 × 2.34 mm)",
     ]
     assert [rung.name for rung in ladder(CHEST, config, "cuda", grid_fixed=True)] == [r.name for r in rungs[:-1]]
+
+
+def test_a_card_without_half_precision_goes_on_to_smaller_windows(a_published_sketch: Sketch) -> None:
+    config = load_config("maisi-ct", overrides=["runtime.device=cuda"])
+    names = [rung.name for rung in ladder(CHEST, config, "cuda", bfloat16=False)]
+    assert names[1:3] == ["networks that are not in use wait in main memory", "windows of 96 voxels"]
+    old = dataclasses.replace(machine(5, "cuda"), bfloat16=False)
+    plan = make_plan(CHEST, config, old, networks=a_published_sketch)
+    assert plan.config.runtime.precision == "float32" and plan.rung > 1
 
 
 def test_a_coarser_grid_keeps_the_whole_field_of_view_and_its_rules() -> None:
