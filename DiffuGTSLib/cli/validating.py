@@ -174,8 +174,10 @@ def list_scans(
 
 
 def scan_files(folder: Path) -> list[Path]:
-    """Return the scans of a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+    """Return the scans of a folder, by name, without the hidden `._NAME` that macOS packs beside them."""
+    return sorted(
+        path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    )
 
 
 def scan_name(path: Path) -> str:

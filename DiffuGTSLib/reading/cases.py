@@ -217,6 +217,7 @@ def _of_folder(folder: Path, truth: str) -> list[CaseFile]:
             CaseFile(place / SCAN, place / TUMOR if (place / TUMOR).is_file() else None, truth) for place in painted
         ]
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name.lower().endswith(READ_SUFFIXES)]
+    files = [path for path in files if not path.name.startswith(".")]  # `._NAME`, which macOS packs beside an image
     scans = [path for path in files if not scan_name(path).endswith(MASK_ENDINGS)]
     masks = {scan_name(path): path for path in files if path not in scans}
     return [CaseFile(scan, _mask_of(scan, masks), truth) for scan in scans]

@@ -19,6 +19,7 @@ from typer.testing import Result
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.cli import difftumor
+from DiffuGTSLib.cli.validating import list_scans
 from DiffuGTSLib.datasets.trained_cases import read_training_cases, record_training
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.protocol import Case
@@ -291,6 +292,14 @@ def a_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("segmenter")
     save_segmenter(a_segmenter(), folder)
     return folder
+
+
+def test_what_macos_packs_beside_a_scan_is_none(a_run: Path, tmp_path: Path) -> None:
+    for folder in ("scans", "labels"):
+        shutil.copytree(a_run / folder, tmp_path / folder)
+        (tmp_path / folder / "._a.nii.gz").write_bytes(b"Mac OS X")
+    listed = list_scans(tmp_path / "scans", tmp_path / "labels", None)
+    assert [scan.name for scan in listed] == ["a", "b"]
 
 
 def test_one_scan_is_validated_without_any_truth(a_model: Path, a_run: Path, tmp_path: Path) -> None:

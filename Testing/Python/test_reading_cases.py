@@ -44,6 +44,8 @@ def ramp(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) ->
 
 def test_masks_in_a_folder_are_no_scans(a_folder: Path) -> None:
     (a_folder / "notes.txt").write_text("no scan")
+    for name in ("patient_00", "patient_00_tumor"):
+        (a_folder / f"._{name}.nii.gz").write_bytes(b"Mac OS X")
     cases = list_cases(a_folder, "real")
     assert [case.scan.name for case in cases] == ["patient_00.nii.gz", "patient_01.nii.gz", "patient_02.nii.gz"]
     assert [case.mask and case.mask.name for case in cases][1] == "patient_01_tumor.nii.gz"
