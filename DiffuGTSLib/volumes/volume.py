@@ -110,13 +110,16 @@ class Geometry:
         if self.shape != other.shape:
             return f"shape {self.shape} and {other.shape}"
         corners = _outer_corners(self.shape)
-        if np.abs(self.to_ras(corners) - other.to_ras(corners)).max() <= GRID_TOLERANCE_MM:
+        apart = self.to_ras(corners) - other.to_ras(corners)
+        if np.abs(apart).max() <= GRID_TOLERANCE_MM:
             return ""
+        far = f"corners up to {np.linalg.norm(apart, axis=1).max():.4g} mm apart"  # numbers that look equal are not
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=0, atol=GRID_TOLERANCE_MM / max(self.shape)):
-            return f"spacing {_mm(self.spacing_mm)} and {_mm(other.spacing_mm)}"
+            return f"spacing {_mm(self.spacing_mm)} and {_mm(other.spacing_mm)}, {far}"
         if not np.allclose(self.direction, other.direction, rtol=0, atol=1e-6):
-            return f"direction {np.round(self.direction, 4).tolist()} and {np.round(other.direction, 4).tolist()}"
-        return f"origin {_mm(self.origin_ras)} and {_mm(other.origin_ras)}"
+            directions = (np.round(each.direction, 4).tolist() for each in (self, other))
+            return f"direction {' and '.join(map(str, directions))}, {far}"
+        return f"origin {_mm(self.origin_ras)} and {_mm(other.origin_ras)}, {far}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,6 +104,14 @@ def test_the_same_grid_passes() -> None:
     require_same_grid(grid(), grid(), "mask")
 
 
+def test_a_difference_that_rounding_hides_is_told_in_mm() -> None:
+    geometry = Geometry(
+        (100, 100, 50), np.array([[0.7, 0, 0, -170.3], [0, 0.7, 0, -171.2], [0, 0, 1, 30], [0, 0, 0, 1.0]])
+    )
+    said = geometry.difference(_moved(geometry, 4e-3))
+    assert said.startswith("origin -170.3 x") and said.endswith("corners up to 0.004 mm apart")
+
+
 def test_two_single_slices_of_other_thickness_differ() -> None:
     thin, thick = Geometry.from_spacing((4, 4, 1), (1, 1, 1)), Geometry.from_spacing((4, 4, 1), (1, 1, 5))
     assert thin.difference(thick).startswith("spacing")
