@@ -124,7 +124,7 @@ def read_cases(path: Path) -> list[Case]:
         InputError: As `read_protocol`, but for that.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))["cases"]
         if not isinstance(rows, list):
             raise TypeError(f"expected a list of cases, got {type(rows).__name__}")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:

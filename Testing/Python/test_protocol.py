@@ -75,6 +75,12 @@ def test_one_scan_of_two_patients_in_two_splits_is_refused(tmp_path: Path) -> No
         assert len(read_protocol(write_protocol(tmp_path / "p.json", [ROW, {**other, **more}]))) == 2
 
 
+def test_a_protocol_that_a_windows_editor_saved_is_read(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [ROW])
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert len(read_protocol(path)) == 1
+
+
 def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
     assert len(read_protocol(write_protocol(tmp_path / "p.json", [ROW, {**ROW, "name": "b"}]))) == 2
 
