@@ -157,10 +157,10 @@ def _compare(
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a comparison as 80 columns have room for it."""
-    low, high = (_shown(float(row[end])) for end in ("low", "high"))
+    """Return a row of a comparison as 80 columns have room for it: the difference that p is about, by patient."""
+    low, high = (_shown(float(row[end])) for end in ("patient_low", "patient_high"))
     return {
-        "figure": str(row["figure"]), "a": row["a"], "b": row["b"], "b - a": row["difference"],
+        "figure": str(row["figure"]), "a": row["a"], "b": row["b"], "b - a,_by_patient": row["patient_difference"],
         "95 %": f"{low} to {high}", "p": row["p"], "p, Holm": row["p_holm"],
     }  # fmt: skip
 

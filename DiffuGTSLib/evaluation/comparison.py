@@ -35,7 +35,8 @@ class Paired:
     Attributes:
         a: Mean of the first.
         b: Mean of the second.
-        difference: b less a, with its bootstrap interval over patients.
+        difference: b less a, every case counting alike, with its bootstrap interval over patients.
+        by_patient: The same, every patient counting alike, which is what both p are about.
         patients: Number of patients.
         permutation_p: Two-sided, of swapping the variants within patients; NaN without a pair.
         wilcoxon_p: Two-sided, of Wilcoxon's signed ranks; NaN without a pair, 1 where nothing differs.
@@ -44,6 +45,7 @@ class Paired:
     a: float
     b: float
     difference: Estimate
+    by_patient: Estimate
     patients: int
     permutation_p: float
     wilcoxon_p: float
@@ -72,6 +74,7 @@ def compare(a: Sequence[float], b: Sequence[float], patients: Sequence[str], *, 
         float(first[both].mean()) if both.any() else nan,
         float(second[both].mean()) if both.any() else nan,
         bootstrap_mean(gaps.tolist(), list(patients), seed=seed),
+        bootstrap_mean(means.tolist(), seed=seed),
         len(means),
         permutation_test(means, np.random.default_rng(seed)),
         _signed_ranks(means),
@@ -114,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = (), *, seed: int = 0) -> list[Row]:
-    """Return one row a figure of two reports: both means, difference with interval, and p-values.
+    """Return one row a figure of two reports: both means, difference by case and by patient, and p-values.
 
     Args:
         folder_a: Of a report that `evaluate` wrote; the baseline.
@@ -196,10 +199,11 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[dict[str, A
 
 
 def _row(name: str, result: Paired, adjusted: float) -> Row:
-    gap = result.difference
+    gap, patients = result.difference, result.by_patient
     return {
         "figure": name, "cases": gap.cases, "patients": result.patients, "a": result.a, "b": result.b,
-        "difference": gap.mean, "low": gap.low, "high": gap.high,
+        "difference": gap.mean, "low": gap.low, "high": gap.high, "patient_difference": patients.mean,
+        "patient_low": patients.low, "patient_high": patients.high,
         "p": result.permutation_p, "p_holm": adjusted, "p_wilcoxon": result.wilcoxon_p,
     }  # fmt: skip
 

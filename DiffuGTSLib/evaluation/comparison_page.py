@@ -24,7 +24,21 @@ from DiffuGTSLib.record import RESEARCH_USE
 from DiffuGTSLib.storage import make_folder, whole_file
 
 TITLE = "Comparison"
-_HEADS = ("<Figure", "Cases", "Patients", "a", "b", "b − a", "95 %", "p", "p, Holm", "p, Wilcoxon", "<Meaning")
+_HEADS = (
+    "<Figure",
+    "Cases",
+    "Patients",
+    "a",
+    "b",
+    "b − a",
+    "95 %",
+    "b − a, by patient",
+    "95 %",
+    "p",
+    "p, Holm",
+    "p, Wilcoxon",
+    "<Meaning",
+)
 
 
 def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], unpaired: Sequence[str]) -> None:
@@ -42,7 +56,8 @@ def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], 
     make_folder(output)
     notes = [
         f"a: {names[0]}; b: {names[1]}; difference: b less a, 95 % percentile bootstrap interval over patients.",
-        "p: two-sided permutation of the variants within patients.",
+        "patient_difference: the mean of one difference a patient, so that one with many scans counts once.",
+        "p: two-sided permutation of the variants within patients, of that difference.",
         f"p_holm: adjusted for {number_of_tests(rows)} tests, one a figure.",
         *([f"In one report only, left out: {', '.join(unpaired)}."] if unpaired else []),
     ]
@@ -85,7 +100,9 @@ def _line(row: Mapping[str, Any]) -> str:
     low, high = as_float(row["low"]), as_float(row["high"])
     cells = (
         str(row["cases"]), str(row["patients"]), number_text(row["a"]), number_text(row["b"]),
-        f"<b>{signed_text(row['difference'])}</b>", range_text(low, high, signed=True), p_text(row["p"]),
+        f"<b>{signed_text(row['difference'])}</b>", range_text(low, high, signed=True),
+        f"<b>{signed_text(row['patient_difference'])}</b>",
+        range_text(as_float(row["patient_low"]), as_float(row["patient_high"]), signed=True), p_text(row["p"]),
         p_text(row["p_holm"]), p_text(row["p_wilcoxon"]),
     )  # fmt: skip
     figure = FIGURES.get(row["figure"])

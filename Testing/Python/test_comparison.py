@@ -67,6 +67,13 @@ def test_scans_of_one_patient_are_one_pair() -> None:
     assert math.isnan(alone.difference.low)
 
 
+def test_the_difference_by_patient_is_the_one_that_p_is_about() -> None:
+    """A patient with seven scans gains, two with one scan each lose: seven ninths by case, a third the other way by patient."""
+    result = compare([0.0] * 9, [1.0] * 7 + [-1.0] * 2, ["a"] * 7 + ["b", "c"])
+    assert result.difference.mean == pytest.approx(5 / 9) and result.by_patient.mean == pytest.approx(-1 / 3)
+    assert result.by_patient.cases == result.patients == 3 and result.permutation_p == 1.0
+
+
 def test_cases_that_one_variant_lacks_are_left_out() -> None:
     result = compare([0.5, math.nan, 0.1], [0.7, 0.9, math.nan], ["a", "b", "c"])
     assert (result.a, result.b, result.patients) == (0.5, 0.7, 1)
@@ -101,7 +108,7 @@ def test_two_reports_are_compared_case_by_case(tmp_path: Path) -> None:
     a, b = a_report(tmp_path / "a"), a_report(tmp_path / "b", 0.1, "hgfedcba")
     rows = {row["figure"]: row for row in compare_reports(a, b, ["dice"])}
     assert rows["dice"]["cases"] == 8 and rows["dice"]["difference"] == pytest.approx(0.1)
-    assert list(rows) == ["dice"]
+    assert list(rows) == ["dice"] and rows["dice"]["patient_difference"] == pytest.approx(0.1)
     everything = compare_reports(a, b)
     assert [row["figure"] for row in everything] == ["dice", "n"], "seconds say nothing about a method"
 
