@@ -2,7 +2,7 @@
 
 Refuse at the door, before weights load. A message names what is wrong, what was expected and what
 was given, with units; the hint is the next step. Exit codes: 2 the user's data or wish, 3 weights,
-4 memory, 5 worker, 6 the file system, 130 canceled.
+4 memory, 5 worker, 6 the file system, 130 canceled (143 by SIGTERM, 129 by a terminal that closed).
 """
 
 from __future__ import annotations

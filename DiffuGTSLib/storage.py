@@ -14,6 +14,12 @@ from pathlib import Path
 from DiffuGTSLib.errors import InputError, StorageError
 
 _STAGING_PREFIX = ".diffugts-"
+_ASIDE, _MOVING_IN = "earlier", "moving-in"
+"""Within a staging folder: the earlier result's files, and a mark that the new one's are on their way."""
+_DEAD_AFTER_S = 60.0
+"""Moving in takes milliseconds: a staging folder that stood so long in the middle of it belongs to a run that was killed."""
+_STALE_AFTER_S = 24 * 3600.0
+"""Writing takes minutes at the most: a staging folder that nobody wrote to for so long is no run's any more."""
 
 
 @contextmanager
@@ -78,10 +84,12 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, na
 
     Raises:
         InputError: If it holds files already, and `force` is off; or one of `names` that is not ours (code "exists").
-        StorageError: If it is a file, or nothing can be created there.
+        StorageError: If it is a file, nothing can be created there, or another run is just moving its result in.
     """
     folder = Path(folder)
     try:
+        if names:
+            mend_folder(folder, mark, names)
         if folder.exists() and not folder.is_dir():
             raise StorageError(f"Cannot write to {folder}: it is a file.", hint="name a folder.")
         present = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
@@ -109,6 +117,56 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, na
         Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=existing)).rmdir()
     except OSError as error:
         raise _not_writable(folder, error) from error
+
+
+def mend_folder(folder: Path, mark: str, names: Sequence[str]) -> None:
+    """Put back what a run that was killed while it moved its result in had put aside, and remove what killed runs left.
+
+    A run that is writing is left alone: it is known by how lately its staging folder has changed.
+
+    Args:
+        folder: Need not exist.
+        mark: The file by which a whole result is known.
+        names: Every file of one.
+
+    Raises:
+        StorageError: If a run is just moving its result in, or was killed in it less than a minute ago.
+        OSError: If the folder cannot be read or written.
+    """
+    found = [path for path in sorted(folder.glob(f"{_STAGING_PREFIX}*")) if path.is_dir()] if folder.is_dir() else []
+    if not found:
+        return
+    probe = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder))
+    now = probe.stat().st_mtime  # by the clock of that disk, which may be another computer's
+    probe.rmdir()
+    for staging in found:
+        try:
+            quiet_s = now - max(path.stat().st_mtime for path in (staging, *staging.iterdir()))
+        except FileNotFoundError:  # its run is done
+            continue
+        moving = (staging / _ASIDE).is_dir()
+        if moving and not (folder / mark).exists():
+            if quiet_s < _DEAD_AFTER_S:
+                raise StorageError(
+                    f"Cannot write to {folder}: another run is moving its result in, or was killed in it.",
+                    hint="wait a minute and try again.",
+                )
+            _put_back(staging, folder, names)
+        if quiet_s > (_DEAD_AFTER_S if moving else _STALE_AFTER_S):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_back(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Undo `_move_in` where it was cut off, and, should this be cut off too, leave it so that it can be done again."""
+    aside = staging / _ASIDE
+    if (staging / _MOVING_IN).exists():  # whatever is in place and not aside is of the result that never came whole
+        for name in names:
+            if not (aside / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        (staging / _MOVING_IN).unlink()
+    for name in names:
+        if (aside / name).exists():
+            os.replace(aside / name, folder / name)
 
 
 @contextmanager
@@ -179,9 +237,11 @@ def new_folder(folder: Path, hint: str = "choose another folder") -> Iterator[Pa
 
 def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
     """Put an earlier result aside, the new one in its place; on any failure put everything back."""
-    aside = staging / "earlier"
+    aside, on_its_way = staging / _ASIDE, staging / f"{_MOVING_IN}.later"
+    on_its_way.touch()  # before anything is moved: a full disk must not matter then
     aside.mkdir()
     moves = [(folder / name, aside / name) for name in reversed(names) if (folder / name).exists()]
+    moves += [(on_its_way, staging / _MOVING_IN)]
     moves += [(staging / name, folder / name) for name in names if (staging / name).exists()]
     done: list[tuple[Path, Path]] = []
     try:

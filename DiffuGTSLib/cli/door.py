@@ -22,24 +22,36 @@ _USAGE: type[Exception] = typer.BadParameter.__mro__[2]
 """Typer's own complaints about a command line, which typer shows itself: exit code 2."""
 
 
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Ctrl-C; what schedulers and `kill` send; a terminal that is closed. Windows has no last one."""
+
+
 class Interrupt:
-    """Remembers that Ctrl-C was pressed, should a library swallow the exception that it raises."""
+    """Turns a wish to stop into the exception of Ctrl-C, and remembers it, should a library swallow that.
+
+    Attributes:
+        pressed: Whether somebody wished it.
+        exit_code: What shells give for the first such signal: 130 for Ctrl-C, 143 for SIGTERM; 0 without one.
+    """
 
     def __init__(self) -> None:
         self.pressed = False
-        self._before: Any = None
+        self.exit_code = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        main_thread = threading.current_thread() is threading.main_thread()
-        if main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # nohup asks us to ignore it
-            self._before = signal.signal(signal.SIGINT, self._press)
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup asks us to ignore one
+                    self._before[number] = signal.signal(number, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _press(self, *_: object) -> None:
+    def _press(self, number: int, *_: object) -> None:
+        self.exit_code = self.exit_code or 128 + number
         self.pressed = True
         raise KeyboardInterrupt
 
@@ -50,7 +62,7 @@ _INTERRUPT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)
 
 
 def stop_if_asked() -> None:
-    """Stop where Ctrl-C was pressed, and somebody swallowed that.
+    """Stop where Ctrl-C was pressed or SIGTERM came, and somebody swallowed that.
 
     Raises:
         Cancelled: Then.
@@ -78,7 +90,8 @@ class Door(TyperGroup):
                 if ctx.params.get("debug"):
                     typer.echo("".join(traceback.format_exception(error)), err=True)
                 tell(known or _unexpected(error))
-                raise typer.Exit(known.exit_code if known else 1) from error
+                exit_code = interrupt.exit_code or (known.exit_code if known else 1)
+                raise typer.Exit(exit_code) from error
 
 
 def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError | None:

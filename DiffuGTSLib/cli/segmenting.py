@@ -30,6 +30,7 @@ from DiffuGTSLib.cli.options import (
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
 from DiffuGTSLib.cli.segment_run import Wish, require_prompt_choice, tell_rung, tell_step_down
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import mend_folder
 
 if TYPE_CHECKING:
     from DiffuGTSLib.findings import Finding
@@ -149,6 +150,7 @@ def refine(
     from DiffuGTSLib.components import as_here
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
+    mend_folder(folder, results.RECORD, results.NAMES)
     stored = results.read_results(folder, scan)
     seen = with_offset(stored.scan, (stored.record.get("asked") or {}).get("offset_hu"))
     results.require_result_folder(folder, force=True)

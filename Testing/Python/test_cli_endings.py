@@ -23,13 +23,22 @@ def a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_case(tmp_path_factory.mktemp("data"), coarse_body())
 
 
-_STOPPABLE = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+_STOPPABLE = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+"""
 _LONG = ("--set", "inpainting.steps=1000", "--set", "inpainting.resample=50")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another kind of Ctrl-C")
-@pytest.mark.parametrize("earlier", [True, False], ids=["over an earlier result", "new folder"])
-def test_ctrl_c_ends_with_130_and_leaves_nothing(a_folder: Path, tmp_path: Path, earlier: bool) -> None:
+@pytest.mark.parametrize(
+    ("wish", "exit_code", "earlier"),
+    [("SIGINT", 130, True), ("SIGINT", 130, False), ("SIGTERM", 143, True), ("SIGHUP", 129, False)],
+)
+def test_who_wishes_it_to_stop_is_heard_and_nothing_is_left(
+    a_folder: Path, tmp_path: Path, wish: str, exit_code: int, earlier: bool
+) -> None:
+    """Ctrl-C, a scheduler's SIGTERM and a closed terminal, over an earlier result and into a new folder."""
     output = tmp_path / "result"
     if earlier:
         run("segment", a_folder / "scan.nii.gz", "-o", output, "--organ", "liver", *TINY, "--stages", "aova")
@@ -41,9 +50,9 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(a_folder: Path, tmp_path: Path,
         if line.startswith("Repainting"):
             break
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, wish))
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == exit_code, err
     assert "Stopped. No file is left half written" in err
     assert "Traceback" not in err
     assert out == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.storage import new_folder, sha256, whole_file
+from DiffuGTSLib.storage import mend_folder, new_folder, require_folder_for, sha256, whole_file, whole_folder
 
 
 @pytest.fixture
@@ -115,6 +115,84 @@ def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> 
     finally:
         tmp_path.chmod(0o700)
     assert "not writable for you" in caught.value.hint
+
+
+NAMES = ("a", "b", "only new", "record")
+
+
+def killed(folder: Path, after: int, earlier: bool = True) -> Path:
+    """Move a result in over an earlier one, die after some moves, and return what is left of the staging folder."""
+    folder.mkdir()
+    for name in ("a", "b", "record") if earlier else ():
+        (folder / name).write_text("earlier")
+    pid = os.fork()
+    if not pid:
+        moved, real = iter(range(after)), os.replace
+
+        def replace(source: Path, target: Path) -> None:
+            if next(moved, None) is None:
+                os._exit(9)
+            real(source, target)
+
+        os.replace = replace  # type: ignore[assignment]
+        with whole_folder(folder, NAMES) as staging:
+            for name in NAMES:
+                (staging / name).write_text("new")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (left,) = folder.glob(".diffugts-*")
+    return left
+
+
+def aged(staging: Path, seconds: float) -> None:
+    for path in (staging, *staging.iterdir()):
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.parametrize("earlier", [True, False], ids=["over an earlier result", "into an empty folder"])
+@pytest.mark.parametrize("after", range(8))
+def test_what_a_killed_run_had_put_aside_is_put_back_by_the_next_one(tmp_path: Path, after: int, earlier: bool) -> None:
+    folder = tmp_path / "result"
+    if not earlier and after > 4:
+        pytest.skip("there are not so many moves")
+    aged(killed(folder, after, earlier), 100)
+    mend_folder(folder, "record", NAMES)
+    left = {path.name: path.read_text() for path in folder.iterdir()}
+    assert left == (dict.fromkeys(("a", "b", "record"), "earlier") if earlier else {})
+    require_folder_for(folder, "record", True, "", NAMES)
+    with whole_folder(folder, NAMES) as staging:
+        (staging / "record").write_text("third")
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"record": "third"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_run_that_may_still_be_moving_is_waited_for(tmp_path: Path) -> None:
+    folder = tmp_path / "result"
+    left = killed(folder, 2)
+    with pytest.raises(StorageError, match="another run is moving its result in, or was killed") as caught:
+        require_folder_for(folder, "record", True, "", NAMES)
+    assert "wait a minute" in caught.value.hint
+    assert left.is_dir() and not (folder / "record").exists()
+    aged(left, 100)
+    require_folder_for(folder, "record", True, "", NAMES)
+    assert (folder / "record").read_text() == "earlier" and not left.exists()
+
+
+def test_what_killed_runs_left_is_removed_and_a_run_that_writes_is_left_alone(tmp_path: Path) -> None:
+    stale, busy, done = (tmp_path / f".diffugts-{name}" for name in ("stale", "busy", "done"))
+    for staging in (stale, busy, done):
+        staging.mkdir()
+        (staging / "a").write_text("half")
+    (done / "earlier").mkdir()  # it was killed after its record had arrived
+    (tmp_path / "record").write_text("whole")
+    aged(stale, 25 * 3600)
+    aged(busy, 3600)
+    aged(done, 100)
+    require_folder_for(tmp_path, "record", True, "", NAMES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [busy.name, "record"]
+    mend_folder(tmp_path / "absent", "record", NAMES)
 
 
 def test_the_checksum_of_nothing_is_the_known_one(tmp_path: Path) -> None:
