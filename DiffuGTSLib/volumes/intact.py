@@ -2,17 +2,17 @@
 
 Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
 sheared sform is replaced by the qform, and so is one of code 2 or 4 beside a qform of code 1; a header without spacing or orientation gets 1 mm and an identity; NaN
-and infinite voxels of a NIfTI file become 0.
+and infinite voxels of a NIfTI file become 0; an intercept counts where the slope is 0, which says that neither does.
 Each of these would move or shrink a tumor without a word.
 """
 
 from __future__ import annotations
 
-import gzip
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,7 @@ _ROUNDED = 1e-7
 """niftilib's limit for the same."""
 
 _CHUNK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 24
 _NIFTI1_BYTES = 348
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _NRRD_SPACES = {"LPS", "LAS", "RAS", "LEFT-POSTERIOR-SUPERIOR", "LEFT-ANTERIOR-SUPERIOR", "RIGHT-ANTERIOR-SUPERIOR"}
@@ -44,7 +45,8 @@ def require_intact(path: Path) -> None:
     Voxels in a second file (.nhdr, .mhd) are left to ITK, which notices when they are too few.
 
     Raises:
-        InputError: If the file ends early or its compressed data fail their checksum.
+        InputError: If the file ends early, its compressed data fail their checksum, a NIfTI file holds NaN or infinite voxels or
+            an intercept without a slope.
         GeometryError: If spacing or orientation are missing, sheared, singular or contradict each other.
     """
     with path.open("rb") as file:
@@ -57,45 +59,105 @@ def require_intact(path: Path) -> None:
             _check_metaimage(file, path)
 
 
+@dataclass(frozen=True)
+class _Nifti:
+    """What a NIfTI-1 header says of its voxels: the bytes' order, the axes' sides, from where to where they lie, a float's type."""
+
+    order: str
+    sides: tuple[int, ...]
+    first: int
+    stop: int
+    float_type: str
+
+    @classmethod
+    def of(cls, header: bytes) -> _Nifti | None:
+        """Read a header's bytes; None where they are none."""
+        order = next(
+            (o for o in "<>" if len(header) == _NIFTI1_BYTES and struct.unpack_from(f"{o}i", header)[0] == 348), ""
+        )
+        if not order:
+            return None
+        count, *sides = struct.unpack_from(f"{order}8h", header, 40)
+        kind, bits = struct.unpack_from(f"{order}2h", header, 70)
+        first = int(struct.unpack_from(f"{order}f", header, 108)[0])
+        stop = first + int(np.prod(np.maximum(sides[:count], 1), dtype=np.int64)) * bits // 8
+        float_type = f"{order}{_NIFTI_FLOATS[kind]}" if kind in _NIFTI_FLOATS else ""
+        return cls(order, tuple(sides[:count]), first, stop, float_type)
+
+
+class _NotFinite:
+    """Counts the NaN and infinite voxels of a NIfTI file whose bytes pass by, so that it is read once and never held."""
+
+    def __init__(self) -> None:
+        self.bad = self.voxels = 0
+        self._nifti: _Nifti | None = None
+        self._rest, self._at = b"", 0
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        self._rest += data
+        if self._nifti is None and len(self._rest) >= _NIFTI1_BYTES:
+            self._nifti = _Nifti.of(self._rest[:_NIFTI1_BYTES])
+        if self._nifti is None:
+            return
+        begin = max(0, self._nifti.first - self._at)
+        end = min(len(self._rest), self._nifti.stop - self._at)
+        size = np.dtype(self._nifti.float_type).itemsize if self._nifti.float_type else 1
+        end = max(begin, end - (end - begin) % size)
+        if self._nifti.float_type and end > begin:
+            voxels = np.frombuffer(memoryview(self._rest)[begin:end], self._nifti.float_type)
+            self.voxels += voxels.size
+            self.bad += int(voxels.size - np.isfinite(voxels).sum())
+        kept = min(end, len(self._rest))
+        self._rest, self._at = self._rest[kept:], self._at + kept
+
+
 def _check_nifti(file: BinaryIO, path: Path) -> None:
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
+    seen = _NotFinite()
     if packed:
-        header, length = _unpack(file, path)
+        header, length = _unpack(file, path, seen.feed)
     else:
         header, length = file.read(_NIFTI1_BYTES), path.stat().st_size
-    order = next(
-        (o for o in "<>" if len(header) == _NIFTI1_BYTES and struct.unpack_from(f"{o}i", header)[0] == 348), ""
-    )
-    if not order:
+    nifti = _Nifti.of(header)
+    if nifti is None:
         raise InputError(
             f"{path} is not a NIfTI-1 file: its header is missing or damaged.", hint=_COPY_AGAIN, code="unreadable"
         )
-    count, *sides = struct.unpack_from(f"{order}8h", header, 40)
-    (bits,) = struct.unpack_from(f"{order}h", header, 72)
-    (first,) = struct.unpack_from(f"{order}f", header, 108)
-    expected = int(first) + int(np.prod(np.maximum(sides[:count], 1), dtype=np.int64)) * bits // 8
-    if length < expected:
-        raise _ends_early(path, f"expected {expected} bytes, got {length}")
-    (kind,) = struct.unpack_from(f"{order}h", header, 70)
-    if kind in _NIFTI_FLOATS:
-        _check_finite(path, packed, slice(int(first), int(expected)), f"{order}{_NIFTI_FLOATS[kind]}")
+    if length < nifti.stop:
+        raise _ends_early(path, f"expected {nifti.stop} bytes, got {length}")
+    if nifti.float_type and not packed:
+        seen.feed(header)
+        while block := file.read(_BLOCK_BYTES):
+            seen.feed(block)
+    if seen.bad:
+        raise not_finite(seen.bad, seen.voxels)
+    _check_scale(path, *struct.unpack_from(f"{nifti.order}2f", header, 112))
+    _check_place(path, header, nifti)
+
+
+def _check_scale(path: Path, slope: float, intercept: float) -> None:
+    """Refuse an intercept without a slope: NIfTI says that neither counts then, and ITK adds it."""
+    if slope == 0 and intercept != 0:
+        raise InputError(
+            f"{path} states an intercept of {intercept:g} (scl_inter) without a slope (scl_slope is 0): readers differ in "
+            "whether it counts.",
+            hint="find out which values are right and write the file again, with a slope of 1.",
+            code="unreadable",
+        )
+
+
+def _check_place(path: Path, header: bytes, nifti: _Nifti) -> None:
+    order, sides = nifti.order, nifti.sides
     qform, sform = struct.unpack_from(f"{order}2h", header, 252)
     if qform <= 0 and sform <= 0:
         raise _no_place(path, "qform_code and sform_code are both 0")
-    if sform > 0 and count >= 3:
+    if sform > 0 and len(sides) >= 3:
         matrix = np.vstack([np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4)), [0, 0, 0, 1]])
         _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
         if qform > 0:
             _check_agreement(path, _qform(header, order), matrix, sides[:3])
-
-
-def _check_finite(path: Path, packed: bool, where: slice, dtype: str) -> None:
-    with gzip.open(path) if packed else path.open("rb") as file:
-        voxels = np.frombuffer(file.read()[where], dtype)
-    bad = int(voxels.size - np.isfinite(voxels).sum())
-    if bad:
-        raise not_finite(bad, voxels.size)
 
 
 def _check_sform(path: Path, matrix: np.ndarray, pixdim: np.ndarray) -> None:
@@ -173,8 +235,13 @@ def _check_metaimage(file: BinaryIO, path: Path) -> None:
         _unpack(file, path)
 
 
-def _unpack(file: BinaryIO, path: Path) -> tuple[bytes, int]:
-    """Unpack a gzip or zlib stream to its end; return its first bytes and its length. Checksums are compared."""
+def _unpack(
+    file: BinaryIO, path: Path, on_data: Callable[[bytes], None] = lambda data: None
+) -> tuple[bytes, int]:  # fmt: skip
+    """Unpack a gzip or zlib stream to its end; return its first bytes and its length. Checksums are compared.
+
+    What is unpacked is shown to `on_data`, piece by piece, and not kept.
+    """
     header, length = b"", 0
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip or zlib, whichever it is
     try:
@@ -187,6 +254,7 @@ def _unpack(file: BinaryIO, path: Path) -> tuple[bytes, int]:
                 data = decoder.decompress(chunk)
                 header = header if len(header) >= _NIFTI1_BYTES else (header + data)[:_NIFTI1_BYTES]
                 length += len(data)
+                on_data(data)
                 chunk = decoder.unused_data.lstrip(b"\0")
     except zlib.error as error:
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,38 @@ def test_nan_and_infinite_voxels_of_a_nifti_are_refused_though_itk_reads_zero(
     with pytest.raises(InputError, match="1 NaN or infinite voxels of 120") as caught:
         read_volume(path)
     assert caught.value.code == "not_finite"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_large_file_of_floats_is_never_held_whole(tmp_path: Path, suffix: str) -> None:
+    """96 MB, in blocks that end within a voxel, the last one infinite."""
+    array = np.tile(np.random.default_rng(0).normal(size=(200, 200, 1)), (1, 1, 300))
+    write_volume(Volume(array, grid(array.shape)), tmp_path / "plain.nii")
+    content = (tmp_path / "plain.nii").read_bytes()[:-8] + struct.pack("<d", np.inf)
+    path = tmp_path / f"scan{suffix}"
+    path.write_bytes(gzip.compress(content, 1) if suffix == ".nii.gz" else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="1 NaN or infinite voxels of 12000000"):
+            require_intact(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60e6 < array.nbytes
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_an_intercept_without_a_slope_is_refused_since_itk_would_add_it(
+    tmp_path: Path, a_noisy_scan: Volume, suffix: str
+) -> None:
+    whole = a_noisy_scan.with_array((100 * a_noisy_scan.array).astype(np.int16))
+    for slope, intercept, refused in ((0, -1024, True), (0, 0, False), (1, -1024, False)):
+        plain = _nifti(tmp_path / "plain.nii", whole, {112: struct.pack("<2f", slope, intercept)})
+        path = tmp_path / f"scan{suffix}"
+        path.write_bytes(gzip.compress(plain.read_bytes()) if suffix == ".nii.gz" else plain.read_bytes())
+        if not refused:
+            assert np.array_equal(read_volume(path).array, whole.array + np.float32(intercept))
+            continue
+        with pytest.raises(InputError, match=r"an intercept of -1024 \(scl_inter\) without a slope") as caught:
+            read_volume(path)
+        assert "write the file again" in caught.value.hint
