@@ -100,6 +100,11 @@ def nextSteps() -> dict[str, str]:
         "missing": _("Start again; the files of this run are gone."),
         "unreadable": _("Start again; the files of this run cannot be read."),
         "modality": _("Set the modality under Inputs instead of having it guessed."),
+        "mask": _("Choose the scan under Inputs, not a mask that was drawn on it."),
+        "not_hu": _(
+            "Load the series again as DICOM, or add what the file lost, as a rule -1024, with ShiftScaleImageFilter in the "
+            "module Simple Filters."
+        ),
         "declined": _("Press Install under Setup when you are ready."),
         "pytorch_extension": _("Install the PyTorch extension in the Extensions Manager and restart Slicer."),
         "torch_loaded": _(

@@ -38,7 +38,7 @@ _EPILOG = examples(
     "Does anything not work?",
     "diffugts doctor",
     "",
-    "Exit codes: 2 your data or wish, 3 weights, 4 memory, 6 disk, 130 stopped by Ctrl-C.",
+    "Exit codes: 2 your data or wish, 3 weights, 4 memory, 6 disk, 130 stopped by Ctrl-C, 143 by SIGTERM.",
     "Research use only. Not for diagnosis.",
 )
 

@@ -32,7 +32,7 @@ from DiffuGTSLib.cli.options import (
 from DiffuGTSLib.cli.segment_run import Wish, asked
 from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, OffsetHu, Organ, Stages
 from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError
-from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
+from DiffuGTSLib.storage import make_folder, mend_folder, require_folder_for, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
@@ -195,9 +195,10 @@ class _Batch:
 
     def do(self, case: Case) -> Row:
         """Segment a case, or keep what is there; what is wrong with this scan alone is said, and is its row."""
-        from DiffuGTSLib.results import is_result
+        from DiffuGTSLib.results import NAMES, RECORD, is_result
 
         try:
+            mend_folder(case.folder, RECORD, NAMES)
             if is_result(case.folder) and not self._wish.force:
                 self._require_made_so(case)
                 return _row(case, KEPT)

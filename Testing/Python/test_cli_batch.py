@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def test_an_offset_is_part_of_what_was_asked_for(a_case: Path, tmp_path: Path) -
     kept = run(*call, "--offset-hu", "0", "--json")
     assert [row["status"] for row in json.loads(kept.stdout)] == ["kept"]
     assert "made with another offset_hu" in plain(run(*call).stderr)
+
+
+def test_what_a_killed_call_had_put_aside_is_there_again(a_case: Path, tmp_path: Path) -> None:
+    call = ("batch", a_case / "scan.nii.gz", "-o", tmp_path, *LIVER, "--stages", "aova", "--json", "--quiet")
+    assert run(*call).exit_code == 0
+    result = tmp_path / "scan"
+    aside = result / ".diffugts-killed" / "earlier"
+    aside.mkdir(parents=True)
+    for name in results.NAMES:
+        if (result / name).exists():
+            (result / name).rename(aside / name)
+    for folder in (aside, aside.parent):
+        os.utime(folder, (0, 0))
+    (row,) = json.loads(run(*call).stdout)
+    assert row["status"] == "kept" and not aside.exists()
 
 
 def test_a_batch_gives_what_segment_gives(a_case: Path, tmp_path: Path) -> None:
