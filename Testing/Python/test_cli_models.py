@@ -19,11 +19,16 @@ from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, save_module, write_checksums
 
+SPLITS = ("train", "validation", "test")
+
 
 @pytest.fixture(scope="module")
 def a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
-    return write_case(tmp_path_factory.mktemp("data"), coarse_body())
+    """A folder with organ.nii.gz, lesion.nii.gz, scan.nii.gz and a copy of it for each split; not to be changed."""
+    folder = write_case(tmp_path_factory.mktemp("data"), coarse_body())
+    for split in SPLITS:
+        shutil.copy(folder / "scan.nii.gz", folder / f"{split}.nii.gz")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +118,11 @@ def test_a_model_folder_of_ones_own_is_used_and_remembered(
 @pytest.fixture
 def a_protocol(tmp_path: Path) -> Path:
     """A protocol of the phantom, as three patients in three splits."""
-    case = {"modality": "CT", "image": "scan.nii.gz", "organ": "liver", "tumor": "lesion.nii.gz"}
-    splits = ("train", "validation", "test")
-    cases = [{"name": f"case_{split}", "patient": f"patient_{split}", "split": split, **case} for split in splits]
+    case = {"modality": "CT", "organ": "liver", "tumor": "lesion.nii.gz"}
+    cases = [
+        {"name": f"case_{split}", "patient": f"patient_{split}", "split": split, "image": f"{split}.nii.gz", **case}
+        for split in SPLITS
+    ]
     path = tmp_path / "protocol.json"
     path.write_text(json.dumps({"format": 1, "cases": cases}))
     return path
