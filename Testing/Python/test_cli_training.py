@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -20,8 +21,11 @@ from DiffuGTSLib.training.run import PARTS
 def a_training_case(tmp_path: Path) -> tuple[str | Path, ...]:
     """The options that name a data folder, a protocol of one phantom as two patients, and a run folder."""
     folder = write_case(tmp_path, coarse_body())
-    case = {"modality": "CT", "image": "scan.nii.gz", "organ": "liver", "tumor": "lesion.nii.gz"}
-    cases = [{"name": split, "patient": split, "split": split, **case} for split in ("train", "validation")]
+    case = {"modality": "CT", "organ": "liver", "tumor": "lesion.nii.gz"}
+    cases = []
+    for split in ("train", "validation"):
+        shutil.copy(folder / "scan.nii.gz", folder / f"{split}.nii.gz")
+        cases.append({"name": split, "patient": split, "split": split, "image": f"{split}.nii.gz", **case})
     (tmp_path / "protocol.json").write_text(json.dumps({"format": 1, "cases": cases}))
     return ("--data", folder, "--protocol", tmp_path / "protocol.json", "-o", tmp_path / "run", "--device", "cpu")
 
