@@ -120,7 +120,8 @@ def batch(
 ) -> None:
     """Segment many scans, the networks loaded once; what is there is kept, and a scan that fails stops no other.
 
-    Beside the results lie cases.csv, a row a scan, and findings.csv, a row a lesion, both written anew after each scan.
+    Beside the results lie cases.csv, a row a scan of the call, and findings.csv, a row a lesion, both written anew after
+    each scan.
     """
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     wish = Wish(
@@ -298,7 +299,7 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(title=f"{len(rows)} scans")
+    table = Table(title="1 scan" if len(rows) == 1 else f"{len(rows)} scans")
     for heading in ("Scan", "Status", "Outcome"):
         table.add_column(heading)
     for heading in ("Findings", "Volume\nml", "Anomaly\nscore"):
