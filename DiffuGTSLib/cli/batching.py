@@ -48,7 +48,7 @@ EXAMPLES = examples(
 
 CASES = "cases.csv"
 ALL_FINDINGS = "findings.csv"
-DONE, KEPT, FAILED = "done", "kept", "failed"
+DONE, KEPT, SKIPPED, FAILED = "done", "kept", "skipped", "failed"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Row:
 
     Attributes:
         name: Of the scan, and of its folder.
-        status: `DONE`, `KEPT` from an earlier call, or `FAILED`.
-        outcome: What the result says in words; what went wrong, where it failed.
+        status: `DONE`, `KEPT` from an earlier call, `SKIPPED` where a series is no scan, or `FAILED`.
+        outcome: What the result says in words; else why there is none.
         findings: How many.
         volume_ml: Of all of them.
         anomaly_score: Of the scan, 0 to 1; NaN where nothing was detected.
@@ -209,8 +209,10 @@ class _Batch:
         except ConfigError:
             raise
         except (InputError, MemoryLimitError) as error:
-            tell(error)
-            return Row(case.name, FAILED, error.message, 0, nan, nan, "", str(case.scan))
+            status = SKIPPED if error.code == "no_scan" else FAILED  # an archive holds segmentations and reports, too
+            if status == FAILED:
+                tell(error)
+            return Row(case.name, status, error.message, 0, nan, nan, "", str(case.scan))
 
     def _networks(self, case: Case) -> Components:
         from DiffuGTSLib.volumes.io import read_geometry
@@ -257,7 +259,7 @@ def write_tables(output: Path, cases: Iterable[Case], rows: Sequence[Row]) -> No
     """
     from DiffuGTSLib.findings import COLUMNS
 
-    whole = {row.name for row in rows if row.status != FAILED}
+    whole = {row.name for row in rows if row.status in (DONE, KEPT)}
     found = [{"name": case.name, **row} for case in cases if case.name in whole for row in _findings(case)]
     _write(output / CASES, list(Row.__dataclass_fields__), [_plain(row, "n/a") for row in rows])
     _write(output / ALL_FINDINGS, ["name", *COLUMNS], found)
@@ -279,7 +281,7 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
     """Print what became of each scan.
 
     Raises:
-        InputError: If one failed (code "cases_failed").
+        InputError: If one failed (code "cases_failed"), or none is a scan (code "no_scan").
     """
     from DiffuGTSLib.record import RESEARCH_USE
 
@@ -296,6 +298,8 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
             hint="mend them and run the same command again: what is there already is kept.",
             code="cases_failed",
         )
+    if all(row.status == SKIPPED for row in rows):
+        raise InputError(f"None of {len(rows)} series is a CT or MR scan.", hint="name other folders.", code="no_scan")
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -305,8 +309,8 @@ def _table(rows: Sequence[Row]) -> Table:
     for heading in ("Findings", "Volume\nml", "Anomaly\nscore"):
         table.add_column(heading, justify="right")
     for row in rows:
-        style = {FAILED: "red", KEPT: "dim"}.get(row.status, "")
-        figures = ("", "", "") if row.status == FAILED else (
+        style = {FAILED: "red", KEPT: "dim", SKIPPED: "dim"}.get(row.status, "")
+        figures = ("", "", "") if row.status in (SKIPPED, FAILED) else (
             str(row.findings), f"{row.volume_ml:.2f}", "n/a" if isnan(row.anomaly_score) else f"{row.anomaly_score:.2f}",
         )  # fmt: skip
         table.add_row(row.name, Text(row.status, style=style), row.outcome, *figures)

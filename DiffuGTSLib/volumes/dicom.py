@@ -79,7 +79,8 @@ def the_scan(folder: Path) -> Series:
     Segmentations, dose, structures and other objects beside the scan are passed over.
 
     Raises:
-        InputError: If there is no CT or MR series, or more than one; each is listed. If a slice of it is so damaged that it is
+        InputError: If there is no CT or MR series, or more than one; each is listed (code "no_scan" where there are others,
+            else "dicom_series"). If a slice of it is so damaged that it is
             passed over (code "dicom_damaged").
     """
     found = list_series(folder)
@@ -92,7 +93,7 @@ def the_scan(folder: Path) -> Series:
             if listed
             else f"{folder}: {wanted}, got no DICOM images.",
             hint="pass a folder that holds the files of one series only.",
-            code="dicom_series",
+            code="dicom_series" if scans or not found else "no_scan",
         )
     listed_files = [file for series in found for file in series.files]
     damaged = damaged_slices(folder, listed_files, scans[0].files)

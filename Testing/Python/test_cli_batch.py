@@ -9,12 +9,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from phantoms import grid, write_dicom
 from terminal import TINY, coarse_body, plain, refused, run, write_case
 
 from DiffuGTSLib import results
 from DiffuGTSLib.cli.batching import planned_cases
 from DiffuGTSLib.cli.scan_folders import scans_below
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes.volume import Volume
 
 LIVER = ("--organ", "liver", *TINY)
 
@@ -159,6 +162,17 @@ def test_image_files_that_lie_deeper_are_not_searched_for_since_masks_lie_among_
     with pytest.raises(InputError) as caught:
         scans_below([tmp_path], tmp_path / "out")
     assert "s0001" in str(caught.value.hint) and "scans/*/ct.nii.gz" in str(caught.value.hint)
+
+
+def test_series_of_an_archive_that_are_no_scans_are_passed_over(a_case: Path, tmp_path: Path) -> None:
+    scan = read_volume(a_case / "scan.nii.gz")
+    write_dicom(Volume(scan.array[:12, :12, :8], grid((12, 12, 8)), "CT"), tmp_path / "in" / "ct")
+    write_dicom(Volume(scan.array[:12, :12, :8], grid((12, 12, 8)), "CT"), tmp_path / "in" / "pt", {"0008|0060": "PT"})
+    call = ("-o", tmp_path / "out", *LIVER, "--stages", "aova", "--quiet")
+    assert run("batch", tmp_path / "in", *call).output == ""
+    rows = rows_of(tmp_path / "out" / "cases.csv")
+    assert [(row["name"], row["status"]) for row in rows] == [("ct", "done"), ("pt", "skipped")]
+    refused(run("batch", tmp_path / "in" / "pt", *call), 2, "None of 1 series is a CT or MR scan", "other folders")
 
 
 def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) -> None:
