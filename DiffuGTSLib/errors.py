@@ -110,12 +110,25 @@ def says_out_of_memory(error: BaseException) -> bool:
 
     Not every allocator has an exception of its own. An error of our own family means what its code says.
     """
-    return any(_says_it(each) for each in _chain(error))
+    for each in causes(error):
+        if isinstance(each, DiffuGTSError):
+            return each.code == MemoryLimitError.code
+        if _says_it(each):
+            return True
+    return False
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it came from; not what `from None` hides."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
 
 
 def _says_it(error: BaseException) -> bool:
-    if isinstance(error, DiffuGTSError):
-        return error.code == MemoryLimitError.code
     torch = sys.modules.get("torch")
     if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
@@ -125,18 +138,6 @@ def _says_it(error: BaseException) -> bool:
     return any(words in said for words in _OUT_OF_MEMORY) or (
         any(words.lower() in said.lower() for words in _NO_CONVOLUTION) and _a_card_is_full()
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it came from; where it is one of ours, only itself."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        if isinstance(following, DiffuGTSError):
-            return
-        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
 
 
 def _a_card_is_full() -> bool:

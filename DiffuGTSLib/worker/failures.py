@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from DiffuGTSLib.errors import DiffuGTSError, StorageError, says_out_of_memory
+from DiffuGTSLib.errors import DiffuGTSError, StorageError, causes, says_out_of_memory
 
 FULL_BELOW_BYTES = 64 << 20
 """ITK does not say why a file could not be written: with less room than this left on the disk, that was why."""
@@ -46,7 +45,7 @@ def describe(error: BaseException, folder: Path | None = None) -> Failure:
         folder: The job's; a disk that is full is recognized by it where the writer does not say so.
     """
     said = " ".join(str(error).split())[:300].rstrip(".")
-    if is_out_of_memory(error):
+    if says_out_of_memory(error):
         return Failure("oom", getattr(error, "message", f"Not enough memory: {said or 'no details given'}."), _OOM_HINT)
     if isinstance(error, OSError) and _is_disk_full(error, folder):
         message = getattr(error, "message", f"The disk is full: {said}.")
@@ -89,13 +88,8 @@ def import_failure(error: BaseException) -> Failure:
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory ran out, of the computer or of a graphics card."""
-    return says_out_of_memory(error)
-
-
 def _is_disk_full(error: OSError, folder: Path | None) -> bool:
-    for each in _chain(error):
+    for each in causes(error):
         if isinstance(each, OSError):
             if each.errno in _DISK_FULL or getattr(each, "winerror", None) in _DISK_FULL_WINDOWS:
                 return True
@@ -104,13 +98,3 @@ def _is_disk_full(error: OSError, folder: Path | None) -> bool:
     if folder is None or not isinstance(error, StorageError) or not folder.is_dir():
         return False
     return shutil.disk_usage(folder).free < FULL_BELOW_BYTES
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it came from."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__ or following.__context__
