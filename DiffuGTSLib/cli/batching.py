@@ -215,10 +215,11 @@ class _Batch:
             return Row(case.name, status, error.message, 0, nan, nan, "", str(case.scan))
 
     def _networks(self, case: Case) -> Components:
+        from DiffuGTSLib.planning.running import plan_here
         from DiffuGTSLib.volumes.io import read_geometry
 
         if self._components is None:
-            self._components = self._wish.load(read_geometry(case.scan))
+            self._components = self._wish.load(plan_here(read_geometry(case.scan), self._wish.config))
         return self._components
 
     def _require_made_so(self, case: Case) -> None:

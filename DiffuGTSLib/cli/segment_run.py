@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
     from DiffuGTSLib.findings import Finding
     from DiffuGTSLib.planning.plan import Plan
-    from DiffuGTSLib.volumes.volume import Geometry
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,15 @@ class Wish:
 
         return chosen_stages(self.stages, STAGES)
 
-    def load(self, geometry: Geometry) -> Components:
-        """Load the networks as the plan of a scan of this grid wants them; other scans' plans can use them as well.
+    def load(self, plan: Plan) -> Components:
+        """Load the networks as the plan of a scan wants them; other scans' plans can use them as well.
 
         Raises:
-            ConfigError, WeightsError: As `load_components`, and as `plan_here`.
+            ConfigError, WeightsError: As `load_components`.
         """
         from DiffuGTSLib.pipeline import load_components
-        from DiffuGTSLib.planning.running import plan_here
 
-        return load_components(plan_here(geometry, self.config).config, allow_untrained=self.allow_untrained)
+        return load_components(plan.config, allow_untrained=self.allow_untrained)
 
     def run(
         self,
@@ -125,7 +123,7 @@ class Wish:
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             if components is None:
                 progress("load", 0.0)
-                components = self.load(volume.geometry)
+                components = self.load(plan)
                 progress("load", 1.0)
             result = segment_by_plan(
                 volume, prompts, components, plan, on_step_down=tell_step_down, modality=self.modality, region=region,

@@ -28,7 +28,7 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
-from DiffuGTSLib.cli.segment_run import Wish, require_prompt_choice, tell_rung, tell_step_down
+from DiffuGTSLib.cli.segment_run import Wish, tell_rung, tell_step_down
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import mend_folder
 
@@ -123,7 +123,6 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Segment the tumors of one scan into a result folder."""
-    require_prompt_choice(organ, normal, abnormal)
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     box = None if roi is None else parse_roi(roi)
     wish = Wish(
