@@ -153,11 +153,11 @@ def validation(words: Words = None) -> None:
     cases = listed_cases(given)["validation"]
     output = Path(given["save_dir"]) / run.name / f"{overlap:g}"
 
-    from DiffuGTSLib.cli.validating import scan_name
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.validation import HowToPredict, ListedScan, validate_scans
     from DiffuGTSLib.segmenter import PostProcessing, load_segmenter
+    from DiffuGTSLib.volumes.io import scan_name
 
     masks = None if given["organ_masks"] is None else Path(given["organ_masks"])
     scans = [

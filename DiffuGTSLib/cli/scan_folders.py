@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.volumes.io import READ_SUFFIXES, scan_name
-
-
-def is_scan(path: Path) -> bool:
-    """Tell whether a file's name is an image's; macOS leaves `._name` beside what it packs."""
-    return path.name.lower().endswith(READ_SUFFIXES) and not path.name.startswith(".")
+from DiffuGTSLib.volumes.dicom_damage import is_dicom
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, is_image, scan_name
 
 
 def scans_in(folder: Path) -> list[Path]:
@@ -22,7 +18,7 @@ def scans_in(folder: Path) -> list[Path]:
     Raises:
         InputError: If there is none (code "missing").
     """
-    found = sorted(path for path in folder.iterdir() if is_scan(path))
+    found = sorted(path for path in folder.iterdir() if is_image(path))
     if not found:
         raise InputError(
             f"There is no scan in {folder}.", hint=f"scans end in {', '.join(READ_SUFFIXES)}.", code="missing"
@@ -36,7 +32,7 @@ def mask_named(name: str, folder: Path) -> Path:
     Raises:
         InputError: If there is none, or more than one (code "missing").
     """
-    alike = [path for path in sorted(folder.iterdir()) if path.is_file() and scan_name(path) == name]
+    alike = [path for path in sorted(folder.iterdir()) if is_image(path) and scan_name(path) == name]
     if len(alike) != 1:
         raise InputError(
             f"{name}: expected one mask of its name in {folder}, found {len(alike)}.",
@@ -69,16 +65,16 @@ def scans_below(paths: Sequence[Path], leave_out: Path) -> dict[str, Path]:
 
 def _below(folder: Path, leave_out: Path) -> list[Path]:
     """Return a folder's image files; where there are none, the folders below it that hold a DICOM file."""
-    images = sorted(path for path in folder.iterdir() if is_scan(path))
+    images = sorted(path for path in folder.iterdir() if is_image(path))
     if images:
         return images
     series, deeper = [], ""
     for place, inner, files in os.walk(folder):
         inner[:] = sorted(name for name in inner if (Path(place) / name).resolve() != leave_out.resolve())
         found = [Path(place) / name for name in sorted(files) if not name.startswith(".") and name != "DICOMDIR"]
-        if any(is_dicom(path) for path in found):
+        if any(_is_dicom(path) for path in found):
             series.append(Path(place))
-        deeper = deeper or next((str(path) for path in found if is_scan(path)), "")
+        deeper = deeper or next((str(path) for path in found if is_image(path)), "")
     if not series:
         raise InputError(
             f"{folder} holds neither image files nor folders of DICOM files.",
@@ -90,11 +86,10 @@ def _below(folder: Path, leave_out: Path) -> list[Path]:
     return series
 
 
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM's do: 128 bytes of anything, and its letters."""
+def _is_dicom(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom(file.read(132))
     except OSError:
         return False
 

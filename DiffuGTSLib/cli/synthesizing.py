@@ -204,9 +204,9 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
 
 def _require_alike(scan: Path, organ_mask: Path) -> None:
     """Refuse a folder of scans with one mask, and one scan with a folder of masks; a DICOM folder is one scan."""
-    from DiffuGTSLib.cli.scan_folders import is_scan
+    from DiffuGTSLib.volumes.io import is_image
 
-    if scan.is_dir() and any(is_scan(path) for path in scan.iterdir()):
+    if scan.is_dir() and any(is_image(path) for path in scan.iterdir()):
         raise InputError(
             f"{scan} is a folder of scans and {organ_mask} one mask.",
             hint="give --organ-mask a folder with a mask of each scan's name, or one scan.",

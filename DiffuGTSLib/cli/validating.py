@@ -30,7 +30,6 @@ EXAMPLES = examples(
     "diffugts validate run --protocol mini --data scans --split test -o report",
 )
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 _WHAT, _TRUTH, _POST = "What", "Truth", "Afterwards"
 
@@ -160,46 +159,30 @@ def list_scans(
     Raises:
         InputError: No scan, or one without its mask (code "missing").
     """
+    from DiffuGTSLib.cli.scan_folders import scans_in
     from DiffuGTSLib.evaluation.validation import ListedScan
+    from DiffuGTSLib.volumes.io import scan_name
 
     if not scans.exists():
         raise InputError(f"There is no {scans}.", hint="check the spelling.", code="missing")
-    paths = scan_files(scans) if scans.is_dir() else [scans]
-    if not paths:
-        raise InputError(f"There is no scan in {scans}.", hint=f"expected {', '.join(SUFFIXES)}.", code="missing")
+    paths = scans_in(scans) if scans.is_dir() else [scans]
     return [
         ListedScan(scan_name(path), path, _mask_of(path, truth), _mask_of(path, organ_masks), tumor_only)
         for path in paths
     ]
 
 
-def scan_files(folder: Path) -> list[Path]:
-    """Return the scans of a folder, by name, without the hidden `._NAME` that macOS packs beside them."""
-    return sorted(
-        path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
-    )
-
-
-def scan_name(path: Path) -> str:
-    """Return a file's name without the suffix of an image."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)]
-
-
 def _mask_of(scan: Path, masks: Path | None) -> Path | None:
+    from DiffuGTSLib.cli.scan_folders import mask_named
+    from DiffuGTSLib.volumes.io import scan_name
+
     if masks is None:
         return None
     if not masks.is_dir():
         if masks.is_file():
             return masks
         raise InputError(f"There is no {masks}.", hint="check the spelling.", code="missing")
-    for suffix in SUFFIXES:
-        candidate = masks / f"{scan_name(scan)}{suffix}"
-        if candidate.is_file():
-            return candidate
-    raise InputError(
-        f"{masks} has no mask for {scan.name}.", hint="masks are found by the scan's own name.", code="missing"
-    )
+    return mask_named(scan_name(scan), masks)
 
 
 def _show(rows: list[dict[str, str | float]], output: Path) -> None:

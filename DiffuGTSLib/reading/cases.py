@@ -11,7 +11,7 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
 from DiffuGTSLib.synthesis.case import SCAN, TUMOR
-from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_volume, scan_name
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, is_image, read_volume, scan_name
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_scan
 
 MASK_ENDINGS = ("_tumor", "_lesion", "_mask", "_label", "_seg")
@@ -216,8 +216,7 @@ def _of_folder(folder: Path, truth: str) -> list[CaseFile]:
         return [
             CaseFile(place / SCAN, place / TUMOR if (place / TUMOR).is_file() else None, truth) for place in painted
         ]
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name.lower().endswith(READ_SUFFIXES)]
-    files = [path for path in files if not path.name.startswith(".")]  # `._NAME`, which macOS packs beside an image
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and is_image(path)]
     scans = [path for path in files if not scan_name(path).endswith(MASK_ENDINGS)]
     masks = {scan_name(path): path for path in files if path not in scans}
     return [CaseFile(scan, _mask_of(scan, masks), truth) for scan in scans]

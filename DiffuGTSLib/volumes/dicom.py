@@ -80,8 +80,7 @@ def the_scan(folder: Path) -> Series:
 
     Raises:
         InputError: If there is no CT or MR series, or more than one; each is listed (code "no_scan" where there are others,
-            else "dicom_series"). If a slice of it is so damaged that it is
-            passed over (code "dicom_damaged").
+            else "dicom_series"). If a slice of it is so damaged that it is passed over (code "dicom_damaged").
     """
     found = list_series(folder)
     scans = [series for series in found if series.modality in SCAN_MODALITIES]

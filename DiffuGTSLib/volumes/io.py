@@ -39,6 +39,11 @@ def scan_name(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
+def is_image(path: Path) -> bool:
+    """Tell whether a file's name is an image's; macOS leaves `._name` beside what it packs."""
+    return path.name.lower().endswith(READ_SUFFIXES) and not path.name.startswith(".")
+
+
 def read_volume(path: Path | str) -> Volume:
     """Read a scan from a NIfTI, NRRD or MetaImage file, or from a folder that holds one DICOM series.
 

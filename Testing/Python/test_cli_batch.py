@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,9 @@ def test_a_scan_that_fails_stops_no_other_and_a_second_call_goes_on(a_cohort: Pa
     assert second.exit_code == 0, second.output
     assert [(row["name"], row["status"]) for row in json.loads(second.stdout)] == [("one", "kept"), ("two.v2", "done")]
     assert (out / "one" / "record.json").stat().st_mtime_ns == made
-    assert {row["name"] for row in rows_of(out / "findings.csv")} in ({"one", "two.v2"}, set())
+    each = {name: len(rows_of(out / name / "findings.csv")) for name in ("one", "two.v2")}
+    assert Counter(row["name"] for row in rows_of(out / "findings.csv")) == each
+    assert min(each.values()) > 0, "else the tables were not tested"
 
 
 def test_an_offset_is_part_of_what_was_asked_for(a_case: Path, tmp_path: Path) -> None:
@@ -179,7 +182,8 @@ def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) ->
     (tmp_path / "one.nii.gz").touch()
     (tmp_path / "organs" / "one").mkdir(parents=True)
     (tmp_path / "organs" / "one" / "liver.nii.gz").touch()
-    (tmp_path / "organs" / "one.nrrd").touch()
+    for name in ("one.nrrd", "one.json", "._one.nrrd"):  # what lies beside a mask is none
+        (tmp_path / "organs" / name).touch()
     for organ_mask, found in (("organs", "one.nrrd"), ("organs/{name}/liver.nii.gz", "one/liver.nii.gz")):
         (case,) = planned_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / organ_mask))
         assert case.organ_mask == tmp_path / "organs" / found

@@ -410,7 +410,7 @@ def test_a_choice_that_is_none_is_refused(tmp_path: Path, wish: tuple[str, ...])
 def test_a_mask_that_is_missing_is_refused_by_name(a_model: Path, a_run: Path, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     done = run("validate", a_model, a_run / "scans", "--labels", tmp_path / "masks", "-o", tmp_path / "out")
-    refused(done, 2, "has no mask for a.nii.gz", "own name")
+    refused(done, 2, "a: expected one mask of its name", "the same name")
     done = run("validate", a_model, a_run / "scans", "--labels", tmp_path / "nowhere", "-o", tmp_path / "out")
     refused(done, 2, "There is no", "spelling")
 
