@@ -7,19 +7,21 @@ DiffuGTS, "resource:Outlines/…".
 
 from __future__ import annotations
 
+import functools
 import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume, read_volume
 
 SPLITS = ("train", "validation", "test", "excluded")
@@ -98,7 +100,7 @@ def read_protocol(path: Path) -> list[Case]:
 
     Raises:
         InputError: Not a protocol; an unknown key, split or modality; a key that is missing or of another type; an
-            organ that no key defines; a name used twice; a patient, or a scan of two patients, in two splits (code "leakage").
+            organ that no key defines; a map of organs that would be tumor as a whole; a name used twice; a patient, or a scan of two patients, in two splits (code "leakage").
     """
     cases = read_cases(path)
     for patient, splits in shared_patients(cases).items():
@@ -185,6 +187,40 @@ def write_protocol(path: Path, cases: Sequence[Case], description: str, **header
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def with_known_organs(case: Case) -> Case:
+    """Return a case whose organs bear the built-in names: "Liver" and "hepatic" are one organ with "liver".
+
+    Where a map names an organ in two spellings, both count: its values and files are joined, the farther distance holds.
+    What nothing is known of keeps its name.
+    """
+    values: dict[str, list[int]] = {}
+    for organ, given in case.label_names.items():
+        values[_known(organ)] = list(dict.fromkeys([*values.get(_known(organ), []), *given]))
+    files: dict[str, list[str]] = {}
+    for organ, paths in case.organ_files.items():
+        files[_known(organ)] = list(dict.fromkeys([*files.get(_known(organ), []), *paths]))
+    near: dict[str, float] = {}
+    for organ, mm in case.unmarked_near.items():
+        near[_known(organ)] = max(mm, near.get(_known(organ), mm))
+    healthy = list(dict.fromkeys(map(_known, case.healthy_only_in)))
+    return replace(
+        case,
+        organ=_known(case.organ),
+        label_names=values,
+        organ_files=files,
+        unmarked_near=near,
+        healthy_only_in=healthy,
+    )
+
+
+@functools.cache
+def _known(organ: str) -> str:
+    try:
+        return find_organ(organ)
+    except PromptError:
+        return organ
+
+
 def shared_patients(cases: Sequence[Case]) -> dict[str, list[str]]:
     """Return the patients who are in more than one split: patient → these splits. Excluded scans are in none."""
     splits: dict[str, list[str]] = {}
@@ -233,7 +269,7 @@ def _case(row: object) -> Case:
     missing = [key for key in ("name", "patient", "split", "modality", "image") if key not in row]
     if missing:
         raise InputError(f"Case '{name}' lacks {', '.join(missing)}.")
-    case = Case(**row)
+    case = with_known_organs(Case(**row))
     for key, value, known in (("split", case.split, SPLITS), ("modality", case.modality, MODALITIES)):
         if value not in known:
             raise InputError(f"Case '{name}': unknown {key} '{value}'; expected one of {', '.join(known)}.")
@@ -270,6 +306,11 @@ def _require_sense(case: Case) -> None:
     if case.other_lesion_values and not case.labels:
         raise InputError(
             f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."
+        )
+    if case.tumor and case.tumor == case.labels and not case.tumor_values:
+        raise InputError(
+            f"Case '{case.name}': {case.tumor} holds organs and tumor, and all of it would count as tumor.",
+            hint="name which values are tumor, as tumor_values; of a scan without a tumor leave 'tumor' away.",
         )
 
 

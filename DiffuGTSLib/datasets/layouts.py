@@ -18,7 +18,7 @@ from DiffuGTSLib.datasets.decathlon import read_dataset_json, read_object
 from DiffuGTSLib.datasets.label_names import Meaning, meaning_of, organ_in
 from DiffuGTSLib.datasets.tables import IMAGE_SUFFIX, cases_of_table, rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import Case, repeated
+from DiffuGTSLib.protocol import Case, repeated, with_known_organs
 
 UNDECIDED = ""
 """The split of a case whose layout states none."""
@@ -135,7 +135,7 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
             if contrast is not None:
                 meaning = Meaning(wish.organ or "brain", *_brats_values(visit, wish))
                 case = _case(f"{visit}_{contrast}", _below(scan, folder), _below(label, folder), "MR", meaning)
-                cases.append(replace(case, patient=patient, contrast=contrast))
+                cases.append(with_known_organs(replace(case, patient=patient, contrast=contrast)))
     return cases
 
 

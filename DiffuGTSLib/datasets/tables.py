@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case
+from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case, with_known_organs
 
 COLUMNS = (
     "name", "image", "label", "patient", "split", "organ", "modality", "tumor_values", "organ_values", "contrast",
@@ -50,7 +50,8 @@ def cases_of_table(path: Path, organ: str = "", modality: str = "", tumor_values
     """Return the cases of a table; what it leaves open is taken from the arguments.
 
     `organ` is where labels show a tumor. A row without a label gets none by it: with an organ and no tumor it would count
-    as a healthy scan of that organ, which only the table itself can say.
+    as a healthy scan of that organ, which only the table itself can say. So does a row whose label map has `organ_values` and no
+    `tumor_values`.
 
     Raises:
         InputError: As `rows_of`; also for an unknown column, a row without image, patient or modality, a label without
@@ -75,19 +76,21 @@ def _case(row: Mapping[str, str], place: str, organ: str, modality: str, tumor_v
             raise InputError(f"{place}: unknown {key} '{filled[key]}'.", hint=did_you_mean(filled[key], known))
     label, tumors = filled.get("label", ""), _numbers(filled.get("tumor_values", ""), place) or list(tumor_values)
     organs = _numbers(filled.get("organ_values", ""), place)
-    return Case(
+    tumor = label if tumors or not organs else ""  # a map of which no value is tumor shows the organ of a healthy scan
+    case = Case(
         filled.get("name") or IMAGE_SUFFIX.sub("", filled["image"]),
         filled["patient"],
         filled.get("split", ""),
         filled["modality"],
         filled["image"],
         filled.get("organ", ""),
-        label,
+        tumor,
         label if organs else "",
         {filled["organ"]: sorted({*organs, *tumors})} if organs else {},
         tumor_values=tumors,
         contrast=filled.get("contrast", ""),
     )
+    return with_known_organs(case)
 
 
 def _numbers(text: str, place: str) -> list[int]:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mini_data import GRID, training_scan, write_case, write_labels
+from mini_data import GRID, canonical, training_scan, write_case, write_labels, write_protocol
 from phantoms import ct_phantom, mr_phantom
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.training.anomalies import (
     MINIMUM_VOXELS,
     AnomalySampler,
     Mixture,
     Sample,
 )
-from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.data import TrainingScan, load_case
 
 SIDE = 32
 PLAIN = Mixture(
@@ -125,6 +126,17 @@ def test_a_window_from_anywhere_asks_for_what_is_known(a_ct: TrainingScan, a_hea
     assert {sample.organ for sample in samples} == {"liver", "lung"}
     assert not any(sample.mask.any() for sample in samples if sample.organ == "lung")
     assert any(sample.mask.any() for sample in samples), "the outlined lesion stays a target of the liver"
+
+
+def test_an_organ_in_another_spelling_gives_the_same_windows(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train")
+    windows = []
+    for spelled in ("liver", "Liver"):  # the label map says "liver" both times
+        (case,) = read_protocol(write_protocol(tmp_path / "p.json", [{**row, "organ": spelled}]))
+        windows.append(drawn(AnomalySampler([load_case(case, tmp_path, canonical())], SIDE, ANYWHERE)))
+    assert any(window.abnormal for window in windows[0])
+    for one, other in zip(*windows, strict=True):
+        assert one.organ == other.organ == "liver" and np.array_equal(one.mask, other.mask)
 
 
 def test_nobody_asks_anywhere_for_an_organ_that_may_hold_an_unmarked_tumor(a_healthy_ct: TrainingScan) -> None:

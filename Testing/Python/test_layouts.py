@@ -113,6 +113,7 @@ def test_the_visits_of_a_patient_of_brats_are_of_one_patient(tmp_path: Path) -> 
     )
     assert [case.patient for case in cases] == ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-GLI-00006"]
     assert cases[0].tumor_values == [1, 3]
+    assert {case.organ for case in read_layout(tmp_path / "TrainingData", "brats", Wish("Cerebral"))} == {"brain"}
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,11 @@ def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
         ({"healthy_only_in": "lung"}, "expected healthy_only_in to be list[str], got 'lung'", ""),
         ({"unmarked_near": {"liver": "near"}}, "expected unmarked_near to be dict[str, float]", ""),
         ({"healthy_only_in": ["lung"]}, "speaks of the lung, but does not say where it is", "lung_by_air"),
+        (
+            {"organ": "liver", "tumor": "l.nii", "labels": "l.nii", "label_names": {"liver": [1, 2]}},
+            "l.nii holds organs and tumor, and all of it would count as tumor",
+            "name which values are tumor",
+        ),
         ({"unmarked_near": {"liver": 9.0}}, "speaks of the liver, but does not say where it is", "label_names"),
     ],
 )
@@ -118,6 +123,18 @@ def test_a_wrong_key_or_value_is_refused_in_words(
     with pytest.raises(InputError) as caught:
         read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, **change}]))
     assert message in caught.value.message and hint in caught.value.hint
+
+
+def test_an_organ_in_another_spelling_is_the_same_organ(tmp_path: Path) -> None:
+    spelled = {
+        "organ": "Hepatic", "tumor": "t.nii", "labels": "l.nii", "label_names": {"Liver": [1], "liver": [1, 2], "Aorta": [7]},
+        "organ_files": {"Kidneys": ["left.nii"], "kidney": ["right.nii"]}, "unmarked_near": {"LIVER": 5.0, "liver": 8.0},
+        "healthy_only_in": ["Kidneys", "kidney"],
+    }  # fmt: skip
+    (case,) = read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, **spelled}]))
+    assert case.organ == "liver" and case.label_names == {"liver": [1, 2], "Aorta": [7]}
+    assert case.organ_files == {"kidney": ["left.nii", "right.nii"]}
+    assert case.unmarked_near == {"liver": 8.0} and case.healthy_only_in == ["kidney"]
 
 
 def test_an_organ_may_be_defined_by_air_or_by_the_case(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from DiffuGTSLib.cli.data_sets import KindName
 from DiffuGTSLib.datasets.splits import KINDS, Derived, assign_splits, derive, joined
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol, shared_patients
+from DiffuGTSLib.protocol import Case, read_protocol, shared_patients, write_protocol
 from DiffuGTSLib.resources import resource_path
 
 
@@ -173,6 +174,12 @@ def test_leaving_out_the_only_tumor_is_refused() -> None:
     with pytest.raises(InputError, match="tumors of two organs at least, got liver") as caught:
         derive([a_case("a", "liver", "train")], "leave-one-out")
     assert caught.value.code == "organs"
+
+
+def test_one_organ_in_two_spellings_is_not_left_out_of_itself(tmp_path: Path) -> None:
+    write_protocol(tmp_path / "p.json", [a_case("a", "liver", "train"), a_case("b", "Liver", "test")], "One organ.")
+    with pytest.raises(InputError, match="tumors of two organs at least, got liver"):
+        derive(read_protocol(tmp_path / "p.json"), "leave-one-out")
 
 
 def test_from_ct_to_mr_no_mr_is_trained_on(a_multi_organ_protocol: list[Case]) -> None:

@@ -63,6 +63,18 @@ def test_a_row_without_a_label_is_a_healthy_scan_only_if_the_table_says_so(tmp_p
     assert [(case.organ, is_healthy(case)) for case in cases] == [("liver", False), ("", False), ("liver", True)]
 
 
+def test_an_outlined_organ_without_a_value_for_tumor_is_healthy(tmp_path: Path) -> None:
+    path = a_table(
+        tmp_path,
+        "image,label,patient,organ,modality,organ_values,tumor_values\n"
+        "a.nii,a_l.nii,p,Liver,CT,1,2\nb.nii,b_l.nii,q,liver,CT,1,\n",
+    )
+    sick, healthy = cases_of_table(path)
+    assert (sick.organ, sick.tumor, sick.label_names) == ("liver", "a_l.nii", {"liver": [1, 2]})
+    assert (healthy.tumor, healthy.labels, healthy.label_names) == ("", "b_l.nii", {"liver": [1]})
+    assert is_healthy(healthy)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
