@@ -78,7 +78,12 @@ def requireLinear(node: Any) -> None:
 
 
 def worldFromNode(node: Any) -> NDArray[np.float64]:
-    """Return the matrix (4, 4) of a node's parent transforms, all of them together; the identity without one."""
+    """Return the matrix (4, 4) of a node's parent transforms, all of them together; the identity without one.
+
+    Raises:
+        GeometryError: As `requireLinear`: of a transform that bends space VTK gives a matrix, too, but a wrong one.
+    """
+    requireLinear(node)
     matrix = vtk.vtkMatrix4x4()
     parent = node.GetParentTransformNode()
     if parent is not None:
@@ -230,10 +235,10 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
     """Replace a segment by a mask in its box; else as `setSegmentMask`, which takes longer to find the box.
 
     Raises:
-        GeometryError: If a transform shears the segmentation against the scan.
-        InputError: As `requireLabelmap`; also if Slicer does not take the mask for any other reason.
+        GeometryError: If a transform bends the segmentation, or shears it against the scan.
+        InputError: As `requireWritable`; also if Slicer does not take the mask for any other reason.
     """
-    requireLabelmap(segmentationNode)
+    requireWritable(segmentationNode)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     if not mask.voxels.size:
         logic.ClearSegment(segmentationNode, segmentId)
@@ -263,12 +268,14 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
         )
 
 
-def requireLabelmap(segmentationNode: Any) -> None:
-    """Refuse a segmentation that is made of surfaces: Slicer writes no mask into it.
+def requireWritable(segmentationNode: Any) -> None:
+    """Refuse a segmentation that no mask can be written into: one of surfaces, or under a transform that bends space.
 
     Raises:
-        InputError: Code "segmentation".
+        GeometryError: As `requireLinear`.
+        InputError: Code "segmentation": Slicer writes no mask into surfaces.
     """
+    requireLinear(segmentationNode)
     source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
     if source != _LABELMAP:
         raise InputError(

@@ -25,7 +25,7 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer.batch import Batch, Case
-from DiffuGTSSlicer.grids import requireLabelmap, volumeGeometry
+from DiffuGTSSlicer.grids import requireWritable, volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters, SynthesisParameters
@@ -414,12 +414,12 @@ def _requireWritable(parameters: RunParameters | SynthesisParameters, isRefineme
     """Refuse result nodes that no mask can be written into; the candidate of a refinement is only read.
 
     Raises:
-        InputError: As `requireLabelmap`.
+        GeometryError, InputError: As `requireWritable`.
     """
     for kind, (name, _segmentId) in MASKS.items():
         node = getattr(parameters, name, None)
         if node is not None and not (kind == "coarse_mask" and isRefinement):
-            requireLabelmap(node)
+            requireWritable(node)
 
 
 def _failure(error: Exception, words: str) -> Failure:

@@ -346,8 +346,10 @@ class ReviewSection(Section):
             return
         kept = item.checkState() == qt.Qt.Checked
         if self.findings.rows[item.row()].kept != kept:
-            self.findings.keep(item.row() + 1, kept)
-            self._fill(self.findings.rows)
+            try:
+                self.findings.keep(item.row() + 1, kept)
+            finally:  # where it was refused the box goes back
+                self._fill(self.findings.rows)
 
 
 def _number(value: float, form: str) -> str:

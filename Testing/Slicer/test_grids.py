@@ -114,6 +114,21 @@ def test_a_mask_that_slicer_would_not_take_is_not_lost_in_silence(a_scan) -> Non
     vtk_messages.forget()
 
 
+def test_nothing_is_written_under_a_transform_that_bends_space_whose_matrix_says_nothing(a_scan) -> None:
+    mask = blob(OBLIQUE, (10, 12, 8), 3).T
+    segmentation = scene.newSegmentation(a_scan, "Result")
+    segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
+    under(segmentation, bending_transform())
+    for other in (np.roll(mask, 2, axis=0), np.zeros_like(mask)):
+        with pytest.raises(GeometryError, match="'Result' lies under 'Bend', which is not linear"):
+            grids.setSegmentMask(other, a_scan, segmentation, "tumor")
+    with pytest.raises(GeometryError, match="not linear"):
+        grids.worldFromNode(segmentation)
+    segmentation.SetAndObserveTransformNodeID(None)
+    assert np.array_equal(grids.segmentMask(segmentation, "tumor", a_scan), mask)
+
+
 def test_a_segment_that_is_not_there_is_refused_by_name(a_scan, an_organ_on_another_grid, tmp_path) -> None:
     segmentation = an_organ_on_another_grid[0]
     with pytest.raises(InputError, match="'Organs' has no segment 'Orgen'") as refusal:

@@ -22,11 +22,12 @@ from DiffuGTSSlicer.process_tree import killTree
 from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
-from scene_parts import noise, rigid, roi_node, scan_node
+from DiffuGTSSlicer.scene import newSegmentation
+from scene_parts import bending_transform, noise, rigid, roi_node, scan_node, under
 from test_worker_client import isAlive
 
 from DiffuGTSLib.config import load_config
-from DiffuGTSLib.errors import ConfigError, DiffuGTSError, InputError, PromptError
+from DiffuGTSLib.errors import ConfigError, DiffuGTSError, GeometryError, InputError, PromptError
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker import protocol
 
@@ -340,6 +341,22 @@ def test_a_scan_under_a_bending_transform_is_refused_and_leaves_no_file(
     with pytest.raises(DiffuGTSError):
         a_logic.process(a_small_scan, tiny())
     assert jobFolders() == []
+
+
+def test_a_result_under_a_bending_transform_is_refused_before_the_run_and_keeps_its_voxels(
+    a_small_scan: Any, a_logic: DiffuGTSLogic
+) -> None:
+    node = newSegmentation(a_small_scan, "Mine")
+    node.GetSegmentation().AddEmptySegment("tumor", "Tumor")
+    mask = np.zeros(slicer.util.arrayFromVolume(a_small_scan).shape, np.uint8)
+    mask[4:9, 5:9, 6:9] = 1
+    setSegmentMask(mask, a_small_scan, node, "tumor")
+    under(node, bending_transform())
+    with pytest.raises(GeometryError, match="'Mine' lies under 'Bend', which is not linear"):
+        a_logic.process(a_small_scan, tiny(segmentation=node, tumorSegmentId="tumor"))
+    assert jobFolders() == []
+    node.SetAndObserveTransformNodeID(None)
+    assert np.array_equal(segmentMask(node, "tumor", a_small_scan), mask)
 
 
 def test_built_in_sentences_are_sent_as_their_organ_and_others_as_they_are() -> None:

@@ -11,6 +11,7 @@ import slicer
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
 from panel_parts import Opened
+from scene_parts import bending_transform, under
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -66,6 +67,15 @@ def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_coarse
     assert 0 < segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() < whole
     table.item(1, 0).setCheckState(qt.Qt.Checked)
     assert segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan).sum() == whole
+
+
+def test_a_box_that_cannot_be_cleared_under_a_bending_transform_is_checked_again_and_says_why(a_panel: Opened) -> None:
+    a_panel.segment()
+    under(a_panel.state.segmentation, bending_transform())
+    box = a_panel.ui.findingsTable
+    box.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    assert box.item(1, 0).checkState() == qt.Qt.Checked
+    assert "is not linear" in a_panel.ui.messageLabel.text and "arden the transform" in a_panel.ui.messageLabel.text
 
 
 def test_a_segment_that_was_edited_elsewhere_is_measured_again_when_the_panel_is_opened(

@@ -13,7 +13,7 @@ from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask, worldFromNode
 from phantoms import grid
-from scene_parts import blob, linear_transform, noise, on_disk, rigid, scan_node, under
+from scene_parts import bending_transform, blob, linear_transform, noise, on_disk, rigid, scan_node, under
 from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
@@ -110,6 +110,17 @@ def test_dropping_twice_or_keeping_what_is_kept_changes_nothing(a_result) -> Non
     table.keep(2, False)
     assert np.array_equal(voxels(a_result), LARGE | SMALL)
     table.keep(2, True)
+    assert np.array_equal(voxels(a_result), MASK)
+
+
+def test_under_a_transform_that_bends_space_findings_are_measured_and_none_is_dropped(a_result) -> None:
+    under(a_result[0], bending_transform())
+    table = Findings(*a_result)
+    before = table.rows
+    with pytest.raises(GeometryError, match="not linear"):
+        table.keep(1, False)
+    assert table.rows == before and all(row.kept for row in before)
+    a_result[0].SetAndObserveTransformNodeID(None)
     assert np.array_equal(voxels(a_result), MASK)
 
 
