@@ -18,6 +18,7 @@ from rich.text import Text
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.cli.training import stopped
 from DiffuGTSLib.errors import Cancelled, InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def main(words: Words = None) -> None:
             report=report,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
-        raise Cancelled("Stopped. The last checkpoint is kept.", hint="the same command goes on from there.") from None
+        raise stopped(Path(given["logdir"]) / "segmenter") from None
 
 
 @app.command("validation", context_settings=_ANYTHING, epilog=EXAMPLES)

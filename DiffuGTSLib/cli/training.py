@@ -98,7 +98,14 @@ def train(
             report=report,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
-        raise Cancelled("Stopped. The last checkpoint is kept.", hint="the same command goes on from there.") from None
+        raise stopped(output / part) from None
+
+
+def stopped(folder: Path) -> Cancelled:
+    """Return what a training that was stopped says of its folder: whether there is something to go on from."""
+    if any(folder.rglob("state.pt")):
+        return Cancelled("Stopped. The last checkpoint is kept.", hint="the same command goes on from there.")
+    return Cancelled("Stopped. Nothing is kept yet.", hint="the same command begins anew.")
 
 
 def key_values(overrides: list[str] | None) -> dict[str, str]:

@@ -37,6 +37,11 @@ from DiffuGTSLib.training.segmenter_data import (
 )
 from DiffuGTSLib.training.trainer import TrainingPlan
 
+LEAST_VALIDATIONS = 10
+"""In a run: a best network is chosen among so many."""
+SAVE_EVERY = 250
+"""Iterations between checkpoints: minutes on a card, a quarter of an hour on a processor."""
+
 
 @dataclass(frozen=True)
 class SegmenterOptions:
@@ -63,7 +68,8 @@ class SegmenterOptions:
         learning_rate: Peak.
         weight_decay: AdamW's.
         warmup_epochs: Epochs of rise.
-        validate_every: Epochs between validations and checkpoints.
+        validate_every: Epochs between validations, by which the best network is chosen; fewer where a run would see less
+            than ten of them.
         schedule: "warmup_cosine", "cosine_anneal" or "none".
         overlap: Of the windows of the validation.
         spacing_mm: Voxel size.
@@ -315,11 +321,11 @@ def _silence(line: str) -> None:
 def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> SegmenterPlan:
     """Lay epochs over a plan."""
     length = epoch_length(cases, options.batch)
-    validate_every = min(options.validate_every, max(1, plan.iterations // length))
+    validate_every = min(options.validate_every, max(1, plan.iterations // length // LEAST_VALIDATIONS))
     return SegmenterPlan(
         iterations=plan.iterations, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
         warmup=min(options.warmup_epochs * length, plan.iterations // 2), every=length,
-        checkpoint_every=validate_every * length, precision=plan.precision, seed=plan.seed,
+        checkpoint_every=validate_every * length, save_every=SAVE_EVERY, precision=plan.precision, seed=plan.seed,
         tensorboard=plan.tensorboard, epoch_iterations=length, schedule=options.schedule,
     )  # fmt: skip
 

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import Cancelled, ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, wait_for_all, world_size
 from DiffuGTSLib.training.log import Progress, row_teller
+from DiffuGTSLib.training.stopping import stops_held
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class TrainingPlan:
         average_after: Before this iteration an update copies the weights. With 0 a young average follows faster instead.
         accumulate: Batches whose gradients are averaged before a step.
         every: Iterations between a log line, with validation and checkpoint each `checkpoint_every`.
-        checkpoint_every: Iterations between checkpoints.
+        checkpoint_every: Iterations between validations, each with a checkpoint.
+        save_every: Iterations between further checkpoints without a validation; 0 writes none.
         precision: "float32" or "bfloat16" (autocast; fast on CUDA and on CPUs with AVX-512 BF16).
         seed: Iteration n draws from the generator (seed, n, process), so that a resumed run is the same run.
         tensorboard: Write the log as TensorBoard's curves too.
@@ -63,6 +65,7 @@ class TrainingPlan:
     accumulate: int = 1
     every: int = 25
     checkpoint_every: int = 250
+    save_every: int = 0
     precision: str = "float32"
     seed: int = 0
     tensorboard: bool = False
@@ -156,17 +159,12 @@ class Outcome:
     early: bool
 
 
-def train(
-    recipe: Recipe,
-    plan: TrainingPlan,
-    folder: Path,
-    progress: Progress | None = None,
-) -> Outcome:
+def train(recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Progress | None = None) -> Outcome:
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.
 
     Writes `plan.json`, `log.csv` (one row each `plan.every` iterations), and `state.pt` (weights, their average, the
-    best of them, optimizers, iteration; read back with `weights_only=True`). On return `recipe.trainable` holds the
-    result.
+    best of them, optimizers, iteration; read back with `weights_only=True`), also when it is stopped. On return
+    `recipe.trainable` holds the result.
 
     Raises:
         WeightsError: If the checkpoint is damaged or belongs to another network.
@@ -176,37 +174,33 @@ def train(
     """
     make_folder(folder)
     run = _Run(recipe, plan, folder)
-    done = run.resume()
+    run.resume()
     tell = row_teller(folder, plan.iterations, progress, curves=plan.tensorboard)
     if isinstance(recipe, AheadRecipe):
-        recipe.look_ahead(_draw(plan.seed, iteration) for iteration in range(done, plan.iterations))
-    if run.unchecked:
-        tell({"iteration": float(done), **run.check(done)})
-    seen: dict[str, list[float]] = {}
-    clock = time.perf_counter()
-    while done < plan.iterations and not run.best.exhausted:
-        for name, value in run.iterate(done).items():
-            seen.setdefault(name, []).append(value)
-        done += 1
-        if done % plan.every == 0 or done == plan.iterations:
-            means = {name: sum(values) / len(values) for name, values in seen.items()}
-            row = {"iteration": float(done), **means, "seconds": time.perf_counter() - clock}
-            if done % plan.checkpoint_every == 0 or done == plan.iterations:
-                row |= run.check(done)
-            tell(row)
-            seen, clock = {}, time.perf_counter()
-    run.finish()
-    best = run.best
-    kept = best.iteration if best.weights else done
-    return Outcome(done, kept, best.value if best.weights else math.nan, best.exhausted)
+        recipe.look_ahead(_draw(plan.seed, iteration) for iteration in range(run.done, plan.iterations))
+    try:
+        while True:
+            if run.row_due:
+                tell(run.row())
+            if plan.save_every and run.done % plan.save_every == 0:
+                run.save()
+            if run.done >= plan.iterations or run.best.exhausted:
+                break
+            with stops_held():
+                run.iterate()
+    except (KeyboardInterrupt, Cancelled):
+        if run.whole:
+            run.save()
+        raise
+    return run.finish()
 
 
 def rehearse(recipe: Recipe, plan: TrainingPlan, iterations: int = 2) -> list[float]:
     """Take the first iterations without writing anything, and return the seconds of each; the weights are used up."""
     run, seconds = _Run(recipe, plan, Path()), []
-    for iteration in range(iterations):
+    for _ in range(iterations):
         clock = time.perf_counter()
-        run.iterate(iteration)  # ends with reading the losses, so that a GPU is waited for
+        run.iterate()  # ends with reading the losses, so that a GPU is waited for
         seconds.append(time.perf_counter() - clock)
     return seconds
 
@@ -244,14 +238,19 @@ class _Best:
 
 
 class _Run:
-    """What a run changes: weights, their average, and one optimizer a step."""
+    """What a run changes: weights, their average, one optimizer a step, and what its log has not told yet.
+
+    Attributes:
+        done: Whole iterations.
+        averaged: The running average of the weights.
+        best: See `_Best`.
+        unchecked: Whether the validation after `done` iterations is due.
+        whole: Whether the weights are those after `done` iterations, in every part.
+    """
 
     def __init__(self, recipe: Recipe, plan: TrainingPlan, folder: Path) -> None:
-        self._recipe = recipe
-        self._plan = plan
-        self._folder = folder
-        self._model = recipe.trainable
-        self._device = next(self._model.parameters()).device
+        self._recipe, self._plan, self._folder = recipe, plan, folder
+        self._model, self._device = recipe.trainable, next(recipe.trainable.parameters()).device
         self._steps = recipe.steps() if isinstance(recipe, SteppedRecipe) else (Step(self._model, recipe.losses),)
         self._optimizers = [
             torch.optim.AdamW(_moved(step), lr=plan.learning_rate, betas=step.betas, weight_decay=plan.weight_decay)
@@ -259,10 +258,21 @@ class _Run:
         ]
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
         self.best = _Best(plan)
-        self.unchecked = False
+        self.done = self._saved = 0
+        self.unchecked, self.whole = False, True
+        self._seen: dict[str, list[float]] = {}
+        self._clock = time.perf_counter()
 
-    def iterate(self, iteration: int) -> dict[str, float]:
-        """Take every step once, and return the losses; the "total" is the first step's."""
+    def iterate(self) -> None:
+        """Take every step once; the "total" of the losses is the first step's."""
+        self.whole = False
+        for name, value in self._stepped(self.done).items():
+            self._seen.setdefault(name, []).append(value)
+        self.done += 1
+        self.unchecked = self._at(self._plan.every) and self._at(self._plan.checkpoint_every)
+        self.whole = True
+
+    def _stepped(self, iteration: int) -> dict[str, float]:
         plan, rng = self._plan, np.random.default_rng(_draw(self._plan.seed, iteration))
         self._model.train()
         seen: dict[str, float] = {}
@@ -290,26 +300,49 @@ class _Run:
             _update_average(self.averaged, self._model, decay)
         return seen
 
-    def check(self, done: int) -> dict[str, float]:
+    def _at(self, every: int) -> bool:
+        return self.done % every == 0 or self.done == self._plan.iterations
+
+    @property
+    def row_due(self) -> bool:
+        """Whether the log is to be told a row; after a stop it may be that of the iteration that it came in."""
+        return self.unchecked or (bool(self._seen) and self._at(self._plan.every))
+
+    def row(self) -> dict[str, float]:
+        """Return the means since the last row, with the validation where it is due."""
+        row = {
+            "iteration": float(self.done),
+            **{name: sum(values) / len(values) for name, values in self._seen.items()},
+        }
+        if self._seen:
+            row["seconds"] = time.perf_counter() - self._clock
+        if self.unchecked:
+            row |= self._check()
+        self._seen, self._clock = {}, time.perf_counter()
+        return row
+
+    def _check(self) -> dict[str, float]:
         """Write a checkpoint, validate the averaged weights, keep them if they are the best, and write that down, too.
 
         The first process validates and writes; what is watched, all of them are told. A validation may take hours: a run
         that is stopped in it goes on with it.
         """
-        if rank() == 0 and not self.unchecked:
-            self._save(done, unchecked=True)
+        self.save()
         figures = _validated(self._recipe, self._model, self.averaged) if rank() == 0 else {}
         if self._plan.watch:
-            self.best.offer(told_by_first(self._watched(figures), self._device), done, self.averaged)
-        self.unchecked = False
+            self.best.offer(told_by_first(self._watched(figures), self._device), self.done, self.averaged)
+        self.unchecked, self._seen = False, {}
         if rank() == 0:
-            self._save(done)
+            self._write()
         return figures
 
-    def finish(self) -> None:
+    def finish(self) -> Outcome:
         """Put the result into the network: the best weights, or the last average where nothing is watched."""
-        self._model.load_state_dict(self.best.weights or self.averaged)
+        best = self.best
+        self._model.load_state_dict(best.weights or self.averaged)
         self._model.eval()
+        kept = (best.iteration, best.value) if best.weights else (self.done, math.nan)
+        return Outcome(self.done, *kept, best.exhausted)
 
     def _watched(self, figures: dict[str, float]) -> float:
         if rank() > 0:
@@ -322,13 +355,19 @@ class _Run:
             )
         return figures[name]
 
-    def _save(self, done: int, unchecked: bool = False) -> None:
+    def save(self) -> None:
+        """Let the first process write a checkpoint, where there is none of this iteration yet."""
+        if rank() == 0 and self._saved != self.done:
+            self._write()
+
+    def _write(self) -> None:
         """Write the plan, and the state that `resume` reads."""
         with whole_file(self._folder / "plan.json") as temporary:
             temporary.write_text(json.dumps(asdict(self._plan), indent=1) + "\n", encoding="utf-8")
         state = {
-            "iteration": done,
-            "unchecked": unchecked,
+            "iteration": self.done,
+            "unchecked": self.unchecked,
+            "seen": self._seen,
             "model": self._model.state_dict(),
             "averaged": self.averaged,
             "optimizer": self._optimizers[0].state_dict(),
@@ -338,12 +377,13 @@ class _Run:
             state["best"] = self.best.state()
         with whole_file(self._folder / "state.pt") as temporary, temporary.open("wb") as file:
             torch.save(state, file)
+        self._saved = self.done
 
-    def resume(self) -> int:
-        """Return the iteration to go on from: 0, or the checkpoint's, whose state is then ours in every process."""
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one; its state is then ours in every process."""
         path = self._folder / "state.pt"
         if not path.exists():
-            return 0
+            return
         state = read_state(path, self._device)
         try:
             self._model.load_state_dict(state["model"])
@@ -359,10 +399,10 @@ class _Run:
             self.averaged[name].copy_(value)
         if self._plan.watch:
             self.best.load(state.get("best", {}))
-        self.unchecked = bool(state.get("unchecked", False))
+        self.unchecked, self._seen = bool(state.get("unchecked", False)), dict(state.get("seen", {}))
+        self.done = self._saved = int(state["iteration"])
         wait_for_all()  # the first process may be about to replace what the others still read
-        logger.info("going on from iteration %d of %d", state["iteration"], self._plan.iterations)
-        return int(state["iteration"])
+        logger.info("going on from iteration %d of %d", self.done, self._plan.iterations)
 
 
 def _moved(step: Step) -> list[nn.Parameter]:

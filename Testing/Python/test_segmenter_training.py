@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mini_data import write_mini_data
 from test_segmenter_data import FINE, a_case
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
-from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.errors import Cancelled, ConfigError, InputError
 from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.segmenter import load_segmenter
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
@@ -26,7 +27,13 @@ from DiffuGTSLib.training.run import PARTS, train_part
 from DiffuGTSLib.training.segmenter import BestModel, SegmenterPlan, SegmenterRecipe, segmentation_loss
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID
 from DiffuGTSLib.training.segmenter_data import PaintedTumors, SegmenterSampler, painted_windows
-from DiffuGTSLib.training.segmenter_run import SegmenterOptions, build_segmenter, build_source, train_segmenter
+from DiffuGTSLib.training.segmenter_run import (
+    SegmenterOptions,
+    _plan,
+    build_segmenter,
+    build_source,
+    train_segmenter,
+)
 from DiffuGTSLib.training.trainer import TrainingPlan, train
 
 SIDE = 32
@@ -169,6 +176,37 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
         r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
     )
     assert "validation_tumor_dice" in log(tmp_path / "segmenter")[-1]
+
+
+def test_a_run_that_is_stopped_before_its_first_validation_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    """After epoch 3, with the default of 200 epochs between validations."""
+    lines: list[str] = []
+    options, plan = replace(OPTIONS, validate_every=200), TrainingPlan(40)
+    job = replace(a_job(tmp_path), options=options, report=stop_after("segmenter 3/40", lines))
+    with pytest.raises(Cancelled):
+        train_segmenter([a_case()], [a_case()], options, plan, job)
+    assert torch.load(tmp_path / "segmenter" / "state.pt", weights_only=True)["iteration"] == 3
+    assert not (tmp_path / "segmenter" / "best.json").exists()
+    with pytest.raises(Cancelled):
+        train_segmenter([a_case()], [a_case()], options, plan, replace(job, report=stop_after("segmenter 4/40", lines)))
+    assert [line.split(":")[0] for line in lines if "/40" in line] == [f"segmenter {n}/40" for n in (1, 2, 3, 4)]
+    assert "validation_tumor_dice" in lines[-1], "ten times a run, where 200 epochs would be never"
+
+
+def stop_after(word: str, lines: list[str]) -> Callable[[str], None]:
+    def stop(line: str) -> None:
+        lines.append(line)
+        if line.startswith(word):
+            raise Cancelled("enough")
+
+    return stop
+
+
+@pytest.mark.parametrize(("cases", "validated_every"), [(20, 2000), (100, 2000), (3000, 3000)])
+def test_the_default_intervals_are_a_tenth_of_a_run_or_200_epochs(cases: int, validated_every: int) -> None:
+    plan = _plan(TrainingPlan(20000), SegmenterOptions(), cases)
+    assert plan.checkpoint_every == validated_every and plan.save_every == 250
+    assert _plan(TrainingPlan(3000 * cases), SegmenterOptions(), cases).checkpoint_every == 200 * cases
 
 
 def test_the_best_of_an_earlier_run_is_not_kept_where_its_checkpoint_is_gone(tmp_path: Path) -> None:
