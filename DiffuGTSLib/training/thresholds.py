@@ -30,7 +30,7 @@ from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config, MasksConfig, ResidualConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINED, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask, smoothed_map
@@ -351,7 +351,7 @@ def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
     for judge in judged:
         everywhere = np.ones(judge.truth.shape, dtype=bool)
         found = coarse_mask(judge.abnormal, everywhere, judge.spacing_mm, masks)
-        wrong.append(detect(found, judge.truth, judge.spacing_mm).false_positives)
+        wrong.append(false_positive_count(found, judge.truth))
         if judge.truth.any():
             overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
         else:

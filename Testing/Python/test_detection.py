@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import by_size, detect
+from DiffuGTSLib.evaluation.detection import by_size, detect, false_positive_count
 
 SPACING_MM = (1.0, 1.0, 5.0)
 
@@ -32,6 +32,16 @@ def test_found_missed_and_false_lesions_are_counted() -> None:
     detection = detect(a_mask((10, 20), (60, 64)), a_mask((10, 20), (30, 50)), SPACING_MM)
     assert (detection.found, detection.sensitivity) == (1, 0.5)
     assert (detection.false_positives, detection.precision) == (1, 0.5)
+
+
+@pytest.mark.parametrize("minimum_iou", [0.0, 0.1, 0.5])
+def test_false_positives_are_counted_alike_without_measuring(minimum_iou: float) -> None:
+    rng = np.random.default_rng(0)
+    ref = rng.random((12, 12, 12)) < 0.05
+    for share in (0.0, 0.02, 0.1):
+        pred = (rng.random(ref.shape) < share) | (ref & (rng.random(ref.shape) < share))
+        counted = detect(pred, ref, (1.0, 1.0, 1.0), minimum_iou).false_positives
+        assert false_positive_count(pred, ref, minimum_iou) == counted and (counted > 0) == (share > 0)
 
 
 def test_sizes_are_in_ml_and_mm() -> None:
