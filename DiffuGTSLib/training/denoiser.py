@@ -38,18 +38,29 @@ class LatentScan:
 
 
 def cache_latents(
-    scans: Sequence[TrainingScan], autoencoder: LatentAutoencoder, side: int, overlap: float
+    scans: Sequence[TrainingScan], autoencoder: LatentAutoencoder, side: int, overlap: float, *, mirror: bool = False
 ) -> list[LatentScan]:
-    """Encode every scan once; scans without healthy tissue and label maps are left out."""
+    """Encode every scan once; scans without healthy tissue and label maps are left out.
+
+    Args:
+        scans: On the canonical grid.
+        autoencoder: Frozen.
+        side: Of the windows it sees, in voxels.
+        overlap: Of neighboring windows.
+        mirror: Encode the left-right mirror image of each scan, too. A latent cannot be mirrored itself: the encoder tells
+            left from right.
+    """
     cached = []
     for scan in scans:
         if scan.painted or scan.healthy.mean() < 0.2:
             continue
         image = torch.from_numpy(scan.scan.image)[None, None]
-        latent = encode_scan(image, autoencoder, side, overlap, lambda done, total: None)[0]
         sick = torch.from_numpy(~scan.healthy)[None, None].float()
-        healthy = 1 - functional.max_pool3d(sick, autoencoder.downsampling)[0, 0]
-        cached.append(LatentScan(latent.clone(), healthy, scan.scan.spacing_mm, scan.case.modality))
+        for flipped in (False, True) if mirror else (False,):
+            shown, suspect = (image.flip(2), sick.flip(2)) if flipped else (image, sick)
+            latent = encode_scan(shown, autoencoder, side, overlap, lambda done, total: None)[0]
+            healthy = 1 - functional.max_pool3d(suspect, autoencoder.downsampling)[0, 0]
+            cached.append(LatentScan(latent.clone(), healthy, scan.scan.spacing_mm, scan.case.modality))
     return cached
 
 
@@ -59,10 +70,12 @@ class DenoiserOptions:
 
     Attributes:
         start: A model folder whose denoiser training goes on from, made on the same autoencoder; empty: from nothing.
+        mirror: Whether it learns from each scan's left-right mirror image, too.
         learning_rate: Peak, falling to 1 % of it along a cosine.
     """
 
     start: str = ""
+    mirror: bool = True
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:

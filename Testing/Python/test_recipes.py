@@ -219,6 +219,18 @@ def test_a_cell_is_healthy_only_if_each_of_its_voxels_is(some_scans: list[Traini
     assert cached.healthy.sum() == 8**3 - 1 and cached.healthy[1, 1, 1] == 0
 
 
+def test_a_scan_s_mirror_image_is_encoded_too_where_it_is_wished(some_scans: list[TrainingScan]) -> None:
+    """Encoded anew: a mirrored latent is not the latent of a mirrored scan."""
+    scan, autoencoder = some_scans[0], tiny_autoencoder()
+    healthy = np.ones((32, 32, 32), bool)
+    healthy[5, 6, 7] = False
+    seen, mirrored = cache_latents([dataclasses.replace(scan, healthy=healthy)], autoencoder, SIDE, 0.25, mirror=True)
+    flipped = dataclasses.replace(scan, scan=dataclasses.replace(scan.scan, image=scan.scan.image[::-1].copy()))
+    (expected,) = cache_latents([flipped], autoencoder, SIDE, 0.25)
+    assert torch.equal(mirrored.latent, expected.latent) and not torch.equal(mirrored.latent, seen.latent.flip(1))
+    assert torch.equal(mirrored.healthy, seen.healthy.flip(0)) and seen.healthy[1, 1, 1] == 0
+
+
 def test_a_prior_without_healthy_tissue_is_refused(a_latent_with_a_tumor: LatentScan) -> None:
     sick = latent_scan(a_latent_with_a_tumor.latent, torch.zeros(8, 8, 8))
     for latents, validation in (([], [sick]), ([sick], [sick]), ([a_latent_with_a_tumor], [])):
