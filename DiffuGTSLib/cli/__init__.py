@@ -38,7 +38,8 @@ _EPILOG = examples(
     "Does anything not work?",
     "diffugts doctor",
     "",
-    "Exit codes: 2 your data or wish, 3 weights, 4 memory, 6 disk, 130 stopped by Ctrl-C, 143 by SIGTERM.",
+    "Exit codes: 0 done, 1 a mistake in DiffuGTS (doctor: a problem), 2 your data or wish, 3 weights, 4 memory, 5 worker, "
+    "6 disk, 129 terminal closed, 130 Ctrl-C, 143 SIGTERM.",
     "Research use only. Not for diagnosis.",
 )
 

@@ -37,7 +37,12 @@ app = typer.Typer(no_args_is_help=True, help="Read checkpoints of DiffTumor with
 
 File = Annotated[Path, typer.Argument(help="A .ckpt or .pt file of torch 1.6 or later.", show_default=False)]
 Seconds = Annotated[int, typer.Option("--seconds", min=1, help="The reading process may take so long.")]
-Memory = Annotated[int, typer.Option("--memory", metavar="MB", min=64, help="It may use so much.")]
+Memory = Annotated[
+    int,
+    typer.Option(
+        "--memory", metavar="MB", min=64, help="Main memory, in MB, that the process which reads the file may use."
+    ),
+]
 
 
 @app.command("inspect", epilog=INSPECT_EXAMPLES)

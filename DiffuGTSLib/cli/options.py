@@ -26,10 +26,18 @@ Device = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1.", rich_help_panel=_CONFIGURATION)
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", help="Every random draw follows from it.", rich_help_panel=_CONFIGURATION)
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Every random draw follows from it; the preset's if not given (0).",
+        rich_help_panel=_CONFIGURATION,
+    ),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", help="Denoising steps of the repaint.", rich_help_panel=_CONFIGURATION)
+    int | None,
+    typer.Option(
+        "--steps", help="Denoising steps of the repaint; the preset's if not given.", rich_help_panel=_CONFIGURATION
+    ),
 ]
 Memory = Annotated[
     str | None,

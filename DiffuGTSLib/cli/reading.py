@@ -48,7 +48,10 @@ PerSide = Annotated[
     int | None, typer.Option("--per-side", min=1, help="Draw as many of each at random.", rich_help_panel=_WHAT)
 ]
 AllowUnbalanced = Annotated[
-    bool, typer.Option("--allow-unbalanced", help="More of one kind is meant.", rich_help_panel=_WHAT)
+    bool,
+    typer.Option(
+        "--allow-unbalanced", help="Accept different numbers of real and synthetic scans.", rich_help_panel=_WHAT
+    ),
 ]
 Harmonize = Annotated[
     bool,
@@ -63,7 +66,13 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the order and the d
 Title = Annotated[str, typer.Option("--title", help="What readers see above the scans.", rich_help_panel=_HOW)]
 Window = Annotated[
     tuple[float, float] | None,
-    typer.Option("--window", metavar="BLACK WHITE", help="Intensities at first.", rich_help_panel=_HOW),
+    typer.Option(
+        "--window",
+        metavar="BLACK WHITE",
+        help="Intensities shown as black and as white when a case is opened; if not given, on CT a window by the share of "
+        "lung, on MR each scan's own range.",
+        rich_help_panel=_HOW,
+    ),
 ]
 NoPage = Annotated[bool, typer.Option("--no-page", help="Scans only, for 3D Slicer.", rich_help_panel=_WHERE)]
 KeyOut = Annotated[

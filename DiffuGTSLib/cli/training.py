@@ -62,10 +62,13 @@ def train(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--precision", help="bfloat16 on CUDA, or a CPU that has it.")
     ] = "float32",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Every random draw follows from it: the same seed, the same weights.")
+    ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
     model: Annotated[
-        Literal["unet", "nnunet", "swin_unetr"] | None, typer.Option("--model", help="Of a segmenter.")
+        Literal["unet", "nnunet", "swin_unetr"] | None,
+        typer.Option("--model", help="Network of the part segmenter; unet if not given."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
