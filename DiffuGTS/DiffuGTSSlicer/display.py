@@ -16,6 +16,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSSlicer.view_place import placeOf, putBack, setWidth
 
 INFERNO = "vtkMRMLColorTableNodeFileInferno.txt"
 OWN_COLORS = "DiffuGTS heat"
@@ -392,32 +393,35 @@ def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
 
 def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode: Any) -> None:
     if right.GetAttribute(_BEFORE) is None:
-        right.SetAttribute(_BEFORE, right.GetOrientation())
+        right.SetAttribute(_BEFORE, placeOf(right))
         for layers in (leftLayers, rightLayers):
-            layers.SetAttribute(_BEFORE, f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}")
+            links = f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}"
+            layers.SetAttribute(_BEFORE, f"{links} {layers.GetBackgroundVolumeID()}")
     rightLayers.SetBackgroundVolumeID(twinNode.GetID())
     rightLayers.SetForegroundVolumeID(None)
     right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
     right.UpdateMatrices()
     width, _height, depth = left.GetFieldOfView()
-    pixels = right.GetDimensions()
-    right.SetFieldOfView(width, width * pixels[1] / max(pixels[0], 1), depth)
+    setWidth(right, width, depth)
     for layers in (leftLayers, rightLayers):
         layers.SetLinkedControl(True)
         layers.SetHotLinkedControl(True)
 
 
 def _endComparison(leftLayers: Any, right: Any, rightLayers: Any, scanNode: Any) -> None:
-    orientation = right.GetAttribute(_BEFORE)
-    if orientation is None:
+    place = right.GetAttribute(_BEFORE)
+    if place is None:
         return
-    right.SetOrientation(orientation)
+    putBack(right, place)
     right.RemoveAttribute(_BEFORE)
     for layers in (leftLayers, rightLayers):
-        linked, hot = (layers.GetAttribute(_BEFORE) or "0 0").split()
+        linked, hot, *before = (layers.GetAttribute(_BEFORE) or "0 0").split()
         layers.SetLinkedControl(int(linked))
         layers.SetHotLinkedControl(int(hot))
         layers.RemoveAttribute(_BEFORE)
     rightLayers.SetBackgroundVolumeID(leftLayers.GetBackgroundVolumeID() if scanNode is None else scanNode.GetID())
     rightLayers.SetForegroundVolumeID(leftLayers.GetForegroundVolumeID())
     rightLayers.SetForegroundOpacity(leftLayers.GetForegroundOpacity())
+    shown = slicer.mrmlScene.GetNodeByID(rightLayers.GetBackgroundVolumeID() or "")
+    if shown is not None and shown.GetID() not in before:  # another scan than before the comparison in that view
+        _bringIntoView(right, shown)

@@ -232,6 +232,48 @@ def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan,
     assert (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl()) == before
 
 
+@pytest.mark.parametrize("orientation", ["oblique", "Coronal"])
+def test_after_a_comparison_the_right_view_looks_where_it_did(a_scan, a_twin, orientation) -> None:
+    display.setOverlay(a_scan)
+    view = plane("Yellow")
+    if orientation == "oblique":
+        view.RotateToVolumePlane(a_scan)
+    else:
+        view.SetOrientation(orientation)
+    view.SetSliceOffset(view.GetSliceOffset() + 3.5)
+    view.SetFieldOfView(*(0.5 * side for side in view.GetFieldOfView()[:2]), view.GetFieldOfView()[2])
+    view.SetXYZOrigin(2.0, -1.0, 0.0)
+
+    def place() -> list[float]:
+        matrix = slicer.util.arrayFromVTKMatrix(view.GetXYToRAS())
+        return [*matrix.flat, *view.GetFieldOfView(), *view.GetXYZOrigin()]
+
+    before = place()
+    display.setLayout("side by side", a_scan, a_twin)
+    assert not np.allclose(place(), before)
+    display.setLayout("four up", a_scan)
+    assert place() == pytest.approx(before)
+
+
+def test_a_comparison_that_ends_at_another_scan_shows_that_one(a_scan, a_twin) -> None:
+    display.setOverlay(a_scan)
+    display.setLayout("side by side", a_scan, a_twin)
+    far = far_away((0, 0, 500.0))
+    display.setLayout("four up", far)
+    bounds = [0.0] * 6
+    far.GetRASBounds(bounds)
+    middle = np.add(bounds[::2], bounds[1::2]) / 2
+    to_ras = slicer.util.arrayFromVTKMatrix(plane("Yellow").GetSliceToRAS())
+    assert np.linalg.norm(to_ras[:3, 3] - middle) < 30
+
+
+def test_a_comparison_of_a_scene_that_only_knew_the_orientations_name_ends_too(a_scan, a_twin) -> None:
+    display.setLayout("side by side", a_scan, a_twin)
+    plane("Yellow").SetAttribute("DiffuGTS.Before", "Coronal")
+    display.endComparison(a_scan)
+    assert plane("Yellow").GetOrientation() == "Coronal" and not display.isCompared()
+
+
 @pytest.mark.parametrize("comparison", ["laid over", "side by side"])
 def test_a_comparison_begins_in_the_scans_window_of_now(a_scan, a_twin, comparison) -> None:
     display.styleSynthetic(a_twin, a_scan)
