@@ -88,6 +88,7 @@ def nextSteps() -> dict[str, str]:
         "no_place": _("Place a point where the tumor shall be, or set Place to Anywhere in the organ."),
         "painter": _("Choose another painter, or the folder of a trained one."),
         "cache": _("Press Segment instead of Refine: the scan or the settings have changed."),
+        "interpreter": _("Choose another Python under Advanced, Interpreter, or leave it empty for Slicer's own."),
         "crashed": _("Start again: that starts a new worker. If it happens once more, copy the log and report it."),
         "protocol": _("Restart Slicer, so that panel and worker are of the same version."),
         "worker": _("Start again: that starts a new worker."),

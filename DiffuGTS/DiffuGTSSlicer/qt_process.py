@@ -14,10 +14,12 @@ class Process(Protocol):
     onOutput: Callable[[bytes], None]
     onErrorOutput: Callable[[bytes], None]
     onFinished: Callable[[int, bool], None]
-    """Called with the exit code and whether it crashed."""
+    """Called with the exit code and whether it crashed; then the code is the signal's number, except on Windows."""
+    onNotStarted: Callable[[str], None]
+    """Called with the reason instead."""
 
     def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onFinished`."""
+        """Start it; a failure to start is told through `onNotStarted`."""
 
     def write(self, data: bytes) -> None:
         """Hand bytes to its standard input."""
@@ -42,6 +44,7 @@ class QtProcess:
         self.onOutput: Callable[[bytes], None] = lambda data: None
         self.onErrorOutput: Callable[[bytes], None] = lambda data: None
         self.onFinished: Callable[[int, bool], None] = lambda exitCode, crashed: None
+        self.onNotStarted: Callable[[str], None] = lambda reason: None
         self._process = qt.QProcess()
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readErrorOutput)
@@ -49,7 +52,7 @@ class QtProcess:
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
 
     def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onFinished`."""
+        """Start it; a failure to start is told through `onNotStarted`."""
         variables = qt.QProcessEnvironment()
         for name, value in environment.items():
             variables.insert(name, value)
@@ -96,5 +99,4 @@ class QtProcess:
 
     def _failed(self, error: Any) -> None:
         if error == qt.QProcess.FailedToStart:
-            self.onErrorOutput(self._process.errorString().encode("utf-8", errors="replace") + b"\n")
-            self.onFinished(-1, False)
+            self.onNotStarted(str(self._process.errorString()))

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ HELLO_TIMEOUT_S = 120.0
 IDLE_TIMEOUT_S = 600.0
 """A warm worker that nobody needs is ended after this time, and its memory is free."""
 TAIL_LINES = 20
+SIGKILL = 9
+"""Python has no such signal on Windows, where nothing ends so."""
 
 
 class WorkerClient:
@@ -56,7 +59,7 @@ class WorkerClient:
         self._process: Process = QtProcess() if process is None else process
         self._process.onOutput = self._takeOutput
         self._process.onErrorOutput = self._takeErrorOutput
-        self._process.onFinished = self._takeEnd
+        self._process.onFinished, self._process.onNotStarted = self._takeEnd, self._takeNoStart
         self._pending: Path | None = None
         self._isWanted = False
         """Whether the process that leaves is to be followed by one without a job."""
@@ -69,6 +72,12 @@ class WorkerClient:
         self._timer.setSingleShot(True)
         self._timer.connect("timeout()", self._timeIsUp)
         self._onTimeout: Callable[[], None] = lambda: None
+
+    def tellWeakly(
+        self, onEvent: Callable[[Event], None], onLog: Callable[[str], None], onState: Callable[[str], None]
+    ) -> None:
+        """Tell three methods of an object for as long as it is there: to be told keeps nobody alive."""
+        self.onEvent, self.onLog, self.onState = _weakly(onEvent), _weakly(onLog), _weakly(onState)
 
     @property
     def isWarm(self) -> bool:
@@ -146,6 +155,7 @@ class WorkerClient:
         self.onEvent, self.onLog, self.onState = (lambda told: None,) * 3
         self._process.onOutput = self._process.onErrorOutput = lambda data: None
         self._process.onFinished = lambda exitCode, crashed: None
+        self._process.onNotStarted = lambda reason: None
 
     def _sendPending(self) -> None:
         folder, self._pending = self._pending, None
@@ -236,6 +246,12 @@ class WorkerClient:
         self._killTree()
         self._endRun(self._fault)
 
+    def _takeNoStart(self, reason: str) -> None:
+        program = self.interpreter or slicerPython()
+        message = _("The interpreter {program} cannot be started: {reason}").format(program=program, reason=reason)
+        self._fault = {"event": "error", "code": "interpreter", "message": message, "hint": ""}
+        self._takeEnd(-1, False)
+
     def _takeEnd(self, exitCode: int, crashed: bool) -> None:
         for buffer in (self._output, self._errorOutput):
             self._note(buffer.rest())
@@ -243,8 +259,10 @@ class WorkerClient:
         isFollowed = self._isLeaving and self.state == STARTING
         for processId in self._tree:  # where only a launcher or the worker itself heard that it shall end
             killOne(processId)
+        wasKilled = not self._isLeaving and (exitCode == 128 + SIGKILL or (crashed and exitCode == SIGKILL))
         greeted, self.hello, self._tree = bool(self.hello), {}, set()
-        cause = {"detail": "", **(self._fault or _deathCertificate(exitCode, crashed, greeted, list(self._tail)))}
+        certificate = _deathCertificate(exitCode, crashed, greeted, wasKilled, list(self._tail))
+        cause = {"detail": "", **(self._fault or certificate)}
         if not isFollowed:
             self._pending = None
             if self.state == CANCELLING:
@@ -287,6 +305,17 @@ class WorkerClient:
         return {each for processId in own for each in processTree(processId)}
 
 
+def _weakly(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    found = weakref.WeakMethod(method)
+
+    def call(told: Any) -> None:
+        present = found()
+        if present is not None:
+            present(told)
+
+    return call
+
+
 def slicerPython() -> str:
     """Return Slicer's Python: inside Slicer `sys.executable` may be the application."""
     return shutil.which("PythonSlicer") or sys.executable
@@ -307,7 +336,7 @@ def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **environment, **needed, "PYTHONPATH": paths}
 
 
-def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, tail: list[str]) -> Event:
+def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, wasKilled: bool, tail: list[str]) -> Event:
     """Say what a worker died of, as far as its exit code and last lines tell."""
     said = "\n".join(tail)
     if not greeted and any(sign in said for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
@@ -316,6 +345,8 @@ def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, tail: list[st
         code, message = "oom", _("The worker ran out of memory.")
     elif "No space left on device" in said:
         code, message = "disk_full", _("The disk is full.")
+    elif wasKilled:  # a process has no last words where Linux kills it to get memory back
+        code, message = "oom", _("The worker was killed from outside, most likely since the memory was full.")
     else:
         code = "crashed"
         message = _("The worker ended unexpectedly ({how} {exitCode}).").format(

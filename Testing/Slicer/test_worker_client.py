@@ -213,7 +213,7 @@ def test_a_killed_worker_is_a_clear_error_and_the_next_run_works(a_listener, a_j
     listener = a_listener()
     listener.client.run(a_job(["say", "last words"], ["sleep", 0.1], ["kill"]))
     error = listener.wait("error")
-    assert error["code"] == "crashed" and "unexpectedly" in error["message"] and "last words" in error["detail"]
+    assert error["code"] == "oom" and "memory was full" in error["message"] and "last words" in error["detail"]
     listener.client.run(a_job(["done"]))
     listener.wait("done")
     assert listener.names().count("hello") == 2
@@ -231,6 +231,16 @@ def test_what_a_worker_died_of_is_read_from_its_last_words(a_listener, a_job, wo
     listener = a_listener()
     listener.client.run(a_job(["say", words], ["sleep", 0.1], ["die", 1]))
     assert listener.wait("error")["code"] == code
+
+
+def test_a_kill_that_only_a_launcher_saw_is_known_by_its_exit_code_and_our_own_is_none(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.run(a_job(["sleep", 0.1], ["die", 137]))
+    assert listener.wait("error")["code"] == "oom"
+    listener.client.run(a_job(["sleep", 0.2], ["done"]))
+    listener.wait("done")
+    listener.client.stop()
+    assert listener.wait("ended")["cause"]["code"] == "crashed"
 
 
 def test_missing_packages_are_told_apart_from_a_crash(a_listener, a_job) -> None:
@@ -272,7 +282,8 @@ def test_a_program_that_does_not_exist_is_an_error(a_listener, a_job) -> None:
     listener.client.run(a_job(["done"]))
     if listener.client.isBusy:
         listener.wait("error")
-    assert listener.last("error")["code"] == "crashed"
+    error = listener.last("error")
+    assert error["code"] == "interpreter" and "/nowhere/python cannot be started" in error["message"]
 
 
 def test_typed_errors_of_the_worker_pass_through(a_listener, a_job) -> None:
