@@ -18,6 +18,7 @@ from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.drawn import TOUCHED, Drawn, drawn_candidates, within
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
@@ -137,7 +138,7 @@ def segment(
 
     Raises:
         InputError: NaN, constant image, a modality that is unclear or unknown to the denoiser; an empty coarse mask or
-            region; another scan's cache.
+            region; a part of the coarse mask that lies outside the region; another scan's cache.
         GeometryError: If a mask is not on the scan's grid.
         ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
         MemoryLimitError: If the device has too little memory.
@@ -155,7 +156,7 @@ def segment(
             told = Conditions(scan.spacing_mm, modality)
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
-            given, drawn = (None, None) if coarse_mask is None else _drawn(coarse_mask, region, allowed, scan)
+            drawn = None if coarse_mask is None else drawn_candidates(coarse_mask, region, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
             memory = _begun(memory, scan, components, config)
         with clock.stage("aova"):
@@ -164,27 +165,27 @@ def segment(
             seen = looked.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
-        candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn
+        candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn.candidate
         why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
-        coarse = volume.with_array(_candidates(scan, candidate, given, region, config, why_not))
+        coarse = volume.with_array(_candidates(scan, candidate, drawn, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
         mask, healthy, residual, refinement = coarse, None, None, None
         if not why_not and "repaint" in stages:
             with clock.stage("repaint"):
                 twins = repaint_findings(seen.latent, repainted, told, components, config, generator, memory, report)
-                healthy = volume.with_array(_composite(volume, scan, repainted, twins))
+                healthy = volume.with_array(_composite(volume, scan, repainted, region, twins))
             show("pseudo_healthy", healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
                     maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
-                    refinement = _refinement(scan, maps, repainted, region, config, given)
+                    refinement = _refinement(scan, maps, repainted, region, config, drawn)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
-                clock.seconds, why_not or _found(mask.array, refinement, config),
+                clock.seconds, why_not or _found(mask.array, refinement, config, drawn),
                 Cache(seen.latent[0].cpu().numpy(), looked.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
             )  # fmt: skip
 
@@ -231,42 +232,6 @@ def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: 
     return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
 
 
-def _inside(coarse_mask: Volume, region: Volume | None) -> Volume:
-    """Return the user's candidates as far as they lie in the region; what merely touches it would smear into it."""
-    inside = (coarse_mask.array > 0) & _within(region)
-    if not inside.any():
-        raise InputError(
-            "The coarse mask lies outside the region.",
-            hint="paint a candidate in it, or leave the mask away to have it detected.",
-            code="empty_candidate",
-        )
-    return coarse_mask.with_array(inside.astype(np.uint8))
-
-
-def _drawn(
-    coarse_mask: Volume, region: Volume | None, allowed: np.ndarray, scan: CanonicalScan
-) -> tuple[Volume, np.ndarray]:
-    """Return the user's candidates in the region, on the scan's grid and on the canonical one: voxels covered by half.
-
-    One that is too thin to cover any by half keeps those that it covers best, so that none is lost.
-    """
-    given = _inside(coarse_mask, region)
-    covered = scan.project(given) * allowed
-    candidate: np.ndarray = covered >= 0.5
-    parts, count = ndimage.label(covered > _TOUCHED, structure=np.ones((3, 3, 3)))
-    best = np.asarray(ndimage.maximum(covered, parts, np.arange(count + 1)))
-    candidate |= (parts > 0) & (covered >= best[parts] / 2) & (best[parts] < 0.5)
-    if not candidate.any():
-        raise InputError(
-            "The coarse mask is too small for one voxel of the model's grid.",
-            hint="paint a larger candidate, or leave the mask away to have it detected.",
-            code="empty_candidate",
-        )
-    return given, candidate
-
-
-_TOUCHED = 0.02
-"""Less of a voxel is not seen as covered: smoothing spreads every edge."""
 _FILLED, _EDGE_VOXELS = 0.9, 3
 """More of a voxel is inside of something thick, whose edge ends within so many voxels, also between slices of 5 mm."""
 
@@ -325,47 +290,50 @@ def _evidence(twins: Twins, seen: AovaMaps, embeddings: Tensor) -> Evidence:
 
 
 def _candidates(
-    scan: CanonicalScan, candidate: np.ndarray, given: Volume | None, region: Volume | None, config: Config, why_not: str
+    scan: CanonicalScan, candidate: np.ndarray, drawn: Drawn | None, region: Volume | None, config: Config, why_not: str
 ) -> np.ndarray:  # fmt: skip
     """Return the candidates on the source grid: what was drawn, or what was found there; none where there is a reason."""
     if why_not:
         coarse = np.zeros(scan.source.shape, dtype=bool)
-    elif given is not None:
-        coarse = given.array > 0
+    elif drawn is not None:
+        coarse = drawn.given.array > 0
     else:
-        coarse = (scan.restore(candidate) > 0.5) & _within(region)
+        coarse = (scan.restore(candidate) > 0.5) & within(region)
         coarse = drop_small(coarse, scan.source.spacing_mm, config.masks.minimum_ml)
     return coarse.astype(np.uint8)
 
 
 def _refinement(
     scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config,
-    given: Volume | None,
+    drawn: Drawn | None,
 ) -> Refinement:  # fmt: skip
-    inside = (scan.restore(repainted) > 0.5) & _within(region)
-    drawn = None if given is None else given.array > 0
-    return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, drawn)
+    inside = (scan.restore(repainted) > 0.5) & within(region)
+    by_hand = None if drawn is None else drawn.given.array > 0
+    return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, by_hand)
 
 
-def _within(region: Volume | None) -> np.ndarray:
-    return np.array(True) if region is None else np.asarray(region.array > 0)
+def _composite(
+    volume: Volume, scan: CanonicalScan, repainted: np.ndarray, region: Volume | None, twins: Sequence[Twins]
+) -> np.ndarray:
+    """Put the healthy twins into the scan, in native units; every voxel outside what was repainted is the scan's.
 
-
-def _composite(volume: Volume, scan: CanonicalScan, repainted: np.ndarray, twins: Sequence[Twins]) -> np.ndarray:
-    """Put the healthy twins into the scan, in native units; every voxel outside the repainted regions is the scan's."""
+    So is every voxel outside the region, over whose border the soft edges of the coarser grid reach.
+    """
     healthy = pasted(twins, [each.healthy for each in twins], torch.from_numpy(scan.image)).numpy()
     soft = scan.restore(repainted)
+    if region is not None:
+        soft[region.array == 0] = 0
     painted = scan.intensity.to_native(scan.restore(healthy))
     native = volume.array.astype(np.float32)
     return np.where(soft > 0, soft * painted + (1 - soft) * native, native).astype(np.float32)
 
 
-def _found(mask: np.ndarray, refinement: Refinement | None, config: Config) -> str:
+def _found(mask: np.ndarray, refinement: Refinement | None, config: Config, drawn: Drawn | None) -> str:
     count = int(ndimage.label(mask, structure=np.ones((3, 3, 3)))[1])
-    if count == 0:
-        return _nothing_left(refinement, config)
     parts = "1 finding" if count == 1 else f"{count} findings"
-    return f"{parts}, {'not refined' if refinement is None else 'refined by residuals'}"
+    found = f"{parts}, {'not refined' if refinement is None else 'refined by residuals'}"
+    said = found if count else _nothing_left(refinement, config)
+    return f"{said}; {drawn.cut_off}" if drawn is not None and drawn.cut_off else said
 
 
 def _nothing_left(refinement: Refinement | None, config: Config) -> str:
@@ -385,7 +353,7 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
         # its thick parts nothing is added: the highest attention there would be the neighboring organ's.
         covered = scan.project(region)
         near_thick = ndimage.binary_dilation(covered >= _FILLED, np.ones((3, 3, 3)), iterations=_EDGE_VOXELS)
-        inside &= (covered >= 0.5) | ((covered > _TOUCHED) & ~near_thick)
+        inside &= (covered >= 0.5) | ((covered > TOUCHED) & ~near_thick)
         if not inside.any():
             raise InputError(
                 "The region is too small for one voxel of the model's grid.",

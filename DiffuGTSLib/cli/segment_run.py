@@ -114,9 +114,12 @@ class Wish:
         drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
         from DiffuGTSLib import results  # torch: seconds
+        from DiffuGTSLib.drawn import inside_region
         from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
         stages = self.chosen_stages
+        if drawn is not None:
+            tell_aloud(inside_region(drawn, region)[1])
         results.require_result_folder(output, self.force)
         plan = plan_here(volume.geometry, self.config)
         tell_rung(plan, self.quiet)
@@ -126,7 +129,7 @@ class Wish:
                 components = self.load(plan)
                 progress("load", 1.0)
             result = segment_by_plan(
-                volume, prompts, components, plan, on_step_down=tell_step_down, modality=self.modality, region=region,
+                volume, prompts, components, plan, on_step_down=tell_aloud, modality=self.modality, region=region,
                 coarse_mask=drawn, stages=stages, on_progress=progress,
             )  # fmt: skip
             progress("write", 0.0)
@@ -163,9 +166,10 @@ def tell_rung(plan: Plan, quiet: bool) -> None:
         ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
 
 
-def tell_step_down(said: str) -> None:
-    """Say aloud that memory ran out, and what is done now; an error's worth, so that quiet runs say it too."""
-    ERR.print(Text(said, style="yellow"), soft_wrap=True)
+def tell_aloud(said: str) -> None:
+    """Say what a quiet run says, too: that memory ran out, or that some of what was drawn was cut off; not nothing."""
+    if said:
+        ERR.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 def require_prompt_choice(organ: str | None, normal: str | None, abnormal: str | None) -> None:

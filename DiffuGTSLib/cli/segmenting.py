@@ -28,7 +28,7 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
-from DiffuGTSLib.cli.segment_run import Wish, tell_rung, tell_step_down
+from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import mend_folder
 
@@ -147,6 +147,7 @@ def refine(
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
     from DiffuGTSLib.components import as_here
+    from DiffuGTSLib.drawn import inside_region
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     mend_folder(folder, results.RECORD, results.NAMES)
@@ -155,6 +156,7 @@ def refine(
     results.require_result_folder(folder, force=True)
     mask_path = coarse_mask or folder / results.COARSE_MASK
     drawn = open_mask(mask_path, stored.scan.geometry)
+    tell_aloud(inside_region(drawn, stored.region)[1])
     then = stored.config.runtime
     runtime = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
     here = as_here(runtime)
@@ -173,7 +175,7 @@ def refine(
         stored.require_weights(components)
         progress("load", 1.0)
         result = segment_by_plan(
-            seen, stored.prompts, components, plan, on_step_down=tell_step_down, modality=stored.modality,
+            seen, stored.prompts, components, plan, on_step_down=tell_aloud, modality=stored.modality,
             region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)

@@ -48,6 +48,8 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         prompts = chosen_prompts(spec, modality)
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
+        if region is not None and drawn is not None:
+            drawn = drawn_within(drawn, region, teller)
         teller.progress("load", 0.5)
         plan = plan_here(scan.geometry, config)
         if spec.cache:  # made on the grid that was planned then, from where only the rest may be planned smaller
@@ -91,6 +93,20 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         timings_s={stage: round(taken_s, 3) for stage, taken_s in seconds.items()},
         findings=[asdict(finding) for finding in findings],
     )
+
+
+def drawn_within(drawn: Volume, region: Volume, teller: Teller) -> Volume:
+    """Return of the candidates what lies in the region, and tell of what does not; all of them where nothing does.
+
+    A threshold of the attention map draws what lies outside, too; the file that it is in stays as it is.
+    """
+    inside = drawn.array * (region.array > 0)
+    lost = int(drawn.array.sum()) - int(inside.sum())
+    if not lost or not inside.any():
+        return drawn
+    lost_ml = lost * drawn.geometry.voxel_volume_ml
+    teller.tell("warning", message=f"{lost_ml:.2f} ml of the candidates lie outside the region and are left away.")
+    return drawn.with_array(inside)
 
 
 def chosen_prompts(spec: JobSpec, modality: str) -> PromptPair:

@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "worker.protocol",
     ),
     ("backbones", "model_store.fetch", "processor", "text.bank", "text.encoder"),
-    ("aova", "edges", "masks", "inpainting", "residual"),
+    ("aova", "drawn", "edges", "masks", "inpainting", "residual"),
     (
         "clock",
         "components",

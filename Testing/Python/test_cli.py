@@ -147,6 +147,31 @@ def test_refine_repaints_an_edited_mask_in_place(a_result: Path, a_folder: Path)
     assert np.array_equal(coarse, read_volume(a_folder / "lesion.nii.gz").array)
 
 
+def test_refine_refuses_what_was_drawn_outside_the_region_and_leaves_the_drawing(
+    a_result: Path, a_body: Phantom
+) -> None:
+    path = a_result / results.COARSE_MASK
+    drawn = a_body.lesion.array.copy()
+    drawn[0:3, 0:3, 0:3] = 1
+    write_volume(a_body.lesion.with_array(drawn), path)
+    before = path.read_bytes()
+    refused(run("refine", a_result), 2, "1 of 2 drawn candidates lies outside the region", "another --organ-mask")
+    assert path.read_bytes() == before
+
+
+def test_refine_says_even_quietly_that_what_was_drawn_was_cut_off(a_result: Path, a_body: Phantom) -> None:
+    """The lesion, and from there on a bar that leaves the organ."""
+    drawn = a_body.lesion.array.copy()
+    i, j, k = (int(v) for v in np.argwhere(drawn).mean(axis=0))
+    drawn[i, j, k:] = 1
+    assert (drawn > a_body.organ.array).any()
+    write_volume(a_body.lesion.with_array(drawn), a_result / results.COARSE_MASK)
+    done = run("refine", a_result, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    assert "ml that were drawn lie outside the region and were cut off" in plain(done.stderr)
+    assert "were cut off" in results.read_record(a_result)["outcome"]
+
+
 def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_cache(
     a_result: Path, a_folder: Path, tmp_path: Path
 ) -> None:

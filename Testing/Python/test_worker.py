@@ -284,6 +284,19 @@ def test_scans_and_masks_that_do_not_fit_are_refused(a_worker: Client, a_job: Pa
     assert_idle_and_well(a_worker, a_job)
 
 
+def test_candidates_outside_the_region_are_left_away_with_a_warning(
+    a_worker: Client, a_job: Path, a_body: Phantom
+) -> None:
+    """A threshold of the map draws them, too."""
+    drawn = a_body.lesion.array.copy()
+    drawn[0:3, 0:3, 0:3] = 1
+    write_volume(a_body.lesion.with_array(drawn), a_job / "drawn.nrrd")
+    events = a_worker.run(a_job, coarse_mask="drawn.nrrd", region="organ.nrrd")
+    assert events[-1]["event"] == "done", events[-1]
+    (warning,) = [event["message"] for event in events if event["event"] == "warning"]
+    assert "ml of the candidates lie outside the region and are left away" in warning
+
+
 def test_tumors_are_painted_by_the_same_process(a_worker: Client, a_job: Path) -> None:
     write_job(SynthesisSpec(organ_mask="organ.nrrd", organ="liver", size="small", count=1), a_job)
     a_worker.send("run", job=str(a_job))
