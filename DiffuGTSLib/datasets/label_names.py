@@ -33,7 +33,7 @@ class Meaning:
     """What the values of a label map stand for.
 
     Attributes:
-        organ: Where the tumors are.
+        organ: Where the tumors are; "" where there are none, and nothing names an organ.
         tumor_values: Values that are tumor.
         label_names: Organ → its values, those of lesions in it among them.
         other_lesion_values: Values that are neither healthy nor tumor.
@@ -57,7 +57,7 @@ def meaning_of(
         tumor_values: The values that are tumor; none lets the names decide.
 
     Raises:
-        InputError: If the organ of the tumors cannot be told (code "organ"), or which values of a region are tumor (code
+        InputError: If there are tumors whose organ cannot be told (code "organ"), or which values of a region are tumor (code
             "regions").
         PromptError: If `organ` is none that we know.
     """
@@ -79,8 +79,11 @@ def meaning_of(
             organs.setdefault(found, set()).update(values)
         else:
             unnamed.append(values)
-    where = find_organ(organ) if organ else _organ_of(tumor_organs, list(organs), dataset)
-    if where not in organs and len(unnamed) == 1:  # the Decathlon's "Vessel"
+    if organ:
+        where = find_organ(organ)
+    else:  # without tumors nothing depends on it
+        where = _organ_of(tumor_organs, list(organs), dataset) if tumors else organ_in(dataset)
+    if where and where not in organs and len(unnamed) == 1:  # the Decathlon's "Vessel"
         organs[where] = unnamed[0]
     if where in organs and where not in _OUTSIDE_THE_ORGAN:
         organs[where] |= tumors | others

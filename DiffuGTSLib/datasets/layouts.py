@@ -7,6 +7,7 @@ Decathlon (`msd`), KiTS23 (`kits`), BraTS (`brats`), nnU-Net's raw data (`nnunet
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -127,7 +128,8 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
     Since 2023 the last number of a name counts the visits of a patient, who is one patient in all of them.
     """
     cases = []
-    for label in _found(folder, "**/*seg.nii*"):
+    # `**` enters no folder that is a link, but the single stars do
+    for label in _found(folder, "**/*seg.nii*", "*/*seg.nii*", "*/*/*seg.nii*"):
         visit = label.parent.name
         patient = re.sub(r"^(BraTS-\w+-\d+)-\d+$", r"\1", visit)
         for scan in _found(label.parent, "*.nii*"):
@@ -286,10 +288,12 @@ def _moved(case: Case, before: str) -> Case:
 
 
 def _below(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        raise InputError(f"{path} is not below {root}.", hint="name a folder that holds both as --root.") from None
+    """Return a path as it starts from a folder, through links as they are named: what they lead to may lie elsewhere."""
+    as_named = tuple(Path(os.path.abspath(each)) for each in (path, root))  # noqa: PTH100 - `resolve` follows links
+    for named, start in (as_named, (path.resolve(), root.resolve())):
+        if named.is_relative_to(start):
+            return named.relative_to(start).as_posix()
+    raise InputError(f"{path} is not below {root}.", hint="name a folder that holds both as --root.")
 
 
 def _tidy(path: str) -> str:
@@ -297,9 +301,10 @@ def _tidy(path: str) -> str:
     return Path(path).as_posix()
 
 
-def _found(folder: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern, sorted, without the hidden `._NAME` that archives made on a Mac hold."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+def _found(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of some patterns, sorted, without the hidden `._NAME` that archives made on a Mac hold."""
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _first(folder: Path, start: str) -> Path | None:

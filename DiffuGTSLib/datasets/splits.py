@@ -41,8 +41,9 @@ def assign_splits(
     """Draw a split for the patients of whom none is stated, each organ by itself.
 
     A split that some cases state gets no others: a data set with a test set of its own keeps exactly that; where all
-    are stated, the rest is trained on. So are, where there is a training split, patients of whom nothing is labeled. A stated split is kept; the patient's other cases get it too, except that what is
-    excluded says nothing of them.
+    are stated, the rest is trained on. Patients of whom no tumor is outlined and no organ said to be healthy are drawn for
+    training and validation alone, where these are to be filled: there is nothing to score. A stated split is kept; the
+    patient's other cases get it too, except that what is excluded says nothing of them.
 
     Args:
         cases: With split "" where it is to be drawn.
@@ -66,19 +67,25 @@ def assign_splits(
     for case in cases:
         if not case.split and case.patient not in split_of:
             organ_of[case.patient] = organ_of.get(case.patient) or case.organ
-    for organ in sorted(set(organ_of.values())):
-        if not organ and "train" in shares:  # nothing to score: such scans serve training, if anything
-            split_of |= {patient: "train" for patient in organ_of if not organ_of[patient]}
-            continue
-        split_of |= _drawn(sorted(p for p in organ_of if organ_of[p] == organ), shares, rng)
-    drawn = {split_of[patient] for patient in organ_of}
-    if organ_of and (empty := sorted(set(shares) - drawn)):
-        raise InputError(
-            f"{len(organ_of)} patients are too few for {len(shares)} splits: none is left for {', '.join(empty)}.",
-            hint="set a fraction to 0, as in --fractions 0.5,0,0.5.",
-            code="fractions",
-        )
+    unscored = _shares(shares, {"test"}) if set(shares) - {"test"} else shares
+    for organ in sorted(set(organ_of.values()), key=lambda organ: (not organ, organ)):
+        split_of |= _drawn(sorted(p for p in organ_of if organ_of[p] == organ), shares if organ else unscored, rng)
+    _require_filled(organ_of, split_of, shares if any(organ_of.values()) else unscored)
     return [case if case.split else replace(case, split=split_of[case.patient]) for case in cases]
+
+
+def _require_filled(organ_of: Mapping[str, str], split_of: Mapping[str, str], shares: Mapping[str, float]) -> None:
+    """Refuse a draw that leaves a split without a patient, and say of how many."""
+    empty = sorted(set(shares) - {split_of[patient] for patient in organ_of})
+    if not organ_of or not empty:
+        return
+    count, scored = len(organ_of), sum(map(bool, organ_of.values()))
+    too_few = f"{count} patients are" if scored == count else f"{scored} of {count} patients can be scored, which is"
+    raise InputError(
+        f"{too_few} too few for {len(shares)} splits: none is left for {', '.join(empty)}.",
+        hint="set a fraction to 0, as in --fractions 0.5,0,0.5.",
+        code="fractions",
+    )
 
 
 def joined(protocols: Sequence[Sequence[Case]]) -> list[Case]:

@@ -55,6 +55,11 @@ from DiffuGTSLib.errors import InputError, PromptError
             Meaning("hepatic vessel", [2], {"hepatic vessel": [1, 2]}, []),
         ),
         ([("left and right kidney tumor", [2, 3])], "", Meaning("kidney", [2, 3], {}, [])),
+        ([("background", [0]), ("spleen", [1])], "Spleen", Meaning("spleen", [], {"spleen": [1]}, [])),
+        (
+            [("spleen", [1]), ("right kidney", [2]), ("left kidney", [3]), ("liver", [4]), ("aorta", [5])], "BTCV",
+            Meaning("", [], {"spleen": [1], "kidney": [2, 3], "liver": [4]}, []),
+        ),
     ],
 )  # fmt: skip
 def test_names_say_what_values_are(labels: list[tuple[str, list[int]]], dataset: str, meaning: Meaning) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +13,7 @@ from phantoms import ct_phantom
 
 from DiffuGTSLib.cli.data_sets import LayoutName
 from DiffuGTSLib.datasets.layouts import LAYOUTS, Wish, read_layout, stem
+from DiffuGTSLib.datasets.recognize import recognize
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.data import load_case
@@ -22,6 +24,51 @@ LIVER = {"background": 0, "liver": 1, "tumor": 2}
 
 def test_the_command_line_offers_every_layout() -> None:
     assert set(get_args(LayoutName)) == set(LAYOUTS)
+
+
+def linked(folder: Path, kind: str) -> Path:
+    """Return a copy of a folder whose files, or whose folders, are links to what lies elsewhere under other names."""
+    copy, store = folder.with_name(f"linked_{kind}"), folder.with_name(f"store_{kind}")
+    if kind == "files":
+        for number, path in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+            there = store / f"MD5E-{number}.nii.gz"
+            there.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, there)
+            here = copy / path.relative_to(folder)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.symlink_to(there)
+    else:
+        shutil.copytree(folder, store)
+        copy.mkdir()
+        for number, path in enumerate(sorted(store.iterdir())):
+            moved = path.rename(store / f"moved_{number}")
+            (copy / path.name).symlink_to(moved, target_is_directory=moved.is_dir())
+    return copy
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "csv"])
+def test_what_is_linked_from_elsewhere_is_read_as_if_it_were_here(tmp_path: Path, layout: str, kind: str) -> None:
+    folder = tmp_path / "data"
+    {
+        "msd": lambda: write_msd(folder, 2),
+        "kits": lambda: write_kits(folder, 2),
+        "brats": lambda: write_brats(folder, ["BraTS2021_00000", "BraTS2021_00002"], ["t1", "flair"]),
+        "nnunet": lambda: write_nnunet(folder, ["CT"], LIVER, test=True),
+        "totalsegmentator": lambda: write_totalsegmentator(folder),
+    }[layout]()
+    copy = linked(folder, kind)
+    assert recognize(copy) == layout
+    assert read_layout(copy, layout) == read_layout(folder, layout)
+    above = read_layout(copy, layout, root=tmp_path)
+    assert all(file.startswith(f"linked_{kind}/") for case in above for file in case.files)
+
+
+def test_a_folder_may_be_named_through_a_link_to_the_root(tmp_path: Path) -> None:
+    folder = write_msd(tmp_path / "here" / "Task03_Liver", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "here", target_is_directory=True)
+    cases = read_layout(folder, "msd", root=tmp_path / "link")
+    assert cases[0].image == "Task03_Liver/imagesTr/liver_0.nii.gz"
 
 
 # The Decathlon

@@ -108,9 +108,21 @@ def test_patients_of_whom_nothing_is_labeled_are_not_drawn_to_be_tested() -> Non
     unlabeled = [Case(f"u{n}", f"u{n}", "", "CT", f"u{n}.nii") for n in range(6)]
     half = Case("liver_0_x", "liver_0", "", "CT", "x.nii")
     drawn = assign_splits([half, *undecided(10), *unlabeled], np.random.default_rng(0))
-    assert {case.split for case in drawn if case.patient.startswith("u")} == {"train"}
+    assert Counter(case.split for case in drawn if case.patient.startswith("u")) == {"train": 5, "validation": 1}
     assert len({case.split for case in drawn if case.patient == "liver_0"}) == 1
     assert Counter(case.split for case in drawn if case.organ)["test"] == 4
+
+
+def test_a_data_set_without_tumors_is_trained_on_and_validated_with() -> None:
+    unlabeled = [Case(f"u{n}", f"u{n}", "", "CT", f"u{n}.nii") for n in range(40)]
+    drawn = Counter(case.split for case in assign_splits(unlabeled, np.random.default_rng(0)))
+    assert drawn == {"train": 35, "validation": 5}
+    drawn = Counter(case.split for case in assign_splits(unlabeled, np.random.default_rng(0), {"test": 1.0}))
+    assert drawn == {"test": 40}, "what is asked for"
+    with pytest.raises(
+        InputError, match=r"1 of 41 patients can be scored, which is too few for 3 splits: none is left"
+    ):
+        assign_splits([*unlabeled, a_case("sick", "liver", "")], np.random.default_rng(0))
 
 
 def test_fewer_patients_than_splits_and_impossible_shares_are_refused() -> None:
