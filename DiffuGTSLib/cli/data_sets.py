@@ -40,6 +40,8 @@ SPLIT_EXAMPLES = examples(
     "diffugts data split liver.json --kind label-free -o protocols",
 )
 
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
+
 _LISTED = 5
 """So many findings of a kind are shown; the report file has all."""
 
@@ -70,6 +72,7 @@ def protocol(
         str, typer.Option("--fractions", metavar="TRAIN,VAL,TEST", help="Shares of the patients of each organ.")
     ] = "0.7,0.1,0.2",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+    force: Force = False,
 ) -> None:
     """Write the protocol of a data set: every scan, its patient, its split, and what its labels mean."""
     import numpy as np
@@ -81,6 +84,7 @@ def protocol(
 
     if not folder.exists():
         raise InputError(f"There is no {folder}.", hint="check the spelling.", code="missing")
+    _require_new(output, force)
     shares = dict(zip(SPLITS, _numbers(fractions, "--fractions", count=3), strict=False))
     values = [int(value) for value in _numbers(tumor_values, "--tumor-values")]
     cases = read_layout(folder, layout, Wish(organ, modality or "", values, patient), root)
@@ -97,12 +101,14 @@ def check(
     protocol: Annotated[str, typer.Argument(help="A bundled protocol's name, or a JSON file in its form.")],
     data: Annotated[Path, typer.Option("--data", help="Folder that the protocol's paths start from.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The report, a JSON file.")] = None,
+    force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Read every file of a protocol and say what is wrong: grids, labels, NaN, doubles, patients in two splits."""
     path = protocol_path(protocol)
     require_folder(data, "--data")
+    _require_new(output, force or _is_report(output), [path])
 
     from DiffuGTSLib.datasets.check import check_cases
     from DiffuGTSLib.protocol import read_cases
@@ -131,6 +137,7 @@ def split(
     protocols: Annotated[list[str], typer.Argument(metavar="PROTOCOL…", help="One or several, taken together.")],
     kind: Annotated[KindName, typer.Option("--kind", help="What the new protocols are to test.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new protocols.")],
+    force: Force = False,
 ) -> None:
     """Make the protocols that a claim is tested by: each names who is trained on and who is tested."""
     paths = [protocol_path(name) for name in protocols]
@@ -141,11 +148,41 @@ def split(
 
     derived = derive(joined([read_protocol(path) for path in paths]), kind)
     make_folder(output)
-    for made in derived:
-        path = output / f"{made.name}.json"
-        write_protocol(path, made.cases, made.description, kind=kind, made_from=[path.stem for path in paths])
+    files = [output / f"{made.name}.json" for made in derived]
+    for path in files:
+        _require_new(path, force, paths)
+    for made, path in zip(derived, files, strict=True):
+        write_protocol(path, made.cases, made.description, kind=kind, made_from=[each.stem for each in paths])
         OUT.print(_counted(counts(made.cases), title=made.name))
         OUT.print(f"Protocol: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _require_new(path: Path | None, force: bool, read: Sequence[Path] = ()) -> None:
+    """Refuse to replace a file, before anything is read.
+
+    Args:
+        path: To be written; None writes nothing.
+        force: Whether it may be replaced.
+        read: Files that are read, and never replaced by what is made of them.
+
+    Raises:
+        InputError: In that case (code "exists").
+    """
+    if path is None or not path.exists():
+        return
+    if any(path.samefile(each) for each in read):
+        raise InputError(f"-o {path} is the protocol itself.", hint="name another file.", code="exists")
+    if not force:
+        raise InputError(f"{path} is there already.", hint="name another file, or --force.", code="exists")
+
+
+def _is_report(path: Path | None) -> bool:
+    """Say whether a file is what an earlier check has written, which the next one may replace."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "findings" in content
 
 
 def _numbers(text: str, option: str, count: int | None = None) -> list[float]:

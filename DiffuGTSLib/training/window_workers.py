@@ -8,11 +8,13 @@ memory, so that ten processes hold the scans once; it is removed at the end.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import mmap
 import os
 import pickle
+import shutil
 import signal
 import tempfile
 import threading
@@ -27,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from DiffuGTSLib.errors import ConfigError, WorkerError
+from DiffuGTSLib.errors import ConfigError, StorageError, WorkerError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 
 Batch = tuple[list[Sample], np.random.Generator]
@@ -46,6 +48,7 @@ class WindowWorkers:
 
     Raises:
         ConfigError: For fewer than one.
+        StorageError: If the scans do not fit into the folder for temporary files.
     """
 
     def __init__(self, sampler: AnomalySampler, batch: int, workers: int) -> None:
@@ -56,7 +59,11 @@ class WindowWorkers:
         self._count = 2 * workers
         self._seeds: Iterator[list[int]] = iter(())
         self._pending: deque[Future[Batch]] = deque()
-        write_shared(sampler, Path(self._folder.name))
+        try:
+            write_shared(sampler, Path(self._folder.name))
+        except BaseException:
+            self._folder.cleanup()
+            raise
         self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
 
     def __enter__(self) -> WindowWorkers:
@@ -99,20 +106,33 @@ class WindowWorkers:
 
 
 def write_shared(thing: Any, folder: Path) -> None:
-    """Write an object so that processes can read it without each holding its arrays: `arrays` and `object.pickle`."""
-    sizes: list[int] = []
-    with (folder / "arrays").open("wb") as file:
+    """Write an object so that processes can read it without each holding its arrays: `arrays` and `object.pickle`.
 
-        def keep(buffer: pickle.PickleBuffer) -> None:
-            raw = buffer.raw()
-            file.write(raw)
-            file.write(b"\0" * (-raw.nbytes % _ALIGNMENT))
-            sizes.append(raw.nbytes)
-
-        content = pickle.dumps(thing, protocol=5, buffer_callback=keep)
-        if not sizes:
-            file.write(b"\0")  # an empty file cannot be mapped
-    (folder / "object.pickle").write_bytes(pickle.dumps((sizes, content)))
+    Raises:
+        StorageError: If there is no room, or the folder cannot be written to.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
+    sizes = [buffer.raw().nbytes for buffer in buffers]
+    padding = [-size % _ALIGNMENT for size in sizes]
+    needed = sum(sizes) + sum(padding) + len(content)
+    free = shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with (folder / "arrays").open("wb") as file:
+            for buffer, zeros in zip(buffers, padding, strict=True):
+                file.write(buffer.raw())
+                file.write(b"\0" * zeros)
+            if not sizes:
+                file.write(b"\0")  # an empty file cannot be mapped
+        (folder / "object.pickle").write_bytes(pickle.dumps((sizes, content)))
+    except OSError as error:
+        raise StorageError(
+            f"The scans for the processes that draw windows cannot be written to {folder}: {error.strerror}; "
+            f"they need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB were free.",
+            hint="name a folder with room as TMPDIR, or draw in the training's own process: --set workers=0.",
+        ) from error
 
 
 @functools.cache

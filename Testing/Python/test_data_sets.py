@@ -88,6 +88,25 @@ def test_two_data_sets_make_a_protocol_for_each_tumor_left_out(a_folder: Path, t
     assert done.exit_code == 0, done.output
 
 
+def test_no_protocol_is_replaced_unasked(a_folder: Path, tmp_path: Path) -> None:
+    path = made(a_folder, "kits23", "kits")
+    before = path.read_bytes()
+    check = ("data", "check", path, "--data", a_folder, "--quiet", "-o")
+    refused(run(*check, path, "--force"), 2, "is the protocol itself", "name another file")
+    other = made(a_folder, "Task03_Liver", "msd")
+    refused(run(*check, other), 2, f"{other} is there already", "--force")
+    assert run(*check, tmp_path / "r.json").exit_code == 0
+    assert run(*check, tmp_path / "r.json").exit_code == 0, "an earlier report may go"
+    again = ("data", "protocol", a_folder / "kits23", "--layout", "kits", "-o", path)
+    refused(run(*again), 2, f"{path} is there already", "--force")
+    split = ("data", "split", path, other, "--kind", "seen", "-o", tmp_path / "protocols")
+    assert run(*split).exit_code == 0
+    refused(run(*split), 2, "seen.json is there already", "--force")
+    assert path.read_bytes() == before
+    assert run(*split, "--force").exit_code == 0 and run(*again, "--force").exit_code == 0
+    assert path.read_bytes() != before
+
+
 def test_what_is_not_there_or_no_number_is_refused(a_folder: Path, tmp_path: Path) -> None:
     rest = ("--layout", "msd", "-o", tmp_path / "p.json")
     refused(run("data", "protocol", tmp_path / "none", *rest), 2, "There is no", "check the spelling")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from mini_data import GRID, training_scan, write_case
 from phantoms import ct_phantom
 
-from DiffuGTSLib.errors import ConfigError, InputError, WorkerError
+from DiffuGTSLib.errors import ConfigError, InputError, StorageError, WorkerError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture
 from DiffuGTSLib.training.window_workers import WindowWorkers, read_shared, write_shared
 
@@ -76,6 +79,25 @@ def test_a_process_that_died_is_told(an_unchecked_library: None) -> None:
 def test_a_pool_of_none_is_refused(a_sampler: AnomalySampler) -> None:
     with pytest.raises(ConfigError, match="at least one process, got 0"):
         WindowWorkers(a_sampler, 1, 0)
+
+
+def test_scans_that_do_not_fit_on_the_disk_are_told_with_their_size(
+    a_sampler: AnomalySampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"they need 0\.\d GB, 0\.0 GB were free") as caught:
+        WindowWorkers(a_sampler, 1, 1)
+    assert str(tmp_path) in caught.value.message and "TMPDIR" in caught.value.hint and "workers=0" in caught.value.hint
+    assert list(tmp_path.iterdir()) == [], "nothing is left there"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_a_disk_that_fills_up_meanwhile_is_told_as_well(tmp_path: Path) -> None:
+    (tmp_path / "arrays").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device; they need"):
+        write_shared(np.ones(10**6, dtype=np.float32), tmp_path)
 
 
 def test_what_is_shared_comes_back_equal_and_cannot_be_written_to(tmp_path: Path) -> None:
