@@ -41,7 +41,11 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         return
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what names no card is to be on this process's own, never on everybody's first
+        distributed.init_process_group("nccl", timeout=LONGEST_WAIT, device_id=device)
+    else:
+        distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield device
         distributed.barrier()  # whoever left first would take the meeting point away from under the others

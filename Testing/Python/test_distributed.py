@@ -121,3 +121,20 @@ def test_one_process_alone_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert told_by_first(0.1, device) == 0.1
         average_gradients(line)
     assert line.weight.grad == torch.ones(1, 1)
+
+
+def test_of_several_cards_each_process_binds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a card here: what torch would be told."""
+    told: list[object] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout, device_id: told.append((backend, device_id))
+    )
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: None)
+    own = torch.device("cuda", 1)
+    with process_group(torch.device("cuda")) as device:
+        assert device == own
+    assert told == [own, ("nccl", own)], "bound before the processes meet"
