@@ -39,15 +39,77 @@ Label = Annotated[
 ]
 
 
-def require_report_folder(output: Path, force: bool) -> None:
+_MARK = "report.json"
+"""Every study's report has it, with the study's title."""
+
+
+def require_report_folder(
+    output: Path, force: bool, title: str, names: Sequence[str], inputs: Sequence[Path] = ()
+) -> None:
     """Refuse a folder that a report could not or should not be written to.
 
+    Args:
+        output: Need not exist.
+        force: Replace an earlier report of the same study.
+        title: Of the report.
+        names: Its files.
+        inputs: Files that the study reads.
+
     Raises:
-        InputError: If it holds files already, and `force` is off (code "exists").
+        InputError: If it holds files already, and `force` is off; or files of these names that are no earlier report of
+            this study, or that it reads (code "exists").
         StorageError: If it is a file, or nothing can be created there.
     """
-    names = ("report.json", "report.md", "cases.csv")
-    require_folder_for(output, "report.json", force, hint="--force replaces it.", names=names)
+    require_not_read([output / name for name in names], inputs)
+    require_folder_for(output, _MARK, force, hint="--force replaces it.", names=names)
+    if not (output / _MARK).exists():
+        return
+    try:
+        earlier = json.loads((output / _MARK).read_text(encoding="utf-8"))["title"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = None
+    if earlier != title:
+        raise InputError(
+            f"{output} holds {_MARK} of something else{f', {earlier}' if earlier else ''}.",
+            hint="choose another folder.",
+            code="exists",
+        )
+
+
+def require_not_read(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        InputError: Naming the file (code "exists").
+    """
+    written = {path.resolve() for path in outputs}
+    for path in inputs:
+        if path.resolve() in written:
+            raise InputError(
+                f"{path} is read here, and would be replaced.", hint="choose another --output.", code="exists"
+            )
+
+
+def require_table(output: Path, columns: Sequence[str]) -> None:
+    """Refuse to replace a file that is no earlier table of these first columns.
+
+    Raises:
+        InputError: Then (code "exists").
+    """
+    first = ",".join(columns)
+    try:
+        with output.open(encoding="utf-8") as file:
+            ours = file.read(len(first)) == first
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise InputError(
+            f"{output} is no earlier table of this study, and would be replaced.",
+            hint="choose another name.",
+            code="exists",
+        )
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

@@ -22,7 +22,9 @@ from DiffuGTSLib.cli.study_reports import (
     Predictions,
     StudyOutput,
     numbers,
+    require_not_read,
     require_report_folder,
+    require_table,
     show,
 )
 from DiffuGTSLib.progress import TerminalProgress
@@ -77,10 +79,13 @@ def sizes(
         typer.Option("--coverage", min=0, max=1, help="Least share of a lesion that is covered.", rich_help_panel=RULE),
     ] = 0.0,
     radius_edges: Annotated[
-        str, typer.Option("--radius-edges", help="What parts radii, in mm.", rich_help_panel=RULE)
+        str, typer.Option("--radius-edges", help="Borders between the groups by radius, in mm.", rich_help_panel=RULE)
     ] = "5,10,15,20",
     diameter_edges: Annotated[
-        str, typer.Option("--diameter-edges", help="What parts longest diameters, in mm.", rich_help_panel=RULE)
+        str,
+        typer.Option(
+            "--diameter-edges", help="Borders between the groups by longest diameter, in mm.", rich_help_panel=RULE
+        ),
     ] = "20,50",
     label: Label = None,
     reference_label: Annotated[
@@ -91,14 +96,14 @@ def sizes(
     as_json: AsJson = False,
 ) -> None:
     """Report which share of tumors is found, by size, with Wilson intervals."""
-    require_report_folder(output, force)
     edges = [(name, numbers(text, option)) for name, text, option in (
         ("radius", radius_edges, "--radius-edges"), ("diameter", diameter_edges, "--diameter-edges"),
     )]  # fmt: skip
 
     from DiffuGTSLib.evaluation.case_files import pair_cases
-    from DiffuGTSLib.evaluation.size_sensitivity import SizeBins, as_row, study_sizes
+    from DiffuGTSLib.evaluation.size_sensitivity import FILES, TITLE, SizeBins, as_row, study_sizes
 
+    require_report_folder(output, force, TITLE, FILES)
     folders = {"references": references, "predictions": predictions, "organs": organs}
     bins: list[SizeBins] = [SizeBins(name, values) for name, values in edges]
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
@@ -128,12 +133,12 @@ def false_positives(
     as_json: AsJson = False,
 ) -> None:
     """Count what is seen in healthy scans: false positives a scan and specificity, over thresholds."""
-    require_report_folder(output, force)
     cuts = None if thresholds is None else numbers(thresholds, "--thresholds")
 
     from DiffuGTSLib.evaluation.case_files import pair_cases
-    from DiffuGTSLib.evaluation.false_positives import THRESHOLDS, as_row, study_false_positives
+    from DiffuGTSLib.evaluation.false_positives import FILES, THRESHOLDS, TITLE, as_row, study_false_positives
 
+    require_report_folder(output, force, TITLE, FILES)
     cases = pair_cases("predictions", {"predictions": predictions, "organs": organs})
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         operations = study_false_positives(
@@ -151,7 +156,13 @@ def detection(
         list[str] | None, typer.Option("--organ", help="Default: liver, pancreas, kidney. May be repeated.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, metavar="MM3", help="A detection has more, after erosion at 1 mm.")
+        float,
+        typer.Option(
+            "--threshold",
+            min=0,
+            metavar="MM3",
+            help="An organ counts as positive above so much tumor, mm³, left after erosion on a grid of 1 mm.",
+        ),
     ] = 70.0,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -159,8 +170,9 @@ def detection(
     """Write yes or no for every organ of every series, as a table with DiffTumor's columns."""
     require_folder(tree, "TREE")
 
-    from DiffuGTSLib.evaluation.detection_table import ORGANS, write_detection_table
+    from DiffuGTSLib.evaluation.detection_table import ORGANS, PLACE_COLUMNS, write_detection_table
 
+    require_table(output, PLACE_COLUMNS)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows = write_detection_table(
             tree, output, organs=organ or ORGANS, threshold_mm3=threshold, on_progress=progress
@@ -192,8 +204,10 @@ def groups(
 ) -> None:
     """Group figures by sex, decade of age, or any other column of metadata."""
     from DiffuGTSLib.evaluation.report import write_rows
-    from DiffuGTSLib.evaluation.strata import group_figures, read_table
+    from DiffuGTSLib.evaluation.strata import FIRST_COLUMNS, group_figures, read_table
 
+    require_not_read([output], [cases, metadata])
+    require_table(output, FIRST_COLUMNS)
     rows = group_figures(read_table(cases), read_table(metadata), by, patient=patient)
     write_rows(rows, output)
     show(rows, "Figures by group", output, quiet, as_json)

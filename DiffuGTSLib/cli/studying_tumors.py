@@ -13,6 +13,7 @@ from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples
 from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
+from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
@@ -61,6 +62,7 @@ def robustness(
         int, typer.Option("--replicates", min=1, help="Tumors, each of its own shape and place.")
     ] = 1,
     modality: Annotated[Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed.")] = None,
+    offset_hu: OffsetHu = None,
     seed: Seed = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -72,13 +74,13 @@ def robustness(
     from DiffuGTSLib.synthesis.organs import organ_spec
 
     spec = organ_spec(organ)
-    volume, kind = open_scan(scan, modality, quiet)
+    volume, kind = open_scan(scan, modality, quiet, offset_hu)
     mask = open_mask(organ_mask, volume.geometry)
     axes = chosen_axes(axis, default_axes(spec, kind))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         manifest = build_benchmark(
             volume, mask, spec, output, modality=kind, axes=axes, levels=steps, replicates=replicates,
-            seed=seed or 0, on_progress=progress,
+            seed=seed or 0, offset_hu=offset_hu, on_progress=progress,
         )  # fmt: skip
         progress("cases", 1.0)
     skipped = [row for row in manifest["scans"] if "skipped" in row]
@@ -102,10 +104,10 @@ def robustness_score(
 ) -> None:
     """Score masks of a benchmark: Dice and tumors found, by property and deviation."""
     require_folder(benchmark, "BENCHMARK")
-    require_report_folder(output, force)
 
-    from DiffuGTSLib.evaluation.robustness_score import as_row, score_benchmark
+    from DiffuGTSLib.evaluation.robustness_score import FILES, TITLE, as_row, score_benchmark
 
+    require_report_folder(output, force, TITLE, FILES)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         scores = score_benchmark(benchmark, predictions, output, label=label, on_progress=progress)
         progress("cases", 1.0)
@@ -122,11 +124,10 @@ def similarity(
     as_json: AsJson = False,
 ) -> None:
     """Test whether groups of tumors can be told apart by 17 features, or only as well as by chance."""
-    require_report_folder(output, force)
-
     from DiffuGTSLib.evaluation.report import plain
-    from DiffuGTSLib.evaluation.tumor_list import read_tumor_list, study_similarity
+    from DiffuGTSLib.evaluation.tumor_list import FILES, TITLE, read_tumor_list, study_similarity
 
+    require_report_folder(output, force, TITLE, FILES, [tumors])
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         test = study_similarity(
             read_tumor_list(tumors), output, seed=seed or 0, permutations=permutations, on_progress=progress
@@ -148,19 +149,27 @@ def realism(
     as_json: AsJson = False,
 ) -> None:
     """Compare painted tumors with real ones: histograms, borders, textures, and a sheet of pictures."""
-    require_report_folder(output, force)
-
-    from DiffuGTSLib.evaluation.realism import compare, histogram_distances, realism_sheet, write_realism
+    from DiffuGTSLib.evaluation.realism import (
+        FILES,
+        TITLE,
+        compare,
+        histogram_distances,
+        realism_sheet,
+        write_realism,
+    )
     from DiffuGTSLib.evaluation.report import plain
     from DiffuGTSLib.evaluation.tumor_list import measure_list, read_tumor_list, sheet_rows
+    from DiffuGTSLib.storage import whole_folder
 
+    require_report_folder(output, force, TITLE, FILES, [tumors])
     listed = read_tumor_list(tumors)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         measured, _, skipped = measure_list(listed, progress)
         progress("cases", 1.0)
-        write_realism(measured, output, [f"Left out: {reason}" for reason in skipped])
         kept = {tumor.name for tumor in measured}
-        realism_sheet(sheet_rows([each for each in listed if each.case in kept], rows), output / "sheet.png")
+        with whole_folder(output, FILES) as folder:
+            write_realism(measured, folder, [f"Left out: {reason}" for reason in skipped])
+            realism_sheet(sheet_rows([each for each in listed if each.case in kept], rows), folder / "sheet.png")
     if as_json:
         found = {
             "histograms": [vars(row) for row in histogram_distances(measured)],

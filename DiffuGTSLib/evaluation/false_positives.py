@@ -17,7 +17,7 @@ from DiffuGTSLib.evaluation.detection import Lesion, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import bounding_box
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import whole_file, whole_folder
 from DiffuGTSLib.volumes import read_volume
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -228,6 +228,11 @@ def _kind(array: Shaped[np.ndarray, "i j k"]) -> str:
     return "mask" if np.isin(array, (0, 1)).all() else "map"
 
 
+TITLE = "False positives"
+FILES = ("scans.csv", "thresholds.csv", "curve.png", "report.md", "report.json")
+"""Of its report."""
+
+
 def _write(
     scans: Sequence[HealthyScan],
     operations: Sequence[Operation],
@@ -235,7 +240,6 @@ def _write(
     minimum_radius_mm: float,
     restricted: bool,
 ) -> None:
-    make_folder(output)
     rows: list[Row] = [
         {
             "case": scan.case,
@@ -253,10 +257,11 @@ def _write(
         "Predictions outside the organ are dropped." if restricted else "Predictions count wherever they lie.",
         "Specificity: share of scans without any, Wilson's interval. False positives a scan: bootstrap over scans.",
     ]
-    write_rows(rows, output / "scans.csv")
-    write_rows(table, output / "thresholds.csv")
-    write_json({"title": "False positives", "thresholds": table, "scans": rows, "notes": notes}, output / "report.json")
-    draw_curve(operations, output / "curve.png")
-    with whole_file(output / "report.md") as path:
-        text = ["# False positives on healthy scans", "", *table_lines(table), "", *(f"- {note}" for note in notes)]
-        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    text = [f"# {TITLE} on healthy scans", "", *table_lines(table), "", *(f"- {note}" for note in notes)]
+    with whole_folder(output, FILES) as folder:
+        write_rows(rows, folder / "scans.csv")
+        write_rows(table, folder / "thresholds.csv")
+        draw_curve(operations, folder / "curve.png")
+        with whole_file(folder / "report.md") as path:
+            path.write_text("\n".join(text) + "\n", encoding="utf-8")
+        write_json({"title": TITLE, "thresholds": table, "scans": rows, "notes": notes}, folder / "report.json")

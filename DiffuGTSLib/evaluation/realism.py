@@ -142,6 +142,11 @@ def histogram_distances(tumors: Sequence[Tumor]) -> list[HistogramDistance]:
     ]  # fmt: skip
 
 
+TITLE = "Painted beside real"
+FILES = ("tumors.csv", "features.csv", "histograms.csv", "sheet.png", "report.md", "report.json")
+"""Of its report, with the sheet of pictures (`realism_sheet`)."""
+
+
 def write_realism(tumors: Sequence[Tumor], output: Path, notes: Sequence[str] = ()) -> None:
     """Write `tumors.csv`, `features.csv`, `histograms.csv`, `report.json` and `report.md`.
 
@@ -163,10 +168,10 @@ def write_realism(tumors: Sequence[Tumor], output: Path, notes: Sequence[str] = 
     write_rows(rows, output / "tumors.csv")
     write_rows(features, output / "features.csv")
     write_rows(histograms, output / "histograms.csv")
-    report = {"title": "Painted beside real", "histograms": histograms, "features": features, "notes": said}
+    report = {"title": TITLE, "histograms": histograms, "features": features, "notes": said}
     write_json(report, output / "report.json")
     with whole_file(output / "report.md") as path:
-        text = ["# Painted beside real", "", *table_lines(histograms, ".1f"), "", *table_lines(features, ".2f"), ""]
+        text = [f"# {TITLE}", "", *table_lines(histograms, ".1f"), "", *table_lines(features, ".2f"), ""]
         path.write_text("\n".join([*text, *(f"- {note}" for note in said)]) + "\n", encoding="utf-8")
 
 
@@ -187,7 +192,7 @@ class Exhibit:
     modality: str
 
 
-def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path, title: str = "Painted beside real") -> None:
+def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path, title: str = TITLE) -> None:
     """Draw a sheet of pictures: a row a pair (or more) of tumors, each bare and then outlined, in the axial plane.
 
     Drawn as radiologists read, with millimeters true; each row has the window and the field of its first picture.

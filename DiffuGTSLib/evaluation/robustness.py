@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import plain, write_json
-from DiffuGTSLib.storage import make_folder
+from DiffuGTSLib.storage import make_folder, require_folder_for
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
@@ -163,6 +163,7 @@ def build_benchmark(
     levels: Sequence[int] = LEVELS,
     replicates: int = 1,
     seed: int = 0,
+    offset_hu: float | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Paint the scans of a benchmark into `output/scans`, their masks into `output/references`, and return the manifest.
@@ -179,30 +180,38 @@ def build_benchmark(
         levels: Standard deviations from the mean; 0 is always made.
         replicates: Tumors, each of its own shape and place.
         seed: Of everything.
+        offset_hu: What was added to the values of the scan's file; noted in the manifest.
         on_progress: Called with ("cases", share done).
 
     Raises:
-        InputError: As `variants` and `synthesize`; an axis that falls to 0 or below; a folder with another benchmark.
+        InputError: As `variants` and `synthesize`; an axis that falls to 0 or below; a folder with another benchmark, or
+            with scans that are not ours.
         GeometryError: If the mask lies on another grid.
     """
     require_same_grid(scan.geometry, organ.geometry, "organ mask")
     chosen = {**default_axes(spec, modality), **(axes or {})}
     wanted = variants(tuple(axes or AXES), levels, replicates)
     _require_positive(chosen, levels)
-    settings = _settings(scan, organ, spec, modality, chosen, wanted, seed)
+    settings = {**_settings(scan, organ, spec, modality, chosen, wanted, seed), "offset_hu": offset_hu}
+    require_folder_for(output, MANIFEST, True, "choose another folder.", (MANIFEST, SCANS, REFERENCES))
     rows = _earlier_rows(output, settings)
     places = _Places(organ, chosen["size"].value(max([0, *levels])))
     for folder in (output / SCANS, output / REFERENCES):
         make_folder(folder)
+    _write_manifest(output, settings, rows)  # before the first scan: by it the folder is known as ours
     for number, variant in enumerate(wanted):
         if on_progress is not None:
             on_progress("cases", number / len(wanted))
         if variant.name in rows:
             continue
         rows[variant.name] = _paint(variant, scan, organ, spec, modality, chosen, places, seed, output)
-        manifest = {"schema": SCHEMA, "settings": settings, "scans": list(rows.values())}
-        write_json(manifest, output / MANIFEST)
+        _write_manifest(output, settings, rows)
     return read_manifest(output)
+
+
+def _write_manifest(output: Path, settings: Mapping[str, Any], rows: Mapping[str, dict[str, Any]]) -> None:
+    manifest = {"schema": SCHEMA, "settings": settings, "scans": list(rows.values())}
+    write_json(manifest, output / MANIFEST)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
 from DiffuGTSLib.evaluation.robustness import BASE, REFERENCES, read_manifest
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import whole_file, whole_folder
 
 
 @dataclass(frozen=True)
@@ -140,20 +140,25 @@ def _score(pair: StudyCase, label: int | None) -> dict[str, float | int]:
     }
 
 
+TITLE = "Robustness"
+FILES = ("scans.csv", "levels.csv", "curves.png", "report.md", "report.json")
+"""Of its report; there are no levels where nothing could be painted."""
+
+
 def _write(scans: Sequence[Row], scores: Sequence[LevelScore], output: Path, skipped: int) -> None:
-    make_folder(output)
     levels: list[Row] = [as_row(score) for score in scores]
     notes = [
         "One property of the painted tumor is varied, the others stay at their means; 0 is the same scans for every axis.",
         "Dice: mean over replicates, bootstrap interval. Found: any overlap, Wilson's interval.",
         f"{skipped} scans could not be painted and are left out.",
     ]
-    write_rows(scans, output / "scans.csv")
-    write_json({"title": "Robustness", "levels": levels, "scans": list(scans), "notes": notes}, output / "report.json")
-    text = ["# Robustness", ""]
-    if levels:
-        write_rows(levels, output / "levels.csv")
-        draw_curves(scores, output / "curves.png")
-        text += [*table_lines(levels), ""]
-    with whole_file(output / "report.md") as path:
-        path.write_text("\n".join([*text, *(f"- {note}" for note in notes)]) + "\n", encoding="utf-8")
+    text = [f"# {TITLE}", ""]
+    with whole_folder(output, FILES) as folder:
+        write_rows(scans, folder / "scans.csv")
+        if levels:
+            write_rows(levels, folder / "levels.csv")
+            draw_curves(scores, folder / "curves.png")
+            text += [*table_lines(levels), ""]
+        with whole_file(folder / "report.md") as path:
+            path.write_text("\n".join([*text, *(f"- {note}" for note in notes)]) + "\n", encoding="utf-8")
+        write_json({"title": TITLE, "levels": levels, "scans": list(scans), "notes": notes}, folder / "report.json")

@@ -13,7 +13,7 @@ from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Detection, Lesion, by_size, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import whole_file, whole_folder
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,12 @@ def _detect(
     return detect(predicted, truth.array, grid.spacing_mm, minimum_iou, minimum_coverage)
 
 
+TITLE = "Sensitivity by size"
+FILES = ("lesions.csv", "cases.csv", "sizes.csv", "report.md", "report.json")
+"""Of its report; there is no list of lesions where there are none."""
+
+
 def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], output: Path, rule: str) -> None:
-    make_folder(output)
     lesions: list[Row] = [
         {
             "case": name,
@@ -177,11 +181,12 @@ def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], outp
         "Intervals: Wilson, 95 %, each lesion counted as independent.",
         f"{len(found)} cases, {len(lesions)} lesions, {sum(d.false_positives for _, d in found)} false positives.",
     ]
-    if lesions:
-        write_rows(lesions, output / "lesions.csv")
-    write_rows(cases, output / "cases.csv")
-    write_rows(sizes, output / "sizes.csv")
-    write_json({"title": "Sensitivity by size", "sizes": sizes, "cases": cases, "notes": notes}, output / "report.json")
-    with whole_file(output / "report.md") as path:
-        text = ["# Sensitivity by size", "", *table_lines(sizes), "", *(f"- {note}" for note in notes)]
-        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    text = [f"# {TITLE}", "", *table_lines(sizes), "", *(f"- {note}" for note in notes)]
+    with whole_folder(output, FILES) as folder:
+        if lesions:
+            write_rows(lesions, folder / "lesions.csv")
+        write_rows(cases, folder / "cases.csv")
+        write_rows(sizes, folder / "sizes.csv")
+        with whole_file(folder / "report.md") as path:
+            path.write_text("\n".join(text) + "\n", encoding="utf-8")
+        write_json({"title": TITLE, "sizes": sizes, "cases": cases, "notes": notes}, folder / "report.json")

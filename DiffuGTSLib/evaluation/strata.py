@@ -94,6 +94,10 @@ def group_figures(
     return rows
 
 
+FIRST_COLUMNS = ("by", "group", "figure")
+"""By which a table of groups is known."""
+
+
 def _rows(
     column: str, group: str, cases: Sequence[Mapping[str, str]], figures: Sequence[str], owners: Sequence[str]
 ) -> list[dict[str, str | int | float]]:

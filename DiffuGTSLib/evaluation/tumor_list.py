@@ -12,7 +12,7 @@ from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
 from DiffuGTSLib.evaluation.similarity import PERMUTATIONS, ChanceTest, chance_test
 from DiffuGTSLib.evaluation.strata import read_table
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import whole_file, whole_folder
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 
@@ -135,6 +135,11 @@ def sheet_rows(listed: Sequence[ListedTumor], rows: int) -> list[list[Exhibit]]:
     return shown
 
 
+TITLE = "Similarity"
+FILES = ("tumors.csv", "kinds.csv", "report.md", "report.json")
+"""Of the report on similarity."""
+
+
 def study_similarity(
     listed: Sequence[ListedTumor],
     output: Path,
@@ -176,17 +181,17 @@ def study_similarity(
         f"Linear discriminant, {len(tumors[0].features)} features, folds of patients, {permutations} permutations.",
         *(f"Left out: {reason}" for reason in skipped),
     ]
-    make_folder(output)
-    write_rows([{"case": t.name, "group": t.group, **t.features} for t in tumors], output / "tumors.csv")
-    write_rows(kinds, output / "kinds.csv")
     report = {
-        "title": "Similarity", "accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value,
+        "title": TITLE, "accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value,
         "kinds": kinds, "notes": notes,
     }  # fmt: skip
-    write_json(report, output / "report.json")
-    with whole_file(output / "report.md") as path:
-        text = ["# Similarity", "", *table_lines(kinds), "", *(f"- {note}" for note in notes)]
-        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    text = [f"# {TITLE}", "", *table_lines(kinds), "", *(f"- {note}" for note in notes)]
+    with whole_folder(output, FILES) as folder:
+        write_rows([{"case": t.name, "group": t.group, **t.features} for t in tumors], folder / "tumors.csv")
+        write_rows(kinds, folder / "kinds.csv")
+        with whole_file(folder / "report.md") as path:
+            path.write_text("\n".join(text) + "\n", encoding="utf-8")
+        write_json(report, folder / "report.json")
     return test
 
 

@@ -112,6 +112,45 @@ def test_an_earlier_report_is_not_replaced_by_accident(some_masks: tuple[Path, P
     refused(run(*command), 2, "already holds an earlier result", "--force replaces it")
 
 
+def test_a_report_without_tumors_leaves_none_of_an_earlier_one(some_masks: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = some_masks
+    command = ("study", "sizes", "--predictions", found, "-o", tmp_path / "out", "-q", "--references")
+    assert run(*command, truth).exit_code == 0 and (tmp_path / "out" / "lesions.csv").is_file()
+    healthy = write_all(tmp_path / "healthy", a=a_map(), b=a_map())
+    assert run(*command, healthy, "--force").exit_code == 0
+    names = {"cases.csv", "sizes.csv", "report.json", "report.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.parametrize(("study", "name"), [("sizes", "lesions.csv"), ("false-positives", "scans.csv")])
+def test_a_list_of_one_s_own_is_not_replaced_even_when_forced(
+    some_masks: tuple[Path, Path], tmp_path: Path, study: str, name: str
+) -> None:
+    found, truth = some_masks
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    references = ("--references", truth) if study == "sizes" else ()
+    done = run("study", study, "--predictions", found, *references, "-o", tmp_path / "mine", "--force")
+    refused(done, 2, f"holds {name} and no earlier result", "choose another folder")
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_tables_are_not_written_over_other_files(some_masks: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = some_masks
+    run("study", "sizes", "--predictions", found, "--references", truth, "-o", tmp_path / "out", "-q")
+    cases, who = tmp_path / "out" / "cases.csv", tmp_path / "who.csv"
+    who.write_text("case,sex\na,F\nb,M\n")
+    command = ("study", "groups", cases, "--metadata", who, "--by", "sex", "-o")
+    for path in (cases, who):
+        before = path.read_text()
+        refused(run(*command, path), 2, "is read here, and would be replaced", "another --output")
+        assert path.read_text() == before
+    refused(run(*command, tmp_path / "out" / "sizes.csv"), 2, "is no earlier table", "another name")
+    assert run(*command, tmp_path / "groups.csv").exit_code == run(*command, tmp_path / "groups.csv").exit_code == 0
+    done = run("study", "detection", truth, "-o", who)
+    refused(done, 2, "is no earlier table", "another name")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from terminal import plain, refused, run
 from DiffuGTSLib.cli.studying_tumors import chosen_axes, whole_numbers
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.robustness import Axis
-from DiffuGTSLib.volumes.io import write_volume
+from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 SMALL = grid((36, 34, 40), (3.0, 3.0, 3.0))
 
@@ -66,6 +66,21 @@ def test_a_benchmark_is_painted_gone_on_with_and_scored(a_scan: tuple[str | Path
     assert [(row["level"], row["dice"], row["sensitivity"]) for row in rows] == [(-1, 1, 1), (0, 1, 1), (1, 1, 1)]
 
 
+def test_a_benchmark_of_a_ct_without_its_offset_is_painted_in_hounsfield_units(
+    a_scan: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    scan = read_volume(a_scan[0])
+    write_volume(scan.with_array((scan.array + 1024).clip(0)), tmp_path / "lost.nii.gz")
+    command = ("study", "robustness", tmp_path / "lost.nii.gz", *a_scan[1:], "-o", tmp_path / "stress", "-q",
+               "--axis", "size=9,2", "--levels", "0")  # fmt: skip
+    refused(run(*command, "--modality", "CT"), 2, "not in Hounsfield units", "--offset-hu -1024")
+    assert run(*command, "--offset-hu", "-1024").exit_code == 0
+    manifest = json.loads((tmp_path / "stress" / "manifest.json").read_text())
+    assert (manifest["settings"]["offset_hu"], manifest["settings"]["modality"]) == (-1024, "CT")
+    assert read_volume(tmp_path / "stress" / "scans" / "base_0.nii.gz").array.min() <= -900
+    refused(run(*command), 2, "holds a benchmark of other", "another folder")
+
+
 def test_groups_are_told_apart_or_not(a_list: Path, tmp_path: Path) -> None:
     command = ("study", "similarity", a_list, "-o", tmp_path / "out", "--permutations", "99")
     done = run(*command)
@@ -86,6 +101,28 @@ def test_painted_tumors_are_shown_beside_real_ones(a_list: Path, tmp_path: Path)
     texture = next(row for row in found["features"] if row["feature"] == "sd_native")
     assert texture["mean"] > 1.5 * texture["real_mean"]
     assert 10 < found["histograms"][0]["shape_native"] < 60
+
+
+@pytest.mark.parametrize("study", ["similarity", "realism"])
+def test_the_list_is_not_replaced_by_the_report_even_when_forced(a_list: Path, study: str) -> None:
+    before = a_list.read_bytes()
+    done = run("study", study, a_list, "-o", a_list.parent, "--force", "-q")
+    refused(done, 2, "tumors.csv is read here, and would be replaced", "another --output")
+    assert a_list.read_bytes() == before
+
+
+def test_a_list_of_somebodys_own_is_not_replaced_even_when_forced(
+    a_list: Path, a_scan: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "sheet.png").write_text("mine")
+    done = run("study", "realism", a_list, "-o", tmp_path, "--force", "-q")
+    refused(done, 2, "holds sheet.png and no earlier result", "another folder")
+    (tmp_path / "curves.png").write_text("mine")
+    done = run("study", "robustness-score", a_list.parent, "--predictions", tmp_path, "-o", tmp_path, "--force", "-q")
+    refused(done, 2, "holds curves.png and no earlier result", "another folder")
+    (tmp_path / "scans").mkdir()
+    done = run("study", "robustness", *a_scan, "-o", tmp_path, "-q")
+    refused(done, 2, "holds scans and no earlier result", "another folder")
 
 
 def test_a_list_without_real_tumors_is_refused(a_list: Path, tmp_path: Path) -> None:
