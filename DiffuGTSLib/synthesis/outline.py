@@ -12,6 +12,7 @@ from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel
 from DiffuGTSLib.synthesis.shapes import TumorShape, Window, distance_to_center, full_window, share_of
 from DiffuGTSLib.volumes.boxes import Box
+from DiffuGTSLib.volumes.canonical import IntensityMap
 
 LEAST_VOXELS = 6
 """A tumor with fewer voxels is not painted: nobody could outline it."""
@@ -19,6 +20,12 @@ AIR_SHARE = 0.05
 """On MR, air is what stays below this share of the brightest tissue (the 99.5th percentile around the tumor); our choice."""
 LEAST_KEPT = 0.1
 """A tumor of which the organ leaves less than this share is not painted."""
+UNCLIPPED = (-np.inf, np.inf)
+
+
+def ends_of(intensity: IntensityMap | None) -> tuple[float, float]:
+    """Return the native values that in an image from this map stand for everything beyond them, too."""
+    return UNCLIPPED if intensity is None or not intensity.clip else (intensity.native[0], intensity.native[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,7 @@ def outline_tumor(
     sharpness_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
     context_mm: float = 0.0,
     blocked: NDArray[np.bool_] | None = None,
+    clipped_at: tuple[float, float] = UNCLIPPED,
 ) -> Outline | NoPlace:
     """Lay a shape into an organ: what of each voxel it takes, softened, kept inside the organ unless it is exophytic.
 
@@ -74,6 +82,7 @@ def outline_tumor(
         sharpness_mm: Blur of the scan along each axis; a tumor's edge is at least that soft.
         context_mm: Least side of the box.
         blocked: Earlier tumors; stay as they are.
+        clipped_at: See `ends_of`.
     """
     window = _context_window(full_window(shape, spacing_mm), context_mm, spacing_mm)
     box, window = _cut(window, center, organ.shape)
@@ -82,7 +91,7 @@ def outline_tumor(
     whole = float(np.count_nonzero(sharp > 0.5))
     soft_mm = min(float(rng.uniform(*spec.blend_sigma_mm)), 0.3 * shape.radius_mm)
     exophytic = rng.random() < spec.exophytic_chance.get(size, 0.0)
-    room = _room(image[box], organ[box], spec, spacing_mm, modality, exophytic)
+    room = _room(image[box], organ[box], spec, spacing_mm, modality, exophytic, clipped_at)
     if blocked is not None:
         room = room & ~blocked[box]
     mask = _largest_part((sharp > 0.5) & room)
@@ -148,16 +157,19 @@ def _room(
     spacing_mm: tuple[float, float, float],
     modality: str,
     exophytic: bool,
+    clipped_at: tuple[float, float],
 ) -> NDArray[np.bool_]:
     """Return where a tumor may be: the organ with narrow holes closed; its border or, exophytic, all soft tissue.
 
     An exophytic tumor does not grow into air. On CT nothing grows into bone or contrast-filled vessels beside the organ;
-    MR has no number for these, but where cortical bone gives no signal it is as dark as air.
+    MR has no number for these, but where cortical bone gives no signal it is as dark as air. In a clipped image what is as
+    dark or bright as it gets is none of what the tumor may grow into.
     """
     closed = _closed(organ, spec.closing_mm, spacing_mm)
     if exophytic:
         if modality == "CT":
-            return np.asarray(closed | ((image > -250) & (image < 300)))
+            low, high = max(-250, clipped_at[0]), min(300, clipped_at[1])
+            return np.asarray(closed | ((image > low) & (image < high)))
         return np.asarray(closed | (image > AIR_SHARE * np.percentile(image, 99.5)))
     if not spec.border_mm:
         return closed

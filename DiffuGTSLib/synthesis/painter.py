@@ -16,7 +16,7 @@ from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.effects import capsule, mass_effect
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.outline import Outline, outline_tumor
+from DiffuGTSLib.synthesis.outline import UNCLIPPED, Outline, outline_tumor
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel, place, vessel_mask
 from DiffuGTSLib.synthesis.shapes import SIZE_NAMES, SizeClass, draw_shape, size_of_radius
 from DiffuGTSLib.synthesis.texture import measure_sharpness
@@ -139,6 +139,7 @@ def synthesize(
     *,
     modality: str,
     rng: np.random.Generator,
+    clipped_at: tuple[float, float] = UNCLIPPED,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> Synthesis:
     """Paint tumors into an organ of a scan.
@@ -151,6 +152,7 @@ def synthesize(
         painter: Fills the boxes.
         modality: "CT" or "MR".
         rng: The same generator state paints the same tumors.
+        clipped_at: Of a scan that was clipped: see `DiffuGTSLib.synthesis.outline.ends_of`.
         on_progress: Called with ("synthesize", share done) before each tumor and at the end; may raise `Cancelled`.
 
     Raises:
@@ -158,7 +160,7 @@ def synthesize(
         GeometryError: The mask lies on another grid.
     """
     _require_readable(scan, organ, spec, wish, modality)
-    canvas = _Canvas(scan, organ, spec, wish, painter, modality)
+    canvas = _Canvas(scan, organ, spec, wish, painter, modality, clipped_at)
     sizes = wanted_sizes(spec, wish, rng)
     tumors: list[PaintedTumor] = []
     skipped: list[str] = []
@@ -239,12 +241,13 @@ class _Canvas:
     """A scan that is being painted, seen with its axes to the right, front and head (views, nothing is resampled)."""
 
     def __init__(
-        self, scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorWish, painter: Painter, modality: str
-    ) -> None:
+        self, scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorWish, painter: Painter, modality: str,
+        clipped_at: tuple[float, float],
+    ) -> None:  # fmt: skip
         self.result = np.array(scan.array, dtype=np.float32)
         self.tumor = np.zeros(scan.array.shape, dtype=np.uint8)
         self._geometry, self._spec, self._wish = scan.geometry, spec, wish
-        self._painter, self._modality = painter, modality
+        self._painter, self._modality, self._clipped_at = painter, modality, clipped_at
         self._permutation, self._signs = closest_ras(scan.geometry)
         x, y, z = (scan.geometry.spacing_mm[axis] for axis in self._permutation)
         self._spacing_mm = (x, y, z)
@@ -290,6 +293,7 @@ class _Canvas:
             sharpness_mm=self._sharpness_mm,
             context_mm=self._painter.context_mm,
             blocked=self._mask > 0 if self._mask.any() else None,
+            clipped_at=self._clipped_at,
         )
 
     def paint(self, outline: Outline, rng: np.random.Generator) -> PaintedTumor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from DiffuGTSLib.backbones.segmenters import BACKGROUND, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
+from DiffuGTSLib.synthesis.outline import UNCLIPPED, ends_of
 from DiffuGTSLib.synthesis.painter import Painter, TumorWish, synthesize
 from DiffuGTSLib.training.data import Crop
 from DiffuGTSLib.training.segmenter_cases import SegmenterScan
@@ -74,9 +75,13 @@ class TumorSource(Protocol):
         ...
 
     def paint(
-        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-        """Return the window in native units with its tumors and their mask, or None where there was no room."""
+        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator,
+        clipped_at: tuple[float, float] = UNCLIPPED,
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:  # fmt: skip
+        """Return the window in native units with its tumors and their mask, or None where there was no room.
+
+        The window is clipped; what is as dark or bright as `clipped_at` says may be anything beyond, such as air or bone.
+        """
         ...
 
 
@@ -103,15 +108,18 @@ class PaintedTumors:
         return self._spec(organ_name).organ_radius_mm
 
     def paint(
-        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator,
+        clipped_at: tuple[float, float] = UNCLIPPED,
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:  # fmt: skip
         """Return the window with its tumors and their mask, or None where none found a place."""
         if not places.array.any() or window.array.min() == window.array.max():
             return None  # a crop beside the organ, or in nothing but air
         spec = self._spec(organ_name)
         wish = TumorWish(size if size in spec.sizes else "mix", count)
         modality = window.modality or "CT"
-        result = synthesize(window, places, spec, wish, self._painters[size], modality=modality, rng=rng)
+        result = synthesize(
+            window, places, spec, wish, self._painters[size], modality=modality, rng=rng, clipped_at=clipped_at
+        )
         mask = result.tumor.array > 0
         return (result.image.array, mask) if mask.any() else None
 
@@ -285,7 +293,8 @@ def paint_window(
     native = scan.scan.intensity.to_native(window.image)
     volume = Volume(native, geometry, scan.scan.modality)
     places = Volume(crop.cut(scan.places).astype(np.uint8), geometry)
-    painted = source.paint(volume, places, scan.organ_name, size, count, rng)
+    ends = ends_of(scan.scan.intensity)
+    painted = source.paint(volume, places, scan.organ_name, size, count, rng, clipped_at=ends)
     if painted is None or not painted[1].any():
         return window
     image = np.where(painted[0] == native, window.image, scan.scan.intensity.to_unit(painted[0]))

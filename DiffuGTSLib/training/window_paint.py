@@ -12,7 +12,7 @@ from DiffuGTSLib.resources import organ_names
 from DiffuGTSLib.synthesis.decoys import paint_tubes
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
-from DiffuGTSLib.synthesis.outline import outline_tumor
+from DiffuGTSLib.synthesis.outline import ends_of, outline_tumor
 from DiffuGTSLib.synthesis.painter import paint_outline
 from DiffuGTSLib.synthesis.placement import NoPlace, place
 from DiffuGTSLib.synthesis.shapes import SIZE_NAMES, draw_shape, size_of_radius
@@ -67,8 +67,9 @@ def paint_tumors(
             continue
         center = found.center_voxel
         outline = outline_tumor(
-            native, organ, shape, center, spec, size.name, spacing_mm, modality, rng, sharpness_mm=blur_mm
-        )
+            native, organ, shape, center, spec, size.name, spacing_mm, modality, rng, sharpness_mm=blur_mm,
+            clipped_at=ends_of(intensity),
+        )  # fmt: skip
         if isinstance(outline, NoPlace):
             continue
         box, changed = outline.box, outline.share > 0

@@ -9,9 +9,10 @@ import pytest
 from scipy import ndimage
 
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
-from DiffuGTSLib.synthesis.outline import LEAST_VOXELS, Outline, outline_tumor, soften
+from DiffuGTSLib.synthesis.outline import LEAST_VOXELS, Outline, ends_of, outline_tumor, soften
 from DiffuGTSLib.synthesis.placement import NoPlace, Placement, place
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES, TumorShape, draw_shape
+from DiffuGTSLib.volumes.canonical import IntensityMap
 
 SPACING = (2.0, 2.0, 3.0)
 SHAPE = (50, 50, 36)
@@ -83,6 +84,22 @@ def test_an_exophytic_tumor_grows_neither_into_bone_nor_into_air(a_scan: np.ndar
         mask = full(outline.mask, outline)
         assert (mask & ~an_organ).any()
         assert a_scan[mask].max() < 300 and a_scan[mask].min() > -250
+
+
+def test_in_a_clipped_image_it_does_not_either(a_scan: np.ndarray, an_organ: np.ndarray) -> None:
+    """Air is -175 HU there and bone 250, each within what soft tissue may have elsewhere."""
+    always = replace(organ_spec("kidney"), exophytic_chance={"medium": 1.0})
+    window = IntensityMap((-175.0, 250.0), (0.0, 1.0), clip=True)
+    clipped = window.to_native(window.to_unit(a_scan))
+    for center in ((9, 25, 18), (25, 25, 28)):
+        outline = outlined(clipped, an_organ, always, 0, center, clipped_at=ends_of(window))
+        assert isinstance(outline, Outline)
+        mask = full(outline.mask, outline)
+        assert (mask & ~an_organ).any() and a_scan[mask].max() < 300 and a_scan[mask].min() > -250
+
+
+def test_an_image_that_is_not_clipped_has_no_ends() -> None:
+    assert ends_of(None) == ends_of(IntensityMap((0.0, 1.0), (0.0, 1.0), clip=False)) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.002])

@@ -11,6 +11,7 @@ from mini_data import GRID
 from numpy.typing import NDArray
 from phantoms import ct_phantom, mr_phantom
 
+from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
@@ -59,8 +60,9 @@ class CountingSource:
         return 0.0
 
     def paint(
-        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        self, window: Volume, places: Volume, organ_name: str, size: str, count: int, rng: np.random.Generator,
+        clipped_at: tuple[float, float] = (0.0, 0.0),
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:  # fmt: skip
         """Count the wish."""
         self.sizes[size] += 1
         self.counts[size, count] += 1
@@ -225,6 +227,31 @@ def test_a_window_beside_the_organ_or_of_air_only_stays_healthy() -> None:
     crop = Crop((0, 0, 0), window.image.shape)
     tight = replace(case, places=np.zeros_like(case.places))
     assert paint_window(window, tight, crop, source, ("large", 1), rng) is window
+
+
+def test_an_exophytic_tumor_grows_neither_into_air_nor_into_bone_of_a_clipped_window() -> None:
+    """Beside the organ lies half air, half bone; in the window of -175 to 250 HU both are at its ends."""
+    native = np.full(GRID.shape, 40.0, dtype=np.float32)
+    half_x, half_y = (side // 2 for side in GRID.shape[:2])
+    native[:, :half_y] = -1000.0
+    native[half_x:, :half_y] = 900.0
+    native += np.random.default_rng(0).normal(0, 8, GRID.shape).astype(np.float32)
+    organ = np.zeros(GRID.shape, dtype=np.uint8)
+    organ[:, half_y:, :] = 1
+    scan = to_canonical(Volume(native, GRID, "CT"), FINE, "CT")
+    inside = scan.project(Volume(organ, GRID)) >= 0.5
+    forbidden = scan.project(Volume((np.abs(native) > 500).astype(np.uint8), GRID)) >= 0.5
+    case = SegmenterScan("a", scan, inside, np.zeros_like(inside), np.ones_like(inside), inside, "kidney")
+    source = PaintedTumors(
+        HandcraftedPainter(), None, {"kidney": replace(organ_spec("kidney"), exophytic_chance={"medium": 1.0})}
+    )
+    crop = Crop((0, 0, 0), scan.image.shape)
+    window = SegmenterWindow(scan.image, case.labels(), case.known, "healthy")
+    painted = [
+        paint_window(window, case, crop, source, ("medium", 1), np.random.default_rng(seed)) for seed in range(6)
+    ]
+    tumors = [each.labels == TUMOR for each in painted if each.kind == "synthetic"]
+    assert len(tumors) > 3 and not any((tumor & forbidden).any() for tumor in tumors)
 
 
 def test_every_generator_draws_windows_of_its_own_and_the_same_one_the_same() -> None:
