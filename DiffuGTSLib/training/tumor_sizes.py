@@ -112,7 +112,15 @@ def filter_cases(
     _require_elsewhere(targets)
     for case, target in targets.items():
         volume = read_volume(case.label)
-        staged = keep_stage(volume.array.astype(np.int64), volume.geometry.spacing_mm, stage)
+        labels = volume.array.astype(np.int64)
+        if not np.array_equal(labels, volume.array):
+            raise InputError(
+                f"{case.label} is no label map: expected whole numbers, got others between {volume.array.min():g} and "
+                f"{volume.array.max():g}.",
+                hint="was it resampled with interpolation? Take the nearest neighbor.",
+                code="not_a_mask",
+            )
+        staged = keep_stage(labels, volume.geometry.spacing_mm, stage)
         make_folder(target.parent)
         write_volume(volume.with_array(staged.labels), target)
         filtered.append(staged)

@@ -73,7 +73,7 @@ def test_an_unknown_stage_and_an_unknown_label_are_refused(a_label_map: NDArray[
         keep_stage(a_label_map * 7, SPACING_MM, "early")
 
 
-def a_case(folder: Path, name: str, labels: NDArray[np.uint8]) -> ListedCase:
+def a_case(folder: Path, name: str, labels: NDArray[np.uint8] | NDArray[np.float32]) -> ListedCase:
     """Write a label map below `folder/labels` and list it."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(exist_ok=True)
@@ -101,6 +101,17 @@ def test_label_maps_and_list_are_written_for_cases_that_have_the_stage(
     (listed,) = read_list(output / "real_tumor_train_0.txt", tmp_path)
     assert (listed.name, listed.image, listed.healthy) == ("both", cases[0].image, False)
     assert np.array_equal(read_volume(listed.label).array, back.array), "the list is trained on with the new labels"
+
+
+def test_a_label_map_that_was_interpolated_is_refused_and_no_list_is_written(
+    tmp_path: Path, a_label_map: NDArray[np.uint8]
+) -> None:
+    """1.5 is no label: cut off it would be organ, and the tumor smaller than it was drawn."""
+    soft = a_label_map.astype(np.float32)
+    soft[14, 15, 7] = 1.5
+    with pytest.raises(InputError, match="soft.nii.gz is no label map: expected whole numbers") as caught:
+        filter_cases([a_case(tmp_path, "soft", soft)], "early", tmp_path / "early", "list.txt", print)
+    assert caught.value.code == "not_a_mask" and not (tmp_path / "early" / "list.txt").exists()
 
 
 def test_new_label_maps_do_not_lie_where_lists_have_healthy_ones(
