@@ -1,7 +1,8 @@
 """Refuses image files whose damage or silence ITK would pass over.
 
 Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
-sheared sform is replaced by the qform, and so is one of code 2 or 4 beside a qform of code 1; a header without spacing or orientation gets 1 mm and an identity; NaN
+sheared sform is replaced by the qform, and so is one of code 2 or 4 beside a qform of code 1; of a qform a side of 0
+becomes 1 mm and NaN no turn; a header without spacing, orientation or offset gets 1 mm, an identity and 0; NaN
 and infinite voxels of a NIfTI file become 0; an intercept counts where the slope is 0, which says that neither does.
 Each of these would move or shrink a tumor without a word.
 """
@@ -153,11 +154,25 @@ def _check_place(path: Path, header: bytes, nifti: _Nifti) -> None:
     qform, sform = struct.unpack_from(f"{order}2h", header, 252)
     if qform <= 0 and sform <= 0:
         raise _no_place(path, "qform_code and sform_code are both 0")
+    if qform > 0 and len(sides) >= 3:
+        _check_qform(path, header, order)
     if sform > 0 and len(sides) >= 3:
         matrix = np.vstack([np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4)), [0, 0, 0, 1]])
         _check_sform(path, matrix, np.array(struct.unpack_from(f"{order}3f", header, 80), dtype=np.float64))
         if qform > 0:
             _check_agreement(path, _qform(header, order), matrix, sides[:3])
+
+
+def _check_qform(path: Path, header: bytes, order: str) -> None:
+    """Refuse what ITK would mend in silence: a side of 0 to 1 mm, a quaternion that is none to no turn at all."""
+    place = struct.unpack_from(f"{order}6f", header, 256)
+    pixdim = struct.unpack_from(f"{order}3f", header, 80)
+    if not np.isfinite([*place, *pixdim]).all() or min(pixdim) <= 0:
+        raise GeometryError(
+            f"{path}: expected finite numbers in its qform and voxel sides above 0, got "
+            f"{np.round(place, 5).tolist()} (quaternion, offset) and {np.round(pixdim, 5).tolist()} mm (pixdim).",
+            hint=_WRITE_AGAIN,
+        )
 
 
 def _check_sform(path: Path, matrix: np.ndarray, pixdim: np.ndarray) -> None:
@@ -231,6 +246,8 @@ def _check_metaimage(file: BinaryIO, path: Path) -> None:
         raise _no_place(path, "the header has no 'ElementSpacing'")
     if not {"TransformMatrix", "Rotation", "Orientation"} & fields.keys():
         raise _no_place(path, "the header has no 'TransformMatrix'")
+    if not {"Offset", "Position", "Origin"} & fields.keys():
+        raise _no_place(path, "the header has no 'Offset'")
     if fields.get("ElementDataFile") == "LOCAL" and fields.get("CompressedData") == "True":
         _unpack(file, path)
 
@@ -266,6 +283,7 @@ def _unpack(
 
 
 _COPY_AGAIN = "copy or export the file again."
+_WRITE_AGAIN = "write it again with spacing and orientation, for example from 3D Slicer."
 
 
 def _ends_early(path: Path, found: str) -> InputError:
@@ -275,5 +293,5 @@ def _ends_early(path: Path, found: str) -> InputError:
 def _no_place(path: Path, found: str) -> GeometryError:
     return GeometryError(
         f"{path} does not say where its voxels lie: {found}.",
-        hint="write it again with spacing and orientation, for example from 3D Slicer.",
+        hint=_WRITE_AGAIN,
     )

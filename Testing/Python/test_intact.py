@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.intact import require_intact
-from DiffuGTSLib.volumes.io import read_volume, write_volume
+from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -178,6 +178,31 @@ def test_a_nifti_with_a_qform_only_is_read(tmp_path: Path, a_noisy_scan: Volume)
     assert read_volume(path).geometry.difference(a_noisy_scan.geometry) == ""
 
 
+@pytest.mark.parametrize("sform", [0, 1])
+@pytest.mark.parametrize(
+    ("place", "number", "said"),
+    [
+        (80, 0.0, r"\[0.0, 2.0, 2.0\] mm"),
+        (84, -2.0, r"\[2.0, -2.0, 2.0\] mm"),
+        (88, np.nan, r"\[2.0, 2.0, nan\] mm"),
+        (256, np.nan, r"got \[nan, "),
+        (268, np.inf, r"inf, "),
+    ],
+    ids=["a side of 0", "a negative side", "a side of NaN", "quaternion", "offset"],
+)
+def test_a_qform_that_itk_would_mend_is_refused(
+    tmp_path: Path, a_noisy_scan: Volume, sform: int, place: int, number: float, said: str
+) -> None:
+    codes = {252: struct.pack("<2h", 1, sform)}
+    path = _nifti(tmp_path / "scan.nii", a_noisy_scan, codes | {place: struct.pack("<f", number)})
+    with pytest.raises(GeometryError, match=said):
+        read_volume(path)
+    mask = Volume(np.ones(a_noisy_scan.array.shape, np.uint8), a_noisy_scan.geometry)
+    path = _nifti(tmp_path / "mask.nii", mask, codes | {place: struct.pack("<f", number)})
+    with pytest.raises(GeometryError, match=said):
+        read_mask(path, a_noisy_scan.geometry)
+
+
 @pytest.mark.parametrize(
     ("suffix", "pattern", "missing"),
     [
@@ -186,6 +211,7 @@ def test_a_nifti_with_a_qform_only_is_read(tmp_path: Path, a_noisy_scan: Volume)
         (".nrrd", rb"space origin: .*\n", "the header has no 'space origin'"),
         (".mha", rb"ElementSpacing = .*\n", "the header has no 'ElementSpacing'"),
         (".mha", rb"TransformMatrix = .*\n", "the header has no 'TransformMatrix'"),
+        (".mha", rb"Offset = .*\n", "the header has no 'Offset'"),
     ],
 )
 def test_a_header_without_spacing_or_orientation_is_refused_and_gets_no_default(
