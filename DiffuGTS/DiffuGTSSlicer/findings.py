@@ -37,6 +37,7 @@ from DiffuGTSSlicer.grids import (
 )
 from DiffuGTSSlicer.scene import DROPPED_TAG
 from DiffuGTSSlicer.steps import Work, finish, inBackground, slabs, stepwise
+from DiffuGTSSlicer.time_point import isOfShown
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -52,7 +53,8 @@ class Finding:
         centroidRas: Mean of the voxel centers in the world, mm. May lie outside a crescent.
         meanAova: Mean abnormal attention, 0 to 1; NaN without a map.
         maxAova: Highest abnormal attention; NaN without a map.
-        meanChange: Scan less pseudo-healthy image, HU or MR units; NaN where nothing was repainted.
+        meanChange: Scan less pseudo-healthy image, HU or MR units; NaN where nothing was repainted, or where the scan
+            shows another time point of its sequence than the one that was.
         kept: Whether it is part of the segment.
     """
 
@@ -160,7 +162,9 @@ class Findings:
         voxels = remaining if kept else lesion.voxels
         meanAova, maxAova = yield from _meanAndMax(voxels, lesion.box, self._aovaNode)
         meanScan, _most = yield from _meanAndMax(voxels, lesion.box, self._scanNode)
-        meanHealthy, _most = yield from _meanAndMax(voxels, lesion.box, self._healthyNode)
+        isComparable = self._healthyNode is not None and isOfShown(self._healthyNode, self._scanNode)
+        healthy = self._healthyNode if isComparable else None
+        meanHealthy, _most = yield from _meanAndMax(voxels, lesion.box, healthy)
         diameterMm = yield from inBackground(_longestInPlaneMm, voxels, np.linalg.norm(matrix[:3, :3], axis=0))
         r, a, s = matrix[:3, :3] @ (_meanIndex(voxels) + _corner(lesion.box)[::-1]) + matrix[:3, 3]
         return Finding(

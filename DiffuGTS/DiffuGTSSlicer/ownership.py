@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox
-from DiffuGTSSlicer.scene import DIGEST_TAG, WRITTEN_TAGS
+from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS
 from DiffuGTSSlicer.steps import Work, stepwise
 
 
@@ -37,16 +37,27 @@ def whyUsers(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
 
 
 def setAside(node: Any, segmentId: str, why: str) -> str:
-    """Hide a segment of the user's under a name of its own, so that no tumor counts twice; return the name."""
+    """Hide a segment of the user's under a name of its own, so that no tumor counts twice; return what to tell of it."""
     segmentation = node.GetSegmentation()
     segment = segmentation.GetSegment(segmentId)
     taken = {segmentation.GetSegment(each).GetName() for each in segmentation.GetSegmentIDs()}
     names = [_("{name} ({why})").format(name=segment.GetName(), why=why)]
     while names[-1] in taken:
         names.append(f"{names[0]} {len(names) + 1}")
+    words = _("'{before}' is {why}: it is kept, hidden, as '{after}'.")
+    told = words.format(before=segment.GetName(), why=why, after=names[-1])
     segment.SetName(names[-1])
     display.showSegment(node, segmentId, False)
-    return names[-1]
+    return told
+
+
+def markEdited(node: Any, scanNode: Any) -> None:
+    """Have DICOM say of segments of ours that a person has changed, by hand or by dropping findings, that one had a part."""
+    segmentation, value = node.GetSegmentation(), vtk.reference("")
+    for segmentId in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segmentId)
+        if segment.GetTag(DIGEST_TAG, value) and isEdited(node, segmentId, scanNode):
+            segment.SetTag(ALGORITHM_TYPE_TAG, SEMIAUTOMATIC)
 
 
 # --- What puts nodes back as they are now, for a run that is cut short

@@ -11,11 +11,13 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import setSegmentMask
+from DiffuGTSSlicer.grids import BoxedMask, requireWritable, segmentBox
+from DiffuGTSSlicer.ownership import setAside, whyUsers
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
+from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.result_set import isOf
-from DiffuGTSSlicer.scene import CANDIDATE_COLOR, newSegmentation
+from DiffuGTSSlicer.scene import CANDIDATE_COLOR, SEMIAUTOMATIC, newSegmentation, showMask
 
 
 class RefineSection(Section):
@@ -84,16 +86,46 @@ class RefineSection(Section):
 
     @door
     def onFromThreshold(self) -> None:
-        """Take what the AOVA map shows at or above the threshold of Review."""
+        """Take what the AOVA map shows at or above the threshold of Review, in place of what no person has drawn."""
         logging.info("DiffuGTS: candidate from threshold")
         state = self.state
+        if not isOf(state.aova, state.inputVolume):
+            raise InputError(
+                _("The map is of another time point than the scan shows."),
+                hint=_("scroll back to it, or segment this one."),
+                code="time_point",
+            )
         mask = slicer.util.arrayFromVolume(state.aova) >= np.float32(state.overlayThreshold)
         if not mask.any():
             raise InputError(
                 _("Nothing lies above the threshold."), hint=_("lower the threshold under Review."), code="threshold"
             )
         self._ensureCandidate()
-        setSegmentMask(mask.astype(np.uint8), state.inputVolume, state.candidate, state.candidateSegmentId)
+        requireWritable(state.candidate)  # before anything is set aside
+        told = self._leaveUsers()
+        state.candidateSegmentId = showMask(
+            BoxedMask.of(mask),
+            state.inputVolume,
+            state.candidate,
+            _("Candidate region"),
+            RunParameters.fromNode(state).namedOrgan,
+            segmentId=state.candidateSegmentId,
+            color=CANDIDATE_COLOR,
+            algorithmType=SEMIAUTOMATIC,
+        )
+        self.tell(told)
+
+    def _leaveUsers(self) -> str:
+        """Keep a candidate that the user has drawn or judged, hidden, and return what to tell of it."""
+        state = self.state
+        where = (state.candidate, state.candidateSegmentId, state.inputVolume)
+        stored = segmentBox(*where)
+        isEmpty = stored is not None and not stored.voxels.size
+        why = "" if isEmpty else whyUsers(*where)
+        if not why:
+            return ""
+        state.candidateSegmentId = ""
+        return setAside(*where[:2], why)
 
     @door
     def onRefine(self) -> None:

@@ -19,6 +19,7 @@ from DiffuGTSSlicer.messages import failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
+from DiffuGTSSlicer.time_point import isOfShown, timePointOf
 
 TICK_MS = 40
 COUNT_MS = 150
@@ -46,6 +47,7 @@ class ReviewSection(Section):
             ("pseudo_healthy", _("Pseudo-healthy (synthetic)")),
         ]
         self._overlay = ChoiceBox(ui.overlayComboBox, overlays, self._chooseOverlay)
+        self._synthetic = ui.syntheticLabel.text
         self._shown: tuple[Any, ...] = ()
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
@@ -127,6 +129,7 @@ class ReviewSection(Section):
         for widget in (ui.sideBySideLayoutButton, *self._modes.values()):
             widget.enabled = hasScan and "pseudo_healthy" in maps
         ui.syntheticLabel.setVisible("pseudo_healthy" in maps)
+        ui.syntheticLabel.setText("\n".join(filter(None, [self._synthetic, self._otherTime()])))
         if state is None:
             self._overlay.show("none")
             self._fill(())
@@ -139,6 +142,17 @@ class ReviewSection(Section):
                 self._applyOverlay()
         if not self.logic.isRunning:
             self._measure()
+
+    def _otherTime(self) -> str:
+        """Say that the scan has moved on to another time point than the result is of, or return an empty string."""
+        state = self.state
+        if state is None or state.pseudoHealthy is None or state.resultVolume is None:
+            return ""
+        if isOfShown(state.pseudoHealthy, state.resultVolume):
+            return ""
+        return _(
+            "The scan shows another time point than this result is of: scroll back to compare, or segment this one."
+        )
 
     def _hideOthers(self) -> None:
         """Hide what was outlined in other scans: in the one under review it would look like its own.
@@ -287,11 +301,12 @@ class ReviewSection(Section):
             self.findings, self._measured = None, None
             self._fill(())
             return
-        wish = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
+        of = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
+        wish = (*of, timePointOf(state.resultVolume))
         if wish != self._measured:
             self._measured, self.findings = wish, None
             self._fill(())
-            findings = Findings(*wish, isMeasured=False)
+            findings = Findings(*of, isMeasured=False)
             self._work.add(
                 findings.update.steps(),
                 onEnd=lambda _rows: self._takeFindings(findings),

@@ -19,7 +19,8 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import worldFromNode
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
-from DiffuGTSSlicer.parameters import PAINTER_FOLDER, SynthesisParameters
+from DiffuGTSSlicer.parameters import PAINTER_FOLDER, PAINTERS, SynthesisParameters
+from DiffuGTSSlicer.result_set import isOf
 from DiffuGTSSlicer.run import CANCELLED, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
@@ -84,8 +85,11 @@ class SynthesisSection(Section):
             return _("Load a healthy scan and choose it under Inputs.")
         if state.organSegmentation is None or not state.organSegmentId:
             return failureOf("no_organ", _("There is no segment of the organ.")).text()
-        if not (state.synthesisOrgan or state.organ):
+        # A scene from elsewhere must not choose what the worker opens: names stand for files of ours, paths do not.
+        if (state.synthesisOrgan or state.organ) not in organ_names():
             return _("Choose the organ that the segment shows.")
+        if state.painter not in (*PAINTERS, PAINTER_FOLDER):
+            return _("Choose the painter again.")
         if state.painter == PAINTER_FOLDER and not setting(PAINTER_FOLDER_KEY):
             return _("Choose the folder of the trained painter.")
         return ""
@@ -250,8 +254,8 @@ class SynthesisSection(Section):
     def _show(self, run: Run) -> None:
         """Show the painted volume, beside the scan where two images stand side by side, at the largest tumor."""
         self.panel.review.stopComparing()
-        painted = run.nodes["painted"]
-        if not (slicer.mrmlScene.IsNodePresent(painted) and slicer.mrmlScene.IsNodePresent(run.scanNode)):
+        painted = run.nodes.get("painted")
+        if painted is None or not all(slicer.mrmlScene.IsNodePresent(node) for node in (painted, run.scanNode)):
             return
         if display.isCompared():
             display.setLayout("side by side", run.scanNode, painted)
@@ -284,6 +288,6 @@ def outcomeOf(result: Mapping[str, Any]) -> str:
 def newPainting(state: Any) -> dict[str, Any]:
     """Return which of the last result's nodes a synthesis must leave alone: another scan's, and what shall be kept."""
     scan = None if state.painted is None else state.painted.GetNodeReference(SCAN_ROLE)
-    if scan is not None and scan is state.inputVolume and not state.keepPainted:
+    if scan is not None and isOf(state.painted, state.inputVolume) and not state.keepPainted:
         return {}
     return {"painted": None, "paintedSegmentation": None, "paintedSegmentId": ""}

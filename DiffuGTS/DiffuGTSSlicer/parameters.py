@@ -1,6 +1,7 @@
 """What the user wishes: kept in the scene as a parameter node, handed to a run as one frozen value."""
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
-from DiffuGTSLib.text.prompts import free_prompts, organ_prompts, sentence_key
+from DiffuGTSLib.text.prompts import find_organ, free_prompts, organ_prompts, organs, sentence_key
 from DiffuGTSLib.worker.protocol import JobSpec, SynthesisSpec, Wish
 
 DEFAULT_PRESET = Wish.preset
@@ -95,7 +96,8 @@ class RunParameters(Wish):
     """One run's wish, readable without a panel: `RunParameters(organ="liver")` is a whole one.
 
     Of a job's wish it differs in that organ and sentences may both be given: the sentences are looked for, unless they
-    are the organ's own or empty, and the organ names the result. `overrides` come after all that is named below.
+    are the organ's own or empty, and the organ names the result where they speak of it, see `namedOrgan`. `overrides`
+    come after all that is named below.
 
     Attributes:
         modelFolder: A model folder of your own; empty: the preset's.
@@ -196,6 +198,24 @@ class RunParameters(Wish):
             raise PromptError(found.message, hint=found.hint, code=found.code)
         return dict(found)
 
+    @property
+    def namedOrgan(self) -> str:
+        """The organ that gives a result its name and its place; "" where the user's sentences do not speak of it.
+
+        The panel's organ stays chosen when the sentences are changed to those of a leg, say.
+        """
+        try:
+            sentences = self.jobPrompts()
+        except PromptError:
+            return ""
+        words = _wordsFor(self.organ)
+        isMeant = "organ" in sentences or any(
+            re.search(rf"\b{re.escape(word)}", sentence, re.IGNORECASE)  # "lung" also in "lungs"
+            for word in words
+            for sentence in sentences.values()
+        )
+        return self.organ if isMeant else ""
+
     def job(self, **files: str) -> JobSpec:
         """Return the job of these parameters, checked.
 
@@ -280,6 +300,11 @@ class SynthesisParameters:
             seed=node.synthesisSeed,
         )
         return cls(**{**values, **more})
+
+    @property
+    def namedOrgan(self) -> str:
+        """The organ that gives a result its name and its place."""
+        return self.organ
 
     def job(self, **more: Any) -> SynthesisSpec:
         """Return the job of these parameters.
@@ -389,6 +414,15 @@ def _areBuiltIn(organ: str, modality: str, normal: str, abnormal: str) -> bool:
         if given == (sentence_key(pair.normal), sentence_key(pair.abnormal)):
             return True
     return False
+
+
+def _wordsFor(organ: str) -> tuple[str, ...]:
+    """Return an organ's names and synonyms; of one that is not built in, its name alone."""
+    try:
+        name = find_organ(organ)
+    except PromptError:
+        return (organ,) if organ else ()
+    return (organ, name, *organs()[name])
 
 
 def _rounded(value: float | None) -> float | None:

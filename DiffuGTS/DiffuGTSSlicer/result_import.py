@@ -15,6 +15,7 @@ from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAsid
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
+from DiffuGTSSlicer.time_point import setTimePoint
 
 
 @stepwise
@@ -50,13 +51,14 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
         "residual": _("{scan} residual"),
         "painted": _("{scan} with painted tumor (synthetic)"),
     }
-    name = words[kind].format(scan=run.scanNode.GetName())
+    name = words[kind].format(scan=run.scanName)
     known = _present(getattr(run.parameters, VOLUMES[kind]))
     if known is not None:
         run.putBack.append(volumeBack(known))
     node = yield from scene.importVolume.steps(path, run.scanNode, name, node=known)
     if known is None:
         run.putBack.append(nodeGone(node))
+    setTimePoint(node, run.timePoint)
     yield None
     if kind == "aova":
         display.showAova(node, run.parameters.overlayThreshold(highestOf(node)))
@@ -69,7 +71,7 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
 
 
 def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
-    organ = run.parameters.organ
+    organ = run.parameters.namedOrgan
     nodeName, segmentName = {
         "coarse_mask": (_("{scan} candidate region"), _("Candidate region")),
         "segmentation": (_("{scan} tumor"), _("{organ} tumor")),
@@ -81,13 +83,17 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         run.candidatePeak = highestWithin(run.nodes["aova"], mask)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
     segmentId = yield from _ours(run, node, getattr(run.parameters, MASKS[kind][1]))
+    # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
+    shownOn = _present(run.nodes.get("painted")) or run.scanNode
     if node is None:
-        # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
-        shownOn = _present(run.nodes.get("painted")) or run.scanNode
-        node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanNode.GetName()))
+        node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanName))
         run.putBack.append(nodeGone(node))
     elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
         scene.markResult(node, run.scanNode)
+    setTimePoint(node, run.timePoint)
+    role = node.GetReferenceImageGeometryReferenceRole()
+    if node.GetNodeReference(role) is None:  # without it Slicer's DICOM export finds no images
+        node.SetNodeReferenceID(role, shownOn.GetID())
     run.segmentIds[kind] = scene.showMask(
         mask,
         run.scanNode,
@@ -117,9 +123,7 @@ def _ours(run: Run, node: Any, segmentId: str) -> Work[str]:
     why = yield from whyUsers.steps(node, segmentId, run.scanNode)
     if why:
         run.putBack.append(segmentBack(node, segmentId, run.scanNode))
-        before, after = segment.GetName(), setAside(node, segmentId, why)
-        words = _("'{before}' is {why}: it is kept, hidden, as '{after}'.")
-        run.notes.append(words.format(before=before, why=why, after=after))
+        run.notes.append(setAside(node, segmentId, why))
         return ""
     mask = yield from segmentBox.steps(node, segmentId, run.scanNode)
     run.putBack.append(segmentBack(node, segmentId, run.scanNode, mask))

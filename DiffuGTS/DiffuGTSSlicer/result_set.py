@@ -6,11 +6,13 @@ from typing import Any
 
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display, provenance
 from DiffuGTSSlicer.result_import import highestOf
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
+from DiffuGTSSlicer.time_point import timePointOf, timePointOfResult
 
 MAPS = {"aova": "DiffuGTS.Aova", "pseudoHealthy": "DiffuGTS.PseudoHealthy", "residual": "DiffuGTS.Residual"}
 """Name in the panel's state → reference from the segmentation."""
@@ -26,7 +28,15 @@ _RECORDED = ("segmentation", "painted_tumor")
 
 
 def completeResult(run: Run) -> None:
-    """Note on its segmentation what belongs to a run that came to its end; maps that it did not bring anew go."""
+    """Note on its segmentation what belongs to a run that came to its end; maps that it did not bring anew go.
+
+    What was deleted while the run went on is no part of it any more.
+    """
+    for kind, node in list(run.nodes.items()):
+        if not slicer.mrmlScene.IsNodePresent(node):
+            del run.nodes[kind]
+            run.segmentIds.pop(kind, None)
+            run.notes.append(_("'{name}' was deleted during the run.").format(name=node.GetName()))
     for kind, name in VOLUMES.items():
         node = getattr(run.parameters, name, None)
         if node is not None and kind not in run.nodes and slicer.mrmlScene.IsNodePresent(node) and isResult(node):
@@ -66,9 +76,15 @@ def ownLevel(run: Run) -> float | None:
     return run.parameters.overlayThreshold(highestOf(run.nodes["aova"]) if peak is None else peak)
 
 
-def isOf(node: Any, scanNode: Any) -> bool:
-    """Say whether a node may be taken for a scan: a result of it, or none of ours."""
-    return not isResult(node) or node.GetNodeReference(SCAN_ROLE) is scanNode
+def isOf(node: Any, scanNode: Any, timePoint: str | None = None) -> bool:
+    """Say whether a node may be taken for a scan: a result of it, or none of ours.
+
+    Of a sequence each time point is a scan of its own: the one that is shown, unless another is named.
+    """
+    if not isResult(node):
+        return True
+    timePoint = timePointOf(scanNode) if timePoint is None else timePoint
+    return node.GetNodeReference(SCAN_ROLE) is scanNode and timePointOfResult(node) == timePoint
 
 
 # --- In the panel's state
@@ -89,10 +105,12 @@ def hideOthers(state: Any, known: set[str]) -> None:
         state: Of the panel.
         known: IDs of what was hidden before; added to.
     """
+    shown = shownResult(state)
+    timePoint = None if shown is None else timePointOfResult(shown)
     painted = state.painted is not None and state.painted.GetNodeReference(SCAN_ROLE) is state.inputVolume
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         isPainted = painted and node is state.paintedSegmentation
-        if node.GetID() not in known and not isPainted and not isOf(node, state.resultVolume):
+        if node.GetID() not in known and not isPainted and not isOf(node, state.resultVolume, timePoint):
             known.add(node.GetID())
             display.showSegments(node, False)
 
@@ -120,8 +138,9 @@ def takeUp(state: Any) -> bool:
 
 def keepInState(state: Any, run: Run, kind: str) -> None:
     """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
-    if state.resultVolume is not run.scanNode:
-        _clear(state, [name for name in (*MAPS, *SEGMENT_OF) if not _mayStay(state, name, run.scanNode)])
+    others = [name for name in (*MAPS, *SEGMENT_OF) if not _mayStay(state, name, run.scanNode, run.timePoint)]
+    if state.resultVolume is not run.scanNode or others:
+        _clear(state, others)
         state.resultVolume, state.outcome = run.scanNode, ""
     name = VOLUMES[kind] if kind in VOLUMES else MASKS[kind][0]
     setattr(state, name, run.nodes[kind])
@@ -147,7 +166,7 @@ def goBackInState(state: Any, run: Run) -> None:
 def newResults(state: Any) -> dict[str, Any]:
     """Return which of the panel's result nodes a run must leave alone, and get successors of.
 
-    These are results of another scan, and maps and candidates that belong to another segmentation than the chosen one.
+    These are results of another scan or another time point of it, and maps and candidates that belong to another segmentation than the chosen one.
     A scan that is deleted takes the reference to it along: a result without one is none of the scan's that is there now.
     """
     new: dict[str, Any] = {}
@@ -172,9 +191,9 @@ def _clear(state: Any, names: list[str]) -> None:
             setattr(state, SEGMENT_OF[name], "")
 
 
-def _mayStay(state: Any, name: str, scanNode: Any) -> bool:
+def _mayStay(state: Any, name: str, scanNode: Any, timePoint: str | None = None) -> bool:
     node = getattr(state, name)
-    return node is None or isOf(node, scanNode)
+    return node is None or isOf(node, scanNode, timePoint)
 
 
 def _isOthers(node: Any, segmentationNode: Any) -> bool:

@@ -15,6 +15,7 @@ from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
 from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
+from DiffuGTSSlicer.time_point import nameWithTime, timePointOf
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
 """Artifact → the run parameter that holds its node."""
@@ -47,6 +48,8 @@ class Run:
             tumors and skipped instead of score and findings.
         record: The run's record, as it is kept in the scene.
         failure: Why it failed.
+        scanName: Of the scan as it was at the beginning, with its time point where it is one of a sequence.
+        timePoint: That time point, which a browser may leave while the run goes on; see `timePointOf`.
         cacheKey: What a detection depends on, as it was at the beginning.
         isHandedOver: Whether the worker has the job, or had it.
         isStopped: It was cancelled before that.
@@ -68,6 +71,7 @@ class Run:
         self.parameters = parameters
         self.isRefinement = isRefinement
         self.onEvent = onEvent or (lambda event: None)
+        self.scanName, self.timePoint = nameWithTime(scanNode), timePointOf(scanNode)
         self.state = ACTIVE
         self.nodes: dict[str, Any] = {}
         self.candidatePeak: float | None = None

@@ -36,6 +36,7 @@ from DiffuGTSSlicer.grids import (
 )
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 from DiffuGTSSlicer.terminology import terminologyEntry
+from DiffuGTSSlicer.time_point import setTimePoint, timePointOf
 
 SCAN_ROLE = "DiffuGTS.Scan"
 """Reference from a result to the scan that it belongs to."""
@@ -54,11 +55,11 @@ AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
 """How a segment came about, as DICOM calls it: Slicer exports what says nothing of it as drawn by hand."""
 
 _ORGAN_TAG = "DiffuGTS.Organ"
-_ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
+ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
 _TERMINOLOGY_TAG = slicer.vtkSegment.GetTerminologyEntryTagName()
 _STATUS_TAG = slicer.vtkSlicerSegmentationsModuleLogic.GetStatusTagName()
 WRITTEN_TAGS = (
-    DIGEST_TAG, DROPPED_TAG, _ORGAN_TAG, _ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG, _TERMINOLOGY_TAG, _STATUS_TAG,
+    DIGEST_TAG, DROPPED_TAG, _ORGAN_TAG, ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG, _TERMINOLOGY_TAG, _STATUS_TAG,
 )  # fmt: skip
 """Tags that `showMask` writes, the last two through Slicer."""
 _RESULT = "DiffuGTS.Result"
@@ -363,7 +364,7 @@ def showMask(
         segment.SetTag(_ORGAN_TAG, organ)
     segment.RemoveTag(DROPPED_TAG)
     segment.SetTag(DIGEST_TAG, mask.digest)
-    segment.SetTag(_ALGORITHM_TYPE_TAG, algorithmType)
+    segment.SetTag(ALGORITHM_TYPE_TAG, algorithmType)
     segment.SetTag(_ALGORITHM_NAME_TAG, f"DiffuGTS {__version__}")
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
@@ -387,8 +388,9 @@ def placeBeside(node: Any, scanNode: Any) -> None:
 
 
 def markResult(node: Any, scanNode: Any) -> None:
-    """Note that a node is, or holds, a result of a scan."""
+    """Note that a node is, or holds, a result of a scan, and of which time point where the scan is one of a sequence."""
     node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
+    setTimePoint(node, timePointOf(scanNode))
     node.SetAttribute(_RESULT, "1")
 
 

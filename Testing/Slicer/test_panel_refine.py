@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 import numpy as np
+import pytest
 import slicer
 import vtk
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
@@ -33,6 +34,30 @@ def test_the_candidate_comes_from_the_threshold_and_is_refined(a_panel: Opened, 
     a_panel.ui.overlayThresholdSlider.value = 1.0
     a_panel.ui.candidateFromThresholdButton.click()
     assert "above the threshold" in a_panel.ui.refineMessageLabel.text
+
+
+@pytest.mark.parametrize("why", ["edited", "completed"])
+def test_a_candidate_that_the_user_drew_or_judged_is_kept_hidden_when_one_is_drawn_from_the_map(
+    a_panel: Opened, a_coarse_scan: Any, why: str
+) -> None:
+    a_panel.segment()
+    state, logic = a_panel.state, slicer.vtkSlicerSegmentationsModuleLogic
+    node, users = state.candidate, state.candidateSegmentId
+    if why == "edited":
+        setSegmentMask(blob(GRID, (5, 5, 5), 2).T, a_coarse_scan, node, users)
+    else:
+        logic.SetSegmentStatus(node.GetSegmentation().GetSegment(users), logic.Completed)
+    mine = segmentMask(node, users, a_coarse_scan)
+    for level in (0.9, 0.8):  # what came from the map is replaced by the next from the map
+        a_panel.ui.overlayThresholdSlider.value = level
+        a_panel.ui.candidateFromThresholdButton.click()
+        expected = slicer.util.arrayFromVolume(state.aova) >= np.float32(level)
+        assert np.array_equal(segmentMask(node, state.candidateSegmentId, a_coarse_scan) > 0, expected)
+        told = f"'Candidate region' is {why}: it is kept, hidden, as 'Candidate region ({why})'."
+        assert a_panel.ui.refineMessageLabel.text == (told if level == 0.9 else "")
+    assert state.candidateSegmentId != users and node.GetSegmentation().GetNumberOfSegments() == 2
+    assert np.array_equal(segmentMask(node, users, a_coarse_scan), mine)
+    assert not node.GetDisplayNode().GetSegmentVisibility(users)
 
 
 def test_the_candidates_outline_is_hidden_when_the_tumor_is_there_and_can_be_shown(a_panel: Opened) -> None:

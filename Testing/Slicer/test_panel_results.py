@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import qt
 import slicer
+import vtk
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask
 from DiffuGTSSlicer.scene import DIGEST_TAG
+from DiffuGTSSlicer.terminology import namesPlace
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import blob, noise, scan_node
 from test_logic import nodeNames
@@ -228,6 +230,41 @@ def test_a_first_run_on_another_scan_that_is_cut_short_is_no_mixture_with_the_fi
     assert state.segmentation is None and state.pseudoHealthy is None and a_panel.ui.findingsTable.rowCount == 0
     a_panel.ui.segmentationSelector.setCurrentNode(first["segmentation"])
     assert resultOf(a_panel) == first
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "aova"])
+def test_what_is_deleted_before_the_end_of_its_run_is_no_part_of_it_and_told(a_panel: Opened, kind: str) -> None:
+    a_panel.script(*WHOLE_RUN[:-2], ["sleep", 1.0], *WHOLE_RUN[-2:])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: "segmentation" in a_panel.logic.run.nodes, 20)
+    node = a_panel.logic.run.nodes[kind]
+    name = node.GetName()
+    slicer.mrmlScene.RemoveNode(node)
+    a_panel.finish()
+    run = a_panel.logic.run
+    assert run.state == "done", a_panel.ui.messageLabel.text
+    assert kind not in run.nodes and kind not in run.segmentIds and getattr(a_panel.state, kind) is None
+    assert f"'{name}' was deleted during the run." in a_panel.ui.messageLabel.text
+    hierarchy, items = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene), vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    names = [hierarchy.GetItemName(items.GetId(index)) for index in range(items.GetNumberOfIds())]
+    assert names.count(name) <= 1, "no second item, without a node"  # the application removes the first
+
+
+def test_sentences_about_something_else_leave_the_chosen_organ_out_of_name_and_code(
+    a_panel: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(a_panel.panel.requirements, "needsTextModel", lambda _prompts: False)
+    for normal, abnormal, name, isPlaced in (
+        ("muscle of the thigh", "sarcoma of the thigh", "Unnamed tumor", False),
+        ("lung of a smoker", "lung with a nodule", "Lung tumor", True),
+    ):
+        a_panel.ui.normalPromptEdit.setPlainText(normal)
+        a_panel.ui.abnormalPromptEdit.setPlainText(abnormal)
+        a_panel.segment()
+        segment = a_panel.state.segmentation.GetSegmentation().GetSegment(a_panel.state.tumorSegmentId)
+        assert a_panel.state.organ == "lung" and segment.GetName() == name
+        assert namesPlace(segment.GetTerminology()) == isPlaced
 
 
 # --- Segments that have become the user's

@@ -106,6 +106,24 @@ def test_choices_are_words_of_the_library_and_go_both_ways(a_panel_with_an_organ
     assert state.synthesisSeed != before and ui.synthesisSeedSpinBox.value == state.synthesisSeed
 
 
+def test_a_scene_from_elsewhere_chooses_no_file_that_the_worker_opens(
+    a_panel_with_an_organ: Opened, tmp_path: Path
+) -> None:
+    panel, ui, state = a_panel_with_an_organ, a_panel_with_an_organ.ui, a_panel_with_an_organ.state
+    for name, before, words in (
+        ("painter", "handcrafted", "Choose the painter again."),
+        ("synthesisOrgan", "liver", "Choose the organ that the segment shows."),
+    ):
+        setattr(state, name, str(tmp_path / "theirs.json"))
+        assert not ui.synthesizeButton.enabled and ui.synthesizeButton.toolTip == words
+        panel.panel.synthesis.start()
+        assert panel.logic.run is None
+        setattr(state, name, before)
+        assert ui.synthesizeButton.enabled
+    state.synthesisOrgan, state.organ = "", str(tmp_path / "theirs.json")
+    assert not ui.synthesizeButton.enabled
+
+
 def test_the_folder_of_a_trained_painter_is_a_setting_of_the_computer(
     a_panel_with_an_organ: Opened, tmp_path: Path
 ) -> None:

@@ -11,16 +11,21 @@ import gui
 import numpy as np
 import pytest
 import slicer
+from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE
+from DiffuGTSSlicer.time_point import nameWithTime, timePointOf, timePointOfResult
 from DiffuGTSSlicer.worker_client import WorkerClient
+from panel_parts import GRID, Opened
 from scene_parts import OBLIQUE, matrix_of, noise, scan_node
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.volumes import read_volume
+from DiffuGTSLib.volumes import Geometry, read_volume
 from DiffuGTSLib.worker import protocol
+
+pytest_plugins = ["panel_fixtures"]
 
 SCRIPT = Path(__file__).parent / "scripted_worker.py"
 WISH = RunParameters(organ="lung", modality="CT", keepFiles=True)
@@ -36,12 +41,11 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Dif
     assert gui.spin(lambda: not logic.client.isWarm, 10)
 
 
-@pytest.fixture
-def a_sequence(a_scene: Any) -> tuple[Any, Any]:
-    """A browser at the first of two time points, and its proxy volume."""
+def sequenceOn(geometry: Geometry) -> tuple[Any, Any]:
+    """Return a browser at the first of two time points, and its proxy volume."""
     sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cine")
     for seed in range(2):
-        node = scan_node(OBLIQUE, noise(OBLIQUE, seed), f"Time {seed}")
+        node = scan_node(geometry, noise(geometry, seed), f"Time {seed}")
         sequence.SetDataNodeAtValue(node, str(seed))
         slicer.mrmlScene.RemoveNode(node)
     browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "Browser")
@@ -49,18 +53,28 @@ def a_sequence(a_scene: Any) -> tuple[Any, Any]:
     return browser, browser.GetProxyNode(sequence)
 
 
+def scroll(browser: Any, item: int) -> None:
+    browser.SetSelectedItemNumber(item)
+    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+
+
+@pytest.fixture
+def a_sequence(a_scene: Any) -> tuple[Any, Any]:
+    return sequenceOn(OBLIQUE)
+
+
 def test_the_time_point_that_is_shown_is_a_scan_and_results_belong_to_it(
     a_logic: DiffuGTSLogic, a_sequence: tuple[Any, Any]
 ) -> None:
     browser, proxy = a_sequence
-    browser.SetSelectedItemNumber(1)
-    slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+    scroll(browser, 1)
     run = a_logic.process(proxy, WISH)
     assert run.state == DONE, run.failure
     sent = read_volume(run.folder / protocol.SCAN_FILE)
     assert np.array_equal(sent.array, noise(OBLIQUE, 1)), "the second, not the first"
     for kind in ("aova", "segmentation"):
-        assert proxy.GetName() in run.nodes[kind].GetName()
+        assert run.nodes[kind].GetName().startswith("Cine [time=1s] ")
+        assert timePointOfResult(run.nodes[kind]) == "1"
         assert run.nodes[kind].GetNodeReference(SCAN_ROLE) is proxy
     assert np.array_equal(matrix_of(run.nodes["aova"]), matrix_of(proxy))
     run.parameters = RunParameters()
@@ -74,13 +88,58 @@ def test_a_browser_that_plays_on_during_the_run_changes_nothing_of_it(
 
     def play(event: dict[str, Any]) -> None:
         if event["event"] == "imported":
-            browser.SetSelectedItemNumber(1)
-            slicer.modules.sequences.logic().UpdateProxyNodesFromSequences(browser)
+            scroll(browser, 1)
 
     run = a_logic.process(proxy, RunParameters(organ="lung", modality="CT"), onEvent=play)
     assert run.state == DONE, run.failure
     assert set(run.nodes) == {"aova", "segmentation"}
+    for node in run.nodes.values():
+        assert timePointOfResult(node) == "0" and "[time=0s]" in node.GetName(), "what was segmented, not what is shown"
     assert a_logic.process(proxy, RunParameters(organ="lung", modality="CT")).cacheKey != run.cacheKey
+
+
+def test_after_scrolling_the_change_is_left_open_and_a_run_makes_a_result_of_its_own(a_panel: Opened) -> None:
+    browser, proxy = sequenceOn(GRID)
+    state, ui = a_panel.state, a_panel.ui
+    ui.inputSelector.setCurrentNode(proxy)
+    a_panel.segment()
+    first = {name: getattr(state, name) for name in ("aova", "pseudoHealthy", "residual", "candidate", "segmentation")}
+    mask = segmentMask(state.segmentation, state.tumorSegmentId, proxy)
+    change = ui.findingsTable.item(0, 5).text()
+    assert change != "–" and "time point" not in ui.syntheticLabel.text
+
+    scroll(browser, 1)
+    a_panel.panel.refresh()
+    a_panel.settle()
+    assert ui.findingsTable.item(0, 5).text() == "–" and ui.findingsTable.item(0, 3).text() != "–"
+    assert "another time point" in ui.syntheticLabel.text
+    assert first["segmentation"].GetDisplayNode().GetVisibility(), "it is still under review"
+    ui.candidateFromThresholdButton.click()
+    assert "another time point" in ui.refineMessageLabel.text and state.candidate is first["candidate"]
+
+    a_panel.segment()
+    for name, node in first.items():
+        assert getattr(state, name) is not node and slicer.mrmlScene.IsNodePresent(node), name
+    assert state.segmentation.GetName() == "Cine [time=1s] tumor" and ui.findingsTable.item(0, 5).text() != "–"
+    assert np.array_equal(segmentMask(first["segmentation"], "", proxy), mask)
+    assert not first["segmentation"].GetDisplayNode().GetVisibility()
+
+    scroll(browser, 0)
+    ui.segmentationSelector.setCurrentNode(first["segmentation"])
+    a_panel.settle()
+    assert ui.findingsTable.item(0, 5).text() == change and "time point" not in ui.syntheticLabel.text
+    a_panel.segment()
+    assert all(getattr(state, name) is node for name, node in first.items()), "the same time point is the same scan"
+
+
+def test_a_name_says_the_time_point_once(a_sequence: tuple[Any, Any]) -> None:
+    browser, proxy = a_sequence
+    assert nameWithTime(proxy) == "Cine [time=0s]"
+    browser.SetOverwriteProxyName(browser.GetMasterSequenceNode(), True)
+    scroll(browser, 1)
+    assert nameWithTime(proxy) == proxy.GetName() == "Cine [time=1s]"
+    still = scan_node(OBLIQUE, noise(OBLIQUE), "Still")
+    assert (nameWithTime(still), timePointOf(still), timePointOf(None)) == ("Still", "", "")
 
 
 def test_what_has_many_values_a_voxel_is_refused_with_a_way_out(a_logic: DiffuGTSLogic) -> None:
