@@ -40,11 +40,11 @@ class DicomCheck:
 
 def checkForDicom(segmentationNode: Any) -> DicomCheck:
     """Look at hierarchy, reference, transforms and terminology of a segmentation; nothing is changed."""
-    scan = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
-    scan = scan or segmentationNode.GetNodeReference(SCAN_ROLE)
+    referred = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    scan = referred or segmentationNode.GetNodeReference(SCAN_ROLE)
     filled = {} if scan is None else _filledSegments(segmentationNode, scan)
     hidden = [segment.GetName() for each, segment in filled.items() if not isSegmentShown(segmentationNode, each)]
-    missing = [*_hierarchyGaps(segmentationNode, scan), *_referenceGaps(segmentationNode, scan)]
+    missing = [*_hierarchyGaps(segmentationNode, scan), *_referenceGaps(segmentationNode, referred)]
     if not filled:
         missing.append(_("No segment holds anything: there is nothing to export."))
     unnamed = [segment.GetName() for segment in filled.values() if not _namesType(segment.GetTerminology())]
@@ -81,9 +81,20 @@ def _referenceGaps(segmentationNode: Any, scan: Any) -> list[str]:
                 "'{scan}' was not loaded from DICOM, so that there are no images to refer to. Load it with the DICOM module."
             ).format(scan=scan.GetName())
         )
+    elif absent := _absentImages(scan):
+        words = _("Slicer's DICOM database lacks {count} images of '{scan}'. Import its series in the DICOM module.")
+        gaps.append(words.format(count=absent, scan=scan.GetName()))
     if segmentationNode.GetParentTransformNode() is not None:
         gaps.append(_("The segmentation lies under a transform. Harden it in the Transforms module, on a copy."))
     return gaps
+
+
+def _absentImages(scan: Any) -> int:
+    """Return how many images of a scan the export will not find; 0 where there is no database to ask."""
+    database = getattr(slicer, "dicomDatabase", None)
+    if database is None:
+        return 0
+    return sum(not database.fileForInstance(uid) for uid in scan.GetAttribute(INSTANCES).split())
 
 
 def _filledSegments(segmentationNode: Any, scan: Any) -> dict[str, Any]:

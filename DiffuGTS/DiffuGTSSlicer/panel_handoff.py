@@ -12,6 +12,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.dicom_check import checkForDicom
 from DiffuGTSSlicer.findings_table import STATISTICS_ROLE, findingsTable, showTable, tableOf
+from DiffuGTSSlicer.ownership import markEdited
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import DICOM, SEGMENT_EDITOR, SEGMENT_STATISTICS, absence, openSegmentEditor
 from DiffuGTSSlicer.result_set import shownResult
@@ -118,6 +119,7 @@ class HandOffSection(Section):
                 _("This cannot become a DICOM segmentation yet:\n{points}").format(points=check.text()), code="dicom"
             )
         self.tell(check.text())
+        markEdited(self.state.segmentation, self.state.resultVolume)
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         dialog = slicer.qSlicerDICOMExportDialog(None)
         dialog.setMRMLScene(slicer.mrmlScene)

@@ -90,6 +90,34 @@ def test_a_segmentation_that_refers_to_no_scan(a_segmentation: Any) -> None:
     assert "refers to no scan" in words and "nothing to export" in words
 
 
+def test_a_segmentation_that_only_we_know_the_scan_of(a_segmentation: Any) -> None:
+    a_segmentation.SetNodeReferenceID(a_segmentation.GetReferenceImageGeometryReferenceRole(), None)
+    assert a_segmentation.GetNodeReference(scene.SCAN_ROLE) is not None
+    [words] = checkForDicom(a_segmentation).missing
+    assert "refers to no scan" in words
+
+
+class Database:
+    """Answers as Slicer's DICOM database: a file's path, or an empty string."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = known
+
+    def fileForInstance(self, uid: str) -> str:
+        """Return where an image lies."""
+        return f"/dicom/{uid}.dcm" if uid in self.known else ""
+
+
+def test_images_that_the_database_does_not_hold_are_counted(
+    a_segmentation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slicer, "dicomDatabase", Database("1.2.3", "1.2.4"), raising=False)
+    assert checkForDicom(a_segmentation).missing == ()
+    monkeypatch.setattr(slicer, "dicomDatabase", Database("1.2.3"))
+    [words] = checkForDicom(a_segmentation).missing
+    assert words.startswith("Slicer's DICOM database lacks 1 images of 'Scan'.") and "Import its series" in words
+
+
 def test_a_segmentation_under_a_transform(a_segmentation: Any) -> None:
     under(a_segmentation, linear_transform(rigid((0, 0, 10), (0, 0, 0))))
     [words] = checkForDicom(a_segmentation).missing

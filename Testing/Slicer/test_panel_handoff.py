@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qt
 import slicer
 import vtk
 from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
@@ -223,8 +224,44 @@ def test_without_the_plugin_for_segmentations_the_export_says_so(
 
 
 def test_the_export_opens_at_the_result_alone_when_nothing_is_missing(
-    a_panel: Opened, a_coarse_scan: Any, the_modules_of_the_application: list[str], monkeypatch: pytest.MonkeyPatch
+    a_panel: Opened, a_coarse_scan: Any, opened_exports: list[int], the_modules_of_the_application: list[str]
 ) -> None:
+    a_panel.segment()
+    under_a_study(a_coarse_scan, a_panel.state.segmentation)
+    a_coarse_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    a_panel.ui.exportDicomButton.click()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    assert [hierarchy.GetItemDataNode(item) for item in opened_exports] == [a_panel.state.segmentation]
+    assert "Still a draft" in a_panel.ui.handoffMessageLabel.text, "advice is told, and stops nothing"
+    assert algorithmType(a_panel) == "AUTOMATIC"
+
+
+def test_a_segment_of_the_users_own_becomes_exportable_and_what_a_person_changed_says_so(
+    a_panel: Opened, a_coarse_scan: Any, opened_exports: list[int], the_modules_of_the_application: list[str]
+) -> None:
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+    own.CreateDefaultDisplayNodes()
+    a_panel.ui.segmentationSelector.setCurrentNode(own)
+    a_panel.segment()
+    assert a_panel.state.segmentation is own
+    under_a_study(a_coarse_scan, own)
+    a_coarse_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
+    a_panel.ui.findingsTable.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    a_panel.ui.exportDicomButton.click()
+    assert len(opened_exports) == 1, a_panel.ui.handoffMessageLabel.text
+    assert algorithmType(a_panel) == "SEMIAUTOMATIC"
+
+
+def algorithmType(panel: Opened) -> str:
+    """Return what DICOM will say of how the tumor was outlined."""
+    told = vtk.reference("")
+    segment = panel.state.segmentation.GetSegmentation().GetSegment(panel.state.tumorSegmentId)
+    return str(told) if segment.GetTag("DICOM.SegmentAlgorithmType", told) else ""
+
+
+@pytest.fixture
+def opened_exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The items at which Slicer's export dialog was opened."""
     opened: list[int] = []
 
     class Dialog:
@@ -238,13 +275,7 @@ def test_the_export_opens_at_the_result_alone_when_nothing_is_missing(
             opened.append(item)
 
     monkeypatch.setattr(slicer, "qSlicerDICOMExportDialog", Dialog, raising=False)
-    a_panel.segment()
-    under_a_study(a_coarse_scan, a_panel.state.segmentation)
-    a_coarse_scan.SetAttribute("DICOM.instanceUIDs", "1.2.3")
-    a_panel.ui.exportDicomButton.click()
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    assert [hierarchy.GetItemDataNode(item) for item in opened] == [a_panel.state.segmentation]
-    assert "Still a draft" in a_panel.ui.handoffMessageLabel.text, "advice is told, and stops nothing"
+    return opened
 
 
 @needs_slicer_source
