@@ -3,6 +3,9 @@
 logic = DiffuGTSLogic()
 run = logic.process(scanNode, RunParameters(organ="lung"))
 run.nodes["segmentation"]
+logic.cleanup()
+
+The worker stays warm for the next run of the same logic, and ends with `cleanup` or with the logic itself.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +75,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self._adopt(client)
         self._steps = StepQueue()
         self._session: Path | None = None
+        self._removeSession: Callable[[], Any] = lambda: None
         self._cacheKey: tuple[Any, ...] | None = None
 
     def getParameterNode(self) -> DiffuGTSParameterNode:
@@ -83,11 +88,12 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self._client is None:
             self._client = WorkerClient()
             self._adopt(self._client)
+            # Qt keeps a client for good; a logic of one line in a script must leave no worker behind.
+            weakref.finalize(self, self._client.close).atexit = False
         return self._client
 
     def _adopt(self, client: WorkerClient) -> None:
-        client.onEvent = self._takeEvent
-        client.onLog, client.onState = self._tellLine, self._tellState
+        client.tellWeakly(self._takeEvent, self._tellLine, self._tellState)
 
     def _tellLine(self, line: str) -> None:
         self.onLog(line)
@@ -163,7 +169,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         Args:
             scans: Scalar volumes, or files that are loaded when their turn comes.
-            parameters: What to look for, in all of them.
+            parameters: What to look for, in all of them; an organ segment holds for scans of its own patient only.
             onCase: Told each case whose status changes.
             onDone: Told the batch when all is over.
 
@@ -232,9 +238,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def forget(self) -> None:
         """Remove what was kept for a refinement."""
         self._cacheKey = None
-        if self._session is not None:
-            shutil.rmtree(self._session, ignore_errors=True)
-            self._session = None
+        self._removeSession()
+        self._session = None
 
     def leaveScene(self) -> None:
         """Forget what was of a scene that is closed: what a refinement re-uses, the batch, and the run where it is over."""
@@ -406,6 +411,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             return
         if self._session is None:
             self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
+            self._removeSession = weakref.finalize(self, shutil.rmtree, self._session, ignore_errors=True)
         shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
         self._cacheKey = run.cacheKey
 

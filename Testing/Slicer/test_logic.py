@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import re
 import shutil
 import time
@@ -31,6 +33,7 @@ from DiffuGTSLib.errors import ConfigError, DiffuGTSError, GeometryError, InputE
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker import protocol
 
+SCRIPT = Path(__file__).parent / "scripted_worker.py"
 TINY = RunParameters(organ="lung", modality="CT", preset="tiny", device="cpu", allowUntrained=True)
 ALL = {"aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation"}
 
@@ -249,7 +252,7 @@ def test_a_killed_worker_is_a_clear_failure_and_the_next_run_works(a_small_scan:
     assert gui.spin(lambda: a_logic.progress.stage == "repaint", 120)
     killTree(a_logic.client.processId)
     assert gui.spin(lambda: run.isOver, 10)
-    assert run.state == FAILED and run.failure.code == "crashed" and run.failure.nextStep
+    assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     assert jobFolders() == []
     assert a_logic.process(a_small_scan, tiny()).state == DONE
 
@@ -293,6 +296,29 @@ def test_cleanup_ends_worker_and_files(a_small_scan: Any, a_qt_application: Any)
     assert gui.spin(lambda: not isAlive(worker), 5)
     assert jobFolders() == []
     assert gui.spin(lambda: run.isOver, 5)
+
+
+def test_logics_of_one_line_leave_neither_worker_nor_file(
+    a_small_scan: Any, a_qt_application: Any, tmp_path: Path
+) -> None:
+    steps = tmp_path / "steps.json"
+    steps.write_text(json.dumps([["artifact", "aova"], ["artifact", "segmentation"], ["cache"], ["done"]]))
+    workers = []
+
+    def logic() -> DiffuGTSLogic:
+        made = DiffuGTSLogic()
+        made.client.arguments = [str(SCRIPT), "", str(steps)]
+        made.onState = lambda _state, client=made.client: workers.append(client.processId)
+        return made
+
+    assert logic().process(a_small_scan, TINY).state == DONE
+    assert [case.status for case in logic().processMany([a_small_scan], TINY).cases] == [DONE]
+    begun = logic().process(a_small_scan, TINY, waitForCompletion=False)
+    assert gui.spin(lambda: begun.isOver, 30) and begun.state == DONE
+    gc.collect()
+    assert len(set(workers) - {0}) == 3
+    assert gui.spin(lambda: not any(isAlive(each) for each in set(workers) - {0}), 10)
+    assert jobFolders() == []
 
 
 def test_untrained_networks_are_refused_in_words(a_small_scan: Any, a_logic: DiffuGTSLogic) -> None:
@@ -366,6 +392,18 @@ def test_built_in_sentences_are_sent_as_their_organ_and_others_as_they_are() -> 
     assert written.jobPrompts() == {"organ": "lung"}
     own = RunParameters(organ="lung", normal="lung", abnormal="lung nodule")
     assert own.jobPrompts() == {"normal": "lung", "abnormal": "lung nodule"}
+
+
+def test_an_organ_names_what_is_found_where_the_sentences_speak_of_it() -> None:
+    own = RunParameters(organ="Pulmonary", modality="CT")
+    assert own.namedOrgan == "Pulmonary"
+    for normal, abnormal in (("Lungs of a smoker", "Smoker with a nodule"), ("A chest", "Pulmonary nodule")):
+        assert replace(own, normal=normal, abnormal=abnormal).namedOrgan == "Pulmonary"
+    thigh = {"normal": "muscle of the thigh", "abnormal": "sarcoma of the thigh"}
+    assert replace(own, **thigh).namedOrgan == "" == RunParameters(**thigh).namedOrgan
+    assert RunParameters(organ="thigh", **thigh).namedOrgan == "thigh", "also one that is not built in"
+    assert RunParameters(organ="soft tissue", **thigh).namedOrgan == "soft tissue", "by a synonym"
+    assert replace(own, normal="no lung", abnormal="lung nodule").namedOrgan == "", "no run will take these"
 
 
 def test_the_wish_becomes_overrides_of_the_library() -> None:

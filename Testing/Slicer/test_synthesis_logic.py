@@ -310,7 +310,7 @@ def test_a_killed_worker_is_a_clear_failure_and_a_closed_scene_drops_the_run(
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     killTree(a_logic.client.processId)
     assert gui.spin(lambda: run.isOver, 10)
-    assert run.state == FAILED and run.failure.code == "crashed" and run.failure.nextStep
+    assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     slicer.mrmlScene.Clear(0)
