@@ -127,7 +127,7 @@ def fail(_folder: Path, code: str, message: str, hint: str) -> bool:
 
 
 def cache(folder: Path) -> None:
-    """Leave what a refinement would re-use."""
+    """Leave what a refinement would take up."""
     (folder / protocol.CACHE_FILE).write_bytes(b"found out")
 
 
