@@ -182,7 +182,7 @@ def write_protocol(path: Path, cases: Sequence[Case], description: str, **header
     Raises:
         StorageError: If it cannot be written.
     """
-    content = {"format": 1, "description": description, **header, "cases": [_row(case) for case in cases]}
+    content = {"format": 1, "description": description, **header, "cases": [row_of(case) for case in cases]}
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -328,7 +328,7 @@ def _hu_range(words: str) -> tuple[float, float]:
     return low, high
 
 
-def _row(case: Case) -> dict[str, Any]:
+def row_of(case: Case) -> dict[str, Any]:
     """Return a case as JSON, without what is as by default."""
     row = {}
     for known in fields(Case):

@@ -55,7 +55,7 @@ def train(
         typer.Option(
             "--preset",
             help="Of aova, residual and thresholds: the networks, grid and windows of a preset. Default: the run's own "
-            "networks.",
+            "networks, and of residual and thresholds the preset of the run's head.",
         ),
     ] = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: the recipe's own.")] = None,

@@ -27,8 +27,8 @@ from DiffuGTSLib.training.distributed import rank
 from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_start import started
-from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
-from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides, require_as_begun
+from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_by_split, validation_windows
+from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
 from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
@@ -97,7 +97,7 @@ class HeadTraining:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.options: HeadOptions = job.options
-        self.scans = {split: scans_for(self.options, loaded, split) for split, loaded in job.scans.items()}
+        self.scans, self._held_out = scans_by_split(self.options, job.scans)
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
         looked_through = ("autoencoder", "denoiser") if self.options.denoiser_timestep else ("autoencoder",)
         self.frozen = networks_sha256(job.base / name for name in looked_through)
@@ -177,6 +177,11 @@ class HeadTraining:
         ]  # fmt: skip
         windows = self.windows[self.phases[-1].name]
         kept = f"the best {options.watch} is kept" if options.watch else "the last weights are kept"
+        if self._held_out:
+            lines.append(
+                "validation: none of its scans is without a tumor; held out of training for it: "
+                + ", ".join(self._held_out)
+            )
         lines.append(f"validation: {len(windows)} windows, {sum(w.abnormal for w in windows)} abnormal; {kept}")
         for line in lines:
             self.job.report(f"aova: {line}")
@@ -184,16 +189,17 @@ class HeadTraining:
 
 def train_head(job: Job) -> None:
     """Train the head into the run's model folder, beside the frozen networks that it belongs to."""
-    _require_as_begun(job)
+    job.require_as_begun("aova", RECORD)  # before anything is encoded
     training = HeadTraining(job)
     _write_record(job, training)
     training.tell()
-    before = ""
+    before = formerly = ""
     for phase in training.phases:
         with training.recipe(phase, training.options.workers) as recipe:
-            outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen)
+            outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen, formerly)
             _tell_end(job, phase, outcome)
-        before = f"{phase.plan.iterations} iterations of {phase.name}"
+        before = f"the weights after {outcome.best_iteration} iterations of {phase.name}"
+        formerly = f"{phase.plan.iterations} iterations of {phase.name}"
     job.save("aova", training.head)
     folder = job.output / "model"
     config = replace(job.config, backbone=replace(job.config.backbone, folder=str(folder)))
@@ -204,17 +210,28 @@ def train_head(job: Job) -> None:
 
 
 def rehearse_head(job: Job) -> None:
-    """Say what training would learn from, how long it takes and what memory it needs, measured on two iterations."""
+    """Say what training would learn from, how long it takes and what memory it needs, measured on two iterations.
+
+    Raises:
+        ConfigError: As `train_head`, where it would not go on with what is there.
+    """
+    job.require_as_begun("aova", RECORD)
     training = HeadTraining(job)
     training.tell()
+    left = _left(job, training)
+    if not any(left.values()):
+        job.report("aova: nothing is left to do")
+        return
     total, features = 0.0, 0
     for phase in training.phases:
         with training.recipe(phase, 0) as recipe:
             seconds = min(rehearse(recipe, phase.plan))
-        total += seconds * phase.plan.iterations
+        total += seconds * left[phase.name]
+        done = phase.plan.iterations - left[phase.name]
         job.report(
-            f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, {seconds:.2f} s each "
-            f"(the faster of 2), {duration(seconds * phase.plan.iterations)}"
+            f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, "
+            + (f"{done} of them done, " if done else "")
+            + f"{seconds:.2f} s each (the faster of 2), {duration(seconds * left[phase.name])}"
         )
         first = training.windows[phase.name][0]
         eyes = training.eyes(first.spacing_mm, first.modality)
@@ -228,11 +245,15 @@ def rehearse_head(job: Job) -> None:
     job.report(f"aova: memory: {known}, and {kept_gb:.1f} GB of main memory for the validation's features")
 
 
-def _require_as_begun(job: Job) -> None:
-    """Refuse another choice before anything is encoded."""
-    path = job.output / "aova" / RECORD
-    if path.is_file():
-        require_as_begun(path.parent, read_json(path), job.begun(job.plan.seed))
+def _left(job: Job, training: HeadTraining) -> dict[str, int]:
+    """Return how many iterations each phase has to go; all of them after one that goes on, since it grows from that."""
+    left: dict[str, int] = {}
+    for phase in training.phases:
+        grows = any(left.values())
+        left[phase.name] = (
+            phase.plan.iterations if grows else job.left(f"aova/{phase.name}", phase.plan, training.frozen)
+        )
+    return left
 
 
 def _write_record(job: Job, training: HeadTraining) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +13,33 @@ from DiffuGTSLib.training.data import Crop, TrainingScan
 from DiffuGTSLib.training.head_options import HeadOptions
 
 _FIXED_DRAW = 5
+_HELD_OUT = 0.1
 _PAINTED_WINDOWS = 8
 _PAINTED_ALONE = 24
+
+
+def scans_by_split(
+    options: HeadOptions, scans: Mapping[str, Sequence[TrainingScan]]
+) -> tuple[dict[str, list[TrainingScan]], list[str]]:
+    """Return the scans of training and validation that a mode may look at, and who was held out of training to validate.
+
+    Splits are drawn without a look at who has a tumor, and few scans of a data set have none: where label-free training
+    has no scan to validate with, a tenth of its patients is held out of training, at least one.
+
+    Raises:
+        InputError: As `scans_for`.
+    """
+    train = scans_for(options, scans["train"], "train")
+    patients = sorted({scan.case.patient for scan in train})
+    validation_free = any(not scan.tumor.any() for scan in scans["validation"])
+    if options.mode != "label-free" or validation_free or len(patients) < 2:
+        return {"train": train, "validation": scans_for(options, scans["validation"], "validation")}, []
+    drawn = np.random.default_rng(_FIXED_DRAW).permutation(len(patients))
+    held_out = sorted(patients[index] for index in drawn[: max(1, round(len(patients) * _HELD_OUT))])
+    return {
+        "train": [scan for scan in train if scan.case.patient not in held_out],
+        "validation": [scan for scan in train if scan.case.patient in held_out],
+    }, held_out
 
 
 def scans_for(options: HeadOptions, scans: Sequence[TrainingScan], split: str) -> list[TrainingScan]:
@@ -32,10 +57,15 @@ def scans_for(options: HeadOptions, scans: Sequence[TrainingScan], split: str) -
         kept = list(scans)
     learns = split == "train" and options.mixture.real > 0
     if not kept or (options.mode == "seen" and learns and not any(scan.tumor.any() for scan in kept)):
-        wanted = "a scan without an outlined tumor" if options.mode == "label-free" else "an outlined tumor"
+        label_free = options.mode == "label-free"
+        wanted = "a scan without an outlined tumor" if label_free else "an outlined tumor"
+        other = (
+            "add scans without a tumor to the protocol; where it outlines further organs, `diffugts data split PROTOCOL "
+            "--kind label-free -o DIR` withholds the tumors and learns from those"
+        )
         raise InputError(
             f"mode={options.mode} needs {wanted}; none of {len(scans)} scans of the split '{split}' has that.",
-            hint="choose another mode, or another protocol: diffugts data split PROTOCOL --kind label-free -o DIR.",
+            hint=f"choose another mode, or {other if label_free else 'another protocol'}.",
             code="mode",
         )
     return kept

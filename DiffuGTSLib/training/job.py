@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
@@ -17,13 +20,13 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
-from DiffuGTSLib.protocol import MODALITIES
+from DiffuGTSLib.protocol import MODALITIES, row_of
 from DiffuGTSLib.storage import make_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all
 from DiffuGTSLib.training.model_folder import adopt
-from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, train
+from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, read_state, train
 
 Report = Callable[[str], None]
 
@@ -73,6 +76,7 @@ class Job:
         folder: str,
         grown_from: str = "",
         frozen: Mapping[str, str] | None = None,
+        formerly: str = "",
     ) -> Outcome:
         """Train a recipe in a folder of the run, going on from its checkpoint.
 
@@ -82,12 +86,13 @@ class Job:
             folder: Below the run's.
             grown_from: What it grows from beside the choices, as the phase before; from another one it is begun anew.
             frozen: The networks that it is trained on, as `networks_sha256` says; on others it is begun anew.
+            formerly: What an earlier version said instead of `grown_from`.
 
         Raises:
-            ConfigError: If the checkpoint was begun with other choices.
+            ConfigError: If the checkpoint was begun with other choices, or has had more iterations than the plan.
         """
         name = Path(folder).name
-        self._begin(self.output / folder, plan.seed, {"grown_from": grown_from, "frozen": dict(frozen or {})})
+        self._begin(self.output / folder, plan, {"grown_from": grown_from, "frozen": dict(frozen or {})}, formerly)
 
         def progress(done: int, total: int, row: dict[str, float]) -> None:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
@@ -97,22 +102,57 @@ class Job:
 
     def begun(self, seed: int) -> dict[str, Any]:
         """Return what a part is begun with, and goes on with."""
-        options, plain = {} if self.options is None else asdict(self.options), self.config.to_dict()
+        options = {} if self.options is None else asdict(self.options)
         named = {split: [scan.case.name for scan in loaded] for split, loaded in self.scans.items()}
         cases = named if self.listed is None else {split: list(names) for split, names in self.listed.items()}
         return {
             "options": options, "preset": self.config.preset, "cases": cases.get("train", []),
             "validation": cases.get("validation", []), "seed": seed,
-            "config": {
-                stage: {key: value for key, value in plain[stage].items() if key != "folder"} for stage in STAGES
-            },
+            **{f"{name}_sha256": self.labels_sha256.get(split, "") for split, name in _SPLITS.items()},
+            "config": learned_with(self.config),
         }  # fmt: skip
 
-    def _begin(self, folder: Path, seed: int, grown: Mapping[str, Any]) -> None:
+    @functools.cached_property
+    def labels_sha256(self) -> dict[str, str]:
+        """What stands for each split's outlines, see `labels_sha256`."""
+        return {split: labels_sha256(loaded) for split, loaded in self.scans.items()}
+
+    def require_as_begun(self, folder: str, record: str = "") -> None:
+        """Refuse now what `run` in a folder would refuse: other choices than it was begun with.
+
+        Args:
+            folder: Below the run's.
+            record: File in it with what was begun; "" takes that beside the checkpoint.
+
+        Raises:
+            ConfigError: As `require_as_begun`.
+        """
+        path = self.output / folder / (record or BEGUN)
+        if path.is_file():
+            require_as_begun(path.parent, read_json(path), self.begun(self.plan.seed))
+
+    def left(self, folder: str, plan: TrainingPlan, frozen: Mapping[str, str]) -> int:
+        """Return how many iterations a part has still to go, if what it grows from stays as it is.
+
+        Raises:
+            ConfigError: If it has had more than the plan's.
+            WeightsError: If the checkpoint is damaged.
+        """
+        state, record = self.output / folder / "state.pt", self.output / folder / BEGUN
+        begun = read_json(record) if record.is_file() else {}
+        if not state.is_file() or _why_anew(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
+            return plan.iterations
+        kept = _checkpoint(state, plan)
+        early = 0 < plan.patience <= kept.get("best", {}).get("waited", 0)
+        return 0 if early else plan.iterations - int(kept["iteration"])
+
+    def _begin(self, folder: Path, plan: TrainingPlan, grown: Mapping[str, Any], formerly: str) -> None:
         state, record = folder / "state.pt", folder / BEGUN
-        now = {**self.begun(seed), **grown}
+        now = {**self.begun(plan.seed), **grown}
         if state.is_file() and record.is_file():
             begun = read_json(record)
+            if formerly and begun.get("grown_from") == formerly:
+                begun = {**begun, "grown_from": grown["grown_from"]}
             require_as_begun(folder, begun, now)
             if why := _why_anew(begun, now):
                 self.report(f"{folder.name}: begun anew, since {why}")
@@ -120,6 +160,8 @@ class Job:
                 if rank() == 0:
                     for left in (state, folder / "log.csv"):
                         left.unlink(missing_ok=True)
+            else:
+                _checkpoint(state, plan)
         wait_for_all()
         if rank() == 0:
             make_folder(folder)
@@ -162,10 +204,18 @@ MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "j
 """Options that a run may go on with in another value: they change how it is run, or begin anew what they change (`Job.run`)."""
 
 
+_SPLITS = {"train": "cases", "validation": "validation"}
+"""Splits, and what a record calls them."""
 _SAME = {
-    "preset": "preset", "cases": "set of training scans", "validation": "set of validation scans", "seed": "seed",
+    "preset": "another preset", "cases": "another set of training scans",
+    "validation": "another set of validation scans", "seed": "another seed",
 }  # fmt: skip
-"""What stays the same, in words."""
+"""What stays the same; what it was otherwise, in words."""
+_SAME_LABELS = {
+    "cases_sha256": "other organs or outlines in its training scans",
+    "validation_sha256": "other organs or outlines in its validation scans",
+}
+"""Likewise, on the same grid."""
 
 
 def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -177,8 +227,8 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         now: As it says it now.
 
     Raises:
-        ConfigError: If an option, the preset or a key of it, the scans or the seed is another one, or an option is no more;
-            or an earlier version did not say which scans it was begun with.
+        ConfigError: If an option, the preset or a key of it, the scans, their outlines or the seed is another one, or an option
+            is no more; or an earlier version did not say which scans it was begun with.
     """
     hint = "choose another --output, or go on with the same choices."
     for name, value in now["options"].items():
@@ -190,9 +240,7 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         raise ConfigError(f"{folder} was begun by an earlier version, with {gone[0]}, which is no more.", hint=hint)
     if begun.get("cases") == [] != now["cases"]:
         raise ConfigError(f"{folder} was begun by an earlier version, which did not say with which scans.", hint=hint)
-    for name, words in _SAME.items():
-        if begun.get(name, now[name]) != now[name]:
-            raise ConfigError(f"{folder} was begun with another {words}.", hint=hint)
+    _require_same(_SAME, folder, begun, now, hint)
     for stage, values in now["config"].items():
         for key, value in values.items():
             known = begun.get("config", {}).get(stage, {}).get(key, value)
@@ -200,6 +248,21 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
                 raise ConfigError(
                     f"{folder} was begun with {stage}.{key}={known}, not {stage}.{key}={value}.", hint=hint
                 )
+    _require_same(_SAME_LABELS, folder, begun, now, hint)
+
+
+def _require_same(
+    same: Mapping[str, str], folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str
+) -> None:
+    for name, words in same.items():
+        if begun.get(name, now[name]) != now[name]:
+            raise ConfigError(f"{folder} was begun with {words}.", hint=hint)
+
+
+def learned_with(config: Config) -> dict[str, Any]:
+    """Return what of a configuration decides what is learned: see `STAGES`."""
+    plain = config.to_dict()
+    return {stage: {key: value for key, value in plain[stage].items() if key != "folder"} for stage in STAGES}
 
 
 def overrides(config: Config) -> list[str]:
@@ -217,6 +280,38 @@ def overrides(config: Config) -> list[str]:
 def networks_sha256(folders: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of the weights of some networks, by the names of their folders."""
     return {folder.name: sha256(folder / WEIGHTS_FILE) for folder in folders}
+
+
+_TOLD_ELSEWHERE = ("name", "patient", "split", "image", "tumor", "labels", "organ_files", "contrast")
+"""Of a case what changes nothing of what is learned from it: names, and paths of files whose masks are looked at."""
+
+
+def labels_sha256(scans: Iterable[TrainingScan]) -> str:
+    """Return what stands for all that is said and outlined of some scans: another digest where a label was mended."""
+    digest = hashlib.sha256()
+    for scan in scans:
+        said = {key: value for key, value in row_of(scan.case).items() if key not in _TOLD_ELSEWHERE}
+        digest.update(json.dumps(said, sort_keys=True).encode())
+        for name, mask in (("tumor", scan.tumor), ("healthy", scan.healthy), *sorted(scan.organs.items())):
+            digest.update(f"{name} {mask.shape}".encode())
+            digest.update(np.packbits(mask).data)
+    return digest.hexdigest()
+
+
+def _checkpoint(path: Path, plan: TrainingPlan) -> dict[str, Any]:
+    """Return a checkpoint that a plan may go on with.
+
+    Raises:
+        ConfigError: If it has had more iterations than the plan's.
+        WeightsError: If it is damaged.
+    """
+    state = read_state(path, torch.device("cpu"))
+    if state["iteration"] > plan.iterations:
+        raise ConfigError(
+            f"{path.parent} has had {state['iteration']} iterations already; it would now have {plan.iterations}.",
+            hint="ask for as many --iterations as before or more, or choose another --output.",
+        )
+    return state
 
 
 def _why_anew(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:

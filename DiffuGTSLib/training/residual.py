@@ -122,6 +122,7 @@ def train_residual(job: Job) -> None:
     """Make twins, learn from them, and say how each way of refining does on windows that were not learned from."""
     options: ResidualOptions = job.options
     folder = job.output / "residual"
+    job.require_as_begun("residual/projection")  # before the long part
     own = job.output / "model"
     base = own if (own / "aova").is_dir() else job.base
     config = replace(
@@ -134,7 +135,8 @@ def train_residual(job: Job) -> None:
     side = options.window_voxels or config.backbone.window_voxels
     learned, judged = _draws(job, side)
 
-    drawn_from = f"{side} {[scan.case.name for each in job.scans.values() for scan in each]}"
+    names = [scan.case.name for each in job.scans.values() for scan in each]
+    drawn_from = f"{side} {names} {list(job.labels_sha256.values())}"
 
     def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
         candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)

@@ -9,6 +9,7 @@ is done; `RUN/<part>/` holds the log and the checkpoint.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import record_training
@@ -30,7 +31,9 @@ from DiffuGTSLib.training.data import load_split
 from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_run import PART as HEAD
-from DiffuGTSLib.training.job import Job, Part, Report, networks_sha256
+from DiffuGTSLib.training.head_run import RECORD as HEAD_RECORD
+from DiffuGTSLib.training.job import Job, Part, Report, learned_with, networks_sha256
+from DiffuGTSLib.training.job import overrides as differences
 from DiffuGTSLib.training.model_folder import looks_through_denoiser, model_of, require_same_networks, write_index
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
@@ -72,7 +75,8 @@ def train_part(
             `DiffuGTSLib.training.cases`.
         data: Folder that the protocol's paths start from.
         output: Run folder.
-        preset: Train on the networks, the grid and the windows of this preset; None on those of the run, as `mini`.
+        preset: Train on the networks, the grid and the windows of this preset; None on those of the run, as `mini`, and
+            what follows the head as the head was trained.
         iterations: Optimizer steps; None takes the part's own number.
         precision: "float32" or "bfloat16"; see `TrainingPlan`.
         seed: Of weights and draws.
@@ -84,8 +88,8 @@ def train_part(
 
     Raises:
         InputError: Unknown part, or a protocol without the splits or the tissue that are needed.
-        ConfigError: Unknown device, precision, preset or option, or no iterations; or a preset for a part that is always
-            `mini`'s.
+        ConfigError: Unknown device, precision, preset or option, or no iterations; a preset for a part that is always
+            `mini`'s, or another one than the head's for what follows it.
         WeightsError: If the autoencoder is missing, or the run's is another than the preset's, or a checkpoint belongs
             to another network.
         StorageError: If the run folder cannot be written to.
@@ -143,12 +147,48 @@ def _chosen_networks(
             f"{part} is always trained as a part of mini: it has no preset and none of its keys.",
             hint=f"a preset may be named for {', '.join(name for name, known in PARTS.items() if known.on_preset)}.",
         )
-    config = load_config(preset or "mini", overrides=overrides)
+    follows = chosen.after is not None and chosen.after[0] == "aova"
+    config = (_as_head if follows else _plain)(preset, overrides, output)
     if not chosen.on_preset or (preset is None and not config.backbone.folder):
         return config, None
     networks = model_of(config.backbone)
     require_same_networks(networks, output / "model")
     return config, networks
+
+
+def _plain(preset: str | None, overrides: list[str], _output: Path) -> Config:
+    return load_config(preset or "mini", overrides=overrides)
+
+
+def _as_head(preset: str | None, overrides: list[str], output: Path) -> Config:
+    """Return the configuration of what looks at scans as the run's head does: with the head's preset, grid, windows and text.
+
+    Raises:
+        ConfigError: If another preset is named, or the same one with other keys that nobody asked for.
+    """
+    record = output / "aova" / HEAD_RECORD
+    if not record.is_file():
+        return _plain(preset, overrides, output)
+    begun = read_json(record)
+    name = begun.get("preset", "mini")
+    known = load_config(name, overrides=[]).to_dict()
+    kept = [
+        f"{stage}.{key}={json.dumps(value)}"
+        for stage, values in begun.get("config", {}).items()
+        for key, value in values.items()
+        if key in known.get(stage, {})
+    ]
+    own = load_config(name, overrides=[*kept, *overrides])
+    if preset is None:
+        return own
+    asked = _plain(preset, overrides, output)
+    if preset != name or learned_with(asked) != learned_with(own):
+        words = " ".join([f"--preset {name}", *(f"--set {shlex.quote(word)}" for word in differences(own))])
+        raise ConfigError(
+            f"The head in {output} was trained with {words}, not with {' '.join([f'--preset {preset}', *overrides])}.",
+            hint="leave --preset away: what follows the head takes its preset and keys.",
+        )
+    return asked
 
 
 def _tell(part: str, job: Job) -> None:
@@ -163,6 +203,9 @@ def _tell(part: str, job: Job) -> None:
     if job.options is not None:
         words = (f"{name} {'-' if value == '' else value}" for name, value in asdict(job.options).items())
         job.report(f"{part}: {', '.join(words)}")
+    differs = differences(job.config)
+    if PARTS[part].on_preset and (differs or job.config.preset != "mini"):
+        job.report(f"{part}: {', '.join([f'preset {job.config.preset}', *differs])}")
     if job.networks is not None:
         job.report(f"{part}: on the networks in {job.networks}")
 
@@ -211,13 +254,15 @@ def _train_denoiser(job: Job) -> None:
         )
     autoencoder = job.load_autoencoder()
     backbone = job.config.backbone
+    options: DenoiserOptions = job.options
     latents = {
-        split: cache_latents(loaded, autoencoder, backbone.window_voxels, backbone.overlap)
+        split: cache_latents(
+            loaded, autoencoder, backbone.window_voxels, backbone.overlap, mirror=options.mirror and split == "train"
+        )
         for split, loaded in job.scans.items()
     }
     cells = sum(scan.healthy.sum() for scan in latents["train"])
     job.report(f"denoiser: {cells:.0f} healthy latent cells to learn from")
-    options: DenoiserOptions = job.options
     unet = started_denoiser(Path(options.start), job.base) if options.start else MaisiUNet(**MINI_UNET)
     unet.to(job.device)
     recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], backbone.class_label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from layouts import write_msd
-from mini_data import mini_config, shared_run, tiny_autoencoder, tiny_networks, write_protocol
+from mini_data import GRID, mini_config, shared_run, tiny_autoencoder, tiny_networks, write_case, write_protocol
 from model_store_parts import tiny_networks as published_networks
+from phantoms import ct_phantom
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import DDPM_SCHEDULER
@@ -145,6 +147,29 @@ def test_training_stops_when_the_figure_stands_still_and_says_so(a_protocol: Pat
         assert len(list(csv.DictReader(file))) == 2
     lines = train_aova(a_protocol, a_run, {**options, "patience": 3}, iterations=12)
     assert "stopped after 4 of 9" in next(line for line in lines if "phase_1: stopped" in line), "with more it goes on"
+    assert not any("begun anew" in line for line in lines), "from the same weights of phase 1"
+    lines = train_aova(a_protocol, a_run, {**options, "patience": 0}, iterations=12)
+    assert "phase_2: begun anew, since it had grown from the weights after 1 iterations of phase_1" in lines
+
+
+def test_fewer_iterations_do_not_throw_away_what_is_done_and_a_dry_run_says_what_is_left(
+    a_protocol: Path, a_run: Path
+) -> None:
+    train_aova(a_protocol, a_run, {}, iterations=8)
+    before = {path: path.read_bytes() for path in a_run.glob("aova/*/state.pt")}
+    for dry_run in (False, True):
+        with pytest.raises(ConfigError, match="phase_1 has had 6 iterations already; it would now have 3"):
+            train_aova(a_protocol, a_run, {}, iterations=4, dry_run=dry_run)
+        with pytest.raises(ConfigError, match="was begun with mode=mixture, not mode=seen"):
+            train_aova(a_protocol, a_run, {"mode": "seen"}, iterations=8, dry_run=dry_run)
+    assert {path: path.read_bytes() for path in a_run.glob("aova/*/state.pt")} == before
+    lines = train_aova(a_protocol, a_run, {}, iterations=8, dry_run=True)
+    assert lines[-1] == "aova: nothing is left to do"
+    said = "\n".join(train_aova(a_protocol, a_run, {}, iterations=12, dry_run=True))
+    assert "phase_1: 9 iterations on windows of 24³, 6 of them done, " in said
+    assert re.search(r"phase_2: 3 iterations on windows of 32³, [\d.]+ s each", said), (
+        "it will grow from another phase 1"
+    )
 
 
 def test_a_mode_leaves_out_what_it_may_not_see_and_says_so(a_protocol: Path, a_run: Path) -> None:
@@ -311,6 +336,32 @@ def test_a_dry_run_tells_windows_losses_time_and_memory_and_writes_nothing(a_pro
     assert "aova: phase_1: 3000 iterations on windows of 24³" in said and "aova: phase_2: 1000 iterations" in said
     assert "in all, validations not counted" in said and "GB of main memory for the validation's features" in said
     assert sorted(a_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("Spleen", {"0": "background", "1": "spleen"}), ("BTCV", {"1": "spleen", "2": "left kidney", "3": "liver"})],
+)
+def test_a_data_set_without_tumors_trains_a_head_label_free(
+    a_run: Path, tmp_path: Path, name: str, labels: dict[str, str]
+) -> None:
+    data = write_msd(tmp_path / name, 3, name=name, labels=labels)
+    said = "\n".join(train_aova(None, a_run, {"mode": "label-free"}, data=data, dry_run=True))
+    assert "train: 2 scans of 2 patients" in said and "validation: 1 scans of 1 patients" in said
+    assert "aova: phase_1: " in said and "held out" not in said
+
+
+def test_label_free_training_holds_patients_out_where_the_validation_has_none_without_a_tumor(
+    a_run: Path, tmp_path: Path
+) -> None:
+    rows = [write_case(tmp_path, "sick", ct_phantom(GRID, noise_hu=10), "validation")]
+    for number in range(2):
+        phantom = ct_phantom(GRID, noise_hu=10, seed=number + 1)
+        rows.append(write_case(tmp_path, f"healthy_{number}", phantom, "train", tumor=""))
+    protocol = write_protocol(tmp_path / "p.json", rows)
+    said = train_aova(protocol, a_run, {"mode": "label-free"}, dry_run=True)
+    (line,) = [line for line in said if "held out of training for it: patient of healthy_" in line]
+    assert line.count("patient of") == 1
 
 
 @pytest.fixture

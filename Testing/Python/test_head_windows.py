@@ -14,7 +14,13 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.head_options import HeadOptions
-from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_for, validation_windows
+from DiffuGTSLib.training.head_windows import (
+    in_words,
+    require_judges,
+    scans_by_split,
+    scans_for,
+    validation_windows,
+)
 
 SIDE = 32
 
@@ -86,6 +92,26 @@ def test_a_mode_without_what_it_learns_from_is_refused(two_scans: list[TrainingS
     with pytest.raises(InputError, match="mode=seen needs an outlined tumor; none of 1 scans of the split 'train'"):
         scans_for(HeadOptions(mode="seen"), [healthy], "train")
     assert scans_for(HeadOptions(mode="seen"), [healthy], "validation") == [healthy]
+
+
+def test_where_no_scan_without_a_tumor_is_left_to_validate_with_patients_are_held_out(
+    two_scans: list[TrainingScan],
+) -> None:
+    sick, healthy = two_scans
+    many = [replace(healthy, case=replace(healthy.case, name=f"{n}", patient=f"p{n // 2:02}")) for n in range(40)]
+    options = HeadOptions(mode="label-free")
+    kept, held_out = scans_by_split(options, {"train": [sick, *many], "validation": [sick]})
+    assert len(held_out) == 2, "a tenth of 20 patients"
+    assert {scan.case.patient for scan in kept["validation"]} == set(held_out) and len(kept["validation"]) == 4
+    assert len(kept["train"]) == 36 and not set(held_out) & {scan.case.patient for scan in kept["train"]}
+    again = scans_by_split(options, {"train": [*many[::-1], sick], "validation": [sick]})[1]
+    assert again == held_out, "the same in every run, in whatever order"
+    kept, held_out = scans_by_split(options, {"train": many, "validation": [sick, healthy]})
+    assert held_out == [] and kept == {"train": many, "validation": [healthy]}
+    assert scans_by_split(HeadOptions(), {"train": many, "validation": [sick]})[0]["validation"] == [sick]
+    with pytest.raises(InputError, match="none of 1 scans of the split 'validation'") as caught:
+        scans_by_split(options, {"train": [healthy], "validation": [sick]})
+    assert "add scans without a tumor" in caught.value.hint
 
 
 def test_seen_is_judged_by_real_tumors_and_healthy_windows(two_scans: list[TrainingScan]) -> None:

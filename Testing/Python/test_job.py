@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from mini_data import GRID, training_scan, write_case
+from phantoms import ct_phantom
 from test_trainer import LineRecipe
 
 from DiffuGTSLib.config import load_config
@@ -95,6 +97,47 @@ def test_a_run_that_does_not_say_its_cases_is_not_gone_on_with(tmp_path: Path) -
     with pytest.raises(ConfigError, match="begun by an earlier version, which did not say with which scans") as caught:
         trained(a_job(tmp_path))
     assert "choose another --output" in caught.value.hint
+
+
+@pytest.mark.parametrize(("split", "words"), [("train", "training"), ("validation", "validation")])
+def test_a_run_does_not_go_on_with_other_outlines_of_its_scans(tmp_path: Path, split: str, words: str) -> None:
+    scan = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "train"))
+    moved = replace(scan, case=replace(scan.case, image="elsewhere/ct.nii.gz", contrast="portal"))
+    mended = [
+        replace(scan, tumor=scan.tumor & (scan.scan.image > scan.scan.image[scan.tumor].min())),
+        replace(scan, case=replace(scan.case, unmarked_near={"liver": 5.0})),
+    ]
+    begun = a_job(tmp_path, scans={"train": [scan], "validation": [scan]}, listed=None)
+    trained(begun)
+    assert trained(replace(begun, scans={**begun.scans, split: [moved]})) == "", "a file's place teaches nothing"
+    for other in mended:
+        with pytest.raises(ConfigError, match=f"begun with other organs or outlines in its {words} scans") as caught:
+            trained(replace(begun, scans={**begun.scans, split: [other]}))
+        assert "another --output" in caught.value.hint
+    record = tmp_path / "line" / "begun.json"
+    earlier = {key: value for key, value in json.loads(record.read_text()).items() if not key.endswith("_sha256")}
+    record.write_text(json.dumps(earlier))
+    assert trained(replace(begun, scans={**begun.scans, split: [mended[0]]})) == "", "an earlier version did not say it"
+
+
+def test_fewer_iterations_than_there_are_done_are_refused(tmp_path: Path) -> None:
+    job = a_job(tmp_path)
+    trained(job)
+    with pytest.raises(ConfigError, match="line has had 2 iterations already; it would now have 1") as caught:
+        job.run(LineRecipe(), TrainingPlan(1), "line")
+    assert "--iterations" in caught.value.hint
+    with pytest.raises(ConfigError, match="has had 2 iterations"):
+        job.left("line", TrainingPlan(1), {})
+    assert [job.left("line", TrainingPlan(count), {}) for count in (2, 5)] == [0, 3]
+    assert job.left("another", TrainingPlan(5), {}) == 5
+
+
+def test_what_an_earlier_version_called_its_origin_is_the_same_origin(tmp_path: Path) -> None:
+    trained(a_job(tmp_path), grown_from="9 iterations of phase_1")
+    now: dict[str, Any] = {"grown_from": "the weights after 2 iterations of phase_1"}
+    assert trained(a_job(tmp_path), **now, formerly="9 iterations of phase_1") == ""
+    assert trained(a_job(tmp_path), **now) == "", "and is called so from now on"
+    assert "begun anew, since it had grown from the weights after 2" in trained(a_job(tmp_path), grown_from="others")
 
 
 def test_a_key_of_the_preset_is_part_of_what_a_run_was_begun_with(tmp_path: Path) -> None:

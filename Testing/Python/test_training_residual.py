@@ -22,6 +22,7 @@ from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.training.residual import ResidualOptions, ResidualRecipe, compare
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.twins import CandidateDraw, TwinnedWindow, keep_twins, make_twins
+from DiffuGTSLib.volumes import read_volume, write_volume
 
 
 def train_residual(run: Path, windows: int = 3) -> list[str]:
@@ -99,6 +100,24 @@ def test_twins_that_were_kept_are_not_made_again(a_run: Path) -> None:
     train_residual(a_run, windows=4)
     assert len(before) == 3 and [path.stat().st_mtime_ns for path in kept] == before
     assert len(list((a_run / "residual" / "train").iterdir())) == 4
+
+
+def test_mended_outlines_are_refused_before_twins_are_made_and_make_them_anew_where_nothing_was_begun(
+    a_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(a_run, run)
+    mask = run / "data" / "ct_1" / "tumor.nii.gz"
+    tumor = read_volume(mask)
+    write_volume(tumor.with_array(np.roll(tumor.array, 1, axis=0)), mask)
+    kept = sorted((run / "residual" / "train").iterdir())[:3]
+    before = [path.stat().st_mtime_ns for path in kept]
+    with pytest.raises(ConfigError, match="other organs or outlines in its training scans"):
+        train_residual(run)
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    shutil.rmtree(run / "residual" / "projection")
+    train_residual(run)
+    assert not set(before) & {path.stat().st_mtime_ns for path in kept}
 
 
 def test_twins_of_another_seed_or_a_damaged_file_are_made_again(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from layouts import write_msd
 from mini_data import GRID, mini_config, shared_run, tiny_networks, write_case
 from phantoms import ct_phantom
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training import run
+from DiffuGTSLib.training.job import learned_with
 from DiffuGTSLib.training.run import train_part
 
 
@@ -154,7 +156,7 @@ def test_a_part_goes_on_where_it_stopped(a_run: Path, a_protocol: Path, tmp_path
     assert [line.split(":")[0] for line in lines if line.startswith("phase_")] == [
         "phase_1 3/3", "phase_2", "phase_2 2/2",
     ]  # fmt: skip
-    assert "phase_2: begun anew, since it had grown from 1 iterations of phase_1" in lines
+    assert "phase_2: begun anew, since it had grown from the weights after 1 iterations of phase_1" in lines
     assert torch.load(output / "aova" / "phase_2" / "state.pt", weights_only=True)["iteration"] == 2
     assert verify_checksums(output / "model")["aova/diffusion_pytorch_model.safetensors"] != before
 
@@ -257,6 +259,30 @@ def test_a_preset_is_for_the_head_alone(a_protocol: Path, tmp_path: Path) -> Non
         assert "a preset may be named for aova" in caught.value.hint
     with pytest.raises(ConfigError, match="Unknown preset 'maisi-tc'"):
         trained("aova", a_protocol, tmp_path, preset="maisi-tc")
+
+
+@pytest.mark.parametrize("part", ["thresholds", "residual"])
+def test_what_follows_the_head_takes_its_preset_and_its_grid(tmp_path: Path, part: str) -> None:
+    data, output = write_msd(tmp_path / "Task03_Liver", 4), tmp_path / "run"
+    words = ["canonical.spacing_mm=4.0", "backbone.window_voxels=32", "text.encoder=minilm"]
+    head = {"preset": "maisi-ct-ddpm", "config": learned_with(load_config("maisi-ct-ddpm", overrides=words))}
+    (output / "aova").mkdir(parents=True)
+    (output / "aova" / "head.json").write_text(json.dumps(head))
+    wishes: dict[str, Any] = {"protocol_path": None, "data": data, "output": output, "device": "cpu", "dry_run": True}
+    if part == "thresholds":
+        wishes["options"] = {"painted": "1", "healthy": "0", "absent": "0", "side": "32"}
+    lines: list[str] = []
+    train_part(part, report=lines.append, **wishes)
+    assert f"{part}: preset maisi-ct-ddpm, {', '.join(words)}" in lines
+    wishes["options"] = {**wishes.get("options", {}), "backbone.window_voxels": "48"}
+    train_part(part, report=lines.append, **wishes)
+    assert f"{part}: preset maisi-ct-ddpm, {', '.join(words).replace('32', '48')}" in lines, "what is asked for holds"
+    for other in ("mini", "maisi-ct-ddpm"):
+        with pytest.raises(
+            ConfigError, match="was trained with --preset maisi-ct-ddpm --set canonical.spacing"
+        ) as caught:
+            train_part(part, preset=other, **wishes)
+        assert "leave --preset away" in caught.value.hint
 
 
 def test_an_unknown_part_is_refused(a_protocol: Path, tmp_path: Path) -> None:
