@@ -51,6 +51,27 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
 
 
+def require_name(path: Path) -> None:
+    """Refuse a path that is no text: SimpleITK would end the whole process, and a record could not hold it.
+
+    Raises:
+        InputError: If it, or a folder above it, has bytes in its name that are not UTF-8 (code "name").
+    """
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{shown(path)}: its name, or that of a folder above it, is not UTF-8.",
+            hint="rename it, with plain letters.",
+            code="name",
+        ) from None
+
+
+def shown(text: Path | str) -> str:
+    """Return a path, or words about one, as they can be printed and written, whatever bytes the name is of."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -83,10 +104,12 @@ def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, na
             even with `force`.
 
     Raises:
-        InputError: If it holds files already, and `force` is off; or one of `names` that is not ours (code "exists").
+        InputError: If it holds files already, and `force` is off; or one of `names` that is not ours (code "exists"); or
+            as `require_name`.
         StorageError: If it is a file, nothing can be created there, or another run is just moving its result in.
     """
     folder = Path(folder)
+    require_name(folder)
     try:
         if names:
             mend_folder(folder, mark, names)
@@ -248,11 +271,12 @@ def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
         for source, target in moves:
             if source.is_dir():
                 raise StorageError(f"Cannot replace {source}: it is a folder.", hint="move or rename that folder.")
+            done.append((source, target))  # first: a signal may come as soon as it is moved
             os.replace(source, target)
-            done.append((source, target))
     except BaseException:
         for source, target in reversed(done):
-            os.replace(target, source)
+            if target.exists() and not source.exists():
+                os.replace(target, source)
         raise
 
 

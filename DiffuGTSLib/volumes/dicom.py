@@ -14,9 +14,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.storage import require_name
 from DiffuGTSLib.volumes.dicom_damage import damaged_slices
 
 SCAN_MODALITIES = ("CT", "MR")
+NO_SCANS = ("no_scan", "single_slice")
+"""Codes of what an archive holds beside scans: segmentations, reports and scouts."""
 GAP_TOLERANCE = 0.05
 """How far a slice may lie from its even place, as a share of the slice distance."""
 DRIFT_TOLERANCE_MM = 0.1
@@ -65,6 +68,7 @@ class Series:
 
 def list_series(folder: Path) -> list[Series]:
     """Return every DICOM series whose files lie directly in a folder; what is no DICOM image is passed over."""
+    require_name(folder)
     found = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
@@ -112,16 +116,20 @@ def ordered_slices(series: Series) -> list[Slice]:
 
     Raises:
         InputError: If a file holds several frames, or colors.
-        GeometryError: If slices are missing, uneven, repeated, tilted, of several orientations or grids.
+        GeometryError: If slices are missing, uneven, repeated, tilted, of several orientations or grids, or if there is only
+            one (code "single_slice"), as of a scout.
     """
     slices = [_slice(file) for file in series.files]
     try:
         return _in_order(slices)
     except GeometryError as error:
-        raise GeometryError(f"{Path(series.files[0]).parent}: {error.message}", hint=error.hint) from None
+        raise GeometryError(
+            f"{Path(series.files[0]).parent}: {error.message}", hint=error.hint, code=error.code
+        ) from None
 
 
 def _header(file: str) -> sitk.ImageFileReader:
+    require_name(Path(file))
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(file)
@@ -171,7 +179,9 @@ def _in_order(slices: list[Slice]) -> list[Slice]:
     first = slices[0]
     if len(slices) < 2:
         raise GeometryError(
-            f"{first.name} is a single slice; expected a series of at least 2.", hint="pass the whole series."
+            f"{first.name} is a single slice; expected a series of at least 2.",
+            hint="pass the whole series.",
+            code="single_slice",
         )
     for other in slices[1:]:
         if other.grid != first.grid:

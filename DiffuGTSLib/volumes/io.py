@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import require_name, whole_file
 from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, the_scan
 from DiffuGTSLib.volumes.intact import require_intact
 from DiffuGTSLib.volumes.volume import ORTHOGONALITY_TOLERANCE, Geometry, Volume, require_same_grid
@@ -77,15 +77,11 @@ def read_geometry(path: Path | str) -> Geometry:
         GeometryError: As `read_volume`.
     """
     path = Path(path)
-    if not path.exists():
-        raise _missing(path)
-    if not path.is_dir():
+    with _reading(path):
+        if path.is_dir():
+            return _stacked(ordered_slices(the_scan(path)))
         _require_suffix(path, READ_SUFFIXES)
-    try:
-        with _quiet():
-            return _stacked(ordered_slices(the_scan(path))) if path.is_dir() else _geometry(_header(path), path)
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
+        return _geometry(_header(path), path)
 
 
 def source_files(path: Path) -> list[Path]:
@@ -96,15 +92,8 @@ def source_files(path: Path) -> list[Path]:
     Raises:
         InputError: If it is not there (code "missing"), or a folder is no one series.
     """
-    if not path.exists():
-        raise _missing(path)
-    if not path.is_dir():
-        return [path]
-    try:
-        with _quiet():
-            return [Path(each.file) for each in ordered_slices(the_scan(path))]
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
+    with _reading(path):
+        return [Path(each.file) for each in ordered_slices(the_scan(path))] if path.is_dir() else [path]
 
 
 def read_series(series: Series) -> Volume:
@@ -115,11 +104,8 @@ def read_series(series: Series) -> Volume:
         GeometryError: If the slices do not make a box.
     """
     folder = Path(series.files[0]).parent
-    try:
-        with _quiet():
-            image = _read_series(series)
-    except RuntimeError as error:
-        raise _unreadable(folder, error) from error
+    with _reading(folder):
+        image = _read_series(series)
     voxels = np.transpose(sitk.GetArrayViewFromImage(image))
     return Volume(voxels.astype(np.float32), _geometry(image, folder), series.modality)
 
@@ -221,23 +207,32 @@ def write_segmentation(mask: Volume, path: Path | str, segment_name: str, color:
 
 def _read(path: Path) -> tuple[sitk.Image, str | None]:
     """Return a 3D image of one value a voxel, and the modality where the file states it."""
-    if not path.exists():
-        raise _missing(path)
-    modality = None
+    with _reading(path):
+        if path.is_dir():
+            series = the_scan(path)
+            return _read_series(series), series.modality
+        _require_suffix(path, READ_SUFFIXES)
+        require_intact(path)
+        return _read_file(path), None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse a path that is not there or cannot be read, whatever says so and in whichever of its files."""
     try:
+        require_name(path)
+        if not path.exists():
+            raise _missing(path)
         with _quiet():
-            if path.is_dir():
-                series = the_scan(path)
-                image, modality = _read_series(series), series.modality
-            else:
-                _require_suffix(path, READ_SUFFIXES)
-                require_intact(path)
-                image = _read_file(path)
+            yield
     except RuntimeError as error:
         raise _unreadable(path, error) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.", code="unreadable") from error
-    return image, modality
+        raise InputError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}.",
+            hint="check that you may read it, and its disk.",
+            code="unreadable",
+        ) from error
 
 
 def _read_series(series: Series) -> sitk.Image:
@@ -374,6 +369,7 @@ def _image(volume: Volume) -> sitk.Image:
 
 def _write(image: sitk.Image, path: Path, known: tuple[str, ...], compressed: bool = True) -> None:
     """Write and check what arrived on the disk before the file gets its name."""
+    require_name(path)
     _require_suffix(path, known)
     with whole_file(path) as temporary:
         try:

@@ -144,8 +144,11 @@ def test_several_sizes_in_one_series_are_refused(tmp_path: Path, a_small_ct: Vol
 def test_a_single_slice_is_refused(tmp_path: Path, a_small_ct: Volume) -> None:
     for file in write_dicom(a_small_ct, tmp_path)[1:]:
         file.unlink()
-    with pytest.raises(GeometryError, match=r"s1_007\.dcm is a single slice; expected a series of at least 2"):
+    with pytest.raises(
+        GeometryError, match=r"s1_007\.dcm is a single slice; expected a series of at least 2"
+    ) as caught:
         read_volume(tmp_path)
+    assert caught.value.code == "single_slice"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.storage import mend_folder, new_folder, require_folder_for, sha256, whole_file, whole_folder
+from DiffuGTSLib.storage import (
+    mend_folder,
+    new_folder,
+    require_folder_for,
+    require_name,
+    sha256,
+    shown,
+    whole_file,
+    whole_folder,
+)
 
 
 @pytest.fixture
@@ -142,6 +151,40 @@ def killed(folder: Path, after: int, earlier: bool = True) -> Path:
     os.waitpid(pid, 0)
     (left,) = folder.glob(".diffugts-*")
     return left
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_signal_right_after_a_move_loses_nothing_of_the_earlier_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    for name in ("a", "b", "record"):
+        (tmp_path / name).write_text("earlier")
+    real, moved = os.replace, iter(range(after))
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if next(moved, None) is None:
+            monkeypatch.setattr(os, "replace", real)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path, NAMES) as staging:
+        for name in NAMES:
+            (staging / name).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("a", "b", "record"), "earlier"
+    )
+
+
+def test_a_name_that_is_no_text_is_refused_and_shown_nevertheless(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"M\xfcller")
+    for path in (odd, odd / "scan.nii"):
+        with pytest.raises(InputError, match="is not UTF-8") as caught:
+            require_name(path)
+        assert caught.value.code == "name" and shown(caught.value.message) == caught.value.message
+    with pytest.raises(InputError, match="is not UTF-8"):
+        require_folder_for(odd, "record", False, "")
+    require_name(tmp_path / "Müller")
 
 
 def aged(staging: Path, seconds: float) -> None:
