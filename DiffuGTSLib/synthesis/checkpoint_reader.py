@@ -90,6 +90,9 @@ class Storage:
     def __init__(self, dtype: str, width: int, key: str, count: int) -> None:
         self.dtype, self.width, self.key, self.count = dtype, width, key, count
 
+    def __setstate__(self, state: Any) -> None:
+        """Stay as it was when its tensors were checked against it."""
+
 
 class TensorRecord:
     """A tensor as torch's pickle describes it: a view of a storage.
@@ -104,8 +107,7 @@ class TensorRecord:
             raise Refusal("it holds a tensor without a proper storage, shape or strides", "fetch the file again.")
         self.storage, self.offset = storage, int(offset)
         self.shape, self.strides = tuple(shape), tuple(strides)
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        if self.count and last >= storage.count:
+        if self.reach > storage.count:
             raise Refusal("a tensor of it reaches beyond its storage", "fetch the file again; it was altered.")
 
     def __setstate__(self, state: Any) -> None:
@@ -118,6 +120,12 @@ class TensorRecord:
         for side in self.shape:
             total *= side
         return total
+
+    @property
+    def reach(self) -> int:
+        """How many numbers of its storage it needs: up to its last one."""
+        steps = ((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+        return self.offset + sum(steps) + 1 if self.count else 0
 
     @property
     def contiguous(self) -> bool:
@@ -152,6 +160,9 @@ class StorageType:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 class ScalarType:
@@ -284,7 +295,7 @@ class Archive:
             self._last = (key, self.read(f"data/{key}"))
         raw = self._last[1]
         width = tensor.storage.width
-        if len(raw) < tensor.storage.count * width:
+        if len(raw) < max(tensor.storage.count, tensor.reach) * width:
             raise Refusal(f"its record data/{key} is too short", "download it again.")
         if tensor.contiguous:
             return raw[tensor.offset * width : (tensor.offset + tensor.count) * width]

@@ -211,6 +211,32 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(
         reader.TensorRecord(a_storage(), offset, shape, strides)
 
 
+def test_a_storage_that_is_shrunk_after_its_tensor_was_checked_is_not_read_beyond(tmp_path: Path) -> None:
+    """A pickle may set the state of what it built: here the claimed thousand numbers of the storage become one."""
+
+    def text(word: str) -> bytes:
+        return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+    def number(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(1000) + b"tQq\x01"
+    view = number(0) + number(50) + number(2) + b"\x86" + number(1) + number(60) + b"\x86\x89}t"
+    shrunk = b"h\x01}" + text("count") + number(1) + b"sb0"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + view + b"R" + shrunk
+    raw = b"\x80\x02}" + text("g") + b"}" + text("w") + tensor + b"ss."
+    path = a_zip(tmp_path / "a.pt", raw, **{"data/0": struct.pack("<f", 1.0)})
+    assert read(path)[1]["groups"] == {"g": {"w": ["F32", [50, 2]]}}
+    assert "record data/0 is too short" in refused(path, "g", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("made", [reader.Storage("F32", 4, "0", 4), reader.StorageType("FloatStorage")])
+def test_what_stands_for_a_storage_takes_no_state(made: Any) -> None:
+    before = dict(vars(made))
+    made.__setstate__({"count": 1, "name": "LongStorage"})
+    assert vars(made) == before
+
+
 @pytest.mark.parametrize(("offset", "shape"), [(-1, (2,)), (0, (-2,)), (0, (2.0,)), (True, (2,))])
 def test_a_tensor_without_proper_numbers_is_refused(offset: int, shape: tuple[int, ...]) -> None:
     with pytest.raises(reader.Refusal, match="without a proper storage"):
