@@ -245,7 +245,7 @@ def _verdict(case: dict[str, Any]) -> str:
     said = f"results apart by {max(apart):.1e} at most, {case['tolerance']:.0e} allowed" if apart else "other windows"
     same = f"{size}: the same work takes {_times(theirs, ours)}; {said}."
     boxed = whole(case["ways"][OURS]["stages"], "decode box")
-    return f"{same} With the lesion's surroundings alone decoded, as the pipeline does: {_times(theirs, boxed)}.\n"
+    return f"{same} With the lesion's surroundings of 48 mm alone decoded: {_times(theirs, boxed)}.\n"
 
 
 def _times(theirs: dict[str, float], ours: dict[str, float]) -> str:

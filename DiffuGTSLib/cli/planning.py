@@ -100,7 +100,7 @@ def show_plan(plan: Plan) -> None:
     OUT.print(
         Text(
             f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
-            f"again), memory for one that fills the scan.{beside}{'.' if beside else ''}",
+            f"again, or less), memory for one that fills the scan.{beside}{'.' if beside else ''}",
             style="dim",
         ),
         soft_wrap=True,

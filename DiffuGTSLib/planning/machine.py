@@ -7,6 +7,7 @@ one small window of the very network.
 
 import copy
 import math
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -29,11 +30,14 @@ BASE_BYTES = {"cpu": 0.8 * GB, "cuda": 0.6 * GB}
 """Before any network: torch, MONAI and their companions in the process; CUDA's context and libraries on the card."""
 
 PEAK_TFLOPS = {
-    "h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0, "l40": 181.0, "l4": 121.0, "a10": 125.0,
-    "a6000": 155.0, "a5000": 111.0, "a4000": 77.0, "rtx 6000 ada": 364.0,
+    "gh200": 989.0, "h200": 989.0, "h100": 989.0, "h100 nvl": 835.0, "h100 pcie": 756.0, "a100": 312.0, "l40s": 362.0,
+    "l40": 181.0, "l4": 121.0, "a10": 125.0, "a6000": 155.0, "a5000": 111.0, "a4000": 77.0, "rtx 6000 ada": 364.0,
     "4090": 165.0, "4080": 97.0, "4070": 58.0, "4060": 30.0, "3090": 71.0, "3080": 60.0, "3070": 41.0, "3060": 26.0,
 }  # fmt: skip
-"""Dense bfloat16 with float32 accumulation, 10^12 operations a second, of the vendor's data sheets; by part of the name."""
+"""Dense bfloat16 with float32 accumulation, 10^12 operations a second, of the vendor's data sheets; by words of the name."""
+
+_LESS_THAN_ITS_NAME = re.compile(r"\b(laptop|mobile|max-q|mig)\b")
+"""In the name of a card that is slower than the one it is named after, and of a part of one."""
 
 SHARE_OF_PEAK = 0.2
 """What our networks reach of it: assumed. NVIDIA's published times come to 0.06 to 0.13, our aim is 0.35."""
@@ -138,7 +142,7 @@ def with_speed(machine: Machine, networks: Sketch, config: Config, tflops: float
         return replace(machine, tflops=tflops, tflops_source="as asked")
     if machine.device == "cpu":
         return replace(machine, tflops=_measured(networks, config), tflops_source="measured now, one small window")
-    key = next((key for key in sorted(PEAK_TFLOPS, key=len, reverse=True) if key in machine.name.lower()), None)
+    key = _known_card(machine.name.lower())
     if key is None:
         raise ConfigError(
             f"How fast '{machine.name}' is is not known to us.",
@@ -146,6 +150,14 @@ def with_speed(machine: Machine, networks: Sketch, config: Config, tflops: float
         )
     words = f"assumed: {SHARE_OF_PEAK:.0%} of the data sheet's {PEAK_TFLOPS[key]:.0f} TFLOP/s of '{key}'"
     return replace(machine, tflops=SHARE_OF_PEAK * PEAK_TFLOPS[key], tflops_source=words)
+
+
+def _known_card(name: str) -> str | None:
+    """Return the longest entry of the table whose words stand in a card's name, whole: an A1000 is no A100."""
+    if _LESS_THAN_ITS_NAME.search(name):
+        return None
+    known = sorted(PEAK_TFLOPS, key=len, reverse=True)
+    return next((key for key in known if re.search(rf"\b{re.escape(key)}\b", name)), None)
 
 
 def _measured(networks: Sketch, config: Config) -> float:

@@ -232,7 +232,7 @@ def _plan(
     host += networks.weights_bytes(*EVERY) if estimate.offloads else 0.0
     return Plan(
         index, tuple(rung.name for rung in rungs), config, geometry, grid.shape, grid.spacing_mm, machine, stages,
-        host, _skipped(config), _notes(config, grid), grid_fixed, rungs[0].config, given_up,
+        host, _skipped(config), _notes(config, grid, estimate.box_mm()), grid_fixed, rungs[0].config, given_up,
     )  # fmt: skip
 
 
@@ -260,8 +260,11 @@ class _Estimate:
         )
         again = look_cost(self.networks, self._window(view), precision)
         looks = 2 if self.config.backbone.mirror else 1
-        seen, within = self._windows(self.grid.shape, looks), self._windows(view, looks)
-        decoded = 2 * self._windows(view, 1)
+        seen, decoded = self._windows(self.grid.shape, looks), 2 * self._windows(view, 1)
+        compare = f"{2 * self._windows(view, looks)} windows of both twins, encoded and attended to"
+        compared, scratch = 2 * self._windows(view, looks), ALLOWANCE * look.peak_bytes
+        if self.config.residual.feature == "projection":  # next to no work, but the whole latent at once
+            compare, compared, scratch = "the twins' latents, projected", 0, self._projection_bytes()
         how = self.config.inpainting
         calls = how.steps * how.resample * how.seeds
         reach = " × ".join(map(str, window))
@@ -275,8 +278,7 @@ class _Estimate:
                         calls * step.flop + decoded * decode.flop, None,
                         ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes,
                         "denoiser"),
-            self._stage("residual", f"{2 * within} windows of both twins, encoded and attended to", 2 * within,
-                        2 * within * again.flop, None, ALLOWANCE * look.peak_bytes, 10 * grid_bytes,
+            self._stage("residual", compare, compared, compared * again.flop, None, scratch, 10 * grid_bytes,
                         *self.networks.looking),
             self._stage("write back", "to the scan's grid", 0, 0.0, carried_s, 0.0, 3 * grid_bytes),
         )  # fmt: skip
@@ -308,6 +310,11 @@ class _Estimate:
     def _scan_bytes(self, stage: str) -> float:
         return float(_HOST[stage] * math.prod(self.geometry.shape))
 
+    def _projection_bytes(self) -> float:
+        """Return what projecting the whole scan's latent into the text's space holds: the projection and copies of it."""
+        cells = math.prod(self.grid.shape) / self.networks.autoencoder.downsampling**3
+        return 3.0 * _F32 * float(self.networks.head.config["text_dim"]) * cells
+
     def _window(self, shape: Sequence[int]) -> tuple[int, int, int]:
         x, y, z = (min(self.config.backbone.window_voxels, side) for side in shape)
         return x, y, z
@@ -316,6 +323,10 @@ class _Estimate:
         side, factor = self.config.backbone.window_voxels, self.networks.autoencoder.downsampling
         overlap = aligned_overlap(side, self.config.backbone.overlap, factor)
         return looks * window_count(shape, self._window(shape), overlap)
+
+    def box_mm(self) -> tuple[float, ...]:
+        """Return the sides of what the denoiser sees of a candidate in the scan's middle."""
+        return tuple(n * s for n, s in zip(self._box_and_view()[0], self.grid.spacing_mm, strict=True))
 
     def _box_and_view(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the sides, in canonical voxels, of what is repainted and decoded of a candidate in the scan's middle."""
@@ -338,15 +349,24 @@ def _skipped(config: Config) -> tuple[str, ...]:
     return tuple(skipped)
 
 
-def _notes(config: Config, grid: Geometry) -> tuple[str, ...]:
-    """Say where a published denoiser is led beyond the fields of view and voxels that it was trained with."""
+def _notes(config: Config, grid: Geometry, box_mm: Sequence[float]) -> tuple[str, ...]:
+    """Say where a published denoiser is led beyond the fields of view and voxels that it was trained with.
+
+    Args:
+        config: As it is run.
+        grid: The whole scan's.
+        box_mm: What the denoiser sees of it.
+    """
     if not config.canonical.fit_multiple:
         return ()
     notes = []
-    extent = [n * s for n, s in zip(grid.shape, grid.spacing_mm, strict=True)]
     if "CT" in config.backbone.class_label:
-        if min(extent[:2]) < 256:
-            notes.append(f"the field of view is {min(extent[:2]):.0f} mm wide: MAISI's CT models saw 256 mm and more")
+        if round(min(box_mm[:2])) < 256:
+            whole = round(min(box_mm[:2])) == round(min(grid.extent_mm[:2]))
+            notes.append(
+                f"the field of view {'is' if whole else 'around a candidate is'} {min(box_mm[:2]):.0f} mm wide: MAISI's CT "
+                "models saw 256 mm and more" + ("" if whole else "; raise inpainting.margin_mm")
+            )
         if not all(0.5 <= side <= 3 for side in grid.spacing_mm[:2]) or not 0.5 <= grid.spacing_mm[2] <= 5:
             notes.append(
                 "voxels are outside of 0.5 to 3 mm across and 0.5 to 5 mm along the body, which MAISI's CT models saw"

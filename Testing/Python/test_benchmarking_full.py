@@ -51,7 +51,7 @@ def test_the_table_says_rates_floor_and_how_much_faster() -> None:
     assert "maisi-ct with random weights on Z80, 2 threads, ours in float32; torch 2, MONAI 1, Python 3." in table
     # 1 TFLOP in 2 · 8 / 2 = 8 CPU seconds is 0.125 a second, a quarter of the 0.5 that products reach.
     assert "| 64 × 64 × 128 | encode | ours | 4.00 | 8.00 | 1.000 | 0.125 | 25 % | 100 | n/a |" in table
-    same, boxed = table.splitlines()[-2].split(". With the lesion's surroundings alone decoded, as the pipeline does: ")
+    same, boxed = table.splitlines()[-2].split(". With the lesion's surroundings of 48 mm alone decoded: ")
     assert same == (
         "64 × 64 × 128: the same work takes 2.00 times fewer CPU seconds and 2.00 times less time; "
         "results apart by 2.0e-06 at most, 1e-04 allowed"

@@ -12,8 +12,9 @@ from phantoms import Phantom, ct_phantom, grid
 from torch.utils.flop_counter import FlopCounterMode
 
 from DiffuGTSLib.aova import AovaHead
-from DiffuGTSLib.backbones.maisi import published_networks
-from DiffuGTSLib.config import Config, load_config
+from DiffuGTSLib.backbones import PUBLISHED
+from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, published_networks
+from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, load_config
 from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
@@ -22,8 +23,9 @@ from DiffuGTSLib.planning.costs import HeldBytes, Sketch, counted, decode_cost, 
 from DiffuGTSLib.planning.job_limits import job_limits
 from DiffuGTSLib.planning.ladder import ladder
 from DiffuGTSLib.planning.machine import BASE_BYTES, Machine, cpu_memory, find_machine, with_speed
-from DiffuGTSLib.planning.plan import Plan, differences, make_plan
+from DiffuGTSLib.planning.plan import CANDIDATE_MM, Plan, differences, make_plan
 from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.twins import box_and_view
 from DiffuGTSLib.volumes.canonical import canonical_grid
 from DiffuGTSLib.volumes.volume import Geometry
 
@@ -129,6 +131,26 @@ def test_a_card_in_the_table_is_taken_at_a_share_of_its_peak(a_tiny_sketch: Sket
     card = with_speed(machine(24, "cuda", "NVIDIA GeForce RTX 4090", None), a_tiny_sketch, load_config("tiny"), None)
     assert card.tflops == pytest.approx(33) and "20% of the data sheet's 165" in card.tflops_source
     assert card.speed("float32") == pytest.approx(33e12 / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 312), ("NVIDIA A10", 125), ("NVIDIA L4", 121), ("NVIDIA L40S", 362),
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 NVL", 835), ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA RTX 6000 Ada Generation", 364), ("NVIDIA RTX A1000", None), ("NVIDIA A10G", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", None), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)  # fmt: skip
+def test_a_card_is_known_by_whole_words_and_a_part_of_one_is_none(
+    a_tiny_sketch: Sketch, name: str, peak: float | None
+) -> None:
+    config, card = load_config("tiny"), machine(24, "cuda", name, None)
+    if peak is None:
+        with pytest.raises(ConfigError, match="is not known to us"):
+            with_speed(card, a_tiny_sketch, config, None)
+    else:
+        assert with_speed(card, a_tiny_sketch, config, None).tflops == pytest.approx(peak / 5)
 
 
 def test_an_unknown_card_has_to_be_told_of(a_tiny_sketch: Sketch) -> None:
@@ -382,6 +404,21 @@ def test_a_scan_beyond_what_the_denoiser_saw_is_said_to_be() -> None:
     notes = " ".join(make_plan(narrow, config, machine(64), networks=networks).notes)
     assert "150 mm wide" in notes and "0.5 to 5 mm along the body" in notes
     assert make_plan(CHEST, config, machine(64), networks=networks).notes == ()
+    cropped = load_config("maisi-ct", overrides=["inpainting.margin_mm=48"])
+    (note,) = make_plan(CHEST, cropped, machine(64), networks=networks).notes
+    assert "around a candidate is 144 mm wide" in note and "inpainting.margin_mm" in note
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_denoiser_sees_the_scan_whole_from_side_to_side(name: str) -> None:
+    """As it was trained; where the candidate lies does not matter."""
+    config = load_config(name)
+    grid_, _ = canonical_grid(CHEST, config.canonical)
+    repaint = make_plan(CHEST, config, machine(64)).stages[2]
+    assert f"steps on {' × '.join(map(str, grid_.shape))}," in repaint.what
+    corner = (slice(0, 8), slice(0, 8), slice(0, 8))
+    cells, _ = box_and_view(corner, grid_.shape, grid_.spacing_mm, config, 4, 8)
+    assert [4 * (c.stop - c.start) for c in cells[:2]] == list(grid_.shape[:2])
 
 
 def test_the_plan_counts_the_windows_that_the_road_visits(a_tiny_sketch: Sketch, a_ct_phantom: Phantom) -> None:
@@ -395,10 +432,40 @@ def test_the_plan_counts_the_windows_that_the_road_visits(a_tiny_sketch: Sketch,
     assert plan.stages[1].windows == len(set(told) - {0.0}) > 1
 
 
-def test_the_road_holds_no_more_than_planned(a_tiny_sketch: Sketch) -> None:
+@pytest.mark.parametrize("feature", FEATURE_RESIDUALS)
+def test_the_plan_counts_the_looks_at_both_twins(
+    a_tiny_sketch: Sketch, feature: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phantom = ct_phantom(grid((64, 64, 64), (2.0, 2.0, 2.0)))
+    config = load_config("tiny", overrides=["canonical.spacing_mm=2.0", f"residual.feature={feature}"])
+    plan = make_plan(phantom.scan.geometry, config, machine(64), networks=a_tiny_sketch)
+    components = load_components(config, allow_untrained=True)
+    stages: list[str] = [""]
+    seen: list[str] = []
+    encode = MaisiAutoencoder.encode
+
+    def counted_encode(self: MaisiAutoencoder, image: torch.Tensor) -> object:
+        seen.append(stages[-1])
+        return encode(self, image)
+
+    monkeypatch.setattr(MaisiAutoencoder, "encode", counted_encode)
+    half = round(CANDIDATE_MM / 2 - config.masks.dilation_mm)
+    drawn = np.zeros(phantom.scan.geometry.shape, np.uint8)
+    drawn[tuple(slice(n // 2 - half // 2, n // 2 + half // 2) for n in drawn.shape)] = 1
+    segment(
+        phantom.scan, organ_prompts("liver", "CT"), components, config, modality="CT",
+        coarse_mask=phantom.scan.with_array(drawn), on_progress=lambda stage, share: stages.append(stage),
+    )  # fmt: skip
+    assert "aova" in seen and seen.count("residual") == plan.stages[3].windows
+    assert (plan.stages[3].windows == 0) == (feature == "projection")
+
+
+@pytest.mark.parametrize("feature", FEATURE_RESIDUALS)
+def test_the_road_holds_no_more_than_planned(a_tiny_sketch: Sketch, feature: str) -> None:
     """Of torch's tensors: base and numpy's share are left out on both sides."""
     phantom = ct_phantom(grid((64, 64, 64), (2.0, 2.0, 2.0)))
-    config: Config = load_config("tiny", overrides=["canonical.spacing_mm=2.0", "backbone.window_voxels=64"])
+    of_this_size = ["canonical.spacing_mm=2.0", "backbone.window_voxels=64"]
+    config: Config = load_config("tiny", overrides=[*of_this_size, f"residual.feature={feature}"])
     components = load_components(config, allow_untrained=True)
     plan = make_plan(phantom.scan.geometry, config, machine(64), networks=a_tiny_sketch)
     with HeldBytes() as held:
