@@ -126,6 +126,11 @@ class TumorPainterOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.handcrafted <= 1:
             raise ConfigError(f"handcrafted: expected a share of 0 to 1, got {self.handcrafted:g}.")
+        if self.published and self.size != "published":
+            raise ConfigError(
+                f"published: the form of the published files is for size=published only, got size={self.size}.",
+                hint="such a file does not say how many groups its norms have, nor on which grid it paints.",
+            )
         diffusion = CosineDiffusion(self.timesteps)
         if self.ddim_steps:
             diffusion.ddim_timesteps(self.ddim_steps)  # refused now, not when hours of training are over

@@ -40,6 +40,7 @@ def tiny_networks() -> Iterator[None]:
     """Let the parts build networks of a few channels on a coarse grid."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "mini", TINY)
+        patch.setitem(SIZES, "published", TINY)
         yield
 
 
@@ -70,7 +71,7 @@ def test_both_parts_leave_a_folder_that_paints(a_protocol: Path, tmp_path: Path)
     assert said[0] == "train: 1 scans of 1 patients", "MR and label maps are not loaded"
     assert any("the perceptual term is off" in line for line in said)
     assert any("the discriminators stay off" in line for line in said)
-    said = trained("tumor-painter", a_protocol, tmp_path, options={"published": "yes", "handcrafted": "0.25"})
+    said = trained("tumor-painter", a_protocol, tmp_path, options={"handcrafted": "0.25"})
     assert said[-1] == f"the painter is in {tmp_path / 'painter'}"
     assert not (tmp_path / "model").exists(), "it is no part of the model folder that segment reads"
 
@@ -103,8 +104,10 @@ def test_on_a_retrained_vqgan_the_denoiser_is_begun_anew(a_protocol: Path, tmp_p
 
 @pytest.mark.usefixtures("tiny_networks")
 def test_the_published_form_holds_weights_and_average(a_protocol: Path, tmp_path: Path) -> None:
-    trained("vqgan", a_protocol, tmp_path)
-    trained("tumor-painter", a_protocol, tmp_path, options={"published": "yes", "timesteps": "200", "ddim_steps": "50"})
+    size = {"size": "published"}
+    trained("vqgan", a_protocol, tmp_path, options=size)
+    wishes = {**size, "published": "yes", "timesteps": "200", "ddim_steps": "50"}
+    trained("tumor-painter", a_protocol, tmp_path, options=wishes)
     state = torch.load(tmp_path / "painter.pt", weights_only=True)
     assert state["step"] == 1 and len(state["ema"]["betas"]) == 200
     assert any(name.startswith("vqgan.encoder.") for name in state["model"])
@@ -160,6 +163,8 @@ def test_an_unknown_size_and_a_share_beyond_one_are_refused() -> None:
         TumorPainterOptions(timesteps=0)
     with pytest.raises(ConfigError, match="50 evenly spaced steps do not fit 4 timesteps"):
         TumorPainterOptions(ddim_steps=50)
+    with pytest.raises(ConfigError, match="published: the form of the published files is for size=published only"):
+        TumorPainterOptions(published=True)
 
 
 def test_the_published_size_is_difftumor_s() -> None:
