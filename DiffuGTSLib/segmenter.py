@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR, Segmenter
-from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
+from DiffuGTSLib.backbones.weights import (
+    CHECKSUMS_FILE,
+    load_module,
+    read_json,
+    save_module,
+    verify_checksums,
+    write_checksums,
+)
 from DiffuGTSLib.backbones.windows import over_windows
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
@@ -38,22 +45,35 @@ class TrainedSegmenter:
         network: In evaluation mode.
         grid: Spacing, window of intensities and padding.
         window_voxels: Side of the windows in which it sees a scan.
+        modalities: "CT", "MR" or both, as it was trained on; empty where its folder does not say.
     """
 
     network: Segmenter
     grid: CanonicalConfig
     window_voxels: int
+    modalities: tuple[str, ...] = ()
 
 
 def save_segmenter(trained: TrainedSegmenter, folder: Path) -> None:
-    """Write the network (diffusers layout) and `grid.json` into a folder.
+    """Write the network (diffusers layout), `grid.json` and `checksums.json` into a folder.
 
     Raises:
         StorageError: If it cannot be written.
     """
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an earlier network, should this be cut off
     save_module(trained.network, folder)
+    save_grid(trained, folder)
+    write_checksums(folder)
+
+
+def save_grid(trained: TrainedSegmenter, folder: Path) -> None:
+    """Write what a segmenter sees into its folder: grid, window, modalities.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    grid = {"canonical": asdict(trained.grid), "window_voxels": trained.window_voxels, "modalities": trained.modalities}
     with whole_file(folder / GRID_FILE) as temporary:
-        grid = {"canonical": asdict(trained.grid), "window_voxels": trained.window_voxels}
         temporary.write_text(json.dumps(grid, indent=1) + "\n", encoding="utf-8")
 
 
@@ -77,9 +97,11 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
     """Read what `save_segmenter` wrote, or the one in a run folder; see `find_segmenter`.
 
     Raises:
-        WeightsError: If a file is missing, damaged or of another network.
+        WeightsError: If a file is missing, damaged, of another network, or not the one that `checksums.json` lists.
     """
     folder = find_segmenter(folder)
+    if (folder / CHECKSUMS_FILE).is_file():  # earlier versions wrote none
+        verify_checksums(folder)
     network = load_module(Segmenter, folder)
     values = read_json(folder / GRID_FILE)
     try:
@@ -88,9 +110,10 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
         }
         grid = CanonicalConfig(**canonical)
         window_voxels = int(values["window_voxels"])
+        modalities = tuple(str(modality) for modality in values.get("modalities", ()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / GRID_FILE} does not describe a grid: {error}.") from error
-    return TrainedSegmenter(network.to(device or torch.device("cpu")), grid, window_voxels)
+    return TrainedSegmenter(network.to(device or torch.device("cpu")), grid, window_voxels, modalities)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,13 @@ def inspect_checkpoint(path: Path, limits: ReadingLimits | None = None) -> Check
     }
     kind, group = _recognize(groups)
     shapes = groups.get(group, {})
+    elements, file_bytes = sum(prod(shape) for shape in shapes.values()), path.stat().st_size
+    if elements > file_bytes:  # a tensor may show one number many times over; a network's do not
+        raise WeightsError(
+            f"{path.name} claims tensors of {elements} numbers and has {file_bytes} bytes.",
+            hint="it was altered, or made to do harm: fetch it from its source again.",
+            code="weights_corrupt",
+        )
     sizes, timesteps, expected = _expected(kind, shapes)
     given = _bare(kind, shapes)
     misshapen = tuple(
@@ -124,7 +132,7 @@ def inspect_checkpoint(path: Path, limits: ReadingLimits | None = None) -> Check
     known = kind != "unknown"
     return CheckpointReport(
         name=path.name, sha256=sha256(path), kind=kind, group=group, sizes=sizes, timesteps=timesteps,
-        tensors=len(shapes), elements=sum(torch.Size(shape).numel() for shape in shapes.values()),
+        tensors=len(shapes), elements=elements,
         missing=tuple(sorted(expected.keys() - given.keys())),
         unexpected=tuple(sorted(given.keys() - expected.keys())) if known else (),
         misshapen=misshapen, values=found["values"], replaced=tuple(found["replaced"]),
@@ -244,22 +252,44 @@ def _expected(kind: str, shapes: Shapes) -> tuple[dict[str, Any], int, Shapes]:
 
 def _network(kind: str, shapes: Shapes) -> tuple[dict[str, Any], int, Shapes]:
     if kind == "autoencoder":
-        sizes = _vqgan_sizes(shapes)
+        sizes = _plausible(_vqgan_sizes(shapes))
         return sizes, 0, _container_shapes(sizes, shapes)
     if kind == "diffusion":
-        sizes, timesteps = _unet_sizes(shapes), shapes.get("betas", (0,))[0]
+        sizes, timesteps = _plausible(_unet_sizes(shapes)), shapes.get("betas", (0,))[0]
         vqgan = {name.removeprefix("vqgan."): shape for name, shape in shapes.items() if name.startswith("vqgan.")}
         with torch.device("meta"):
             unet: LatentUNet3D = LatentUNet3D(**sizes)
         length: tuple[int, ...] = (timesteps,)
         expected = dict.fromkeys(TABLES, length)
         expected |= {f"denoise_fn.{name}": shape for name, shape in _shapes(unet.state_dict()).items()}
-        expected |= {f"vqgan.{n}": shape for n, shape in _container_shapes(_vqgan_sizes(vqgan), vqgan).items()}
+        expected |= {
+            f"vqgan.{n}": shape for n, shape in _container_shapes(_plausible(_vqgan_sizes(vqgan)), vqgan).items()
+        }
         return sizes, timesteps, expected
     if kind == "segmenter":
-        sizes = _segmenter_sizes(_bare(kind, shapes))
-        return sizes, 0, _shapes(Segmenter(**sizes).net.state_dict())  # MONAI's Swin cannot be built on "meta"
+        sizes = _plausible(_segmenter_sizes(_bare(kind, shapes)))
+        device = "cpu" if sizes["model"] == "swin_unetr" else "meta"  # where MONAI's Swin cannot be built
+        with torch.device(device):
+            segmenter: Segmenter = Segmenter(**sizes)
+        return sizes, 0, _shapes(segmenter.net.state_dict())
     return {}, 0, {}
+
+
+_LARGEST, _MOST_CLASSES, _MOST_LEVELS = 2**17, 1000, 12
+"""Beyond these nobody makes a network: a few shapes in a file must not have us build one."""
+
+
+def _plausible(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return the sizes of a network.
+
+    Raises:
+        ValueError: If they are those of none.
+    """
+    lists = [value if isinstance(value, tuple) else (value,) for value in sizes.values()]
+    numbers = [number for values in lists for number in values if isinstance(number, int)]
+    if max(numbers) > _LARGEST or max(map(len, lists)) > _MOST_LEVELS or sizes.get("classes", 0) > _MOST_CLASSES:
+        raise ValueError(f"no network has the sizes {str(sizes)[:200]}")
+    return sizes
 
 
 def _bare(kind: str, shapes: Shapes) -> Shapes:
@@ -327,7 +357,7 @@ def _segmenter_sizes(shapes: Shapes) -> dict[str, Any]:
 def _chain(shapes: Shapes, name_of: Callable[[int], str]) -> list[int]:
     """Return the channels of levels 0, 1, 2, … as long as there are any."""
     channels: list[int] = []
-    while name_of(len(channels)) in shapes:
+    while len(channels) <= _MOST_LEVELS and name_of(len(channels)) in shapes:
         channels.append(shapes[name_of(len(channels))][0])
     return channels
 
@@ -367,7 +397,7 @@ def _write_segmenter(report: CheckpointReport, tensors: dict[str, Tensor], folde
     segmenter: Segmenter = Segmenter(**report.sizes)
     load_published(segmenter, tensors, report.name)
     grid = CanonicalConfig(spacing_mm=1.0, side_multiple=32, minimum_side=96, ct_knots_hu=(-175.0, 250.0))
-    save_segmenter(TrainedSegmenter(segmenter, grid, 96), folder)
+    save_segmenter(TrainedSegmenter(segmenter, grid, 96, ("CT",)), folder)
 
 
 _WRITERS: dict[str, Callable[[CheckpointReport, dict[str, Tensor], Path], None]] = {

@@ -26,7 +26,7 @@ from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
 from DiffuGTSLib.training.distributed import process_group, rank, wait_for_all, world_size
 from DiffuGTSLib.training.job import Job, Part
-from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe, forget_best
+from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe, forget_best
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
     PaintedTumors,
@@ -113,6 +113,9 @@ class SegmenterOptions:
         for name in ("batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule: expected one of {', '.join(SCHEDULES)}, got '{self.schedule}'.")
+        _ = self.chances  # refused now, not when the scans are loaded
 
     @property
     def organ_names(self) -> tuple[str, ...]:
@@ -232,7 +235,8 @@ def train_segmenter(
     job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
     if rank() == 0:
         best = recipe.best.load() if recipe.best.value >= 0 else network
-        save_segmenter(TrainedSegmenter(best.cpu(), grid, options.window), folder / "model")
+        modalities = tuple(sorted({scan.scan.modality for scan in train_scans}))
+        save_segmenter(TrainedSegmenter(best.cpu(), grid, options.window, modalities), folder / "model")
 
 
 def train_listed(
@@ -331,6 +335,24 @@ def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> Segmente
 
 
 def _train(job: Job) -> None:
+    scans = _shown(job)
+    train_segmenter(scans["train"], scans["validation"], job.options, job.plan, job)
+
+
+def _rehearse(job: Job) -> None:
+    """Make what a training would be made of, so that a dry run refuses what it would refuse."""
+    weights = sum(parameter.numel() for parameter in build_segmenter(job.options).parameters())
+    build_source(job.options, torch.device("cpu"))
+    shown = len(_shown(job)["train"])
+    job.report(f"segmenter: a network of {weights / 1e6:.1f} million weights, to be trained on {shown} cases")
+
+
+def _shown(job: Job) -> dict[str, list[SegmenterScan]]:
+    """Return the cases by split that a protocol's scans show.
+
+    Raises:
+        InputError: If there is none to train on.
+    """
     options: SegmenterOptions = job.options
     real = options.real_share != 0
     scans = {
@@ -347,12 +369,12 @@ def _train(job: Job) -> None:
             f"No training case of the protocol shows {' or '.join(options.organ_names) or 'an organ'}.",
             hint="name other organs: --set organs=liver,lung.",
         )
-    train_segmenter(scans["train"], scans["validation"], options, job.plan, job)
+    return scans
 
 
 def _grid(options: SegmenterOptions) -> CanonicalConfig:
     return options.grid(load_config("mini").canonical)
 
 
-PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model")
+PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model", rehearse=_rehearse)
 """What `diffugts train segmenter` trains."""

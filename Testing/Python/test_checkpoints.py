@@ -165,6 +165,7 @@ def test_a_segmenter_loses_its_prefixes_and_keeps_its_numbers(
     ours = trained.network.net.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.net.state_dict().items())
     assert (trained.window_voxels, trained.grid.spacing_mm, trained.grid.ct_knots_hu) == (96, 1.0, (-175.0, 250.0))
+    assert trained.modalities == ("CT",)
     if model == "swin_unetr":
         assert trained.network.config["merging"] == "historical"
 
@@ -216,6 +217,41 @@ def test_shapes_that_speak_of_no_network_are_held_against_the_published_one(tmp_
     report = inspect_checkpoint(write_diffusion(tmp_path / "a.pt", change=spoil))
     assert report.kind == "diffusion" and report.sizes["dim"] == 24
     assert len(report.misshapen) > 50
+
+
+def test_a_small_file_that_claims_a_large_network_is_refused(tmp_path: Path) -> None:
+    """A tensor may show one number many times: nothing is built from what only its shape says."""
+
+    def claimed(*shape: int) -> Tensor:
+        return torch.zeros(1).expand(*shape)
+
+    tensors = {f"model.{'1.submodule.' * n}0.conv.unit0.conv.weight": claimed(800, 800, 3, 3, 3) for n in range(4)}
+    torch.save({"state_dict": tensors}, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"claims tensors of 69120000 numbers and has \d+ bytes") as caught:
+        inspect_checkpoint(tmp_path / "a.pt")
+    assert caught.value.code == "weights_corrupt"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.0.conv.unit0.conv.weight", (200_000, 1)),
+        ("model.2.0.conv.weight", (1, 2000)),
+        *((f"model.{'1.submodule.' * level}0.conv.unit0.conv.weight", (4,)) for level in (20,)),
+        ("input_block.conv1.conv.weight", (200_000,)),
+        ("swinViT.patch_embed.proj.weight", (12,)),
+    ],
+)
+def test_sizes_of_no_network_are_held_against_the_published_one(
+    tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    """Built from these few numbers a network would take all memory."""
+    tensors = {name: torch.zeros(shape), "out.conv.conv.weight": torch.zeros(100_000, 1)}
+    for level in range(20):
+        tensors.setdefault(f"model.{'1.submodule.' * level}0.conv.unit0.conv.weight", torch.zeros(150_000, 1))
+    torch.save({"state_dict": tensors}, tmp_path / "a.pt")
+    report = inspect_checkpoint(tmp_path / "a.pt")
+    assert report.kind == "segmenter" and report.sizes.get("channels", ()) == () and report.sizes["classes"] == 3
 
 
 def test_another_schedule_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from phantoms import ct_phantom, grid, mr_phantom, reoriented
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
+from DiffuGTSLib.backbones.weights import save_module
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import Cancelled, ConfigError, GeometryError, WeightsError
 from DiffuGTSLib.segmenter import (
@@ -201,6 +203,28 @@ def test_a_segmenter_comes_back_with_its_grid(tmp_path: Path) -> None:
     assert back.grid == trained.grid and back.window_voxels == 32
     scan = to_canonical(ct_phantom(grid((28, 26, 30), (4.0, 4.0, 4.0))).scan, trained.grid, "CT")
     assert np.array_equal(class_probs(back, scan), class_probs(trained, scan))
+
+
+def test_a_segmenter_knows_what_it_was_trained_on(tmp_path: Path) -> None:
+    save_segmenter(replace(a_segmenter(), modalities=("CT", "MR")), tmp_path)
+    assert load_segmenter(tmp_path).modalities == ("CT", "MR")
+    grid_file = tmp_path / "grid.json"
+    older = {key: value for key, value in json.loads(grid_file.read_text()).items() if key != "modalities"}
+    grid_file.write_text(json.dumps(older))
+    assert load_segmenter(tmp_path).modalities == (), "an older folder does not say"
+
+
+def test_a_segmenter_whose_weights_are_others_is_refused(tmp_path: Path) -> None:
+    save_segmenter(a_segmenter(), tmp_path)
+    other = a_segmenter(seed=1)
+    save_module(other.network, tmp_path)
+    with pytest.raises(WeightsError, match="is not the published file"):
+        load_segmenter(tmp_path)
+    (tmp_path / "checksums.json").unlink()
+    ours = load_segmenter(tmp_path).network.state_dict()  # earlier versions wrote none
+    assert all(torch.equal(value, ours[name]) for name, value in other.network.state_dict().items())
+    save_segmenter(a_segmenter(), tmp_path)
+    load_segmenter(tmp_path)
 
 
 def test_a_folder_without_a_segmenter_is_refused(tmp_path: Path) -> None:

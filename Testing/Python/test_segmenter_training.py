@@ -170,7 +170,8 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     lines: list[str] = []
     train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path, lines))
     trained = load_segmenter(tmp_path)
-    assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid()
+    assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid() and trained.modalities == ("CT",)
+    assert (tmp_path / "segmenter" / "model" / "checksums.json").is_file()
     assert {path.name for path in (tmp_path / "segmenter").iterdir()} >= {"best", "best.json", "log.csv", "model"}
     assert re.fullmatch(
         r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
@@ -258,6 +259,35 @@ def test_a_protocol_without_the_organ_is_refused(tmp_path: Path, monkeypatch: py
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({}, ""),
+        ({"window": "50"}, "window: expected a multiple of 4 for unet, got 50"),
+        ({"painter": "nosuchpainter"}, "Unknown painter 'nosuchpainter'"),
+        ({"organs": "spleeen"}, "no organ file for 'spleeen'"),
+        ({"organs": "pancreas"}, "No training case of the protocol shows pancreas"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_training_would_refuse(tmp_path: Path, wish: dict[str, str], message: str) -> None:
+    protocol, lines = write_mini_data(tmp_path / "data"), list[str]()
+    wishes = {"channels": "4,8,8", "window": "32", "spacing_mm": "4", **wish}
+
+    def rehearsed() -> None:
+        train_part(
+            "segmenter", protocol_path=protocol, data=tmp_path / "data", output=tmp_path / "run", options=wishes,
+            device="cpu", dry_run=True, report=lines.append,
+        )  # fmt: skip
+
+    if message:
+        with pytest.raises((ConfigError, InputError), match=message):
+            rehearsed()
+    else:
+        rehearsed()
+        assert re.fullmatch(r"segmenter: a network of 0.0 million weights, to be trained on 1 cases", lines[-1])
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_defaults_are_those_of_the_published_training() -> None:
     options = SegmenterOptions()
     assert options.grid() == SEGMENTER_GRID
@@ -296,6 +326,9 @@ def test_painters_are_made_by_name_and_may_be_left_out() -> None:
         ({"real_share": 1.5}, "real_share: expected 0 to 1, or -1, got 1.5"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
         ({"validate_every": 0}, "validate_every: expected at least 1, got 0"),
+        ({"schedule": "foo"}, "schedule: expected one of warmup_cosine, cosine_anneal, none, got 'foo'"),
+        ({"tiny": 0.9}, "Expected stages to share out 1"),
+        ({"synthesis_rate": 2.0}, "Expected a synthesis rate of 0 to 1, got 2"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(wish: dict[str, object], message: str) -> None:
