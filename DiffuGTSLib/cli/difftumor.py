@@ -7,8 +7,10 @@ beside them: --painter, --device, --seed, --largest_organ.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -22,6 +24,7 @@ from DiffuGTSLib.cli.training import stopped
 from DiffuGTSLib.errors import Cancelled, InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from DiffuGTSLib.segmenter import TrainedSegmenter
     from DiffuGTSLib.training.case_lists import ListedCase
     from DiffuGTSLib.training.segmenter_run import SegmenterOptions
 
@@ -134,11 +137,12 @@ def main(words: Words = None) -> None:
         OUT.print(Text(line), soft_wrap=True)
 
     try:
-        train_listed(
-            cases, options, epochs=given["max_epochs"], output=Path(given["logdir"]), amp=not given["noamp"],
-            seed=given["seed"], device=given["device"], all_healthy=given["syn"] and given["json_dir"] is not None,
-            report=report,
-        )  # fmt: skip
+        with _hu_in_files():
+            train_listed(
+                cases, options, epochs=given["max_epochs"], output=Path(given["logdir"]), amp=not given["noamp"],
+                seed=given["seed"], device=given["device"], all_healthy=given["syn"] and given["json_dir"] is not None,
+                report=report,
+            )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(Path(given["logdir"]) / "segmenter") from None
 
@@ -147,8 +151,9 @@ def main(words: Words = None) -> None:
 def validation(words: Words = None) -> None:
     """Score a segmenter as validation.py did, into SAVE_DIR/RUN/OVERLAP/pred and metrics.csv."""
     given = parse("validation", VALIDATION, words or [])
-    warn_idle(VALIDATION, given)
     run = _required(given, "log_dir")
+    published = Path(given["checkpoint"]) if given["checkpoint"] is not None else run / "model.pt"
+    warn_idle(VALIDATION, given, _OF_NETWORK if published.is_file() else _OF_NETWORK | _OF_GRID)
     wanted = model_name(given["model_name"] or given["model"])
     overlap = given["val_overlap"] if "val_overlap" in given["given"] else 0.75
     cases = listed_cases(given)["validation"]
@@ -157,7 +162,7 @@ def validation(words: Words = None) -> None:
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.validation import HowToPredict, ListedScan, validate_scans
-    from DiffuGTSLib.segmenter import PostProcessing, load_segmenter
+    from DiffuGTSLib.segmenter import PostProcessing, load_segmenter, save_grid
     from DiffuGTSLib.volumes.io import scan_name
 
     masks = None if given["organ_masks"] is None else Path(given["organ_masks"])
@@ -169,17 +174,34 @@ def validation(words: Words = None) -> None:
     ]
     largest = bool(given["largest_organ"])
     post = PostProcessing(0.0, largest, 30.0 if largest else None)
-    published = Path(given["checkpoint"]) if given["checkpoint"] is not None else run / "model.pt"
     folder = converted(published, output / "model") if given["checkpoint"] or published.is_file() else run
     trained = load_segmenter(folder, find_device(RuntimeConfig(device=given["device"])))
+    if published.is_file():
+        trained = on_given_grid(trained, given)
+        save_grid(trained, folder)
     if trained.network.config["model"] != wanted:
         raise InputError(
             f"{folder} holds a {trained.network.config['model']}, not a {wanted}.", hint="check --log_dir."
         )
-    rows = validate_scans(trained, scans, output, HowToPredict(overlap, post, "CT"), lambda case, done: stop_if_asked())
+    with _hu_in_files():
+        rows = validate_scans(
+            trained, scans, output, HowToPredict(overlap, post, "CT"), lambda case, done: stop_if_asked()
+        )
     for row in rows:
         figures = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
         OUT.print(Text(f"{row['name']}: {figures}"), soft_wrap=True)
+
+
+@contextmanager
+def _hu_in_files() -> Iterator[None]:
+    """Refuse a CT that is not in HU with what can be done here: these command lines have no offset to add."""
+    try:
+        yield
+    except InputError as error:
+        if error.code != "not_hu":
+            raise
+        hint = "write the files anew with what they lost, as volumes.hounsfield.in_hounsfield(scan, -1024) adds it."
+        raise InputError(error.message, hint=hint, code=error.code) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -214,9 +236,24 @@ def parse(command: str, flags: Sequence[Flag], words: Sequence[str]) -> dict[str
     return {**{flag.name: flag.default for flag in flags}, **given, "given": {*given, *free}}
 
 
-def warn_idle(flags: Sequence[Flag], given: dict[str, Any]) -> list[str]:
-    """Say of every flag that was given and does nothing why it does nothing; return what was said."""
-    idle = {flag.name: flag.idle for flag in flags if flag.idle}
+_OF_LISTS = dict.fromkeys(("fold", "healthy_data_root", "datafold_dir"), "--json_dir names the cases")
+_OF_NETWORK = {"swin_type": "the network's file says it", "organ_type": "the labels say what is an organ"}
+_OF_GRID = dict.fromkeys(
+    ("a_min", "a_max", "space_x", "roi_x", "roi_y", "roi_z"), "a run's folder says on which grid it was trained"
+)
+"""Flags that do nothing in some calls, and why."""
+
+
+def warn_idle(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str, str] | None = None) -> list[str]:
+    """Say of every flag that was given and does nothing why it does nothing; return what was said.
+
+    Args:
+        flags: Of the command.
+        given: See `parse`.
+        further: Flags that do nothing in this call, and why.
+    """
+    idle = {flag.name: flag.idle for flag in flags if flag.idle} | dict(further or {})
+    idle |= _OF_LISTS if given["json_dir"] is not None else {}
     idle |= {name: _UPSTREAM for name in given["given"] if name.startswith(FREE_PREFIX)}
     said = [f"--{name} does nothing: {idle[name]}." for name in sorted(given["given"]) if name in idle]
     if given.get("syn") and given["json_dir"] is None:
@@ -236,9 +273,6 @@ def segmenter_options(given: dict[str, Any]) -> SegmenterOptions:
     """
     from DiffuGTSLib.training.segmenter_run import SegmenterOptions
 
-    sides = {given[f"roi_{axis}"] for axis in "xyz"}
-    if len(sides) > 1:
-        raise InputError(f"Expected a window of equal sides, got {' x '.join(str(given[f'roi_{a}']) for a in 'xyz')}.")
     schedules = {"warmup_cosine": "warmup_cosine", "cosine_anneal": "cosine_anneal", "none": "none", "None": "none"}
     if given["lrschedule"] not in schedules:
         hint = did_you_mean(given["lrschedule"], schedules)
@@ -246,11 +280,39 @@ def segmenter_options(given: dict[str, Any]) -> SegmenterOptions:
     early, late = painters(given["painter"], given["organ_model"] or given["organ_type"])
     return SegmenterOptions(
         model=model_name(given["model_name"]), swin_type=given["swin_type"], organs=given["organ_type"], painter=early,
-        late_painter=late, window=sides.pop(), batch=given["batch_size"], workers=given["workers"],
+        late_painter=late, window=window_voxels(given), batch=given["batch_size"], workers=given["workers"],
         learning_rate=given["optim_lr"], weight_decay=given["reg_weight"], warmup_epochs=given["warmup_epochs"],
         validate_every=given["val_every"], schedule=schedules[given["lrschedule"]], overlap=given["val_overlap"],
         spacing_mm=given["space_x"], low_hu=given["a_min"], high_hu=given["a_max"],
     )  # fmt: skip
+
+
+def window_voxels(given: dict[str, Any]) -> int:
+    """Return the side of the windows.
+
+    Raises:
+        InputError: If they are no cubes.
+    """
+    sides = {int(given[f"roi_{axis}"]) for axis in "xyz"}
+    if len(sides) > 1:
+        raise InputError(f"Expected a window of equal sides, got {' x '.join(str(given[f'roi_{a}']) for a in 'xyz')}.")
+    return sides.pop()
+
+
+def on_given_grid(trained: TrainedSegmenter, given: dict[str, Any]) -> TrainedSegmenter:
+    """Return a published segmenter with the voxels, intensities and windows that the flags name: its file has none.
+
+    SyntheticTumors' networks see -21 to 189 HU, DiffTumor's -175 to 250.
+
+    Raises:
+        InputError: If the windows are no cubes.
+    """
+    side = window_voxels(given)
+    grid = replace(
+        trained.grid, spacing_mm=given["space_x"], ct_knots_hu=(given["a_min"], given["a_max"]),
+        minimum_side=32 * ceil(side / 32),
+    )  # fmt: skip
+    return replace(trained, grid=grid, window_voxels=side)
 
 
 def painters(wish: str, organ_model: str) -> tuple[str, str]:

@@ -43,9 +43,14 @@ def open_scan(
     if reason and not quiet:
         ERR.print(f"Modality: {kind}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
     elif reason and kind == "MR" and volume.modality is None:
-        said = f"Warning: {path.name} is taken for MR, since {reason}; say --modality MR, or CT with --offset-hu."
-        ERR.print(Text(said, style="yellow"), soft_wrap=True)
+        warn_of_mr(path.name, reason)
     return volume, kind
+
+
+def warn_of_mr(name: str, reason: str) -> None:
+    """Say that a scan was taken for MR: a CT whose offset was lost looks like one."""
+    said = f"Warning: {name} is taken for MR, since {reason}; say --modality MR, or CT with --offset-hu."
+    ERR.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 def with_offset(volume: Volume, offset_hu: float | None, modality: str | None = None) -> Volume:
@@ -58,9 +63,18 @@ def with_offset(volume: Volume, offset_hu: float | None, modality: str | None = 
 
     if offset_hu is None:
         return volume
-    if modality == "MR":
-        raise InputError("--offset-hu is for CT, got --modality MR.", hint="leave one away.", code="offset_hu")
+    require_ct(offset_hu, modality)
     return in_hounsfield(volume, offset_hu)
+
+
+def require_ct(offset_hu: float | None, modality: str | None) -> None:
+    """Refuse an offset for what is to be taken for MR.
+
+    Raises:
+        InputError: Then (code "offset_hu").
+    """
+    if offset_hu is not None and modality == "MR":
+        raise InputError("--offset-hu is for CT, got --modality MR.", hint="leave one away.", code="offset_hu")
 
 
 def open_mask(path: Path, geometry: Geometry) -> Volume:
@@ -77,6 +91,24 @@ def open_mask(path: Path, geometry: Geometry) -> Volume:
             f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
         )
     return mask
+
+
+def require_mask_each(scans: Path, masks: Path, option: str) -> None:
+    """Refuse one mask for a folder of scans; a folder of a DICOM series is one scan.
+
+    Raises:
+        InputError: Naming the option (code "folder"); or if there is no such mask (code "missing").
+    """
+    from DiffuGTSLib.volumes.io import is_image
+
+    if not masks.exists():
+        raise InputError(f"{option}: there is no {masks}.", hint="check the spelling.", code="missing")
+    if scans.is_dir() and not masks.is_dir() and any(is_image(path) for path in scans.iterdir()):
+        raise InputError(
+            f"{scans} is a folder of scans and {masks} one mask.",
+            hint=f"give {option} a folder with a mask of each scan's name, or one scan.",
+            code="folder",
+        )
 
 
 def parse_roi(text: str) -> list[float]:

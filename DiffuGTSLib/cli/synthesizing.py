@@ -15,7 +15,8 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
-from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
+from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan, require_mask_each
+from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -111,6 +112,7 @@ def synthesize(
     painter: PainterName = "handcrafted",
     device: PainterDevice = "auto",
     modality: Annotated[Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed.")] = None,
+    offset_hu: OffsetHu = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Every random draw follows from it; in a folder, and the scan's name.")
     ] = 0,
@@ -135,8 +137,8 @@ def synthesize(
     )  # fmt: skip
     cases = planned_cases(scan, organ_mask, output, repeat, seed)
     brush, weights = find_painter(painter, device)
-    how = _How(spec, wish, brush, weights, modality, patch, preview, force, quiet)
-    if len(cases) == 1:
+    how = _How(spec, wish, brush, weights, modality, offset_hu, patch, preview, force, quiet)
+    if len(cases) == 1 and not organ_mask.is_dir():  # a folder is gone on with, however many scans are in it
         rows = [(cases[0], how.paint(cases[0]))]
     else:
         rows = list(how.paint_each(cases))
@@ -191,7 +193,13 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
             for name, path in ((scan_name(path), path) for path in scans_in(scan))
         ]
     else:
-        _require_alike(scan, organ_mask)
+        require_mask_each(scan, organ_mask, "--organ-mask")
+        if organ_mask.is_dir():
+            raise InputError(
+                f"--organ-mask: {organ_mask} is a folder, and {scan} one scan.",
+                hint="give the file of its mask, or a folder of scans.",
+                code="folder",
+            )
         starts = [Case(scan, organ_mask, output, seed)]
     if repeat == 1:
         return starts
@@ -200,24 +208,6 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
         for case in starts
         for number in range(1, repeat + 1)
     ]
-
-
-def _require_alike(scan: Path, organ_mask: Path) -> None:
-    """Refuse a folder of scans with one mask, and one scan with a folder of masks; a DICOM folder is one scan."""
-    from DiffuGTSLib.volumes.io import is_image
-
-    if scan.is_dir() and any(is_image(path) for path in scan.iterdir()):
-        raise InputError(
-            f"{scan} is a folder of scans and {organ_mask} one mask.",
-            hint="give --organ-mask a folder with a mask of each scan's name, or one scan.",
-            code="folder",
-        )
-    if organ_mask.is_dir():
-        raise InputError(
-            f"--organ-mask: {organ_mask} is a folder, and {scan} one scan.",
-            hint="give the file of its mask, or a folder of scans.",
-            code="folder",
-        )
 
 
 def parse_point(text: str) -> tuple[float, float, float]:
@@ -248,6 +238,7 @@ class _How:
     painter: Painter
     weights: dict[str, str]
     modality: str | None
+    offset_hu: float | None
     patch_mm: float | None
     preview: bool
     force: bool
@@ -261,7 +252,7 @@ class _How:
         from DiffuGTSLib.synthesis.painter import synthesize as paint
 
         require_case_folder(case.folder, self.force)
-        volume, modality = open_scan(case.scan, self.modality, self.quiet)
+        volume, modality = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
         organ = open_mask(case.organ_mask, volume.geometry)
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             painted = paint(
@@ -271,7 +262,7 @@ class _How:
             progress("write", 0.0)
             origin = Origin(
                 volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name,
-                self.weights, case.seed, self.modality is not None,
+                self.weights, case.seed, self.modality is not None, self.offset_hu,
             )  # fmt: skip
             record = write_case(
                 case.folder, origin, painted, patch_mm=self.patch_mm, preview=self.preview, force=self.force
@@ -292,6 +283,7 @@ class _How:
                     record = kept_record(
                         case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
                         scan=case.scan, organ=case.organ_mask, patch_mm=self.patch_mm, modality=self.modality,
+                        offset_hu=self.offset_hu,
                     )  # fmt: skip
                     if self.preview and not (case.folder / PREVIEW).is_file():
                         said = (

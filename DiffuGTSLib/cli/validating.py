@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,8 @@ from rich.table import Table
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.scan_inputs import require_ct, require_mask_each, warn_of_mr
+from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -58,7 +61,8 @@ AllowSeen = Annotated[
     ),
 ]
 Modality = Annotated[
-    Literal["CT", "MR"] | None, typer.Option("--modality", help="Default: guessed; of a protocol: CT.")
+    Literal["CT", "MR"] | None,
+    typer.Option("--modality", help="Default: the segmenter's, guessed where it knows both; of a protocol: CT."),
 ]
 MinimumRadius = Annotated[
     float, typer.Option("--minimum-radius", metavar="MM", help="Drop smaller tumors; 0: none.", rich_help_panel=_POST)
@@ -84,6 +88,7 @@ def validate(
     split: Split = "test",
     allow_seen: AllowSeen = False,
     modality: Modality = None,
+    offset_hu: OffsetHu = None,
     overlap: Annotated[float, typer.Option("--overlap", help="Of neighboring windows, 0 to 0.9.")] = 0.75,
     minimum_radius: MinimumRadius = 3.0,
     largest_organ: LargestOrgan = False,
@@ -103,11 +108,9 @@ def validate(
             hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
             code="choice",
         )
-    _require_no_masks(protocol, labels, tumors, organ_masks)
+    _require_fitting(protocol, data, modality, offset_hu, labels, tumors, organ_masks)
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
-    if data is not None:
-        require_folder(data, "--data")
 
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
@@ -115,7 +118,7 @@ def validate(
     from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
     from DiffuGTSLib.segmenter import PostProcessing, find_segmenter, load_segmenter
 
-    how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality)
+    how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality, offset_hu)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
     begin(output, find_segmenter(model), how, asked(protocol, split, scans, labels or tumors, organ_masks))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
@@ -123,7 +126,7 @@ def validate(
         if data is None:
             rows = validate_scans(
                 trained, listed, output, how, lambda case, done: progress("cases", done),
-                model_folder=find_segmenter(model), allow_seen=allow_seen,
+                on_guess=partial(_tell_guess, quiet), model_folder=find_segmenter(model), allow_seen=allow_seen,
             )  # fmt: skip
         else:
             validate_protocol(
@@ -139,11 +142,27 @@ def validate(
         _show(rows, output)
 
 
-def _require_no_masks(protocol: str | None, *masks: Path | None) -> None:
-    """Refuse masks beside a protocol."""
+def _require_fitting(
+    protocol: str | None, data: Path | None, modality: str | None, offset_hu: float | None, *masks: Path | None
+) -> None:
+    """Refuse masks and an offset beside a protocol, a folder of data that is not there, and an offset for MR."""
     if protocol is not None and any(masks):
         words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
         raise InputError(words, hint="leave them away.", code="choice")
+    if protocol is not None and offset_hu is not None:
+        words = "A protocol names the offset of each case itself: --offset-hu is for scans."
+        raise InputError(words, hint="write offset_hu into the cases that need it.", code="choice")
+    require_ct(offset_hu, modality)
+    if data is not None:
+        require_folder(data, "--data")
+
+
+def _tell_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
+    """Say what a scan was taken for, as `segment` does."""
+    if not quiet:
+        ERR.print(f"{name}: {modality}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
+    elif modality == "MR":
+        warn_of_mr(name, reason)
 
 
 def asked(protocol: str | None, split: str, *places: Path | None) -> list[str]:
@@ -157,7 +176,7 @@ def list_scans(
     """Pair scans with masks: one file with one file, or files of one name in folders.
 
     Raises:
-        InputError: No scan, or one without its mask (code "missing").
+        InputError: No scan, or one without its mask (code "missing"); or one mask for a folder of scans (code "folder").
     """
     from DiffuGTSLib.cli.scan_folders import scans_in
     from DiffuGTSLib.evaluation.validation import ListedScan
@@ -165,6 +184,9 @@ def list_scans(
 
     if not scans.exists():
         raise InputError(f"There is no {scans}.", hint="check the spelling.", code="missing")
+    for option, masks in ((("--labels", "--tumors")[tumor_only], truth), ("--organ-masks", organ_masks)):
+        if masks is not None:
+            require_mask_each(scans, masks, option)
     paths = scans_in(scans) if scans.is_dir() else [scans]
     return [
         ListedScan(scan_name(path), path, _mask_of(path, truth), _mask_of(path, organ_masks), tumor_only)
@@ -178,11 +200,7 @@ def _mask_of(scan: Path, masks: Path | None) -> Path | None:
 
     if masks is None:
         return None
-    if not masks.is_dir():
-        if masks.is_file():
-            return masks
-        raise InputError(f"There is no {masks}.", hint="check the spelling.", code="missing")
-    return mask_named(scan_name(scan), masks)
+    return mask_named(scan_name(scan), masks) if masks.is_dir() else masks
 
 
 def _show(rows: list[dict[str, str | float]], output: Path) -> None:

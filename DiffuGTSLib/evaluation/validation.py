@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, 
 from DiffuGTSLib.storage import make_folder, require_folder_for, sha256, whole_file
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 BOTH_EMPTY_IS_RIGHT = EmptyPolicy(both_empty=1.0, one_empty=0.0)
@@ -37,6 +38,8 @@ BOTH_EMPTY_IS_RIGHT = EmptyPolicy(both_empty=1.0, one_empty=0.0)
 
 OnCase = Callable[[str, float], None]
 """Called with (case, share of the cases done); may raise `Cancelled`."""
+OnGuess = Callable[[str, str, str], None]
+"""Called with (case, modality, reason) where a scan's modality had to be guessed."""
 
 
 RECORD = "validation.json"
@@ -63,9 +66,10 @@ def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[st
     record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": list(what), "how": asdict(how)}
     try:
         earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        earlier["how"].setdefault("offset_hu", None)  # earlier versions had no such choice
     except FileNotFoundError:
         earlier = record
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         earlier = None
     if earlier != record:
         raise InputError(
@@ -103,16 +107,40 @@ class HowToPredict:
     Attributes:
         overlap: Of neighboring windows.
         post: What is left out afterwards.
-        modality: "CT" or "MR"; None: guessed for each scan.
+        modality: "CT" or "MR"; None: what the segmenter was trained on, or guessed for each scan where that is both.
+        offset_hu: Added to every CT; see `DiffuGTSLib.volumes.hounsfield.in_hounsfield`. None adds nothing.
     """
 
     overlap: float = 0.75
     post: PostProcessing = field(default_factory=PostProcessing)
     modality: str | None = None
+    offset_hu: float | None = None
+
+    def read(self, path: Path) -> Volume:
+        """Read a scan, in HU where it is known what its file lost."""
+        scan = read_volume(path)
+        return scan if self.offset_hu is None else in_hounsfield(scan, self.offset_hu)
+
+    def taken_for(self, trained: TrainedSegmenter, scan: Volume) -> tuple[str, str]:
+        """Return the modality that a scan is segmented as, and the reason where it had to be guessed.
+
+        Raises:
+            InputError: If the file says another one than the segmenter was trained on (code "modality").
+        """
+        if self.modality is not None:
+            return self.modality, ""
+        known = trained.modalities
+        if scan.modality and known and scan.modality not in known:
+            raise InputError(
+                f"The segmenter was trained on {' and '.join(known)}; the scan's file says that it is {scan.modality}.",
+                hint=f"try it nevertheless: --modality {scan.modality}.",
+                code="modality",
+            )
+        return (known[0], "") if len(known) == 1 else guess_modality(scan)
 
     def predict(self, trained: TrainedSegmenter, scan: Volume, organ: Volume | None = None) -> Prediction:
         """Segment one scan."""
-        modality = self.modality or guess_modality(scan)[0]
+        modality, _ = self.taken_for(trained, scan)
         return predict(trained, scan, modality, organ=organ, overlap=self.overlap, post=self.post)
 
 
@@ -123,6 +151,7 @@ def validate_scans(
     how: HowToPredict | None = None,
     on_case: OnCase | None = None,
     *,
+    on_guess: OnGuess | None = None,
     model_folder: Path | None = None,
     allow_seen: bool = False,
 ) -> list[dict[str, str | float]]:
@@ -137,6 +166,7 @@ def validate_scans(
         output: An existing or new folder.
         how: See `HowToPredict`.
         on_case: See `OnCase`.
+        on_guess: See `OnGuess`.
         model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: nobody asks.
         allow_seen: Score what the model was trained on, too; the note says so.
 
@@ -145,7 +175,7 @@ def validate_scans(
 
     Raises:
         InputError: If there is no scan, two have one name, or a label is none of 0 to 3; or one to be scored was trained
-            on, by its file or by its name as the patient's (code "leakage").
+            on, by its file or by its name as the patient's (code "leakage"); or as `HowToPredict.taken_for`.
         GeometryError: If a mask lies on another grid than its scan.
     """
     names = [scan.name for scan in scans]
@@ -160,14 +190,17 @@ def validate_scans(
     if seen is not None:
         with whole_file(output / SEEN_NOTE) as path:
             path.write_text(seen.note + "\n", encoding="utf-8")
-    rows: list[dict[str, str | float]] = []
+    how, rows = how or HowToPredict(), list[dict[str, str | float]]()
     for number, listed in enumerate(scans):
         if on_case is not None:
             on_case(listed.name, number / len(scans))
-        scan = read_volume(listed.image)
+        scan = how.read(listed.image)
+        modality, reason = how.taken_for(trained, scan)
+        if reason and on_guess is not None:
+            on_guess(listed.name, modality, reason)
         truth = None if listed.labels is None else true_labels(listed.labels, scan, listed.tumor_only)
         organ = None if listed.organ is None else read_mask(listed.organ, scan.geometry)
-        labels = (how or HowToPredict()).predict(trained, scan, organ).labels
+        labels = replace(how, modality=modality).predict(trained, scan, organ).labels
         write_volume(labels, output / "pred" / f"{listed.name}.nii.gz")
         if truth is not None:
             rows.append(

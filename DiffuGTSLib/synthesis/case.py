@@ -59,6 +59,7 @@ class Origin:
         weights: File → SHA-256 of the painter's weights; empty for the handcrafted one.
         seed: Of the generator that painted it.
         modality_asked: Whether the modality was named, not guessed.
+        offset_hu: What was added to the values of the file; None: nothing was asked for.
     """
 
     scan: Volume
@@ -72,6 +73,7 @@ class Origin:
     weights: Mapping[str, str]
     seed: int
     modality_asked: bool = False
+    offset_hu: float | None = None
 
 
 def require_case_folder(folder: Path, force: bool = False) -> None:
@@ -101,6 +103,7 @@ def kept_record(
     organ: Path,
     patch_mm: float | None,
     modality: str | None = None,
+    offset_hu: float | None = None,
 ) -> dict[str, Any]:
     """Return the record of an earlier case, if it was painted from the same files and asked for in the same words.
 
@@ -115,6 +118,7 @@ def kept_record(
         organ: Its mask.
         patch_mm: Side of the cube around the tumors that is asked for; None: the whole scan.
         modality: "CT" or "MR"; None where it is guessed from the scan.
+        offset_hu: Added to its values.
 
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
@@ -133,6 +137,10 @@ def kept_record(
     is_patch = record.get("patch_ijk") is not None
     if is_patch != (patch_mm is not None) or (is_patch and record.get("patch_mm", patch_mm) != patch_mm):
         other.append("patch")
+    if record.get("offset_hu") != offset_hu:
+        other.append("offset")
+    if modality is None and offset_hu is not None:
+        modality = "CT"
     if modality is None:  # the guess is the same, unless none was made then
         modality = guess_modality(read_volume(scan))[0] if record.get("modality_asked") else record.get("modality")
     if record.get("modality") != modality:
@@ -215,6 +223,7 @@ def make_case_record(
         },
         "modality": origin.modality,
         "modality_asked": origin.modality_asked,
+        "offset_hu": origin.offset_hu,
         **_choices(origin.spec, origin.wish, origin.painter, origin.weights),
         "seed": origin.seed,
         "patch_mm": patch_mm,

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mini_data import write_mini_data
@@ -93,6 +94,16 @@ def test_flags_that_do_nothing_say_why() -> None:
     assert {f"--{name}" for name in idle} <= named
     assert "--warmup_epochs" not in named and "--roi_x" not in named
     assert "--seg_anything does nothing: upstream parses it and never reads it." in said
+
+
+def test_flags_that_do_nothing_in_a_validation_say_why() -> None:
+    line = "--json_dir x --fold 3 --healthy_data_root h --a_min -21 --a_max 189 --space_x 2 --roi_x 64 --swin_type tiny"
+    given = difftumor.parse("validation", difftumor.VALIDATION, words(line))
+    said = {line.split()[0] for line in difftumor.warn_idle(difftumor.VALIDATION, given)}
+    assert said == {"--fold", "--healthy_data_root"}
+    of_run = difftumor.warn_idle(difftumor.VALIDATION, given, difftumor._OF_NETWORK | difftumor._OF_GRID)
+    assert "--a_min does nothing: a run's folder says on which grid it was trained." in of_run
+    assert len(of_run) == 2 + 1 + 4
 
 
 def test_an_optimizer_other_than_adamw_is_said_to_be_none() -> None:
@@ -192,6 +203,21 @@ def test_the_early_command_validates_into_the_folder_it_names(a_run: Path) -> No
     assert "mean: organ_dice 1.000" in plain(done.stdout)
 
 
+def test_a_ct_without_its_offset_is_refused_without_a_hint_at_an_option_that_is_not_there(
+    a_run: Path, tmp_path: Path
+) -> None:
+    for kind in ("scans", "labels"):
+        shutil.copytree(a_run / kind, tmp_path / kind)
+    scan = read_volume(tmp_path / "scans" / "a.nii.gz")
+    write_volume(scan.with_array((scan.array + 1024).clip(0)), tmp_path / "scans" / "a.nii.gz")
+    done = run(
+        "difftumor", "validation", "--val_dir", tmp_path, "--json_dir", a_run / "lits.json", "--log_dir",
+        a_run / "runs" / "synt", "--save_dir", tmp_path / "out", "--device", "cpu", "--roi_x", "64",
+    )  # fmt: skip
+    refused(done, 2, "not in Hounsfield units", "write the files anew")
+    assert "--offset-hu" not in done.stderr and "--roi_x does nothing" in plain(done.stderr)
+
+
 def test_a_run_of_another_model_is_not_validated(a_run: Path) -> None:
     done = run(
         "difftumor", "validation", "--model=nnunet", "--val_dir", a_run, "--json_dir", a_run / "lits.json", "--log_dir",
@@ -253,11 +279,14 @@ def test_a_published_file_is_validated_and_trained_on(a_run: Path, tmp_path: Pat
     network = published_unet(tmp_path / "liver.fold0.unet" / "model.pt")
     common = ["--json_dir", a_run / "lits.json", "--val_dir", a_run, "--device", "cpu"]
     done = run(
-        "difftumor", "validation", *common, "--log_dir", tmp_path / "liver.fold0.unet", "--save_dir", tmp_path / "out"
-    )
+        "difftumor", "validation", *common, "--log_dir", tmp_path / "liver.fold0.unet", "--save_dir", tmp_path / "out",
+        "--a_min", "-21", "--a_max", "189", "--space_x", "2", "--roi_x", "64", "--roi_y", "64", "--roi_z", "64",
+    )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "liver.fold0.unet" / "0.75" / "metrics.csv").is_file()
-    kept = load_segmenter(tmp_path / "out" / "liver.fold0.unet" / "0.75" / "model").network.net.state_dict()
+    model = load_segmenter(tmp_path / "out" / "liver.fold0.unet" / "0.75" / "model")
+    assert (model.grid.ct_knots_hu, model.grid.spacing_mm, model.window_voxels) == ((-21.0, 189.0), 2.0, 64)
+    kept = model.network.net.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in network.net.state_dict().items())
     options = difftumor.segmenter_options(difftumor.parse("main", difftumor.MAIN, []))
     start = difftumor.converted(tmp_path / "liver.fold0.unet" / "model.pt", tmp_path / "start")
@@ -353,6 +382,35 @@ def test_a_folder_keeps_one_validation(a_model: Path, a_run: Path, tmp_path: Pat
     refused(run(*asked[:4], tmp_path / "mine", *asked[5:]), 2, "holds metrics.csv and no earlier result", "another")
 
 
+def test_a_scan_that_is_taken_for_mr_is_told_and_an_offset_makes_it_a_ct(
+    a_model: Path, a_run: Path, tmp_path: Path
+) -> None:
+    scan = read_volume(a_run / "scans" / "a.nii.gz")
+    lost = tmp_path / "a.nii.gz"
+    write_volume(scan.with_array((scan.array + 1024).clip(0)), lost)
+    asked = ("validate", a_model, lost, "-o", tmp_path / "out")
+    done = run(*asked)
+    assert done.exit_code == 0 and "a: MR, since no voxel is negative" in plain(done.stderr), done.output
+    assert "Warning: a is taken for MR" in plain(run(*asked, "-q").stderr)
+    refused(run(*asked, "--offset-hu", "-1024"), 2, "holds a validation of another segmenter", "another folder")
+    shifted = run(*asked[:3], "-o", tmp_path / "shifted", "--offset-hu", "-1024", "-q")
+    plainly = run("validate", a_model, a_run / "scans" / "a.nii.gz", "-o", tmp_path / "plain", "--modality", "CT", "-q")
+    assert shifted.exit_code == plainly.exit_code == 0, shifted.output
+    found = [read_volume(tmp_path / name / "pred" / "a.nii.gz").array for name in ("shifted", "plain")]
+    assert np.mean(found[0] == found[1]) > 0.99
+    record = tmp_path / "out" / "validation.json"
+    earlier = json.loads(record.read_text())
+    del earlier["how"]["offset_hu"]
+    record.write_text(json.dumps(earlier))
+    assert run(*asked, "-q").exit_code == 0, "an earlier version's is gone on with"
+
+
+def test_an_offset_for_mr_or_beside_a_protocol_is_refused(tmp_path: Path) -> None:
+    wish = ("validate", tmp_path, "-o", tmp_path / "out", "--offset-hu", "-1024")
+    refused(run(*wish, "--protocol", "mini", "--data", "."), 2, "A protocol names the offset of each case", "offset_hu")
+    refused(run(*wish[:2], tmp_path, *wish[2:], "--modality", "MR"), 2, "--offset-hu is for CT", "leave one away")
+
+
 def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tmp_path: Path) -> None:
     protocol = write_mini_data(tmp_path / "data")
     model = Path(shutil.copytree(a_model, tmp_path / "model"))
@@ -412,7 +470,16 @@ def test_a_mask_that_is_missing_is_refused_by_name(a_model: Path, a_run: Path, t
     done = run("validate", a_model, a_run / "scans", "--labels", tmp_path / "masks", "-o", tmp_path / "out")
     refused(done, 2, "a: expected one mask of its name", "the same name")
     done = run("validate", a_model, a_run / "scans", "--labels", tmp_path / "nowhere", "-o", tmp_path / "out")
-    refused(done, 2, "There is no", "spelling")
+    refused(done, 2, "--labels: there is no", "spelling")
+
+
+@pytest.mark.parametrize("option", ["--labels", "--tumors", "--organ-masks"])
+def test_one_mask_for_a_folder_of_scans_is_refused(a_model: Path, a_run: Path, tmp_path: Path, option: str) -> None:
+    """Every scan would be scored against the one's truth, which fits their grid where they were registered."""
+    mask = a_run / "organs" / "a.nii.gz"
+    done = run("validate", a_model, a_run / "scans", option, mask, "-o", tmp_path / "out")
+    refused(done, 2, "is a folder of scans and", f"give {option} a folder")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scan_that_is_missing_is_refused(a_model: Path, tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_of_a_folder_a_case_that_fails_does_not_stop_the_others_and_a_second_cal
     assert read_mask(a_cohort / "out" / "two" / "tumor.nii.gz", read_volume(made).geometry).array.any()
 
 
+def test_a_folder_of_one_scan_is_gone_on_with_as_any_other(a_cohort: Path) -> None:
+    (a_cohort / "scans" / "two.nii.gz").unlink()
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out")
+    first, second = run(*call), run(*call)
+    assert first.exit_code == 0, first.output
+    assert second.exit_code == 0, second.output
+
+
 def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -> None:
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
     call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", "-q")
@@ -117,6 +125,22 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
     (a_cohort / "out" / "one" / "synthesis.json").write_text("{")
     assert "synthesis.json cannot be read" in plain(run(*again).stderr)
+
+
+def test_a_ct_without_its_offset_is_painted_in_hounsfield_units(a_cohort: Path) -> None:
+    scan = read_volume(a_cohort / "scans" / "one.nii.gz")
+    for name in ("one", "two"):
+        write_volume(scan.with_array((scan.array + 1024).clip(0)), a_cohort / "scans" / f"{name}.nii.gz")
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", "-q")
+    assert "--offset-hu -1024" in plain(run(*call, "--modality", "CT").stderr)
+    offset = ("--offset-hu", "-1024")
+    assert run(*call, *offset).exit_code == run(*call, *offset).exit_code == 0, "what was painted so is kept"
+    painted = a_cohort / "out" / "one"
+    assert read_volume(painted / "scan.nii.gz").array.min() <= -900
+    assert json.loads((painted / "synthesis.json").read_text())["offset_hu"] == -1024
+    assert "painted with another offset" in plain(run(*call, "--offset-hu", "-1000").stderr)
+    assert "painted with another offset" in plain(run(*call).stderr)
 
 
 def test_a_cube_of_another_side_is_another_case_and_a_picture_that_is_missing_is_told(a_cohort: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,48 @@ def test_scans_that_were_trained_on_are_refused_by_their_file_and_by_their_name(
     record_training([Case("z", "z", "train", "CT", "organs/a.nii.gz")], tmp_path, tmp_path / "other")
     validate_scans(a_thresholder(), scans[:1], tmp_path / "out", RAW, model_folder=tmp_path / "other")
     assert (tmp_path / "out" / "training.txt").read_text().startswith("No case is among the 1 scans")
+
+
+def lost(folder: Path, listed: ListedScan) -> ListedScan:
+    """A CT as a program leaves it that forgets its offset."""
+    scan = read_volume(listed.image)
+    path = folder / "lost.nii.gz"
+    write_volume(scan.with_array(np.clip(scan.array + 1024, 0, None).astype(np.int16)), path)
+    return replace(listed, name="lost", image=path)
+
+
+def test_a_ct_without_its_offset_is_not_taken_for_mr_by_a_segmenter_of_ct(tmp_path: Path) -> None:
+    whole = write_scans(tmp_path, ["a"])
+    listed = lost(tmp_path, *whole)
+    trained, guessed = replace(a_thresholder(), modalities=("CT",)), list[tuple[str, ...]]()
+    how = replace(RAW, modality=None)
+    with pytest.raises(InputError, match="not in Hounsfield units"):
+        validate_scans(trained, [listed], tmp_path / "out", how, on_guess=lambda *said: guessed.append(said))
+    rows = validate_scans(trained, [listed], tmp_path / "out", replace(how, offset_hu=-1024.0))
+    expected = validate_scans(trained, whole, tmp_path / "whole", how)
+    assert rows[0]["organ_dice"] == pytest.approx(expected[0]["organ_dice"], abs=0.01) and guessed == []
+
+
+def test_a_guess_is_told_where_the_segmenter_knows_both_or_does_not_say(tmp_path: Path) -> None:
+    scans = write_scans(tmp_path, ["a"])
+    scans += [replace(lost(tmp_path, *scans), labels=None)]
+    told: list[tuple[str, ...]] = []
+    for modalities in ((), ("CT", "MR")):
+        trained = replace(a_segmenter(), modalities=modalities)
+        validate_scans(
+            trained, scans, tmp_path / "out", replace(RAW, modality=None), on_guess=lambda *said: told.append(said)
+        )
+    assert [(name, modality) for name, modality, _ in told] == 2 * [("a", "CT"), ("lost", "MR")]
+    assert "no voxel is negative" in told[1][2]
+
+
+def test_a_scan_whose_file_says_another_modality_is_refused(tmp_path: Path) -> None:
+    scan = replace(ct_phantom(GRID).scan, modality="MR")
+    trained = replace(a_segmenter(), modalities=("CT",))
+    with pytest.raises(InputError, match="trained on CT; the scan's file says that it is MR") as caught:
+        HowToPredict().taken_for(trained, scan)
+    assert caught.value.code == "modality" and "--modality MR" in caught.value.hint
+    assert HowToPredict(modality="MR").taken_for(trained, scan) == ("MR", "")
 
 
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
