@@ -76,13 +76,13 @@ def system_checks() -> Iterator[Check]:
     old = sys.version_info < _OLDEST_PYTHON
     yield Check("python", f"{version} at {sys.executable}", "problem" if old else "ok", "install 3.11 or later." * old)
     yield Check("processors", f"{os.cpu_count()} cores, {platform.machine()}, bfloat16: {_cpu_bfloat16()}")
-    free = free_memory_bytes()
+    free = free_memory()
     if free is None:
         yield Check("memory", "this system does not say", "note")
     else:
-        little = free < _NEEDED_GB * 1e9
-        todo = f"the demo wants {_NEEDED_GB:g} GB: close other programs." if little else ""
-        yield Check("memory", f"{free / 1e9:.1f} GB free", "note" if little else "ok", todo)
+        (held, source), little = free, free[0] < _NEEDED_GB * 1e9
+        todo = f"the demo wants {_NEEDED_GB:g} GB: close other programs, or ask for a larger job." if little else ""
+        yield Check("memory", f"{held / 1e9:.1f} GB: {source}", "note" if little else "ok", todo)
     disk = shutil.disk_usage(Path.cwd()).free
     full = disk < _DISK_GB * 1e9
     todo = "a result of a large CT takes some hundred MB: make room." if full else ""
@@ -169,12 +169,20 @@ def text_checks() -> Iterator[Check]:
         yield Check("text model", "all-MiniLM-L6-v2, SHA-256 as pinned")
 
 
-def free_memory_bytes() -> int | None:
-    """Return how much memory can still be used; None where the system does not say."""
+def free_memory() -> tuple[float, str] | None:
+    """Return how many bytes this program may hold, as its plans count them, and what limits that; None where nobody says."""
+    try:
+        from DiffuGTSLib.planning.machine import cpu_memory
+    except (ImportError, OSError):  # what is not installed, or is damaged, is told below
+        return _free_in_this_computer()
+    return cpu_memory()
+
+
+def _free_in_this_computer() -> tuple[float, str] | None:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                return int(line.split()[1]) * 1024, "free in this computer"
     except OSError:
         return None
     return None
