@@ -15,7 +15,6 @@ import safetensors.numpy
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SCHEMA = 1
@@ -23,8 +22,18 @@ RESEARCH_USE = "Research use only. Not for diagnosis."
 RUN_AGAIN = "run diffugts segment again."
 
 
-def make_record(scan: Volume, scan_path: Path, result: Segmentation, components: Components) -> dict[str, Any]:
-    """Return what was found in which scan, and with which prompts, configuration, weights, seed and versions."""
+def make_record(
+    scan: Volume, scan_path: Path, digest: str, result: Segmentation, components: Components
+) -> dict[str, Any]:
+    """Return what was found in which scan, and with which prompts, configuration, weights, seed and versions.
+
+    Args:
+        scan: As it was read.
+        scan_path: From where.
+        digest: Its SHA-256, taken when it was read: by the end somebody may have written another one there.
+        result: What was found.
+        components: With what.
+    """
     return {
         "schema": SCHEMA,
         "notice": RESEARCH_USE,
@@ -34,7 +43,7 @@ def make_record(scan: Volume, scan_path: Path, result: Segmentation, components:
         "input": {
             "name": scan_path.name,
             "path": str(scan_path.absolute()),
-            "sha256": scan_sha256(scan_path),
+            "sha256": digest,
             "shape": list(scan.geometry.shape),
             "spacing_mm": list(scan.geometry.spacing_mm),
             "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),

@@ -134,6 +134,7 @@ def write_results(
     image_format: str = "nifti",
     notes: Mapping[str, Any] | None = None,
     force: bool = False,
+    digest: str | None = None,
 ) -> list[Finding]:
     """Write the whole result folder and return the findings, largest first.
 
@@ -143,7 +144,7 @@ def write_results(
     Args:
         folder: Made if absent. Files of other names in it are left alone.
         scan: As it was read.
-        scan_path: From where; its SHA-256 goes on record.
+        scan_path: From where.
         result: What `segment` returned.
         components: What it was made with.
         stages: Those that were run.
@@ -151,6 +152,7 @@ def write_results(
         image_format: One of `FORMATS`.
         notes: More entries for the record, JSON values: what the user asked for beside the configuration.
         force: Replace an earlier result.
+        digest: The scan's SHA-256, which goes on record, by `scan_sha256` before it was read; None: as the file is now.
 
     Raises:
         InputError: If `image_format` is another word; else as `require_result_folder`.
@@ -163,7 +165,8 @@ def write_results(
     findings = find_lesions(result.mask, result.aova, scan, result.pseudo_healthy)
     about = {"region": region is not None, "stages": list(stages), "format": image_format, "findings": len(findings)}
     outcome = {"outcome": _outcome_of_all_files(result)}
-    record = {**make_record(scan, scan_path, result, components), **outcome, **about, **(notes or {})}
+    digest = scan_sha256(scan_path) if digest is None else digest
+    record = {**make_record(scan, scan_path, digest, result, components), **outcome, **about, **(notes or {})}
     with whole_folder(folder, NAMES) as staging:
         _write_images(staging, scan, result, image_format)
         write_findings(findings, staging / FINDINGS)

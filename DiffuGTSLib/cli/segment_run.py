@@ -108,8 +108,12 @@ class Wish:
             InputError: If the scan, a mask or the folder is no good.
             Others: As `load_components`, `segment_by_plan` and `write_results`.
         """
+        from DiffuGTSLib.volumes.digest import scan_sha256
+
+        digest = scan_sha256(scan)  # of what is read now; it may be written anew while this runs
         volume, kind = open_scan(scan, self.modality, self.quiet, self.offset_hu)
         prompts = self.prompts(kind)
+        notes = {"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}
         region = allowed_region(volume.geometry, organ_mask, box)
         drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
@@ -135,7 +139,7 @@ class Wish:
             progress("write", 0.0)
             findings = results.write_results(
                 output, volume, scan, result, components, stages=stages, region=region, image_format=self.image_format,
-                notes={"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}, force=self.force,
+                notes=notes, force=self.force, digest=digest,
             )  # fmt: skip
             progress("write", 1.0)
         return findings

@@ -26,14 +26,18 @@ from DiffuGTSLib.cli.options import (
     Steps,
     configured,
     examples,
+    parse_size_gb,
 )
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
 from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
+from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import mend_folder
 
 if TYPE_CHECKING:
+    from DiffuGTSLib.config import Config
     from DiffuGTSLib.findings import Finding
+    from DiffuGTSLib.results import StoredResult
 
 SEGMENT_EXAMPLES = examples(
     "diffugts segment chest.nii.gz -o result --organ lung",
@@ -139,14 +143,17 @@ def refine(
         Path | None, typer.Option("--coarse-mask", help="Default: coarse_mask.nii.gz in the folder, as you edited it.")
     ] = None,
     scan: Annotated[Path | None, typer.Option("--scan", help="Where the scan lies now, if it was moved.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Where the model folder lies now, if it was moved; the same weights.")
+    ] = None,
     device: Device = None,
     seed: Seed = None,
+    memory: Memory = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline, results
-    from DiffuGTSLib.components import as_here
     from DiffuGTSLib.drawn import inside_region
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
@@ -157,15 +164,9 @@ def refine(
     mask_path = coarse_mask or folder / results.COARSE_MASK
     drawn = open_mask(mask_path, stored.scan.geometry)
     tell_aloud(inside_region(drawn, stored.region)[1])
-    then = stored.config.runtime
-    runtime = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
-    here = as_here(runtime)
-    if here != runtime and not quiet:
-        ERR.print(f"On this CPU: in {here.precision}, not compiled; the result was made otherwise.", highlight=False)
-    config = dataclasses.replace(stored.config, runtime=here)
+    config, reset = config_here(stored, model, device, seed, memory, quiet)
     if stored.cache is None and not quiet:
         ERR.print(f"{results.CACHE} is gone: the scan is encoded again.", highlight=False)
-    reset = {f"runtime.{key}" for key, value in vars(here).items() if value != getattr(runtime, key)}
     given_up = [key for key in stored.given_up_before if key not in reset]
     plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=given_up)
     tell_rung(plan, quiet)
@@ -182,11 +183,48 @@ def refine(
         progress("write", 0.0)
         findings = results.write_results(
             folder, seen, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
-            image_format=stored.image_format, force=True,
+            image_format=stored.image_format, force=True, digest=stored.record["input"]["sha256"],
             notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)},
         )  # fmt: skip
         progress("write", 1.0)
     show_result(folder, findings, quiet, as_json)
+
+
+def config_here(
+    stored: StoredResult, model: Path | None, device: str | None, seed: int | None, memory: str | None, quiet: bool
+) -> tuple[Config, set[str]]:
+    """Return a result's configuration as it goes on here, and the keys in which this machine makes it another one.
+
+    Raises:
+        ConfigError: If the device is not here, or the memory is no size.
+        WeightsError: If the model folder is not where it was.
+    """
+    from DiffuGTSLib.components import as_here, find_device
+
+    then = stored.config.runtime
+    asked = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
+    here = as_here(asked, str(stored.record.get("device", "")))
+    reset = {key for key, value in vars(here).items() if value != getattr(asked, key)}
+    words = {
+        "precision": f"in {here.precision}",
+        "compile": "not compiled",
+        "memory_gb": "with the memory that is free",
+    }
+    said = [sentence for key, sentence in words.items() if key in reset]
+    if said and not quiet:
+        place = "CPU" if find_device(here).type == "cpu" else "card"
+        ERR.print(f"On this {place}: {', '.join(said)}; the result was made otherwise.", highlight=False)
+    if memory is not None:
+        here = dataclasses.replace(here, memory_gb=parse_size_gb(memory))
+    backbone = stored.config.backbone
+    if model is not None:
+        backbone = dataclasses.replace(backbone, folder=str(model.absolute()))
+    if backbone.folder and not Path(backbone.folder).is_dir():
+        raise WeightsError(
+            f"There is no model folder {backbone.folder}.", hint="it was moved: name its place with --model.",
+            code="weights_missing",
+        )  # fmt: skip
+    return dataclasses.replace(stored.config, backbone=backbone, runtime=here), {f"runtime.{key}" for key in reset}
 
 
 def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import require_scan
 from DiffuGTSLib.worker.model import WarmModel
@@ -42,6 +43,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         DiffuGTSError: Whatever reading, `load_components` and `segment` refuse, or a file that cannot be written.
     """
     with teller.stage("load"):
+        digest = scan_sha256(folder / spec.scan)
         scan = read_volume(folder / spec.scan)
         require_scan(scan)
         modality, reason = (spec.modality, "as asked") if spec.modality else guess_modality(scan)
@@ -81,7 +83,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         with whole_file(folder / CACHE_FILE) as temporary:
             made_of = digest_of_look(scan, prompts, modality, result.config, components)  # memory may have run out
             temporary.write_bytes(packed_cache(result.cache, None, made_of))
-        write_record(folder, spec, scan, result, components, findings)
+        write_record(folder, spec, scan, digest, result, components, findings)
         teller.artifact("record", folder / ARTIFACT_FILES["record"])
     seconds = {"load": teller.seconds["load"], **result.timings_s, "write": teller.seconds["write"]}
     teller.tell(
@@ -156,8 +158,9 @@ def earlier_look(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cach
 
 
 def write_record(
-    folder: Path, spec: JobSpec, scan: Volume, result: Segmentation, components: Components, findings: list[Finding]
-) -> None:
+    folder: Path, spec: JobSpec, scan: Volume, digest: str, result: Segmentation, components: Components,
+    findings: list[Finding],
+) -> None:  # fmt: skip
     """Write record.json: as in a result folder, and what the job asked for."""
     about = {
         "region": bool(spec.region),
@@ -167,5 +170,5 @@ def write_record(
         "asked": asdict(spec),
     }
     with whole_file(folder / ARTIFACT_FILES["record"]) as temporary:
-        text = record_text({**make_record(scan, folder / spec.scan, result, components), **about})
+        text = record_text({**make_record(scan, folder / spec.scan, digest, result, components), **about})
         temporary.write_text(text, encoding="utf-8")

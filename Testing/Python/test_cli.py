@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,10 +15,11 @@ from phantoms import CENTER_RAS, Phantom, grid, mr_phantom
 from terminal import TINY, coarse_body, plain, refused, run, start, write_case
 
 from DiffuGTSLib import __version__, results
-from DiffuGTSLib.cli import doctor
+from DiffuGTSLib.cli import doctor, segment_run
 from DiffuGTSLib.cli.options import configured
 from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
 from DiffuGTSLib.cli.segment_run import chosen_stages
+from DiffuGTSLib.cli.segmenting import config_here
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES
 from DiffuGTSLib.resources import resource_path
@@ -93,6 +95,23 @@ def test_every_choice_reaches_the_record(a_folder: Path, tmp_path: Path) -> None
     assert shown["findings"][0]["volume_ml"] > 0
     coarse = read_volume(tmp_path / "result" / results.COARSE_MASK)
     assert np.array_equal(coarse.array, read_volume(a_folder / "lesion.nii.gz").array)
+
+
+def test_a_scan_that_changes_during_the_run_is_on_record_as_it_was_read(
+    a_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written anew: the result is not taken for that one's. Gone: the result is there nevertheless."""
+    path = Path(shutil.copy(a_folder / "scan.nii.gz", tmp_path / "scan.nii.gz"))
+    scan = read_volume(path)
+    call = ("segment", path, "--organ", "liver", *TINY, "--quiet", "--stages", "aova", "-o")
+    monkeypatch.setattr(segment_run, "stop_if_asked", lambda: write_volume(scan.with_array(scan.array + 1), path))
+    assert run(*call, tmp_path / "one").exit_code == 0
+    with pytest.raises(InputError) as caught:
+        results.read_results(tmp_path / "one")
+    assert caught.value.code == "scan_changed"
+    monkeypatch.setattr(segment_run, "stop_if_asked", lambda: path.unlink(missing_ok=True))
+    assert run(*call, tmp_path / "two").exit_code == 0
+    assert len(results.read_record(tmp_path / "two")["input"]["sha256"]) == 64
 
 
 def test_stopping_after_detection_is_a_whole_result(a_folder: Path, tmp_path: Path) -> None:
@@ -196,17 +215,47 @@ def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     record = results.read_record(a_result)
-    record["config"]["runtime"] |= {"precision": "bfloat16", "compile": True, "device": "auto", "offload": True}
+    made = {"precision": "bfloat16", "compile": True, "device": "auto", "offload": True, "memory_gb": 0.001}
+    record["config"]["runtime"] |= made
+    record["device"] = "cuda:0"
     record["plan"]["differs_from_asked"] = {"runtime.offload": True, "runtime.precision": "bfloat16"}
     (a_result / results.RECORD).write_text(json.dumps(record))
     shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
     done = run("refine", a_result, *device)
     assert done.exit_code == 0, done.stderr
-    assert "in float32, not compiled" in done.stderr
+    said = "On this CPU: in float32, not compiled, with the memory that is free; the result was made otherwise."
+    assert said in plain(done.stderr)
     record = results.read_record(a_result)
     now = record["config"]["runtime"]
-    assert (now["precision"], now["compile"], now["offload"]) == ("float32", False, False)
+    assert (now["precision"], now["compile"], now["offload"], now["memory_gb"]) == ("float32", False, False, 0)
     assert record["plan"]["differs_from_asked"] == {}, "that it was made otherwise does not stay on record"
+
+
+def test_refine_is_told_the_memory_of_this_computer(a_result: Path) -> None:
+    record = results.read_record(a_result)
+    record["config"]["runtime"]["memory_gb"] = 0.001
+    (a_result / results.RECORD).write_text(json.dumps(record))
+    refused(run("refine", a_result, "--device", "cpu"), 4, "0.0 GB may be used (as asked)", "--memory")
+    done = run("refine", a_result, "--memory", "64GB")
+    assert done.exit_code == 0, done.stderr
+    assert results.read_record(a_result)["config"]["runtime"]["memory_gb"] == 64
+
+
+def test_on_a_card_without_half_precision_refine_does_not_speak_of_a_processor(
+    a_result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)  # put back afterwards
+    stored = results.read_results(a_result)
+    made = dataclasses.replace(stored.config.runtime, precision="bfloat16", compile=True, device="cuda")
+    stored = dataclasses.replace(
+        stored, record={**stored.record, "device": "cuda:0"}, config=dataclasses.replace(stored.config, runtime=made)
+    )
+    config, reset = config_here(stored, None, None, None, None, False)
+    assert (config.runtime.precision, config.runtime.compile, reset) == ("float32", True, {"runtime.precision"})
+    assert "On this card: in float32; the result was made otherwise." in plain(capsys.readouterr().err)
 
 
 def test_the_same_seed_gives_the_same_result(a_written_result: Path, a_folder: Path, tmp_path: Path) -> None:
@@ -335,7 +384,11 @@ def test_doctor_tells_a_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatc
     notes = {check.name: check.todo for check in doctor.system_checks() if check.state == "note"}
     assert "close other programs" in notes["memory"]
     assert "make room" in notes["disk"]
-    monkeypatch.setattr(doctor, "free_memory_bytes", lambda: None)
+    monkeypatch.setattr(doctor, "_NEEDED_GB", 4.0)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "50")
+    memory = next(check for check in doctor.system_checks() if check.name == "memory")
+    assert (memory.found, memory.state) == ("0.1 GB: the job's memory (SLURM)", "note")
+    monkeypatch.setattr(doctor, "free_memory", lambda: None)
     memory = next(check for check in doctor.system_checks() if check.name == "memory")
     assert memory.found == "this system does not say"
 
