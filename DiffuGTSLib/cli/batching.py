@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, tell
+from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell_any
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     AsJson,
@@ -31,8 +31,8 @@ from DiffuGTSLib.cli.options import (
 )
 from DiffuGTSLib.cli.segment_run import Wish, asked
 from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, OffsetHu, Organ, Stages
-from DiffuGTSLib.errors import ConfigError, InputError, MemoryLimitError
-from DiffuGTSLib.storage import make_folder, mend_folder, require_folder_for, whole_file
+from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, StorageError, WeightsError
+from DiffuGTSLib.storage import make_folder, mend_folder, require_folder_for, shown, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
@@ -136,7 +136,7 @@ def batch(
     work, rows = _Batch(wish), []
     for number, case in enumerate(cases, start=1):
         if not quiet:
-            ERR.print(Text(f"{number} of {len(cases)}: {case.name}"), soft_wrap=True)
+            ERR.print(Text(f"{number} of {len(cases)}: {shown(case.name)}"), soft_wrap=True)
         rows.append(work.do(case))
         write_tables(output, cases, rows)
     _show(rows, output, quiet, as_json)
@@ -146,7 +146,7 @@ def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = 
     """Return what is to be segmented, each scan with its mask.
 
     Raises:
-        InputError: As `scans_below` and `mask_named`; or where a mask is missing (code "missing").
+        InputError: As `scans_below` and `mask_named`; or where a mask of a scan is missing (code "missing").
     """
     from DiffuGTSLib.cli.scan_folders import mask_named, scans_below
 
@@ -166,9 +166,30 @@ def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = 
             raise InputError(f"{name}: there is no mask {path}.", hint="check --organ-mask.", code="missing")
         return path
 
+    def mask_if_scan(name: str, scan: Path) -> Path | None:
+        try:
+            return mask_of(name)
+        except InputError:
+            if is_no_scan(scan):  # asked last: it reads a header a slice
+                return None
+            raise
+
     return [
-        Case(name, scan, mask_of(name), output / name) for name, scan in scans_below(scans, leave_out=output).items()
+        Case(name, scan, mask_if_scan(name, scan), output / name)
+        for name, scan in scans_below(scans, leave_out=output).items()
     ]
+
+
+def is_no_scan(path: Path) -> bool:
+    """Tell whether a folder holds what an archive holds beside scans: a segmentation, a report or a scout."""
+    from DiffuGTSLib.volumes.dicom import NO_SCANS
+    from DiffuGTSLib.volumes.io import source_files
+
+    try:
+        source_files(path)
+    except InputError as error:
+        return error.code in NO_SCANS
+    return False
 
 
 def require_batch_folder(output: Path) -> None:
@@ -197,6 +218,7 @@ class _Batch:
     def do(self, case: Case) -> Row:
         """Segment a case, or keep what is there; what is wrong with this scan alone is said, and is its row."""
         from DiffuGTSLib.results import NAMES, RECORD, is_result
+        from DiffuGTSLib.volumes.dicom import NO_SCANS
 
         try:
             mend_folder(case.folder, RECORD, NAMES)
@@ -206,13 +228,14 @@ class _Batch:
             components = self._networks(case)
             self._wish.run(case.scan, case.folder, organ_mask=case.organ_mask, components=components)
             return _row(case, DONE)
-        except ConfigError:
+        except (ConfigError, WeightsError, StorageError, Cancelled, BrokenPipeError):  # so would every other one
             raise
-        except (InputError, MemoryLimitError) as error:
-            status = SKIPPED if error.code == "no_scan" else FAILED  # an archive holds segmentations and reports, too
-            if status == FAILED:
-                tell(error)
-            return Row(case.name, status, error.message, 0, nan, nan, "", str(case.scan))
+        except Exception as error:  # noqa: BLE001, whatever is odd about one scan stops no other
+            stop_if_asked()  # a library that is interrupted may raise anything
+            if isinstance(error, InputError) and error.code in NO_SCANS:
+                return Row(case.name, SKIPPED, error.message, 0, nan, nan, "", str(case.scan))
+            said = shown(tell_any(error).message)
+            return Row(shown(case.name), FAILED, said, 0, nan, nan, "", shown(case.scan))
 
     def _networks(self, case: Case) -> Components:
         from DiffuGTSLib.planning.running import plan_here
@@ -300,7 +323,11 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
             code="cases_failed",
         )
     if all(row.status == SKIPPED for row in rows):
-        raise InputError(f"None of {len(rows)} series is a CT or MR scan.", hint="name other folders.", code="no_scan")
+        raise InputError(
+            f"None of {len(rows)} series is a CT or MR scan of several slices.",
+            hint="name other folders.",
+            code="no_scan",
+        )
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError, says_out_of_memory
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError, StorageError, says_out_of_memory
+from DiffuGTSLib.storage import shown
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -59,6 +60,7 @@ class Interrupt:
 _STOPPED = "Stopped. No file is left half written; what was finished before is kept."
 
 _INTERRUPT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)
+_DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
 
 
 def stop_if_asked() -> None:
@@ -79,6 +81,7 @@ class Door(TyperGroup):
         """Run the command; turn what it raises into words on stderr and an exit code."""
         with Interrupt() as interrupt:
             _INTERRUPT.set(interrupt)
+            _DEBUG.set(bool(ctx.params.get("debug")))
             try:
                 return super().invoke(ctx)
             except (typer.Exit, typer.Abort, _USAGE):
@@ -86,12 +89,8 @@ class Door(TyperGroup):
             except BrokenPipeError:  # `diffugts presets | head`
                 raise
             except (Exception, KeyboardInterrupt) as error:
-                known = as_known(error, interrupt.pressed)
-                if ctx.params.get("debug"):
-                    typer.echo("".join(traceback.format_exception(error)), err=True)
-                tell(known or _unexpected(error))
-                exit_code = interrupt.exit_code or (known.exit_code if known else 1)
-                raise typer.Exit(exit_code) from error
+                known = tell_any(error, interrupt.pressed)
+                raise typer.Exit(interrupt.exit_code or known.exit_code) from error
 
 
 def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError | None:
@@ -101,13 +100,29 @@ def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError |
         return error if isinstance(error, Cancelled) else Cancelled(_STOPPED)
     if isinstance(error, DiffuGTSError):
         return error
-    if not says_out_of_memory(error):
-        return None
-    said = " ".join(str(error).split())[:300]
-    return MemoryLimitError(
-        f"Not enough memory{': ' + said.rstrip('.') if said else ''}.",
-        hint="close other programs; or cut the scan, or choose a coarser grid as in --set canonical.spacing_mm=3.",
-    )
+    said = " ".join(str(error).split())[:300].rstrip(".")
+    if says_out_of_memory(error):
+        return MemoryLimitError(
+            f"Not enough memory{': ' + said if said else ''}.",
+            hint="close other programs; or cut the scan, or choose a coarser grid as in --set canonical.spacing_mm=3.",
+        )
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return StorageError(
+            f"{shown(error.filename)} cannot be used: {error.strerror}."
+            if error.filename and error.strerror
+            else f"Reading or writing failed: {said or type(error).__name__}.",
+            hint="check that it is there, that you may read and write it, and its disk.",
+        )
+    return None
+
+
+def tell_any(error: BaseException, interrupted: bool = False) -> DiffuGTSError:
+    """Say an exception on stderr, with its trace where --debug asks for that, and return it as one of our family."""
+    known = as_known(error, interrupted) or _unexpected(error)
+    if _DEBUG.get():
+        typer.echo("".join(traceback.format_exception(error)), err=True)
+    tell(known)
+    return known
 
 
 def tell(error: DiffuGTSError) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError
@@ -53,27 +54,39 @@ def scans_below(paths: Sequence[Path], leave_out: Path) -> dict[str, Path]:
         leave_out: A folder that is not looked into: of the results, which may lie among the scans.
 
     Raises:
-        InputError: If a path is not there, holds no scan (code "missing"), or two scans are called alike (code "names").
+        InputError: If a path is not there, holds no scan (code "missing"), a folder cannot be looked into (code
+            "unreadable"), or two scans are called alike (code "names").
     """
     scans: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise InputError(f"There is no {path}.", hint="check the spelling.", code="missing")
-        scans += _below(path, leave_out) if path.is_dir() else [path]
+        try:
+            if not path.exists():
+                raise InputError(f"There is no {path}.", hint="check the spelling.", code="missing")
+            scans += _below(path, leave_out) if path.is_dir() else [path]
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or path} cannot be looked into: {error.strerror or error}.",
+                hint="check that you may read it; or name the folders of the scans, without it.",
+                code="unreadable",
+            ) from error
     return _named([path.absolute() for path in dict.fromkeys(scans)])
 
 
 def _below(folder: Path, leave_out: Path) -> list[Path]:
-    """Return a folder's image files; where there are none, the folders below it that hold a DICOM file."""
+    """Return a folder's image files; where there are none, the folders below it that hold a DICOM file.
+
+    Raises:
+        InputError: If there are none of either (code "missing").
+        OSError: If a folder cannot be looked into.
+    """
     images = sorted(path for path in folder.iterdir() if is_image(path))
     if images:
         return images
     series, deeper = [], ""
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if (Path(place) / name).resolve() != leave_out.resolve())
-        found = [Path(place) / name for name in sorted(files) if not name.startswith(".") and name != "DICOMDIR"]
+    for place, files in _folders(folder, leave_out):
+        found = [place / name for name in sorted(files) if not name.startswith(".") and name != "DICOMDIR"]
         if any(_is_dicom(path) for path in found):
-            series.append(Path(place))
+            series.append(place)
         deeper = deeper or next((str(path) for path in found if is_image(path)), "")
     if not series:
         raise InputError(
@@ -83,7 +96,32 @@ def _below(folder: Path, leave_out: Path) -> list[Path]:
             else f"image files end in {', '.join(READ_SUFFIXES)}.",
             code="missing",
         )
-    return series
+    return sorted(series)
+
+
+def _folders(folder: Path, leave_out: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield (folder, names of its files) of each folder below one, but not of `leave_out`; each once, and links last.
+
+    So what lies behind a symbolic link is found, called by its own place where it has one here, and no circle is endless.
+
+    Raises:
+        OSError: If one cannot be looked into.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    seen, waiting = {leave_out.resolve()} - {folder.resolve()}, [folder]
+    while waiting:
+        for top, inner, files in os.walk(waiting.pop(0), onerror=stop):
+            place = Path(top)
+            if place.resolve() in seen:
+                inner.clear()
+                continue
+            seen.add(place.resolve())
+            inner.sort()
+            waiting += [place / name for name in inner if (place / name).is_symlink()]
+            yield place, files
 
 
 def _is_dicom(path: Path) -> bool:
@@ -95,15 +133,17 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _named(scans: Sequence[Path]) -> dict[str, Path]:
-    """Call each scan by its name, and those that are called alike by one folder more, until they differ."""
+    """Call each scan by its name, and those that are called alike by one folder more, until they differ.
+
+    Those of which all folders are called alike, as a/b_c and a_b/c, get a number.
+    """
     folders_above = dict.fromkeys(scans, 0)
     while True:
         alike = defaultdict(list)
         for path, above in folders_above.items():
-            alike["_".join([*path.parts[len(path.parts) - 1 - above : -1], _called(path)])].append(path)
+            folders = path.relative_to(path.anchor).parts[:-1]  # the root, joined to -o, would lead out of it
+            alike["_".join([*folders[max(0, len(folders) - above) :], _called(path)])].append(path)
         groups = [group for group in alike.values() if len(group) > 1]
-        if not groups:
-            return {name: path for name, (path,) in alike.items()}
         for first, second, *_ in groups:
             if first.parent == second.parent:
                 raise InputError(
@@ -111,8 +151,19 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
                     hint="rename one, or give each a folder of its own.",
                     code="names",
                 )
+        if not any(folders_above[path] < len(path.parents) - 1 for group in groups for path in group):
+            return _numbered(alike)
         for path in (path for group in groups for path in group):
             folders_above[path] += 1
+
+
+def _numbered(alike: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for name, paths in alike.items():
+        for path in paths:
+            free = (f"{name}_{number}" for number in count(2))
+            named[name if name not in named else next(one for one in free if one not in {*alike, *named})] = path
+    return named
 
 
 def _called(path: Path) -> str:

@@ -6,18 +6,24 @@ import csv
 import json
 import os
 import shutil
+import struct
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from phantoms import grid, write_dicom
 from terminal import TINY, coarse_body, plain, refused, run, write_case
 
 from DiffuGTSLib import results
 from DiffuGTSLib.cli.batching import planned_cases
-from DiffuGTSLib.cli.scan_folders import scans_below
+from DiffuGTSLib.cli.scan_folders import _named, scans_below
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSLib.volumes import io
+from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
 LIVER = ("--organ", "liver", *TINY)
@@ -71,6 +77,46 @@ def test_a_scan_that_fails_stops_no_other_and_a_second_call_goes_on(a_cohort: Pa
     each = {name: len(rows_of(out / name / "findings.csv")) for name in ("one", "two.v2")}
     assert Counter(row["name"] for row in rows_of(out / "findings.csv")) == each
     assert min(each.values()) > 0, "else the tables were not tested"
+
+
+def test_an_odd_scan_stops_no_other(a_case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place of NaN, memory that runs out while it is read, and what nobody has thought of; between two good ones."""
+    scans, read = tmp_path / "scans", read_volume
+    scans.mkdir()
+    for name in "abcde":
+        write_volume(read(a_case / "scan.nii.gz"), scans / f"{name}.nii")
+    content = bytearray((scans / "b.nii").read_bytes())
+    struct.pack_into("<2h3f", content, 252, 1, 1, np.nan, 0, 0)
+    (scans / "b.nii").write_bytes(content)
+
+    def little_memory(path: Path) -> Volume:
+        if path.name == "c.nii":
+            np.empty(1 << 50)
+        if path.name == "d.nii":
+            raise ZeroDivisionError("one over none")
+        return read(path)
+
+    monkeypatch.setattr(io, "read_volume", little_memory)
+    done = run("batch", scans, "-o", tmp_path / "out", *LIVER, "--stages", "aova", "--quiet")
+    rows = rows_of(tmp_path / "out" / "cases.csv")
+    assert [row["status"] for row in rows] == ["done", "failed", "failed", "failed", "done"], done.output
+    assert "nan" in rows[1]["outcome"] and "Not enough memory" in rows[2]["outcome"]
+    assert "Unexpected ZeroDivisionError: one over none" in rows[3]["outcome"]
+    assert done.exit_code == 2 and "3 of 5 scans failed" in plain(done.stderr)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems keep text only, and /proc cannot be read")
+def test_names_that_are_no_text_and_files_that_cannot_be_read_stop_no_other_scan(a_case: Path, tmp_path: Path) -> None:
+    scan = read_volume(a_case / "scan.nii.gz")
+    for name in ("a", "c"):
+        write_dicom(Volume(scan.array[:12, :12, :8], grid((12, 12, 8)), "CT"), tmp_path / "in" / name)
+    (tmp_path / "in" / "a" / "damaged.dcm").symlink_to("/proc/self/mem")
+    shutil.copytree(tmp_path / "in" / "c", tmp_path / "in" / os.fsdecode(b"b\xfc"))
+    done = run("batch", tmp_path / "in", "-o", tmp_path / "out", *LIVER, "--stages", "aova", "--json")
+    rows = rows_of(tmp_path / "out" / "cases.csv")
+    assert [row["status"] for row in rows] == ["failed", "failed", "done"], done.output
+    assert "in/a cannot be read: Input/output error" in rows[0]["outcome"]
+    assert rows[1]["name"] == "b\\udcfc" and "is not UTF-8" in rows[1]["outcome"]
 
 
 def test_an_offset_is_part_of_what_was_asked_for(a_case: Path, tmp_path: Path) -> None:
@@ -159,6 +205,39 @@ def test_series_of_an_archive_are_found_at_any_depth_and_results_among_them_are_
     }  # fmt: skip
 
 
+def test_series_behind_links_are_found_once_and_folders_that_cannot_be_opened_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, store = tmp_path / "archive", tmp_path / "store" / "ct2"
+    for folder in (archive / "p1" / "ct1", store):
+        folder.mkdir(parents=True)
+        (folder / "IM0").write_bytes(bytes(128) + b"DICM")
+    (archive / "a").symlink_to(tmp_path / "store")
+    (archive / "latest").symlink_to(archive / "p1" / "ct1")
+    (archive / "p1" / "circle").symlink_to(archive)
+    named = scans_below([archive], tmp_path / "out")
+    assert {name: str(path.relative_to(archive)) for name, path in named.items()} == {"ct2": "a/ct2", "ct1": "p1/ct1"}
+    real = os.scandir
+
+    def closed(place: Any) -> Any:
+        if str(place).endswith("ct2"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(InputError, match=r"a/ct2 cannot be looked into: Permission denied") as caught:
+        scans_below([archive], tmp_path / "out")
+    assert caught.value.code == "unreadable"
+
+
+def test_no_name_leads_out_of_the_folder_of_results() -> None:
+    assert list(_named([Path("/scans/ct.nii.gz"), Path("/scans/old/scans/ct.nii.gz")])) == ["scans_ct", "old_scans_ct"]
+    alike = [Path("/a/b/ct.nii"), Path("/z/b/ct.nii"), Path("/a_b/ct.nii")]
+    assert list(_named(alike)) == ["a_b_ct", "a_b_ct_2", "z_b_ct"]
+    with pytest.raises(InputError, match="would both be called"):
+        _named([Path("/ct.nii"), Path("/ct.mha")])
+
+
 def test_image_files_that_lie_deeper_are_not_searched_for_since_masks_lie_among_them(tmp_path: Path) -> None:
     (tmp_path / "s0001").mkdir()
     (tmp_path / "s0001" / "ct.nii.gz").touch()
@@ -176,6 +255,31 @@ def test_series_of_an_archive_that_are_no_scans_are_passed_over(a_case: Path, tm
     rows = rows_of(tmp_path / "out" / "cases.csv")
     assert [(row["name"], row["status"]) for row in rows] == [("ct", "done"), ("pt", "skipped")]
     refused(run("batch", tmp_path / "in" / "pt", *call), 2, "None of 1 series is a CT or MR scan", "other folders")
+
+
+def test_what_is_no_scan_needs_no_mask(a_case: Path, tmp_path: Path) -> None:
+    """A segmentation, a report without pixels and a scout, beside a scan whose mask is there."""
+    scan = read_volume(a_case / "scan.nii.gz")
+    part = Volume(scan.array[:12, :12, :8], grid((12, 12, 8)), "CT")
+    write_dicom(part, tmp_path / "in" / "ct")
+    write_dicom(part, tmp_path / "in" / "seg", {"0008|0060": "SEG"}, series=2)
+    write_dicom(Volume(part.array[:, :, :1], grid((12, 12, 1)), "CT"), tmp_path / "in" / "scout", series=3)
+    (tmp_path / "in" / "report").mkdir()
+    report = sitk.ReadImage(str(next((tmp_path / "in" / "seg").iterdir())))
+    report.SetMetaData("0008|0060", "SR")
+    report.SetMetaData("0020|000e", "1.2.826.0.1.3680043.2.1125.99.4")
+    sitk.WriteImage(report, str(tmp_path / "in" / "report" / "1.dcm"))
+    (tmp_path / "organs" / "ct").mkdir(parents=True)
+    write_volume(part.with_array(np.ones(part.array.shape, np.uint8)), tmp_path / "organs" / "ct" / "liver.nii.gz")
+    masks = ("--organ-mask", tmp_path / "organs" / "{name}" / "liver.nii.gz")
+    done = run("batch", tmp_path / "in", "-o", tmp_path / "out", *LIVER, *masks, "--stages", "aova", "--quiet")
+    rows = rows_of(tmp_path / "out" / "cases.csv")
+    assert {row["name"]: row["status"] for row in rows} == {
+        "ct": "done", "report": "skipped", "scout": "skipped", "seg": "skipped"
+    }  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (tmp_path / "organs" / "ct" / "liver.nii.gz").unlink()
+    refused(run("batch", tmp_path / "in", "-o", tmp_path / "out", *LIVER, *masks), 2, "ct: there is no mask", "--organ")
 
 
 def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) -> None:

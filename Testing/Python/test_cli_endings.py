@@ -14,7 +14,7 @@ from terminal import ROOT, TINY, coarse_body, run, start, write_case
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli.door import as_known
-from DiffuGTSLib.errors import Cancelled, MemoryLimitError
+from DiffuGTSLib.errors import Cancelled, MemoryLimitError, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,15 @@ def test_what_ctrl_c_breaks_is_not_a_mistake_of_the_program() -> None:
     stopped = Cancelled("Stopped. The last checkpoint is kept.")
     assert as_known(stopped, interrupted=True) is stopped
     assert as_known(ValueError("a mistake")) is None
+
+
+def test_what_the_file_system_refuses_is_no_mistake_of_the_program() -> None:
+    known = as_known(PermissionError(13, "Permission denied", "/data/scan.nii"))
+    assert isinstance(known, StorageError) and known.exit_code == 6
+    assert known.message == "/data/scan.nii cannot be used: Permission denied." and known.hint
+    nameless = as_known(OSError("the disk is gone"))
+    assert nameless is not None and nameless.message == "Reading or writing failed: the disk is gone."
+    assert as_known(BrokenPipeError(32, "Broken pipe")) is None
 
 
 _BROKEN = """
