@@ -13,6 +13,7 @@ from DiffuGTSLib.backbones import Backbone, build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule, TextEncoder
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.taps import tapped, tapped_levels
+from DiffuGTSLib.backbones.trained_grid import require_trained_grid
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module
 from DiffuGTSLib.backbones.windows import OnWindow
 from DiffuGTSLib.config import BackboneConfig, Config, RuntimeConfig
@@ -91,16 +92,15 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
 
     Raises:
         ConfigError: Unknown backbone, encoder or device, or a precision that the device is no good at.
-        WeightsError: Missing, altered or misfitting weights; or untrained networks that were not allowed.
+        WeightsError: Missing, altered or misfitting weights; a head that was trained on another grid; or untrained networks
+            that were not allowed.
     """
     device = find_device(config.runtime)
-    if device.type == "cuda":
-        # By default cuDNN rounds what it convolves to ten binary digits (TF32), also where float32 is asked for.
-        torch.backends.cudnn.allow_tf32 = False
     backbone = build_backbone(config.backbone)
     text_encoder = build_encoder(config.text.encoder, config.text.folder)
     if backbone.folder is not None:
         head = _head_of(backbone.folder)
+        require_trained_grid(backbone.folder / "aova", config)
     elif not allow_untrained:
         raise WeightsError(
             f"The networks of preset '{config.preset}' are untrained; their results mean nothing.",
@@ -163,14 +163,20 @@ def _projection_of(backbone: Backbone, text_encoder: TextEncoder) -> ResidualPro
     return projection
 
 
-def as_here(config: RuntimeConfig) -> RuntimeConfig:
+def as_here(config: RuntimeConfig, made_on: str) -> RuntimeConfig:
     """Return how a run that was made elsewhere goes on here: without what only its device could do.
 
+    Args:
+        config: Of that run; its device is the one that is asked for here.
+        made_on: The device that the run was made on: "cpu", "cuda:0". The memory of another kind of device says nothing here.
+
     Raises:
-        ConfigError: If its device is not here.
+        ConfigError: If the device is not here.
     """
     plain = replace(config, precision="float32", compile=False, offload=False)
     device = find_device(plain)
+    if made_on.partition(":")[0] != device.type:
+        config, plain = replace(config, memory_gb=0.0), replace(plain, memory_gb=0.0)
     halves = config.precision == "bfloat16" and has_bfloat16(device)
     if device.type != "cpu":
         return config if halves else replace(config, precision="float32")
@@ -201,7 +207,7 @@ def ordered_for(network: torch.nn.Module, device: torch.device, precision: str) 
 
 
 def find_device(config: RuntimeConfig) -> torch.device:
-    """Return the device that was asked for.
+    """Return the device that was asked for; from then on float32 is float32 there, too.
 
     Raises:
         ConfigError: If there is no such device, the compiler was asked for on a CPU, or half precision on a CPU or a card
@@ -228,6 +234,10 @@ def find_device(config: RuntimeConfig) -> torch.device:
             "runtime.compile was asked for on a CPU, where the compiled denoiser is up to ten times slower.",
             hint="leave runtime.compile at false, or use a CUDA GPU.",
         )
+    if device.type == "cuda":
+        # By default cuDNN rounds what it convolves to ten binary digits (TF32), also where float32 is asked for. Here,
+        # since whatever runs on a card, training and painting too, asks for it here.
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -79,7 +80,7 @@ def configured(
     steps: int | None = None,
     memory: str | None = None,
 ) -> Config:
-    """Resolve the command line into one configuration; the short options are applied last.
+    """Resolve the command line into one configuration; the short options are applied last, folders become absolute.
 
     Raises:
         ConfigError: As `load_config`; or a size that is none.
@@ -92,7 +93,16 @@ def configured(
         "runtime.memory_gb": memory_gb,
     }
     chosen = [f"{key}={json.dumps(value)}" for key, value in short.items() if value is not None]
-    return load_config(preset, file, [*(overrides or []), *chosen])
+    return _with_whole_paths(load_config(preset, file, [*(overrides or []), *chosen]))
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Return a configuration whose folders are found from everywhere: a result's record is read in another place."""
+    backbone, text = (
+        dataclasses.replace(part, folder=str(Path(part.folder).absolute())) if part.folder else part
+        for part in (config.backbone, config.text)
+    )
+    return dataclasses.replace(config, backbone=backbone, text=text)
 
 
 def parse_size_gb(text: str) -> float:

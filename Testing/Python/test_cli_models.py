@@ -179,3 +179,21 @@ def test_stopping_a_training_says_how_to_go_on(
         signal.signal(signal.SIGINT, before)
     assert done.exit_code == 130
     assert said in done.stderr
+
+
+def test_a_result_is_refined_from_another_folder_and_with_a_model_that_was_moved(
+    tmp_path: Path, a_folder: Path, a_model_folder: Path, an_unchecked_library: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(a_model_folder, tmp_path / "run" / "model")
+    monkeypatch.chdir(tmp_path / "run")
+    own = ("--preset", "tiny", "--set", "backbone.folder=model", "--coarse-mask", a_folder / "lesion.nii.gz")
+    done = run("segment", a_folder / "scan.nii.gz", "-o", tmp_path / "result", "--organ", "liver", *own, "-q")
+    assert done.exit_code == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = run("refine", tmp_path / "result", "-q")
+    assert done.exit_code == 0, done.stderr
+    (tmp_path / "run" / "model").rename(tmp_path / "moved")
+    refused(run("refine", tmp_path / "result", "-q"), 3, "There is no model folder", "--model")
+    done = run("refine", tmp_path / "result", "-q", "--model", "moved")
+    assert done.exit_code == 0, done.stderr
+    assert results.read_record(tmp_path / "result")["config"]["backbone"]["folder"] == str(tmp_path / "moved")

@@ -91,28 +91,29 @@ def test_half_precision_on_a_card_without_instructions_for_it_is_refused() -> No
     assert find_device(replace(HALF, device="cuda:1")) == torch.device("cuda:1")
     assert find_device(RuntimeConfig(device="cuda")) == torch.device("cuda")
     of_another = RuntimeConfig(device="cuda", precision="bfloat16", offload=True)
-    assert as_here(of_another) == replace(of_another, precision="float32")
-    assert as_here(replace(of_another, device="cuda:1")) == replace(of_another, device="cuda:1")
+    assert as_here(of_another, "cuda:0") == replace(of_another, precision="float32")
+    assert as_here(replace(of_another, device="cuda:1"), "cuda") == replace(of_another, device="cuda:1")
 
 
+@pytest.mark.usefixtures("an_old_card")
 def test_float32_on_a_card_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a card: loading the networks, training, painters, segmenters and bench."""
     monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
-    load_components(tiny("runtime.device=cpu"), allow_untrained=True)
+    find_device(RuntimeConfig(device="cpu"))
     assert torch.backends.cudnn.allow_tf32
-    monkeypatch.setattr("DiffuGTSLib.components.find_device", lambda runtime: torch.device("cuda"))
-    monkeypatch.setattr("torch.nn.Module.to", lambda module, device: module)
-    load_components(tiny(), allow_untrained=True)
+    find_device(RuntimeConfig(device="cuda"))
     assert not torch.backends.cudnn.allow_tf32
 
 
 def test_what_was_made_on_a_card_goes_on_here_as_a_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    of_a_card = RuntimeConfig(precision="bfloat16", compile=True, offload=True)
+    of_a_card = RuntimeConfig(precision="bfloat16", compile=True, offload=True, memory_gb=3.0)
     for able, precision in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {"amx_bf16": able})
-        assert as_here(of_a_card) == RuntimeConfig(precision=precision, compile=False)
+        assert as_here(of_a_card, "cuda:0") == RuntimeConfig(precision=precision, compile=False)
+    assert as_here(RuntimeConfig(memory_gb=3.0), "cpu").memory_gb == 3.0, "what was said of this device still holds"
     with pytest.raises(ConfigError, match="'cuda:99' was asked for"):
-        as_here(replace(of_a_card, device="cuda:99"))
+        as_here(replace(of_a_card, device="cuda:99"), "cuda")
 
 
 def test_the_text_model_is_on_record_beside_the_networks(tmp_path: Path) -> None:
