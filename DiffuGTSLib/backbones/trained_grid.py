@@ -1,0 +1,68 @@
+"""What an anomaly head was trained on, beside its weights: grid, intensities, windows, sentences.
+
+A head answers on any other grid, too, only wrongly, and nothing else would say so.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from DiffuGTSLib.backbones.weights import read_json
+from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.storage import whole_file
+
+GRID_FILE = "grid.json"
+
+_INTENSITIES = ("ct_knots_hu", "ct_knots_unit", "mr_percentiles", "mr_clip")
+_FIT = ("fit_multiple", "fit_minimum_xy")
+
+
+def write_trained_grid(folder: Path, config: Config) -> None:
+    """Write into a head's folder what it was trained on.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    plain = config.to_dict()
+    values = {
+        "preset": config.preset,
+        "canonical": plain["canonical"],
+        "window_voxels": config.backbone.window_voxels,
+        "class_label": plain["backbone"]["class_label"],
+        "text_encoder": config.text.encoder,
+    }
+    with whole_file(folder / GRID_FILE) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def require_trained_grid(folder: Path, config: Config) -> None:
+    """Refuse a configuration that shows a head another kind of picture, or tells it other words, than it was trained with.
+
+    Windows and padding may differ, and, where the field of view is stretched onto a grid, its spacing: the plan of a scan
+    gives them up where memory is short. Heads of earlier versions do not say what they were trained on.
+
+    Args:
+        folder: Of the head.
+        config: As it is to be used.
+
+    Raises:
+        WeightsError: Naming the first key that differs, and both values.
+    """
+    path = folder / GRID_FILE
+    if not path.is_file():
+        return
+    then, now = read_json(path), config.to_dict()["canonical"]
+    grid = then.get("canonical")
+    if not isinstance(grid, dict):
+        raise WeightsError(f"{path} does not describe a grid.", hint="copy the whole model folder again.")
+    keys = (*_FIT, *_INTENSITIES, *(() if config.canonical.fit_multiple else ("spacing_mm",)))
+    pairs: dict[str, tuple[Any, Any]] = {f"canonical.{key}": (grid.get(key, now[key]), now[key]) for key in keys}
+    pairs["text.encoder"] = (then.get("text_encoder", config.text.encoder), config.text.encoder)
+    for key, (trained, given) in pairs.items():
+        if trained != given:
+            raise WeightsError(
+                f"The head in {folder} was trained with {key}={json.dumps(trained)}, not with {json.dumps(given)}.",
+                hint=f"use the preset that it was trained with (--preset {then.get('preset', 'mini')}) and its keys: what it "
+                "says otherwise means nothing.",
+            )
