@@ -37,6 +37,15 @@ EXAMPLES = examples(
 PartName = Literal["autoencoder", "denoiser", "aova", "residual", "thresholds", "vqgan", "tumor-painter", "segmenter"]
 """The keys of `DiffuGTSLib.training.run.PARTS`, known before torch is loaded."""
 
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Of aova, residual and thresholds: the networks, grid and windows of a preset. Default: the run's own "
+        "networks, and of residual and thresholds the preset of the run's head.",
+    ),
+]
+
 
 def train(
     part: Annotated[PartName, typer.Argument(help="What to train.")],
@@ -50,14 +59,7 @@ def train(
             "KiTS, BraTS, nnU-Net or TotalSegmentator is split by patient; any other is read as the scans of mini.",
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="Of aova, residual and thresholds: the networks, grid and windows of a preset. Default: the run's own "
-            "networks, and of residual and thresholds the preset of the run's head.",
-        ),
-    ] = None,
+    preset: Preset = None,
     iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: the recipe's own.")] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--precision", help="bfloat16 on CUDA, or a CPU that has it.")
