@@ -236,7 +236,7 @@ def test_a_first_run_on_another_scan_that_is_cut_short_is_no_mixture_with_the_fi
 def test_what_is_deleted_before_the_end_of_its_run_is_no_part_of_it_and_told(a_panel: Opened, kind: str) -> None:
     a_panel.script(*WHOLE_RUN[:-2], ["sleep", 1.0], *WHOLE_RUN[-2:])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: "segmentation" in a_panel.logic.run.nodes, 20)
+    assert gui.spin(lambda: "segmentation" in a_panel.logic.run.nodes, 60)
     node = a_panel.logic.run.nodes[kind]
     name = node.GetName()
     slicer.mrmlScene.RemoveNode(node)
