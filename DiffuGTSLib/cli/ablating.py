@@ -10,9 +10,18 @@ import typer
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
-from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
-from DiffuGTSLib.cli.study_reports import numbers
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.cli.options import (
+    AsJson,
+    ConfigFile,
+    Device,
+    Overrides,
+    Preset,
+    Quiet,
+    Seed,
+    configured,
+    examples,
+    whole_numbers,
+)
 from DiffuGTSLib.progress import TerminalProgress
 
 EXAMPLES = examples(
@@ -97,15 +106,3 @@ def ablate(
         typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"], indent=1))
     elif not quiet:
         OUT.print(f"Report: {output / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Return whole numbers that are parted by commas.
-
-    Raises:
-        InputError: Naming the option.
-    """
-    values = numbers(text, option)
-    if any(value != int(value) for value in values):
-        raise InputError(f"{option}: expected whole numbers parted by commas, got '{text}'.", code="numbers")
-    return tuple(int(value) for value in values)

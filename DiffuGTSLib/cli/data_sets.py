@@ -13,7 +13,7 @@ from rich.table import Table
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
-from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numbers
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import make_folder, whole_file
@@ -80,13 +80,13 @@ def protocol(
     from DiffuGTSLib.datasets.check import counts
     from DiffuGTSLib.datasets.layouts import Wish, read_layout
     from DiffuGTSLib.datasets.splits import assign_splits
-    from DiffuGTSLib.protocol import SPLITS, write_protocol
+    from DiffuGTSLib.protocol import write_protocol
 
     if not folder.exists():
         raise InputError(f"There is no {folder}.", hint="check the spelling.", code="missing")
     _require_new(output, force)
-    shares = dict(zip(SPLITS, _numbers(fractions, "--fractions", count=3), strict=False))
-    values = [int(value) for value in _numbers(tumor_values, "--tumor-values")]
+    shares = _shares(fractions)
+    values = list(whole_numbers(tumor_values, "--tumor-values")) if tumor_values else []
     cases = read_layout(folder, layout, Wish(organ, modality or "", values, patient), root)
     cases = assign_splits(cases, np.random.default_rng(seed), shares)
     origin = {"layout": layout, "seed": seed, "fractions": shares}
@@ -185,20 +185,18 @@ def _is_report(path: Path | None) -> bool:
     return isinstance(content, dict) and "findings" in content
 
 
-def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
-    """Read "0.7,0.1,0.2".
+def _shares(text: str) -> dict[str, float]:
+    """Return the share of each split.
 
     Raises:
-        InputError: For anything else, or another count.
+        InputError: If they are not three numbers.
     """
-    try:
-        numbers = [float(word) for word in text.split(",") if word.strip()]
-    except ValueError:
-        numbers = []
-        count = count or 1
-    if count is not None and len(numbers) != count:
-        raise InputError(f"{option}: expected {count} or more numbers parted by commas, got '{text}'.")
-    return numbers
+    from DiffuGTSLib.protocol import SPLITS
+
+    shares = numbers(text, "--fractions")
+    if len(shares) != len(SPLITS):
+        raise InputError(f"--fractions: expected {len(SPLITS)} numbers parted by commas, got '{text}'.", code="numbers")
+    return dict(zip(SPLITS, shares, strict=True))
 
 
 def _meanings(cases: Sequence[Case]) -> list[str]:

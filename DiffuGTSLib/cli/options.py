@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.errors import ConfigError, InputError
 
 _CONFIGURATION = "Configuration"
 _OUTPUT = "Output"
@@ -98,11 +99,15 @@ def configured(
 
 def _with_whole_paths(config: Config) -> Config:
     """Return a configuration whose folders are found from everywhere: a result's record is read in another place."""
-    backbone, text = (
-        dataclasses.replace(part, folder=str(Path(part.folder).absolute())) if part.folder else part
-        for part in (config.backbone, config.text)
+
+    def whole(folder: str) -> str:
+        return str(Path(folder).absolute()) if folder else ""
+
+    return dataclasses.replace(
+        config,
+        backbone=dataclasses.replace(config.backbone, folder=whole(config.backbone.folder)),
+        text=dataclasses.replace(config.text, folder=whole(config.text.folder)),
     )
-    return dataclasses.replace(config, backbone=backbone, text=text)
 
 
 def parse_size_gb(text: str) -> float:
@@ -117,6 +122,33 @@ def parse_size_gb(text: str) -> float:
     if size <= 0:
         raise ConfigError(f"--memory: expected a size, got '{text}'.", hint="write --memory 8GB.")
     return size
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Return the numbers of "0.7,0.1,0.2".
+
+    Raises:
+        InputError: If it holds anything else, or what is not finite; naming the option.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
+        raise InputError(f"{option}: expected numbers parted by commas, got '{text}'.", code="numbers")
+    return values
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Return the whole numbers of "1,2,3".
+
+    Raises:
+        InputError: As `numbers`, or if one is not whole.
+    """
+    values = numbers(text, option)
+    if not all(value.is_integer() for value in values):
+        raise InputError(f"{option}: expected whole numbers parted by commas, got '{text}'.", code="numbers")
+    return tuple(int(value) for value in values)
 
 
 def examples(*lines: str) -> str:

@@ -112,18 +112,6 @@ def require_table(output: Path, columns: Sequence[str]) -> None:
         )
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Return numbers that are parted by commas.
-
-    Raises:
-        InputError: Naming the option.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option}: expected numbers parted by commas, got '{text}'.", code="numbers") from None
-
-
 def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet: bool, as_json: bool) -> None:
     """Print a table, or the same as JSON; and where the report is, if one was written."""
     if as_json:

@@ -12,7 +12,7 @@ from rich.text import Text
 from DiffuGTSLib.cli import studying_tumors
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
-from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers
 from DiffuGTSLib.cli.study_reports import (
     RULE,
     WHERE,
@@ -21,7 +21,6 @@ from DiffuGTSLib.cli.study_reports import (
     Organs,
     Predictions,
     StudyOutput,
-    numbers,
     require_not_read,
     require_report_folder,
     require_table,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
-from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples
+from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
 from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
@@ -68,7 +68,7 @@ def robustness(
     as_json: AsJson = False,
 ) -> None:
     """Paint a benchmark: tumors of which one property is off its mean, all else equal."""
-    steps = whole_numbers(levels)
+    steps = whole_numbers(levels, "--levels")
 
     from DiffuGTSLib.evaluation.robustness import build_benchmark, default_axes
     from DiffuGTSLib.synthesis.organs import organ_spec
@@ -205,15 +205,3 @@ def chosen_axes(asked: list[str] | None, known: dict[str, Axis]) -> dict[str, Ax
             raise InputError(f"--axis {name}: expected a standard deviation above 0, got {sd:g}.", code="axis")
         axes[name] = replace(usual, mean=mean, sd=sd)
     return axes
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Return whole numbers that are parted by commas.
-
-    Raises:
-        InputError: If they are none.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--levels: expected whole numbers parted by commas, got '{text}'.", code="numbers") from None

@@ -4,16 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from DiffuGTSLib.cli.study_reports import numbers, require_not_read, require_report_folder, require_table, show
+from DiffuGTSLib.cli.study_reports import require_not_read, require_report_folder, require_table, show
 from DiffuGTSLib.errors import InputError
 
 FILES = ("sizes.csv", "report.md", "report.json")
-
-
-def test_numbers_are_parted_by_commas() -> None:
-    assert numbers("5,10.5", "--edges") == (5.0, 10.5)
-    with pytest.raises(InputError, match="--edges: expected numbers parted by commas, got ''"):
-        numbers("", "--edges")
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
