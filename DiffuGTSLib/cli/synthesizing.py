@@ -254,16 +254,16 @@ class _How:
         require_case_folder(case.folder, self.force)
         volume, modality = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
         organ = open_mask(case.organ_mask, volume.geometry)
+        origin = Origin(
+            volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name, self.weights,
+            case.seed, self.modality is not None, self.offset_hu,
+        )  # fmt: skip
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             painted = paint(
                 volume, organ, self.spec, self.wish, self.painter, modality=modality,
                 rng=np.random.default_rng(case.seed), on_progress=progress,
             )  # fmt: skip
             progress("write", 0.0)
-            origin = Origin(
-                volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name,
-                self.weights, case.seed, self.modality is not None, self.offset_hu,
-            )  # fmt: skip
             record = write_case(
                 case.folder, origin, painted, patch_mm=self.patch_mm, preview=self.preview, force=self.force
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ NOTICE = (
 class Origin:
     """Where a painted case comes from.
 
+    It is made as soon as scan and organ are read, since it takes the SHA-256 of what their files are then.
+
     Attributes:
         scan: As it was read.
         scan_path: From where.
@@ -60,6 +62,8 @@ class Origin:
         seed: Of the generator that painted it.
         modality_asked: Whether the modality was named, not guessed.
         offset_hu: What was added to the values of the file; None: nothing was asked for.
+        scan_digest: The SHA-256 of the scan.
+        organ_digest: That of the organ's mask.
     """
 
     scan: Volume
@@ -74,6 +78,12 @@ class Origin:
     seed: int
     modality_asked: bool = False
     offset_hu: float | None = None
+    scan_digest: str = field(init=False)
+    organ_digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scan_digest", scan_sha256(self.scan_path))
+        object.__setattr__(self, "organ_digest", scan_sha256(self.organ_path))
 
 
 def require_case_folder(folder: Path, force: bool = False) -> None:
@@ -212,14 +222,14 @@ def make_case_record(
         "input": {
             "name": origin.scan_path.name,
             "path": str(origin.scan_path.absolute()),
-            "sha256": scan_sha256(origin.scan_path),
+            "sha256": origin.scan_digest,
             "shape": list(geometry.shape),
             "spacing_mm": list(geometry.spacing_mm),
             "ijk_to_ras": geometry.ijk_to_ras.tolist(),
         },
         "organ_mask": {
             "path": str(origin.organ_path.absolute()),
-            "sha256": scan_sha256(origin.organ_path),
+            "sha256": origin.organ_digest,
         },
         "modality": origin.modality,
         "modality_asked": origin.modality_asked,

@@ -39,7 +39,11 @@ def perform_synthesis(folder: Path, spec: SynthesisSpec, teller: Teller) -> None
         mask = read_mask(folder / spec.organ_mask, scan.geometry)
         modality, reason = (spec.modality, "as asked") if spec.modality else guess_modality(scan)
         painter, weights = find_painter(spec.painter, spec.device)
-    wish = _wish(spec)
+        wish = _wish(spec)
+        origin = Origin(
+            scan, folder / spec.scan, mask, folder / spec.organ_mask, organ, wish, modality, painter.name, weights,
+            spec.seed,
+        )  # fmt: skip
     painted = synthesize(
         scan, mask, organ, wish, painter, modality=modality, rng=np.random.default_rng(spec.seed),
         on_progress=teller.progress,
@@ -48,10 +52,6 @@ def perform_synthesis(folder: Path, spec: SynthesisSpec, teller: Teller) -> None
         for kind, volume in (("painted", painted.image), ("painted_tumor", painted.tumor)):
             write_volume(volume, folder / SYNTHESIS_FILES[kind], compressed=False)
             teller.artifact(kind, folder / SYNTHESIS_FILES[kind])
-        origin = Origin(
-            scan, folder / spec.scan, mask, folder / spec.organ_mask, organ, wish, modality, painter.name, weights,
-            spec.seed,
-        )  # fmt: skip
         with whole_file(folder / SYNTHESIS_FILES["record"]) as temporary:
             record = {**make_case_record(origin, painted, None), "asked": asdict(spec)}
             temporary.write_text(record_text(record), encoding="utf-8")

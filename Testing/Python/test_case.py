@@ -10,7 +10,17 @@ import pytest
 from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.synthesis.case import NAMES, NOTICE, Origin, is_case, patch_box, require_case_folder, write_case
+from DiffuGTSLib.storage import sha256
+from DiffuGTSLib.synthesis.case import (
+    NAMES,
+    NOTICE,
+    Origin,
+    is_case,
+    make_case_record,
+    patch_box,
+    require_case_folder,
+    write_case,
+)
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
@@ -85,6 +95,20 @@ def test_the_record_is_enough_to_paint_the_same_again(an_origin: Origin, tmp_pat
     assert [tumor["volume_ml"] for tumor in record["tumors"]] == [tumor.volume_ml for tumor in again.tumors]
     assert record["rights"] == NOTICE
     assert record["painter"] == "handcrafted"
+
+
+def test_the_record_names_the_files_as_they_were_read(a_body: Phantom, tmp_path: Path) -> None:
+    for name, volume in (("ct", a_body.scan), ("liver", a_body.organ)):
+        write_volume(volume, tmp_path / f"{name}.nrrd")
+    paths = tmp_path / "ct.nrrd", tmp_path / "liver.nrrd"
+    before = [sha256(path) for path in paths]
+    origin = Origin(
+        read_volume(paths[0]), paths[0], a_body.organ, paths[1], organ_spec("liver"), WISH, "CT", "handcrafted", {}, 7
+    )
+    for path in paths:
+        path.unlink()
+    record = make_case_record(origin, Synthesis(a_body.scan, a_body.lesion, (), ()), None)
+    assert [record["input"]["sha256"], record["organ_mask"]["sha256"]] == before
 
 
 def test_a_patch_shows_the_tumors_where_they_are_in_the_world(an_origin: Origin, tmp_path: Path) -> None:
