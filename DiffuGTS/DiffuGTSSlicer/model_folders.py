@@ -96,7 +96,7 @@ def isPermissive(license_: str) -> bool:
 
 
 def checking(folder: Path) -> Generator[float, None, list[str]]:
-    """Compare every weight file with its published SHA-256, a piece at a time, so that a window can stay alive.
+    """Compare every weight file, and what is listed beside, with its published SHA-256, a piece at a time, so that a window can stay alive.
 
     Yields:
         How much is done, 0 to 1.
@@ -110,7 +110,8 @@ def checking(folder: Path) -> Generator[float, None, list[str]]:
         expected = None
     if not isinstance(expected, dict):
         return [_("{file} is missing or cannot be read: nothing can be compared.").format(file=CHECKSUMS_FILE)]
-    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob(WEIGHTS_PATTERN)}
+    there = {name: folder / name for name in expected if (folder / name).is_file()}
+    there |= {path.relative_to(folder).as_posix(): path for path in folder.rglob(WEIGHTS_PATTERN)}
     faults = [_("{file} is missing.").format(file=name) for name in sorted(expected.keys() - there.keys())]
     faults += [_("{file} is not listed.").format(file=name) for name in sorted(there.keys() - expected.keys())]
     names = sorted(expected.keys() & there.keys())

@@ -1,8 +1,8 @@
 """Model folders in the diffusers layout: strict, checksummed, safetensors only.
 
     model_index.json             which class each subfolder holds
-    checksums.json               SHA-256 of every weight file
-    autoencoder/  denoiser/  aova/    config.json + diffusion_pytorch_model.safetensors
+    checksums.json               SHA-256 of every weight file and of what describes it
+    autoencoder/  denoiser/  aova/    config.json + diffusion_pytorch_model.safetensors; aova/ also grid.json
     scheduler/                   scheduler_config.json
 
 diffusers' own `from_pretrained` fills missing tensors at random and only warns; ours refuses.
@@ -24,6 +24,9 @@ from DiffuGTSLib.storage import make_folder, sha256, whole_file
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
+_WEIGHTS = "*.safetensors"
+_DESCRIPTIONS = ("config.json", "scheduler_config.json", "model_index.json")
+"""Sizes, the latents' scale, noise levels: a number altered there makes another result as one among the weights does."""
 
 Module = TypeVar("Module", bound=ModelMixin)
 
@@ -116,10 +119,10 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
 
 
 def write_checksums(model_folder: Path) -> None:
-    """Write the SHA-256 of every weight file below a model folder."""
-    sums = {
-        path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(model_folder.rglob("*.safetensors"))
-    }
+    """Write the SHA-256 of every weight file below a model folder, and of the files that describe them."""
+    listed = [path for pattern in (_WEIGHTS, *_DESCRIPTIONS) for path in model_folder.rglob(pattern)]
+    listed += model_folder.glob("*/grid.json")  # of a head; a segmenter's own lies at the top, and may be mended
+    sums = {path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(listed)}
     with whole_file(model_folder / CHECKSUMS_FILE) as temporary:
         temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
@@ -137,7 +140,9 @@ def require_model_folder(model_folder: Path) -> None:
 
 
 def verify_checksums(model_folder: Path) -> dict[str, str]:
-    """Return file → SHA-256 of a model folder after comparing every file with `checksums.json`.
+    """Return weight file → SHA-256 of a model folder after comparing every listed file with `checksums.json`.
+
+    Weights have to be listed; descriptions were not in earlier versions.
 
     Raises:
         WeightsError: If the folder or a file is missing, or a file is not the one that was published, or not listed.
@@ -145,7 +150,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
     require_model_folder(model_folder)
     expected = read_json(model_folder / CHECKSUMS_FILE)
     unlisted = sorted(
-        {path.relative_to(model_folder).as_posix() for path in model_folder.rglob("*.safetensors")} - expected.keys()
+        {path.relative_to(model_folder).as_posix() for path in model_folder.rglob(_WEIGHTS)} - expected.keys()
     )
     if unlisted:
         raise WeightsError(
@@ -166,7 +171,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
                 hint="copy it again; it was cut off or altered.",
                 code="weights_hash",
             )
-    return {str(name): str(digest) for name, digest in expected.items()}
+    return {name: str(digest) for name, digest in expected.items() if Path(name).match(_WEIGHTS)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from DiffuGTSLib.model_store.store import (
     find_stored,
     models_folder,
     remove_stored,
+    require_free,
     require_room,
     require_stored,
     size_text,
+    stored_folder,
     stored_models,
 )
 from DiffuGTSLib.progress import TerminalProgress
@@ -94,6 +96,7 @@ def fetch(
     if stored is not None:
         OUT.print(Text(f"{name} is here already: {stored.folder}"), soft_wrap=True)
         return
+    require_free(name)
     accept_licenses(model, accept_license or [])
 
     from DiffuGTSLib.backbones.maisi import published_networks
@@ -155,7 +158,7 @@ def import_folder(
 def verify(
     name: Annotated[str | None, typer.Argument(help="One model; else all that are here.", show_default=False)] = None,
 ) -> None:
-    """Compare every weight file that is here with its checksum."""
+    """Compare every weight file that is here, and what describes it, with its checksum."""
     from DiffuGTSLib.backbones.weights import verify_checksums
 
     models = stored_models() if name is None else [require_stored(name)]
@@ -169,7 +172,10 @@ def verify(
             broken[model.name] = error
             OUT.print(Text(f"{model.name}: {error.message}", style="bold red"), soft_wrap=True)
         else:
-            OUT.print(Text(f"{model.name}: {len(checked)} files, as they were written."), soft_wrap=True)
+            OUT.print(
+                Text(f"{model.name}: {len(checked)} weight files and what describes them, as they were written."),
+                soft_wrap=True,
+            )
     if broken:
         names = ", ".join(broken)
         raise WeightsError(
@@ -189,7 +195,7 @@ def remove(name: Name) -> None:
 
         with alone(_tell_waiting):
             freed = forget_parts(models[name])
-    if freed and find_stored(name) is None:
+    if freed and stored_folder(name) is None:
         OUT.print(Text(f"Removed {size_text(freed)} that were fetched of {name}."))
         return
     model = remove_stored(name)

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from DiffuGTSLib.backbones import DDPM_SCHEDULER, FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet, published_networks
-from DiffuGTSLib.backbones.weights import load_strictly, save_module, verify_checksums, write_checksums
+from DiffuGTSLib.backbones.weights import (
+    WEIGHTS_FILE,
+    load_strictly,
+    save_module,
+    verify_checksums,
+    write_checksums,
+)
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.model_store.fetch import LocalFile
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
@@ -30,6 +36,11 @@ from DiffuGTSLib.model_store.store import SOURCE_FILE, new_model, require_room, 
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.checkpoints import ReadingLimits, ask_reader
 from DiffuGTSLib.versions import versions
+
+_OF_A_MODEL = (
+    "model_index.json", "scheduler/scheduler_config.json", f"autoencoder/{WEIGHTS_FILE}", f"denoiser/{WEIGHTS_FILE}"
+)  # fmt: skip
+"""Without one of these a folder is no model of published networks."""
 
 Networks = Callable[[str], tuple[MaisiAutoencoder, MaisiUNet]]
 
@@ -111,10 +122,17 @@ def adopt_model(folder: Path, name: str) -> Path:
 
     Raises:
         InputError: If the store has it already (code "exists").
-        WeightsError: If a file is missing, altered or not listed.
+        WeightsError: If a file is missing, altered or not listed, or the folder lacks a part of a model.
         StorageError: If there is no room, or the folder cannot be written.
     """
     verify_checksums(folder)
+    lacking = [name for name in _OF_A_MODEL if not (folder / name).is_file()]
+    if lacking:
+        raise WeightsError(
+            f"{folder} is no whole model: it lacks {', '.join(lacking)}.",
+            hint="copy the whole model folder, as diffugts weights fetch or import made it.",
+            code="weights_missing",
+        )
     require_room(size_bytes(folder))
     with new_model(name) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)

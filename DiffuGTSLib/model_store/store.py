@@ -67,11 +67,17 @@ def models_folder() -> Path:
 
 def find_stored(name: str) -> StoredModel | None:
     """Return the model of a preset, None where it is not in the store."""
-    folder = models_folder() / name
-    within = name != ".." and Path(name).name == name != ""
-    if not within or not (folder / _INDEX_FILE).is_file():
+    folder = stored_folder(name)
+    if folder is None or not (folder / _INDEX_FILE).is_file():
         return None
     return StoredModel(name, folder, size_bytes(folder), _source(folder))
+
+
+def stored_folder(name: str) -> Path | None:
+    """Return the folder that lies under a model's name in the store, whether or not it holds a model."""
+    folder = models_folder() / name
+    within = not name.startswith(".") and Path(name).name == name != ""
+    return folder if within and folder.is_dir() else None
 
 
 def stored_models() -> list[StoredModel]:
@@ -151,21 +157,25 @@ def new_model(name: str) -> Iterator[Path]:
         InputError: If the store has that model already (code "exists").
         StorageError: If it cannot be written.
     """
-    folder = models_folder() / name
-    _refuse_existing(folder)
-    with new_folder(folder, f"choose another folder by {MODELS_VARIABLE}") as staging:
+    require_free(name)
+    with new_folder(models_folder() / name, f"choose another folder by {MODELS_VARIABLE}") as staging:
         yield staging
-        _refuse_existing(folder)
+        require_free(name)
 
 
 def remove_stored(name: str) -> StoredModel:
     """Remove a model and return what it was: its name goes first, so that half a model is never found.
 
+    A folder of that name that holds no whole model is removed, too.
+
     Raises:
         WeightsError: If it is not in the store.
         StorageError: If it cannot be removed.
     """
-    model = require_stored(name)
+    folder = stored_folder(name)
+    if folder is None:
+        return require_stored(name)  # which says so
+    model = StoredModel(name, folder, size_bytes(folder), _source(folder))
     try:
         model.folder.rename(model.folder.with_name(f".{name}-{uuid.uuid4().hex}"))
         for left in models_folder().iterdir():
@@ -176,7 +186,13 @@ def remove_stored(name: str) -> StoredModel:
     return model
 
 
-def _refuse_existing(folder: Path) -> None:
+def require_free(name: str) -> None:
+    """Refuse a name that something lies under in the store already.
+
+    Raises:
+        InputError: In that case (code "exists").
+    """
+    folder = models_folder() / name
     if folder.exists():
         raise InputError(
             f"{folder} is there already.",

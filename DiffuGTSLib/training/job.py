@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
+from DiffuGTSLib.backbones.trained_grid import write_trained_grid
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
@@ -192,6 +193,8 @@ class Job:
         if rank() == 0:
             adopt(self.base, self.output / "model")
             save_module(module.cpu(), self.output / "model" / name, torch.float16)
+            if name == "aova":
+                write_trained_grid(self.output / "model" / name, self.config)
 
 
 BEGUN = "begun.json"

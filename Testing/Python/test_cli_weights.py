@@ -15,7 +15,7 @@ from terminal import plain, refused, run, start, write_case
 from typer.testing import Result
 
 from DiffuGTSLib.backbones import maisi
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, write_checksums
 from DiffuGTSLib.cli import weights as commands
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
@@ -172,7 +172,7 @@ def test_a_checksum_of_the_user_s_is_held_against_an_imported_file(some_files: P
 def test_verify_finds_the_altered_file_and_remove_makes_room(some_files: Path, a_store: Path) -> None:
     assert "holds no model" in said(run("weights", "verify"))
     said(run("weights", "import", some_files, *OPEN))
-    assert "2 files, as they were written" in said(run("weights", "verify"))
+    assert "2 weight files and what describes them, as they were written" in said(run("weights", "verify"))
     path = a_store / "maisi-ct" / "denoiser" / WEIGHTS_FILE
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -182,6 +182,25 @@ def test_verify_finds_the_altered_file_and_remove_makes_room(some_files: Path, a
     assert "Removed maisi-ct" in said(run("weights", "remove", "maisi-ct"))
     refused(run("weights", "verify", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
     refused(run("weights", "remove", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
+
+
+def test_what_is_no_whole_model_is_not_taken_and_can_be_removed(
+    some_files: Path, a_store: Path, a_hub: Hub, tmp_path: Path
+) -> None:
+    said(run("weights", "import", some_files, "--model", "maisi-ct", *OPEN))
+    stick = Path(shutil.copytree(a_store / "maisi-ct", tmp_path / "stick"))
+    said(run("weights", "remove", "maisi-ct"))
+    shutil.rmtree(stick / "scheduler")
+    write_checksums(stick)
+    done = run("weights", "import", stick, *OPEN)
+    refused(done, 3, "is no whole model: it lacks scheduler/scheduler_config.json", "whole model folder")
+    assert not (a_store / "maisi-ct").exists()
+    (stick / "model_index.json").unlink()
+    stick.rename(a_store / "maisi-ct")  # as an earlier version took it
+    refused(run("weights", "fetch", "maisi-ct", *OPEN), 2, "is there already", "diffugts weights remove maisi-ct")
+    assert a_hub.requests == [], "nothing is fetched for it"
+    assert "Removed maisi-ct" in said(run("weights", "remove", "maisi-ct"))
+    assert not (a_store / "maisi-ct").exists()
 
 
 def test_an_unknown_precision_is_refused(some_files: Path) -> None:

@@ -250,6 +250,31 @@ def test_an_altered_file_is_refused_before_any_is_used(a_model: Path) -> None:
     assert caught.value.code == "weights_hash"
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("autoencoder/config.json", {"scaling_factor": 3.0}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}),
+        ("model_index.json", {"prediction": "epsilon"}),
+    ],
+)
+def test_an_altered_description_is_refused_as_altered_weights_are(
+    a_model: Path, name: str, values: dict[str, object]
+) -> None:
+    edit(a_model / name, **values)
+    with pytest.raises(WeightsError, match=rf"{name} is not the published file") as caught:
+        build_backbone(BackboneConfig(folder=str(a_model)))
+    assert caught.value.code == "weights_hash"
+
+
+def test_a_list_of_weights_alone_as_earlier_versions_wrote_it_still_holds(a_model: Path) -> None:
+    whole, listed = verify_checksums(a_model), json.loads((a_model / CHECKSUMS_FILE).read_text())
+    earlier = {name: digest for name, digest in listed.items() if name.endswith(".safetensors")}
+    assert len(listed) == len(earlier) + 5
+    (a_model / CHECKSUMS_FILE).write_text(json.dumps(earlier))
+    assert verify_checksums(a_model) == whole == earlier
+
+
 def test_a_file_without_checksum_is_refused(a_model: Path) -> None:
     sums = json.loads((a_model / CHECKSUMS_FILE).read_text())
     del sums[f"denoiser/{WEIGHTS_FILE}"]
@@ -286,6 +311,7 @@ def test_a_model_folder_of_ones_own_becomes_a_backbone(a_model: Path) -> None:
 
 def test_an_unknown_scheduler_is_refused(a_model: Path) -> None:
     edit(a_model / "scheduler" / "scheduler_config.json", _class_name="PNDMScheduler")
+    write_checksums(a_model)
     with pytest.raises(WeightsError, match=r"Unknown noise scheduler 'PNDMScheduler'"):
         build_backbone(BackboneConfig(folder=str(a_model)))
 
@@ -298,6 +324,7 @@ def test_a_prediction_that_does_not_go_with_the_schedule_is_refused(
 ) -> None:
     edit(a_model / "model_index.json", prediction=prediction)
     (a_model / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    write_checksums(a_model)
     with pytest.raises(WeightsError, match=rf"predicts '{prediction}' does not go with a") as caught:
         build_backbone(BackboneConfig(folder=str(a_model)))
     assert "model_index.json" in caught.value.hint
@@ -306,6 +333,7 @@ def test_a_prediction_that_does_not_go_with_the_schedule_is_refused(
 def test_noise_predictions_go_with_ddim(a_model: Path) -> None:
     edit(a_model / "model_index.json", prediction="epsilon")
     (a_model / "scheduler" / "scheduler_config.json").write_text(json.dumps(DDPM_SCHEDULER))
+    write_checksums(a_model)
     backbone = build_backbone(BackboneConfig(folder=str(a_model)))
     assert backbone.schedule.levels(backbone.schedule.timesteps(10, 64)[-1]) == (1.0, 0.0)
 

@@ -56,7 +56,9 @@ def test_the_bundled_model_is_whole_and_the_worker_says_so_too(a_model: Path) ->
     assert faults(a_model) == [] and not library_refuses(a_model)
 
 
-@pytest.mark.parametrize("damage", ["altered", "missing", "unlisted", "no list", "damaged list", "no object"])
+@pytest.mark.parametrize(
+    "damage", ["altered", "missing", "unlisted", "description", "undescribed", "no list", "damaged list", "no object"]
+)
 def test_each_damage_is_named_and_the_worker_refuses_it_too(a_model: Path, damage: str) -> None:
     weights, listed = a_model / WEIGHTS, a_model / "checksums.json"
     if damage == "altered":
@@ -65,12 +67,17 @@ def test_each_damage_is_named_and_the_worker_refuses_it_too(a_model: Path, damag
         weights.unlink()
     elif damage == "unlisted":
         shutil.copy(weights, a_model / "extra.safetensors")
+    elif damage == "description":
+        (a_model / "aova" / "config.json").write_text("{}")
+    elif damage == "undescribed":
+        (a_model / "aova" / "config.json").unlink()
     elif damage == "no list":
         listed.unlink()
     else:
         listed.write_text("{" if damage == "damaged list" else "[]")
     [fault] = faults(a_model)
     expected = {"altered": WEIGHTS, "missing": WEIGHTS, "unlisted": "extra.safetensors"}
+    expected |= dict.fromkeys(("description", "undescribed"), "aova/config.json")
     assert expected.get(damage, "checksums.json") in fault
     if damage != "no object":  # a list of a wrong kind is an inner error of the library's reader
         assert library_refuses(a_model)
