@@ -55,27 +55,26 @@ class BertEncoder:
     Attributes:
         dim: Width of the embeddings.
         pooling: "mean" over the real tokens, or "cls", the first token of the last layer.
-        weights: File → SHA-256 of a folder's weights; empty for a model of the hub.
+        weights: File → SHA-256 of the folder's weights.
     """
 
-    def __init__(self, folder: Path | str, pooling: Pooling, maximum_tokens: int, *, local: bool = True) -> None:
-        """Load tokenizer and model.
+    def __init__(self, folder: Path, pooling: Pooling, maximum_tokens: int) -> None:
+        """Load tokenizer and model; the network stays untouched.
 
         Args:
-            folder: A model folder in the transformers layout, or a hub id where `local` is off.
+            folder: In the transformers layout.
             pooling: How token vectors become one.
             maximum_tokens: Longest sentence, with [CLS] and [SEP], that the model was trained on.
-            local: Whether the network stays untouched.
 
         Raises:
             WeightsError: If the folder holds no loadable model, or weights are missing or of another shape.
         """
-        self._tokenizer, self._model = _load_transformer(str(folder), local)
+        self._tokenizer, self._model = _load_transformer(folder)
         self._maximum_tokens = maximum_tokens
         self.pooling = pooling
         self.dim = int(self._model.config.hidden_size)
-        files = sorted(Path(folder).iterdir()) if local else []
-        self.weights = {file.name: sha256(file) for file in files if file.suffix in (".safetensors", ".bin")}
+        files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".bin")]
+        self.weights = {file.name: sha256(file) for file in files}
 
     def encode(self, sentences: Sequence[str]) -> Float[Tensor, "n d"]:
         """Return one L2-normalized embedding a sentence, on the CPU, float32.
@@ -136,7 +135,7 @@ def load_minilm(folder: Path | None = None) -> BertEncoder:
     return BertEncoder(folder, "mean", 256)
 
 
-def build_minilm(folder: Path | None = None, allow_download: bool = False) -> BankedEncoder:  # noqa: ARG001
+def build_minilm(folder: Path | None = None) -> BankedEncoder:
     """Return the bundled bank with all-MiniLM-L6-v2 behind it. Nothing is ever downloaded.
 
     Raises:
@@ -148,35 +147,34 @@ def build_minilm(folder: Path | None = None, allow_download: bool = False) -> Ba
     return BankedEncoder(bank, lambda: load_minilm(folder))
 
 
-def build_clinicalbert(folder: Path | None = None, allow_download: bool = False) -> BertEncoder:
+def build_clinicalbert(folder: Path | None = None) -> BertEncoder:
     """Return Bio_ClinicalBERT, the public reimplementation's text encoder: [CLS] of the last layer, 128 tokens.
 
     Its vocabulary is cased, yet it comes without tokenizer settings, so that transformers turns "CT" into "ct". The
     reimplementation leaves it so, and so do we; a folder with a tokenizer_config.json is taken at its word.
 
     Args:
-        folder: A local copy in the transformers layout.
-        allow_download: Whether, without a folder, the hub may be asked. The user decides, so it is off.
+        folder: A local copy in the transformers layout; nothing is ever downloaded.
 
     Raises:
-        WeightsError: If there is neither a folder nor leave to download, or the model cannot be loaded.
+        WeightsError: If there is no folder, or the model cannot be loaded.
     """
-    if folder is None and not allow_download:
+    if folder is None:
         raise WeightsError(
             "Bio_ClinicalBERT is not bundled and no folder was given.",
             hint=f"download {CLINICALBERT_ID} (436 MB, MIT license) and say --set text.folder=FOLDER; or, for a head that was "
             "trained with it, --set text.encoder=minilm.",
             code="weights_missing",
         )
-    if folder is not None and not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise WeightsError(f"There is no text model in {folder}.", hint="name the folder that holds config.json.")
-    return BertEncoder(folder or CLINICALBERT_ID, "cls", 128, local=folder is not None)
+    return BertEncoder(folder, "cls", 128)
 
 
 ENCODERS: dict[str, Callable[..., TextEncoder]] = {"minilm": build_minilm, "clinicalbert": build_clinicalbert}
 
 
-def build_encoder(name: str, folder: str | Path | None = None, allow_download: bool = False) -> TextEncoder:
+def build_encoder(name: str, folder: str | Path | None = None) -> TextEncoder:
     """Return a text encoder by its name in `ENCODERS`; an empty folder is none.
 
     Raises:
@@ -185,7 +183,7 @@ def build_encoder(name: str, folder: str | Path | None = None, allow_download: b
     """
     if name not in ENCODERS:
         raise ConfigError(f"Unknown text encoder '{name}'.", hint=did_you_mean(name, ENCODERS))
-    return ENCODERS[name](Path(folder) if folder else None, allow_download)
+    return ENCODERS[name](Path(folder) if folder else None)
 
 
 def embed_pair(encoder: TextEncoder, pair: PromptPair, ensemble: bool, modality: str) -> Float[Tensor, "2 d"]:
@@ -229,15 +227,15 @@ def _minilm_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _load_transformer(source: str, local: bool) -> tuple[Any, Any]:
+def _load_transformer(source: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer  # seconds to import; the bank alone does not need it
 
     with _quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=True)
             model, report = AutoModel.from_pretrained(
-                source,
-                local_files_only=local,
+                str(source),
+                local_files_only=True,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
