@@ -191,12 +191,10 @@ def _shares(text: str) -> dict[str, float]:
     Raises:
         InputError: If they are not three numbers.
     """
-    from DiffuGTSLib.protocol import SPLITS
-
-    shares = numbers(text, "--fractions")
-    if len(shares) != len(SPLITS):
-        raise InputError(f"--fractions: expected {len(SPLITS)} numbers parted by commas, got '{text}'.", code="numbers")
-    return dict(zip(SPLITS, shares, strict=True))
+    names, shares = ("train", "validation", "test"), numbers(text, "--fractions")
+    if len(shares) != len(names):
+        raise InputError(f"--fractions: expected 3 numbers parted by commas, got '{text}'.", code="numbers")
+    return dict(zip(names, shares, strict=True))
 
 
 def _meanings(cases: Sequence[Case]) -> list[str]:

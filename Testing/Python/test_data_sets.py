@@ -110,8 +110,10 @@ def test_no_protocol_is_replaced_unasked(a_folder: Path, tmp_path: Path) -> None
 def test_what_is_not_there_or_no_number_is_refused(a_folder: Path, tmp_path: Path) -> None:
     rest = ("--layout", "msd", "-o", tmp_path / "p.json")
     refused(run("data", "protocol", tmp_path / "none", *rest), 2, "There is no", "check the spelling")
-    for words in ("a,b,c", "0.5,0.5"):
+    for words, expected in (("a,b,c", "numbers"), ("0.5,0.5", "3 numbers")):
         done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--fractions", words)
-        refused(done, 2, "--fractions: expected 3", "")
+        refused(done, 2, f"--fractions: expected {expected}", "")
+    done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--tumor-values", "1.7")
+    refused(done, 2, "--tumor-values: expected whole numbers", "")
     done = run("data", "check", "mini", "--data", tmp_path / "none")
     refused(done, 2, "--data: there is no folder", "check the spelling")
