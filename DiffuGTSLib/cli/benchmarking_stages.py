@@ -32,7 +32,7 @@ MODELS = ("maisi-ct", "tiny")
 SPACING_MM = (1.5, 1.5, 1.5)
 LESION_RADIUS_MM = 20.0
 MARGIN_MM = 48.0
-"""Around the lesion: about what the pipeline decodes of a scan with windows of 96 voxels, the more where they are larger."""
+"""Around the lesion: about what the pipeline decodes of a scan with windows of 96 voxels; more where they are larger."""
 WINDOW_VOXELS = {"cpu": 128, "cuda": 256}
 """Side of our windows: the largest that fit beside the networks into 8 GB and, in bfloat16, into a large card."""
 OVERLAP = 0.25
