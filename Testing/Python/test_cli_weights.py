@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mini_data
@@ -234,9 +235,12 @@ def test_a_head_is_trained_on_the_published_features_as_the_document_says(
         train_part(
             "aova", protocol_path=protocol, data=protocol.parent, output=tmp_path / "run", iterations=1, device="cpu"
         )
-    config = load_config("mini", overrides=[f"backbone.folder={tmp_path / 'run' / 'model'}"])
-    components = load_components(config)
+    own = {"folder": str(tmp_path / "run" / "model")}
+    config = mini_data.mini_config()
+    components = load_components(replace(config, backbone=replace(config.backbone, **own)))
     assert components.trained and len(components.weights) == 4
+    with pytest.raises(WeightsError, match=r"was trained with canonical.spacing_mm=4.0, not with 2.0"):
+        load_components(load_config("mini", overrides=[f"backbone.folder={own['folder']}"]))
 
 
 @pytest.mark.slow
