@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
@@ -10,6 +11,10 @@ import torch
 from phantoms import Phantom, ct_phantom, mr_phantom
 
 from DiffuGTSLib.text.bank import PromptBank
+
+# In the processes of pytest-xdist readline tells a width of 80, which rich would keep when the command line is imported.
+for _told in ("COLUMNS", "LINES"):
+    os.environ.pop(_told, None)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from DiffuGTSLib.errors import InputError
 
 def test_numbers_are_parted_by_commas() -> None:
     assert numbers("5,10.5, 1e1", "--edges") == (5.0, 10.5, 10.0)
-    assert whole_numbers("1,2, 30", "--steps") == (1, 2, 30)
+    assert whole_numbers("-3,2, 30", "--levels") == (-3, 2, 30)
 
 
 @pytest.mark.parametrize("text", ["", "5,", "5;6", "five", "nan", "1,inf", "-inf"])

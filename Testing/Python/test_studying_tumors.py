@@ -8,7 +8,7 @@ import pytest
 from phantoms import ct_phantom, grid
 from terminal import plain, refused, run
 
-from DiffuGTSLib.cli.studying_tumors import chosen_axes, whole_numbers
+from DiffuGTSLib.cli.studying_tumors import chosen_axes
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.robustness import Axis
 from DiffuGTSLib.volumes.io import read_volume, write_volume
@@ -148,9 +148,3 @@ def test_axes_have_a_distribution_of_their_own_or_the_usual_one() -> None:
 def test_an_unknown_axis_is_refused_with_a_guess(a_scan: tuple[str | Path, ...], tmp_path: Path) -> None:
     done = run("study", "robustness", *a_scan, "-o", tmp_path / "stress", "--axis", "sise=9,2", "-q")
     refused(done, 2, "Unknown axis 'sise'", "did you mean 'size'?")
-
-
-def test_levels_are_whole_numbers() -> None:
-    assert whole_numbers("-3,1") == (-3, 1)
-    with pytest.raises(InputError, match="--levels: expected whole numbers"):
-        whole_numbers("1.5")
