@@ -104,7 +104,7 @@ def as_known(error: BaseException, interrupted: bool = False) -> DiffuGTSError |
     if says_out_of_memory(error):
         return MemoryLimitError(
             f"Not enough memory{': ' + said if said else ''}.",
-            hint="close other programs; or cut the scan, or choose a coarser grid as in --set canonical.spacing_mm=3.",
+            hint="close other programs, or cut the scan: `diffugts plan` says what it needs.",
         )
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return StorageError(

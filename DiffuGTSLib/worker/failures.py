@@ -18,8 +18,8 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DISK_FULL_WINDOWS = {39, 112}
 
 _OOM_HINT = (
-    "close other programs that need memory; or choose a coarser grid (canonical.spacing_mm), smaller windows "
-    "(backbone.window_voxels), or the processor instead of the graphics card."
+    "close other programs that need memory; or cut the scan, or choose smaller windows (backbone.window_voxels), or the "
+    "processor instead of the graphics card."
 )
 
 
