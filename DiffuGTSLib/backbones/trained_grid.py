@@ -1,4 +1,4 @@
-"""What an anomaly head was trained on, beside its weights: grid, intensities, windows, sentences.
+"""What an anomaly head was trained on, beside its weights: grid, intensities, sentences.
 
 A head answers on any other grid, too, only wrongly, and nothing else would say so.
 """
@@ -24,14 +24,8 @@ def write_trained_grid(folder: Path, config: Config) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    plain = config.to_dict()
-    values = {
-        "preset": config.preset,
-        "canonical": plain["canonical"],
-        "window_voxels": config.backbone.window_voxels,
-        "class_label": plain["backbone"]["class_label"],
-        "text_encoder": config.text.encoder,
-    }
+    canonical = config.to_dict()["canonical"]
+    values = {"preset": config.preset, "canonical": canonical, "text_encoder": config.text.encoder}
     with whole_file(folder / GRID_FILE) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Lesion, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import bounding_box
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
+from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_rows, write_study
 from DiffuGTSLib.storage import whole_file, whole_folder
 from DiffuGTSLib.volumes import read_volume
 
@@ -257,11 +257,9 @@ def _write(
         "Predictions outside the organ are dropped." if restricted else "Predictions count wherever they lie.",
         "Specificity: share of scans without any, Wilson's interval. False positives a scan: bootstrap over scans.",
     ]
-    text = [f"# {TITLE} on healthy scans", "", *table_lines(table), "", *(f"- {note}" for note in notes)]
     with whole_folder(output, FILES) as folder:
         write_rows(rows, folder / "scans.csv")
         write_rows(table, folder / "thresholds.csv")
         draw_curve(operations, folder / "curve.png")
-        with whole_file(folder / "report.md") as path:
-            path.write_text("\n".join(text) + "\n", encoding="utf-8")
-        write_json({"title": TITLE, "thresholds": table, "scans": rows, "notes": notes}, folder / "report.json")
+        lines = ["On healthy scans.", "", *table_lines(table)]
+        write_study(folder, TITLE, lines, notes, thresholds=table, scans=rows)

@@ -16,7 +16,7 @@ from scipy.stats import wasserstein_distance
 from DiffuGTSLib.cuts import PLANES, arrange
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.radiomics import crop_at_one_mm, measure_tumor
-from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
+from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
 from DiffuGTSLib.findings import find_lesions
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.volumes import Volume
@@ -168,11 +168,8 @@ def write_realism(tumors: Sequence[Tumor], output: Path, notes: Sequence[str] = 
     write_rows(rows, output / "tumors.csv")
     write_rows(features, output / "features.csv")
     write_rows(histograms, output / "histograms.csv")
-    report = {"title": TITLE, "histograms": histograms, "features": features, "notes": said}
-    write_json(report, output / "report.json")
-    with whole_file(output / "report.md") as path:
-        text = [f"# {TITLE}", "", *table_lines(histograms, ".1f"), "", *table_lines(features, ".2f"), ""]
-        path.write_text("\n".join([*text, *(f"- {note}" for note in said)]) + "\n", encoding="utf-8")
+    lines = [*table_lines(histograms, ".1f"), "", *table_lines(features, ".2f")]
+    write_study(output, TITLE, lines, said, histograms=histograms, features=features)
 
 
 @dataclass(frozen=True, eq=False)

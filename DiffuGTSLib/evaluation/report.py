@@ -165,6 +165,25 @@ def write_json(value: Any, path: Path | str) -> None:
         temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_study(folder: Path, title: str, lines: Sequence[str], notes: Sequence[str], **content: Any) -> None:
+    """Write a study's `report.md` and, last, `report.json`: by its title a folder is known as that study's.
+
+    Args:
+        folder: Where its tables are already.
+        title: Of the study.
+        lines: Markdown below the title.
+        notes: What the figures follow; the end of the page, and "notes" of the JSON file.
+        content: What else the JSON file holds.
+
+    Raises:
+        StorageError: If a file cannot be written.
+    """
+    with whole_file(folder / "report.md") as path:
+        text = [f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]
+        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    write_json({"title": title, **content, "notes": notes}, folder / "report.json")
+
+
 def table_lines(rows: Sequence[Row], form: str = ".3f") -> list[str]:
     """Return rows of the same columns as the lines of a Markdown table, numbers to the right.
 

@@ -9,7 +9,7 @@ from DiffuGTSLib.evaluation.case_files import StudyCase, pair_cases, read_label
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import dice
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_json, write_rows
+from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_rows, write_study
 from DiffuGTSLib.evaluation.robustness import BASE, REFERENCES, read_manifest
 from DiffuGTSLib.storage import whole_file, whole_folder
 
@@ -152,13 +152,10 @@ def _write(scans: Sequence[Row], scores: Sequence[LevelScore], output: Path, ski
         "Dice: mean over replicates, bootstrap interval. Found: any overlap, Wilson's interval.",
         f"{skipped} scans could not be painted and are left out.",
     ]
-    text = [f"# {TITLE}", ""]
     with whole_folder(output, FILES) as folder:
         write_rows(scans, folder / "scans.csv")
         if levels:
             write_rows(levels, folder / "levels.csv")
             draw_curves(scores, folder / "curves.png")
-            text += [*table_lines(levels), ""]
-        with whole_file(folder / "report.md") as path:
-            path.write_text("\n".join([*text, *(f"- {note}" for note in notes)]) + "\n", encoding="utf-8")
-        write_json({"title": TITLE, "levels": levels, "scans": list(scans), "notes": notes}, folder / "report.json")
+        lines = table_lines(levels) if levels else ["Nothing could be painted."]
+        write_study(folder, TITLE, lines, notes, levels=levels, scans=list(scans))

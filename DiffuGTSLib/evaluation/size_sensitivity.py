@@ -12,8 +12,8 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Detection, Lesion, by_size, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
-from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
-from DiffuGTSLib.storage import whole_file, whole_folder
+from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
+from DiffuGTSLib.storage import whole_folder
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,9 @@ def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], outp
         "Intervals: Wilson, 95 %, each lesion counted as independent.",
         f"{len(found)} cases, {len(lesions)} lesions, {sum(d.false_positives for _, d in found)} false positives.",
     ]
-    text = [f"# {TITLE}", "", *table_lines(sizes), "", *(f"- {note}" for note in notes)]
     with whole_folder(output, FILES) as folder:
         if lesions:
             write_rows(lesions, folder / "lesions.csv")
         write_rows(cases, folder / "cases.csv")
         write_rows(sizes, folder / "sizes.csv")
-        with whole_file(folder / "report.md") as path:
-            path.write_text("\n".join(text) + "\n", encoding="utf-8")
-        write_json({"title": TITLE, "sizes": sizes, "cases": cases, "notes": notes}, folder / "report.json")
+        write_study(folder, TITLE, table_lines(sizes), notes, sizes=sizes, cases=cases)

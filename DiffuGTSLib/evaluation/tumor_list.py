@@ -9,10 +9,10 @@ import numpy as np
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
 from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
-from DiffuGTSLib.evaluation.report import Row, table_lines, write_json, write_rows
+from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
 from DiffuGTSLib.evaluation.similarity import PERMUTATIONS, ChanceTest, chance_test
 from DiffuGTSLib.evaluation.strata import read_table
-from DiffuGTSLib.storage import whole_file, whole_folder
+from DiffuGTSLib.storage import whole_folder
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 
@@ -181,17 +181,11 @@ def study_similarity(
         f"Linear discriminant, {len(tumors[0].features)} features, folds of patients, {permutations} permutations.",
         *(f"Left out: {reason}" for reason in skipped),
     ]
-    report = {
-        "title": TITLE, "accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value,
-        "kinds": kinds, "notes": notes,
-    }  # fmt: skip
-    text = [f"# {TITLE}", "", *table_lines(kinds), "", *(f"- {note}" for note in notes)]
+    figures = {"accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value}
     with whole_folder(output, FILES) as folder:
         write_rows([{"case": t.name, "group": t.group, **t.features} for t in tumors], folder / "tumors.csv")
         write_rows(kinds, folder / "kinds.csv")
-        with whole_file(folder / "report.md") as path:
-            path.write_text("\n".join(text) + "\n", encoding="utf-8")
-        write_json(report, folder / "report.json")
+        write_study(folder, TITLE, table_lines(kinds), notes, **figures, kinds=kinds)
     return test
 
 

@@ -148,7 +148,11 @@ def _chosen_networks(
             hint=f"a preset may be named for {', '.join(name for name, known in PARTS.items() if known.on_preset)}.",
         )
     follows = chosen.after is not None and chosen.after[0] == "aova"
-    config = (_as_head if follows else _plain)(preset, overrides, output)
+    record = output / "aova" / HEAD_RECORD
+    if follows and record.is_file():
+        config = _as_head(preset, overrides, record)
+    else:
+        config = load_config(preset or "mini", overrides=overrides)
     if not chosen.on_preset or (preset is None and not config.backbone.folder):
         return config, None
     networks = model_of(config.backbone)
@@ -156,19 +160,12 @@ def _chosen_networks(
     return config, networks
 
 
-def _plain(preset: str | None, overrides: list[str], _output: Path) -> Config:
-    return load_config(preset or "mini", overrides=overrides)
-
-
-def _as_head(preset: str | None, overrides: list[str], output: Path) -> Config:
+def _as_head(preset: str | None, overrides: list[str], record: Path) -> Config:
     """Return the configuration of what looks at scans as the run's head does: with the head's preset, grid, windows and text.
 
     Raises:
         ConfigError: If another preset is named, or the same one with other keys that nobody asked for.
     """
-    record = output / "aova" / HEAD_RECORD
-    if not record.is_file():
-        return _plain(preset, overrides, output)
     begun = read_json(record)
     name = begun.get("preset", "mini")
     known = load_config(name, overrides=[]).to_dict()
@@ -181,11 +178,11 @@ def _as_head(preset: str | None, overrides: list[str], output: Path) -> Config:
     own = load_config(name, overrides=[*kept, *overrides])
     if preset is None:
         return own
-    asked = _plain(preset, overrides, output)
+    asked = load_config(preset, overrides=overrides)
     if preset != name or learned_with(asked) != learned_with(own):
         words = " ".join([f"--preset {name}", *(f"--set {shlex.quote(word)}" for word in differences(own))])
         raise ConfigError(
-            f"The head in {output} was trained with {words}, not with {' '.join([f'--preset {preset}', *overrides])}.",
+            f"The head in {record.parent} was trained with {words}, not with {' '.join([f'--preset {preset}', *overrides])}.",
             hint="leave --preset away: what follows the head takes its preset and keys.",
         )
     return asked

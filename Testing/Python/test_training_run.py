@@ -65,7 +65,9 @@ def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
     scheduler = json.loads((model / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
     assert json.loads((model / "autoencoder" / "config.json").read_text())["scaling_factor"] > 0
-    assert json.loads((model / "aova" / "grid.json").read_text())["window_voxels"] == 32, "what the head was trained on"
+    assert json.loads((model / "aova" / "grid.json").read_text())["canonical"]["spacing_mm"] == 4.0, (
+        "what the head was trained on"
+    )
     assert "aova/grid.json" in (model / "checksums.json").read_text()
     trained = read_training_cases(model)
     assert trained is not None and [case.name for case in trained if case.use == "trained"] == [
