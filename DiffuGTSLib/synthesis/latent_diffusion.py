@@ -75,24 +75,21 @@ class CosineDiffusion:
         generator: Generators,
         *,
         device: torch.device | str = "cpu",
-        clip: bool = True,
     ) -> Float[Tensor, "b e z x y"]:
         """Walk every timestep from pure noise to a clean latent (ancestral sampling).
+
+        Each clean estimate is kept within -1 to 1: with 4 timesteps the first multiplies the network's error by 263.
 
         Args:
             predict_noise: The network with its condition.
             shape: (b, e, z, x, y) of the latent.
             generator: On the CPU; one, or one a sample.
             device: Where the latents are.
-            clip: Keep each clean estimate within -1 to 1. Needed with 4 timesteps, whose first multiplies the network's
-                error by 263.
         """
         xt = _noise(shape, generator, device)
         for step in reversed(range(self.timesteps)):
             t = torch.full((shape[0],), step, device=device)
-            x0 = self.predict_x0(xt, t, predict_noise(xt, t))
-            if clip:
-                x0 = x0.clamp(-1, 1)
+            x0 = self.predict_x0(xt, t, predict_noise(xt, t)).clamp(-1, 1)
             xt = self._at("posterior_mean_coef1", t, xt) * x0 + self._at("posterior_mean_coef2", t, xt) * xt
             if step > 0:
                 deviation = (0.5 * self._at("posterior_log_variance_clipped", t, xt)).exp()
@@ -107,17 +104,15 @@ class CosineDiffusion:
         generator: Generators,
         *,
         steps: int = 50,
-        eta: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "b e z x y"]:
-        """Walk evenly spaced timesteps from pure noise to a clean latent; nothing is clipped.
+        """Walk evenly spaced timesteps from pure noise to a clean latent; nothing is clipped, nor drawn on the way.
 
         Args:
             predict_noise: The network with its condition.
             shape: (b, e, z, x, y) of the latent.
             generator: On the CPU; one, or one a sample.
             steps: How many; see `ddim_timesteps`.
-            eta: 0 draws nothing on the way, 1 as much as DDPM.
             device: Where the latents are.
 
         Raises:
@@ -131,10 +126,7 @@ class CosineDiffusion:
             power, next_power = float(powers[step]), float(powers[previous])
             noise = predict_noise(xt, torch.full((shape[0],), step, device=device))
             x0 = (xt - (1 - power) ** 0.5 * noise) / power**0.5
-            sigma = eta * ((1 - next_power) / (1 - power) * (1 - power / next_power)) ** 0.5
-            xt = next_power**0.5 * x0 + (1 - next_power - sigma**2) ** 0.5 * noise
-            if sigma > 0:
-                xt = xt + sigma * _noise(shape, generator, device)
+            xt = next_power**0.5 * x0 + (1 - next_power) ** 0.5 * noise
         return xt
 
     def ddim_timesteps(self, steps: int) -> list[int]:

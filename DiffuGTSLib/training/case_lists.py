@@ -91,7 +91,7 @@ def read_fold(folder: Path, fold: int, data: Path, healthy_data: Path | None = N
     return found
 
 
-def read_decathlon(path: Path, data: Path, healthy_data: Path | None = None) -> dict[str, list[ListedCase]]:
+def read_decathlon(path: Path, data: Path) -> dict[str, list[ListedCase]]:
     """Return the cases of a Decathlon JSON, "train" and "validation": {"training": [{"image": …, "label": …}], …}.
 
     Entries without a label map, as the Decathlon's own "test" has, are left out.
@@ -100,9 +100,7 @@ def read_decathlon(path: Path, data: Path, healthy_data: Path | None = None) -> 
         InputError: If the file is not of that form or names no case to train on, or a file is missing.
     """
     pairs = read_pairs(path)
-    found = {
-        split: [_case(image, label, data, healthy_data) for image, label in listed] for split, listed in pairs.items()
-    }
+    found = {split: [_case(image, label, data, None) for image, label in listed] for split, listed in pairs.items()}
     require_files([*found["train"], *found["validation"]], path)
     return found
 

@@ -73,12 +73,12 @@ def test_a_missing_fold_is_refused_with_those_that_are_there(a_data_folder: Path
 
 def test_the_decathlon_s_form_is_read(a_data_folder: Path) -> None:
     content = {
-        "training": [{"image": f"./{REAL[0]}", "label": f"./{REAL[1]}"}],
-        "validation": [{"image": HEALTHY[0], "label": HEALTHY[1]}],
+        "training": [{"image": f"./real/{REAL[0]}", "label": f"./real/{REAL[1]}"}],
+        "validation": [{"image": f"healthy/{HEALTHY[0]}", "label": f"healthy/{HEALTHY[1]}"}],
         "test": ["./imagesTs/liver_2.nii.gz"],
     }
     path = written(a_data_folder, "dataset.json", json.dumps(content))
-    found = read_decathlon(path, a_data_folder / "real", a_data_folder / "healthy")
+    found = read_decathlon(path, a_data_folder)
     assert found["train"][0].image == a_data_folder / "real" / REAL[0]
     assert found["validation"][0].healthy and not found["train"][0].healthy
 

@@ -88,7 +88,6 @@ def test_ddpm_keeps_each_clean_estimate_within_bounds() -> None:
         return torch.zeros_like(noisy)  # the first estimate is 263 times the noise
 
     assert float(diffusion.ddpm_sample(silent, SHAPE, a_seed()).abs().max()) <= 1
-    assert float(diffusion.ddpm_sample(silent, SHAPE, a_seed(), clip=False).abs().max()) > 10
 
 
 def test_ddpm_draws_nothing_at_the_last_step(a_clean_latent: Tensor) -> None:
@@ -117,7 +116,7 @@ def test_ddim_clips_nothing() -> None:
     assert float(found.abs().max()) > 10
 
 
-def test_ddim_without_eta_draws_nothing_on_the_way() -> None:
+def test_ddim_draws_nothing_on_the_way() -> None:
     diffusion, generator = CosineDiffusion(200), a_seed()
     diffusion.ddim_sample(a_network, SHAPE, generator)
     only_the_start = a_seed()
@@ -139,19 +138,13 @@ def test_one_ddim_step_is_the_one_worked_by_hand() -> None:
     assert torch.allclose(found, 0.8470122**0.5 * x0 + 0.1529878**0.5 * 0.5, atol=1e-5)
 
 
-def test_with_eta_noise_of_the_posterior_is_drawn() -> None:
-    diffusion = CosineDiffusion(200)
-    without, more = (diffusion.ddim_sample(a_network, SHAPE, a_seed(), eta=eta) for eta in (0.0, 1.0))
-    assert more.isfinite().all() and not torch.allclose(without, more, atol=1e-2)
-
-
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_a_batch_is_its_samples_one_by_one(sampler: str) -> None:
     def sample(count: int, seeds: list[torch.Generator]) -> Tensor:
         shape = (count, *SHAPE[1:])
         if sampler == "ddpm":
             return CosineDiffusion(4).ddpm_sample(a_network, shape, seeds)
-        return CosineDiffusion(200).ddim_sample(a_network, shape, seeds, steps=10, eta=0.5)
+        return CosineDiffusion(200).ddim_sample(a_network, shape, seeds, steps=10)
 
     together = sample(2, [a_seed(1), a_seed(2)])
     alone = torch.cat([sample(1, [a_seed(1)]), sample(1, [a_seed(2)])])
