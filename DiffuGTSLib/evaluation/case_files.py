@@ -25,8 +25,12 @@ class StudyCase:
     files: Mapping[str, Path]
 
 
-def find_files(folder: Path, inside: str = "segmentation") -> dict[str, Path]:
-    """Return name → file: the folder's own images, and `inside` (any suffix) of each of its folders.
+_RESULT = "segmentation"
+"""The file of a result folder that is its prediction, without the suffix."""
+
+
+def find_files(folder: Path) -> dict[str, Path]:
+    """Return name → file: the folder's own images, and the mask of each of its folders.
 
     The second are result folders as `diffugts segment` writes them; hidden files are passed over.
 
@@ -38,7 +42,7 @@ def find_files(folder: Path, inside: str = "segmentation") -> dict[str, Path]:
     found: dict[str, Path] = {}
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     named = [(_stem(path), path) for path in entries if path.is_file()]
-    named += [(path.name, file) for path in entries if path.is_dir() for file in _images(path, inside)]
+    named += [(path.name, file) for path in entries if path.is_dir() for file in _images(path, _RESULT)]
     for name, path in named:
         if not name:
             continue
@@ -48,24 +52,23 @@ def find_files(folder: Path, inside: str = "segmentation") -> dict[str, Path]:
     if not found:
         raise InputError(
             f"{folder} holds no image.",
-            hint=f"expected NAME.nii.gz, or folders with {inside}.nii.gz in them.",
+            hint=f"expected NAME.nii.gz, or folders with {_RESULT}.nii.gz in them.",
             code="missing",
         )
     return found
 
 
-def pair_cases(first: str, folders: Mapping[str, Path | None], inside: str = "segmentation") -> list[StudyCase]:
+def pair_cases(first: str, folders: Mapping[str, Path | None]) -> list[StudyCase]:
     """Return the cases of the folder with role `first`, each with its file of the same name in all others.
 
     Args:
         first: The role that says which cases there are.
         folders: Role → folder; None where a role is not used.
-        inside: As in `find_files`.
 
     Raises:
         InputError: As `find_files`; or a case lacks a file of a role, since leaving it out would flatter the figures.
     """
-    files = {role: find_files(folder, inside) for role, folder in folders.items() if folder is not None}
+    files = {role: find_files(folder) for role, folder in folders.items() if folder is not None}
     names = list(files[first])
     for role, present in files.items():
         missing = [name for name in names if name not in present]

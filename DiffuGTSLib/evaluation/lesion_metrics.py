@@ -13,8 +13,8 @@ from jaxtyping import Float, Shaped
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.detection import Detection
-from DiffuGTSLib.evaluation.metrics import DEFAULT_POLICY, EmptyPolicy, as_masks
-from DiffuGTSLib.findings import label_lesions
+from DiffuGTSLib.evaluation.metrics import BOTH_EMPTY, as_masks
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 PANOPTIC_IOU = 0.5
 
@@ -27,18 +27,16 @@ class Instances:
         matched_iou: IoU of each matched pair, highest first.
         missed: Reference lesions without a partner.
         false_positives: Predicted lesions without a partner.
-        policy: What F1 and panoptic quality are where one or both masks hold no lesion.
     """
 
     matched_iou: tuple[float, ...]
     missed: int
     false_positives: int
-    policy: EmptyPolicy = DEFAULT_POLICY
 
     @property
     def recognition_quality(self) -> float:
         """Lesion-wise F1: TP / (TP + FP / 2 + FN / 2)."""
-        return f1(len(self.matched_iou), self.missed, self.false_positives, self.policy)
+        return f1(len(self.matched_iou), self.missed, self.false_positives)
 
     @property
     def segmentation_quality(self) -> float:
@@ -55,7 +53,6 @@ def match_instances(
     pred: Shaped[np.ndarray, "_ _ _"],
     ref: Shaped[np.ndarray, "_ _ _"],
     minimum_iou: float = PANOPTIC_IOU,
-    policy: EmptyPolicy = DEFAULT_POLICY,
 ) -> Instances:
     """Pair the lesions of two masks one to one, those of the highest IoU first.
 
@@ -65,7 +62,6 @@ def match_instances(
         pred: Mask, boolean or 0 and 1; its lesions are 26-connected components.
         ref: Mask on the same grid.
         minimum_iou: From which a pair counts, equality included; above 0.
-        policy: See `Instances`.
 
     Raises:
         InputError: If the shapes differ, a value is neither 0 nor 1, or the IoU is not above 0 and at most 1.
@@ -83,26 +79,21 @@ def match_instances(
             free_refs.remove(row)
             free_preds.remove(column)
             matched.append(float(iou[row, column]))
-    return Instances(tuple(matched), len(free_refs), len(free_preds), policy)
+    return Instances(tuple(matched), len(free_refs), len(free_preds))
 
 
-def lesion_f1(detection: Detection, policy: EmptyPolicy = DEFAULT_POLICY) -> float:
-    """Return the harmonic mean of sensitivity and precision of lesions matched by the rule of `detect`.
-
-    Args:
-        detection: One scan.
-        policy: The value where one or both masks hold no lesion.
-    """
+def lesion_f1(detection: Detection) -> float:
+    """Return the harmonic mean of sensitivity and precision of lesions matched by the rule of `detect`."""
     if not detection.reference or not detection.predicted:
-        return policy.one_empty if detection.reference or detection.predicted else policy.both_empty
+        return 0.0 if detection.reference or detection.predicted else BOTH_EMPTY
     both = detection.sensitivity + detection.precision
     return 2 * detection.sensitivity * detection.precision / both if both else 0.0
 
 
-def f1(matched: int, missed: int, false_positives: int, policy: EmptyPolicy = DEFAULT_POLICY) -> float:
-    """Return 2 TP / (2 TP + FP + FN), 0 to 1, or what the policy says where a mask is empty."""
-    if matched == 0:
-        return policy.one_empty if missed or false_positives else policy.both_empty
+def f1(matched: int, missed: int, false_positives: int) -> float:
+    """Return 2 TP / (2 TP + FP + FN), 0 to 1; `BOTH_EMPTY` where there is nothing to count."""
+    if not (matched or missed or false_positives):
+        return BOTH_EMPTY
     return 2 * matched / (2 * matched + missed + false_positives)
 
 

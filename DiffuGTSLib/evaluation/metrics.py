@@ -1,11 +1,10 @@
 """How well a mask agrees with a reference: overlap, surfaces in mm, and the order of anomaly scores.
 
-Distances are in mm: the caller gives the voxel size. What an empty mask means is stated once, in `EmptyPolicy`.
+Distances are in mm: the caller gives the voxel size. What an empty mask means is said at `BOTH_EMPTY`.
 """
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import nan
 
 import numpy as np
@@ -16,22 +15,12 @@ from scipy.stats import rankdata
 
 from DiffuGTSLib.errors import InputError
 
+BOTH_EMPTY = nan
+"""What a figure of overlap is where there was nothing to find and nothing was found; 0 where one mask is empty.
 
-@dataclass(frozen=True)
-class EmptyPolicy:
-    """What Dice and surface Dice are when there is nothing to overlap.
-
-    Attributes:
-        both_empty: Nothing to find and nothing found. NaN, shown as "n/a" and left out of every mean: a 1 would
-            let healthy scans hide what happens on tumors. Judge healthy scans by false positives instead.
-        one_empty: A missed tumor, or a tumor seen where there is none.
-    """
-
-    both_empty: float = nan
-    one_empty: float = 0.0
-
-
-DEFAULT_POLICY = EmptyPolicy()
+Shown as "n/a" and left out of every mean: a 1 would let healthy scans hide what happens on tumors. Judge healthy scans
+by false positives instead.
+"""
 
 NSD_TOLERANCE_MM = 2.0
 """Surface deviation that counts as agreement: about what two readers differ by in the trunk."""
@@ -39,24 +28,20 @@ BRAIN_NSD_TOLERANCE_MM = 1.0
 """The same in the brain, where scans are finer."""
 
 
-def dice(
-    pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."], policy: EmptyPolicy = DEFAULT_POLICY
-) -> float:
+def dice(pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."], both_empty: float = BOTH_EMPTY) -> float:
     """Return 2 |pred ∩ ref| / (|pred| + |ref|), 0 to 1.
 
     Args:
         pred: Mask, boolean or 0 and 1.
         ref: Mask on the same grid.
-        policy: The value when one or both are empty.
+        both_empty: The value when both are empty.
 
     Raises:
         InputError: If the shapes differ, or a value is neither 0 nor 1.
     """
     pred, ref = as_masks(pred, ref)
-    empty = _when_empty(pred, ref, policy)
-    if empty is not None:
-        return empty
-    return float(2.0 * np.count_nonzero(pred & ref) / (np.count_nonzero(pred) + np.count_nonzero(ref)))
+    voxels = np.count_nonzero(pred) + np.count_nonzero(ref)
+    return float(2.0 * np.count_nonzero(pred & ref) / voxels) if voxels else both_empty
 
 
 def surface_dice(
@@ -64,7 +49,7 @@ def surface_dice(
     ref: Shaped[np.ndarray, "_ _ _"],
     spacing_mm: tuple[float, float, float],
     tolerance_mm: float,
-    policy: EmptyPolicy = DEFAULT_POLICY,
+    both_empty: float = BOTH_EMPTY,
 ) -> float:
     """Return the share of both surfaces that lies within a tolerance of the other one (NSD), 0 to 1.
 
@@ -76,7 +61,7 @@ def surface_dice(
         ref: Mask on the same grid.
         spacing_mm: Voxel size along (i, j, k).
         tolerance_mm: Accepted deviation; a distance of exactly this is accepted.
-        policy: The value when one or both are empty.
+        both_empty: The value when both are empty.
 
     Raises:
         InputError: As `dice`; or a spacing that is not positive, or a negative tolerance.
@@ -86,9 +71,8 @@ def surface_dice(
         raise InputError(f"Expected three voxel sizes above 0 mm, got {tuple(spacing_mm)}.")
     if not 0 <= tolerance_mm < np.inf:
         raise InputError(f"Expected a tolerance of 0 mm or more, got {tolerance_mm} mm.")
-    empty = _when_empty(pred, ref, policy)
-    if empty is not None:
-        return empty
+    if not (pred.any() and ref.any()):
+        return 0.0 if pred.any() or ref.any() else both_empty
     box = bounding_box(pred | ref)  # the surfaces lie inside it; a whole chest would cost memory for nothing
     found, truth = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (pred, ref))
     with warnings.catch_warnings():  # MONAI 1.6 calls itself with an argument that it has deprecated
@@ -153,11 +137,6 @@ def _as_mask(array: Shaped[np.ndarray, " *grid"], name: str) -> Bool[np.ndarray,
             code="not_a_mask",
         )
     return mask
-
-
-def _when_empty(pred: Bool[np.ndarray, " *grid"], ref: Bool[np.ndarray, " *grid"], policy: EmptyPolicy) -> float | None:
-    some = int(pred.any()) + int(ref.any())
-    return (policy.both_empty, policy.one_empty, None)[some]
 
 
 def bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:

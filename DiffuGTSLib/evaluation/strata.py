@@ -11,10 +11,12 @@ from DiffuGTSLib.findings import NOT_APPLICABLE
 
 UNKNOWN = "unknown"
 ALL = "all"
+CASE = "case"
+"""The column by which tables name their rows."""
 
 
-def read_table(path: Path, key: str = "case") -> list[dict[str, str]]:
-    """Read a CSV file that has a header and a column that names its rows.
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file that has a header and the column `CASE`.
 
     Raises:
         InputError: If it cannot be read, lacks the column, or names a row twice.
@@ -26,12 +28,12 @@ def read_table(path: Path, key: str = "case") -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as CSV: {error}.", code="unreadable") from error
     columns = list(reader.fieldnames or [])
-    if key not in columns:
-        raise InputError(f"{path} has no column '{key}'; it has {', '.join(columns) or 'none'}.", code="column")
-    names = [row[key] for row in rows]
+    if CASE not in columns:
+        raise InputError(f"{path} has no column '{CASE}'; it has {', '.join(columns) or 'none'}.", code="column")
+    names = [row[CASE] for row in rows]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"{path} names '{twice}' twice in column '{key}'.")
+        raise InputError(f"{path} names '{twice}' twice in column '{CASE}'.")
     return [{column: (row[column] or "").strip() for column in columns} for row in rows]
 
 
@@ -59,7 +61,6 @@ def group_figures(
     cases: Sequence[Mapping[str, str]],
     metadata: Sequence[Mapping[str, str]],
     by: Sequence[str],
-    key: str = "case",
     patient: str | None = None,
 ) -> list[dict[str, str | int | float]]:
     """Return one row a group and column of numbers: how many cases, mean and bootstrap interval; "all" first.
@@ -68,7 +69,6 @@ def group_figures(
         cases: Figures of each case, as CSV gives them.
         metadata: What is known of each; cases without a row are "unknown".
         by: Columns of the metadata.
-        key: The column that both name their rows by.
         patient: A column of the metadata: patients are drawn for the interval, not scans.
 
     Raises:
@@ -76,18 +76,18 @@ def group_figures(
     """
     if not cases:
         raise InputError("There are no cases to group.", code="missing")
-    known = {row[key]: row for row in metadata}
+    known = {row[CASE]: row for row in metadata}
     columns = list(metadata[0]) if metadata else []
     for name in [*by, *([patient] if patient else [])]:
         if name not in columns:
             raise InputError(f"The metadata have no column '{name}'.", hint=did_you_mean(name, columns), code="column")
-    figures = [name for name in cases[0] if name != key and all(_is_number(case[name]) for case in cases)]
+    figures = [name for name in cases[0] if name != CASE and all(_is_number(case[name]) for case in cases)]
     if not figures:
         raise InputError("The cases hold no column of numbers.", code="column")
-    owners = [known.get(case[key], {}).get(patient or "") or case[key] for case in cases]
+    owners = [known.get(case[CASE], {}).get(patient or "") or case[CASE] for case in cases]
     rows = _rows(ALL, ALL, cases, figures, owners)
     for column in by:
-        groups = [stratum(known.get(case[key], {}).get(column, ""), column) for case in cases]
+        groups = [stratum(known.get(case[CASE], {}).get(column, ""), column) for case in cases]
         for group in sorted(set(groups), key=lambda name: (name == UNKNOWN, name)):
             chosen = [number for number, name in enumerate(groups) if name == group]
             rows += _rows(column, group, [cases[n] for n in chosen], figures, [owners[n] for n in chosen])

@@ -22,7 +22,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation import case_scores
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
-from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, EmptyPolicy, dice, surface_dice
+from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
@@ -33,7 +33,7 @@ from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.volume import require_same_grid
 
-BOTH_EMPTY_IS_RIGHT = EmptyPolicy(both_empty=1.0, one_empty=0.0)
+BOTH_EMPTY_IS_RIGHT = 1.0
 """DiffTumor's table has a figure for every case. `evaluate` leaves such cases out of the mean instead."""
 
 OnCase = Callable[[str, float], None]
@@ -254,9 +254,7 @@ def validate_protocol(
     *,
     split: str = "test",
     modalities: Sequence[str] = ("CT",),
-    organs: Sequence[str] = (),
     how: HowToPredict | None = None,
-    notes: Sequence[str] = (),
     on_case: OnCase | None = None,
     model_folder: Path | None = None,
     allow_seen: bool = False,
@@ -270,9 +268,7 @@ def validate_protocol(
         output: An existing or new folder.
         split: "test" or "validation"; what was trained on is refused.
         modalities: Of the cases.
-        organs: Of the tumors, or healthy; empty: any.
         how: See `HowToPredict`.
-        notes: Sentences below the table.
         on_case: See `OnCase`.
         model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: unknown.
         allow_seen: Score what the model was trained on, too; the report says so.
@@ -284,7 +280,7 @@ def validate_protocol(
     cases = [
         case
         for case in choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
-        if case.modality in modalities and (case.organ in organs or not organs)
+        if case.modality in modalities
     ]
     if not any(case.tumor for case in cases):
         raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
@@ -304,7 +300,6 @@ def validate_protocol(
             "dice_ellipsoid looks at no image.",
             "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
             "lesions match at IoU 0.1; false positives are components that match none.",
-            *notes,
         ],
     )  # fmt: skip
 

@@ -31,7 +31,6 @@ def test_files_and_result_folders_are_found_by_name(tmp_path: Path) -> None:
     found = find_files(tmp_path)
     assert list(found) == ["a", "b.1", "c"]
     assert found["c"] == tmp_path / "c" / "segmentation.nrrd"
-    assert list(find_files(tmp_path, inside="other")) == ["a", "b.1", "d"]
 
 
 def test_every_case_gets_its_file_of_each_role(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.lesion_metrics import Instances, lesion_f1, match_instances
-from DiffuGTSLib.evaluation.metrics import EmptyPolicy
 
 EMPTY = np.zeros((30, 8, 8), dtype=bool)
 ONE_MM = (1.0, 1.0, 1.0)
@@ -93,17 +92,13 @@ def test_f1_of_our_rule_is_the_mean_of_precision_and_sensitivity() -> None:
     assert lesion_f1(detection) == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
 
 
-def test_what_an_empty_mask_means_is_the_policys_choice() -> None:
-    seen, policy = bars((0, 4)), EmptyPolicy(both_empty=1.0, one_empty=-1.0)
-    for pred, ref, by_default, chosen in (
-        (EMPTY, EMPTY, math.nan, 1.0), (seen, EMPTY, 0.0, -1.0), (EMPTY, seen, 0.0, -1.0),
-    ):  # fmt: skip
-        plain, other = match_instances(pred, ref), match_instances(pred, ref, policy=policy)
-        detection = detect(pred, ref, ONE_MM)
-        figures = (plain.recognition_quality, plain.panoptic_quality, lesion_f1(detection))
-        assert figures == pytest.approx((by_default,) * 3, nan_ok=True)
-        assert (other.recognition_quality, other.panoptic_quality, lesion_f1(detection, policy)) == (chosen,) * 3
-        assert math.isnan(plain.segmentation_quality)
+def test_two_empty_masks_have_no_f1_and_one_gives_zero() -> None:
+    seen = bars((0, 4))
+    for pred, ref, expected in ((EMPTY, EMPTY, math.nan), (seen, EMPTY, 0.0), (EMPTY, seen, 0.0)):
+        found = match_instances(pred, ref)
+        figures = (found.recognition_quality, found.panoptic_quality, lesion_f1(detect(pred, ref, ONE_MM)))
+        assert figures == pytest.approx((expected,) * 3, nan_ok=True)
+        assert math.isnan(found.segmentation_quality)
 
 
 def test_lesions_that_never_touch_have_an_f1_of_zero() -> None:

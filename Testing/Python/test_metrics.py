@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.metrics import EmptyPolicy, auroc, dice, surface_dice
+from DiffuGTSLib.evaluation.metrics import auroc, dice, surface_dice
 
 EMPTY = np.zeros((8, 8, 8), dtype=np.uint8)
 
@@ -41,10 +41,9 @@ def test_one_empty_mask_scores_zero() -> None:
         assert surface_dice(pred, ref, (1.0, 1.0, 1.0), 2.0) == 0.0
 
 
-def test_another_policy_for_empty_masks_is_obeyed() -> None:
-    policy = EmptyPolicy(both_empty=1.0, one_empty=-1.0)
-    assert dice(EMPTY, EMPTY, policy) == 1.0
-    assert surface_dice(EMPTY, a_voxel(3), (1.0, 1.0, 1.0), 2.0, policy) == -1.0
+def test_nothing_found_where_nothing_is_may_count_as_right() -> None:
+    assert dice(EMPTY, EMPTY, 1.0) == surface_dice(EMPTY, EMPTY, (1.0, 1.0, 1.0), 2.0, 1.0) == 1.0
+    assert dice(EMPTY, a_voxel(3), 1.0) == surface_dice(EMPTY, a_voxel(3), (1.0, 1.0, 1.0), 2.0, 1.0) == 0.0
 
 
 def test_surface_dice_of_two_voxels_two_mm_apart_is_half_at_one_mm() -> None:
