@@ -119,13 +119,13 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
 # --- Segments
 
 
-def styleSegmentation(segmentationNode: Any, fill: float = 0.0) -> None:
-    """Draw segments as outlines, filled or not: without a filling the image and the overlay in them can be read."""
+def styleSegmentation(segmentationNode: Any) -> None:
+    """Draw segments as outlines: without a filling the image and the overlay in them can be read."""
     if segmentationNode.GetDisplayNode() is None:
         segmentationNode.CreateDefaultDisplayNodes()
     display = segmentationNode.GetDisplayNode()
-    display.SetVisibility2DFill(fill > 0)
-    display.SetOpacity2DFill(fill)
+    display.SetVisibility2DFill(False)
+    display.SetOpacity2DFill(0.0)
     display.SetVisibility2DOutline(True)
     display.SetOpacity2DOutline(1.0)
     display.SetSliceIntersectionThickness(OUTLINE_PX)

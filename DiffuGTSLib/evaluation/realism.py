@@ -189,7 +189,7 @@ class Exhibit:
     modality: str
 
 
-def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path, title: str = TITLE) -> None:
+def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path) -> None:
     """Draw a sheet of pictures: a row a pair (or more) of tumors, each bare and then outlined, in the axial plane.
 
     Drawn as radiologists read, with millimeters true; each row has the window and the field of its first picture.
@@ -197,7 +197,6 @@ def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path, title: str = T
     Args:
         pairs: Real first, then painted.
         path: Of a PNG file.
-        title: First line.
 
     Raises:
         InputError: If there is nothing to show, or a mask is empty.
@@ -216,7 +215,7 @@ def realism_sheet(pairs: Sequence[Sequence[Exhibit]], path: Path, title: str = T
     figure.subplots_adjust(
         left=0.01, right=0.99, top=top - 0.25 / (2.6 * len(pairs)), bottom=0.01, wspace=0.03, hspace=0.13
     )
-    figure.text(0.012, top, title, color=_TEXT, fontsize=13, weight="bold", parse_math=False)
+    figure.text(0.012, top, TITLE, color=_TEXT, fontsize=13, weight="bold", parse_math=False)
     for axes in panels.ravel():
         axes.set_axis_off()
     for row, exhibits in zip(panels, pairs, strict=True):

@@ -65,8 +65,6 @@ def chance_test(
     kinds: Sequence[str],
     patients: Sequence[str],
     rng: np.random.Generator,
-    *,
-    folds: int = FOLDS,
     permutations: int = PERMUTATIONS,
 ) -> ChanceTest:
     """Try to tell kinds of tumors apart by their features, in cross-validation over patients.
@@ -76,7 +74,6 @@ def chance_test(
         kinds: What each tumor is.
         patients: Whose each tumor is: a patient's tumors are alike, and lie in one fold.
         rng: Draws folds and permutations.
-        folds: Number of parts.
         permutations: How often the labels are shuffled; kinds of whole patients are, where each patient has one kind.
 
     Raises:
@@ -85,7 +82,7 @@ def chance_test(
     table = _table(features, kinds, patients)
     names, truth = np.unique(np.asarray(kinds), return_inverse=True)
     owners, members = np.unique(np.asarray(patients), return_inverse=True)
-    parts = _folds(members, truth, min(folds, len(owners)), rng)
+    parts = _folds(members, truth, min(FOLDS, len(owners)), rng)
     told = _cross_validated(table, truth, parts, len(names))
     right = int((told == truth).sum())
     shuffled = []

@@ -327,9 +327,9 @@ def test_segments_are_outlined_and_stand_up_as_surfaces(a_scan) -> None:
     node = segmentation.GetDisplayNode()
     assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline() and node.GetOpacity2DOutline() == 1
     slicer.mrmlScene.RemoveNode(node)
-    display.styleSegmentation(segmentation, fill=0.2)
+    display.styleSegmentation(segmentation)
     node = segmentation.GetDisplayNode()
-    assert node.GetVisibility2DFill() and node.GetOpacity2DFill() == pytest.approx(0.2)
+    assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline()
     assert display.show3D(segmentation, True) and node.GetVisibility3D()
     assert segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert display.show3D(segmentation, False) and not node.GetVisibility3D()
