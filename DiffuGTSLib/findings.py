@@ -1,7 +1,4 @@
-"""What was found, lesion by lesion: how large, where, how suspicious, and how the repaint changed it.
-
-A lesion is a set of mask voxels that touch by a face, an edge or a corner (26-connectivity).
-"""
+"""What was found, lesion by lesion: how large, where, how suspicious, and how the repaint changed it."""
 
 import csv
 from collections.abc import Sequence
@@ -10,13 +7,11 @@ from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
 from rich.table import Table
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 from DiffuGTSLib.volumes.volume import Volume, require_same_grid
 
 COLUMNS = (
@@ -35,8 +30,6 @@ COLUMNS = (
 NOT_APPLICABLE = "n/a"
 """How a value that does not exist is written in tables; readers of CSV take it as missing."""
 
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -46,7 +39,7 @@ class Finding:
         label: 1 for the largest, rising as the volume falls.
         volume_ml: Voxels times their size.
         centroid_ras_mm: Mean of the voxel centers, RAS world. May lie outside a crescent.
-        longest_in_plane_diameter_mm: See the function of that name.
+        longest_in_plane_diameter_mm: See the function of that name in `volumes.lesions`.
         mean_aova: Mean anomaly attention, 0 to 1; NaN when detection was skipped.
         max_aova: Highest anomaly attention, 0 to 1; NaN when detection was skipped.
         mean_intensity_change: Scan less pseudo-healthy image, HU or MR units: positive where the lesion is brighter
@@ -78,7 +71,6 @@ def find_lesions(mask: Volume, aova: Volume | None, scan: Volume, pseudo_healthy
         if volume is not None:
             require_same_grid(scan.geometry, volume.geometry, name)
     labels, _ = label_lesions(mask.array)
-    axis = acquisition_axis(mask.geometry.spacing_mm)
     findings = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         lesion = labels[box] == number
@@ -93,7 +85,7 @@ def find_lesions(mask: Volume, aova: Volume | None, scan: Volume, pseudo_healthy
                 label=0,
                 volume_ml=float(np.count_nonzero(lesion) * mask.geometry.voxel_volume_ml),
                 centroid_ras_mm=(float(r), float(a), float(s)),
-                longest_in_plane_diameter_mm=longest_in_plane_diameter_mm(lesion, mask.geometry.spacing_mm, axis),
+                longest_in_plane_diameter_mm=longest_in_plane_diameter_mm(lesion, mask.geometry.spacing_mm),
                 mean_aova=float(attention.mean()),
                 max_aova=float(attention.max()),
                 mean_intensity_change=float(change.mean()),
@@ -104,51 +96,9 @@ def find_lesions(mask: Volume, aova: Volume | None, scan: Volume, pseudo_healthy
     return [replace(finding, label=number) for number, finding in enumerate(findings, start=1)]
 
 
-def label_lesions(mask: Shaped[np.ndarray, "i j k"]) -> tuple[Int[np.ndarray, "i j k"], int]:
-    """Number the lesions of a mask from 1 in the order of the grid; return the numbers and how many there are."""
-    labels, count = ndimage.label(mask > 0, structure=_TOUCHING)
-    return labels, int(count)
-
-
-def acquisition_axis(spacing_mm: tuple[float, float, float]) -> int:
-    """Return the voxel axis that runs across the acquired slices: the one of largest spacing, k when that is a tie.
-
-    Sizes within 1 % of each other are a tie, since spacing read from a file is rounded.
-    """
-    largest = max(spacing_mm)
-    candidates = [axis for axis in range(3) if spacing_mm[axis] >= 0.99 * largest]
-    return candidates[0] if len(candidates) == 1 else 2
-
-
 def ball_radius_mm(volume_ml: float) -> float:
     """Return the radius of the ball of that volume."""
     return float(np.cbrt(3 * volume_ml * 1000 / (4 * np.pi)))
-
-
-def longest_in_plane_diameter_mm(
-    lesion: Bool[np.ndarray, "i j k"], spacing_mm: tuple[float, float, float], axis: int
-) -> float:
-    """Return the largest distance between two boundary points of a lesion within one slice, in mm.
-
-    Convention: the boundary points of a pixel are the middles of its four sides. A row of n pixels of width w thus
-    measures n · w, its own width included, and a single pixel its longer side; centers would give (n - 1) · w and 0.
-
-    Args:
-        lesion: The voxels of one lesion; at least one.
-        spacing_mm: Voxel size along (i, j, k).
-        axis: The axis across the slices; see `acquisition_axis`.
-    """
-    size = np.delete(np.asarray(spacing_mm, dtype=np.float64), axis)
-    sides = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
-    longest = 0.0
-    for plane in np.moveaxis(lesion, axis, 0):
-        pixels = np.argwhere(plane)
-        if not len(pixels) or np.linalg.norm((np.ptp(pixels, axis=0) + 1) * size) <= longest:
-            continue  # even the diagonal of its bounding box is shorter than what another slice holds
-        points = ((pixels[:, None] + sides) * size).reshape(-1, 2)
-        # The two points furthest apart are corners of the convex hull; never flat, thanks to the sides.
-        longest = max(longest, float(pdist(points[ConvexHull(points).vertices]).max()))
-    return longest
 
 
 def write_findings(findings: Sequence[Finding], path: Path | str) -> None:

@@ -1,7 +1,6 @@
 """What a segment holds, lesion by lesion, measured in the world; each can be dropped and taken back.
 
-A lesion is a set of voxels that touch by a face, an edge or a corner. What was dropped stays with the segment as a tag,
-so that it comes back after the scene was saved and read, too.
+What was dropped stays with the segment as a tag, so that it comes back after the scene was saved and read, too.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ import slicer.util
 import vtk
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 from DiffuGTSLib.volumes.volume import require_same_grid
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import (
@@ -38,8 +36,6 @@ from DiffuGTSSlicer.grids import (
 from DiffuGTSSlicer.scene import DROPPED_TAG
 from DiffuGTSSlicer.steps import Work, finish, inBackground, slabs, stepwise
 from DiffuGTSSlicer.time_point import isOfShown
-
-_TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,8 @@ class Findings:
         isComparable = self._healthyNode is not None and isOfShown(self._healthyNode, self._scanNode)
         healthy = self._healthyNode if isComparable else None
         meanHealthy, _most = yield from _meanAndMax(voxels, lesion.box, healthy)
-        diameterMm = yield from inBackground(_longestInPlaneMm, voxels, np.linalg.norm(matrix[:3, :3], axis=0))
+        spacingMm = tuple(np.linalg.norm(matrix[:3, :3], axis=0))
+        diameterMm = yield from inBackground(longest_in_plane_diameter_mm, voxels.T, spacingMm)
         r, a, s = matrix[:3, :3] @ (_meanIndex(voxels) + _corner(lesion.box)[::-1]) + matrix[:3, 3]
         return Finding(
             number=number,
@@ -221,7 +218,7 @@ def _lesions(present: BoxedMask, dropped: BoxedMask) -> list[_Lesion]:
         whole = BoxedMask.of(present.within(box) | dropped.within(box), _corner(box))
     found = []
     for part in _parts(whole):  # far ones apart: what lies between them need not be looked at voxel by voxel
-        labels, _count = ndimage.label(part.voxels, structure=_TOUCHING)
+        labels, _count = label_lesions(part.voxels)
         for label, box in enumerate(ndimage.find_objects(labels), start=1):
             found.append(_Lesion(_moved(box, part.corner), labels[box] == label))
     return sorted(found, key=lambda each: (-np.count_nonzero(each.voxels), _corner(each.box)))
@@ -271,37 +268,6 @@ def _meanIndex(voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the mean index (i, j, k) of a lesion's voxels in its box."""
     along = [np.count_nonzero(voxels, axis=others) for others in ((0, 1), (0, 2), (1, 2))]
     return np.array([np.average(np.arange(len(counts)), weights=counts) for counts in along])
-
-
-def _longestInPlaneMm(voxels: NDArray[np.bool_], spacingMm: NDArray[np.float64]) -> float:
-    """Return the largest distance between the sides of two pixels in one acquired slice, as findings.csv has it.
-
-    Slices run across the axis of largest spacing, k where two are alike.
-
-    Args:
-        voxels: (k, j, i).
-        spacingMm: Along (i, j, k).
-    """
-    alike = np.flatnonzero(spacingMm >= 0.99 * spacingMm.max())
-    across = int(alike[0]) if len(alike) == 1 else 2
-    size = spacingMm[[axis for axis in range(3) if axis != across]]
-    sides = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
-    longest = 0.0
-    for pixels in np.moveaxis(voxels.transpose(), across, 0):
-        ends = _ends(pixels)
-        if not len(ends) or np.linalg.norm((np.ptp(ends, axis=0) + 1) * size) <= longest:
-            continue  # even the diagonal of its box is shorter than what another slice holds
-        points = ((ends[:, None] + sides) * size).reshape(-1, 2)
-        longest = max(longest, float(pdist(points[ConvexHull(points).vertices]).max()))
-    return longest
-
-
-def _ends(pixels: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return the first and the last pixel (n, 2) of each row: no others can be the farthest from one another."""
-    rows = np.flatnonzero(pixels.any(axis=1))
-    filled = pixels[rows]
-    last = filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
-    return np.concatenate([np.stack([rows, filled.argmax(axis=1)], axis=1), np.stack([rows, last], axis=1)])
 
 
 # --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte

@@ -4,7 +4,7 @@ Public tumor scans are often cut at a fixed distance around the tumor. Then the 
 must be seen beside `center_ellipsoid`, and on scans cut and padded at random.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +13,20 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import dice
-from DiffuGTSLib.findings import acquisition_axis, label_lesions
 from DiffuGTSLib.masks import otsu
+from DiffuGTSLib.volumes.lesions import acquisition_axis, label_lesions
 from DiffuGTSLib.volumes.volume import Volume
 
 CT_BODY_HU = -300.0
 """Above it is body, below it air or lung; the middle of fat (-100) and lung tissue (-500 and less), roughly."""
 
+MARGIN_MM = 50.0
+"""At which public data sets are usually cut around the tumor."""
+MINIMUM_SEMI_AXIS_MM = 5.0
+"""Of the ellipsoid along sides that are too short for the margin."""
+
 PERCENTILES = (5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0)
+"""What `fit_threshold` tries, above and below."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +51,16 @@ class ThresholdRule:
             raise InputError(f"Expected a percentile of 0 to 100, got {self.percentile}.")
 
 
-def center_ellipsoid(
-    shape: tuple[int, int, int],
-    spacing_mm: tuple[float, float, float],
-    margin_mm: float = 50.0,
-    minimum_semi_axis_mm: float = 5.0,
-) -> Bool[np.ndarray, "i j k"]:
-    """Return the ellipsoid that keeps a margin to all six sides of the image box, without looking at the image.
+def center_ellipsoid(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Bool[np.ndarray, "i j k"]:
+    """Return the ellipsoid that keeps `MARGIN_MM` to all six sides of the image box, without looking at the image.
 
     Args:
         shape: Voxels along (i, j, k).
         spacing_mm: Voxel size along (i, j, k).
-        margin_mm: Distance at which the scans of the data set were cut around the tumor.
-        minimum_semi_axis_mm: Semi-axis along sides too short for the margin.
-
-    Raises:
-        InputError: If the margin is negative or the minimum not positive.
     """
-    if margin_mm < 0 or minimum_semi_axis_mm <= 0:
-        raise InputError(
-            f"Expected a margin of 0 mm or more and a least semi-axis above 0 mm, "
-            f"got {margin_mm} and {minimum_semi_axis_mm} mm."
-        )
     distance = np.zeros(shape)
     for axis, (count, size) in enumerate(zip(shape, spacing_mm, strict=True)):
-        semi_axis = max(count * size / 2.0 - margin_mm, minimum_semi_axis_mm)
+        semi_axis = max(count * size / 2.0 - MARGIN_MM, MINIMUM_SEMI_AXIS_MM)
         along = (np.arange(count) - (count - 1) / 2.0) * size / semi_axis
         distance += np.expand_dims(along**2, tuple(a for a in range(3) if a != axis))
     return distance <= 1.0
@@ -101,22 +92,17 @@ def intensity_threshold(
     return _largest_part(beyond & region)
 
 
-def fit_threshold(
-    cases: Iterable[tuple[Volume, Shaped[np.ndarray, "i j k"]]],
-    modality: str,
-    percentiles: Sequence[float] = PERCENTILES,
-) -> ThresholdRule:
+def fit_threshold(cases: Iterable[tuple[Volume, Shaped[np.ndarray, "i j k"]]], modality: str) -> ThresholdRule:
     """Return the bright or dark percentile with the highest mean Dice on these cases: choose on training cases only.
 
     Args:
         cases: Scans with their reference masks.
         modality: "CT" or "MR".
-        percentiles: What is tried, above and below.
 
     Raises:
         InputError: If there is no case.
     """
-    rules = [ThresholdRule(percentile, bright) for bright in (True, False) for percentile in percentiles]
+    rules = [ThresholdRule(percentile, bright) for bright in (True, False) for percentile in PERCENTILES]
     scores: list[list[float]] = []
     for scan, reference in cases:
         body = body_mask(scan, modality)

@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import as_masks
-from DiffuGTSLib.findings import acquisition_axis, ball_radius_mm, label_lesions, longest_in_plane_diameter_mm
+from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Lesion:
 
     Attributes:
         volume_ml: Its volume.
-        longest_in_plane_diameter_mm: Its diameter, measured as in `DiffuGTSLib.findings`.
+        longest_in_plane_diameter_mm: Its diameter, measured as in `DiffuGTSLib.volumes.lesions`.
         best_iou: Highest IoU with any lesion of the other mask; 0 when none touches it.
         coverage: Share of its voxels that lie in the other mask.
         matched: Whether both reach the rule: found (reference), or a true positive (prediction).
@@ -192,10 +193,9 @@ def _lesions(
     """
     own = pairs[1:].sum(axis=1)
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    axis = acquisition_axis(spacing_mm)
     lesions = []
     for number, (box, figures) in enumerate(zip(ndimage.find_objects(labels), _overlaps(pairs), strict=True)):
-        diameter_mm = longest_in_plane_diameter_mm(labels[box] == number + 1, spacing_mm, axis)
+        diameter_mm = longest_in_plane_diameter_mm(labels[box] == number + 1, spacing_mm)
         lesions.append(Lesion(int(own[number]) * voxel_ml, diameter_mm, *figures, _matched(*figures, rule)))
     return tuple(lesions)
 
