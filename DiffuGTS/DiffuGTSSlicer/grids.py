@@ -127,7 +127,7 @@ def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
     """Return which voxels (k, j, i) of the scan have their center in a box, 0 and 1.
 
     Raises:
-        GeometryError: As `exportRoiMask`.
+        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
     """
     geometry = volumeGeometry(volumeNode)
     requireLinear(roiNode)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
@@ -42,9 +42,6 @@ SCAN_ROLE = "DiffuGTS.Scan"
 """Reference from a result to the scan that it belongs to."""
 TUMOR_COLOR = (0.85, 0.33, 0.31)
 CANDIDATE_COLOR = (0.98, 0.78, 0.22)
-IN_PROGRESS = "InProgress"
-STATUSES = ("NotStarted", IN_PROGRESS, "Completed", "Flagged")
-"""As Slicer calls them. What a model drew and nobody has looked at is in progress."""
 
 DIGEST_TAG = "DiffuGTS.Digest"
 """Tag of a segment: what it was when it was imported, so that an edited one is never written over."""
@@ -100,21 +97,8 @@ def exportVolume(volumeNode: Any, path: Path | str) -> Work[Geometry]:
 
 
 @stepwise
-def exportSegmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any, path: Path | str) -> Work[None]:
-    """Write one segment as a mask on the scan's grid, resampled where it lies on another one.
-
-    Raises:
-        InputError: If there is no such segment (code "no_segment"), or none of it lies in the scan (code "empty_region").
-        GeometryError: As `volumeGeometry`.
-        StorageError: As `exportVolume`.
-    """
-    mask = yield from segmentMask.steps(segmentationNode, segmentId, volumeNode)
-    yield from _exportMask(mask, volumeNode, path, "empty_region")
-
-
-@stepwise
 def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
-    """Write the candidate region that the user drew or edited; as `exportSegmentMask`, with the code "empty_candidate".
+    """Write the candidate region that the user drew or edited, on the scan's grid.
 
     Args:
         segmentationNode: With the region.
@@ -123,7 +107,10 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
         path: Of the file.
 
     Raises:
-        InputError: Also if no segment is shown (code "hidden_candidate").
+        InputError: If there is no such segment (code "no_segment"), none is shown (code "hidden_candidate"), or none of
+            the region lies in the scan (code "empty_candidate").
+        GeometryError: As `volumeGeometry`.
+        StorageError: As `exportVolume`.
     """
     wanted = [segmentId] if segmentId else shownSegments(segmentationNode)
     if not wanted:
@@ -141,22 +128,9 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
 
 @stepwise
 def exportOrgan(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
-    """Write the organ that is painted into; as `exportSegmentMask`, with the code "empty_organ"."""
+    """Write the organ that is painted into; errors as of `exportCandidate`, with the code "empty_organ"."""
     mask = yield from segmentMask.steps(segmentationNode, segmentId, scanNode)
     yield from _exportMask(mask, scanNode, path, "empty_organ")
-
-
-@stepwise
-def exportRoiMask(roiNode: Any, volumeNode: Any, path: Path | str) -> Work[None]:
-    """Write which of the scan's voxels have their center in a box, turned and transformed as it may be.
-
-    Raises:
-        InputError: If there is none (code "empty_region").
-        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
-        StorageError: As `exportVolume`.
-    """
-    mask = yield from roiMask.steps(roiNode, volumeNode)
-    yield from _exportMask(mask, volumeNode, path, "empty_region")
 
 
 @stepwise
@@ -176,7 +150,9 @@ def exportRegion(
         Whether there is a restriction.
 
     Raises:
-        InputError, GeometryError, StorageError: As `exportSegmentMask` and `exportRoiMask`.
+        InputError: If there is no such segment (code "no_segment"), or nothing of the scan is left (code "empty_region").
+        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
+        StorageError: As `exportVolume`.
     """
     masks = []
     if segmentationNode is not None:
@@ -294,19 +270,6 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
 
 
 @stepwise
-def importMask(
-    path: Path | str, scanNode: Any, segmentationNode: Any, segmentName: str, organ: str = "", **about: Any
-) -> Work[str]:
-    """Show a mask of a job as a segment and return the segment's ID; what else may be said of it as in `showMask`.
-
-    Raises:
-        InputError, GeometryError: As `readMask` and `showMask`.
-    """
-    mask = yield from readMask.steps(path, scanNode)
-    return showMask(mask, scanNode, segmentationNode, segmentName, organ, **about)
-
-
-@stepwise
 def readMask(path: Path | str, scanNode: Any) -> Work[BoxedMask]:
     """Read a mask of a job.
 
@@ -324,7 +287,6 @@ def showMask(
     segmentationNode: Any,
     segmentName: str,
     organ: str = "",
-    status: str = IN_PROGRESS,
     segmentId: str = "",
     color: tuple[float, float, float] = TUMOR_COLOR,
     algorithmType: str = AUTOMATIC,
@@ -337,7 +299,6 @@ def showMask(
         segmentationNode: From `newSegmentation`, or any that the user chose.
         segmentName: Also tells a nodule, a cyst or a metastasis, left or right: see `terminologyEntry`.
         organ: Where the lesion lies; "" leaves it open.
-        status: One of `STATUSES`.
         segmentId: Of the segment to replace, made if absent; "" makes one. Name, color and terminology of an existing
             segment are the user's, unless the organ has changed since.
         color: Of a new segment.
@@ -345,10 +306,8 @@ def showMask(
 
     Raises:
         GeometryError: As `setSegmentBox`.
-        InputError: As `setSegmentBox`; also if the status is unknown.
+        InputError: As `setSegmentBox`.
     """
-    if status not in STATUSES:
-        raise InputError(f"Unknown status '{status}'.", hint=did_you_mean(status, STATUSES))
     segmentation = segmentationNode.GetSegmentation()
     segmentId = segmentId or segmentation.GenerateUniqueSegmentID(segmentName)
     segment = segmentation.GetSegment(segmentId)
@@ -368,7 +327,7 @@ def showMask(
     segment.SetTag(_ALGORITHM_NAME_TAG, f"DiffuGTS {__version__}")
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    logic.SetSegmentStatus(segment, getattr(logic, status))
+    logic.SetSegmentStatus(segment, logic.InProgress)  # a model drew it, and nobody has looked at it
     return segmentId
 
 

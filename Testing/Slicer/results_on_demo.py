@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from DiffuGTSSlicer import display, provenance, scene
-from scene_parts import on_disk
+from scene_parts import import_mask, on_disk
 from scipy import ndimage
 
 from DiffuGTSLib.volumes import read_mask, read_volume
@@ -52,7 +52,7 @@ def results_on(scan: Any, folder: Path) -> Results:
     display.styleSynthetic(nodes["pseudo_healthy"], scan)
     segmentation = scene.newSegmentation(scan, "Chest CT tumor")
     path = on_disk(geometry, mask, folder / "segmentation.nrrd")
-    segment_id = scene.importMask(path, scan, segmentation, "Lung nodule", "lung")
+    segment_id = import_mask(path, scan, segmentation, "Lung nodule", "lung")
     record = {"outcome": "1 finding", "seed": 7, "prompts": {"organ": "lung", "normal": "lung", "abnormal": "nodule"}}
     provenance.writeProvenance(segmentation, record)
     return Results(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import slicer
 import vtk
-from DiffuGTSSlicer import grids
+from DiffuGTSSlicer import grids, scene
 from numpy.typing import NDArray
 from phantoms import grid, rotation
 
@@ -42,6 +42,11 @@ def on_disk(geometry: Geometry, array: NDArray[Any], path: Path) -> Path:
     """Write voxels (i, j, k) as the worker does."""
     write_volume(Volume(array, geometry), path)
     return path
+
+
+def import_mask(path: Path, scan: Any, segmentation: Any, name: str, organ: str = "", **about: Any) -> str:
+    """Show a mask that the worker wrote as a segment, as a run does, and return the segment's ID."""
+    return scene.showMask(scene.readMask(path, scan), scan, segmentation, name, organ, **about)
 
 
 def world_points(node: Any) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ def test_an_organ_on_another_grid_is_resampled_to_the_nearest_voxel_of_the_scan(
     inside = ((nearest >= 0) & (nearest < geometry.shape)).all(axis=-1)
     expected = np.zeros(OBLIQUE.shape, np.uint8)
     expected[inside] = mask[tuple(nearest[inside].T)]
-    scene.exportSegmentMask(segmentation, segment, a_scan, tmp_path / "organ.nrrd")
+    scene.exportRegion(tmp_path / "organ.nrrd", a_scan, segmentation, segment)
     got = read_mask(tmp_path / "organ.nrrd", OBLIQUE).array
     # A point midway between two voxels may go either way.
     unsure = (np.abs(exact - np.floor(exact) - 0.5) < 1e-6).any(axis=-1)
@@ -95,7 +95,7 @@ def test_an_organ_that_is_only_a_surface_is_filled_and_left_as_it_was(a_scan, tm
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(a_scan)
     segmentation.SetSourceRepresentationToClosedSurface()
     segmentation.AddSegmentFromClosedSurfaceRepresentation(sphere.GetOutput(), "Ball", (1, 0, 0), "ball")
-    scene.exportSegmentMask(segmentation, "ball", a_scan, tmp_path / "ball.nrrd")
+    scene.exportRegion(tmp_path / "ball.nrrd", a_scan, segmentation, "ball")
     ml = read_mask(tmp_path / "ball.nrrd", OBLIQUE).array.sum() * OBLIQUE.voxel_volume_ml
     assert ml == pytest.approx(4 / 3 * np.pi * 0.7**3, rel=0.05)
     assert not segmentation.GetSegmentation().ContainsRepresentation("Binary labelmap")
@@ -132,12 +132,12 @@ def test_nothing_is_written_under_a_transform_that_bends_space_whose_matrix_says
 def test_a_segment_that_is_not_there_is_refused_by_name(a_scan, an_organ_on_another_grid, tmp_path) -> None:
     segmentation = an_organ_on_another_grid[0]
     with pytest.raises(InputError, match="'Organs' has no segment 'Orgen'") as refusal:
-        scene.exportSegmentMask(segmentation, "Orgen", a_scan, tmp_path / "organ.nrrd")
+        scene.exportRegion(tmp_path / "organ.nrrd", a_scan, segmentation, "Orgen")
     assert "did you mean 'Organ'" in refusal.value.hint
     assert grids.segmentMask(segmentation, "", a_scan).any()  # the only one needs no name
     empty = scene.newSegmentation(a_scan, "Empty")
     with pytest.raises(InputError, match="no segment") as refusal:
-        scene.exportSegmentMask(empty, "", a_scan, tmp_path / "organ.nrrd")
+        scene.exportRegion(tmp_path / "organ.nrrd", a_scan, empty, "")
     assert "no segment at all" in refusal.value.hint
 
 
@@ -152,7 +152,7 @@ def test_a_turned_box_under_transforms_holds_the_voxels_that_slicer_says_it_hold
     expected = np.zeros(geometry.shape, np.uint8)
     for index in np.ndindex(*geometry.shape):
         expected[index] = box.IsPointInROIWorld(points[index])
-    scene.exportRoiMask(box, scan, tmp_path / "box.nrrd")
+    scene.exportRegion(tmp_path / "box.nrrd", scan, roiNode=box)
     assert 100 < expected.sum() < expected.size / 2
     assert np.array_equal(read_mask(tmp_path / "box.nrrd", geometry).array, expected)
 
@@ -170,12 +170,12 @@ def test_a_box_may_reach_beyond_the_scan_and_may_be_inside_out(a_scan) -> None:
 def test_a_box_that_holds_no_voxel_or_lies_under_a_bend_is_refused(a_scan, tmp_path) -> None:
     for box in (roi_node((5, 5, 5), rigid((0, 0, 0), (900, 0, 0))), roi_node((0, 5, 5), np.eye(4))):
         with pytest.raises(InputError, match="region holds no voxel of 'Scan'") as refusal:
-            scene.exportRoiMask(box, a_scan, tmp_path / "box.nrrd")
+            scene.exportRegion(tmp_path / "box.nrrd", a_scan, roiNode=box)
         assert refusal.value.code == "empty_region"
     box = roi_node((20, 20, 20), rigid((0, 0, 0), tuple(OBLIQUE.to_ras(np.array([10, 12, 8])))))
     under(box, bending_transform())
     with pytest.raises(GeometryError, match="'Box' lies under 'Bend'"):
-        scene.exportRoiMask(box, a_scan, tmp_path / "box.nrrd")
+        scene.exportRegion(tmp_path / "box.nrrd", a_scan, roiNode=box)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,6 +19,7 @@ from scene_parts import (
     TURNED,
     bending_transform,
     blob,
+    import_mask,
     linear_transform,
     matrix_of,
     noise,
@@ -107,7 +108,7 @@ def test_a_map_on_another_grid_is_refused_and_says_why(a_scan, tmp_path, other, 
     with pytest.raises(GeometryError, match=reason):
         scene.importVolume(path, a_scan, "AOVA")
     with pytest.raises(GeometryError, match=reason):
-        scene.importMask(path, a_scan, None, "Tumor")
+        scene.readMask(path, a_scan)
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
 
@@ -139,7 +140,7 @@ def test_results_hang_under_the_transforms_of_their_scan_and_the_file_knows_noth
         assert result.GetParentTransformNode() is inner
     assert np.array_equal(world_points(node), world_points(a_scan))
     mask = blob(OBLIQUE, (12, 8, 9), 4)
-    segment = scene.importMask(on_disk(OBLIQUE, mask, tmp_path / "m.nrrd"), a_scan, segmentation, "Tumor")
+    segment = import_mask(on_disk(OBLIQUE, mask, tmp_path / "m.nrrd"), a_scan, segmentation, "Tumor")
     center = np.zeros(3)
     segmentation.GetSegmentCenterRAS(segment, center)
     middle = slicer.vtkOrientedImageData()

@@ -13,7 +13,7 @@ from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask, worldFromNode
 from phantoms import grid
-from scene_parts import bending_transform, blob, linear_transform, noise, on_disk, rigid, scan_node, under
+from scene_parts import bending_transform, blob, import_mask, linear_transform, noise, on_disk, rigid, scan_node, under
 from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
@@ -150,7 +150,7 @@ def test_a_new_run_forgets_what_was_dropped_from_the_old_one(a_result, tmp_path)
     segmentation, segment, scan, *_ = a_result
     Findings(*a_result).keep(2, False)
     path = on_disk(GRID, LARGE, tmp_path / "m.nrrd")
-    scene.importMask(path, scan, segmentation, "Tumor", segmentId=segment)
+    import_mask(path, scan, segmentation, "Tumor", segmentId=segment)
     assert len(Findings(*a_result).rows) == 1
 
 
