@@ -222,17 +222,8 @@ def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[Box
     return (yield from inBackground(BoxedMask.of, _voxels(labelmap), corner))
 
 
-def setSegmentMask(mask: NDArray[Any], scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
-    """Replace a segment by a mask (k, j, i) on the scan's grid; other segments keep theirs, also where they overlap.
-
-    Raises:
-        GeometryError, InputError: As `setSegmentBox`.
-    """
-    setSegmentBox(BoxedMask.of(mask), scanNode, segmentationNode, segmentId)
-
-
 def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
-    """Replace a segment by a mask in its box; else as `setSegmentMask`, which takes longer to find the box.
+    """Replace a segment by a mask on the scan's grid; other segments keep theirs, also where they overlap.
 
     Raises:
         GeometryError: If a transform bends the segmentation, or shears it against the scan.

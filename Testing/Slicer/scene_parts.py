@@ -44,6 +44,11 @@ def on_disk(geometry: Geometry, array: NDArray[Any], path: Path) -> Path:
     return path
 
 
+def set_segment_mask(mask: NDArray[Any], scan: Any, segmentation: Any, segment_id: str) -> None:
+    """Replace a segment by a mask (k, j, i) on the scan's grid."""
+    grids.setSegmentBox(grids.BoxedMask.of(mask), scan, segmentation, segment_id)
+
+
 def import_mask(path: Path, scan: Any, segmentation: Any, name: str, organ: str = "", **about: Any) -> str:
     """Show a mask that the worker wrote as a segment, as a run does, and return the segment's ID."""
     return scene.showMask(scene.readMask(path, scan), scan, segmentation, name, organ, **about)

@@ -20,9 +20,9 @@ import numpy as np  # noqa: E402
 import qt  # noqa: E402
 import slicer  # noqa: E402
 import slicer_headless  # noqa: E402
-from DiffuGTSSlicer.grids import setSegmentMask  # noqa: E402
 from DiffuGTSSlicer.scene import newSegmentation  # noqa: E402
 from PIL import Image  # noqa: E402
+from scene_parts import set_segment_mask  # noqa: E402
 from scene_pictures import take_all, take_synthesis, take_thumbnail, write_small  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -160,7 +160,7 @@ def the_synthesis(widget: Any, camera: Camera, folder: Path) -> None:
     largest = int(np.bincount(labels.ravel())[1:].argmax()) + 1
     lungs = newSegmentation(scan, "Organs")
     segment_id = lungs.GetSegmentation().AddEmptySegment("lung", "Left lung")
-    setSegmentMask((labels == largest).astype(np.uint8), scan, lungs, segment_id)
+    set_segment_mask((labels == largest).astype(np.uint8), scan, lungs, segment_id)
     for node in (lungs, state.segmentation, state.candidate):
         if node is not None:
             node.GetDisplayNode().SetVisibility(False)

@@ -14,13 +14,12 @@ import pytest
 import slicer
 import vtk_messages
 from DiffuGTSSlicer.batch import WAITING, Batch
-from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import newSegmentation
 from DiffuGTSSlicer.worker_client import WorkerClient
-from scene_parts import noise, on_disk, scan_node
+from scene_parts import noise, on_disk, scan_node, set_segment_mask
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.volumes import Geometry
@@ -110,7 +109,7 @@ def organOn(scan: Any) -> Any:
     """Outline an organ on a scan and return the segmentation."""
     node = newSegmentation(scan, "Organs")
     node.GetSegmentation().AddEmptySegment("lung", "Lung")
-    setSegmentMask(np.ones(GRID.shape[::-1], np.uint8), scan, node, "lung")
+    set_segment_mask(np.ones(GRID.shape[::-1], np.uint8), scan, node, "lung")
     return node
 
 

@@ -9,10 +9,9 @@ import pytest
 import slicer
 from DiffuGTSSlicer import scene
 from DiffuGTSSlicer.dicom_check import checkForDicom
-from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.terminology import terminologyEntry
 from phantoms import grid
-from scene_parts import blob, linear_transform, noise, rigid, scan_node, under
+from scene_parts import blob, linear_transform, noise, rigid, scan_node, set_segment_mask, under
 
 GRID = grid((14, 12, 10), (1.0, 1.0, 2.0))
 SEGMENTS = slicer.vtkSlicerSegmentationsModuleLogic
@@ -45,7 +44,7 @@ def a_segmentation(a_scan: Any) -> Any:
     """A reviewed segmentation to which nothing is missing."""
     node = scene.newSegmentation(a_scan, "Tumor")
     node.GetSegmentation().AddEmptySegment("tumor", "Lung tumor")
-    setSegmentMask(blob(GRID, (7, 6, 5), 3).T, a_scan, node, "tumor")
+    set_segment_mask(blob(GRID, (7, 6, 5), 3).T, a_scan, node, "tumor")
     segment = node.GetSegmentation().GetSegment("tumor")
     segment.SetTerminology(terminologyEntry("lung", "tumor"))
     SEGMENTS.SetSegmentStatus(segment, SEGMENTS.Completed)
@@ -125,7 +124,7 @@ def test_a_segmentation_under_a_transform(a_segmentation: Any) -> None:
 
 
 def test_segments_that_hold_nothing(a_segmentation: Any, a_scan: Any) -> None:
-    setSegmentMask(np.zeros(GRID.shape[::-1], np.uint8), a_scan, a_segmentation, "tumor")
+    set_segment_mask(np.zeros(GRID.shape[::-1], np.uint8), a_scan, a_segmentation, "tumor")
     [words] = checkForDicom(a_segmentation).missing
     assert "nothing to export" in words
 
@@ -149,7 +148,7 @@ def test_a_place_left_open_and_a_draft_are_advice_and_stop_nothing(a_segmentatio
 def test_what_is_hidden_is_named_since_a_tumor_must_not_be_exported_twice(a_segmentation: Any, a_scan: Any) -> None:
     segmentation = a_segmentation.GetSegmentation()
     segmentation.AddEmptySegment("earlier", "Lung tumor (edited)")
-    setSegmentMask(blob(GRID, (7, 6, 5), 2).T, a_scan, a_segmentation, "earlier")
+    set_segment_mask(blob(GRID, (7, 6, 5), 2).T, a_scan, a_segmentation, "earlier")
     earlier = segmentation.GetSegment("earlier")
     earlier.SetTerminology(terminologyEntry("lung", "tumor"))
     SEGMENTS.SetSegmentStatus(earlier, SEGMENTS.Completed)

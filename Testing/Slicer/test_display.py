@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import slicer
 from DiffuGTSSlicer import display, scene
-from DiffuGTSSlicer.grids import setSegmentMask
 from phantoms import grid
-from scene_parts import TURNED, blob, linear_transform, noise, scan_node, under
+from scene_parts import TURNED, blob, linear_transform, noise, scan_node, set_segment_mask, under
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import Geometry
@@ -323,7 +322,7 @@ def test_rock_flicker_and_reveal_are_opacities_of_a_phase() -> None:
 def test_segments_are_outlined_and_stand_up_as_surfaces(a_scan) -> None:
     segmentation = scene.newSegmentation(a_scan, "Tumor")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
-    setSegmentMask(blob(GRID, (9, 12, 8), 4).T, a_scan, segmentation, "tumor")
+    set_segment_mask(blob(GRID, (9, 12, 8), 4).T, a_scan, segmentation, "tumor")
     node = segmentation.GetDisplayNode()
     assert not node.GetVisibility2DFill() and node.GetVisibility2DOutline() and node.GetOpacity2DOutline() == 1
     slicer.mrmlScene.RemoveNode(node)
@@ -338,7 +337,7 @@ def test_segments_are_outlined_and_stand_up_as_surfaces(a_scan) -> None:
 def test_a_pale_organ_stands_where_its_own_does_and_is_not_saved(a_scan, tmp_path) -> None:
     organs = scene.newSegmentation(a_scan, "Organs")
     organs.GetSegmentation().AddEmptySegment("liver", "Liver")
-    setSegmentMask(blob(GRID, (9, 12, 8), 4).T, a_scan, organs, "liver")
+    set_segment_mask(blob(GRID, (9, 12, 8), 4).T, a_scan, organs, "liver")
     under(organs, linear_transform(TURNED))
     before = slicer.mrmlScene.GetNumberOfNodes()
     display.showContext3D(organs, "no such segment")

@@ -22,6 +22,7 @@ from scene_parts import (
     rigid,
     roi_node,
     scan_node,
+    set_segment_mask,
     under,
     world_points,
 )
@@ -38,7 +39,7 @@ def an_organ_on_another_grid(a_scene) -> tuple[Any, str, Geometry, np.ndarray]:
     fine = scan_node(geometry, noise(geometry), "Fine")
     segmentation = scene.newSegmentation(fine, "Organs")
     segmentation.GetSegmentation().AddEmptySegment("organ", "Organ")
-    grids.setSegmentMask(mask.T, fine, segmentation, "organ")
+    set_segment_mask(mask.T, fine, segmentation, "organ")
     return segmentation, "organ", geometry, mask
 
 
@@ -107,10 +108,10 @@ def test_a_mask_that_slicer_would_not_take_is_not_lost_in_silence(a_scan) -> Non
     surfaces.SetSourceRepresentationToClosedSurface()
     surfaces.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     with pytest.raises(InputError, match="'Surfaces' is kept as closed surface") as refusal:
-        grids.setSegmentMask(mask, a_scan, surfaces, "tumor")
+        set_segment_mask(mask, a_scan, surfaces, "tumor")
     assert refusal.value.code == "segmentation" and "Create new segmentation" in refusal.value.hint
     with pytest.raises(InputError, match="could not write the mask into 'Result'"):
-        grids.setSegmentMask(mask, a_scan, scene.newSegmentation(a_scan, "Result"), "no such segment")
+        set_segment_mask(mask, a_scan, scene.newSegmentation(a_scan, "Result"), "no such segment")
     vtk_messages.forget()
 
 
@@ -118,11 +119,11 @@ def test_nothing_is_written_under_a_transform_that_bends_space_whose_matrix_says
     mask = blob(OBLIQUE, (10, 12, 8), 3).T
     segmentation = scene.newSegmentation(a_scan, "Result")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
-    grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
+    set_segment_mask(mask, a_scan, segmentation, "tumor")
     under(segmentation, bending_transform())
     for other in (np.roll(mask, 2, axis=0), np.zeros_like(mask)):
         with pytest.raises(GeometryError, match="'Result' lies under 'Bend', which is not linear"):
-            grids.setSegmentMask(other, a_scan, segmentation, "tumor")
+            set_segment_mask(other, a_scan, segmentation, "tumor")
     with pytest.raises(GeometryError, match="not linear"):
         grids.worldFromNode(segmentation)
     segmentation.SetAndObserveTransformNodeID(None)
@@ -221,7 +222,7 @@ def test_a_segment_on_the_scans_own_grid_is_pasted_as_it_would_be_resampled(a_sc
     segmentation = scene.newSegmentation(a_scan, "Result")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     mask = blob(OBLIQUE, (9, 12, 8), 5).T
-    grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
+    set_segment_mask(mask, a_scan, segmentation, "tumor")
     pasted = grids.segmentMask(segmentation, "tumor", a_scan)
     monkeypatch.setattr(grids, "LATTICE_TOLERANCE_VOXELS", -1.0)
     assert np.array_equal(pasted, mask) and np.array_equal(grids.segmentMask(segmentation, "tumor", a_scan), mask)
@@ -233,8 +234,8 @@ def test_a_segment_tells_its_box_and_its_checksum_only_on_the_scans_own_grid(a_s
         segmentation.GetSegmentation().AddEmptySegment(each, each)
     mask = blob(OBLIQUE, (9, 12, 8), 3).T
     expected = grids.BoxedMask.of(mask)
-    grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
-    grids.setSegmentMask(blob(OBLIQUE, (16, 3, 3), 2).T, a_scan, segmentation, "other")
+    set_segment_mask(mask, a_scan, segmentation, "tumor")
+    set_segment_mask(blob(OBLIQUE, (16, 3, 3), 2).T, a_scan, segmentation, "other")
     found = grids.segmentBox(segmentation, "tumor", a_scan)
     assert found.box == expected.box and np.array_equal(found.voxels, expected.voxels)
     assert found.digest == expected.digest != grids.segmentBox(segmentation, "other", a_scan).digest

@@ -16,7 +16,7 @@ import gui
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import failureOf, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
@@ -25,7 +25,7 @@ from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.scene import newSegmentation
-from scene_parts import bending_transform, noise, rigid, roi_node, scan_node, under
+from scene_parts import bending_transform, noise, rigid, roi_node, scan_node, set_segment_mask, under
 from test_worker_client import isAlive
 
 from DiffuGTSLib.config import load_config
@@ -118,7 +118,7 @@ def test_a_segment_that_was_edited_is_not_written_over(a_small_scan: Any, a_logi
     node, segmentId = first.nodes["coarse_mask"], first.segmentIds["coarse_mask"]
     mine = np.zeros((20, 34, 36), dtype=np.uint8)
     mine[5:9, 5:9, 5:9] = 1
-    setSegmentMask(mine, a_small_scan, node, segmentId)
+    set_segment_mask(mine, a_small_scan, node, segmentId)
     second = a_logic.process(a_small_scan, continued(first))
     assert second.nodes["coarse_mask"] is node and second.segmentIds["coarse_mask"] != segmentId
     assert np.array_equal(segmentMask(node, segmentId, a_small_scan), mine)
@@ -376,7 +376,7 @@ def test_a_result_under_a_bending_transform_is_refused_before_the_run_and_keeps_
     node.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     mask = np.zeros(slicer.util.arrayFromVolume(a_small_scan).shape, np.uint8)
     mask[4:9, 5:9, 6:9] = 1
-    setSegmentMask(mask, a_small_scan, node, "tumor")
+    set_segment_mask(mask, a_small_scan, node, "tumor")
     under(node, bending_transform())
     with pytest.raises(GeometryError, match="'Mine' lies under 'Bend', which is not linear"):
         a_logic.process(a_small_scan, tiny(segmentation=node, tumorSegmentId="tumor"))

@@ -12,9 +12,9 @@ import pytest
 import qt
 import slicer
 import vtk
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from panel_parts import GRID, Opened
-from scene_parts import blob, noise, scan_node
+from scene_parts import blob, noise, scan_node, set_segment_mask
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -65,7 +65,7 @@ def test_what_was_set_aside_is_not_erased_by_a_stroke_in_the_segment_editor(
     editButton.click()
     editor = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
     assert editor.GetOverwriteMode() == editor.OverwriteAllSegments, "all is seen: Slicer's own default"
-    setSegmentMask(blob(GRID, (18, 17, 10), 5).T, a_coarse_scan, state.segmentation, state.tumorSegmentId)
+    set_segment_mask(blob(GRID, (18, 17, 10), 5).T, a_coarse_scan, state.segmentation, state.tumorSegmentId)
     a_panel.segment()
     assert state.segmentation.GetSegmentation().GetNumberOfSegments() == 2
     editButton.click()
@@ -81,7 +81,7 @@ def newOrgan(scan: Any, name: str) -> Any:
     organs.CreateDefaultDisplayNodes()
     for number, organ in enumerate(("lung", "heart")):
         organs.GetSegmentation().AddEmptySegment(organ, organ)
-        setSegmentMask(blob(GRID, (18, 17, 10 + number), 9).T, scan, organs, organ)
+        set_segment_mask(blob(GRID, (18, 17, 10 + number), 9).T, scan, organs, organ)
     organs.GetDisplayNode().SetVisibility3D(False)
     return organs
 
@@ -147,7 +147,7 @@ def test_the_3d_button_says_what_the_scene_shows(a_panel: Opened, a_coarse_scan:
 
 def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
-    setSegmentMask(
+    set_segment_mask(
         np.zeros(GRID.shape[::-1], np.uint8), a_coarse_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
     )
     a_panel.ui.show3DButton.checked = True

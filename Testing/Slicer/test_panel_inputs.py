@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import qt
 import slicer
-from DiffuGTSSlicer.grids import roiMask, setSegmentMask
+from DiffuGTSSlicer.grids import roiMask
 from panel_parts import GRID, Opened
-from scene_parts import blob
+from scene_parts import blob, set_segment_mask
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -59,7 +59,7 @@ def test_the_chosen_segment_comes_back_with_the_scene(
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     for name in ("liver", "spleen"):
         node.GetSegmentation().AddEmptySegment(name, name)
-        setSegmentMask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, name)
+        set_segment_mask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, name)
     a_panel.ui.organSegmentationSelector.setCurrentNode(node)
     a_panel.ui.organSegmentComboBox.setCurrentIndex(1)
     path = str(tmp_path / "scene.mrb")
@@ -101,7 +101,7 @@ def test_the_region_is_fitted_to_the_scan_or_to_the_organ_with_a_margin(a_panel:
     assert roi.GetName() == "Scan ROI" and ui.roiSelector.currentNode() is roi and roiMask(roi, a_coarse_scan).all()
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     node.GetSegmentation().AddEmptySegment("liver", "liver")
-    setSegmentMask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, "liver")
+    set_segment_mask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, "liver")
     ui.organSegmentationSelector.setCurrentNode(node)
     assert ui.fitRoiButton.text == "Fit to organ" and ui.fitMarginSpinBox.enabled
     ui.fitMarginSpinBox.value = 8

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from panel_parts import GRID, Opened
-from scene_parts import blob, noise, scan_node
+from scene_parts import blob, noise, scan_node, set_segment_mask
 
 from DiffuGTSLib.volumes import read_volume
 
@@ -44,7 +44,7 @@ def test_a_candidate_that_the_user_drew_or_judged_is_kept_hidden_when_one_is_dra
     state, logic = a_panel.state, slicer.vtkSlicerSegmentationsModuleLogic
     node, users = state.candidate, state.candidateSegmentId
     if why == "edited":
-        setSegmentMask(blob(GRID, (5, 5, 5), 2).T, a_coarse_scan, node, users)
+        set_segment_mask(blob(GRID, (5, 5, 5), 2).T, a_coarse_scan, node, users)
     else:
         logic.SetSegmentStatus(node.GetSegmentation().GetSegment(users), logic.Completed)
     mine = segmentMask(node, users, a_coarse_scan)
@@ -112,7 +112,7 @@ def test_every_segment_of_the_candidates_that_is_shown_is_refined(a_panel: Opene
     drawn = {"a": blob(GRID, (30, 5, 3), 2).T, "b": blob(GRID, (5, 30, 16), 2).T}
     for name, mask in drawn.items():
         state.candidate.GetSegmentation().AddEmptySegment(name, name)
-        setSegmentMask(mask, a_coarse_scan, state.candidate, name)
+        set_segment_mask(mask, a_coarse_scan, state.candidate, name)
     assert np.array_equal(refinedMask(a_panel) > 0, found | drawn["a"] | drawn["b"] > 0)
     state.candidate.GetDisplayNode().SetSegmentVisibility("b", False)
     assert np.array_equal(refinedMask(a_panel) > 0, found | drawn["a"] > 0)

@@ -10,11 +10,11 @@ import pytest
 import qt
 import slicer
 import vtk
-from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import BoxedMask, segmentMask
 from DiffuGTSSlicer.scene import DIGEST_TAG
 from DiffuGTSSlicer.terminology import namesPlace
 from panel_parts import GRID, WHOLE_RUN, Opened
-from scene_parts import blob, noise, scan_node
+from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_logic import nodeNames
 
 from DiffuGTSLib.volumes import Geometry
@@ -157,7 +157,7 @@ def test_a_run_that_is_cut_short_brings_the_earlier_result_back_whole(
     first, state = resultOf(a_panel), a_panel.state
     slicer.util.updateVolumeFromArray(state.aova, np.full(GRID.shape[::-1], 0.25, np.float32))
     earlier = blob(GRID, (18, 17, 10), 4).T
-    setSegmentMask(earlier, a_coarse_scan, state.candidate, state.candidateSegmentId)
+    set_segment_mask(earlier, a_coarse_scan, state.candidate, state.candidateSegmentId)
     segment = state.candidate.GetSegmentation().GetSegment(state.candidateSegmentId)
     segment.SetTag(DIGEST_TAG, BoxedMask.of(earlier).digest)
     names, level = nodeNames(), state.overlayThreshold
@@ -201,7 +201,7 @@ def test_what_the_user_painted_during_a_run_is_not_taken_back_with_it(
     nodes = a_panel.logic.run.nodes
     assert gui.spin(lambda: "coarse_mask" in nodes and state.candidate is nodes["coarse_mask"], 30)
     painted, where = blob(GRID, (18, 17, 10), 4).T, (state.candidate, state.candidateSegmentId)
-    setSegmentMask(painted, a_coarse_scan, *where)
+    set_segment_mask(painted, a_coarse_scan, *where)
     a_panel.ui.runButton.click()
     a_panel.finish(20)
     assert slicer.mrmlScene.IsNodePresent(where[0])
@@ -298,7 +298,7 @@ def test_a_cancel_gives_an_edited_segment_its_name_and_its_look_back(a_panel: Op
     a_panel.segment()
     state = a_panel.state
     painted = blob(GRID, (18, 17, 10), 4).T
-    setSegmentMask(painted, a_coarse_scan, state.candidate, state.candidateSegmentId)
+    set_segment_mask(painted, a_coarse_scan, state.candidate, state.candidateSegmentId)
     before = state.candidateSegmentId
     a_panel.script(*MAPS_ONLY, ["error", "oom", "Too big.", "Smaller."])
     a_panel.segment()

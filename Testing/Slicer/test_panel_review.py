@@ -9,9 +9,9 @@ import pytest
 import qt
 import slicer
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from panel_parts import Opened
-from scene_parts import bending_transform, under
+from scene_parts import bending_transform, set_segment_mask, under
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -87,7 +87,7 @@ def test_a_segment_that_was_edited_elsewhere_is_measured_again_when_the_panel_is
     mask = segmentMask(state.segmentation, state.tumorSegmentId, a_coarse_scan)
     mask[:] = 0
     mask[2:5, 2:5, 2:5] = 1
-    setSegmentMask(mask, a_coarse_scan, state.segmentation, state.tumorSegmentId)
+    set_segment_mask(mask, a_coarse_scan, state.segmentation, state.tumorSegmentId)
     a_panel.widget.exit()
     a_panel.widget.enter()
     a_panel.settle()

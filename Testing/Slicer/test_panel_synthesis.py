@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import slicer
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import setSegmentMask
 from DiffuGTSSlicer.panel_synthesis import outcomeOf
 from DiffuGTSSlicer.parameters import PAINTERS, SIZES, SynthesisParameters
 from DiffuGTSSlicer.run import DONE, FAILED
@@ -20,7 +19,7 @@ from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
 from DiffuGTSSlicer.worker_client import WorkerClient
 from heartbeat import beating
 from panel_parts import GRID, PAINTING, Opened
-from scene_parts import blob, noise, scan_node
+from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_liveness import a_large_scan, require_alive
 from test_logic import jobFolders, nodeNames
 
@@ -33,7 +32,7 @@ def add_organ(scan: Any, mask: Any, name: str = "Liver") -> tuple[Any, str]:
     """Add a segmentation with one segment (k, j, i)."""
     node = newSegmentation(scan, "Organs")
     segment_id = node.GetSegmentation().AddEmptySegment(name.lower(), name)
-    setSegmentMask(mask, scan, node, segment_id)
+    set_segment_mask(mask, scan, node, segment_id)
     return node, segment_id
 
 

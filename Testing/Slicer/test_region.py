@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import slicer
 from DiffuGTSSlicer import scene
-from DiffuGTSSlicer.grids import roiMask, segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import roiMask, segmentMask
 from DiffuGTSSlicer.region import fitRoi, newRoi
 from phantoms import grid
-from scene_parts import bending_transform, linear_transform, noise, rigid, scan_node, under
+from scene_parts import bending_transform, linear_transform, noise, rigid, scan_node, set_segment_mask, under
 
 from DiffuGTSLib.errors import GeometryError, InputError
 
@@ -27,7 +27,7 @@ def an_organ(a_scene: Any) -> tuple[Any, Any, str]:
     mask[8:13, 10:16, 5:9] = 1
     node = scene.newSegmentation(scan, "Organs")
     segment_id = node.GetSegmentation().AddEmptySegment("", "liver")
-    setSegmentMask(mask.T, scan, node, segment_id)
+    set_segment_mask(mask.T, scan, node, segment_id)
     return scan, node, segment_id
 
 

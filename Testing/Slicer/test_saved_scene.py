@@ -14,9 +14,9 @@ import slicer
 import vtk_messages
 from DiffuGTSSlicer import display, provenance, scene
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from results_on_demo import results_on
-from scene_parts import matrix_of
+from scene_parts import matrix_of, set_segment_mask
 
 from DiffuGTSLib.errors import InputError
 
@@ -48,7 +48,7 @@ def test_a_saved_result_comes_back_whole_and_is_reviewed_without_torch(a_demo_sc
     display.showResidual(results.residual)
     mask = results.mask.copy()
     mask[10:16, 120:126, 5:9] = 1  # a second lesion, which stays
-    setSegmentMask(mask.T, results.scan, results.segmentation, results.segment_id)
+    set_segment_mask(mask.T, results.scan, results.segmentation, results.segment_id)
     table = Findings(results.segmentation, results.segment_id, results.scan, results.aova)
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     study = tree.CreateStudyItem(tree.CreateSubjectItem(tree.GetSceneItemID(), "Patient"), "Study")

@@ -17,6 +17,7 @@ from scene_parts import (
     on_disk,
     rigid,
     scan_node,
+    set_segment_mask,
     under,
 )
 
@@ -144,11 +145,11 @@ def test_a_segmentation_under_another_transform_still_gets_every_voxel(a_scan) -
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     under(segmentation, linear_transform(rigid((0, 0, 90), (5, 6, 7))))
     mask = blob(OBLIQUE, (10, 10, 8), 4).T
-    grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
+    set_segment_mask(mask, a_scan, segmentation, "tumor")
     assert np.array_equal(grids.segmentMask(segmentation, "tumor", a_scan), mask)
     shear = np.eye(4)
     shear[0, 1] = 0.5
     under(segmentation, linear_transform(shear))
     with pytest.raises(GeometryError, match="sheared against each other") as refusal:
-        grids.setSegmentMask(mask, a_scan, segmentation, "tumor")
+        set_segment_mask(mask, a_scan, segmentation, "tumor")
     assert "same transform" in refusal.value.hint

@@ -11,9 +11,20 @@ import slicer
 import vtk
 from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import BoxedMask, segmentMask, setSegmentMask, worldFromNode
+from DiffuGTSSlicer.grids import BoxedMask, segmentMask, worldFromNode
 from phantoms import grid
-from scene_parts import bending_transform, blob, import_mask, linear_transform, noise, on_disk, rigid, scan_node, under
+from scene_parts import (
+    bending_transform,
+    blob,
+    import_mask,
+    linear_transform,
+    noise,
+    on_disk,
+    rigid,
+    scan_node,
+    set_segment_mask,
+    under,
+)
 from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
@@ -33,7 +44,7 @@ def a_result(a_scene) -> tuple[Any, str, Any, Any, Any]:
     healthy = scan_node(GRID, noise(GRID, 6).astype(np.float32), "Healthy")
     segmentation = scene.newSegmentation(scan, "Result")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
-    setSegmentMask(MASK.T, scan, segmentation, "tumor")
+    set_segment_mask(MASK.T, scan, segmentation, "tumor")
     return segmentation, "tumor", scan, aova, healthy
 
 
@@ -136,13 +147,13 @@ def test_what_the_user_edits_meanwhile_is_not_lost(a_result) -> None:
     segmentation, segment, scan, *_ = a_result
     table = Findings(*a_result)
     drawn = blob(GRID, (20, 4, 4), 2)
-    setSegmentMask(MASK.T | drawn.T, scan, segmentation, segment)
+    set_segment_mask(MASK.T | drawn.T, scan, segmentation, segment)
     table.keep(2, False)  # by the table from before the edit
     assert np.array_equal(voxels(a_result), LARGE | SMALL | drawn)
     assert [row.kept for row in table.rows] == [True, False, True, True]
     table.keep(2, True)
     assert np.array_equal(voxels(a_result), MASK | drawn)
-    setSegmentMask(SMALL.T, scan, segmentation, segment)
+    set_segment_mask(SMALL.T, scan, segmentation, segment)
     assert len(table.update()) == 1 and table.rows[0].number == 1
 
 
@@ -158,7 +169,7 @@ def test_voxels_that_touch_by_a_corner_are_one_lesion(a_result) -> None:
     segmentation, segment, scan, *_ = a_result
     mask = np.zeros(GRID.shape, np.uint8)
     mask[3, 3, 3] = mask[4, 4, 4] = mask[9, 9, 9] = 1
-    setSegmentMask(mask.T, scan, segmentation, segment)
+    set_segment_mask(mask.T, scan, segmentation, segment)
     rows = Findings(*a_result).rows
     assert [round(row.volumeMl / GRID.voxel_volume_ml) for row in rows] == [2, 1]
     # One voxel measures its longer side within the slice, which lies across the 2.5 mm.
@@ -167,7 +178,7 @@ def test_voxels_that_touch_by_a_corner_are_one_lesion(a_result) -> None:
 
 def test_an_empty_segment_has_no_findings(a_result) -> None:
     segmentation, segment, scan, *_ = a_result
-    setSegmentMask(np.zeros(GRID.shape[::-1]), scan, segmentation, segment)
+    set_segment_mask(np.zeros(GRID.shape[::-1]), scan, segmentation, segment)
     table = Findings(*a_result)
     assert table.rows == ()
     with pytest.raises(InputError, match="no finding 1; expected 1 to 0"):
@@ -185,7 +196,7 @@ def test_a_map_of_another_scan_is_refused(a_result) -> None:
 def test_a_jump_goes_to_a_voxel_of_the_lesion_even_in_a_crescent(a_result) -> None:
     segmentation, segment, scan, *_ = a_result
     ring = blob(GRID, (14, 14, 10), 8) & ~blob(GRID, (14, 14, 10), 6)
-    setSegmentMask(ring.T, scan, segmentation, segment)
+    set_segment_mask(ring.T, scan, segmentation, segment)
     Findings(*a_result).jump(1)
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     i, j, k = np.rint(GRID.to_ijk(np.array(crosshair.GetCrosshairRAS()))).astype(int)
@@ -232,7 +243,7 @@ def test_findings_far_apart_in_a_large_scan_take_no_time(a_scene) -> None:
     mask[3:9, 5:12, 5:12] = mask[120:128, 480:500, 490:500] = mask[60:70, 250:270, 250:270] = 1
     segmentation = scene.newSegmentation(scan, "Result")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
-    setSegmentMask(mask, scan, segmentation, "tumor")
+    set_segment_mask(mask, scan, segmentation, "tumor")
     begin = time.process_time()
     rows = Findings(segmentation, "tumor", scan, scan).rows
     took = time.process_time() - begin

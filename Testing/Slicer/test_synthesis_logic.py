@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import slicer
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import segmentMask, setSegmentMask, worldFromNode
+from DiffuGTSSlicer.grids import segmentMask, worldFromNode
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import stageName
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
@@ -25,7 +25,7 @@ from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation, pointInScan
 from numpy.typing import NDArray
 from phantoms import grid
-from scene_parts import TURNED, blob, linear_transform, matrix_of, scan_node, under
+from scene_parts import TURNED, blob, linear_transform, matrix_of, scan_node, set_segment_mask, under
 from test_logic import jobFolders, nodeNames, tiny
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
@@ -52,7 +52,7 @@ def a_patient(geometry: Geometry) -> tuple[Any, SynthesisParameters]:
     scan = scan_node(geometry, voxels, "Abdomen")
     organs = newSegmentation(scan, "Organs")
     segment_id = organs.GetSegmentation().AddEmptySegment("liver", "Liver")
-    setSegmentMask(liver.T, scan, organs, segment_id)
+    set_segment_mask(liver.T, scan, organs, segment_id)
     return scan, SynthesisParameters("liver", organs, segment_id, modality="CT", size="small", seed=5)
 
 
@@ -171,7 +171,7 @@ def test_a_second_run_takes_the_same_nodes_and_leaves_an_edited_segment_alone(
     assert a_logic.client.processId == worker
     node, segmentId = second.nodes["painted_tumor"], second.segmentIds["painted_tumor"]
     mine = blob(STRAIGHT, (20, 20, 10), 3).T
-    setSegmentMask(mine, scan, node, segmentId)
+    set_segment_mask(mine, scan, node, segmentId)
     third = a_logic.synthesize(scan, continued(wish, second, seed=9))
     assert third.nodes["painted_tumor"] is node and third.segmentIds["painted_tumor"] != segmentId
     assert np.array_equal(segmentMask(node, segmentId, scan), mine)
@@ -219,7 +219,7 @@ def test_an_organ_segment_on_another_grid_is_brought_to_the_scans(
     other = scan_node(coarse, np.zeros(coarse.shape, np.int16), "Coarse")
     organs = newSegmentation(other, "Coarse organs")
     segment_id = organs.GetSegmentation().AddEmptySegment("liver", "Liver")
-    setSegmentMask(blob(coarse, (9, 9, 9), 5).T, other, organs, segment_id)
+    set_segment_mask(blob(coarse, (9, 9, 9), 5).T, other, organs, segment_id)
     run = a_logic.synthesize(scan, replace(wish, organSegmentation=organs, organSegmentId=segment_id))
     assert run.state == DONE, run.failure
     inside = segmentMask(organs, segment_id, scan)
@@ -231,7 +231,7 @@ def test_an_organ_that_is_too_small_paints_nothing_and_says_so(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
     scan, wish = a_healthy_patient
-    setSegmentMask(blob(STRAIGHT, (28, 26, 12), 2).T, scan, wish.organSegmentation, wish.organSegmentId)
+    set_segment_mask(blob(STRAIGHT, (28, 26, 12), 2).T, scan, wish.organSegmentation, wish.organSegmentId)
     run = a_logic.synthesize(scan, replace(wish, size="large", count=1))
     assert run.state == DONE and run.result["tumors"] == []
     assert "too small" in run.result["skipped"][0] and run.outcome.startswith("nothing painted")
