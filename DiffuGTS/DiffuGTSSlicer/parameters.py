@@ -16,15 +16,11 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.text.prompts import find_organ, free_prompts, organ_prompts, organs, sentence_key
+from DiffuGTSLib.volumes.dicom import SCAN_MODALITIES
 from DiffuGTSLib.worker.protocol import JobSpec, SynthesisSpec, Wish
 
 DEFAULT_PRESET = Wish.preset
 DEFAULT_ORGAN = "lung"
-MODALITIES = ("", "CT", "MR")
-"""Empty: guessed from the scan."""
-OVERLAYS = ("none", "aova", "residual", "pseudo_healthy")
-DEVICES = ("auto", "cpu", "cuda")
-SIZES = ("mix", "tiny", "small", "medium", "large")
 PAINTERS = ("handcrafted", "recipe")
 PAINTER_FOLDER = "folder"
 """The painter of a scene that wants a trained one: which, is a setting of the computer."""
@@ -252,7 +248,7 @@ class SynthesisParameters:
         organSegmentation: Segmentation with the healthy organ.
         organSegmentId: Its segment; may be left away where there is just one.
         modality: "CT", "MR", or "" to have it guessed.
-        size: One of `SIZES`.
+        size: "mix", "tiny", "small", "medium" or "large".
         count: How many; 0 for as many as the organ file says.
         radiusMm: Instead of a size; 0 for the size.
         place: Markups node whose first point is the middle of the one tumor; None for anywhere in the organ.
@@ -406,7 +402,7 @@ def _resolved(organ: str, modality: str, normal: str, abnormal: str) -> dict[str
 
 def _areBuiltIn(organ: str, modality: str, normal: str, abnormal: str) -> bool:
     given = (sentence_key(normal), sentence_key(abnormal))
-    for each in [modality] if modality else MODALITIES[1:]:
+    for each in [modality] if modality else SCAN_MODALITIES:
         try:
             pair = organ_prompts(organ, each)
         except PromptError:

@@ -12,7 +12,7 @@ import pytest
 import slicer
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.panel_synthesis import outcomeOf
-from DiffuGTSSlicer.parameters import PAINTERS, SIZES, SynthesisParameters
+from DiffuGTSSlicer.parameters import PAINTERS, SynthesisParameters
 from DiffuGTSSlicer.run import DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
@@ -82,7 +82,7 @@ def test_choices_are_words_of_the_library_and_go_both_ways(a_panel_with_an_organ
     assert ui.synthesisOrganComboBox.count == 1 + len(organ_names())
     ui.synthesisOrganComboBox.setCurrentIndex(ui.synthesisOrganComboBox.findText("Pancreas"))
     assert state.synthesisOrgan == "pancreas"
-    assert ui.synthesisSizeComboBox.count == len(SIZES)
+    assert ui.synthesisSizeComboBox.count == 5
     ui.synthesisSizeComboBox.setCurrentIndex(4)
     assert state.synthesisSize == "large"
     assert ui.painterComboBox.count == len(PAINTERS) + 1
