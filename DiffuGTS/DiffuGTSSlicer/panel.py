@@ -39,17 +39,17 @@ BEFORE_WIDGETS = 10.0
 
 
 class Panel(VTKObservationMixin):
-    """Composes the sections over one `.ui`; logic and installer are given to it.
+    """Composes the sections over one `.ui`; the logic is given to it.
 
     Attributes:
         isShown: Whether the user is in this module; in another one no view is touched.
     """
 
-    def __init__(self, uiWidget: Any, logic: DiffuGTSLogic, requirements: Requirements | None = None) -> None:
+    def __init__(self, uiWidget: Any, logic: DiffuGTSLogic) -> None:
         VTKObservationMixin.__init__(self)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         self.logic = logic
-        self.requirements = Requirements() if requirements is None else requirements
+        self.requirements = Requirements()
         self.parameterNode: Any = None
         self._tag: Any = None
         self._bound: dict[str, Any] = {}

@@ -27,8 +27,6 @@ class AdvancedSection(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         ui = self.ui
-        self.forTests: dict[str, Any] = {}
-        """More run parameters; only tests set them."""
         self._described = presets()
         self._preset = ChoiceBox(ui.presetComboBox, self._presets(""), self._choosePreset)
         devices = [("auto", _("Graphics card if there is one")), ("cpu", _("Processor")), ("cuda", _("Graphics card"))]

@@ -81,7 +81,7 @@ class RunSection(Section):
             PromptError: As `RunParameters.jobPrompts`.
         """
         self.makeReady()
-        more = {"modelFolder": setting(MODEL_FOLDER_KEY), **newResults(self.state), **self.panel.advanced.forTests}
+        more = {"modelFolder": setting(MODEL_FOLDER_KEY), **newResults(self.state)}
         wish = RunParameters.fromNode(self.state, **more)
         if not setting(INTERPRETER_KEY) and self.panel.requirements.needsTextModel(wish.jobPrompts()):
             self.panel.requirements.ensureTextModel()
