@@ -10,12 +10,6 @@ import sys
 from pathlib import Path
 
 
-def killTree(processId: int) -> None:
-    """Kill a process and all its descendants."""
-    for each in processTree(processId):
-        killOne(each)
-
-
 def processTree(processId: int) -> list[int]:
     """Return a process and its children's children, the youngest first; on Windows just itself, see `killOne`."""
     children: dict[int, list[int]] = {}

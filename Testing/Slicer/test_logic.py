@@ -20,7 +20,7 @@ from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import failureOf, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
-from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
@@ -250,7 +250,7 @@ def test_a_result_node_that_was_deleted_during_the_run_is_made_anew(a_small_scan
 def test_a_killed_worker_is_a_clear_failure_and_the_next_run_works(a_small_scan: Any, a_logic: DiffuGTSLogic) -> None:
     run = a_logic.process(a_small_scan, tiny(steps=1000), waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "repaint", 120)
-    killTree(a_logic.client.processId)
+    killOne(a_logic.client.processId)
     assert gui.spin(lambda: run.isOver, 10)
     assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     assert jobFolders() == []

@@ -12,7 +12,7 @@ import qt
 import slicer
 from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.parameters import RunParameters
-from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import noise, scan_node
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None
     a_panel.script(["stage", "repaint", 0.1], ["say", "last words"], ["sleep", 60])
     a_panel.ui.runButton.click()
     assert gui.spin(lambda: "last words" in a_panel.ui.logText.plainText, 30)
-    killTree(a_panel.logic.client.processId)
+    killOne(a_panel.logic.client.processId)
     a_panel.finish()
     assert "memory was full" in a_panel.ui.messageLabel.text and "Crop the scan" in a_panel.ui.messageLabel.text
     assert not a_panel.ui.logCollapsibleButton.collapsed

@@ -18,7 +18,7 @@ from DiffuGTSSlicer.grids import segmentMask, worldFromNode
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import stageName
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
-from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
@@ -308,7 +308,7 @@ def test_a_killed_worker_is_a_clear_failure_and_a_closed_scene_drops_the_run(
     endless = replace(wish, size="tiny", count=100_000)
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
-    killTree(a_logic.client.processId)
+    killOne(a_logic.client.processId)
     assert gui.spin(lambda: run.isOver, 10)
     assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import gui
 import pytest
-from DiffuGTSSlicer.process_tree import killTree
+from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.qt_process import QtProcess
 from DiffuGTSSlicer.worker_client import CANCELLING, IDLE, RUNNING, STARTING, WorkerClient, workerEnvironment
 
@@ -342,7 +342,7 @@ def test_a_worker_that_dies_while_idle_is_no_error(a_listener, a_job) -> None:
     listener = a_listener()
     listener.client.run(a_job(["done"]))
     listener.waitIdle()
-    killTree(listener.client.processId)
+    killOne(listener.client.processId)
     listener.wait("ended")
     assert "error" not in listener.names()
     assert listener.client.processId == 0
