@@ -20,11 +20,12 @@ from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pair
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import count_voxels
 from DiffuGTSLib.evaluation.detection import detect
-from DiffuGTSLib.evaluation.metrics import bounding_box, dice
+from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
 from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.text.prompts import PromptPair
+from DiffuGTSLib.volumes.boxes import bounding_box
 
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds that are tried for a mixture on tuning cases."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.metrics import bounding_box
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

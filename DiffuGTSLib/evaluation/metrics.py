@@ -14,6 +14,7 @@ from monai.metrics.surface_dice import compute_surface_dice
 from scipy.stats import rankdata
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes.boxes import bounding_box
 
 BOTH_EMPTY = nan
 """What a figure of overlap is where there was nothing to find and nothing was found; 0 where one mask is empty.
@@ -137,12 +138,3 @@ def _as_mask(array: Shaped[np.ndarray, " *grid"], name: str) -> Bool[np.ndarray,
             code="not_a_mask",
         )
     return mask
-
-
-def bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
-    """Return the box around a mask's voxels, one voxel where there are none: most of a scan is never labeled."""
-    sides = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        sides.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return tuple(sides)

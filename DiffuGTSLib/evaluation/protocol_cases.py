@@ -13,6 +13,7 @@ from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.protocol import Case, named_file, read_scan
 from DiffuGTSLib.text.prompts import find_organ, organs
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.digest import scan_sha256
 
 AIR_HU = -1000.0
@@ -127,13 +128,13 @@ def reframe(
         InputError: If the mask is empty.
     """
     spacing = np.array(scan.geometry.spacing_mm)
-    found = np.argwhere(mask.array > 0)
-    if len(found) == 0:
+    if not mask.array.any():
         raise InputError("The tumor mask is empty: there is no frame to move around it.", code="empty_mask")
+    first, end = np.array([(side.start, side.stop) for side in bounding_box(mask.array > 0)]).T
     reach = np.round(rng.uniform(-reach_mm, reach_mm, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
     keep = np.ceil(5.0 / spacing).astype(int)
-    before = np.maximum(reach[0], -np.maximum(0, found.min(0) - keep))
-    after = np.maximum(reach[1], -np.maximum(0, np.array(scan.array.shape) - 1 - found.max(0) - keep))
+    before = np.maximum(reach[0], -np.maximum(0, first - keep))
+    after = np.maximum(reach[1], -np.maximum(0, np.array(scan.array.shape) - end - keep))
     matrix = scan.geometry.ijk_to_ras.copy()
     matrix[:3, 3] = scan.geometry.to_ras(-before)
     geometry = Geometry(tuple(int(n) for n in scan.array.shape + before + after), matrix)  # type: ignore[arg-type]

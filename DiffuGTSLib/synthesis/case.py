@@ -20,6 +20,7 @@ from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
 from DiffuGTSLib.synthesis.preview import write_preview
 from DiffuGTSLib.versions import versions
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_volume, write_volume
@@ -266,8 +267,7 @@ def patch_box(tumor: Volume, side_mm: float) -> tuple[slice, slice, slice]:
     shape = np.array(tumor.array.shape)
     sides = np.minimum(np.maximum(np.round(side_mm / np.array(tumor.geometry.spacing_mm)), 1).astype(int), shape)
     if tumor.array.any():
-        along = [np.flatnonzero(tumor.array.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        low, high = (np.array([indices[end] for indices in along]) for end in (0, -1))
+        low, high = np.array([(side.start, side.stop - 1) for side in bounding_box(tumor.array > 0)]).T
     else:
         low = high = shape // 2
     if (high - low + 1 > sides).any():

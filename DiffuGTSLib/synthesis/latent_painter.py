@@ -33,7 +33,7 @@ from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion, Generators
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.painter import Site
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D, depth_first, depth_last
-from DiffuGTSLib.volumes.boxes import Box
+from DiffuGTSLib.volumes.boxes import Box, bounding_box
 from DiffuGTSLib.volumes.canonical import to_canonical
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
@@ -199,14 +199,13 @@ class LatentPainter:
 
     def _cube(self, site: Site) -> Box:
         """Return the part of a site that the networks see: their cube around the tumor, more only if that is larger."""
-        parts = []
-        for axis, (count, spacing_mm) in enumerate(zip(site.image.shape, site.spacing_mm, strict=True)):
-            used = np.flatnonzero(site.share.any(axis=tuple({0, 1, 2} - {axis})))
-            first, last = (int(used[0]), int(used[-1])) if len(used) else (count // 2, count // 2)
+        parts, tumor = [], bounding_box(site.share > 0)
+        for side, count, spacing_mm in zip(tumor, site.image.shape, site.spacing_mm, strict=True):
             usual = int(self.context_mm / spacing_mm + 1e-6)
-            needed = last - first + 1 + 2 * int(np.ceil(_MARGIN_MM / spacing_mm))
-            length = min(count, max(usual, 1) if last - first < usual else needed)
-            start = min(max((first + last + 1 - length) // 2, 0), count - length)
+            own = side.stop - side.start
+            needed = own + 2 * int(np.ceil(_MARGIN_MM / spacing_mm))
+            length = min(count, max(usual, 1) if own <= usual else needed)
+            start = min(max((side.start + side.stop - length) // 2, 0), count - length)
             parts.append(slice(start, start + length))
         x, y, z = parts
         return x, y, z

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from DiffuGTSLib.volumes.boxes import bounding_box
+
 Voxel = tuple[int, int, int]
 
 STAGES = ((10, 0.3, 0.7), (10, 0.2, 0.8), (10, 0.1, 0.9), (10, 0.0, 1.0))
@@ -72,8 +74,7 @@ def place(
         centered: Take the middle of the organ's box (DiffTumor: large tumors of the pancreas).
         may_outgrow: Whether the tumor may be larger than the organ, as one that grows out of it.
     """
-    bounds = _bounds(organ_mask)
-    if bounds is None:
+    if not organ_mask.any():
         return NoPlace("the organ mask is empty")
     voxel_mm3 = float(np.prod(spacing_mm))
     organ_mm3 = float(np.count_nonzero(organ_mask)) * voxel_mm3
@@ -83,8 +84,8 @@ def place(
             f"the organ ({_ml(organ_mm3)}) is too small for a tumor of {radius_mm:.1f} mm radius ({_ml(tumor_mm3)})"
         )
     if centered:
-        return Placement(_nearest_to_middle(organ_mask, bounds), 1)
-    return _search(organ_mask, bounds, radius_mm, spacing_mm, rng, forbidden, erosion_mm)
+        return Placement(_nearest_to_middle(organ_mask), 1)
+    return _search(organ_mask, radius_mm, spacing_mm, rng, forbidden, erosion_mm)
 
 
 def vessel_mask(
@@ -99,10 +100,9 @@ def vessel_mask(
         spacing_mm: Voxel size.
     """
     vessels = np.zeros(organ.shape, dtype=bool)
-    bounds = _bounds(organ)
-    if bounds is None:
+    if not organ.any():
         return vessels
-    box = tuple(slice(a, b) for a, b in bounds)
+    box = bounding_box(organ)
     inside = organ[box]
     # Averaged over the organ only, so that neither fat around it nor a rib beside it shifts what counts as bright.
     sigma = 1.0 / np.array(spacing_mm)
@@ -115,14 +115,13 @@ def vessel_mask(
 
 def _search(
     organ: NDArray[np.bool_],
-    bounds: tuple[tuple[int, int], ...],
     radius_mm: float,
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
     forbidden: NDArray[np.bool_] | None,
     erosion_mm: float,
 ) -> Placement | NoPlace:
-    (x0, x1), (y0, y1), (z0, z1) = bounds
+    (x0, x1), (y0, y1), (z0, z1) = ((side.start, side.stop) for side in bounding_box(organ))
     inner, outer = (_ball(share * radius_mm, spacing_mm) for share in (0.5, 1.0))
     best: tuple[float, Voxel] | None = None
     tries = blocked = 0
@@ -151,26 +150,15 @@ def _search(
     return NoPlace(f"no slice in {tries} tries shows the organ")
 
 
-def _bounds(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...] | None:
-    """Return first and last + 1 of a mask along each axis, None for an empty one."""
-    bounds = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        if not len(used):
-            return None
-        bounds.append((int(used[0]), int(used[-1]) + 1))
-    return tuple(bounds)
-
-
 def _ml(volume_mm3: float) -> str:
     """Say a volume in two digits, without powers of ten."""
     volume_ml = volume_mm3 / 1000
     return f"{volume_ml:.0f} ml" if volume_ml >= 10 else f"{volume_ml:.2g} ml"
 
 
-def _nearest_to_middle(organ: NDArray[np.bool_], bounds: tuple[tuple[int, int], ...]) -> Voxel:
+def _nearest_to_middle(organ: NDArray[np.bool_]) -> Voxel:
     """Return the voxel of the organ nearest to the middle of its box, which itself may lie outside a bent organ."""
-    middle = np.array([(a + b - 1) / 2 for a, b in bounds])
+    middle = np.array([(side.start + side.stop - 1) / 2 for side in bounding_box(organ)])
     voxels = np.argwhere(organ)
     x, y, z = voxels[np.argmin(((voxels - middle) ** 2).sum(axis=1))]
     return int(x), int(y), int(z)

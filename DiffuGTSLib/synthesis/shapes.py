@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.synthesis.anatomy import smooth_noise
+from DiffuGTSLib.volumes.boxes import bounding_box
 
 SIZE_NAMES = ("tiny", "small", "medium", "large")
 """The size classes; "mix" is a wish for any of them and no class."""
@@ -166,10 +167,10 @@ def full_window(shape: TumorShape, spacing_mm: tuple[float, float, float]) -> Wi
     # Waves stay within 3 standard deviations of noise, strands within their length.
     furthest = (1 + 1.5 * shape.waviness) * (1 + float(shape.spicules[:, 3].max(initial=0.0))) + ramp
     inside = coarse < furthest
+    box = bounding_box(inside) if inside.any() else [slice(0, side) for side in inside.shape]
     sides = []
-    for axis, (n, spacing) in enumerate(zip(cells, spacing_mm, strict=True)):
-        used = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis))) - n
-        first, last = (used[0], used[-1]) if len(used) else (-n, n)
+    for part, n, spacing in zip(box, cells, spacing_mm, strict=True):
+        first, last = part.start - n, part.stop - 1 - n
         sides.append((int(np.floor((first - 1) * step_mm / spacing)), int(np.ceil((last + 1) * step_mm / spacing)) + 1))
     x, y, z = sides
     return x, y, z
