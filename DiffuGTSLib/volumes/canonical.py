@@ -79,7 +79,11 @@ class CanonicalScan:
         Masks are carried as soft maps and thresholded after this, so that their edge is not a staircase of
         canonical voxels.
         """
-        return _resample(np.asarray(array, dtype=np.float32), self.geometry, self.source)
+        # Without the padding: the centers of a finer scan's outermost voxels lie beyond those of the outermost
+        # canonical ones, and would be mixed with it.
+        x, y, z = (slice(a, b) for a, b in self.inside)
+        scanned = Volume(np.asarray(array, dtype=np.float32), self.geometry).cut((x, y, z))
+        return _resample(scanned.array, scanned.geometry, self.source)
 
     def project(self, mask: Volume) -> NDArray[np.float32]:
         """Carry a mask on the source grid to the canonical grid as the covered fraction of each voxel; padding is 0.

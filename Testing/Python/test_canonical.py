@@ -241,6 +241,26 @@ def test_a_mask_comes_back_to_exactly_the_source_grid_with_its_volume(
         assert ml == pytest.approx(phantom.lesion_ml, rel=0.03)
 
 
+def test_nothing_of_the_padding_comes_back_whatever_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    ways, config = list(orientations()), CanonicalConfig(minimum_side=32)
+    for _ in range(30):
+        count, spacing, degrees = rng.integers(5, 40, 3), rng.uniform(0.5, 4, 3), rng.uniform(-20, 20, 3)
+        source = grid((int(count[0]), int(count[1]), int(count[2])), tuple(spacing), ways[rng.integers(48)], degrees)
+        canonical = to_canonical(Volume(rng.uniform(-900, 900, source.shape), source), config, "CT")
+        scanned = np.zeros(canonical.image.shape, dtype=np.float32)
+        scanned[tuple(slice(a, b) for a, b in canonical.inside)] = 1
+        assert canonical.restore(scanned).min() > 1 - 1e-6, f"{source.shape} voxels of {spacing} mm"
+
+
+def test_the_outermost_slices_of_a_finer_scan_keep_their_hu() -> None:
+    array = np.full((40, 40, 100), 40.0, dtype=np.float32)
+    array[0, 0, 50] = -1000
+    canonical = to_canonical(Volume(array, grid(array.shape, (2.0, 2.0, 0.7))), CanonicalConfig(), "CT")
+    hu = canonical.intensity.to_native(canonical.restore(canonical.image))
+    assert hu[20, 20] == pytest.approx(40, abs=0.01)
+
+
 def test_projected_masks_are_the_covered_share_and_keep_the_volume(a_ct_phantom: Phantom) -> None:
     fine = ct_phantom(grid((112, 104, 120), (1.0, 1.0, 1.0)))
     canonical = to_canonical(fine.scan, CanonicalConfig(), "CT")

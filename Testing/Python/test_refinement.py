@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from phantoms import ct_phantom
+from phantoms import ct_phantom, grid
 
 from DiffuGTSLib.config import ResidualConfig, load_config
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import ResidualMaps
-from DiffuGTSLib.volumes import to_canonical
+from DiffuGTSLib.volumes import Volume, to_canonical
 
 BOX = (slice(8, 24), slice(8, 24), slice(8, 24))
 PIXEL = ResidualConfig(beta_pixel=1.0, beta_feature=0.0, rule="fixed", threshold=0.5)
@@ -36,6 +36,24 @@ def test_mask_and_residual_lie_on_the_scan_s_own_grid(a_refinement: Refinement) 
     assert mask.shape == residual.shape == a_refinement.scan.source.shape
     assert mask.dtype == np.uint8 and residual.dtype == np.float32
     assert mask.any() and not mask[~a_refinement.inside].any()
+
+
+def test_a_tumor_through_all_slices_is_as_wide_on_the_first_and_last_as_between() -> None:
+    array = np.full((60, 60, 100), 40.0, dtype=np.float32)
+    array[0] = -1000
+    scan = to_canonical(Volume(array, grid(array.shape, (1.0, 1.0, 1.0))), load_config("mini").canonical, "CT")
+    (x, _), (y, _), (first, last) = scan.inside
+    column = (slice(x + 10, x + 20), slice(y + 10, y + 20), slice(first, last))
+    candidate = np.zeros(scan.image.shape, dtype=bool)
+    candidate[column] = True
+    # Faint, with one strong place that sets the relative rule's cut: what a slice loses at the border shows.
+    values = torch.full((10, 10, last - first), 0.45)
+    values[5, 5, 25] = 1.0
+    inside = scan.restore(candidate) > 0.5
+    maps = ResidualMaps(values, values, torch.zeros_like(values))
+    mask, _ = Refinement(scan, column, candidate, inside, maps, 0.0).outlined(load_config("mini").residual)
+    per_slice = mask.sum(axis=(0, 1))
+    assert per_slice[1] > 0 and (per_slice[[0, -2, -1]] == per_slice[1]).all()
 
 
 def test_another_mixture_of_the_same_residuals_makes_another_mask(a_refinement: Refinement) -> None:
