@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.storage import for_json
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
@@ -39,7 +40,7 @@ def make_record(
         "notice": RESEARCH_USE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "outcome": result.outcome.rstrip("."),
-        "anomaly_score": _finite(result.anomaly_score),
+        "anomaly_score": for_json(result.anomaly_score),
         "input": {
             "name": scan_path.name,
             "path": str(scan_path.absolute()),
@@ -79,7 +80,7 @@ def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:
     tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
     if region is not None:
         tensors["region_bits"] = np.packbits(region.array > 0)
-    about = {"scan_sha256": made_of, "anomaly_score": _finite(cache.anomaly_score)}
+    about = {"scan_sha256": made_of, "anomaly_score": for_json(cache.anomaly_score)}
     return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
 
 
@@ -112,8 +113,3 @@ def unpacked_cache(path: Path, geometry: Geometry, made_of: str) -> tuple[Cache 
             f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=RUN_AGAIN
         )
     return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
-
-
-def _finite(value: float) -> float | None:
-    """Return a number that JSON has a word for."""
-    return float(value) if math.isfinite(value) else None

@@ -1,15 +1,17 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and values as JSON has them."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from DiffuGTSLib.errors import InputError, StorageError
 
@@ -76,6 +78,17 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def for_json(value: Any) -> Any:
+    """Return a value in JSON's words, at any depth: numpy's scalars as Python's, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): for_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(item) for item in value]
+    if hasattr(value, "item"):  # numpy's, which is not imported on this floor
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_folder(folder: Path) -> None:

@@ -32,7 +32,7 @@ from DiffuGTSLib.cli.options import (
 from DiffuGTSLib.cli.segment_run import Wish, asked
 from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, OffsetHu, Organ, Stages
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, StorageError, WeightsError
-from DiffuGTSLib.storage import make_folder, mend_folder, require_folder_for, shown, whole_file
+from DiffuGTSLib.storage import for_json, make_folder, mend_folder, require_folder_for, shown, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
@@ -285,8 +285,12 @@ def write_tables(output: Path, cases: Iterable[Case], rows: Sequence[Row]) -> No
 
     whole = {row.name for row in rows if row.status in (DONE, KEPT)}
     found = [{"name": case.name, **row} for case in cases if case.name in whole for row in _findings(case)]
-    _write(output / CASES, list(Row.__dataclass_fields__), [_plain(row, "n/a") for row in rows])
+    _write(output / CASES, list(Row.__dataclass_fields__), [_with_words(row) for row in rows])
     _write(output / ALL_FINDINGS, ["name", *COLUMNS], found)
+
+
+def _with_words(row: Row) -> dict[str, Any]:
+    return {key: "n/a" if value is None else value for key, value in for_json(asdict(row)).items()}
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -294,11 +298,6 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)
-
-
-def _plain(row: Row, nothing: str | None) -> dict[str, Any]:
-    """Return a row with a word, or null, for NaN."""
-    return {key: nothing if isinstance(value, float) and isnan(value) else value for key, value in asdict(row).items()}
 
 
 def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None:
@@ -310,7 +309,7 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
     from DiffuGTSLib.record import RESEARCH_USE
 
     if as_json:
-        typer.echo(json.dumps([_plain(row, None) for row in rows], indent=1, allow_nan=False))
+        typer.echo(json.dumps(for_json([asdict(row) for row in rows]), indent=1, allow_nan=False))
     elif not quiet:
         OUT.print(_table(rows))
         OUT.print(Text(f"Tables: {output / CASES}, {output / ALL_FINDINGS}"), soft_wrap=True)

@@ -18,6 +18,7 @@ from DiffuGTSLib.cli.study_reports import show
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import for_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -95,7 +96,7 @@ def evaluate(
     elif result is not None and reference is not None and compare is None and many == none:
         rows = judged(result, reference, reference_label or ())
         if as_json:
-            typer.echo(json.dumps([_plain(row) for row in rows], indent=1))
+            typer.echo(json.dumps(for_json(rows), indent=1))
         else:
             OUT.print(_table(rows))
     elif protocol is not None and data is not None and output is not None and compare is None and one == none:
@@ -246,8 +247,3 @@ def _table(rows: list[dict[str, float | str]]) -> Table:
 
 def _shown(value: float) -> str:
     return "n/a" if isnan(value) else f"{value:.3f}"
-
-
-def _plain(row: dict[str, float | str]) -> dict[str, float | str | None]:
-    """Return a row with null for NaN, which JSON has no word for."""
-    return {key: None if isinstance(value, float) and isnan(value) else value for key, value in row.items()}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -32,7 +31,7 @@ from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
 from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import mend_folder
+from DiffuGTSLib.storage import for_json, mend_folder
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -235,7 +234,7 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
 
     record = results.read_record(folder)
     if as_json:
-        rows = [_plain(dataclasses.asdict(finding)) for finding in findings]
+        rows = for_json([dataclasses.asdict(finding) for finding in findings])
         shown = {"folder": str(folder.absolute()), "record": record, "findings": rows}
         typer.echo(json.dumps(shown, indent=1, allow_nan=False))  # ASCII: a pipe on Windows may take no more
         return
@@ -249,8 +248,3 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
         OUT.print(Text(results.UNTRAINED, style="yellow"))
     OUT.print(Text(f"Overview: {folder / results.OVERVIEW}"), soft_wrap=True)
     OUT.print(Text(RESEARCH_USE, style="dim"))
-
-
-def _plain(finding: dict[str, Any]) -> dict[str, Any]:
-    """Return a finding with null for NaN, which JSON has no word for."""
-    return {key: None if isinstance(value, float) and isnan(value) else value for key, value in finding.items()}

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import OUT
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.storage import require_folder_for
+from DiffuGTSLib.storage import for_json, require_folder_for
 
 RULE, WHERE = "What counts", "Where"
 
@@ -115,9 +115,7 @@ def require_table(output: Path, columns: Sequence[str]) -> None:
 def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet: bool, as_json: bool) -> None:
     """Print a table, or the same as JSON; and where the report is, if one was written."""
     if as_json:
-        from DiffuGTSLib.evaluation.report import plain
-
-        typer.echo(json.dumps(plain(list(rows)), indent=1))
+        typer.echo(json.dumps(for_json(list(rows)), indent=1))
     elif not quiet:
         table = Table(title=title)
         for name, value in rows[0].items() if rows else ():

@@ -17,6 +17,7 @@ from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import for_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.evaluation.robustness import Axis
@@ -124,7 +125,6 @@ def similarity(
     as_json: AsJson = False,
 ) -> None:
     """Test whether groups of tumors can be told apart by 17 features, or only as well as by chance."""
-    from DiffuGTSLib.evaluation.report import plain
     from DiffuGTSLib.evaluation.tumor_list import FILES, TITLE, read_tumor_list, study_similarity
 
     require_report_folder(output, force, TITLE, FILES, [tumors])
@@ -135,7 +135,7 @@ def similarity(
         progress("cases", 1.0)
     if as_json:
         found = {"accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value}
-        typer.echo(json.dumps(plain(found), indent=1))
+        typer.echo(json.dumps(for_json(found), indent=1))
     elif not quiet:
         OUT.print(Text((output / "report.md").read_text(encoding="utf-8").strip()), soft_wrap=True)
 
@@ -157,7 +157,6 @@ def realism(
         realism_sheet,
         write_realism,
     )
-    from DiffuGTSLib.evaluation.report import plain
     from DiffuGTSLib.evaluation.tumor_list import measure_list, read_tumor_list, sheet_rows
     from DiffuGTSLib.storage import whole_folder
 
@@ -175,7 +174,7 @@ def realism(
             "histograms": [vars(row) for row in histogram_distances(measured)],
             "features": [vars(row) for row in compare(measured)],
         }
-        typer.echo(json.dumps(plain(found), indent=1))
+        typer.echo(json.dumps(for_json(found), indent=1))
     elif not quiet:
         OUT.print(Text((output / "report.md").read_text(encoding="utf-8").strip()), soft_wrap=True)
         OUT.print(Text(f"Pictures: {output / 'sheet.png'}"), soft_wrap=True)

@@ -18,6 +18,7 @@ from DiffuGTSLib.cli.scan_inputs import require_ct, require_mask_each, warn_of_m
 from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import for_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.evaluation.validation import ListedScan
@@ -114,7 +115,6 @@ def validate(
 
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
-    from DiffuGTSLib.evaluation.report import plain
     from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
     from DiffuGTSLib.segmenter import PostProcessing, find_segmenter, load_segmenter
 
@@ -137,7 +137,8 @@ def validate(
             warn_of_training(output, quiet)
         progress("cases", 1.0)
     if as_json:
-        typer.echo(json.dumps(plain(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip())
+        told = json.dumps(for_json(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip()
+        typer.echo(told)
     elif not quiet:
         _show(rows, output)
 

@@ -23,9 +23,8 @@ from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
-from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
+from DiffuGTSLib.storage import for_json, make_folder, require_folder_for, whole_file
 
 CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
@@ -232,4 +231,4 @@ def _number(value: float | None) -> float:
 
 def _keep(file: Path, made_of: str, kept: Mapping[str, Any]) -> None:
     with whole_file(file) as path:
-        path.write_text(json.dumps({"made_of": made_of, "kept": plain(kept)}, allow_nan=False), encoding="utf-8")
+        path.write_text(json.dumps({"made_of": made_of, "kept": for_json(kept)}, allow_nan=False), encoding="utf-8")

@@ -25,10 +25,9 @@ from DiffuGTSLib.evaluation.detection import Detection, Lesion, detect
 from DiffuGTSLib.evaluation.froc import CaseCandidates, candidates
 from DiffuGTSLib.evaluation.lesion_metrics import lesion_f1, match_instances
 from DiffuGTSLib.evaluation.metrics import BRAIN_NSD_TOLERANCE_MM, NSD_TOLERANCE_MM, dice, surface_dice
-from DiffuGTSLib.evaluation.report import plain
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import for_json, whole_file
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume
 
@@ -56,7 +55,7 @@ class CaseScore:
     def as_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` reads."""
         return {
-            "row": plain(self.row),
+            "row": for_json(self.row),
             "lesions": [asdict(lesion) for lesion in self.lesions],
             "candidates": self.candidates.as_json(),
             "reliability": self.reliability.as_json(),

@@ -8,7 +8,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import NOT_APPLICABLE
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import for_json, whole_file
 
 Row = Mapping[str, str | int | float | np.integer[Any]]
 
@@ -156,13 +156,13 @@ def write_rows(rows: Sequence[Row], path: Path | str) -> None:
 
 
 def write_json(value: Any, path: Path | str) -> None:
-    """Write a value as JSON: numpy scalars as Python's, NaN as null.
+    """Write a value as JSON, see `storage.for_json`.
 
     Raises:
         StorageError: If the file cannot be written.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(for_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_study(folder: Path, title: str, lines: Sequence[str], notes: Sequence[str], **content: Any) -> None:
@@ -248,14 +248,3 @@ def _cell(value: str | int | float | np.integer[Any], form: str) -> str:
     if isinstance(value, str | bool | int | np.integer):
         return str(value)
     return NOT_APPLICABLE if isnan(value) else format(float(value), form)
-
-
-def plain(value: Any) -> Any:
-    """Return JSON values: numpy scalars as Python's, NaN as null, which JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -19,8 +19,8 @@ from scipy import ndimage
 from scipy.stats import norm
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.report import plain, write_json
-from DiffuGTSLib.storage import make_folder, require_folder_for
+from DiffuGTSLib.evaluation.report import write_json
+from DiffuGTSLib.storage import for_json, make_folder, require_folder_for
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
@@ -325,7 +325,7 @@ def _settings(
         "variants": [variant.name for variant in wanted],
         "seed": seed,
     }
-    back: dict[str, Any] = json.loads(json.dumps(plain(settings)))
+    back: dict[str, Any] = json.loads(json.dumps(for_json(settings)))
     return back
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import PromptError, WorkerError, did_you_mean
+from DiffuGTSLib.storage import for_json
 
 PROTOCOL = 1
 """Told in `hello`. Another number on the other side: the two come from different versions of DiffuGTS."""
@@ -307,7 +308,7 @@ def event_line(event: str, **values: Any) -> str:
     """
     told = {"event": event, **values}
     _require_known(told, "event", EVENTS)
-    return PREFIX + json.dumps(_finite(told), allow_nan=False) + "\n"
+    return PREFIX + json.dumps(for_json(told), allow_nan=False) + "\n"
 
 
 def parse_event(line: str) -> dict[str, Any] | None:
@@ -381,17 +382,6 @@ def _require_known(message: Mapping[str, Any], key: str, known: Mapping[str, tup
 def _require_type(name: str, value: object, kind: type, words: str) -> None:
     if not isinstance(value, kind):
         raise _foreign(f"The job's {name}: expected {words}, got {value!r}.")
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON has no word for, at any depth."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
 
 
 def _foreign(message: str) -> WorkerError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from math import inf, nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.storage import (
+    for_json,
     mend_folder,
     new_folder,
     require_folder_for,
@@ -264,3 +267,14 @@ def test_an_empty_folder_becomes_the_new_one_and_a_full_one_stays(tmp_path: Path
         pass
     assert "choose another folder" in caught.value.hint
     assert [path.name for path in folder.iterdir()] == ["first"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_json_has_no_word_for_becomes_null_at_any_depth() -> None:
+    value = {
+        1: (np.float32(0.5), nan, [inf, {"a": np.float64(-inf)}]),
+        "n": np.int64(3),
+        "b": np.bool_(True),
+        "t": "nan",
+    }
+    assert for_json(value) == {"1": [0.5, None, [None, {"a": None}]], "n": 3, "b": True, "t": "nan"}
+    assert type(for_json(np.int64(3))) is int and type(for_json(np.float32(0.5))) is float
