@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from typing import Any
@@ -100,8 +101,9 @@ class ReadingSection(Section, VTKObservationMixin):
             shortcut.setEnabled(False)
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next."""
-        super().showFailure(failure)
+        """Say what went wrong and what to do next: here files are the session's, not a run's."""
+        step = _nextSteps().get(failure.code, failure.nextStep)
+        super().showFailure(dataclasses.replace(failure, nextStep=step))
         self.refresh()
 
     # Hands
@@ -168,10 +170,14 @@ class ReadingSection(Section, VTKObservationMixin):
             self._show()
 
     def _show(self) -> None:
-        """Show the case that is read now and let its clock run; at the end, take the last one away."""
-        self.isPaused = False
+        """Show the case that is read now and let its clock run; at the end, take the last one away.
+
+        Where it cannot be shown the session is paused: no key answers a scan that nobody has seen.
+        """
+        self.isPaused = bool(self.reading.case)
         if self.reading.case:
             showCase(self.reading)
+            self.isPaused = False
             self._shownAt = time.monotonic()
             self.reading.start()
         else:
@@ -212,3 +218,14 @@ class ReadingSection(Section, VTKObservationMixin):
                     minutes=seconds // 60, seconds=f"{seconds % 60:02d}",
                 )
             )  # fmt: skip
+
+
+def _nextSteps() -> dict[str, str]:
+    """Return code → next step where it is another one than after a run."""
+    copy = _("Copy the session's folder again, then press Go on.")
+    return {
+        "missing": copy,
+        "unreadable": copy,
+        "no_session": _("Choose the folder of a reading session: session.json and the scans are in it."),
+        "storage": _("Check that the session's folder can be written to and has room, then try again."),
+    }

@@ -155,15 +155,15 @@ class Reading:
 
 
 def showCase(reading: Reading) -> Any:
-    """Show the case that is read now, alone, and return its volume node; the case before is gone.
+    """Show the case that is read now, alone, and return its volume node; the case before is gone, even if it fails.
 
     The node knows number and voxels only: no file, no storage node.
 
     Raises:
         InputError: If the scan cannot be read.
     """
-    volume = read_volume(reading.file())
     removeCases()
+    volume = read_volume(reading.file())
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("Case {number}").format(number=reading.case))
     node.SetAttribute(CASE_ATTRIBUTE, str(reading.case))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.geometry.ijk_to_ras))

@@ -177,6 +177,7 @@ def test_the_folder_is_asked_for(a_section: ReadingSection, a_session: Path, mon
 def test_what_is_no_session_is_said_in_the_section(a_section: ReadingSection, tmp_path: Path) -> None:
     opened(a_section, tmp_path)
     assert "holds no reading session" in a_section.ui.readingMessageLabel.text
+    assert "Choose the folder of a reading session" in a_section.ui.readingMessageLabel.text
     assert a_section.ui.openSessionButton.enabled and a_section.reading is None
 
 
@@ -192,9 +193,27 @@ def test_an_answer_that_cannot_be_kept_is_said_and_asked_for_again(a_section: Re
     assert (
         "Cannot write" in ui.readingMessageLabel.text and "Case 1 of 3" in ui.caseLabel.text and ui.realButton.enabled
     )
+    assert "session's folder can be written" in ui.readingMessageLabel.text
     a_section.reading.path = a_session / "answers_R1.json"
     ui.realButton.click()
     assert said(a_session) == ["real"] and ui.readingMessageLabel.text == ""
+
+
+def test_a_case_that_cannot_be_read_takes_no_answer(a_section: ReadingSection, a_session: Path) -> None:
+    ui = opened(a_section, a_session).ui
+    whole = (a_session / "case_2.nii").read_bytes()
+    (a_session / "case_2.nii").write_bytes(whole[:500])
+    ui.realButton.click()
+    assert said(a_session) == ["real"] and cases() == []
+    assert "Copy the session's folder again" in ui.readingMessageLabel.text
+    assert not ui.realButton.enabled and not any(shortcut.enabled for shortcut in a_section._shortcuts)
+    press(a_section, "S")
+    assert said(a_session) == ["real"] and ui.pauseReadingButton.text == "Go on"
+    (a_session / "case_2.nii").write_bytes(whole)
+    ui.pauseReadingButton.click()
+    assert [node.GetName() for node in cases()] == ["Case 2"] and ui.readingMessageLabel.text == ""
+    press(a_section, "S")
+    assert said(a_session) == ["real", "synthetic"]
 
 
 def test_every_widget_that_can_be_used_says_what_it_does(a_section: ReadingSection) -> None:
