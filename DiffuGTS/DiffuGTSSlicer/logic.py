@@ -61,7 +61,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         onState: Told the worker's state.
     """
 
-    def __init__(self, parent: Any = None, client: WorkerClient | None = None) -> None:
+    def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.run: Run | None = None
@@ -70,9 +70,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.onEvent: Listener = lambda event: None
         self.onLog: Callable[[str], None] = lambda line: None
         self.onState: Callable[[str], None] = lambda state: None
-        self._client = client
-        if client is not None:
-            self._adopt(client)
+        self._client: WorkerClient | None = None
         self._steps = StepQueue()
         self._session: Path | None = None
         self._removeSession: Callable[[], Any] = lambda: None
@@ -87,13 +85,10 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """The worker's client; made when it is first asked for."""
         if self._client is None:
             self._client = WorkerClient()
-            self._adopt(self._client)
+            self._client.tellWeakly(self._takeEvent, self._tellLine, self._tellState)
             # Qt keeps a client for good; a logic of one line in a script must leave no worker behind.
             weakref.finalize(self, self._client.close).atexit = False
         return self._client
-
-    def _adopt(self, client: WorkerClient) -> None:
-        client.tellWeakly(self._takeEvent, self._tellLine, self._tellState)
 
     def _tellLine(self, line: str) -> None:
         self.onLog(line)

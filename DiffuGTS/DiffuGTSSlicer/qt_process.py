@@ -3,38 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import qt
-
-
-class Process(Protocol):
-    """What the client needs of a process; `QtProcess` is the one in Slicer."""
-
-    onOutput: Callable[[bytes], None]
-    onErrorOutput: Callable[[bytes], None]
-    onFinished: Callable[[int, bool], None]
-    """Called with the exit code and whether it crashed; then the code is the signal's number, except on Windows."""
-    onNotStarted: Callable[[str], None]
-    """Called with the reason instead."""
-
-    def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onNotStarted`."""
-
-    def write(self, data: bytes) -> None:
-        """Hand bytes to its standard input."""
-
-    def isRunning(self) -> bool:
-        """Return whether it is starting or running."""
-
-    def processId(self) -> int:
-        """Return the process id that the system knows: of a launcher, where there is one."""
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-
-    def kill(self) -> None:
-        """End it now."""
 
 
 class QtProcess:
@@ -44,7 +15,9 @@ class QtProcess:
         self.onOutput: Callable[[bytes], None] = lambda data: None
         self.onErrorOutput: Callable[[bytes], None] = lambda data: None
         self.onFinished: Callable[[int, bool], None] = lambda exitCode, crashed: None
+        """Called with the exit code and whether it crashed; then the code is the signal's number, except on Windows."""
         self.onNotStarted: Callable[[str], None] = lambda reason: None
+        """Called with the reason instead."""
         self._process = qt.QProcess()
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readErrorOutput)

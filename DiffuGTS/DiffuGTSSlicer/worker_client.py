@@ -19,7 +19,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import WorkerError
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer.process_tree import killOne, processTree
-from DiffuGTSSlicer.qt_process import Process, QtProcess
+from DiffuGTSSlicer.qt_process import QtProcess
 
 Event = dict[str, Any]
 
@@ -44,7 +44,7 @@ class WorkerClient:
     process: where the worker could not say so itself, the client does.
     """
 
-    def __init__(self, process: Process | None = None, arguments: list[str] | None = None) -> None:
+    def __init__(self) -> None:
         self.onEvent: Callable[[Event], None] = lambda event: None
         self.onLog: Callable[[str], None] = lambda line: None
         self.onState: Callable[[str], None] = lambda state: None
@@ -55,8 +55,8 @@ class WorkerClient:
         self.cancelGraceS, self.terminateGraceS, self.helloTimeoutS = CANCEL_GRACE_S, TERMINATE_GRACE_S, HELLO_TIMEOUT_S
         self.idleTimeoutS = IDLE_TIMEOUT_S
         """0: an idle worker stays until Slicer ends."""
-        self.arguments = ["-m", "DiffuGTSLib.worker"] if arguments is None else arguments
-        self._process: Process = QtProcess() if process is None else process
+        self.arguments = ["-m", "DiffuGTSLib.worker"]
+        self._process = QtProcess()
         self._process.onOutput = self._takeOutput
         self._process.onErrorOutput = self._takeErrorOutput
         self._process.onFinished, self._process.onNotStarted = self._takeEnd, self._takeNoStart

@@ -18,7 +18,6 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import newSegmentation
-from DiffuGTSSlicer.worker_client import WorkerClient
 from scene_parts import noise, on_disk, scan_node, set_segment_mask
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
@@ -37,8 +36,8 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Cal
 
     def make(*steps: list[Any]) -> DiffuGTSLogic:
         (tmp_path / "steps.json").write_text(json.dumps(steps))
-        client = WorkerClient(arguments=[str(SCRIPT), "", str(tmp_path / "steps.json")])
-        made.append(DiffuGTSLogic(client=client))
+        made.append(DiffuGTSLogic())
+        made[-1].client.arguments = [str(SCRIPT), "", str(tmp_path / "steps.json")]
         return made[-1]
 
     yield make

@@ -19,7 +19,6 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import DONE
-from DiffuGTSSlicer.worker_client import WorkerClient
 from heartbeat import Heartbeat, beating
 from panel_parts import Opened
 from scene_parts import rigid, roi_node
@@ -40,7 +39,8 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Dif
     """A logic over a scripted worker, whose results are as large as the scan."""
     steps = tmp_path / "steps.json"
     steps.write_text(json.dumps(WHOLE_RUN))
-    logic = DiffuGTSLogic(client=WorkerClient(arguments=[str(SCRIPT), "", str(steps)]))
+    logic = DiffuGTSLogic()
+    logic.client.arguments = [str(SCRIPT), "", str(steps)]
     yield logic
     logic.cleanup()
     assert gui.spin(lambda: not logic.client.isWarm, 10)

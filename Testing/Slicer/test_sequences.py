@@ -17,7 +17,6 @@ from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE
 from DiffuGTSSlicer.time_point import nameWithTime, timePointOf, timePointOfResult
-from DiffuGTSSlicer.worker_client import WorkerClient
 from panel_parts import GRID, Opened
 from scene_parts import OBLIQUE, matrix_of, noise, scan_node
 
@@ -35,7 +34,8 @@ WISH = RunParameters(organ="lung", modality="CT", keepFiles=True)
 def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[DiffuGTSLogic]:
     steps = tmp_path / "steps.json"
     steps.write_text(json.dumps([["artifact", "aova"], ["sleep", 0.2], ["artifact", "segmentation"], ["done"]]))
-    logic = DiffuGTSLogic(client=WorkerClient(arguments=[str(SCRIPT), "", str(steps)]))
+    logic = DiffuGTSLogic()
+    logic.client.arguments = [str(SCRIPT), "", str(steps)]
     yield logic
     logic.cleanup()
     assert gui.spin(lambda: not logic.client.isWarm, 10)

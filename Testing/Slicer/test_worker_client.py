@@ -13,7 +13,6 @@ from typing import Any
 import gui
 import pytest
 from DiffuGTSSlicer.process_tree import killOne
-from DiffuGTSSlicer.qt_process import QtProcess
 from DiffuGTSSlicer.worker_client import CANCELLING, IDLE, RUNNING, STARTING, WorkerClient, workerEnvironment
 
 SCRIPT = Path(__file__).parent / "scripted_worker.py"
@@ -23,7 +22,8 @@ class Listener:
     """A client with everything that it told."""
 
     def __init__(self, *kind: str) -> None:
-        self.client = WorkerClient(QtProcess(), [str(SCRIPT), *kind])
+        self.client = WorkerClient()
+        self.client.arguments = [str(SCRIPT), *kind]
         self.events: list[dict[str, Any]] = []
         self.lines: list[str] = []
         self.states: list[str] = []
@@ -369,7 +369,8 @@ def test_killing_the_parent_leaves_no_worker(tmp_path: Path, a_job) -> None:
         "import gui\n"
         "from pathlib import Path\n"
         "from DiffuGTSSlicer.worker_client import WorkerClient\n"
-        "client = WorkerClient(arguments=[{script!r}])\n"
+        "client = WorkerClient()\n"
+        "client.arguments = [{script!r}]\n"
         "seen = []\n"
         "client.onEvent = lambda event: seen.append(event['event'])\n"
         "client.run(Path({job!r}))\n"
