@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
-from DiffuGTSSlicer.parameters import applyOrgan, promptFault
+from DiffuGTSSlicer.parameters import RunParameters, applyOrgan, promptFault
 from DiffuGTSSlicer.region import fitRoi, newRoi
 
 OWN_SENTENCES = ""
@@ -110,8 +110,6 @@ class PromptsSection(Section):
     @property
     def areEdited(self) -> bool:
         """Whether the sentences are not the organ's own."""
-        from DiffuGTSSlicer.parameters import RunParameters
-
         if self.state is None or promptFault(self.state) is not None:
             return True
         return "organ" not in RunParameters.fromNode(self.state).jobPrompts()
