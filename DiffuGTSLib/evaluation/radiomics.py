@@ -81,12 +81,12 @@ def measure_tumor(scan: Volume, tumor: Volume, modality: str) -> dict[str, float
 
 
 def crop_at_one_mm(scan: Volume, tumor: Volume) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
-    """Return the box around a tumor and some mm more, on voxels of 1 mm along the scan's own axes.
+    """Return the box around a tumor and some mm more, on voxels of 1 mm along the scan's own axes, edge to edge.
 
     The scan is interpolated linearly; the mask too, and cut at one half.
 
     Raises:
-        InputError: If the mask is empty.
+        InputError: If the mask is empty, or the box is thinner than 2 mm: a border has a direction in 3D only.
     """
     mask = tumor.array > 0
     if not mask.any():
@@ -94,7 +94,15 @@ def crop_at_one_mm(scan: Volume, tumor: Volume) -> tuple[Float[np.ndarray, "x y 
     spacing = tumor.geometry.spacing_mm
     reach = [int(np.ceil((_CLOSE_MM + 1) / s)) for s in spacing]
     box = grown_box(bounding_box(mask), reach, mask.shape)
-    sides = [np.arange(0, (part.stop - part.start - 1) * s + 1e-6) / s for part, s in zip(box, spacing, strict=True)]
+    counts = [part.stop - part.start for part in box]
+    # From face to face, not from center to center: at a scan's end half a voxel would be lost, and one slice has no length.
+    sides = [(np.arange(round(n * s)) + 0.5) / s - 0.5 for n, s in zip(counts, spacing, strict=True)]
+    if min(map(len, sides)) < 2:
+        raise InputError(
+            f"The scan is {min(n * s for n, s in zip(counts, spacing, strict=True)):.2g} mm thick; expected 2 mm or more.",
+            hint="leave it out: what is so thin has no border in 3D.",
+            code="small",
+        )
     points = np.meshgrid(*sides, indexing="ij")
     image = ndimage.map_coordinates(scan.array[box].astype(np.float64), points, order=1, mode="nearest")
     mask = ndimage.map_coordinates((tumor.array[box] > 0).astype(np.float64), points, order=1, mode="nearest")

@@ -104,6 +104,30 @@ def test_the_same_tumor_on_another_grid_has_the_same_features() -> None:
         assert features[0][name] == pytest.approx(features[1][name], rel=0.1), name
 
 
+def test_a_tumor_on_the_first_slice_is_as_large_as_within_the_scan() -> None:
+    geometry = Geometry.from_spacing((44, 44, 10), (1, 1, 5))
+    array = np.random.default_rng(0).normal(40, 10, geometry.shape)
+    for slices in (slice(4, 7), slice(0, 3), slice(7, 10)):
+        mask = np.zeros(geometry.shape, np.uint8)
+        mask[12:32, 12:32, slices] = 1
+        radius_mm = measure_tumor(Volume(array + 60 * mask, geometry), Volume(mask, geometry), "CT")["radius_mm"]
+        # 20 x 20 x 15 mm; between two slices a voxel counts that lies halfway.
+        assert radius_mm == pytest.approx((3 * 6000 / (4 * np.pi)) ** (1 / 3), rel=0.02), slices
+
+
+def test_a_scan_of_one_thick_slice_is_measured_and_one_of_a_millimeter_refused() -> None:
+    mask = np.zeros((40, 40, 1), np.uint8)
+    mask[14:26, 14:26] = 1
+    array = np.random.default_rng(0).normal(40, 10, mask.shape) + 60 * mask
+    thick, thin = (Geometry.from_spacing((40, 40, 1), (1, 1, s)) for s in (5, 1))
+    features = measure_tumor(Volume(array, thick), Volume(mask, thick), "CT")
+    assert 4 / 3 * np.pi * features["radius_mm"] ** 3 == pytest.approx(12 * 12 * 5, rel=0.01)
+    assert features["contrast_native"] == pytest.approx(60, abs=5)
+    with pytest.raises(InputError, match="is 1 mm thick; expected 2 mm") as caught:
+        measure_tumor(Volume(array, thin), Volume(mask, thin), "CT")
+    assert caught.value.code == "small"
+
+
 def test_what_cannot_be_measured_is_refused() -> None:
     geometry = Geometry.from_spacing((20, 20, 20), (1, 1, 1))
     scan, mask = Volume(np.zeros(geometry.shape), geometry), np.zeros(geometry.shape, np.uint8)
