@@ -1,7 +1,8 @@
 """FROC: how many lesions are found at how many false alarms a scan, over the thresholds of a map.
 
-At each threshold the connected parts of the map above it are the candidates. The score is the challenges' (LUNA16,
-CAMELYON16): the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan.
+At each threshold the connected parts of the map above it are the candidates. The score is as LUNA16's, the mean
+sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan (CAMELYON16 leaves out 1/8), but read at a few
+thresholds without interpolation, so that it is at most what every threshold of the same map would give.
 """
 
 from collections.abc import Mapping, Sequence
