@@ -8,7 +8,6 @@ from typing import Any
 
 import slicer
 
-from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer.scene import placeBeside, uniqueName
 
 ROLE = "DiffuGTS.Provenance"
@@ -30,32 +29,6 @@ def writeProvenance(
         for each in (segmentationNode, node):
             each.SetAttribute(f"DiffuGTS.{name}", value)
     return node
-
-
-def readProvenance(segmentationNode: slicer.vtkMRMLSegmentationNode) -> dict[str, Any] | None:
-    """Return the record of the run that made a segmentation, None where there is none.
-
-    Raises:
-        InputError: If the text was edited and is no record any more.
-    """
-    node = segmentationNode.GetNodeReference(ROLE)
-    if node is None or not node.GetText():
-        return None
-    try:
-        record = json.loads(node.GetText())
-    except ValueError as error:
-        raise _damaged(node, str(error)) from error
-    if not isinstance(record, dict):
-        raise _damaged(node, f"expected an object, got {type(record).__name__}")
-    return record
-
-
-def _damaged(node: slicer.vtkMRMLTextNode, reason: str) -> InputError:
-    return InputError(
-        f"The provenance text '{node.GetName()}' cannot be read: {reason}.",
-        hint="it was edited: segment again to have a new one.",
-        code="record",
-    )
 
 
 def _shortFacts(record: Mapping[str, Any]) -> dict[str, str | None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import slicer
 import vtk
-from DiffuGTSSlicer import grids, scene
+from DiffuGTSSlicer import grids, provenance, scene
 from numpy.typing import NDArray
 from phantoms import grid, rotation
 
@@ -52,6 +53,12 @@ def set_segment_mask(mask: NDArray[Any], scan: Any, segmentation: Any, segment_i
 def import_mask(path: Path, scan: Any, segmentation: Any, name: str, organ: str = "", **about: Any) -> str:
     """Show a mask that the worker wrote as a segment, as a run does, and return the segment's ID."""
     return scene.showMask(scene.readMask(path, scan), scan, segmentation, name, organ, **about)
+
+
+def record_of(segmentation: Any) -> dict[str, Any]:
+    """Return the record of the run that made a segmentation, as it is kept in the scene."""
+    record: dict[str, Any] = json.loads(segmentation.GetNodeReference(provenance.ROLE).GetText())
+    return record
 
 
 def world_points(node: Any) -> NDArray[np.float64]:

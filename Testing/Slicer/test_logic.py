@@ -21,11 +21,10 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import failureOf, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.process_tree import killOne
-from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.scene import newSegmentation
-from scene_parts import bending_transform, noise, rigid, roi_node, scan_node, set_segment_mask, under
+from scene_parts import bending_transform, noise, record_of, rigid, roi_node, scan_node, set_segment_mask, under
 from test_worker_client import isAlive
 
 from DiffuGTSLib.config import load_config
@@ -97,7 +96,7 @@ def test_a_run_brings_every_artifact_into_the_scene(a_small_scan: Any, a_logic: 
     assert run.outcome and run.record["config"]["preset"] == "tiny"
     for kind in ("aova", "pseudo_healthy", "residual"):
         assert run.nodes[kind].GetImageData().GetDimensions() == a_small_scan.GetImageData().GetDimensions()
-    assert readProvenance(run.nodes["segmentation"]) == run.record
+    assert record_of(run.nodes["segmentation"]) == run.record
     names = [name for name, _kind in told]
     repaint = next(i for i, (name, _) in enumerate(told) if (name, _) == ("imported", "pseudo_healthy"))
     assert told.index(("imported", "aova")) < repaint, "AOVA is there before anything was repainted"

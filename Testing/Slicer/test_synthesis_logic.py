@@ -19,13 +19,12 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import stageName
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
 from DiffuGTSSlicer.process_tree import killOne
-from DiffuGTSSlicer.provenance import readProvenance
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation, pointInScan
 from numpy.typing import NDArray
 from phantoms import grid
-from scene_parts import TURNED, blob, linear_transform, matrix_of, scan_node, set_segment_mask, under
+from scene_parts import TURNED, blob, linear_transform, matrix_of, record_of, scan_node, set_segment_mask, under
 from test_logic import jobFolders, nodeNames, tiny
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
@@ -144,7 +143,7 @@ def test_what_was_painted_is_marked_named_coded_and_recorded(
     segment = segmentation.GetSegmentation().GetSegment(run.segmentIds["painted_tumor"])
     assert segment.GetName() == "Painted liver tumor" and "Liver" in segment.GetTerminology()
     assert segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole()) is painted
-    record = readProvenance(segmentation)
+    record = record_of(segmentation)
     assert record == run.record and record["seed"] == 5 and "patents pending" in record["rights"]
     assert segmentation.GetAttribute("DiffuGTS.Organ") == "liver"
     assert segmentation.GetAttribute("DiffuGTS.Painter") == "handcrafted"
@@ -346,7 +345,7 @@ def test_what_was_painted_comes_back_with_the_scene(
     segmentation = slicer.util.getNode("Abdomen painted tumor")
     assert np.array_equal(slicer.util.arrayFromVolume(painted), image) and display.isSynthetic(painted)
     assert np.array_equal(segmentMask(segmentation, segmentId, painted), mask)
-    assert readProvenance(segmentation) == json.loads(json.dumps(record))
+    assert record_of(segmentation) == json.loads(json.dumps(record))
     again = replace(
         wish, organSegmentation=slicer.util.getNode("Organs"), painted=painted, paintedSegmentation=segmentation,
         paintedSegmentId=segmentId,
