@@ -56,6 +56,7 @@ class Reading:
         self._clock = clock
         self._since: float | None = None
         self._spent: dict[int, float] = {}
+        self._onDisk = self._file()
         self._answers = self._readAnswers()
         self._save()
         self.case = self._firstOpen()
@@ -100,6 +101,7 @@ class Reading:
         """Answer the case and go on to the next that is open.
 
         Raises:
+            InputError: If answers were given elsewhere meanwhile (code "elsewhere").
             StorageError: If the answer cannot be kept; the case is then still open.
         """
         if not self.case:
@@ -117,6 +119,7 @@ class Reading:
         """Take the last answer back and go to its case.
 
         Raises:
+            InputError: If answers were given elsewhere meanwhile (code "elsewhere").
             StorageError: If that cannot be kept; the answer then stays.
         """
         if not self._answers:
@@ -150,8 +153,20 @@ class Reading:
         self._spent = {case: answer.time_s for case, answer in kept.items()}
         return kept
 
+    def _file(self) -> bytes | None:
+        return self.path.read_bytes() if self.path.exists() else None
+
     def _save(self) -> None:
+        if self._file() not in (None, self._onDisk):  # the same reader sits at another computer, too
+            raise InputError(
+                _("{file} holds answers that were given elsewhere meanwhile: they were not written over.").format(
+                    file=self.path.name
+                ),
+                hint=_("close the session and open it again: it then goes on after them."),
+                code="elsewhere",
+            )
         write_answers(AnswerSheet(self.card.session, self.reader, self.answers), self.path)
+        self._onDisk = self._file()
 
 
 def showCase(reading: Reading) -> Any:

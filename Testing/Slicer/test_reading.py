@@ -126,6 +126,23 @@ def test_answers_of_others_are_not_touched(a_session: Path) -> None:
         Reading(a_session, "")
 
 
+def test_answers_given_elsewhere_meanwhile_are_not_written_over(a_session: Path) -> None:
+    here, elsewhere = Reading(a_session, "R1"), Reading(a_session, "R1")
+    elsewhere.answer("synthetic")
+    elsewhere.answer("unsure")
+    for _again in range(2):
+        with pytest.raises(InputError, match="given elsewhere") as caught:
+            here.answer("real")
+        assert caught.value.code == "elsewhere" and (here.case, here.answered) == (1, 0)
+    elsewhere.back()
+    assert [a.answer for a in read_answers(here.path).answers] == ["synthetic"]
+    again = Reading(a_session, "R1")
+    again.answer("real")
+    with pytest.raises(InputError, match="given elsewhere"):
+        elsewhere.back()
+    assert [a.answer for a in read_answers(here.path).answers] == ["synthetic", "real"]
+
+
 def test_what_cannot_be_kept_is_not_taken(a_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading(a_session, "R1")
     reading.answer("real")
