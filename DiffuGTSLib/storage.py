@@ -29,7 +29,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """Lend a temporary name in the same folder and move it to `path` at the end; on any failure nothing is left.
 
     The temporary name ends in the suffixes of `path`, in lower case, since writers choose the format by them. The
-    file gets the permissions of any new file; some writers (safetensors) would keep it to its owner.
+    file gets the permissions of any new file there; some writers (safetensors) would keep it to its owner.
 
     Raises:
         StorageError: If the folder is missing or not writable, the disk is full, or `path` is a folder: for any
@@ -41,8 +41,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{uuid.uuid4().hex}{''.join(path.suffixes).lower()}")
     try:
         try:
+            mode = _mode_of_new(temporary)
             yield temporary
-            temporary.chmod(_new_file_mode())
+            temporary.chmod(mode)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -302,10 +303,14 @@ def _not_writable(folder: Path, error: OSError, hint: str = "choose another fold
     )
 
 
-def _new_file_mode() -> int:
-    umask = os.umask(0o077)  # it can only be read by setting it: to the careful one for that moment
-    os.umask(umask)
-    return 0o666 & ~umask
+def _mode_of_new(path: Path) -> int:
+    """Make and remove a file, and return the permissions it had: by the umask, or by the folder's default access list."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 def _state_of(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import sys
 from math import inf, nan
 from pathlib import Path
@@ -127,6 +128,30 @@ def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path: Path) -> 
     finally:
         tmp_path.chmod(0o700)
     assert "not writable for you" in caught.value.hint
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep access lists otherwise")
+def test_a_folder_with_an_access_list_of_its_own_gives_its_files_what_that_says(tmp_path: Path) -> None:
+    """Shared with a group and closed to everybody else, whatever the umask."""
+    owner, group, a_group, mask, other = 1, 4, 8, 16, 32
+    entries = ((owner, 7, -1), (group, 7, -1), (a_group, 7, 100), (mask, 7, -1), (other, 0, -1))
+    try:
+        access = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        os.setxattr(tmp_path, "system.posix_acl_default", access)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    (tmp_path / "plain").touch()
+    with whole_file(tmp_path / "whole") as temporary:
+        temporary.touch(0o600)  # as safetensors does
+    plain, whole = ((tmp_path / name).stat().st_mode & 0o777 for name in ("plain", "whole"))
+    assert oct(whole) == oct(plain) == "0o660"
+
+
+def test_the_umask_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is every thread's: what another one writes in that moment would be closed to the group."""
+    monkeypatch.delattr(os, "umask")
+    with whole_file(tmp_path / "a") as temporary:
+        temporary.touch()
 
 
 NAMES = ("a", "b", "only new", "record")
