@@ -219,28 +219,6 @@ def _columns(axes_mm: list[NDArray[Any]]) -> list[NDArray[np.float32]]:
     return [a.reshape([-1 if i == j else 1 for j in range(3)]).astype(np.float32) for i, a in enumerate(axes_mm)]
 
 
-def deform_elastic(
-    mask: NDArray[np.bool_], displacements: NDArray[np.float64], plane: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Bend one plane of a voxel mask, exactly as the reference does; `rasterize` does it in mm on any grid.
-
-    DiffTumor, mask generator, step 2: a cubic spline through 3 x 3 control points (mirrored at the ends) displaces
-    every voxel of the plane, all slices along the third axis alike; the nearest voxel is taken, 0 outside.
-
-    Args:
-        mask: (X, Y, Z).
-        displacements: In voxels, (2, 3, 3): axis within the plane, control points.
-        plane: The two axes, in rising order.
-    """
-    first, second = (mask.shape[axis] for axis in plane)
-    weights = _spline_weights(np.linspace(0, 2, first)), _spline_weights(np.linspace(0, 2, second))
-    index = np.meshgrid(np.arange(first, dtype=np.float64), np.arange(second, dtype=np.float64), indexing="ij")
-    source = [i + weights[0] @ d @ weights[1].T for i, d in zip(index, displacements, strict=True)]
-    slices = np.moveaxis(mask, 3 - sum(plane), 0).astype(np.uint8)
-    bent = [ndimage.map_coordinates(one, source, order=0, mode="constant", cval=0) for one in slices]
-    return np.asarray(np.moveaxis(np.array(bent), 0, 3 - sum(plane)) > 0)
-
-
 def _spline_weights(position: NDArray[Any]) -> NDArray[np.float64]:
     """Return how much each of three control points (at 0, 1, 2) weighs at each position, (n, 3)."""
     position = np.atleast_1d(np.asarray(position, dtype=np.float64))
