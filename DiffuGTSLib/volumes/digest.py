@@ -27,8 +27,7 @@ def scan_sha256(path: Path) -> str:
     for file in source_files(path):
         try:
             with file.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
+                hashlib.file_digest(stream, lambda: digest)
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}.", code="unreadable") from error
     if path.suffix.lower() in _DETACHED:
