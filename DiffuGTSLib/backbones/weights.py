@@ -36,7 +36,7 @@ def load_module(kind: type[Module], folder: Path) -> Module:
 
     Raises:
         WeightsError: If a file is missing or unreadable, the configuration is another class's, or a tensor is
-            missing, unexpected or of another shape.
+            missing, unexpected, of another shape, or holds infinite values or NaN.
     """
     module = _from_config(kind, folder)
     path = folder / WEIGHTS_FILE
@@ -54,8 +54,20 @@ def load_module(kind: type[Module], folder: Path) -> Module:
             hint="copy it again; it was cut off or altered.",
             code="weights_corrupt",
         ) from error
+    _require_numbers(tensors, f"{path} holds", "train it again with a smaller learning rate, or copy it again.")
     load_strictly(module, tensors, str(path))
     return freeze(module)
+
+
+def _require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) -> None:
+    """Refuse weights that came apart: every map that they make is NaN."""
+    apart = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if apart:
+        raise WeightsError(
+            f"{whose} {len(apart)} tensors with infinite values or NaN ({', '.join(apart[:5])}).",
+            hint=hint,
+            code="weights_corrupt",
+        )
 
 
 def _from_config(kind: type[Module], folder: Path) -> Module:
@@ -104,16 +116,23 @@ def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: s
 
 
 def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write `config.json` and the weights; half precision halves the file and is widened again on loading."""
+    """Write `config.json` and the weights; half precision halves the file and is widened again on loading.
+
+    Raises:
+        WeightsError: If a tensor holds infinite values or NaN, or would in that precision; what lies there stays.
+        StorageError: If the folder cannot be made or written to.
+    """
+    tensors = {
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    kind = type(module).__name__
+    _require_numbers(tensors, f"The {kind} for {folder} has in {dtype}", "train it with a smaller learning rate.")
     make_folder(folder)
     config = json.loads(module.to_json_string())
     config.pop("_name_or_path", None)  # diffusers notes the folder it was read from: a path of this machine
     with whole_file(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tensors = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in module.state_dict().items()
-    }
     with whole_file(folder / WEIGHTS_FILE) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
 

@@ -113,6 +113,8 @@ class SegmenterOptions:
         for name in ("batch", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigError(f"learning_rate: expected above 0, at most 1, got {self.learning_rate}.")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule: expected one of {', '.join(SCHEDULES)}, got '{self.schedule}'.")
         _ = self.chances  # refused now, not when the scans are loaded

@@ -25,6 +25,7 @@ from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, wait_for_all, world_size
 from DiffuGTSLib.training.log import Progress, row_teller
 from DiffuGTSLib.training.stopping import stops_held
+from DiffuGTSLib.training.watch import SKIPPED, Best, Skips
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def train(recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Progress |
     `recipe.trainable` holds the result.
 
     Raises:
-        WeightsError: If the checkpoint is damaged or belongs to another network.
+        WeightsError: If the checkpoint is damaged or belongs to another network; or the training came apart, see `Skips`.
         StorageError: If the folder cannot be made or written to; the last checkpoint stays as it was.
         ConfigError: If curves are asked for and TensorBoard is not installed, or the validation has no figure of the
             watched name.
@@ -205,45 +206,13 @@ def rehearse(recipe: Recipe, plan: TrainingPlan, iterations: int = 2) -> list[fl
     return seconds
 
 
-class _Best:
-    """The averaged weights that were best by the watched figure, and how long ago that was."""
-
-    def __init__(self, plan: TrainingPlan) -> None:
-        self._plan = plan
-        self.value = -math.inf
-        self.iteration = 0
-        self.waited = 0
-        self.weights: dict[str, Tensor] = {}
-
-    def offer(self, value: float, iteration: int, weights: dict[str, Tensor]) -> None:
-        """Keep the weights if they are better; equal ones are not, so that a figure that stands still ends a run."""
-        self.waited += 1
-        if value > self.value:
-            self.value, self.iteration, self.waited = value, iteration, 0
-            self.weights = {name: tensor.clone() for name, tensor in weights.items()}
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether patience is at its end."""
-        return 0 < self._plan.patience <= self.waited
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("value", "iteration", "waited", "weights")}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, value)
-
-
 class _Run:
     """What a run changes: weights, their average, one optimizer a step, and what its log has not told yet.
 
     Attributes:
         done: Whole iterations.
         averaged: The running average of the weights.
-        best: See `_Best`.
+        best: See `Best`.
         unchecked: Whether the validation after `done` iterations is due.
         whole: Whether the weights are those after `done` iterations, in every part.
     """
@@ -257,7 +226,8 @@ class _Run:
             for step in self._steps
         ]
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
-        self.best = _Best(plan)
+        self.best = Best(plan.patience)
+        self._skips = Skips(plan.iterations)
         self.done = self._saved = 0
         self.unchecked, self.whole = False, True
         self._seen: dict[str, list[float]] = {}
@@ -291,8 +261,9 @@ class _Run:
                         seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
             if losses:
                 average_gradients(step.module)
-                torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
-                optimizer.step()
+                norm = torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
+                self._skips.step(optimizer, norm)
+        seen = self._skips.counted(seen)
         if iteration % plan.average_every == 0:
             decay = plan.average if iteration >= plan.average_after else 0.0
             if plan.average_after == 0:
@@ -312,7 +283,7 @@ class _Run:
         """Return the means since the last row, with the validation where it is due."""
         row = {
             "iteration": float(self.done),
-            **{name: sum(values) / len(values) for name, values in self._seen.items()},
+            **{name: sum(values) / (1 if name == SKIPPED else len(values)) for name, values in self._seen.items()},
         }
         if self._seen:
             row["seconds"] = time.perf_counter() - self._clock

@@ -326,6 +326,8 @@ def test_painters_are_made_by_name_and_may_be_left_out() -> None:
         ({"real_share": 1.5}, "real_share: expected 0 to 1, or -1, got 1.5"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
         ({"validate_every": 0}, "validate_every: expected at least 1, got 0"),
+        ({"learning_rate": 1e20}, "learning_rate: expected above 0, at most 1, got 1e"),
+        ({"learning_rate": 0.0}, "learning_rate: expected above 0"),
         ({"schedule": "foo"}, "schedule: expected one of warmup_cosine, cosine_anneal, none, got 'foo'"),
         ({"tiny": 0.9}, "Expected stages to share out 1"),
         ({"synthesis_rate": 2.0}, "Expected a synthesis rate of 0 to 1, got 2"),

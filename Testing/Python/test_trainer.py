@@ -584,3 +584,45 @@ def test_a_rehearsal_takes_the_first_iterations_and_writes_nothing(
     assert len(seconds) == len(recipe.given) == 3 and min(seconds) > 0
     assert recipe.given == [np.random.default_rng([0, iteration]).random() for iteration in range(3)]
     assert list(tmp_path.iterdir()) == []
+
+
+class OverflowingRecipe(LineRecipe):
+    """Some of its losses are infinite, by number of the call from 1."""
+
+    def __init__(self, *calls: int) -> None:
+        super().__init__()
+        self.calls, self.count = calls, 0
+
+    def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Return the error, or an infinite one."""
+        self.count += 1
+        factor = math.inf if self.count in self.calls else 1.0
+        return {name: factor * value for name, value in super().losses(rng).items()}
+
+
+def test_one_overflow_moves_no_weights_and_is_told(tmp_path: Path) -> None:
+    """An optimizer that takes such a step turns every weight, their average and the next checkpoint into NaN."""
+    recipe = OverflowingRecipe(3)
+    train(recipe, TrainingPlan(6, warmup=1, average=0.5, every=2, checkpoint_every=2), tmp_path)
+    assert all(bool(value.isfinite().all()) for value in recipe.trainable.state_dict().values())
+    rows = rows_of(tmp_path)
+    assert [row["skipped"] for row in rows] == ["", "1", ""]
+    assert all(math.isfinite(float(row["total"])) for row in rows)
+
+
+def test_a_training_that_comes_apart_ends_and_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    plan = TrainingPlan(60, warmup=1, every=10, checkpoint_every=100)
+    with pytest.raises(Cancelled):
+        train(LineRecipe(), plan, tmp_path, stop_at(10))
+    before = (tmp_path / "state.pt").read_bytes()
+    recipe = OverflowingRecipe(*range(5, 61))
+    with pytest.raises(WeightsError, match="the gradients of 20 iterations in a row are infinite") as caught:
+        train(recipe, plan, tmp_path)
+    assert caught.value.code == "diverged" and "learning rate" in caught.value.hint
+    assert recipe.count == 24 and (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_a_short_training_without_a_single_step_is_none(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="the gradients of 3 iterations in a row"):
+        train(OverflowingRecipe(1, 2, 3), TrainingPlan(3), tmp_path)
+    assert not (tmp_path / "state.pt").exists()

@@ -131,6 +131,30 @@ def test_a_failed_save_leaves_the_older_weights(a_part: Path) -> None:
     assert sorted(path.name for path in a_part.iterdir()) == ["config.json", WEIGHTS_FILE]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_came_apart_are_neither_written_nor_read(a_part: Path, value: float) -> None:
+    before, apart = (a_part / WEIGHTS_FILE).read_bytes(), an_autoencoder()
+    first = next(iter(apart.state_dict()))
+    with torch.no_grad():
+        apart.state_dict()[first].view(-1)[0] = value
+    with pytest.raises(WeightsError, match=rf"1 tensors with infinite values or NaN \({first}\)") as caught:
+        save_module(apart, a_part)
+    assert caught.value.code == "weights_corrupt" and (a_part / WEIGHTS_FILE).read_bytes() == before
+    rewrite(a_part / WEIGHTS_FILE, lambda tensors: tensors[first].view(-1)[0].fill_(value))
+    with pytest.raises(WeightsError, match=rf"holds 1 tensors .* \({first}\)") as caught:
+        load_module(MaisiAutoencoder, a_part)
+    assert caught.value.code == "weights_corrupt"
+
+
+def test_weights_that_half_precision_cannot_hold_are_not_written_in_it(tmp_path: Path) -> None:
+    large = an_autoencoder()
+    with torch.no_grad():
+        next(large.parameters()).view(-1)[0] = 1e5
+    with pytest.raises(WeightsError, match=r"in torch.float16 1 tensors with infinite values"):
+        save_module(large, tmp_path / "half", torch.float16)
+    assert not (tmp_path / "half").exists()
+
+
 def test_missing_weights_are_named(a_part: Path) -> None:
     (a_part / WEIGHTS_FILE).unlink()
     with pytest.raises(WeightsError, match=rf"Weights are missing: .*{WEIGHTS_FILE}"):
