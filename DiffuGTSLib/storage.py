@@ -217,7 +217,8 @@ def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         names: Every file that may be lent, the one that marks a whole result last.
 
     Raises:
-        StorageError: For any OSError; named after the final place, and with everything as it was before.
+        StorageError: For any OSError; named after the final place, and with everything as it was before. Where even putting
+            back failed, or was stopped, the staging folder stays: `mend_folder` does the rest from it.
     """
     made: list[Path] = []
     try:
@@ -225,17 +226,20 @@ def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
             missing.mkdir(exist_ok=True)
             made.append(missing)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=folder))
+        arrived = False
         try:
             yield staging
             _move_in(staging, folder, names)
             made.clear()
+            arrived = True
         except StorageError as error:
             message = error.message.replace(f"{staging}{os.sep}", f"{folder}{os.sep}").replace(
                 str(staging), str(folder)
             )
             raise StorageError(message, hint=error.hint, code=error.code) from error
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if arrived or not _is_cut_off(staging):
+                shutil.rmtree(staging, ignore_errors=True)
     except StorageError:
         raise
     except OSError as error:
@@ -292,6 +296,11 @@ def _move_in(staging: Path, folder: Path, names: Sequence[str]) -> None:
             if target.exists() and not source.exists():
                 os.replace(target, source)
         raise
+
+
+def _is_cut_off(staging: Path) -> bool:
+    """Tell whether files of an earlier result are still aside, or files of the new one in their place."""
+    return (staging / _MOVING_IN).exists() or any((staging / _ASIDE).glob("*"))
 
 
 def _not_writable(folder: Path, error: OSError, hint: str = "choose another folder") -> StorageError:

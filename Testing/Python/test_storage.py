@@ -204,6 +204,35 @@ def test_a_signal_right_after_a_move_loses_nothing_of_the_earlier_result(
     )
 
 
+@pytest.mark.parametrize(("earlier", "after"), [(3, after) for after in range(8)] + [(0, after) for after in range(5)])
+@pytest.mark.parametrize("back", range(3))
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")], ids=["stop", "disk"])
+def test_what_stops_the_putting_back_loses_nothing_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, earlier: int, after: int, back: int
+) -> None:
+    """A second signal, or a disk that fails, while the first one's harm is undone; the next run does the rest."""
+    folder, before = tmp_path / "result", dict.fromkeys(("a", "b", "record")[:earlier], "earlier")
+    folder.mkdir()
+    for name in before:
+        (folder / name).write_text("earlier")
+    real, moves = os.replace, iter(range(100))
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if next(moves) in (after, after + 1 + back):
+            raise error
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises((KeyboardInterrupt, StorageError)), whole_folder(folder, NAMES) as staging:
+        for name in NAMES:
+            (staging / name).write_text("new")
+    monkeypatch.undo()
+    for left in folder.glob(".diffugts-*"):
+        aged(left, 100)
+    mend_folder(folder, "record", NAMES)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
 def test_a_name_that_is_no_text_is_refused_and_shown_nevertheless(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"M\xfcller")
     for path in (odd, odd / "scan.nii"):
