@@ -1,4 +1,4 @@
-"""Where a result is looked at: which cuts, how near, in which window, on axes in closest RAS order.
+"""Where a result is looked at, and drawn: which cuts, how near, in which window, on axes in closest RAS order.
 
 Radiological cuts: the horizontal axis always runs against RAS, so that the patient's right (or front) lies on the left
 of the picture. Voxels are only permuted and flipped: an oblique scan is cut along its own axes.
@@ -6,13 +6,16 @@ of the picture. Voxels are only permuted and flipped: an oblique scan is cut alo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from DiffuGTSLib.findings import Finding
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 LUNG_WINDOW_HU = (-1350.0, 150.0)
 SOFT_TISSUE_WINDOW_HU = (-160.0, 240.0)
@@ -89,6 +92,31 @@ class Cuts:
     def extent_mm(self, axis: int) -> float:
         """Return the field of view along one axis, edge to edge."""
         return float(self.maps["scan"].shape[axis] * self.spacing_mm[axis])
+
+    def show(
+        self, axes: "matplotlib.axes.Axes", name: str, plane: Plane, interpolation: str = "bicubic", **style: Any
+    ) -> Any:
+        """Draw one map in one plane, millimeters true; gray, in the window, where no other colors are given."""
+        extent = (0.0, self.extent_mm(plane.horizontal), 0.0, self.extent_mm(plane.vertical))
+        style = {"cmap": "gray", "vmin": self.window[0], "vmax": self.window[1], **style}
+        values = np.asarray(self.cut(name, plane), dtype=np.float32)
+        return axes.imshow(values, origin="lower", extent=extent, interpolation=interpolation, aspect="equal", **style)
+
+    def outline(self, axes: "matplotlib.axes.Axes", name: str, plane: Plane, color: str, **style: Any) -> Any:
+        """Draw the border of a mask in one plane; None where the plane does not meet it."""
+        mask = self.cut(name, plane)
+        if not mask.any():
+            return None
+        closed = np.pad(mask.astype(np.float32), 1)  # closed where the lesion meets the edge of the scan
+        sides = zip(mask.T.shape, (plane.horizontal, plane.vertical), strict=True)
+        h, v = ((np.arange(-1, n + 1) + 0.5) * self.spacing_mm[axis] for n, axis in sides)
+        return axes.contour(h, v, closed, levels=[0.5], colors=[color], **style)
+
+    def look_at(self, axes: "matplotlib.axes.Axes", plane: Plane) -> None:
+        """Set the view of a plane: against RAS, so that the patient's right, or front, is on the left."""
+        left, bottom = self.low_mm[plane.horizontal], self.low_mm[plane.vertical]
+        axes.set_xlim(left + self.side_mm, left)
+        axes.set_ylim(bottom, bottom + self.side_mm)
 
 
 def arrange(volumes: Mapping[str, Volume], findings: Sequence[Finding], modality: str | None, field_mm: float) -> Cuts:

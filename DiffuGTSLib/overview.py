@@ -177,7 +177,7 @@ def _draw_panels(figure: "matplotlib.figure.Figure", cuts: Cuts) -> None:
             bottom = _BOTTOM + (2 - row) * (_SIDE + _GAP)
             axes = _panel(figure, left, bottom, _SIDE)
             image = _draw_map(axes, cuts, name, plane) or image
-            _set_view(axes, cuts, plane)
+            cuts.look_at(axes, plane)
             if name in cuts.maps:
                 _draw_letters(axes, plane, everything=column == 0)
             if column == 0:
@@ -195,26 +195,19 @@ def _draw_map(axes: "matplotlib.axes.Axes", cuts: Cuts, name: str, plane: Plane)
         _label(axes, 0.5, 0.5, "not computed", 11.0, "center", "center", _MUTED)
         return None
     values = cuts.cut(name, plane)
-    gray = {"cmap": "gray", "vmin": cuts.window[0], "vmax": cuts.window[1]}
     if name in ("scan", "healthy"):
-        image = _show(axes, cuts, plane, values, "bicubic", **gray)
+        image = cuts.show(axes, name, plane)
     elif name == "aova":
-        _show(axes, cuts, plane, cuts.cut("scan", plane), "bicubic", **gray)
+        cuts.show(axes, "scan", plane)
         opaque = np.clip((values - 0.05) / 0.45, 0.0, 1.0) * 0.78  # low attention lets the anatomy through
-        image = _show(axes, cuts, plane, values, "bilinear", cmap="inferno", vmin=0.0, vmax=1.0, alpha=opaque)
+        image = cuts.show(axes, name, plane, "bilinear", cmap="inferno", vmin=0.0, vmax=1.0, alpha=opaque)
     else:
         colors = _residual_colors(cuts)
-        _show(axes, cuts, plane, cuts.cut("scan", plane), "bicubic", alpha=0.3, **gray)
+        cuts.show(axes, "scan", plane, alpha=0.3)
         opaque = np.clip(np.abs(values) / (0.25 * colors["vmax"]), 0.0, 1.0)  # unchanged lets a hint of anatomy through
-        image = _show(axes, cuts, plane, values, "bilinear", alpha=opaque, **colors)
+        image = cuts.show(axes, name, plane, "bilinear", alpha=opaque, **colors)
     _draw_contour(axes, cuts, plane, faint=name != "scan")
     return image
-
-
-def _show(axes: "matplotlib.axes.Axes", cuts: Cuts, plane: Plane, values: Any, interpolation: str, **style: Any) -> Any:
-    extent = (0.0, cuts.extent_mm(plane.horizontal), 0.0, cuts.extent_mm(plane.vertical))
-    values = np.asarray(values, dtype=np.float32)
-    return axes.imshow(values, origin="lower", extent=extent, interpolation=interpolation, aspect="equal", **style)
 
 
 def _residual_colors(cuts: Cuts) -> dict[str, Any]:
@@ -231,26 +224,12 @@ def _residual_colors(cuts: Cuts) -> dict[str, Any]:
 
 
 def _draw_contour(axes: "matplotlib.axes.Axes", cuts: Cuts, plane: Plane, faint: bool) -> None:
-    mask = cuts.cut("mask", plane)
-    if not mask.any():
-        return
     from matplotlib.patheffects import withStroke
 
-    closed = np.pad(mask.astype(np.float32), 1)  # closed where the lesion meets the edge of the scan
-    h, v = (
-        (np.arange(-1, n + 1) + 0.5) * cuts.spacing_mm[axis]
-        for n, axis in zip(mask.T.shape, (plane.horizontal, plane.vertical), strict=True)
-    )
-    lines = axes.contour(
-        h, v, closed, levels=[0.5], colors=[_ACCENT], linewidths=0.9 if faint else 1.7, alpha=0.75 if faint else 1.0
-    )
-    lines.set_path_effects([withStroke(linewidth=1.8 if faint else 3.0, foreground="#00000090")])
-
-
-def _set_view(axes: "matplotlib.axes.Axes", cuts: Cuts, plane: Plane) -> None:
-    left, bottom = cuts.low_mm[plane.horizontal], cuts.low_mm[plane.vertical]
-    axes.set_xlim(left + cuts.side_mm, left)  # against RAS: R, or A, on the left of the picture
-    axes.set_ylim(bottom, bottom + cuts.side_mm)
+    width, alpha, stroke = (0.9, 0.75, 1.8) if faint else (1.7, 1.0, 3.0)
+    lines = cuts.outline(axes, "mask", plane, _ACCENT, linewidths=width, alpha=alpha)
+    if lines is not None:
+        lines.set_path_effects([withStroke(linewidth=stroke, foreground="#00000090")])
 
 
 def _draw_letters(axes: "matplotlib.axes.Axes", plane: Plane, everything: bool) -> None:
@@ -306,8 +285,7 @@ def _draw_locator(figure: "matplotlib.figure.Figure", cuts: Cuts, plane: Plane, 
         ((left + _SIDE - w - 0.06) / _WIDTH, (bottom + _SIDE - h - 0.06) / _HEIGHT, w / _WIDTH, h / _HEIGHT)
     )
     _bare(axes, edge="#ffffff70")
-    gray = {"cmap": "gray", "vmin": cuts.window[0], "vmax": cuts.window[1]}
-    _show(axes, cuts, plane, cuts.cut("scan", plane), "antialiased", **gray)
+    cuts.show(axes, "scan", plane, "antialiased")
     corner = (cuts.low_mm[plane.horizontal], cuts.low_mm[plane.vertical])
     axes.add_patch(Rectangle(corner, cuts.side_mm, cuts.side_mm, fill=False, edgecolor=_ACCENT, linewidth=1.2))
     axes.set_xlim(width, 0.0)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 TRUTH_COLOR, SEEN_COLOR = "#ffd23f", "#35e0d2"
 _DPI, _SIDE = 110, 1.9
 _QUALITY = 84
+_LINE = 1.1
 
 
 def case_picture(
@@ -49,53 +50,22 @@ def case_picture(
         for column, plane in enumerate(PLANES):
             axes = figure.add_axes((column / 3 + 0.002, (1 - row) / 2 + 0.003, 1 / 3 - 0.004, 0.494))
             axes.set_axis_off()
-            _draw_scan(axes, cuts, plane)
+            cuts.show(axes, "scan", plane, "bilinear")
             if row:
                 _draw_map(axes, cuts, plane)
-            _outline(axes, cuts, plane, "truth", TRUTH_COLOR)
+            cuts.outline(axes, "truth", plane, TRUTH_COLOR, linewidths=_LINE)
             if not row:
-                _outline(axes, cuts, plane, "seen", SEEN_COLOR)
+                cuts.outline(axes, "seen", plane, SEEN_COLOR, linewidths=_LINE)
                 axes.text(
                     0.03, 0.97, plane.name, color="#d8dee8", fontsize=8.5, va="top", transform=axes.transAxes
                 )  # fmt: skip
-            _look_at(axes, cuts, plane)
+            cuts.look_at(axes, plane)
     stream = io.BytesIO()
     figure.savefig(stream, format="jpg", facecolor="#000000", pil_kwargs={"quality": _QUALITY, "optimize": True})
     return stream.getvalue()
 
 
-def _extent(cuts: Cuts, plane: Plane) -> tuple[float, float, float, float]:
-    return (0.0, cuts.extent_mm(plane.horizontal), 0.0, cuts.extent_mm(plane.vertical))
-
-
-def _draw_scan(axes: matplotlib.axes.Axes, cuts: Cuts, plane: Plane) -> None:
-    low, high = cuts.window
-    image = np.asarray(cuts.cut("scan", plane), dtype=np.float32)
-    axes.imshow(
-        image, origin="lower", extent=_extent(cuts, plane), cmap="gray", vmin=low, vmax=high, interpolation="bilinear"
-    )
-
-
 def _draw_map(axes: matplotlib.axes.Axes, cuts: Cuts, plane: Plane) -> None:
     values = np.asarray(cuts.cut("aova", plane), dtype=np.float32)
     opaque = np.clip((values - 0.05) / 0.45, 0.0, 1.0) * 0.78  # as in the overview: low attention lets anatomy through
-    axes.imshow(
-        values, origin="lower", extent=_extent(cuts, plane), cmap="inferno", vmin=0.0, vmax=1.0, alpha=opaque,
-        interpolation="bilinear",
-    )  # fmt: skip
-
-
-def _outline(axes: matplotlib.axes.Axes, cuts: Cuts, plane: Plane, name: str, color: str) -> None:
-    mask = cuts.cut(name, plane)
-    if not mask.any():
-        return
-    closed = np.pad(mask.astype(np.float32), 1)  # closed where the lesion meets the edge of the scan
-    sides = zip(mask.T.shape, (plane.horizontal, plane.vertical), strict=True)
-    h, v = ((np.arange(-1, n + 1) + 0.5) * cuts.spacing_mm[axis] for n, axis in sides)
-    axes.contour(h, v, closed, levels=[0.5], colors=[color], linewidths=1.1)
-
-
-def _look_at(axes: matplotlib.axes.Axes, cuts: Cuts, plane: Plane) -> None:
-    left, bottom = cuts.low_mm[plane.horizontal], cuts.low_mm[plane.vertical]
-    axes.set_xlim(left + cuts.side_mm, left)  # radiological: the patient's right, or front, on the left
-    axes.set_ylim(bottom, bottom + cuts.side_mm)
+    cuts.show(axes, "aova", plane, "bilinear", cmap="inferno", vmin=0.0, vmax=1.0, alpha=opaque)

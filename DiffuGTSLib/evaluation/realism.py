@@ -233,24 +233,12 @@ def _draw_row(row: "Sequence[matplotlib.axes.Axes]", exhibits: Sequence[Exhibit]
             raise InputError(f"'{exhibit.title}' has an empty mask.", code="empty_mask")
         cuts = arrange({"scan": exhibit.scan, "mask": exhibit.mask}, findings, exhibit.modality, _FIELD_MM)
         window = window or cuts.window
-        width, height = cuts.extent_mm(plane.horizontal), cuts.extent_mm(plane.vertical)
-        left, bottom = cuts.low_mm[plane.horizontal], cuts.low_mm[plane.vertical]
-        image = np.asarray(cuts.cut("scan", plane), dtype=np.float32)
-        mask = cuts.cut("mask", plane)
         for outlined in (False, True):
             axes = row[2 * number + outlined]
-            axes.imshow(
-                image, origin="lower", extent=(0.0, width, 0.0, height), cmap="gray", vmin=window[0], vmax=window[1],
-                interpolation="bicubic", aspect="equal",
-            )  # fmt: skip
-            if outlined and mask.any():
-                h, v = (
-                    (np.arange(-1, n + 1) + 0.5) * cuts.spacing_mm[axis]
-                    for n, axis in zip(mask.T.shape, (plane.horizontal, plane.vertical), strict=True)
-                )
-                axes.contour(h, v, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[_ACCENT], linewidths=1.1)
-            axes.set_xlim(left + cuts.side_mm, left)  # against RAS: the patient's right on the left
-            axes.set_ylim(bottom, bottom + cuts.side_mm)
+            cuts.show(axes, "scan", plane, vmin=window[0], vmax=window[1])
+            if outlined:
+                cuts.outline(axes, "mask", plane, _ACCENT, linewidths=1.1)
+            cuts.look_at(axes, plane)
         row[2 * number].set_title(exhibit.title, color=_MUTED, fontsize=8.5, loc="left", parse_math=False)
 
 

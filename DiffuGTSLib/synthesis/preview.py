@@ -6,8 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cuts import PLANES, Cuts, Plane, arrange
 from DiffuGTSLib.findings import find_lesions
@@ -76,22 +74,10 @@ def draw_preview(before: Volume, after: Volume, tumor: Volume, modality: str, ti
 
 
 def _draw_cut(axes: matplotlib.axes.Axes, cuts: Cuts, name: str, plane: Plane, outlined: bool) -> None:
-    width, height = cuts.extent_mm(plane.horizontal), cuts.extent_mm(plane.vertical)
-    low, high = cuts.window
-    axes.imshow(
-        np.asarray(cuts.cut(name, plane), dtype=np.float32), origin="lower", extent=(0.0, width, 0.0, height),
-        cmap="gray", vmin=low, vmax=high, interpolation="bicubic", aspect="equal",
-    )  # fmt: skip
-    mask = cuts.cut("mask", plane)
-    if outlined and mask.any():
-        h, v = (
-            (np.arange(-1, n + 1) + 0.5) * cuts.spacing_mm[axis]
-            for n, axis in zip(mask.T.shape, (plane.horizontal, plane.vertical), strict=True)
-        )
-        axes.contour(h, v, np.pad(mask.astype(np.float32), 1), levels=[0.5], colors=[_ACCENT], linewidths=1.3)
-    left, bottom = cuts.low_mm[plane.horizontal], cuts.low_mm[plane.vertical]
-    axes.set_xlim(left + cuts.side_mm, left)  # against RAS: R, or A, on the left of the picture
-    axes.set_ylim(bottom, bottom + cuts.side_mm)
+    cuts.show(axes, name, plane)
+    if outlined:
+        cuts.outline(axes, "mask", plane, _ACCENT, linewidths=1.3)
+    cuts.look_at(axes, plane)
     axes.set_facecolor("#000000")
     axes.set_xticks([])
     axes.set_yticks([])
