@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -33,9 +32,10 @@ from DiffuGTSSlicer.grids import requireWritable, volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.parameters import DiffuGTSParameterNode, RunParameters, SynthesisParameters
+from DiffuGTSSlicer.patients import requireOwnRegions
 from DiffuGTSSlicer.result_import import importArtifact
 from DiffuGTSSlicer.result_set import completeResult
-from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, MASKS, Run
+from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, MASKS, Run, newFolder
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.steps import StepQueue, Work, inBackground
 from DiffuGTSSlicer.worker_client import WorkerClient
@@ -269,7 +269,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
         _requireWritable(parameters, isRefinement)
+        told = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None))
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
+        run.notes += told
         stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES
         self.progress.begin(stages, skip=("aova",) if isRefinement else ())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
@@ -344,12 +346,17 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event), onError=fail)
 
     def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
-        if event["event"] == "done" and run.failure is None and not run.isDropped:
-            self._keepCache(run)
-            run.result = {key: value for key, value in event.items() if key != "event"}
-            completeResult(run)
-            run.putBack.clear()  # it holds what was written over
-        elif run.replaces and not run.isDropped:
+        isDone = event["event"] == "done" and run.failure is None and not run.isDropped
+        if isDone:
+            try:
+                self._keepCache(run)
+                run.result = {key: value for key, value in event.items() if key != "event"}
+                completeResult(run)
+                run.putBack.clear()  # it holds what was written over
+            except Exception as error:  # noqa: BLE001 - an earlier result must not stay written over by half of this
+                run.failure = _failure(error, "The run cannot be brought to its end")
+                isDone = False
+        if not isDone and run.replaces and not run.isDropped:
             run.goBack()
         yield from inBackground(run.removeFolder)
         if run.folder.exists():
@@ -400,14 +407,22 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         return path if path is not None and path.exists() else None
 
     def _keepCache(self, run: Run) -> None:
-        """Move the worker's cache out of the job folder, which goes away; the last one is kept."""
+        """Move the worker's cache out of the job folder, which goes away; the last one is kept.
+
+        One that cannot be kept costs a refinement another look at the scan, and no more.
+        """
         written = run.folder / protocol.CACHE_FILE
         if not written.exists():
             return
-        if self._session is None:
-            self._session = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
-            self._removeSession = weakref.finalize(self, shutil.rmtree, self._session, ignore_errors=True)
-        shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
+        self._cacheKey = None
+        try:
+            if self._session is None or not self._session.is_dir():  # what cleans temporary folders may have taken it
+                self._session = newFolder()
+                self._removeSession = weakref.finalize(self, shutil.rmtree, self._session, ignore_errors=True)
+            shutil.move(str(written), str(self._session / protocol.CACHE_FILE))
+        except OSError as error:
+            logging.warning("DiffuGTS: nothing is kept for a refinement: %s", error)
+            return
         self._cacheKey = run.cacheKey
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSLib.errors import StorageError
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
@@ -84,7 +85,7 @@ class Run:
         self.replaces = self._findsResults()
         self.putBack: list[Callable[[], None]] = []
         self.notes: list[str] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
+        self.folder = newFolder()
 
     @property
     def isOver(self) -> bool:
@@ -133,3 +134,20 @@ class Run:
         """Remove the job folder, unless it was asked to stay."""
         if not self.parameters.keepFiles or self.isDropped:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def newFolder() -> Path:
+    """Make a folder in Slicer's temporary one and return it.
+
+    Raises:
+        StorageError: If that is gone, not writable or full.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
+    except OSError as error:
+        raise StorageError(
+            _("Cannot make a folder in {folder}: {reason}.").format(
+                folder=slicer.app.temporaryPath, reason=error.strerror
+            ),
+            hint=_("choose another temporary folder in the application's settings."),
+        ) from error

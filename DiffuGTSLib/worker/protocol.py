@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import PromptError, WorkerError, did_you_mean
-from DiffuGTSLib.storage import for_json
+from DiffuGTSLib.storage import for_json, whole_file
 
 PROTOCOL = 1
 """Told in `hello`. Another number on the other side: the two come from different versions of DiffuGTS."""
@@ -258,8 +258,13 @@ def parse_job(text: str) -> AnyJob:
 
 
 def write_job(spec: AnyJob, folder: Path) -> None:
-    """Write job.json into a job folder."""
-    (folder / JOB_FILE).write_text(job_text(spec) + "\n", encoding="ascii")
+    """Write job.json into a job folder.
+
+    Raises:
+        StorageError: If the folder is gone or not writable, or its disk is full.
+    """
+    with whole_file(folder / JOB_FILE) as temporary:
+        temporary.write_text(job_text(spec) + "\n", encoding="ascii")
 
 
 def read_job(folder: Path) -> AnyJob:

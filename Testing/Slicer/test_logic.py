@@ -18,7 +18,7 @@ import pytest
 import slicer
 from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.logic import DiffuGTSLogic
-from DiffuGTSSlicer.messages import failureOf, nextSteps, timeLeft
+from DiffuGTSSlicer.messages import failureOf, failureOfError, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.run import ACTIVE, CANCELLED, DONE, FAILED
@@ -28,7 +28,7 @@ from scene_parts import bending_transform, noise, record_of, rigid, roi_node, sc
 from test_worker_client import isAlive
 
 from DiffuGTSLib.config import load_config
-from DiffuGTSLib.errors import ConfigError, DiffuGTSError, GeometryError, InputError, PromptError
+from DiffuGTSLib.errors import ConfigError, DiffuGTSError, GeometryError, InputError, PromptError, StorageError
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker import protocol
 
@@ -211,6 +211,79 @@ def test_an_unexpected_error_while_a_result_is_imported_fails_the_run_and_only_t
     assert run.state == FAILED and run.failure.code == "worker" and "unheard of" in run.failure.message
     monkeypatch.undo()
     assert a_logic.process(a_small_scan, tiny()).state == DONE
+
+
+def scripted(folder: Path, steps: list[list[str]]) -> DiffuGTSLogic:
+    """A logic of its own, whose worker does what it is told."""
+    (folder / "steps.json").write_text(json.dumps(steps))
+    logic = DiffuGTSLogic()
+    logic.client.arguments = [str(SCRIPT), "", str(folder / "steps.json")]
+    return logic
+
+
+EVERYTHING = [*(["artifact", kind] for kind in (*sorted(ALL), "record")), ["cache"], ["done"]]
+
+
+def test_a_session_folder_that_was_cleaned_away_costs_only_the_cache(
+    a_small_scan: Any, a_qt_application: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logic = scripted(tmp_path, EVERYTHING)
+    first = logic.process(a_small_scan, tiny())
+    shutil.rmtree(logic._session)
+    second = logic.process(a_small_scan, continued(first))
+    assert second.failure is None and second.state == DONE and second.nodes == first.nodes
+    assert logic._cacheFile() is not None and len(jobFolders()) == 1
+
+    def clean(event: dict[str, Any]) -> None:
+        if event.get("kind") == "segmentation":
+            shutil.rmtree(logic._session, ignore_errors=True)
+            monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+
+    third = logic.process(a_small_scan, continued(second), onEvent=clean)
+    assert third.failure is None and third.state == DONE and logic._cacheFile() is None
+    monkeypatch.undo()
+    logic.cleanup()
+    assert jobFolders() == []
+
+
+def test_a_run_that_fails_at_its_last_step_leaves_the_earlier_result_as_it_was(
+    a_small_scan: Any, a_qt_application: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logic = scripted(tmp_path, EVERYTHING)
+    first = logic.process(a_small_scan, tiny())
+    names, aova = nodeNames(), first.nodes["aova"]
+    slicer.util.updateVolumeFromArray(aova, np.full_like(slicer.util.arrayFromVolume(aova), 0.25))
+
+    def fail(*_: Any) -> None:
+        raise KeyError("unheard of")
+
+    monkeypatch.setattr("DiffuGTSSlicer.logic.completeResult", fail)
+    second = logic.process(a_small_scan, continued(first))
+    assert second.state == FAILED and second.isUndone and "unheard of" in second.failure.message
+    assert np.all(slicer.util.arrayFromVolume(aova) == 0.25) and nodeNames() == names
+    logic.cleanup()
+    assert jobFolders() == []
+
+
+def test_a_temporary_folder_that_is_gone_is_said_before_the_run(
+    a_small_scan: Any, a_qt_application: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+    logic = DiffuGTSLogic()
+    with pytest.raises(StorageError, match="Cannot make a folder in .*gone") as refused:
+        logic.process(a_small_scan, tiny())
+    assert "temporary folder" in failureOfError(refused.value).nextStep and logic.run is None
+
+
+def test_a_job_that_cannot_be_written_is_a_matter_of_the_disk(
+    a_small_scan: Any, a_qt_application: Any, tmp_path: Path
+) -> None:
+    logic = scripted(tmp_path, EVERYTHING)
+    run = logic.process(a_small_scan, tiny(), waitForCompletion=False)
+    (run.folder / protocol.JOB_FILE).mkdir()
+    logic.wait(run)
+    assert run.state == FAILED and run.failure.code == "storage", run.failure
+    assert jobFolders() == []
 
 
 def test_closing_the_scene_drops_the_run(a_small_scan: Any, a_logic: DiffuGTSLogic) -> None:
