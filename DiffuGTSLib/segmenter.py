@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR, Segmenter
 from DiffuGTSLib.backbones.weights import (
@@ -29,7 +28,7 @@ from DiffuGTSLib.backbones.weights import (
 from DiffuGTSLib.backbones.windows import over_windows
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
-from DiffuGTSLib.masks import dilate_mm, drop_small
+from DiffuGTSLib.masks import dilate_mm, drop_small, largest_part
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.volume import require_same_grid
@@ -230,18 +229,10 @@ def post_process(
     else:
         inside = labels > 0  # a tumor is part of its organ
         if post.largest_organ:
-            inside = largest_component(inside)
+            inside = largest_part(inside)
         if post.reach_mm is not None:
             tumor = tumor & dilate_mm(inside & (labels == ORGAN), post.reach_mm, spacing_mm)
     tumor = drop_small(tumor, spacing_mm, 4 / 3 * np.pi * post.minimum_radius_mm**3 / 1000)
     result = np.where(inside, ORGAN, BACKGROUND).astype(np.uint8)
     result[tumor] = TUMOR
     return result
-
-
-def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest 26-connected part of a mask; an empty mask stays empty."""
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    if count < 2:
-        return mask
-    return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))

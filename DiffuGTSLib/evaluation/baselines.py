@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import dice
-from DiffuGTSLib.masks import otsu
-from DiffuGTSLib.volumes.lesions import acquisition_axis, label_lesions
+from DiffuGTSLib.masks import largest_part, otsu
+from DiffuGTSLib.volumes.lesions import acquisition_axis
 from DiffuGTSLib.volumes.volume import Volume
 
 CT_BODY_HU = -300.0
@@ -89,7 +89,7 @@ def intensity_threshold(
     values = scan.array[region]
     threshold = otsu(values) if rule.percentile is None else float(np.percentile(values, rule.percentile))
     beyond = scan.array > threshold if rule.bright else scan.array < threshold
-    return _largest_part(beyond & region)
+    return largest_part(beyond & region)
 
 
 def fit_threshold(cases: Iterable[tuple[Volume, Shaped[np.ndarray, "i j k"]]], modality: str) -> ThresholdRule:
@@ -120,18 +120,8 @@ def body_mask(scan: Volume, modality: str) -> Bool[np.ndarray, "i j k"]:
     """
     if modality not in ("CT", "MR"):
         raise InputError(f"Expected modality 'CT' or 'MR', got {modality!r}.")
-    body = _largest_part(scan.array > (CT_BODY_HU if modality == "CT" else otsu(scan.array)))
+    body = largest_part(scan.array > (CT_BODY_HU if modality == "CT" else otsu(scan.array)))
     # Slice by slice: lungs and bowel are open to the air only at the ends of a scan.
     axis = acquisition_axis(scan.geometry.spacing_mm)
     slices = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(body, axis, 0)]
     return np.moveaxis(np.stack(slices), 0, axis)
-
-
-def _largest_part(mask: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
-    labels, count = label_lesions(mask)
-    if count <= 1:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest: Bool[np.ndarray, "i j k"] = labels == sizes.argmax()
-    return largest

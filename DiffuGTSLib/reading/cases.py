@@ -10,7 +10,9 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
+from DiffuGTSLib.masks import largest_part
 from DiffuGTSLib.synthesis.case import SCAN, TUMOR
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.io import READ_SUFFIXES, is_image, read_volume, scan_name
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_scan
 
@@ -139,12 +141,10 @@ def tumor_center_ras(case: CaseFile, geometry: Geometry) -> Float[np.ndarray, "3
             code="no_mask",
         )
     hint = "give a list instead of a folder, with the tumor's label after the mask: ct.nii.gz, labels.nii.gz, 2"
-    mask = read_tumor_mask(case.mask, geometry, case.label, hint).array
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=int))
-    if count == 0:
+    mask = read_tumor_mask(case.mask, geometry, case.label, hint).array > 0
+    if not mask.any():
         raise InputError(f"{case.mask} is empty: there is no tumor to cut around.", code="empty_mask")
-    largest = int(np.bincount(parts.ravel())[1:].argmax())
-    box = ndimage.find_objects(parts)[largest]
+    box = bounding_box(largest_part(mask))
     return geometry.to_ras(np.array([(side.start + side.stop - 1) / 2 for side in box]))
 
 

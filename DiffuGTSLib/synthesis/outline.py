@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from DiffuGTSLib.masks import largest_part
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.placement import NoPlace, Voxel
 from DiffuGTSLib.synthesis.shapes import TumorShape, Window, distance_to_center, full_window, share_of
@@ -94,7 +95,7 @@ def outline_tumor(
     room = _room(image[box], organ[box], spec, spacing_mm, modality, exophytic, clipped_at)
     if blocked is not None:
         room = room & ~blocked[box]
-    mask = _largest_part((sharp > 0.5) & room)
+    mask = largest_part((sharp > 0.5) & room, by_faces=True)
     voxels = np.count_nonzero(mask)
     if voxels < LEAST_VOXELS:
         return NoPlace(f"fewer than {LEAST_VOXELS} voxels of it fit into the organ")
@@ -185,10 +186,3 @@ def _closed(organ: NDArray[np.bool_], closing_mm: float, spacing_mm: tuple[float
         return organ
     grown = ndimage.maximum_filter(organ.view(np.uint8), size, mode="nearest")
     return np.asarray(organ | ndimage.minimum_filter(grown, size, mode="nearest").astype(bool))
-
-
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.masks import largest_part
 from DiffuGTSLib.protocol import Case, named_file, read_scan
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
@@ -148,11 +149,7 @@ def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
     """Return the largest connected part that is brighter than air, filled, and everything in it that deep."""
     threshold = 0.15 if scan.modality == "CT" else 0.08
     smooth = ndimage.gaussian_filter(scan.image, 1.0)
-    body = ndimage.binary_opening(smooth > threshold, iterations=2)
-    parts, count = ndimage.label(body)
-    if count == 0:
-        return np.zeros(scan.image.shape, dtype=bool)
-    body = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    body = largest_part(ndimage.binary_opening(smooth > threshold, iterations=2), by_faces=True)
     for axis in range(3):  # fill slice by slice: airways and cut ends open to the outside
         for index in range(body.shape[axis]):
             plane = np.take(body, index, axis)

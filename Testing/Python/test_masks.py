@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, otsu
+from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, largest_part, otsu
 
 MM = (1.0, 1.0, 1.0)
 
@@ -177,6 +177,16 @@ def test_the_smallest_part_that_stays_is_the_one_of_exactly_that_volume() -> Non
 
 def test_dropping_from_nothing_leaves_nothing() -> None:
     assert not drop_small(np.zeros((4, 4, 4), dtype=bool), MM, 0.1).any()
+
+
+def test_the_largest_part_hangs_together_by_corners_or_by_faces_only() -> None:
+    mask = np.zeros((9, 9, 9), dtype=bool)
+    for step in range(4):
+        mask[step, step, step] = True
+    mask[6:9, 8, 8] = True
+    assert np.array_equal(np.flatnonzero(largest_part(mask).any(axis=(1, 2))), np.arange(4))
+    assert np.array_equal(np.flatnonzero(largest_part(mask, by_faces=True).any(axis=(1, 2))), np.arange(6, 9))
+    assert not largest_part(np.zeros((4, 4, 4), dtype=bool)).any()
 
 
 def test_otsu_parts_two_groups_in_the_middle_of_the_empty_gap() -> None:

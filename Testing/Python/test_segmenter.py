@@ -21,7 +21,6 @@ from DiffuGTSLib.segmenter import (
     TrainedSegmenter,
     class_probs,
     find_segmenter,
-    largest_component,
     load_segmenter,
     post_process,
     predict,
@@ -185,7 +184,6 @@ def test_nothing_found_stays_nothing() -> None:
     nothing = np.zeros((8, 8, 8), dtype=np.uint8)
     wish = PostProcessing(largest_organ=True, reach_mm=30.0)
     assert not post_process(nothing, MILLIMETER, wish).any()
-    assert not largest_component(nothing > 0).any()
 
 
 @pytest.mark.parametrize("wish", [{"minimum_radius_mm": -1.0}, {"reach_mm": -1.0}])
