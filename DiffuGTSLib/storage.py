@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,8 @@ def whole_folder(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         raise _not_writable(folder, error) from error
     finally:
         for path in reversed(made):
-            path.rmdir()
+            with suppress(OSError):  # another run has begun to write there
+                path.rmdir()
 
 
 @contextmanager

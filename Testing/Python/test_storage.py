@@ -233,6 +233,14 @@ def test_what_stops_the_putting_back_loses_nothing_either(
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
+def test_what_went_wrong_is_said_where_another_run_has_begun_in_the_same_new_folder(tmp_path: Path) -> None:
+    """As another task of a job array does: the folder above is no longer empty, and stays."""
+    with pytest.raises(StorageError, match="No space left"), whole_folder(tmp_path / "new" / "mine", NAMES):
+        (tmp_path / "new" / "another").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["another"]
+
+
 def test_a_name_that_is_no_text_is_refused_and_shown_nevertheless(tmp_path: Path) -> None:
     odd = tmp_path / os.fsdecode(b"M\xfcller")
     for path in (odd, odd / "scan.nii"):
