@@ -15,11 +15,11 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.worker.protocol import ENDINGS
-from DiffuGTSSlicer.grids import volumeGeometry
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import RunParameters
+from DiffuGTSSlicer.patients import requireOwnRegions
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
-from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
+from DiffuGTSSlicer.scene import uniqueName
 
 WAITING, RUNNING = "waiting", "running"
 """States of a case before it is `DONE`, `FAILED` or `CANCELLED`."""
@@ -160,7 +160,8 @@ class Batch:
                 case.scanNode = _load(case)
             if not slicer.mrmlScene.IsNodePresent(case.scanNode):
                 raise InputError("The scan is no longer in the scene.", hint="load it again.", code="no_scan")
-            _requireOwnOrgan(self._parameters.organSegmentation, case.scanNode)
+            wish = self._parameters
+            requireOwnRegions(case.scanNode, wish.organSegmentation, wish.roi, isWatched=False)
             case.run = self._begin(case.scanNode, self._parameters, onEvent=self._listener(case))
         except DiffuGTSError as error:
             logging.warning("DiffuGTS: %s: %s", case.name, error.message)
@@ -214,42 +215,6 @@ def _case(scan: Any) -> Case:
     if isinstance(scan, str | Path):
         return Case(Path(scan).name, path=Path(scan))
     return Case(scan.GetName(), scanNode=scan)
-
-
-def _requireOwnOrgan(organNode: Any, scanNode: Any) -> None:
-    """Refuse to look for one patient's tumors in another patient's organ, which would leave them out in silence.
-
-    Where the Data module knows no patients, only scans on the grid that the organ was outlined on are taken for its
-    patient's: two CTs overlap in the world whosoever they are.
-
-    Raises:
-        InputError: Code "no_organ".
-    """
-    if organNode is None:
-        return
-    outlined = organNode.GetNodeReference(organNode.GetReferenceImageGeometryReferenceRole())
-    outlined = outlined or organNode.GetNodeReference(SCAN_ROLE)
-    if outlined is None or outlined is scanNode:
-        return
-    patients = _patientOf(outlined) or _patientOf(organNode), _patientOf(scanNode)
-    if all(patients):
-        isOther, why = patients[0] != patients[1], _("another patient's scan")
-    else:
-        isOther = bool(volumeGeometry(scanNode).difference(volumeGeometry(outlined)))
-        why = _("a scan on another grid; put both scans under one patient in the Data module if they are of one")
-    if isOther:
-        words = _("The organ segment of '{organ}' was outlined on '{outlined}', {why}.")
-        raise InputError(
-            words.format(organ=organNode.GetName(), outlined=outlined.GetName(), why=why),
-            hint=_("choose its own organ segment, or none, under Inputs."),
-            code="no_organ",
-        )
-
-
-def _patientOf(node: Any) -> int:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    item = hierarchy.GetItemByDataNode(node)
-    return int(hierarchy.GetItemAncestorAtLevel(item, "Patient")) if item else 0
 
 
 def _load(case: Case) -> Any:

@@ -13,6 +13,7 @@ from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.parameters import RunParameters, applyOrgan, promptFault
+from DiffuGTSSlicer.patients import noteScan
 from DiffuGTSSlicer.region import fitRoi, newRoi
 
 OWN_SENTENCES = ""
@@ -85,6 +86,7 @@ class InputsSection(Section):
             if isNew:
                 slicer.mrmlScene.RemoveNode(roi)
             raise
+        noteScan(roi, state.inputVolume)
         state.roi = roi
 
 

@@ -240,7 +240,7 @@ class SynthesisSection(Section):
             failure = run.failure or failureOf(event["code"], event["message"], event.get("hint", ""))
             self.showFailure(failure)
         elif name == "done":
-            self.state.synthesisOutcome = outcomeOf(run.result)
+            self.state.synthesisOutcome = "\n".join([outcomeOf(run.result), *run.notes])
             self._unseen = run
 
     def _keep(self, run: Run, kind: str) -> None:

@@ -16,6 +16,7 @@ import vtk_messages
 from DiffuGTSSlicer.batch import WAITING, Batch
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
+from DiffuGTSSlicer.region import fitRoi, newRoi
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import newSegmentation
 from scene_parts import noise, on_disk, scan_node, set_segment_mask
@@ -128,7 +129,19 @@ def test_an_organ_holds_for_two_series_of_its_patient_and_not_for_another_patien
     batch = a_logic(*GOOD).processMany([first, series, other], replace(LUNG, organSegmentation=organOn(first)))
     assert states(batch) == [DONE, DONE, FAILED]
     message = batch.cases[2].message
-    assert "'Organs' was outlined on 'Scan 0', another patient's scan" in message and "choose its segment" in message
+    assert "'Organs' belongs to 'Scan 0', another patient's scan" in message and "choose the scan's own" in message
+
+
+def test_a_box_holds_for_the_patient_whose_scan_it_was_fitted_to(a_logic) -> None:
+    first, series, other = scans(3)
+    series.SetOrigin(1, 2, 3)
+    patient(first, series)
+    patient(other)
+    roi = newRoi(first)
+    fitRoi(roi, first)
+    batch = a_logic(*GOOD).processMany([first, series, other], replace(LUNG, roi=roi))
+    assert states(batch) == [DONE, DONE, FAILED]
+    assert f"'{roi.GetName()}' belongs to 'Scan 0', another patient's scan" in batch.cases[2].message
 
 
 def test_where_no_patient_is_known_an_organ_holds_for_the_grid_that_it_was_outlined_on(a_logic) -> None:
