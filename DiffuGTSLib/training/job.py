@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
@@ -46,6 +47,7 @@ class Job:
         options: The part's own choices, an instance of the class of `Part.options`; None where it has none.
         networks: Model folder with the frozen networks to train on; None takes the run's own.
         listed: The cases by split, in words that tell them apart, where they come from lists and not as `scans`.
+        listed_sha256: Of these what `scans_sha256` says of others.
     """
 
     scans: dict[str, list[TrainingScan]]
@@ -57,6 +59,7 @@ class Job:
     options: Any = None
     networks: Path | None = None
     listed: Mapping[str, Sequence[str]] | None = None
+    listed_sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> Path:
@@ -109,14 +112,14 @@ class Job:
         return {
             "options": options, "preset": self.config.preset, "cases": cases.get("train", []),
             "validation": cases.get("validation", []), "seed": seed,
-            **{f"{name}_sha256": self.labels_sha256.get(split, "") for split, name in _SPLITS.items()},
-            "config": learned_with(self.config),
+            **(self.scans_sha256 if self.listed is None else self.listed_sha256), "config": learned_with(self.config),
         }  # fmt: skip
 
     @functools.cached_property
-    def labels_sha256(self) -> dict[str, str]:
-        """What stands for each split's outlines, see `labels_sha256`."""
-        return {split: labels_sha256(loaded) for split, loaded in self.scans.items()}
+    def scans_sha256(self) -> dict[str, str]:
+        """What stands for all that is outlined in each split's scans, and for their voxels: see `digests`."""
+        labels = {split: labels_sha256(loaded) for split, loaded in self.scans.items()}
+        return digests(labels, {split: [scan.scan.image for scan in loaded] for split, loaded in self.scans.items()})
 
     def require_as_begun(self, folder: str, record: str = "") -> None:
         """Refuse now what `run` in a folder would refuse: other choices than it was begun with.
@@ -217,6 +220,8 @@ _SAME = {
 _SAME_LABELS = {
     "cases_sha256": "other organs or outlines in its training scans",
     "validation_sha256": "other organs or outlines in its validation scans",
+    "cases_images_sha256": "other voxels in its training scans",
+    "validation_images_sha256": "other voxels in its validation scans",
 }
 """Likewise, on the same grid."""
 
@@ -230,8 +235,8 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         now: As it says it now.
 
     Raises:
-        ConfigError: If an option, the preset or a key of it, the scans, their outlines or the seed is another one, or an option
-            is no more; or an earlier version did not say which scans it was begun with.
+        ConfigError: If an option, the preset or a key of it, the scans, their outlines or voxels, or the seed is another one, or
+            an option is no more; or an earlier version did not say which scans it was begun with.
     """
     hint = "choose another --output, or go on with the same choices."
     for name, value in now["options"].items():
@@ -258,7 +263,8 @@ def _require_same(
     same: Mapping[str, str], folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str
 ) -> None:
     for name, words in same.items():
-        if begun.get(name, now[name]) != now[name]:
+        known = begun.get(name, now.get(name, ""))
+        if known not in ("", now.get(name, "")):  # of listed cases an earlier version said nothing
             raise ConfigError(f"{folder} was begun with {words}.", hint=hint)
 
 
@@ -299,6 +305,21 @@ def labels_sha256(scans: Iterable[TrainingScan]) -> str:
             digest.update(f"{name} {mask.shape}".encode())
             digest.update(np.packbits(mask).data)
     return digest.hexdigest()
+
+
+def arrays_sha256(arrays: Iterable[NDArray[Any]]) -> str:
+    """Return what stands for the voxels of some images or label maps, in this order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def digests(labels: Mapping[str, str], images: Mapping[str, Iterable[NDArray[Any]]]) -> dict[str, str]:
+    """Return what a record says of the scans of each split: what stands for their outlines, and for their voxels."""
+    said = {f"{_SPLITS[split]}_sha256": digest for split, digest in labels.items()}
+    return said | {f"{_SPLITS[split]}_images_sha256": arrays_sha256(arrays) for split, arrays in images.items()}
 
 
 def _checkpoint(path: Path, plan: TrainingPlan) -> dict[str, Any]:

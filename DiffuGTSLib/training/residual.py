@@ -136,7 +136,7 @@ def train_residual(job: Job) -> None:
     learned, judged = _draws(job, side)
 
     names = [scan.case.name for each in job.scans.values() for scan in each]
-    drawn_from = f"{side} {names} {list(job.labels_sha256.values())}"
+    drawn_from = f"{side} {names} {list(job.scans_sha256.values())}"
 
     def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
         candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)

@@ -25,7 +25,7 @@ from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
 from DiffuGTSLib.training.distributed import process_group, rank, wait_for_all, world_size
-from DiffuGTSLib.training.job import Job, Part
+from DiffuGTSLib.training.job import Job, Part, arrays_sha256, digests
 from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe, forget_best
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
@@ -294,7 +294,11 @@ def train_listed(
         length = epoch_length(len(scans["train"]), options.batch)
         plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
         torch.manual_seed(seed)
-        job = Job({}, config, plan, output, own_device, say, options, listed=listed)
+        learned = digests(
+            {split: arrays_sha256(scan.labels() for scan in loaded) for split, loaded in scans.items()},
+            {split: [scan.scan.image for scan in loaded] for split, loaded in scans.items()},
+        )
+        job = Job({}, config, plan, output, own_device, say, options, listed=listed, listed_sha256=learned)
         train_segmenter(scans["train"], scans["validation"], options, plan, job)
         if rank() == 0:
             used = [

@@ -264,6 +264,11 @@ def test_another_fold_does_not_go_on_with_the_network_of_a_fold(tmp_path: Path) 
     other = trained(1)
     assert other.exit_code == 2 and "was begun with another set of training scans" in plain(other.stderr)
     assert trained(0).exit_code == 0, "its own fold goes on"
+    label = tmp_path / "labels" / "a.nii.gz"
+    truth = read_volume(label)
+    write_volume(truth.with_array(np.minimum(truth.array, 1)), label)
+    mended = trained(0)
+    assert mended.exit_code == 2 and "begun with other organs or outlines in its training scans" in plain(mended.stderr)
 
 
 def published_unet(path: Path) -> Segmenter:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mini_data import GRID, training_scan, write_case
@@ -118,6 +119,19 @@ def test_a_run_does_not_go_on_with_other_outlines_of_its_scans(tmp_path: Path, s
     earlier = {key: value for key, value in json.loads(record.read_text()).items() if not key.endswith("_sha256")}
     record.write_text(json.dumps(earlier))
     assert trained(replace(begun, scans={**begun.scans, split: [mended[0]]})) == "", "an earlier version did not say it"
+
+
+@pytest.mark.parametrize(("split", "words"), [("train", "training"), ("validation", "validation")])
+def test_a_run_does_not_go_on_with_other_voxels_under_the_names_of_its_scans(
+    tmp_path: Path, split: str, words: str
+) -> None:
+    """As where a CT's lost intercept was put back into its file."""
+    scan = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "train"))
+    mended = replace(scan, scan=replace(scan.scan, image=scan.scan.image + np.float32(0.1)))
+    begun = a_job(tmp_path, scans={"train": [scan], "validation": [scan]}, listed=None)
+    trained(begun)
+    with pytest.raises(ConfigError, match=f"begun with other voxels in its {words} scans"):
+        trained(replace(begun, scans={**begun.scans, split: [mended]}))
 
 
 def test_fewer_iterations_than_there_are_done_are_refused(tmp_path: Path) -> None:
