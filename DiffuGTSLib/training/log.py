@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
-from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.errors import ConfigError, StorageError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.distributed import rank
 
@@ -29,11 +30,12 @@ def row_teller(
         ConfigError: If curves are asked for and TensorBoard is not installed.
     """
     drawn = Curves(folder) if curves and rank() == 0 else None
+    table = Table(folder / "log.csv")
 
     def tell(row: dict[str, float]) -> None:
         if rank() > 0:
             return
-        _log(folder / "log.csv", row)
+        table.add(row)
         if drawn is not None:
             drawn.add(row)
         if progress is not None:
@@ -66,18 +68,45 @@ class Curves:
         self._writer.flush()
 
 
-def _log(path: Path, row: dict[str, float]) -> None:
-    """Append one row; a row with columns that the file does not know yet rewrites the header above all rows.
+class Table:
+    """A table to plot, to which rows are appended; what a run that is gone on with does again is dropped from it first.
 
-    Rows of a run that was stopped after its last checkpoint are dropped, since they come again.
+    Args:
+        path: Of the file; it may be there from an earlier start.
     """
-    rows: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [known for known in csv.DictReader(file) if float(known["iteration"]) < row["iteration"]]
-    columns = list(dict.fromkeys([*(rows[0] if rows else {}), *row]))
-    rows.append({name: f"{value:.6g}" for name, value in row.items()})
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+
+    def add(self, row: dict[str, float]) -> None:
+        """Append one row; the first one, and one with columns that the file does not know yet, write the file anew.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        told = {name: f"{value:.6g}" for name, value in row.items()}
+        if self._columns and told.keys() <= set(self._columns):
+            try:
+                with self._path.open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._columns, restval="").writerow(told)
+            except OSError as error:
+                raise StorageError(
+                    f"Cannot write {self._path}: {error.strerror or error}.", hint="the last checkpoint is kept."
+                ) from error
+            return
+        rows = _rows_before(self._path, row["iteration"])
+        self._columns = list(dict.fromkeys([*(rows[0] if rows else {}), *told]))
+        with whole_file(self._path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows([*rows, told])
+
+
+def _rows_before(path: Path, iteration: float) -> list[dict[str, str]]:
+    """Return the rows of earlier iterations: later ones of a run that was stopped after its last checkpoint come again."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
+    return [known for known in csv.DictReader(io.StringIO(whole)) if float(known["iteration"]) < iteration]
