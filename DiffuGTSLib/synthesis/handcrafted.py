@@ -28,7 +28,7 @@ GROUND_GLASS_HU = -200.0
 class RecipePainter:
     """SyntheticTumors as released: the scan minus a texture times a drop in HU.
 
-    On MR, where its HU mean nothing, the drop is the organ's strongest `shift_sd` instead.
+    On MR, where its HU mean nothing, the drop is one of the organ's `shift_sd` instead, and may brighten.
     """
 
     name = "recipe"

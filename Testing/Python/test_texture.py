@@ -8,12 +8,12 @@ from scipy import ndimage
 
 from DiffuGTSLib.synthesis.texture import (
     Noise,
+    bright_mean,
     draw_grain,
     measure_noise,
     measure_sharpness,
     mottle,
     recipe_texture,
-    scale_bright_part,
 )
 
 SPACING = (0.7, 0.7, 2.5)
@@ -25,14 +25,33 @@ def test_the_recipe_stays_between_0_and_1_and_its_bright_part_has_the_recipe_s_m
         texture = recipe_texture((60, 60, 60), (1.0, 1.0, 1.0), np.random.default_rng(seed))
         assert texture.shape == (60, 60, 60) and texture.min() >= 0 and texture.max() <= 1
         means.append(float(texture[texture > 0.12].mean()))
-    # Scaling lifts further values above 0.12, clipping and cutting take little.
-    assert min(means) > 0.42 and max(means) < 0.56 and np.mean(means) == pytest.approx(0.51, abs=0.03)
+    assert min(means) > 0.4 and max(means) < 0.62 and np.mean(means) == pytest.approx(0.525, abs=0.03)
 
 
-def test_the_bright_part_is_scaled_to_a_mean() -> None:
-    texture = np.array([0.05, 0.1, 0.2, 0.4], np.float32)
-    assert scale_bright_part(texture, 0.6) == pytest.approx([0.1, 0.2, 0.4, 0.8])  # 0.2 and 0.4 have a mean of 0.3
-    assert scale_bright_part(np.full(4, 0.1, np.float32), 0.5) == pytest.approx([0.5] * 4)
+def test_a_tumor_gets_a_texture_as_mottled_as_a_piece_of_a_large_one() -> None:
+    """The recipe as it is described, on 160 mm, where a tumor of 10 mm gets what lies in so small a piece of it."""
+    rng, side = np.random.default_rng(0), 160
+    smooth = ndimage.gaussian_filter(rng.random((side, side, side), dtype=np.float32), 9)
+    chance = 0.05 + 0.2 * (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    salt = ndimage.gaussian_filter((rng.random(chance.shape, dtype=np.float32) < chance).astype(np.float32), 4)
+    large = np.clip(salt * 0.525 / salt[salt > 0.12].mean(), 0, 1)
+    # Of the blurs, which the recipe draws first, these seeds draw the same.
+    draws = {seed: np.random.default_rng(seed) for seed in range(240)}
+    seeds = [
+        s for s, draw in draws.items() if (draw.choice([3.0, 6.0, 9.0, 12.0, 15.0]), draw.choice([4.0, 7.0])) == (9, 4)
+    ]
+    for n in (10, 20, 40):
+        corners = rng.integers(0, side - n, (60, 3))
+        pieces = [large[x : x + n, y : y + n, z : z + n] for x, y, z in corners]
+        ours = [recipe_texture((n, n, n), (1.0, 1.0, 1.0), np.random.default_rng(seed)) for seed in seeds]
+        assert np.mean(ours) == pytest.approx(np.mean(pieces), rel=0.1), n
+        expected = np.mean([piece.std() for piece in pieces])
+        assert np.mean([texture.std() for texture in ours]) == pytest.approx(expected, rel=0.3), n
+
+
+def test_the_mean_of_what_is_above_the_cut_is_worked_by_hand() -> None:
+    assert bright_mean(0.12, 0.01) == pytest.approx(0.12 + 0.01 * np.sqrt(2 / np.pi))  # the upper half of a bell
+    assert bright_mean(0.3, 0.01) == pytest.approx(0.3)  # all of it
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 2), (1, 1, 1), (450, 20, 4)])
