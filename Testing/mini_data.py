@@ -128,13 +128,13 @@ def tiny_networks() -> Iterator[None]:
         yield
 
 
-def train_mini(protocol: Path, output: Path, iterations: int = 1) -> Path:
+def train_mini(protocol: Path, output: Path, iterations: int = 1, device: str = "cpu") -> Path:
     """Train every part of a model folder for a few iterations and return it."""
     with tiny_networks():
         for part in ("autoencoder", "denoiser", "aova"):
             run.train_part(
                 part, protocol_path=protocol, data=protocol.parent, output=output, iterations=iterations,
-                device="cpu", report=lambda line: None,
+                device=device, report=lambda line: None,
             )  # fmt: skip
     return output / "model"
 
