@@ -286,8 +286,19 @@ def outcomeOf(result: Mapping[str, Any]) -> str:
 
 
 def newPainting(state: Any) -> dict[str, Any]:
-    """Return which of the last result's nodes a synthesis must leave alone: another scan's, and what shall be kept."""
+    """Return which of the last result's nodes a synthesis must leave alone.
+
+    These are another scan's, what shall be kept, and a volume in which somebody has looked for tumors since: a result
+    must not come to lie on another image than it was made from.
+    """
     scan = None if state.painted is None else state.painted.GetNodeReference(SCAN_ROLE)
-    if scan is not None and isOf(state.painted, state.inputVolume) and not state.keepPainted:
+    isKept = state.keepPainted or (scan is not None and _hasResult(state.painted, state.paintedSegmentation))
+    if scan is not None and isOf(state.painted, state.inputVolume) and not isKept:
         return {}
     return {"painted": None, "paintedSegmentation": None, "paintedSegmentId": ""}
+
+
+def _hasResult(volumeNode: Any, besides: Any) -> bool:
+    """Say whether a segmentation, besides the one of what was painted, is a result of a volume."""
+    others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not besides]
+    return any(each.GetNodeReference(SCAN_ROLE) is volumeNode for each in others)

@@ -18,7 +18,7 @@ from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
 from DiffuGTSSlicer.worker_client import WorkerClient
 from heartbeat import beating
-from panel_parts import GRID, PAINTING, Opened
+from panel_parts import GRID, PAINTING, WHOLE_RUN, Opened
 from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_liveness import a_large_scan, require_alive
 from test_logic import jobFolders, nodeNames
@@ -192,6 +192,27 @@ def test_another_scan_gets_a_painted_volume_of_its_own(a_panel_with_an_organ: Op
     synthesize(panel)
     assert state.painted is not first and state.painted.GetNodeReference(SCAN_ROLE) is second
     assert first.GetNodeReference(SCAN_ROLE) is a_coarse_scan
+
+
+def test_a_painted_volume_that_has_a_result_is_not_painted_over(
+    a_panel_with_an_organ: Opened, a_coarse_scan: Any
+) -> None:
+    panel, state = a_panel_with_an_organ, a_panel_with_an_organ.state
+    synthesize(panel)
+    first, tumor = state.painted, state.paintedSegmentation
+    synthesize(panel)
+    assert (state.painted, state.paintedSegmentation) == (first, tumor), "nobody has looked at it yet"
+    panel.script(*WHOLE_RUN)
+    state.inputVolume = first
+    panel.segment()
+    assert state.segmentation.GetNodeReference(SCAN_ROLE) is first
+    voxels = slicer.util.arrayFromVolume(first).copy()
+    panel.script(*PAINTING)
+    state.inputVolume = a_coarse_scan
+    slicer.util.updateVolumeFromArray(a_coarse_scan, slicer.util.arrayFromVolume(a_coarse_scan) + np.int16(100))
+    synthesize(panel)
+    assert state.painted is not first and state.painted.GetNodeReference(SCAN_ROLE) is a_coarse_scan
+    assert np.array_equal(slicer.util.arrayFromVolume(first), voxels) and state.paintedSegmentation is not tumor
 
 
 def test_the_button_cancels_and_segmenting_waits_meanwhile(a_panel_with_an_organ: Opened) -> None:
