@@ -26,7 +26,7 @@ from DiffuGTSLib.protocol import MODALITIES, row_of
 from DiffuGTSLib.storage import make_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
-from DiffuGTSLib.training.distributed import rank, wait_for_all
+from DiffuGTSLib.training.distributed import rank, wait_for_all, world_size
 from DiffuGTSLib.training.model_folder import adopt
 from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, read_state, train
 
@@ -111,7 +111,8 @@ class Job:
         cases = named if self.listed is None else {split: list(names) for split, names in self.listed.items()}
         return {
             "options": options, "preset": self.config.preset, "cases": cases.get("train", []),
-            "validation": cases.get("validation", []), "seed": seed,
+            "validation": cases.get("validation", []), "seed": seed, "precision": self.plan.precision,
+            "processes": world_size(),
             **(self.scans_sha256 if self.listed is None else self.listed_sha256), "config": learned_with(self.config),
         }  # fmt: skip
 
@@ -172,6 +173,16 @@ class Job:
             with whole_file(record) as temporary:
                 temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
 
+    def looking_with(self, model: Path) -> Config:
+        """Return the configuration to look at scans with a whole model: on the job's device, in the precision asked for."""
+        asked = self.plan.precision
+        precision = self.config.runtime.precision if asked == "float32" else asked  # a preset may ask for it, too
+        return replace(
+            self.config,
+            backbone=replace(self.config.backbone, folder=str(model)),
+            runtime=replace(self.config.runtime, device=str(self.device), precision=precision),
+        )
+
     def load_autoencoder(self) -> MaisiAutoencoder:
         """Return the autoencoder to train on, frozen."""
         autoencoder: MaisiAutoencoder = load_module(MaisiAutoencoder, self.base / "autoencoder")
@@ -215,6 +226,7 @@ _SPLITS = {"train": "cases", "validation": "validation"}
 _SAME = {
     "preset": "another preset", "cases": "another set of training scans",
     "validation": "another set of validation scans", "seed": "another seed",
+    "precision": "another precision", "processes": "another number of processes",
 }  # fmt: skip
 """What stays the same; what it was otherwise, in words."""
 _SAME_LABELS = {
@@ -235,8 +247,8 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
         now: As it says it now.
 
     Raises:
-        ConfigError: If an option, the preset or a key of it, the scans, their outlines or voxels, or the seed is another one, or
-            an option is no more; or an earlier version did not say which scans it was begun with.
+        ConfigError: If an option, the preset or a key of it, the scans, their outlines or voxels, the seed, the precision or the
+            number of processes is another one, or an option is no more; or an earlier version did not say which scans it was begun with.
     """
     hint = "choose another --output, or go on with the same choices."
     for name, value in now["options"].items():

@@ -134,6 +134,36 @@ def test_a_run_does_not_go_on_with_other_voxels_under_the_names_of_its_scans(
         trained(replace(begun, scans={**begun.scans, split: [mended]}))
 
 
+def test_a_run_does_not_go_on_in_another_precision_or_by_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both change the weights that it ends with, and its epochs."""
+    trained(a_job(tmp_path))
+    with pytest.raises(ConfigError, match="line was begun with another precision"):
+        trained(a_job(tmp_path, plan=TrainingPlan(1, precision="bfloat16")))
+    with monkeypatch.context() as patch:
+        patch.setattr("DiffuGTSLib.training.job.world_size", lambda: 2)
+        with pytest.raises(ConfigError, match="line was begun with another number of processes"):
+            trained(a_job(tmp_path))
+    record = tmp_path / "line" / "begun.json"
+    told = json.loads(record.read_text())
+    record.write_text(json.dumps({key: told[key] for key in told if key not in ("precision", "processes")}))
+    assert trained(a_job(tmp_path, plan=TrainingPlan(1, precision="bfloat16"))) == "", "an earlier version did not say"
+
+
+@pytest.mark.parametrize(
+    ("asked", "of_preset", "precision"),
+    [("float32", "float32", "float32"), ("bfloat16", "float32", "bfloat16"), ("float32", "bfloat16", "bfloat16")],
+)
+def test_scans_are_looked_at_with_a_model_in_the_precision_that_was_asked_for(
+    tmp_path: Path, asked: str, of_preset: str, precision: str
+) -> None:
+    job = a_job(tmp_path, f"runtime.precision={of_preset}", plan=TrainingPlan(1, precision=asked))
+    config = job.looking_with(tmp_path / "model")
+    assert config.runtime.precision == precision and config.runtime.device == "cpu"
+    assert config.backbone.folder == str(tmp_path / "model")
+
+
 def test_fewer_iterations_than_there_are_done_are_refused(tmp_path: Path) -> None:
     job = a_job(tmp_path)
     trained(job)
