@@ -87,7 +87,7 @@ def train(
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
     path = None if protocol is None else protocol_path(protocol)
-    options = key_values(overrides) | ({} if model is None else {"model": model})
+    options = _with_model(key_values(overrides), model)
     require_folder(data, "--data")
 
     from DiffuGTSLib.training.run import train_part
@@ -104,6 +104,21 @@ def train(
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(output / part) from None
+
+
+def _with_model(options: dict[str, str], model: str | None) -> dict[str, str]:
+    """Return a part's choices with the network that `--model` names.
+
+    Raises:
+        ConfigError: If `--set model=` names one, too.
+    """
+    if model is None:
+        return options
+    if "model" in options:
+        raise ConfigError(
+            f"The network is named twice: --model {model} and --set model={options['model']}.", hint="leave one away."
+        )
+    return {**options, "model": model}
 
 
 def stopped(folder: Path) -> Cancelled:

@@ -125,12 +125,7 @@ def train_residual(job: Job) -> None:
     job.require_as_begun("residual/projection")  # before the long part
     own = job.output / "model"
     base = own if (own / "aova").is_dir() else job.base
-    config = replace(
-        job.config,
-        backbone=replace(job.config.backbone, folder=str(base)),
-        residual=replace(job.config.residual, feature="attention"),
-        runtime=replace(job.config.runtime, device=str(job.device)),
-    )
+    config = replace(job.looking_with(base), residual=replace(job.config.residual, feature="attention"))
     components = load_components(config)
     side = options.window_voxels or config.backbone.window_voxels
     learned, judged = _draws(job, side)

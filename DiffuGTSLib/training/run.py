@@ -88,8 +88,8 @@ def train_part(
 
     Raises:
         InputError: Unknown part, or a protocol without the splits or the tissue that are needed.
-        ConfigError: Unknown device, precision, preset or option, or no iterations; a preset for a part that is always
-            `mini`'s, or another one than the head's for what follows it.
+        ConfigError: Unknown device, precision, preset or option, or no iterations, or any for a part that learns nothing;
+            a preset for a part that is always `mini`'s, or another one than the head's for what follows it.
         WeightsError: If the autoencoder is missing, or the run's is another than the preset's, or a checkpoint belongs
             to another network.
         StorageError: If the run folder cannot be written to.
@@ -97,6 +97,11 @@ def train_part(
     if part not in PARTS:
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
     chosen = PARTS[part]
+    if chosen.tunes and (iterations is not None or tensorboard):
+        raise ConfigError(
+            f"{part} learns nothing: it has no iterations and no curves.",
+            hint="leave --iterations and --tensorboard away.",
+        )
     wishes = dict(options or {})
     config, networks = _chosen_networks(part, chosen, preset, wishes, output)
     own = chosen.chosen({key: value for key, value in wishes.items() if "." not in key})

@@ -137,11 +137,8 @@ def choose_thresholds(job: Job) -> None:
     make_folder(folder)
     own = job.output / "model"
     base = own if (own / "aova").is_dir() else job.base
-    config = replace(
-        job.config,
-        backbone=replace(job.config.backbone, folder=str(base)),
-        runtime=replace(job.config.runtime, device=str(job.device), offload=False),  # all parts are used all the time
-    )
+    config = job.looking_with(base)
+    config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
     components = load_components(config)
     _tell_of_trained(base, job)
     samples = judges(job.scans, options, job.plan.seed)

@@ -82,6 +82,19 @@ def test_a_choice_that_cannot_be_read_is_refused(a_training_case: tuple[str | Pa
         refused(run("train", "tumor-painter", *a_training_case, "--set", wish), 2, message, "")
 
 
+def test_a_network_that_is_named_twice_is_refused(a_training_case: tuple[str | Path, ...]) -> None:
+    done = run("train", "segmenter", *a_training_case, "--dry-run", "--model", "unet", "--set", "model=nunet")
+    refused(done, 2, "named twice: --model unet and --set model=nunet", "leave one away")
+
+
+@pytest.mark.parametrize("wish", [("--iterations", "77"), ("--tensorboard",)])
+def test_a_part_that_learns_nothing_has_no_length_and_no_curves(
+    a_training_case: tuple[str | Path, ...], wish: tuple[str, ...]
+) -> None:
+    done = run("train", "thresholds", *a_training_case, "--dry-run", *wish)
+    refused(done, 2, "thresholds learns nothing", "leave --iterations and --tensorboard away")
+
+
 def test_key_and_value_are_parted_at_the_first_equals_sign() -> None:
     assert key_values(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
     assert key_values(None) == {}

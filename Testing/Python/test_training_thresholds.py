@@ -39,12 +39,12 @@ MM = (2.0, 2.0, 2.0)
 SMALL = {"painted": "1", "healthy": "1", "side": "32"}
 
 
-def choose(run: Path, *, dry_run: bool = False, **options: str) -> list[str]:
+def choose(run: Path, *, dry_run: bool = False, precision: str = "float32", **options: str) -> list[str]:
     lines: list[str] = []
     with tiny_networks():
         train_part(
             "thresholds", protocol_path=run / "data" / "protocol.json", data=run / "data", output=run,
-            device="cpu", options=SMALL | options, dry_run=dry_run, report=lines.append,
+            device="cpu", options=SMALL | options, dry_run=dry_run, report=lines.append, precision=precision,
         )  # fmt: skip
     return lines
 
@@ -100,6 +100,12 @@ def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
     assert [name for name in before if before[name] != after[name]] == [first.name], "but what is damaged"
     choose(a_run, painted="0", healthy="0", absent="0")
     assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
+
+
+def test_scans_are_looked_at_in_the_precision_that_is_asked_for(a_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("DiffuGTSLib.components.has_bfloat16", lambda device: False)
+    with pytest.raises(ConfigError, match="Precision 'bfloat16' was asked for on a CPU without instructions for it"):
+        choose(a_run, precision="bfloat16")
 
 
 def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Path) -> None:
