@@ -196,7 +196,8 @@ def groups(
     by: Annotated[list[str], typer.Option("--by", help="A column of the metadata; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The CSV file of the groups.")],
     patient: Annotated[
-        str | None, typer.Option("--patient", help="The column that names patients: they are drawn, not scans.")
+        str | None,
+        typer.Option("--patient", help="The column that names patients, who are drawn, not scans; default: patient."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -13,6 +13,10 @@ UNKNOWN = "unknown"
 ALL = "all"
 CASE = "case"
 """The column by which tables name their rows."""
+PATIENT = "patient"
+"""The column of the cases that tells whose they are, where it is there."""
+_NAMES = {CASE, PATIENT, "lesion"}
+"""Columns that name something, if by numbers, and measure nothing."""
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -69,7 +73,8 @@ def group_figures(
         cases: Figures of each case, as CSV gives them.
         metadata: What is known of each; cases without a row are "unknown".
         by: Columns of the metadata.
-        patient: A column of the metadata: patients are drawn for the interval, not scans.
+        patient: A column of the metadata, or else of the cases, that names patients: they are drawn for the interval, not
+            scans. Where it is None or says nothing of a case, the cases' own column `PATIENT` counts, if there is one.
 
     Raises:
         InputError: If a column is not there, there are no cases, or no figure in them.
@@ -78,13 +83,14 @@ def group_figures(
         raise InputError("There are no cases to group.", code="missing")
     known = {row[CASE]: row for row in metadata}
     columns = list(metadata[0]) if metadata else []
-    for name in [*by, *([patient] if patient else [])]:
+    for name in [*by, *([patient] if patient and patient not in cases[0] else [])]:
         if name not in columns:
             raise InputError(f"The metadata have no column '{name}'.", hint=did_you_mean(name, columns), code="column")
-    figures = [name for name in cases[0] if name != CASE and all(_is_number(case[name]) for case in cases)]
+    names = {*_NAMES, patient}
+    figures = [name for name in cases[0] if name not in names and all(_is_number(case[name]) for case in cases)]
     if not figures:
         raise InputError("The cases hold no column of numbers.", code="column")
-    owners = [known.get(case[CASE], {}).get(patient or "") or case[CASE] for case in cases]
+    owners = [_owner(case, known.get(case[CASE], {}), patient or PATIENT) for case in cases]
     rows = _rows(ALL, ALL, cases, figures, owners)
     for column in by:
         groups = [stratum(known.get(case[CASE], {}).get(column, ""), column) for case in cases]
@@ -92,6 +98,11 @@ def group_figures(
             chosen = [number for number, name in enumerate(groups) if name == group]
             rows += _rows(column, group, [cases[n] for n in chosen], figures, [owners[n] for n in chosen])
     return rows
+
+
+def _owner(case: Mapping[str, str], about: Mapping[str, str], patient: str) -> str:
+    """Return the patient of a case; one of whom nobody knows it is a patient of its own."""
+    return about.get(patient) or case.get(patient) or case.get(PATIENT) or case[CASE]
 
 
 FIRST_COLUMNS = ("by", "group", "figure")

@@ -48,6 +48,18 @@ def test_cases_of_which_nobody_knows_the_patient_are_patients_of_their_own() -> 
     assert not any(math.isnan(float(row["low"])) for row in rows)
 
 
+def test_the_numbers_of_patients_are_no_figure_and_tell_whose_the_scans_are() -> None:
+    cases = [
+        {"case": name, "patient": "007", "lesion": "1", "dice": dice} for name, dice in (("a", "0.2"), ("b", "0.4"))
+    ]
+    for patient in (None, "patient"):
+        rows = group_figures(cases, METADATA, ["sex"], patient=patient)
+        assert {row["figure"] for row in rows} == {"dice"}
+        assert math.isnan(float(rows[0]["low"])), "two scans of one patient"
+    named = group_figures(cases, METADATA, ["sex"], patient="mrn")
+    assert not math.isnan(float(named[0]["low"])), "the metadata's patients go before the cases' own"
+
+
 @pytest.mark.parametrize(
     ("value", "column", "group"),
     [
