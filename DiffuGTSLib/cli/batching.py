@@ -205,7 +205,23 @@ def require_batch_folder(output: Path) -> None:
         raise InputError(
             f"{output} is the result of one scan.", hint="choose another folder for many of them.", code="exists"
         )
-    require_folder_for(output, CASES, force=True, hint="", names=(CASES, ALL_FINDINGS))
+    require_folder_for(output, CASES, force=True, hint="")
+    present = [name for name in (CASES, ALL_FINDINGS) if (output / name).exists()]
+    if present and not _is_ours(output / CASES):
+        raise InputError(
+            f"{output} holds {', '.join(present)}, which no batch wrote and this one would replace.",
+            hint="choose another folder, or move these files.",
+            code="exists",
+        )
+
+
+def _is_ours(table: Path) -> bool:
+    """Tell whether a `cases.csv` is a batch's, by its columns: an evaluation's and a study's have the same name."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file), None) == list(Row.__dataclass_fields__)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
 
 
 class _Batch:

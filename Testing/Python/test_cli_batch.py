@@ -22,6 +22,7 @@ from DiffuGTSLib import results
 from DiffuGTSLib.cli.batching import planned_cases
 from DiffuGTSLib.cli.scan_folders import _named, scans_below
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.report import write_report
 from DiffuGTSLib.volumes import io
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume
@@ -314,3 +315,29 @@ def test_tables_of_others_and_a_single_result_are_not_written_over(a_case: Path,
     (tmp_path / "record.json").write_text("{}")
     refused(run("batch", a_case / "scan.nii.gz", "-o", tmp_path, *LIVER), 2, "the result of one scan", "another folder")
     assert (tmp_path / "findings.csv").read_text() == "mine"
+
+
+def test_another_table_of_the_cases_is_not_written_over(a_case: Path, tmp_path: Path) -> None:
+    """Somebody's list of patients, what Excel made of one, and an evaluation's table, which has the same name."""
+    for name in ("lists", "excel", "evaluated"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lists" / "cases.csv").write_text("name,age\none,56\n")
+    (tmp_path / "excel" / "cases.csv").write_bytes("name;größe".encode("cp1252"))
+    write_report([{"case": "one", "dice_refined": 0.5}], tmp_path / "evaluated", title="A report")
+    for name in ("lists", "excel", "evaluated"):
+        before = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        done = run("batch", a_case / "scan.nii.gz", "-o", tmp_path / name, *LIVER)
+        refused(done, 2, "cases.csv, which no batch wrote", "another folder")
+        assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == before
+
+
+def test_a_result_that_a_killed_run_had_put_aside_is_no_place_for_many(a_case: Path, tmp_path: Path) -> None:
+    aside = tmp_path / ".diffugts-killed" / "earlier"
+    aside.mkdir(parents=True)
+    for name in (results.RECORD, results.FINDINGS, results.SEGMENTATION):
+        (aside / name).write_text("earlier")
+    (tmp_path / results.FINDINGS).write_text("new, but not whole")
+    for folder in (aside, aside.parent):
+        os.utime(folder, (0, 0))
+    refused(run("batch", a_case / "scan.nii.gz", "-o", tmp_path, *LIVER), 2, "which no batch wrote", "another folder")
+    assert sorted(path.name for path in aside.iterdir()) == ["findings.csv", "record.json", "segmentation.nii.gz"]
