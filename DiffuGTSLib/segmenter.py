@@ -45,12 +45,14 @@ class TrainedSegmenter:
         grid: Spacing, window of intensities and padding.
         window_voxels: Side of the windows in which it sees a scan.
         modalities: "CT", "MR" or both, as it was trained on; empty where its folder does not say.
+        organs: Whose tumors it was trained to find; likewise.
     """
 
     network: Segmenter
     grid: CanonicalConfig
     window_voxels: int
     modalities: tuple[str, ...] = ()
+    organs: tuple[str, ...] = ()
 
 
 def save_segmenter(trained: TrainedSegmenter, folder: Path) -> None:
@@ -66,12 +68,15 @@ def save_segmenter(trained: TrainedSegmenter, folder: Path) -> None:
 
 
 def save_grid(trained: TrainedSegmenter, folder: Path) -> None:
-    """Write what a segmenter sees into its folder: grid, window, modalities.
+    """Write what a segmenter sees into its folder: grid, window, modalities, organs.
 
     Raises:
         StorageError: If it cannot be written.
     """
-    grid = {"canonical": asdict(trained.grid), "window_voxels": trained.window_voxels, "modalities": trained.modalities}
+    grid = {
+        "canonical": asdict(trained.grid), "window_voxels": trained.window_voxels, "modalities": trained.modalities,
+        "organs": trained.organs,
+    }  # fmt: skip
     with whole_file(folder / GRID_FILE) as temporary:
         temporary.write_text(json.dumps(grid, indent=1) + "\n", encoding="utf-8")
 
@@ -109,10 +114,10 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
         }
         grid = CanonicalConfig(**canonical)
         window_voxels = int(values["window_voxels"])
-        modalities = tuple(str(modality) for modality in values.get("modalities", ()))
+        modalities, organs = (tuple(map(str, values.get(key, ()))) for key in ("modalities", "organs"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / GRID_FILE} does not describe a grid: {error}.") from error
-    return TrainedSegmenter(network.to(device or torch.device("cpu")), grid, window_voxels, modalities)
+    return TrainedSegmenter(network.to(device or torch.device("cpu")), grid, window_voxels, modalities, organs)
 
 
 @dataclass(frozen=True)

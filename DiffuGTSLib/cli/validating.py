@@ -63,7 +63,15 @@ AllowSeen = Annotated[
 ]
 Modality = Annotated[
     Literal["CT", "MR"] | None,
-    typer.Option("--modality", help="Default: the segmenter's, guessed where it knows both; of a protocol: CT."),
+    typer.Option("--modality", help="Default: the segmenter's; of scans guessed where it knows both."),
+]
+Organs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--organ",
+        help="Cases of a protocol to score. Default: those whose tumors the segmenter was trained to find. May be repeated.",
+        rich_help_panel=_WHAT,
+    ),
 ]
 MinimumRadius = Annotated[
     float, typer.Option("--minimum-radius", metavar="MM", help="Drop smaller tumors; 0: none.", rich_help_panel=_POST)
@@ -89,6 +97,7 @@ def validate(
     split: Split = "test",
     allow_seen: AllowSeen = False,
     modality: Modality = None,
+    organ: Organs = None,
     offset_hu: OffsetHu = None,
     overlap: Annotated[float, typer.Option("--overlap", help="Of neighboring windows, 0 to 0.9.")] = 0.75,
     minimum_radius: MinimumRadius = 3.0,
@@ -103,13 +112,9 @@ def validate(
     Scores are Dice and surface Dice (NSD) at 2 mm: 1 where nothing is to find and nothing was found, 0 where only one
     of both is empty. In a protocol's report scans without a tumor count by their false positives instead, as in diffugts evaluate's.
     """
-    if (scans is None) == (protocol is None) or (protocol is None) != (data is None) or (labels and tumors):
-        raise InputError(
-            "Expected scans, or one protocol and its data; and label maps or tumor masks, not both.",
-            hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
-            code="choice",
-        )
+    _require_one_kind(scans, protocol, data, labels, tumors)
     _require_fitting(protocol, data, modality, offset_hu, labels, tumors, organ_masks)
+    _require_meant(protocol, organ, organ_masks, largest_organ=largest_organ, reach=reach)
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
 
@@ -120,7 +125,7 @@ def validate(
 
     how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality, offset_hu)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))
-    begin(output, find_segmenter(model), how, asked(protocol, split, scans, labels or tumors, organ_masks))
+    begin(output, find_segmenter(model), how, asked(protocol, split, organ, scans, labels or tumors, organ_masks))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows: list[dict[str, str | float]] = []
         if data is None:
@@ -130,7 +135,7 @@ def validate(
             )  # fmt: skip
         else:
             validate_protocol(
-                trained, path, data, output, split=split, modalities=(modality or "CT",), how=how,
+                trained, path, data, output, split=split, modalities=[modality] if modality else [], organs=organ or [], how=how,
                 on_case=lambda case, done: progress("cases", done), model_folder=find_segmenter(model),
                 allow_seen=allow_seen,
             )  # fmt: skip
@@ -141,6 +146,18 @@ def validate(
         typer.echo(told)
     elif not quiet:
         _show(rows, output)
+
+
+def _require_one_kind(
+    scans: Path | None, protocol: str | None, data: Path | None, labels: Path | None, tumors: Path | None
+) -> None:
+    """Refuse both scans and a protocol, or neither; and both kinds of truth."""
+    if (scans is None) == (protocol is None) or (protocol is None) != (data is None) or (labels and tumors):
+        raise InputError(
+            "Expected scans, or one protocol and its data; and label maps or tumor masks, not both.",
+            hint="write MODEL SCANS -o DIR [--labels DIR], or MODEL --protocol NAME --data FOLDER -o DIR.",
+            code="choice",
+        )
 
 
 def _require_fitting(
@@ -158,6 +175,18 @@ def _require_fitting(
         require_folder(data, "--data")
 
 
+def _require_meant(
+    protocol: str | None, organ: list[str] | None, organ_masks: Path | None, *, largest_organ: bool, reach: float | None
+) -> None:
+    """Refuse options that would change nothing: a choice of organs without a protocol, and of the network's own organ beside masks."""
+    if organ and protocol is None:
+        words = "Of scans nobody knows which organ they show: --organ chooses among a protocol's cases."
+        raise InputError(words, hint="leave it away.", code="choice")
+    if organ_masks is not None and (largest_organ or reach is not None):
+        words = "Organ masks take the place of the segmenter's own organ, of which --largest-organ and --reach speak."
+        raise InputError(words, hint="leave these two away, or --organ-masks.", code="choice")
+
+
 def _tell_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
     """Say what a scan was taken for, as `segment` does."""
     if not quiet:
@@ -166,9 +195,9 @@ def _tell_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
         warn_of_mr(name, reason)
 
 
-def asked(protocol: str | None, split: str, *places: Path | None) -> list[str]:
-    """Return in words what is validated: a protocol's split, or scans and masks."""
-    return [protocol, split] if protocol else [str(place and place.absolute()) for place in places]
+def asked(protocol: str | None, split: str, organs: list[str] | None, *places: Path | None) -> list[str]:
+    """Return in words what is validated: a protocol's split and organs, or scans and masks."""
+    return [protocol, split, *(organs or [])] if protocol else [str(place and place.absolute()) for place in places]
 
 
 def list_scans(

@@ -253,7 +253,8 @@ def validate_protocol(
     output: Path,
     *,
     split: str = "test",
-    modalities: Sequence[str] = ("CT",),
+    modalities: Sequence[str] = (),
+    organs: Sequence[str] = (),
     how: HowToPredict | None = None,
     on_case: OnCase | None = None,
     model_folder: Path | None = None,
@@ -267,7 +268,8 @@ def validate_protocol(
         data: Folder that the protocol's paths start from.
         output: An existing or new folder.
         split: "test" or "validation"; what was trained on is refused.
-        modalities: Of the cases.
+        modalities: Of the cases; empty takes those that the segmenter was trained on, or CT where it does not say.
+        organs: Likewise; empty takes those whose tumors it was trained to find, or all where it does not say.
         how: See `HowToPredict`.
         on_case: See `OnCase`.
         model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: unknown.
@@ -277,13 +279,15 @@ def validate_protocol(
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no such
             case with a mask.
     """
-    cases = [
-        case
-        for case in choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
-        if case.modality in modalities
-    ]
+    modalities, organs = modalities or trained.modalities or ("CT",), organs or trained.organs
+    chosen = choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
+    cases = [case for case in chosen if case.modality in modalities and (not organs or case.organ in organs)]
     if not any(case.tumor for case in cases):
-        raise InputError(f"The protocol has no {' or '.join(modalities)} case with a mask in split '{split}'.")
+        shown = f" of the {' or '.join(organs)}" if organs else ""
+        raise InputError(
+            f"The protocol has no {' or '.join(modalities)} case{shown} with a mask in split '{split}'.",
+            hint=f"it has {', '.join(sorted({f'{case.organ} in {case.modality}' for case in chosen}))}; see --organ and --modality.",
+        )
     seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
     make_folder(output)
     rows = []

@@ -238,7 +238,8 @@ def train_segmenter(
     if rank() == 0:
         best = recipe.best.load() if recipe.best.value >= 0 else network
         modalities = tuple(sorted({scan.scan.modality for scan in train_scans}))
-        save_segmenter(TrainedSegmenter(best.cpu(), grid, options.window, modalities), folder / "model")
+        trained = TrainedSegmenter(best.cpu(), grid, options.window, modalities, options.organ_names)
+        save_segmenter(trained, folder / "model")
 
 
 def train_listed(

@@ -470,6 +470,14 @@ def test_a_choice_that_is_none_is_refused(tmp_path: Path, wish: tuple[str, ...])
     )
 
 
+@pytest.mark.parametrize("wish", [("--largest-organ",), ("--reach", "30")])
+def test_a_choice_that_would_change_nothing_is_refused(tmp_path: Path, wish: tuple[str, ...]) -> None:
+    done = run("validate", tmp_path, tmp_path, "--organ-masks", tmp_path, *wish, "-o", tmp_path / "out")
+    refused(done, 2, "Organ masks take the place of the segmenter's own organ", "leave these two away")
+    done = run("validate", tmp_path, tmp_path, "--organ", "liver", "-o", tmp_path / "out")
+    refused(done, 2, "--organ chooses among a protocol's cases", "leave it away")
+
+
 def test_a_mask_that_is_missing_is_refused_by_name(a_model: Path, a_run: Path, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     done = run("validate", a_model, a_run / "scans", "--labels", tmp_path / "masks", "-o", tmp_path / "out")

@@ -204,12 +204,14 @@ def test_a_segmenter_comes_back_with_its_grid(tmp_path: Path) -> None:
 
 
 def test_a_segmenter_knows_what_it_was_trained_on(tmp_path: Path) -> None:
-    save_segmenter(replace(a_segmenter(), modalities=("CT", "MR")), tmp_path)
-    assert load_segmenter(tmp_path).modalities == ("CT", "MR")
+    save_segmenter(replace(a_segmenter(), modalities=("CT", "MR"), organs=("liver", "lung")), tmp_path)
+    back = load_segmenter(tmp_path)
+    assert back.modalities == ("CT", "MR") and back.organs == ("liver", "lung")
     grid_file = tmp_path / "grid.json"
-    older = {key: value for key, value in json.loads(grid_file.read_text()).items() if key != "modalities"}
-    grid_file.write_text(json.dumps(older))
-    assert load_segmenter(tmp_path).modalities == (), "an older folder does not say"
+    told = json.loads(grid_file.read_text())
+    grid_file.write_text(json.dumps({key: told[key] for key in ("canonical", "window_voxels")}))
+    older = load_segmenter(tmp_path)
+    assert older.modalities == older.organs == (), "an older folder does not say"
 
 
 def test_a_segmenter_whose_weights_are_others_is_refused(tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path, lines))
     trained = load_segmenter(tmp_path)
     assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid() and trained.modalities == ("CT",)
+    assert trained.organs == OPTIONS.organ_names
     assert (tmp_path / "segmenter" / "model" / "checksums.json").is_file()
     assert {path.name for path in (tmp_path / "segmenter").iterdir()} >= {"best", "best.json", "log.csv", "model"}
     assert re.fullmatch(

@@ -218,6 +218,29 @@ def test_a_protocol_is_reported_as_evaluate_reports_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "mr" / "report.json").read_text())["cases"][0]["case"] == "mr_3"
 
 
+def test_of_a_protocol_a_segmenter_is_scored_on_its_own_organs_and_modalities(tmp_path: Path) -> None:
+    """Tumors of other organs are none that it could have learned to find: they would spoil its mean."""
+    data = tmp_path / "data"
+    protocol = write_mini_data(data)
+    rows = json.loads(protocol.read_text())["cases"]
+    other = {**write_case(data, "other", ct_phantom(GRID, seed=7), "test"), "organ": "kidney"}
+    write_protocol(protocol, [*rows, other])
+    trained: TrainedSegmenter = a_thresholder(spacing_mm=4.0)
+
+    def scored(modalities: tuple[str, ...], organs: tuple[str, ...], wish: tuple[str, ...] = ()) -> list[str]:
+        one = replace(trained, modalities=modalities, organs=organs)
+        validate_protocol(one, protocol, data, tmp_path / "report", how=RAW, organs=wish)
+        return [row["case"] for row in json.loads((tmp_path / "report" / "report.json").read_text())["cases"]]
+
+    assert scored(("CT",), ("liver",)) == ["ct_3"]
+    assert scored(("MR",), ("liver", "brain")) == ["mr_3"], "one that learned from MR is not scored on CT"
+    assert scored((), ()) == ["ct_3", "other"], "an older one does not say"
+    assert scored(("CT",), ("liver",), ("kidney",)) == ["other"], "a wish counts"
+    with pytest.raises(InputError, match="no CT case of the lung with a mask in split 'test'") as caught:
+        scored(("CT",), ("lung",))
+    assert "brain in MR, kidney in CT, liver in CT" in caught.value.hint
+
+
 def test_in_a_protocol_scans_without_a_tumor_count_by_their_false_positives(tmp_path: Path) -> None:
     """One names no tumor, of one the mask is empty: neither has an overlap, and neither spoils a mean."""
     data = tmp_path / "data"
