@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -22,6 +23,8 @@ INDEX_FILE, CHECKSUMS_FILE, CARD_FILE = "model_index.json", "checksums.json", "R
 WEIGHTS_PATTERN = "*.safetensors"
 CHUNK_BYTES = 8 << 20
 _PERMISSIVE = re.compile(r"apache|\bmit\b|\bbsd\b|cc0|cc[ -]by[ -]\d", re.IGNORECASE)
+_RESTRICTIVE = re.compile(r"\bn[cd]\b|non-?\s?commercial|no-?\s?derivative", re.IGNORECASE)
+"""Wins: a folder may name one license for its weights and another for its code."""
 _LICENSE = re.compile(
     r"Apache License,? (?:Version )?2\.0|Apache-2\.0|MIT License|BSD[- ][23][- ]Clause|CC[ -]BY(?:-[A-Z]{2})*[ -]\d\.\d"
     r"|NVIDIA[\w -]*? License"
@@ -32,7 +35,7 @@ def modelFolder(config: Config) -> Path | None:
     """Return where a configuration's model lies, None where it is not there."""
     if config.backbone.folder:
         folder = Path(config.backbone.folder)
-        return folder if folder.is_dir() else None
+        return folder if isFolder(folder) else None
     stored = find_stored(config.backbone.name)
     if stored is not None:
         return stored.folder
@@ -40,6 +43,11 @@ def modelFolder(config: Config) -> Path | None:
         return resource_path("Models", config.backbone.name)
     except InputError:
         return None
+
+
+def isFolder(folder: Path | None) -> bool:
+    """Say whether a folder is there; one on a drive that answers with an error is not."""
+    return folder is not None and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises that error
 
 
 def requireModel(folder: Path) -> None:
@@ -58,7 +66,7 @@ def requireModel(folder: Path) -> None:
 
 def sizeBytes(folder: Path) -> int:
     """Return how much room a model takes on the disk."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if os.path.isfile(path))  # noqa: PTH113 - as above
 
 
 def sizeText(size: int) -> str:
@@ -74,15 +82,14 @@ def licenseOf(folder: Path) -> str:
     Looked for in this order: `license:` at the head of its card, the first line of a LICENSE file, and a line of the
     card that names both the weights and a known license.
     """
-    card = folder / CARD_FILE
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
+    lines = _lines(folder / CARD_FILE)
     for line in lines[:30]:
         if line.lower().startswith("license:"):
             return line.split(":", 1)[1].strip()
     for path in sorted(folder.glob("LICENSE*")):
-        words = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        words = [line.strip() for line in _lines(path) if line.strip()]
         if words:
-            return words[0].strip()
+            return words[0]
     for line in lines:
         found = _LICENSE.search(line)
         if found and "weights" in line.lower():
@@ -90,9 +97,17 @@ def licenseOf(folder: Path) -> str:
     return ""
 
 
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text, none where it is a folder, is not there or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
 def isPermissive(license_: str) -> bool:
     """Say whether a license lets anybody use the weights for anything; one that is not known does not."""
-    return _PERMISSIVE.search(license_) is not None
+    return _PERMISSIVE.search(license_) is not None and _RESTRICTIVE.search(license_) is None
 
 
 def checking(folder: Path) -> Generator[float, None, list[str]]:

@@ -91,7 +91,7 @@ class ModelsWindow:
         described, chosen = presets(), setting(MODEL_FOLDER_KEY)
         self.table.setRowCount(len(self._rows))
         for row, (name, folder, isOwn) in enumerate(self._rows):
-            isThere = folder is not None and folder.is_dir()
+            isThere = model_folders.isFolder(folder)
             values = (
                 name,
                 model_folders.sizeText(model_folders.sizeBytes(folder)) if isThere else "",
@@ -112,7 +112,7 @@ class ModelsWindow:
     def _offer(self) -> None:
         """Enable what can be done with the chosen row."""
         row = self._row()
-        isThere = row is not None and row[1] is not None and row[1].is_dir()
+        isThere = row is not None and model_folders.isFolder(row[1])
         self.useButton.enabled = isThere
         self.checkButton.enabled = isThere and not self.isChecking
         self.removeButton.enabled = row is not None and row[2]

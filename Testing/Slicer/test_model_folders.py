@@ -138,6 +138,17 @@ def test_licenses_for_everybody_and_everything_are_known(license_: str) -> None:
     assert isPermissive(license_)
 
 
-@pytest.mark.parametrize("license_", ["", "NVIDIA Open Model License", "CC BY-NC 4.0", "cc-by-nc-nd-4.0", "PERMITTED"])
+@pytest.mark.parametrize(
+    "license_",
+    [
+        "",
+        "NVIDIA Open Model License",
+        "CC BY-NC 4.0",
+        "cc-by-nc-nd-4.0",
+        "PERMITTED",
+        "CC BY-NC 4.0 (weights), Apache-2.0 (code)",
+        "Apache License 2.0, weights for non-commercial use",
+    ],
+)
 def test_any_other_license_is_asked_about(license_: str) -> None:
     assert not isPermissive(license_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import gui
 import pytest
 import slicer
 from DiffuGTSSlicer.panel_models import ownFolders
-from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, setting
+from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, setSetting, setting
 from panel_parts import Opened
 
 from DiffuGTSLib.resources import resource_path
@@ -94,6 +95,21 @@ def test_a_folder_of_ones_own_is_added_used_and_removed(a_panel: Opened, a_windo
 def test_a_folder_without_a_model_is_refused(a_window: Any, tmp_path: Path) -> None:
     a_window.add(str(tmp_path))
     assert "holds no model" in a_window.label.text and ownFolders() == []
+
+
+def test_a_folder_that_cannot_be_described_is_listed_and_can_be_removed(a_window: Any, a_model: Path) -> None:
+    (a_model / "README.md").unlink()
+    (a_model / "LICENSES").mkdir()
+    a_window.add(str(a_model))
+    assert row_of(a_window, "mine")[2] == "not stated"
+    refused = "x" * 300  # the file system answers with an error instead of "not there"
+    setSetting(MODEL_FOLDERS_KEY, json.dumps([str(a_model), str(a_model.parent / refused)]))
+    a_window.fill()
+    assert row_of(a_window, refused)[4] == "not installed" and not a_window.useButton.enabled
+    a_window.remove()
+    row_of(a_window, "mine")
+    a_window.remove()
+    assert ownFolders() == []
 
 
 def test_closing_the_window_stops_the_check(a_window: Any) -> None:
