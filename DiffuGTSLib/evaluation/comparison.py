@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import isnan, nan
+from math import isclose, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ NOT_COMPARED = ("seconds", "lesions", "reference_ml", "dice_ellipsoid", "dice_th
 
 Each would be one more test that the others are corrected for. Asked for by name they are compared all the same.
 """
+
+
+_OF_THE_CASE = ("organ", "modality", "kind", "lesions", "reference_ml")
+"""Columns that follow from a case alone, and must be alike in two reports of it."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,8 @@ def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = (),
         seed: As in `compare`.
 
     Raises:
-        InputError: If a report cannot be read, the two have no case in common or a case that differs between them
-            (code "other_scan"), or a column is not in both.
+        InputError: If a report cannot be read, the two have no case in common, or a case whose scan, reference or organ differs
+            between them (code "other_scan"), or a column is not in both.
     """
     a, b = read_report(folder_a), read_report(folder_b)
     pairs = _pairs(a, b)
@@ -187,7 +191,7 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[dict[str, A
     if not pairs:
         raise InputError("The two reports have no case in common.", hint="compare two runs of one protocol and split.")
     scans = [report.get("scans", {}) for report in (a, b)]
-    for row, _ in pairs:
+    for row, partner in pairs:
         digests = [each.get(row["case"]) for each in scans]
         if None not in digests and digests[0] != digests[1]:
             raise InputError(
@@ -195,7 +199,34 @@ def _pairs(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[dict[str, A
                 hint="run both variants on the same data.",
                 code="other_scan",
             )
+        known = [report.get("read_as", {}).get(row["case"], {}) for report in (a, b)]
+        for one, two in (known, (row, partner)):
+            _require_same_case(one, two, row["case"])
     return pairs
+
+
+def _require_same_case(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> None:
+    """Refuse a case that was read, or asked about, in another way in the second report.
+
+    Args:
+        one: What is known of it in the first: its row, or `protocol_cases.read_as`.
+        other: The same of the second.
+        name: The case's.
+
+    Raises:
+        InputError: Naming what differs (code "other_scan").
+    """
+    for key in (*_OF_THE_CASE, "tumor_values", "framed_on_tumor", "offset_hu"):
+        first, second = one.get(key), other.get(key)
+        if first is None or second is None:  # a report of before does not tell
+            continue
+        numbers = isinstance(first, int | float) and isinstance(second, int | float)
+        if not (isclose(first, second, rel_tol=1e-6) if numbers else first == second):
+            raise InputError(
+                f"Case '{name}' has another {key} in the second report: {second}, in the first {first}.",
+                hint="run both variants on one protocol: figures against two references are no pair.",
+                code="other_scan",
+            )
 
 
 def _row(name: str, result: Paired, adjusted: float) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
@@ -13,7 +14,7 @@ from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
 from DiffuGTSLib.evaluation.html_report import PAGE, write_page
 from DiffuGTSLib.evaluation.pooled import pool
-from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_case, require_organs
+from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_as, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
@@ -84,6 +85,7 @@ class _Judge:
         components: The model.
         rules: The threshold baseline.
         digests: Case → file → SHA-256, of those scored.
+        read_as: Case → what else its scan and reference follow from, of those scored.
     """
 
     data: Path
@@ -92,11 +94,12 @@ class _Judge:
     components: Components
     rules: BaselineRules
     digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    read_as: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def score(self, case: Case) -> CaseScore:
         """Return a case's score: as kept, or measured now and kept."""
         read = read_case(case, self.data)
-        self.digests[case.name] = read.digests
+        self.digests[case.name], self.read_as[case.name] = read.digests, read_as(case)
         rule = self.rules.of(case.modality)
         parts = {**self.components.weights, "threshold baseline": str(rule)}
         made_of = fingerprint(case, read.digests, self.config, parts)
@@ -126,6 +129,7 @@ def _write(
     more = {
         "pooled": pooled.as_json(),
         "scans": judge.digests,
+        "read_as": judge.read_as,
         "about": {**about, "seen_in_training": seen.why},
     }
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,14 @@ def read_case(case: Case, data: Path) -> ReadCase:
         rng = np.random.default_rng([2025, *case.name.encode()])
         scan, mask = reframe(scan, mask, AIR_HU if case.modality == "CT" else float(scan.array.min()), rng)
     return ReadCase(scan, mask, digests)
+
+
+def read_as(case: Case) -> dict[str, Any]:
+    """Return what a case's scan and reference follow from beside its files: two reports must agree in it to be compared."""
+    return {
+        "organ": case.organ, "modality": case.modality, "tumor_values": sorted(case.tumor_values),
+        "framed_on_tumor": case.framed_on_tumor, "offset_hu": case.offset_hu,
+    }  # fmt: skip
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from DiffuGTSLib.evaluation.comparison import (
     patient_means,
     permutation_test,
 )
+from DiffuGTSLib.evaluation.protocol_cases import read_as
 from DiffuGTSLib.evaluation.report import write_report
 
 
@@ -149,6 +151,30 @@ def test_a_case_that_is_another_scan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Case 'a' is another scan") as caught:
         compare_reports(*folders)
     assert caught.value.code == "other_scan"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("reference_ml", 55.0), ("lesions", 2), ("organ", "spleen"), ("kind", "healthy")]
+)
+def test_a_case_with_another_reference_is_refused(tmp_path: Path, key: str, value: str | float) -> None:
+    """As two protocols give it that name other values of one label map tumor; reports of before tell it by their rows."""
+    row = {"case": "a", "organ": "liver", "kind": "tumor", "lesions": 1, "reference_ml": 10.0, "dice_refined": 0.5}
+    for folder, changes in (("a", {}), ("b", {key: value}), ("c", {"reference_ml": 10.0 + 1e-9})):
+        (tmp_path / folder).mkdir()
+        write_report([row | changes], tmp_path / folder, title="A report")
+    with pytest.raises(InputError, match=f"has another {key} in the second report: {value}") as caught:
+        compare_reports(tmp_path / "a", tmp_path / "b")
+    assert caught.value.code == "other_scan"
+    assert compare_reports(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_case_that_was_read_in_another_way_is_refused(tmp_path: Path) -> None:
+    folders = [a_report(tmp_path / name) for name in "ab"]
+    for folder, case in zip(folders, (a_case("a"), replace(a_case("a"), framed_on_tumor=True)), strict=True):
+        report = json.loads((folder / "report.json").read_text())
+        (folder / "report.json").write_text(json.dumps(report | {"read_as": {"a": read_as(case)}}))
+    with pytest.raises(InputError, match="has another framed_on_tumor in the second report: True"):
+        compare_reports(*folders)
 
 
 def test_cases_of_one_report_only_are_named(tmp_path: Path) -> None:

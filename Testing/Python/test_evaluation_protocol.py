@@ -73,6 +73,7 @@ def test_the_report_tells_all_that_is_pooled_and_how_to_repeat_it(
     report = json.loads((a_report / "report.json").read_text())
     assert set(report["pooled"]) == {"froc", "calibration", "sizes", "scan_auroc", "groups", "steps"}
     assert sorted(report["scans"]["ct_3"]) == ["ct_3/scan.nii.gz", "ct_3/tumor.nii.gz"]
+    assert report["read_as"]["ct_3"]["organ"] == "liver" and report["read_as"]["ct_3"]["tumor_values"] == []
     assert report["about"]["protocol_sha256"] == hashlib.sha256(a_protocol.read_bytes()).hexdigest()
     assert load_config(a_config.preset, a_report / "config.json") == a_config, "--config config.json is this very model"
 
