@@ -103,6 +103,13 @@ def test_intensities_that_could_be_either_must_be_named() -> None:
     assert "--modality" in caught.value.hint
 
 
+def test_numbers_far_beyond_hounsfield_units_are_not_taken_for_ct() -> None:
+    array = np.linspace(-8192, 8191, 20**3).reshape(20, 20, 20)
+    with pytest.raises(InputError, match="Cannot tell CT from MR: intensities run from -8110 to 8109") as caught:
+        guess_modality(Volume(array, grid((20, 20, 20))))
+    assert caught.value.code == "modality"
+
+
 # The grid
 
 
@@ -267,6 +274,17 @@ def test_projected_masks_are_the_covered_share_and_keep_the_volume(a_ct_phantom:
     share = canonical.project(fine.lesion)
     assert 0 <= share.min() < share.max() <= 1
     assert float(share.sum()) * canonical.geometry.voxel_volume_ml == pytest.approx(fine.lesion_ml, rel=0.01)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_mask_thinner_than_the_model_s_voxels_is_a_share_of_them_wherever_it_lies(first: int) -> None:
+    """Every third plane of 1 mm, on a grid of 3 mm: where voxels are only met in the middle it is all or nothing."""
+    ramp = Volume(np.arange(30**3, dtype=np.float32).reshape(30, 30, 30), grid((30, 30, 30), (1.0, 1.0, 1.0)))
+    planes = np.zeros(ramp.array.shape, dtype=np.uint8)
+    planes[first::3] = 1
+    scan = to_canonical(ramp, CanonicalConfig(spacing_mm=3.0), "MR")
+    share = scan.project(ramp.with_array(planes))[tuple(slice(a, b) for a, b in scan.inside)]
+    assert share.min() > 0.15 and share.max() < 0.5
 
 
 def test_a_mask_on_another_grid_is_not_projected(a_ct_phantom: Phantom) -> None:

@@ -15,6 +15,7 @@ from DiffuGTSLib.synthesis.case import (
     NAMES,
     NOTICE,
     Origin,
+    as_the_scan_is_kept,
     is_case,
     make_case_record,
     patch_box,
@@ -82,6 +83,12 @@ def test_whole_hounsfield_units_stay_whole_and_small_on_disk(an_origin: Origin, 
     assert sitk.ReadImage(str(tmp_path / "scan.nii.gz")).GetPixelID() == sitk.sitkInt16
 
 
+def test_paint_is_rounded_to_the_nearest_whole_hounsfield_unit() -> None:
+    geometry = Geometry((1, 1, 2), np.eye(4))
+    scan, paint = (Volume(np.array([[row]], dtype=np.float32), geometry) for row in ([40, -4], [40.6, -3.6]))
+    assert as_the_scan_is_kept(scan, paint).ravel().tolist() == [41, -4]
+
+
 def test_the_record_is_enough_to_paint_the_same_again(an_origin: Origin, tmp_path: Path) -> None:
     write_case(tmp_path / "one", an_origin, painted(an_origin))
     record = json.loads((tmp_path / "one" / "synthesis.json").read_text())
@@ -130,6 +137,12 @@ def test_tumors_that_do_not_fit_into_the_patch_are_refused_with_the_side_they_ne
     with pytest.raises(InputError, match="reach over 40 mm, the patch over 30 mm") as caught:
         patch_box(Volume(array, Geometry((50, 20, 20), np.eye(4))), 30)
     assert "--patch 40" in caught.value.hint
+
+
+def test_tumors_that_just_fit_into_the_patch_lie_in_it_whole() -> None:
+    array = np.zeros((50, 20, 20), dtype=np.uint8)
+    array[5, 10, 10] = array[44, 10, 10] = 1
+    assert patch_box(Volume(array, Geometry((50, 20, 20), np.eye(4))), 40)[0] == slice(5, 45)
 
 
 def test_a_patch_of_a_scan_without_a_tumor_lies_in_its_middle_and_inside_it() -> None:

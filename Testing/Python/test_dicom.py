@@ -60,11 +60,12 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
 
 def test_two_series_are_refused_with_what_each_is(tmp_path: Path, a_small_ct: Volume) -> None:
     write_dicom(a_small_ct, tmp_path)
-    write_dicom(a_small_ct, tmp_path, {"0008|103e": "Bone kernel"}, series=2)
+    write_dicom(a_small_ct, tmp_path, {"0008|103e": "Bone kernel DOE JANE"}, series=2)
     with pytest.raises(InputError, match="expected one CT or MR series, got 2") as caught:
         read_volume(tmp_path)
-    assert "CT 'Series 1' of 7 file(s), uid 1.2.826.0.1.3680043.2.1125.99.1" in caught.value.message
-    assert "CT 'Bone kernel' of 7 file(s)" in caught.value.message
+    assert "CT of 7 file(s), first s1_001.dcm, uid 1.2.826.0.1.3680043.2.1125.99.1" in caught.value.message
+    assert "CT of 7 file(s), first s2_001.dcm" in caught.value.message
+    assert "DOE" not in caught.value.message, "the description may hold a name, and messages end in logs and tables"
     assert "one series only" in caught.value.hint
 
 
@@ -97,6 +98,15 @@ def test_uneven_slices_are_refused_and_rounded_positions_are_not(tmp_path: Path,
     assert files[3].name in caught.value.message
 
 
+def test_gaps_that_are_all_nearly_right_may_not_add_up(tmp_path: Path) -> None:
+    """Twenty gaps of 2.45 mm and twenty of 2.55: the middle of the scan lies 1 mm from where an even grid has it."""
+    scan = Volume(np.zeros((2, 2, 41), np.int16), grid((2, 2, 41), (0.7, 0.7, 2.5), np.diag([-1.0, -1.0, 1.0])), "CT")
+    late_mm = 0.05 * np.abs(np.arange(41) - 20) - 1
+    write_dicom(scan, tmp_path, slice_tags={k: _placed(scan, k, (0, 0, late_mm[k])) for k in range(41)})
+    with pytest.raises(GeometryError, match=r"unevenly spaced: 2\.45 to 2\.55 mm"):
+        read_volume(tmp_path)
+
+
 def test_slices_at_one_position_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:
     files = write_dicom(a_small_ct, tmp_path, slice_tags={3: _placed(a_small_ct, 2, (0, 0, 0))})
     with pytest.raises(GeometryError, match="Several slices lie at one position: between") as caught:
@@ -124,6 +134,16 @@ def test_a_drift_that_is_allowed_is_straightened_whether_voxels_are_read_or_not(
     read, planned = read_volume(tmp_path).geometry, read_geometry(tmp_path)
     assert planned.shape == read.shape
     np.testing.assert_allclose(planned.ijk_to_ras, read.ijk_to_ras, atol=1e-4)
+
+
+def test_a_drift_that_adds_up_to_more_than_a_tenth_of_a_millimeter_is_refused(
+    tmp_path: Path, a_small_ct: Volume
+) -> None:
+    slices = a_small_ct.geometry.shape[2]
+    tags = {k: _placed(a_small_ct, k, (0, 0.3 * k / (slices - 1), 0)) for k in range(slices)}
+    write_dicom(a_small_ct, tmp_path, slice_tags=tags)
+    with pytest.raises(GeometryError, match=r"stray up to 0\.3 mm sideways, allowed 0\.1 mm"):
+        read_volume(tmp_path)
 
 
 def test_several_orientations_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:

@@ -12,7 +12,15 @@ from phantoms import grid, write_dicom
 from DiffuGTSLib.errors import GeometryError, InputError, StorageError
 from DiffuGTSLib.volumes import dicom_tree
 from DiffuGTSLib.volumes.dicom import list_series, ordered_slices
-from DiffuGTSLib.volumes.dicom_tree import LOG, convert_study, convert_tree, find_studies, read_log, require_same
+from DiffuGTSLib.volumes.dicom_tree import (
+    LOG,
+    convert_study,
+    convert_tree,
+    find_studies,
+    read_log,
+    require_same,
+    write_checked,
+)
 from DiffuGTSLib.volumes.io import _require_place, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
@@ -149,6 +157,18 @@ def test_a_copy_that_differs_in_place_or_value_is_refused() -> None:
     other[0, 0, 0] += 1
     with pytest.raises(InputError, match="1 voxels changed"):
         require_same(scan, scan.with_array(other))
+
+
+def test_a_file_that_reads_back_changed_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_a_bad_disk(path: Path) -> Volume:
+        copy = read_volume(path)
+        copy.array[0, 0, 0] += 1
+        return copy
+
+    monkeypatch.setattr(dicom_tree, "read_volume", by_a_bad_disk)
+    with pytest.raises(InputError, match="1 voxels changed") as caught:
+        write_checked(a_ct(12), tmp_path / "ct.nii.gz")
+    assert caught.value.code == "not_written" and not list(tmp_path.iterdir())
 
 
 def test_a_box_that_lies_elsewhere_than_its_slices_is_refused(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_ct_whose_offset_was_lost_is_refused(a_chest: Volume, lost: float, pad
     assert "--offset-hu -1024" in caught.value.hint and "--offset-hu 0" in caught.value.hint
 
 
+def test_a_few_odd_voxels_are_no_air(a_chest: Volume) -> None:
+    array = a_chest.array + 1024
+    array[0, 0, :3] = -500
+    with pytest.raises(InputError, match="not in Hounsfield units") as caught:
+        require_hu(a_chest.with_array(array))
+    assert caught.value.code == "not_hu"
+
+
 def test_ct_in_hu_passes_with_and_without_air(a_chest: Volume, a_ct_phantom: Phantom) -> None:
     require_hu(a_chest)
     require_hu(a_ct_phantom.scan)
