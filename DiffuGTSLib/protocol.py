@@ -49,6 +49,7 @@ class Case:
         organ_files: Organ name → paths of masks that make it up, where every part has a file of its own; "resource:Outlines/…"
             for one that comes with DiffuGTS.
         other_lesion_values: Values of the label map that are neither healthy nor tumor, as a cyst.
+        unknown_labels: Label → its values in the label map, of which nothing is known: neither healthy nor tumor as well.
         lung_by_air: Find the lungs of a CT as the air enclosed by the body.
         healthy_only_in: Where the scan shows tumors that nobody outlined, the organs that are known to be healthy.
         framed_on_tumor: The scan was cut around its tumor: it is cut or padded anew before it is scored, since a blob
@@ -77,11 +78,18 @@ class Case:
     contrast: str = ""
     offset_hu: float = 0.0
     label_hu: dict[str, list[int]] = field(default_factory=dict)
+    unknown_labels: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def painted_as(self) -> str:
         """What a window of it looks like: "CT" or "MR"."""
         return "CT" if self.modality == "CT" or self.label_hu else "MR"
+
+    @property
+    def suspect_values(self) -> list[int]:
+        """Values of the label map that are neither healthy nor tumor: other lesions, and what nothing is known of."""
+        unknown = (value for values in self.unknown_labels.values() for value in values)
+        return sorted({*self.other_lesion_values, *unknown})
 
     @property
     def tissue_hu(self) -> dict[int, tuple[float, float]]:
@@ -303,10 +311,9 @@ def _require_sense(case: Case) -> None:
             f"Case '{case.name}': label_hu names {', '.join(twice)} more than once.",
             hint="give each value one density.",
         )
-    if case.other_lesion_values and not case.labels:
-        raise InputError(
-            f"Case '{case.name}' names other_lesion_values, but no label map.", hint="name it as 'labels'."
-        )
+    if case.suspect_values and not case.labels:
+        key = "other_lesion_values" if case.other_lesion_values else "unknown_labels"
+        raise InputError(f"Case '{case.name}' names {key}, but no label map.", hint="name it as 'labels'.")
     if case.tumor and case.tumor == case.labels and not case.tumor_values:
         raise InputError(
             f"Case '{case.name}': {case.tumor} holds organs and tumor, and all of it would count as tumor.",

@@ -78,6 +78,7 @@ def protocol(
     import numpy as np
 
     from DiffuGTSLib.datasets.check import counts
+    from DiffuGTSLib.datasets.label_names import unknown_said
     from DiffuGTSLib.datasets.layouts import Wish, read_layout
     from DiffuGTSLib.datasets.splits import assign_splits
     from DiffuGTSLib.protocol import write_protocol
@@ -92,7 +93,7 @@ def protocol(
     origin = {"layout": layout, "seed": seed, "fractions": shares}
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
     OUT.print(_counted(counts(cases)))
-    for line in _meanings(cases):
+    for line in [*_meanings(cases), *unknown_said(cases)]:
         OUT.print(line, markup=False, highlight=False, soft_wrap=True)
     OUT.print(f"Protocol: {output}", markup=False, highlight=False, soft_wrap=True)
 

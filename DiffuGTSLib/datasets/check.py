@@ -245,7 +245,11 @@ def _strange_labels(
     present = {int(value) for value in np.unique(labels)} - {0}
     named = set(case.tumor_values) if file == case.tumor else set()
     if file == case.labels:
-        named |= {value for values in case.label_names.values() for value in values} | set(case.other_lesion_values)
+        named |= {value for values in case.label_names.values() for value in values} | set(case.suspect_values)
+        unknown = [name for name, values in case.unknown_labels.items() if present.intersection(values)]
+        if unknown:
+            words = f"nothing is known of {', '.join(unknown)}: taken for neither healthy nor tumor."
+            yield WARNING, "unknown_labels", words
         if not present & named:
             yield WARNING, "empty_organs", f"none of the organs {', '.join(case.label_names)} is in it."
     if named and present - named:

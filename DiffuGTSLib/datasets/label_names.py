@@ -1,7 +1,7 @@
 """What the values of a data set's label map mean: organs, tumors, and lesions that are neither.
 
-Data sets name their labels in words of their own ("cancer", "colon cancer primaries", "Tumour"). These words decide.
-Regions of nnU-Net hold others: "kidney" [1, 2, 3], "masses" [2, 3], "tumor" 2. The smallest is read first, so that what
+Data sets name their labels in words of their own ("cancer", "colon cancer primaries", "Tumour"). These words decide;
+a label of which they tell nothing is taken for neither healthy nor tumor, and said. Regions of nnU-Net hold others: "kidney" [1, 2, 3], "masses" [2, 3], "tumor" 2. The smallest is read first, so that what
 a larger one holds is known already.
 """
 
@@ -9,20 +9,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from DiffuGTSLib.errors import InputError, PromptError
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.resources import organ_names
 from DiffuGTSLib.text.prompts import find_organ
 
+_NO_NEOPLASM = r"ha?ematoma|seroma|hygroma|urinoma|biloma|granuloma"
+_NO_LESION = r"stoma|stroma|zygoma|glaucoma|scotoma|atheroma"
 _TUMOR = re.compile(
-    r"cancer|tumou?r|carcinoma|neoplas|metasta|malignan|lesion|nodule|\bglio|o?edema|enhancing|necro", re.IGNORECASE
+    r"cancer|tumou?r|neoplas|metasta|malignan|lesion|nodule|polyp|fibroid|\bglio|o?edema|enhancing|necro"
+    rf"|\b(?!(?:{_NO_NEOPLASM}|{_NO_LESION})s?\b)[a-z]{{2,}}oma(?:s|ta)?\b"
+    r"|\b(?:hcc|(?:cc|p|ch)?rcc|n?sclc|pdac|gbm|[lh]gg|cspca|dcis|gist|gtv[a-z]*)\b",
+    re.IGNORECASE,
 )
-_OTHER_LESION = re.compile(r"cyst|ignore|cavity|hematoma|haematoma", re.IGNORECASE)
+"""Words for tumors, among them all that end in -oma but for those of fluid, inflammation and healthy tissue."""
+_DENIED = re.compile(
+    r"\b(?:non|no|not|without|free of|outside|healthy|normal)\s+(?:(?:a|an|any|the)\s+)?"
+    r"(?:cancer|tumou?r|neoplas|metasta|malignan|lesion|nodule|carcinoma)[a-z]*"
+    r"|\b(?:cancer|tumou?r|lesion|nodule)s?\s+free\b",
+    re.IGNORECASE,
+)
+_OTHER_LESION = re.compile(rf"cyst|ignore|cavity|{_NO_NEOPLASM}", re.IGNORECASE)
 _MASS = re.compile(r"\bmass|abnormal|patholog", re.IGNORECASE)
 """Words for whatever is not healthy, tumor or not."""
 _JOINED = re.compile(r"\b(?:and|with|plus|incl|including)\b|[+&]", re.IGNORECASE)
 _POSITION = {"left", "right", "upper", "middle", "lower", "lobe"}
+_ANATOMY = re.compile(
+    r"heart|cardi|atri(?:um|al)|ventric|aort|arter|\bve(?:in|na|nous)|vessel|vascul|duct|gall ?bladder|glute|psoas"
+    r"|autochthon|\bcord\b|medulla|\bstem\b|brainstem|cerebell|matter\b|\bcsf\b|hippocamp|thalam|amygdal|putamen"
+    r"|caudate|pallid|accumbens|callosum|nerve|chiasm|\beyes?\b|\blens|cochlea|trachea|bronch|airway|\bskin|\bfat\b"
+    r"|adipos|\bbody\b|parenchyma|capsule|cortex|\bzone|\b[pt]z\b|fissure|diaphragm|cartilage|\bface\b|mandib|parotid"
+    r"|gland|larynx|pharynx|tongue|teeth|tooth|\bdis[ck]|ligament|tendon|anterior|posterior",
+    re.IGNORECASE,
+)
+"""Parts of a body that are no organ of ours, and healthy as any tissue around one."""
 _BONES = {"vertebrae", "rib", "femur", "hip", "sacrum", "sternum", "skull", "humerus", "scapula", "clavicula"}
 _OUTSIDE_THE_ORGAN = {"hepatic vessel"}
 """Organs whose tumors do not lie in them: a tumor of the Decathlon's hepatic vessels lies in the liver beside."""
@@ -37,12 +59,14 @@ class Meaning:
         tumor_values: Values that are tumor.
         label_names: Organ → its values, those of lesions in it among them.
         other_lesion_values: Values that are neither healthy nor tumor.
+        unknown_labels: Name → values of the labels that are no word for a tumor, another lesion or a part of the body.
     """
 
     organ: str
     tumor_values: list[int]
     label_names: dict[str, list[int]]
     other_lesion_values: list[int]
+    unknown_labels: dict[str, list[int]] = field(default_factory=dict)
 
 
 def meaning_of(
@@ -64,7 +88,7 @@ def meaning_of(
     tumors: set[int] = set(tumor_values)
     others: set[int] = set()
     organs: dict[str, set[int]] = {}
-    unnamed: list[set[int]] = []
+    unnamed: list[tuple[str, set[int]]] = []
     tumor_organs: list[str] = []
     for name, given in sorted(labels, key=lambda label: len(set(label[1]) - {0})):
         values = {value for value in given if value != 0}
@@ -78,16 +102,48 @@ def meaning_of(
         elif found := organ_in(name):
             organs.setdefault(found, set()).update(values)
         else:
-            unnamed.append(values)
+            unnamed.append((name, values))
     if organ:
         where = find_organ(organ)
     else:  # without tumors nothing depends on it
         where = _organ_of(tumor_organs, list(organs), dataset) if tumors else organ_in(dataset)
-    if where and where not in organs and len(unnamed) == 1:  # the Decathlon's "Vessel"
-        organs[where] = unnamed[0]
+    if where and tumors and where not in organs and len(unnamed) == 1:  # the Decathlon's "Vessel"
+        organs[where] = unnamed.pop()[1]
+    unknown = _unknown(unnamed, tumors.union(others, *organs.values()))
     if where in organs and where not in _OUTSIDE_THE_ORGAN:
         organs[where] |= tumors | others
-    return Meaning(where, sorted(tumors), {name: sorted(values) for name, values in organs.items()}, sorted(others))
+    named = {name: sorted(values) for name, values in organs.items()}
+    return Meaning(where, sorted(tumors), named, sorted(others), unknown)
+
+
+def unknown_said(cases: Sequence[Case]) -> list[str]:
+    """Say once for all cases of which labels nothing is known, and what to do; nothing where there are none."""
+    unknown = {f"{name} ({', '.join(map(str, v))})": None for case in cases for name, v in case.unknown_labels.items()}
+    words = (
+        f"Nothing is known of the labels {', '.join(unknown)}: they count as neither healthy nor tumor. For what is tumor, "
+        "'diffugts data protocol' has --tumor-values; what is healthy, take out of unknown_labels in the protocol."
+    )
+    return [words] if unknown else []
+
+
+def _unknown(unnamed: Sequence[tuple[str, set[int]]], known: set[int]) -> dict[str, list[int]]:
+    """Return the labels of which nothing is known, the smallest first, without the values that others name."""
+    unknown = {}
+    for name, values in unnamed:
+        if values - known and not _ANATOMY.search(_plain(name)):
+            unknown[name] = sorted(values - known)
+        known = known | values
+    return unknown
+
+
+def _plain(name: str) -> str:
+    """Return a label's words parted by blanks: "non-tumor_liver2" is "non tumor liver"."""
+    return re.sub(r"[\W\d_]+", " ", name).strip()
+
+
+def _is_tumor(name: str) -> bool:
+    """Say whether a name speaks of a tumor and does not deny it, as "non-tumor liver" does."""
+    return bool(_TUMOR.search(_DENIED.sub(" ", _plain(name))))
 
 
 def _lesions(name: str, values: set[int], tumors: set[int], others: set[int]) -> tuple[set[int], set[int]] | None:
@@ -102,7 +158,7 @@ def _lesions(name: str, values: set[int], tumors: set[int], others: set[int]) ->
     Raises:
         InputError: If its name speaks of a tumor and of something else, and no smaller region parts the two.
     """
-    tumor, other = bool(_TUMOR.search(name)), bool(_OTHER_LESION.search(name))
+    tumor, other = _is_tumor(name), bool(_OTHER_LESION.search(name))
     if tumor and _is_joint(name):  # "liver and tumor"
         if values & tumors:
             return None
@@ -128,14 +184,15 @@ def _chosen(name: str, values: set[int], tumors: set[int], others: set[int]) -> 
     """Return the same where the user has said which values are tumor: whatever else is no organ is another lesion."""
     if values <= tumors:
         return values, set()
-    if any(words.search(name) for words in (_TUMOR, _OTHER_LESION, _MASS)) and not _is_joint(name):
+    lesion = _is_tumor(name) or bool(_OTHER_LESION.search(name) or _MASS.search(name))
+    if lesion and not _is_joint(name):
         return set(), values - tumors
     return None
 
 
 def _is_joint(name: str) -> bool:
     """Say whether a name joins an organ with a tumor, as "liver and tumor"; "left and right kidney tumor" does not."""
-    parts = [(bool(organ_in(part)), bool(_TUMOR.search(part))) for part in _JOINED.split(name.replace("_", " "))]
+    parts = [(bool(organ_in(part)), _is_tumor(part)) for part in _JOINED.split(name.replace("_", " "))]
     return (True, False) in parts and (False, True) in parts
 
 

@@ -223,11 +223,12 @@ def stem(name: str) -> str:
 
 def _case(name: str, image: str, label: str, modality: str, meaning: Meaning, split: str = UNDECIDED) -> Case:
     tumor = label if meaning.tumor_values else ""
-    labels = label if meaning.label_names or meaning.other_lesion_values else ""
+    labels = label if meaning.label_names or meaning.other_lesion_values or meaning.unknown_labels else ""
     lung = modality == "CT" and meaning.organ == "lung" and "lung" not in meaning.label_names
     return Case(
         name, name, split, modality, image, meaning.organ if tumor else "", tumor, labels, meaning.label_names,
         lung_by_air=lung, tumor_values=meaning.tumor_values, other_lesion_values=meaning.other_lesion_values,
+        unknown_labels=meaning.unknown_labels,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from DiffuGTSLib.datasets.label_names import unknown_said
 from DiffuGTSLib.datasets.layouts import LAYOUTS, read_layout
 from DiffuGTSLib.datasets.recognize import recognize
 from DiffuGTSLib.datasets.splits import FRACTIONS, assign_splits
@@ -71,5 +72,7 @@ def _drawn(data: Path, layout: str, own: Path, write: bool, report: Callable[[st
         origin = {"layout": layout, "seed": SEED, "fractions": FRACTIONS}
         write_protocol(own, cases, f"{data.name}, layout {layout}, split by patient with seed {SEED}.", origin=origin)
     shares = "/".join(f"{100 * share:.0f}" for share in FRACTIONS.values())
+    for line in unknown_said(cases):
+        report(line)
     report(f"protocol: {data.name} in the layout {layout}, split {shares} by patient, {own}")
     return cases

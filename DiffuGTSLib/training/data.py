@@ -91,8 +91,8 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     if case.organ and case.organ not in organs and _fills_the_scan(case):
         organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
-    if case.other_lesion_values:
-        lesions = read_mask(named_file(root, case.labels), volume.geometry, case.other_lesion_values)
+    if case.suspect_values:
+        lesions = read_mask(named_file(root, case.labels), volume.geometry, case.suspect_values)
         healthy &= ~_near(scan.project(lesions) >= 0.5, scan, HEALTHY_MARGIN_MM)
     return TrainingScan(case, scan, tumor, organs, healthy, outlined, tissue_hu)
 

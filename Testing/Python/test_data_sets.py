@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import write_kits, write_msd
+from layouts import write_kits, write_msd, write_nnunet
 from terminal import plain, refused, run
 
 from DiffuGTSLib.protocol import read_protocol
@@ -45,6 +45,14 @@ def test_a_folder_becomes_a_protocol_and_says_how(a_folder: Path) -> None:
 def test_values_that_are_neither_tumor_nor_healthy_are_told(a_folder: Path) -> None:
     done = run("data", "protocol", a_folder / "kits23", "--layout", "kits", "-o", a_folder / "told.json")
     assert "Tumor in 3 scans: 2; neither tumor nor healthy: 3." in plain(done.output)
+
+
+def test_labels_of_which_nothing_is_known_are_told(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "Dataset100", ["CT"], {"background": 0, "liver": 1, "Klatskin": 2})
+    done = run("data", "protocol", folder, "--layout", "nnunet", "-o", tmp_path / "told.json")
+    assert done.exit_code == 0 and "Nothing is known of the labels Klatskin (2)" in plain(done.output)
+    done = run("data", "check", tmp_path / "told.json", "--data", folder)
+    assert done.exit_code == 0 and "nothing is known of Klatskin" in plain(done.stdout)
 
 
 def test_sound_data_end_with_code_0_and_damaged_data_with_2(a_folder: Path, tmp_path: Path) -> None:

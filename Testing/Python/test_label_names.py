@@ -66,6 +66,35 @@ def test_names_say_what_values_are(labels: list[tuple[str, list[int]]], dataset:
     assert meaning_of(labels, dataset) == meaning
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["HCC", "ccRCC", "csPCa", "NSCLC", "PDAC", "GBM", "DCIS", "GTVp", "spleen_HCC2", "meningioma", "osteosarcoma",
+     "low_grade_gliomas", "adenoma", "lymphoma", "polyp", "non-enhancing tumor", "non-small-cell carcinoma"],
+)  # fmt: skip
+def test_tumors_are_known_by_their_names_and_abbreviations(name: str) -> None:
+    meaning = meaning_of([("spleen", [1]), (name, [2])], "Spleen")
+    assert (meaning.tumor_values, meaning.label_names["spleen"]) == ([2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "name", ["non-tumor liver", "liver without tumor", "liver_outside_the_tumor", "tumor-free liver"]
+)
+def test_a_name_that_denies_a_tumor_is_the_organ(name: str) -> None:
+    assert meaning_of([(name, [1]), ("tumor", [2])], "x") == Meaning("liver", [2], {"liver": [1, 2]}, [])
+
+
+@pytest.mark.parametrize("name", ["haematoma", "seroma", "granuloma"])
+def test_not_all_that_ends_in_oma_is_a_tumor(name: str) -> None:
+    assert meaning_of([("tumor", [1]), (name, [2])], "Brain").other_lesion_values == [2]
+
+
+def test_a_label_that_says_nothing_is_known_to_be_unknown() -> None:
+    labels = [("liver", [1]), ("Klatskin", [2]), ("stroma", [3]), ("aorta", [4]), ("all", [1, 2])]
+    assert meaning_of(labels, "Liver") == Meaning("liver", [], {"liver": [1]}, [], {"Klatskin": [2], "stroma": [3]})
+    assert meaning_of([("Klatskin", [1])], "Liver").label_names == {}, "the only label need not be the organ"
+    assert meaning_of(labels, "Liver", tumor_values=[2]).unknown_labels == {"stroma": [3]}
+
+
 def test_the_user_s_word_goes_before_the_names() -> None:
     labels = [("structure", [1]), ("finding", [2])]
     assert meaning_of(labels, "x", "Hepatic", [2]) == Meaning("liver", [2], {"liver": [1, 2]}, [])

@@ -191,6 +191,16 @@ def test_raw_data_of_nnunet_keep_a_test_set_with_labels(tmp_path: Path) -> None:
     assert (cases[0].modality, cases[0].label_names, cases[0].tumor_values) == ("CT", {"liver": [1, 2]}, [2])
 
 
+def test_a_label_of_which_nothing_is_known_is_not_healthy_in_training(tmp_path: Path) -> None:
+    folder = write_nnunet(tmp_path / "Dataset100", ["CT"], {"background": 0, "liver": 1, "Klatskin": 2})
+    case = read_layout(folder, "nnunet")[0]
+    assert (case.tumor, case.label_names, case.unknown_labels) == ("", {"liver": [1]}, {"Klatskin": [2]})
+    scan = load_case(case, folder, canonical())
+    unknown = scan.scan.project(read_mask(folder / case.labels, ct_phantom(GRID).scan.geometry, [2])) >= 0.5
+    assert unknown.any() and not scan.healthy[unknown].any() and not scan.organs["liver"][unknown].any()
+    assert (scan.healthy & scan.organs["liver"]).any()
+
+
 def test_every_channel_of_nnunet_is_a_scan_and_regions_are_understood(tmp_path: Path) -> None:
     labels = {"background": 0, "whole tumor": [1, 2], "tumor core": [2]}
     folder = write_nnunet(tmp_path / "Dataset001_BrainTumour", ["T1", "FLAIR"], labels)

@@ -176,9 +176,10 @@ def test_a_case_that_is_no_object_is_refused(tmp_path: Path) -> None:
         read_protocol(path)
 
 
-def test_a_lesion_without_a_label_map_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="names other_lesion_values, but no label map") as caught:
-        read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, "other_lesion_values": [3]}]))
+@pytest.mark.parametrize("keys", [{"other_lesion_values": [3]}, {"unknown_labels": {"HCC": [3]}}])
+def test_a_lesion_without_a_label_map_is_refused(tmp_path: Path, keys: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"names {next(iter(keys))}, but no label map") as caught:
+        read_protocol(write_protocol(tmp_path / "p.json", [{**ROW, **keys}]))
     assert "labels" in caught.value.hint
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from layouts import write_msd
+from layouts import write_msd, write_nnunet
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import Case, read_protocol, write_protocol
@@ -34,6 +34,13 @@ def test_a_folder_in_a_known_layout_is_split_by_patient_and_written_down(tmp_pat
     assert sorted(case.split for case in cases) == ["test"] * 2 + ["train"] * 7 + ["validation"]
     assert all(case.organ == "liver" and case.tumor_values == [2] for case in cases)
     assert read_protocol(tmp_path / "run" / "protocol.json") == cases
+
+
+def test_a_label_of_which_nothing_is_known_is_told_before_the_training(tmp_path: Path) -> None:
+    data = write_nnunet(tmp_path / "data", ["CT"], {"background": 0, "liver": 1, "Klatskin": 2})
+    _, (told, _) = cases_of(None, data, tmp_path / "run")
+    assert told.startswith("Nothing is known of the labels Klatskin (2): they count as neither healthy nor tumor.")
+    assert "--tumor-values" in told and "unknown_labels" in told
 
 
 def test_the_run_s_own_protocol_is_gone_on_with(tmp_path: Path) -> None:
