@@ -3,6 +3,7 @@
 import gc
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -19,22 +20,26 @@ class WarmModel:
 
     def __init__(self) -> None:
         self._key = ""
+        self._files: list[tuple[str, int, int]] = []
         self._components: Components | None = None
         self._memory = WindowMemory(0)
 
     def components(self, config: Config, allow_untrained: bool) -> Components:
         """Return the networks that a configuration names: those at hand, or else those loaded in their place.
 
+        A model that was trained on, or replaced, in its folder is another one.
+
         Raises:
             WorkerError: Code "cuda_arch": torch has no kernels for that graphics card.
             ConfigError, WeightsError: As `load_components`.
         """
         key = model_key(config, allow_untrained)
-        if self._components is None or key != self._key:
+        if self._components is not None and (key, self._files) != (self._key, files_of(config, self._components)):
             self.release()  # first: two sets may not fit
+        if self._components is None:
             require_kernels(find_device(config.runtime))
             self._components = load_components(config, allow_untrained=allow_untrained)
-            self._key = key
+            self._key, self._files = key, files_of(config, self._components)
         return self._components
 
     def memory(self, plan: Plan) -> WindowMemory:
@@ -54,6 +59,13 @@ def model_key(config: Config, allow_untrained: bool) -> str:
     runtime = (config.runtime.device, config.runtime.precision, config.runtime.compile)
     parts = [asdict(config.backbone), asdict(config.text), runtime, config.residual.feature, allow_untrained]
     return json.dumps(parts, sort_keys=True)
+
+
+def files_of(config: Config, components: Components) -> list[tuple[str, int, int]]:
+    """Return path, size in bytes and time in ns of every file that networks and text model were read from."""
+    folders = [Path(folder) for folder in (components.folder, config.text.folder) if folder]
+    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def give_memory_back() -> None:

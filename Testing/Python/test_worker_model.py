@@ -1,14 +1,19 @@
 """Networks that stay from one run to the next."""
 
+import shutil
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from DiffuGTSLib.backbones.weights import write_checksums
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.planning.machine import Machine
 from DiffuGTSLib.planning.plan import Plan, make_plan
+from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker.model import WarmModel, model_key, require_kernels
 
@@ -47,6 +52,20 @@ def test_networks_kept_from_a_test_do_not_serve_whoever_did_not_allow_them() -> 
 )
 def test_whatever_decides_which_networks_are_loaded_is_in_the_key(override: str) -> None:
     assert model_key(load_config("tiny", overrides=[override]), True) != model_key(load_config("tiny"), True)
+
+
+def test_weights_that_changed_on_the_disk_are_loaded_anew(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(resource_path("Models", "mini"), tmp_path / "mini"))
+    model, config = WarmModel(), load_config("mini", overrides=[f"backbone.folder={folder}", "runtime.device=cpu"])
+    before = model.components(config, False)
+    assert model.components(config, False) is before
+    tensors = load_file(folder / "aova" / "diffusion_pytorch_model.safetensors")
+    name = next(iter(tensors))
+    save_file({**tensors, name: 2 * tensors[name]}, folder / "aova" / "diffusion_pytorch_model.safetensors")
+    write_checksums(folder)
+    after = model.components(config, False)
+    assert after.weights != before.weights
+    assert torch.equal(after.head.state_dict()[name], 2 * before.head.state_dict()[name])
 
 
 def test_a_processor_has_every_kernel() -> None:
