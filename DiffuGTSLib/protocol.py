@@ -26,6 +26,8 @@ from DiffuGTSLib.volumes import Volume, read_volume
 
 SPLITS = ("train", "validation", "test", "excluded")
 MODALITIES = ("CT", "MR", "labels")
+ORGAN_DEPTH_MM = {"brain": 18.0, "breast": 4.0, "prostate": 40.0, "soft tissue": 6.0}
+"""How far below the skin the organ begins that a scan shows as a whole, when nobody outlined it."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Case:
     def painted_as(self) -> str:
         """What a window of it looks like: "CT" or "MR"."""
         return "CT" if self.modality == "CT" or self.label_hu else "MR"
+
+    @property
+    def organ_fills_scan(self) -> bool:
+        """Whether its organ, not outlined, may be taken for all that the scan shows: of a liver nobody says where it is."""
+        return self.organ in {*ORGAN_DEPTH_MM, *self.unmarked_near, *self.healthy_only_in}
 
     @property
     def suspect_values(self) -> list[int]:

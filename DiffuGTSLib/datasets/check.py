@@ -138,7 +138,7 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
 
 def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | None]:
     """Read the files of one case; return what was found, and what it holds, None if its scan cannot be read."""
-    findings = [*_unknown_organ(case)]
+    findings = [*_unknown_organ(case), *_unplaced_organ(case)]
 
     def found(level: str, code: str, message: str) -> None:
         findings.append(Finding(level, code, case.name, message))
@@ -177,6 +177,15 @@ def _unknown_organ(case: Case) -> Iterator[Finding]:
         find_organ(case.organ)
     except PromptError as error:
         yield Finding(ERROR, error.code, case.name, error.message)
+
+
+def _unplaced_organ(case: Case) -> Iterator[Finding]:
+    """Find a healthy scan to be trained on of whose organ nothing says where it is."""
+    trained = case.split in ("train", "validation") and not case.tumor
+    placed = {*case.label_names, *case.organ_files, *(["lung"] if case.lung_by_air else [])}
+    if trained and case.organ and case.organ not in placed and not case.organ_fills_scan:
+        message = f"the {case.organ} is named, and nothing says where it is: no tumor is painted into it."
+        yield Finding(WARNING, "no_outline", case.name, message)
 
 
 def counts(cases: Sequence[Case]) -> list[dict[str, Any]]:

@@ -323,11 +323,11 @@ def one_organ(organs: Sequence[str], rng: np.random.Generator) -> str:
 def _known_organs(scan: TrainingScan) -> list[str]:
     """Return the organs whose every tumor in the scan is outlined, so that any window may be asked about them.
 
-    Of the outlined tumor's own organ that holds even where nobody outlined the organ.
+    Of the outlined tumor's own organ that holds even where nobody outlined the organ; so it does of a healthy scan's.
     """
     case = scan.case
     shown = [organ for organ, mask in scan.organs.items() if mask.any()]
-    if scan.tumor.any() and case.organ not in shown:
+    if case.organ and case.organ not in shown:
         shown.append(case.organ)
     if case.healthy_only_in:
         return [organ for organ in shown if organ in case.healthy_only_in]

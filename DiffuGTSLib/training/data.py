@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.masks import largest_part
-from DiffuGTSLib.protocol import Case, named_file, read_scan
+from DiffuGTSLib.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
 
@@ -88,8 +88,8 @@ def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     if case.lung_by_air:
         organs["lung"] = lung_by_air(scan)
     outlined = frozenset(name for name, mask in organs.items() if mask.any())
-    if case.organ and case.organ not in organs and _fills_the_scan(case):
-        organs[case.organ] = body_mask(scan, depth_mm=_ORGAN_DEPTH_MM.get(case.organ, 4.0))
+    if case.organ not in organs and case.organ_fills_scan:
+        organs[case.organ] = body_mask(scan, depth_mm=ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.suspect_values:
         lesions = read_mask(named_file(root, case.labels), volume.geometry, case.suspect_values)
@@ -134,15 +134,6 @@ def load_split(cases: Sequence[Case], split: str, root: Path, config: CanonicalC
         raise InputError(f"The protocol has no case in split '{split}'.")
     logger.info("loading %d cases of split '%s'", len(chosen), split)
     return [load_case(case, root, config) for case in chosen]
-
-
-_ORGAN_DEPTH_MM = {"brain": 18.0, "breast": 4.0, "prostate": 40.0, "soft tissue": 6.0}
-"""How far below the skin the organ begins that a scan shows as a whole, when nobody outlined it."""
-
-
-def _fills_the_scan(case: Case) -> bool:
-    """Say whether a case's organ may be taken for all that a scan shows; of a colon with a tumor nobody says where."""
-    return case.organ in {*_ORGAN_DEPTH_MM, *case.unmarked_near, *case.healthy_only_in} or not case.tumor
 
 
 def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:

@@ -113,7 +113,7 @@ def from_protocol(case: TrainingScan, organs: Sequence[str], *, real: bool) -> l
     shown = {name: mask for name, mask in case.organs.items() if name in organs and mask.any()}
     if not shown and not (real and case.tumor.any()):
         return []
-    one = len(organs) == 1 and shown
+    one = len(organs) == 1 and shown.keys() & case.outlined
     organ = next(iter(shown.values())) if one else body_mask(case.scan, depth_mm=6.0)
     nowhere = np.zeros_like(case.tumor)
     if real:

@@ -146,6 +146,17 @@ def test_nobody_asks_anywhere_for_an_organ_that_may_hold_an_unmarked_tumor(a_hea
         assert {sample.organ for sample in drawn(AnomalySampler([scan], SIDE, ANYWHERE), 12)} == {"lung"}
 
 
+def test_a_healthy_scan_is_asked_about_its_organ_even_where_nobody_outlined_it(tmp_path: Path) -> None:
+    row = write_case(tmp_path, "ct", ct_phantom(GRID), "train", labels="", label_names={}, tumor="")
+    scan = replace(training_scan(tmp_path, row), organs={"lung": np.ones((32, 32, 32), dtype=bool)})
+    samples = drawn(AnomalySampler([scan], SIDE, ANYWHERE), 12)
+    assert {sample.organ for sample in samples} == {"liver", "lung"} and not any(
+        sample.mask.any() for sample in samples
+    )
+    painted = replace(ANYWHERE, anywhere=0.0)
+    assert {sample.organ for sample in drawn(AnomalySampler([scan], SIDE, painted), 12)} == {"lung"}
+
+
 def test_a_window_says_where_its_organ_is_as_far_as_that_was_outlined(a_ct: TrainingScan, tmp_path: Path) -> None:
     turned = replace(REAL, turned=1.0)
     for sample in drawn(AnomalySampler([a_ct], SIDE, turned)):

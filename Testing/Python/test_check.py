@@ -156,6 +156,22 @@ def test_values_of_the_other_modality_are_a_warning(tmp_path: Path) -> None:
 # Labels
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({}, True),
+        ({"split": "test"}, False),
+        ({"organ": "brain"}, False),
+        ({"organ_files": {"liver": ["a/organ.nii.gz"]}}, False),
+    ],
+)
+def test_a_healthy_organ_that_nothing_places_is_a_warning_where_it_is_trained_on(
+    tmp_path: Path, a_phantom: Phantom, keys: dict[str, Any], told: bool
+) -> None:
+    row = scan_of(tmp_path, a_phantom, tumor="", labels="", label_names={}) | keys
+    assert ("no_outline" in findings(tmp_path, row)) == told
+
+
 def test_labels_that_nobody_named_are_a_warning(tmp_path: Path) -> None:
     cases = read_layout(write_msd(tmp_path, 1), "msd")
     labels = labels_of(ct_phantom(GRID))

@@ -7,11 +7,11 @@ from pathlib import Path
 import mini_data
 import numpy as np
 import pytest
-from phantoms import CENTER_RAS, Phantom, ct_phantom, grid, reoriented
+from phantoms import CENTER_RAS, Phantom, ct_phantom, grid, mr_phantom, reoriented
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.training.data import load_case
+from DiffuGTSLib.training.data import body_mask, load_case
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.volumes import Volume, to_canonical, write_volume
 
@@ -135,6 +135,15 @@ def test_with_several_organs_class_1_is_the_body(tmp_path: Path) -> None:
 def test_near_a_tumor_that_nobody_outlined_nothing_is_learned(tmp_path: Path) -> None:
     (scan,) = protocol_case(tmp_path, real=True, unmarked_near={"liver": 4.0})
     assert scan.known.any() and not scan.known.all() and scan.known[scan.tumor].all()
+
+
+def test_class_1_is_an_outline_and_not_what_only_says_where_to_paint(tmp_path: Path) -> None:
+    assert protocol_case(tmp_path, tumor="", labels="", label_names={}) == [], "of this liver nobody says where it is"
+    row = mini_data.write_case(tmp_path, "mr", mr_phantom(mini_data.GRID), "train", labels="", label_names={}, tumor="")
+    brain = mini_data.training_scan(tmp_path, row)
+    (scan,) = from_protocol(brain, ("brain",), real=False)
+    assert np.array_equal(scan.organ, body_mask(brain.scan, 6.0)) and np.array_equal(scan.places, brain.organs["brain"])
+    assert scan.places.sum() < scan.organ.sum()
 
 
 def test_a_case_without_the_organ_gives_nothing(tmp_path: Path) -> None:

@@ -112,6 +112,14 @@ def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: P
     assert replace(scan, outlined=frozenset({"brain", "liver"})).outlined == {"brain"}, "no outline without a mask"
 
 
+def test_an_organ_that_is_named_and_not_outlined_is_nowhere(tmp_path: Path) -> None:
+    keys = {"tumor": "", "labels": "", "label_names": {}}
+    healthy = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "train", **keys))
+    assert healthy.case.organ == "liver" and healthy.organs == {} and healthy.healthy.all()
+    row = write_case(tmp_path, "near", ct_phantom(GRID), "train", **keys, unmarked_near={"liver": 8.0})
+    assert training_scan(tmp_path, row).organs["liver"].any(), "nothing near the body is taken for healthy"
+
+
 def test_a_label_map_becomes_small_whole_numbers_without_mixing_labels(tmp_path: Path) -> None:
     scan = training_scan(tmp_path, write_labels(tmp_path, "labels", "train"))
     assert np.unique(scan.scan.image).tolist() == [0.0, 1.0, 2.0]  # 0, 41 and 500 in the file
