@@ -31,7 +31,9 @@ _DENIED = re.compile(
     r"|\b(?:cancer|tumou?r|lesion|nodule)s?\s+free\b",
     re.IGNORECASE,
 )
-_OTHER_LESION = re.compile(rf"cyst|ignore|cavity|{_NO_NEOPLASM}", re.IGNORECASE)
+_OTHER_LESION = re.compile(rf"cyst|cavity|{_NO_NEOPLASM}", re.IGNORECASE)
+_IGNORED = re.compile(r"\bignored?\b", re.IGNORECASE)
+"""What nnU-Net calls voxels that nobody has labeled."""
 _MASS = re.compile(r"\bmass|abnormal|patholog", re.IGNORECASE)
 """Words for whatever is not healthy, tumor or not."""
 _JOINED = re.compile(r"\b(?:and|with|plus|incl|including)\b|[+&]", re.IGNORECASE)
@@ -82,7 +84,7 @@ def meaning_of(
 
     Raises:
         InputError: If there are tumors whose organ cannot be told (code "organ"), or which values of a region are tumor (code
-            "regions").
+            "regions"), or a label says that nobody looked there (code "ignore").
         PromptError: If `organ` is none that we know.
     """
     tumors: set[int] = set(tumor_values)
@@ -94,6 +96,8 @@ def meaning_of(
         values = {value for value in given if value != 0}
         if not values:
             continue
+        if _IGNORED.search(_plain(name)):
+            raise _not_looked_at(name, values, dataset)
         lesions = (_chosen if tumor_values else _lesions)(name, values, tumors, others)
         if lesions is not None:
             if lesions[0]:
@@ -202,6 +206,16 @@ def _unclear(name: str, values: set[int]) -> InputError:
         f"The label '{name}' stands for the values {listed}, and no other label tells which of them are tumor.",
         hint="say it: --tumor-values 2.",
         code="regions",
+    )
+
+
+def _not_looked_at(name: str, values: set[int], dataset: str) -> InputError:
+    listed = ", ".join(map(str, sorted(values)))
+    return InputError(
+        f"The label '{name}' ({listed}) of '{dataset}' says that nobody looked there: whether it is organ, tumor or healthy "
+        "tissue is not known, and cannot be left open here.",
+        hint=f"keep the scans that are labeled in whole, and take '{name}' out of the labels of dataset.json.",
+        code="ignore",
     )
 
 

@@ -95,6 +95,16 @@ def test_a_label_that_says_nothing_is_known_to_be_unknown() -> None:
     assert meaning_of(labels, "Liver", tumor_values=[2]).unknown_labels == {"stroma": [3]}
 
 
+def test_labels_of_voxels_that_nobody_looked_at_are_refused() -> None:
+    labels = [("liver", [1]), ("tumor", [2]), ("ignore", [3])]
+    for chosen in ((), (2,)):
+        with pytest.raises(
+            InputError, match=r"The label 'ignore' \(3\) of 'Liver' says that nobody looked there"
+        ) as caught:
+            meaning_of(labels, "Liver", tumor_values=chosen)
+        assert caught.value.code == "ignore" and "labeled in whole" in caught.value.hint
+
+
 def test_the_user_s_word_goes_before_the_names() -> None:
     labels = [("structure", [1]), ("finding", [2])]
     assert meaning_of(labels, "x", "Hepatic", [2]) == Meaning("liver", [2], {"liver": [1, 2]}, [])
