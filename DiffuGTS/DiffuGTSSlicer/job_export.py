@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import slicer
+
+from DiffuGTSLib.volumes.dicom import SCAN_MODALITIES
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer import scene
 from DiffuGTSSlicer.run import Run
@@ -29,7 +33,17 @@ def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
     """
     yield from scene.exportVolume.steps(run.scanNode, run.folder / protocol.SCAN_FILE)
     more = yield from (_exportOrgan(run) if run.isSynthesis else _exportHints(run, cache))
-    protocol.write_job(run.parameters.job(**more), run.folder)
+    modality = run.parameters.modality or dicomModality(run.scanNode)
+    protocol.write_job(dataclasses.replace(run.parameters.job(**more), modality=modality), run.folder)
+
+
+def dicomModality(scanNode: Any) -> str:
+    """Return "CT" or "MR" where a scan was loaded from DICOM, which says so; "" to have it guessed."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    item = hierarchy.GetItemByDataNode(scanNode)
+    said = hierarchy.GetItemAttribute(item, name) if item else ""
+    return said if said in SCAN_MODALITIES else ""
 
 
 def _exportHints(run: Run, cache: Path | None) -> Work[dict[str, str]]:

@@ -20,6 +20,8 @@ SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId
 _CANDIDATE = "DiffuGTS.Candidate"
 _TUMOR_SEGMENT, _CANDIDATE_SEGMENT = "DiffuGTS.TumorSegment", "DiffuGTS.CandidateSegment"
 _OUTCOME, _LEVEL = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
+AS_ASKED = "as asked"
+"""The worker's reason for a modality that it did not guess. A CT without negative values, for one, is taken for MR."""
 _RECORDED = ("segmentation", "painted_tumor")
 """Artifacts whose node keeps the record."""
 
@@ -41,6 +43,9 @@ def completeResult(run: Run) -> None:
         node = getattr(run.parameters, name, None)
         if node is not None and kind not in run.nodes and slicer.mrmlScene.IsNodePresent(node) and isResult(node):
             slicer.mrmlScene.RemoveNode(node)
+    if not run.parameters.modality and run.result.get("modality") == "MR" and run.result["modality_reason"] != AS_ASKED:
+        words = _("Taken for MR, since {reason}. If it is a CT, set the modality under Inputs.")
+        run.notes.append(words.format(reason=run.result["modality_reason"]))
     for about in _RECORDED:
         if about in run.nodes and run.record:
             provenance.writeProvenance(run.nodes[about], run.record)

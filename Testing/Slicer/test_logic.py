@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import slicer
 from DiffuGTSSlicer.grids import segmentMask
+from DiffuGTSSlicer.job_export import dicomModality
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import failureOf, failureOfError, nextSteps, timeLeft
 from DiffuGTSSlicer.parameters import RunParameters
@@ -391,6 +392,25 @@ def test_logics_of_one_line_leave_neither_worker_nor_file(
     assert len(set(workers) - {0}) == 3
     assert gui.spin(lambda: not any(isAlive(each) for each in set(workers) - {0}), 10)
     assert jobFolders() == []
+
+
+def test_a_dicom_series_is_what_dicom_says(a_scene: Any, a_logic: DiffuGTSLogic) -> None:
+    geometry = Geometry((36, 34, 20), np.diag([4.0, 4.0, 4.0, 1.0]))
+    stored = np.zeros(geometry.shape, np.int16)  # a CT whose offset was lost: air 0, water 1024
+    stored[4:-4, 4:-4, 2:-2] = np.random.default_rng(0).normal(1040, 20, (28, 26, 16)).astype(np.int16)
+    scan = scan_node(geometry, stored, "Stored")
+    run = a_logic.process(scan, tiny(modality=""))
+    assert run.state == DONE and run.result["modality"] == "MR", run.failure
+    assert run.notes[0].startswith("Taken for MR, since no voxel is negative") and "under Inputs" in run.notes[0]
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemByDataNode(scan)
+    name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    hierarchy.SetItemAttribute(item, name, "CT")
+    run = a_logic.process(scan, tiny(modality=""))
+    assert run.state == FAILED and run.failure.code == "not_hu", run.failure
+    assert dicomModality(scan) == "CT"
+    hierarchy.SetItemAttribute(item, name, "PT")
+    assert dicomModality(scan) == ""
 
 
 def test_untrained_networks_are_refused_in_words(a_small_scan: Any, a_logic: DiffuGTSLogic) -> None:
