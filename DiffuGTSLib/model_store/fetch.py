@@ -309,7 +309,7 @@ def _not_fetched(model: PublishedModel, file: PublishedFile, why: str, hint: str
 
 def _candidates(folder: Path, file: PublishedFile) -> list[Path]:
     """Return the files of that name, the ones in their own folders first."""
-    paths = [path for path in folder.rglob(file.name) if len(path.relative_to(folder).parts) <= _SEARCHED_DEPTH]
+    paths = [path for path in folder.rglob(file.name) if len(path.relative_to(folder).parent.parts) <= _SEARCHED_DEPTH]
     return sorted((path for path in paths if path.is_file()), key=lambda path: (len(path.parts), path))
 
 

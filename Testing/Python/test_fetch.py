@@ -275,6 +275,12 @@ def test_files_are_found_in_a_folder_wherever_they_lie(
     assert files["denoiser"].path.is_file(), "a folder is not ours to clear"
 
 
+def test_six_folders_deep_is_found_and_seven_are_not(tmp_path: Path, a_model: PublishedModel) -> None:
+    six = "1/2/3/4/5/6"
+    assert find_files(a_model, folder_of(tmp_path, f"{six}/{AUTOENCODER}", f"{six}/{DENOISER}")) is not None
+    assert find_files(a_model, folder_of(tmp_path / "more", f"{six}/{AUTOENCODER}", f"{six}/7/{DENOISER}")) is None
+
+
 def test_a_folder_with_half_of_a_model_holds_none(tmp_path: Path, a_model: PublishedModel) -> None:
     assert find_files(a_model, folder_of(tmp_path, AUTOENCODER)) is None
 
