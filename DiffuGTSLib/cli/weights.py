@@ -218,7 +218,7 @@ def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[s
     for name in accepted:
         if name not in known:
             raise InputError(f"Unknown license '{name}'.", hint=did_you_mean(name, known))
-    if ask is None and sys.stdin.isatty():
+    if ask is None and sys.stdin is not None and sys.stdin.isatty():  # None: started with a closed one
         ask = _prompt
     for license_ in model.licenses:
         _show_license(model, license_)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,12 @@ def test_a_license_is_accepted_first_and_nothing_is_fetched_before(a_hub: Hub) -
     refused(done, 3, "It allows no commercial use", "--accept-license nvidia-non-commercial")
     refused(run("weights", "fetch", "maisi-ct", "--accept-license", "mit"), 2, "Unknown license 'mit'", "nvidia")
     assert a_hub.requests == []
+
+
+def test_where_standard_input_is_closed_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)  # what Python makes of <&-
+    with pytest.raises(WeightsError, match="was not accepted"):
+        commands.accept_licenses(manifest.catalog()["maisi-mr"], [])
 
 
 @pytest.mark.parametrize(("answer", "accepted"), [("nvidia-non-commercial", True), ("yes", False), ("", False)])
