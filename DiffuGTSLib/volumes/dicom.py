@@ -53,17 +53,16 @@ class Series:
     Attributes:
         uid: Its SeriesInstanceUID.
         modality: "CT", "MR", "SEG"…
-        description: What somebody called it; may hold anything, a name too.
         files: Of its images, in no order.
     """
 
     uid: str
     modality: str
-    description: str
     files: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.modality} '{self.description}' of {len(self.files)} file(s), uid {self.uid}"
+        # For messages, which end in logs and tables: the description may hold a name, a file leads there as well.
+        return f"{self.modality} of {len(self.files)} file(s), first {Path(min(self.files)).name}, uid {self.uid}"
 
 
 def list_series(folder: Path) -> list[Series]:
@@ -73,7 +72,7 @@ def list_series(folder: Path) -> list[Series]:
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
         files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
         header = _header(files[0])
-        found.append(Series(uid, _tag(header, "0008|0060"), _tag(header, "0008|103e"), tuple(files)))
+        found.append(Series(uid, _tag(header, "0008|0060"), tuple(files)))
     return found
 
 
