@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -139,31 +140,40 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
     """
     folders_above = dict.fromkeys(scans, 0)
     while True:
-        alike = defaultdict(list)
+        alike, names = defaultdict(list), {}
         for path, above in folders_above.items():
             folders = path.relative_to(path.anchor).parts[:-1]  # the root, joined to -o, would lead out of it
-            alike["_".join([*folders[max(0, len(folders) - above) :], _called(path)])].append(path)
+            names[path] = "_".join([*folders[max(0, len(folders) - above) :], _called(path)])
+            alike[_as_disks_compare(names[path])].append(path)
         groups = [group for group in alike.values() if len(group) > 1]
         for first, second, *_ in groups:
             if first.parent == second.parent:
                 raise InputError(
                     f"{first} and {second} would both be called {_called(first)}.",
-                    hint="rename one, or give each a folder of its own.",
+                    hint="rename one, or give each a folder of its own; to many disks capital and small letters are the same.",
                     code="names",
                 )
         if not any(folders_above[path] < len(path.parents) - 1 for group in groups for path in group):
-            return _numbered(alike)
+            return _numbered({path: names[path] for group in alike.values() for path in group})
         for path in (path for group in groups for path in group):
             folders_above[path] += 1
 
 
-def _numbered(alike: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+def _numbered(names: Mapping[Path, str]) -> dict[str, Path]:
     named: dict[str, Path] = {}
-    for name, paths in alike.items():
-        for path in paths:
-            free = (f"{name}_{number}" for number in count(2))
-            named[name if name not in named else next(one for one in free if one not in {*alike, *named})] = path
+    wanted, taken = {_as_disks_compare(name) for name in names.values()}, set()
+    for path, name in names.items():
+        free = (f"{name}_{number}" for number in count(2))
+        used = _as_disks_compare(name) in taken
+        called = next(one for one in free if _as_disks_compare(one) not in wanted | taken) if used else name
+        taken.add(_as_disks_compare(called))
+        named[called] = path
     return named
+
+
+def _as_disks_compare(name: str) -> str:
+    """Return what two names have in common that lead to one folder on disks of macOS, Windows and their shares."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _called(path: Path) -> str:

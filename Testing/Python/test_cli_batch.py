@@ -239,6 +239,17 @@ def test_no_name_leads_out_of_the_folder_of_results() -> None:
         _named([Path("/ct.nii"), Path("/ct.mha")])
 
 
+def test_names_that_are_one_folder_to_some_disks_are_told_apart() -> None:
+    """To macOS, Windows, exFAT and their shares capital and small letters, and both spellings of an umlaut, are the same."""
+    assert list(_named([Path("/s/a/CASE"), Path("/s/b/case")])) == ["a_CASE", "b_case"]
+    assert list(_named([Path("/s/a/M\u00fcller"), Path("/s/b/Mu\u0308ller")])) == ["a_M\u00fcller", "b_Mu\u0308ller"]
+    alike = [Path("/a/b/ct.nii"), Path("/z/b/CT.nii"), Path("/A_b/ct.nii")]
+    assert list(_named(alike)) == ["a_b_ct", "A_b_ct_2", "z_b_CT"]
+    with pytest.raises(InputError, match="would both be called CT") as caught:
+        _named([Path("/a/CT.nii"), Path("/a/ct.nii")])
+    assert "capital and small letters" in caught.value.hint
+
+
 def test_image_files_that_lie_deeper_are_not_searched_for_since_masks_lie_among_them(tmp_path: Path) -> None:
     (tmp_path / "s0001").mkdir()
     (tmp_path / "s0001" / "ct.nii.gz").touch()
