@@ -23,7 +23,7 @@ import os, sys, json, pathlib
 import numpy as np
 import torch
 from torch import nn
-from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, world_size
 from DiffuGTSLib.training.trainer import TrainingPlan, train
 
 class Line:
@@ -48,8 +48,13 @@ with process_group(torch.device("cpu")) as device:
     print(json.dumps([rank(), world_size(), str(device), line.trainable.weight.item(), line.trainable.bias.item()]))
     joined = torch.distributed.distributed_c10d._get_default_group()._get_backend(device)
     waits = joined.options._timeout.total_seconds() / 3600
+    for number, parameter in enumerate(line.trainable.parameters(), start=1):
+        parameter.grad = torch.full_like(parameter, number * (1 + 2 * rank()))
+    average_gradients(line.trainable)
+    means = [parameter.grad.item() for parameter in line.trainable.parameters()]
 print("left", rank(), world_size(), flush=True)
 print("waits for", waits, "hours", flush=True)
+print("means", *means, flush=True)
 os._exit(0)  # torch's threads may abort a process while Python is torn down around them, once in some 25 runs
 """
 
@@ -88,6 +93,7 @@ def test_two_processes_take_the_step_of_one_that_saw_both_draws(tmp_path: Path) 
     assert first[3:] == second[3:], "both hold the same network, bit for bit"
     assert all(text.splitlines()[1] == "left 0 1" for text in printed)
     assert all(text.splitlines()[2] == "waits for 12.0 hours" for text in printed), "a validation may take that long"
+    assert all(text.splitlines()[3] == "means 2.0 4.0" for text in printed), "of gradients of 1 and 3, and of 2 and 6"
     torch.manual_seed(0)
     line = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(line.parameters(), lr=0.1, weight_decay=1e-5)

@@ -396,7 +396,7 @@ def test_a_duel_does_not_go_on_from_a_checkpoint_without_an_opponent(tmp_path: P
 
 
 def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
-    """The same batch twice gives the gradient of one: with plain numbers, not with Adam's sign, it would differ by 2."""
+    """The same batch twice gives the gradient of one; Adam would take the same step along one of twice that."""
 
     class Same(LineRecipe):
         calls = 0
@@ -410,8 +410,21 @@ def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
     train(twice, TrainingPlan(2, clip_norm=1e9, accumulate=2), tmp_path / "twice")
     assert twice.calls == 2 * once.calls == 4
     assert torch.allclose(*(r.trainable.state_dict()["0.weight"] for r in (once, twice)), atol=1e-7)
+    gradients = [[parameter.grad for parameter in r.trainable.parameters()] for r in (once, twice)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     rows = [rows_of(tmp_path / name)[0] for name in ("once", "twice")]
     assert float(rows[0]["total"]) == pytest.approx(float(rows[1]["total"]), rel=1e-5)
+
+
+def test_a_gradient_longer_than_the_plan_allows_is_clipped(tmp_path: Path) -> None:
+    class Steep(LineRecipe):
+        def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+            return {name: 1e6 * value for name, value in super().losses(rng).items()}
+
+    recipe = Steep()
+    train(recipe, TrainingPlan(1, clip_norm=1.0), tmp_path)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in recipe.trainable.parameters()])
+    assert float(gradient.norm()) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_average_may_be_a_copy_at_first_and_move_in_strides(tmp_path: Path) -> None:
