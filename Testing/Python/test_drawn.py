@@ -74,3 +74,14 @@ def test_nothing_in_the_region_is_refused_and_so_is_too_little(a_ct_phantom: Pha
         drawn_candidates(a_ct_phantom.lesion, None, nowhere, scan)
     drawn = drawn_candidates(a_ct_phantom.lesion, None, ~nowhere, scan)
     assert drawn.candidate.any() and np.array_equal(drawn.given.array, a_ct_phantom.lesion.array)
+
+
+def test_a_candidate_that_covers_voxels_by_half_takes_no_others(a_ct_phantom: Phantom) -> None:
+    """A cube of 12 mm, half a voxel of 4 mm beside the model's grid: what it covers by less is a rim all around."""
+    scan = to_canonical(a_ct_phantom.scan, load_config("tiny").canonical, "CT")
+    array = np.zeros(a_ct_phantom.scan.array.shape, dtype=np.uint8)
+    array[21:27, 21:27, 21:27] = 1
+    given = a_ct_phantom.scan.with_array(array)
+    drawn = drawn_candidates(given, None, np.ones(scan.image.shape, dtype=bool), scan)
+    assert drawn.candidate.sum() == 2**3
+    assert np.array_equal(drawn.candidate, scan.project(given) >= 0.5)

@@ -82,6 +82,12 @@ def test_the_interval_is_that_of_drawing_patients_one_by_one() -> None:
     assert (curve.low, curve.high) == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])), abs=0.03)
 
 
+def test_the_interval_leaves_a_fortieth_at_each_end() -> None:
+    """Of eight lesions half are found: in 256 draws of eight none is in 1 and one in 8, 3.5 % together; so at the top."""
+    curve = froc([CaseCandidates(1, (found, found), (0, 0)) for found in (0, 1) * 4], thresholds=TWO)
+    assert (curve.low, curve.high) == (1 / 8, 7 / 8)
+
+
 def test_one_patient_has_no_interval() -> None:
     assert math.isnan(froc([CaseCandidates(1, (1, 1), (0, 0))] * 2, ["a", "a"], TWO).low)
 

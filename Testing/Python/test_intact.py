@@ -162,6 +162,16 @@ def test_two_places_that_differ_are_refused_whichever_a_reader_would_take(
             read_volume(path)
 
 
+def test_two_places_more_than_half_of_the_smallest_side_apart_differ(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    thick = Volume(a_noisy_scan.array, grid((20, 22, 24), (0.7, 0.7, 5.0)))
+    content = _nifti(tmp_path / "scan.nii", thick, {}).read_bytes()
+    sform = np.array(struct.unpack_from("<12f", content, 280)).reshape(3, 4)
+    sform[0, 3] += 1
+    path = _nifti(tmp_path / "scan.nii", thick, {252: struct.pack("<2h", 1, 1), 280: sform.astype("<f4").tobytes()})
+    with pytest.raises(GeometryError, match=r"two places that lie up to 1 mm apart"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize("tilt_deg", [0.0, 3.0, 9.5, 17.25, 29.0, 38.5])
 def test_a_large_grid_turned_by_180_degrees_is_written_and_read(tmp_path: Path, tilt_deg: float) -> None:
     """Of such a turn the quaternion's first number is 0, and rounding the others must not tilt the grid."""

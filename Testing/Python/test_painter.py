@@ -14,11 +14,13 @@ from DiffuGTSLib.errors import Cancelled, ConfigError, GeometryError, InputError
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
+from DiffuGTSLib.synthesis.outline import UNCLIPPED
 from DiffuGTSLib.synthesis.painter import (
     Painter,
     Site,
     Synthesis,
     TumorWish,
+    _Canvas,
     blend,
     synthesize,
     wanted_sizes,
@@ -169,6 +171,15 @@ def test_a_tumor_lies_where_it_was_asked_for(a_phantom: Phantom) -> None:
     result = painted(a_phantom, TumorWish("small", center_ras_mm=center))
     (tumor,) = result.tumors
     assert np.linalg.norm(np.subtract(tumor.center_ras_mm, center)) < 5
+
+
+@pytest.mark.parametrize("orientation", [np.eye(3), np.diag([-1.0, -1.0, 1.0])[:, [2, 0, 1]]], ids=["RAS", "SLP"])
+def test_a_center_between_voxels_is_the_nearest_one(a_phantom: Phantom, orientation: np.ndarray) -> None:
+    scan, organ = (reoriented(volume, orientation) for volume in (a_phantom.scan, a_phantom.organ))
+    canvas = _Canvas(scan, organ, LIVER, TumorWish(), Flat(), "CT", UNCLIPPED)
+    for off in (-0.4, 0.4):
+        center = scan.geometry.to_ras(canvas._ijk(np.array([30.0, 25.0, 17.0]) + off))
+        assert canvas._voxel((float(center[0]), float(center[1]), float(center[2]))) == (30, 25, 17)
 
 
 @pytest.mark.parametrize("radius_mm", [5.0, 9.0, 14.0])

@@ -136,5 +136,15 @@ def test_vessels_are_what_is_bright_within_the_organ(an_organ: np.ndarray, a_tub
     assert vessels[an_organ & ~ndimage.binary_dilation(a_tube, iterations=2)].mean() < 0.01
 
 
+def test_a_vessel_in_one_thick_slice_is_found_there_and_not_in_the_next() -> None:
+    """Both lie within a millimeter, which is what the scan is smoothed by, in the slice, and 5 mm apart across them."""
+    organ = np.ones((24, 24, 15), bool)
+    vessel = np.zeros_like(organ)
+    vessel[10:14, :, 7] = True
+    image = np.where(vessel, 200.0, 100.0).astype(np.float32)
+    found = vessel_mask(image, organ, 20.0, (1.5, 1.5, 5.0))
+    assert found[vessel].all() and not found[:, :, [6, 8]].any()
+
+
 def test_an_empty_organ_has_no_vessels() -> None:
     assert not vessel_mask(np.ones(SHAPE, np.float32), np.zeros(SHAPE, bool), 30.0, SPACING).any()

@@ -98,6 +98,21 @@ def test_small_parts_are_dropped(a_refinement: Refinement) -> None:
     assert not everything.outlined(PIXEL)[0].any()
 
 
+def test_what_lies_between_two_drawn_regions_follows_the_one_that_is_nearer_in_millimeters(
+    a_refinement: Refinement,
+) -> None:
+    """A voxel two slices of 5 mm above a strong region and four voxels of 1 mm beside a weak one."""
+    source = Volume(np.full((20, 20, 12), 40.0, dtype=np.float32), grid((20, 20, 12), (1.0, 1.0, 5.0)))
+    source.array[0] = -1000
+    scan = to_canonical(source, load_config("mini").canonical, "CT")
+    residual, drawn = np.zeros(source.array.shape, dtype=np.float32), np.zeros(source.array.shape, dtype=bool)
+    drawn[8, 8, 4] = drawn[12, 8, 6] = True
+    residual[8, 8, 4], residual[12, 8, 6], residual[8, 8, 6] = 1.0, 0.2, 0.15
+    both = replace(a_refinement, scan=scan, inside=residual > 0, drawn=drawn)
+    cuts = both._own_thresholds(drawn, residual, replace(PIXEL, rule="relative"))
+    assert (cuts[8, 8, 4], cuts[12, 8, 6], cuts[8, 8, 6]) == pytest.approx((0.5, 0.1, 0.1))
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("gap", [4, 2])
 @pytest.mark.parametrize("rule", ["relative", "otsu"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.similarity import chance_test
+from DiffuGTSLib.evaluation.similarity import _cross_validated, chance_test
 
 
 def some_tumors(
@@ -47,7 +47,8 @@ def test_a_patient_that_gives_itself_away_does_not_help() -> None:
     mark = rng.normal(size=(8, 3))[[int(name[1:]) for name in patients]]
     rows = [{"a": float(a), "b": float(b), "c": float(c)} for a, b, c in mark]
     kinds = [("x", "y")[int(name[1:]) % 2] for name in patients]
-    assert chance_test(rows, kinds, patients, np.random.default_rng(2), permutations=39).p_value > 0.05
+    test = chance_test(rows, kinds, patients, np.random.default_rng(2), permutations=39)
+    assert test.p_value > 0.05 and test.accuracy.share < 0.5 and test.chance < 0.6
 
 
 def test_real_and_painted_tumors_of_one_patient_are_compared_within_it() -> None:
@@ -75,6 +76,16 @@ def test_one_patient_with_both_kinds_does_not_hide_that_they_differ() -> None:
 def test_the_same_generator_gives_the_same_answer() -> None:
     one, two = (chance_test(*some_tumors(5), np.random.default_rng(7), permutations=5) for _ in range(2))
     assert one == two
+
+
+def test_a_case_that_is_held_out_does_not_set_the_scale_for_the_others() -> None:
+    """One feature tells the kinds; in the part that is told, one case has a vast value of it."""
+    rng = np.random.default_rng(0)
+    labels, parts = np.arange(80) % 2, np.arange(80) // 40
+    table = np.stack([labels + 0.01 * rng.normal(size=80), rng.normal(size=80)], axis=1)
+    table[0, 0] = -1e6
+    told = _cross_validated(table, labels, parts, 2)
+    assert np.array_equal(told[:40], labels[:40])
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -83,6 +83,14 @@ def test_a_finding_lies_in_its_view_and_the_view_in_the_box(
             assert seen.stop - inside.stop >= 4 or seen.stop == box[1]
 
 
+def test_a_view_lies_as_far_around_its_finding_as_half_of_what_wider_windows_overlap() -> None:
+    """A quarter of 64 voxels is 16."""
+    wider = tiny("inpainting.margin_mm=500", "backbone.window_voxels=64")
+    found = around((48, 48, 48), 56)
+    _, view = box_and_view(found, SHAPE, TOLD.spacing_mm, wider, FACTOR, MULTIPLE)
+    assert found == (slice(20, 76),) * 3 and view == (slice(12, 84),) * 3
+
+
 def test_far_findings_have_places_of_their_own_and_neighbors_share_one(some_components: Components) -> None:
     config = tiny()
     mask = marked(NEAR, FAR, BESIDE)
@@ -153,6 +161,15 @@ def test_a_neighbor_that_reaches_into_a_view_is_repainted_there_too_and_taken_fr
     assert set(canvas[torch.from_numpy(marked(large))].tolist()) == {1.0}
     assert set(canvas[torch.from_numpy(marked(small))].tolist()) == {2.0}
     assert canvas[torch.from_numpy(~marked(large, small))].abs().sum() == 0
+    whole = repainted_latent(twins, a_latent())
+    of_large = max(twins, key=lambda each: each.place.own.sum())
+    for each, box in ((of_large, large), (of_small, small)):
+        cells = tuple(slice(part.start // FACTOR, part.stop // FACTOR) for part in box)
+        of_view = tuple(
+            slice(part.start - seen.start, part.stop - seen.start)
+            for part, seen in zip(cells, each.place.view_cells, strict=True)
+        )
+        assert torch.equal(whole[(..., *cells)], each.healthy_latent[(..., *of_view)])
 
 
 def test_the_whole_latent_takes_the_cells_of_every_finding(some_components: Components) -> None:
