@@ -87,14 +87,12 @@ def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
     assert "no longer in the scene" in batch.cases[1].message
 
 
-def test_what_nobody_expected_ends_the_case_and_not_the_panel(
-    a_logic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypatch: pytest.MonkeyPatch) -> None:
     logic = a_logic(*GOOD)
-    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
+    monkeypatch.setattr("DiffuGTSSlicer.logic.Run", None)
     batch = logic.startBatch(scans(2), LUNG)
     assert gui.spin(lambda: batch.isOver, 30) and not logic.isRunning
-    assert states(batch) == [FAILED, FAILED] and "FileNotFoundError" in batch.cases[0].message
+    assert states(batch) == [FAILED, FAILED] and "TypeError" in batch.cases[0].message
     monkeypatch.undo()
     assert states(logic.processMany(scans(1), LUNG)) == [DONE]
 
