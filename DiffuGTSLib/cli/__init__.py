@@ -28,7 +28,7 @@ from DiffuGTSLib.cli import (
     validating,
     weights,
 )
-from DiffuGTSLib.cli.door import Door
+from DiffuGTSLib.cli.door import Door, leave_after
 from DiffuGTSLib.cli.options import examples
 
 _EPILOG = examples(
@@ -100,4 +100,5 @@ app.command("bench-stages", hidden=True)(benchmarking_stages.bench_stages)
 
 def main() -> None:
     """Run the program on the process's arguments and exit with its code."""
+    leave_after()
     app(prog_name="diffugts")

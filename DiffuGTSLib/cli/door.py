@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import traceback
 from contextvars import ContextVar
 from typing import Any
@@ -27,6 +28,10 @@ _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C; what schedulers and `kill` send; a terminal that is closed. Windows has no last one."""
 
 
+_AGAIN_AFTER_S = 5.0
+"""A stop that is wished again before is the same wish, which what is being tidied up must not be disturbed by."""
+
+
 class Interrupt:
     """Turns a wish to stop into the exception of Ctrl-C, and remembers it, should a library swallow that.
 
@@ -38,6 +43,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.pressed = False
         self.exit_code = 0
+        self._heard_s = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -49,11 +55,14 @@ class Interrupt:
 
     def __exit__(self, *_: object) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_IGN if self.pressed and _LEAVES.get() else before)
 
     def _press(self, number: int, *_: object) -> None:
+        now_s = time.monotonic()
+        if self.pressed and now_s - self._heard_s < _AGAIN_AFTER_S:
+            return
         self.exit_code = self.exit_code or 128 + number
-        self.pressed = True
+        self.pressed, self._heard_s = True, now_s
         raise KeyboardInterrupt
 
 
@@ -61,6 +70,12 @@ _STOPPED = "Stopped. No file is left half written; what was finished before is k
 
 _INTERRUPT: ContextVar[Interrupt | None] = ContextVar("interrupt", default=None)
 _DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
+_LEAVES: ContextVar[bool] = ContextVar("leaves", default=False)
+
+
+def leave_after() -> None:
+    """Say that this process ends with the command: whoever stops it is then heard no more, until it has left."""
+    _LEAVES.set(True)
 
 
 def stop_if_asked() -> None:

@@ -13,7 +13,7 @@ import torch
 from terminal import ROOT, TINY, coarse_body, run, start, write_case
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli.door import as_known
+from DiffuGTSLib.cli.door import Interrupt, as_known
 from DiffuGTSLib.errors import Cancelled, MemoryLimitError, StorageError
 
 
@@ -53,12 +53,55 @@ def test_who_wishes_it_to_stop_is_heard_and_nothing_is_left(
     process.send_signal(getattr(signal, wish))
     out, err = process.communicate(timeout=60)
     assert process.returncode == exit_code, err
-    assert "Stopped. No file is left half written" in err
+    assert err.count("Stopped. No file is left half written") == 1
     assert "Traceback" not in err
     assert out == ""
     assert output.exists() == earlier
     if earlier:
         assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+_SLOW_TO_TIDY_UP = f"""{_STOPPABLE}
+import sys, time
+import DiffuGTSLib.config
+def slow():
+    try:
+        print("begun", file=sys.stderr, flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("tidied up", file=sys.stderr, flush=True)
+DiffuGTSLib.config.presets = slow
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of signals")
+@pytest.mark.parametrize(("first", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_who_wishes_it_again_until_it_has_left_changes_nothing(first: str, exit_code: int) -> None:
+    process = start(_SLOW_TO_TIDY_UP, "presets")
+    assert process.stderr is not None and process.stderr.readline() == "begun\n"
+    process.send_signal(getattr(signal, first))
+    while process.poll() is None:
+        time.sleep(0.03)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == exit_code
+    said = process.stderr.read()
+    assert said == "tidied up\nStopped. No file is left half written; what was finished before is kept.\n", said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of signals")
+def test_a_second_wish_disturbs_no_tidying_up_and_a_late_one_ends_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt() as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        later = time.monotonic() + 60
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert interrupt.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 _LITTLE_DISK = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
