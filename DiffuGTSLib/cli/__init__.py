@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -100,5 +102,8 @@ app.command("bench-stages", hidden=True)(benchmarking_stages.bench_stages)
 
 def main() -> None:
     """Run the program on the process's arguments and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it is closed
+            stream.reconfigure(errors="backslashreplace")  # a name or a sign that the terminal has no letters for
     leave_after()
     app(prog_name="diffugts")

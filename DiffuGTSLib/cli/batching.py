@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell_any
+from DiffuGTSLib.cli.door import ERR, OUT, printing, stop_if_asked, tell_any
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     AsJson,
@@ -139,7 +139,8 @@ def batch(
             ERR.print(Text(f"{number} of {len(cases)}: {shown(case.name)}"), soft_wrap=True)
         rows.append(work.do(case))
         write_tables(output, cases, rows)
-    _show(rows, output, quiet, as_json)
+    with printing(f"The results are whole in {output}"):
+        _show(rows, output, quiet, as_json)
 
 
 def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = None) -> list[Case]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -76,6 +80,27 @@ _LEAVES: ContextVar[bool] = ContextVar("leaves", default=False)
 def leave_after() -> None:
     """Say that this process ends with the command: whoever stops it is then heard no more, until it has left."""
     _LEAVES.set(True)
+
+
+@contextmanager
+def printing(kept: str) -> Iterator[None]:
+    """Say, where a result cannot be printed, that it is there nevertheless.
+
+    Args:
+        kept: What is whole, and where.
+
+    Raises:
+        StorageError: If standard output takes nothing, as a file on a full disk.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # who reads it has enough
+        raise
+    except OSError as error:
+        sys.stdout = io.StringIO()  # else what waits to be printed fails again at the very end, as code 120
+        raise StorageError(
+            f"{kept}, but printing failed: {error.strerror or error}.", hint="print to another place."
+        ) from error
 
 
 def stop_if_asked() -> None:

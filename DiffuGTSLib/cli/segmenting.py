@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, printing, stop_if_asked
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     AsJson,
@@ -133,7 +133,8 @@ def segment(
         allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
     findings = wish.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
-    show_result(output, findings, quiet, as_json)
+    with printing(f"The result is whole in {output}"):
+        show_result(output, findings, quiet, as_json)
 
 
 def refine(
@@ -186,7 +187,8 @@ def refine(
             notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)},
         )  # fmt: skip
         progress("write", 1.0)
-    show_result(folder, findings, quiet, as_json)
+    with printing(f"The result is whole in {folder}"):
+        show_result(folder, findings, quiet, as_json)
 
 
 def config_here(

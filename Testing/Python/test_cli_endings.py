@@ -104,6 +104,29 @@ def test_a_second_wish_disturbs_no_tidying_up_and_a_late_one_ends_what_hangs(mon
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+_FULL = "import sys; sys.stdout = open('/dev/full', 'w')"
+_ASCII = "import sys; sys.stdout.reconfigure(encoding='ascii', errors='strict')"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_result_that_cannot_be_printed_is_there_and_that_is_said(a_folder: Path, tmp_path: Path) -> None:
+    case = ("segment", a_folder / "scan.nii.gz", "-o", tmp_path, "--organ", "liver", *TINY, "--stages", "aova")
+    process = start(_FULL, *case, "--json")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 6, err
+    assert f"Error: The result is whole in {tmp_path}, but printing failed: No space left on device." in err
+    assert (tmp_path / "record.json").is_file()
+
+
+def test_what_the_terminal_has_no_letters_for_is_printed_otherwise(a_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "результат"
+    case = ("segment", a_folder / "scan.nii.gz", "-o", output, "--organ", "liver", *TINY, "--stages", "aova")
+    process = start(_ASCII, *case)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert str(output).encode("ascii", "backslashreplace").decode() in out
+
+
 _LITTLE_DISK = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))"
 
 
