@@ -140,7 +140,8 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
     """
     folders_above = dict.fromkeys(scans, 0)
     while True:
-        alike, names = defaultdict(list), {}
+        alike: dict[str, list[Path]] = defaultdict(list)
+        names: dict[Path, str] = {}
         for path, above in folders_above.items():
             folders = path.relative_to(path.anchor).parts[:-1]  # the root, joined to -o, would lead out of it
             names[path] = "_".join([*folders[max(0, len(folders) - above) :], _called(path)])
@@ -161,7 +162,8 @@ def _named(scans: Sequence[Path]) -> dict[str, Path]:
 
 def _numbered(names: Mapping[Path, str]) -> dict[str, Path]:
     named: dict[str, Path] = {}
-    wanted, taken = {_as_disks_compare(name) for name in names.values()}, set()
+    taken: set[str] = set()
+    wanted = {_as_disks_compare(name) for name in names.values()}
     for path, name in names.items():
         free = (f"{name}_{number}" for number in count(2))
         used = _as_disks_compare(name) in taken
