@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
-from DiffuGTSLib.volumes.volume import require_same_grid
+from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import (
     EMPTY_BOX,
@@ -30,6 +30,7 @@ from DiffuGTSSlicer.grids import (
     segmentBox,
     segmentMask,
     setSegmentBox,
+    toRasIndices,
     volumeGeometry,
     worldFromNode,
 )
@@ -132,7 +133,7 @@ class Findings:
         status = logic.GetSegmentStatus(self._segment())  # Slicer takes an emptied segment for one not yet started
         setSegmentBox(BoxedMask.of(present, _corner(box)), self._scanNode, self._segmentationNode, self._segmentId)
         logic.SetSegmentStatus(self._segment(), status)
-        self._segment().SetTag(DROPPED_TAG, _packed(BoxedMask.of(dropped, _corner(box)), self._shape()))
+        self._setDropped(BoxedMask.of(dropped, _corner(box)))
         self.update()
 
     def jump(self, number: int) -> None:
@@ -178,9 +179,6 @@ class Findings:
     def _segment(self) -> Any:
         return self._segmentationNode.GetSegmentation().GetSegment(self._segmentId)
 
-    def _shape(self) -> tuple[int, ...]:
-        return volumeGeometry(self._scanNode).shape[::-1]
-
     def _present(self) -> Work[BoxedMask]:
         """Return the segment as it is now; one on another grid is resampled, which takes longer."""
         where = (self._segmentationNode, self._segmentId, self._scanNode)
@@ -192,7 +190,14 @@ class Findings:
 
     def _dropped(self) -> BoxedMask:
         text = vtk.reference("")
-        return _unpacked(str(text) if self._segment().GetTag(DROPPED_TAG, text) else "", self._shape())
+        geometry = volumeGeometry(self._scanNode)
+        kept = _unpacked(str(text) if self._segment().GetTag(DROPPED_TAG, text) else "", _rasShape(geometry))
+        return kept.reindexed(np.linalg.inv(toRasIndices(geometry)))
+
+    def _setDropped(self, dropped: BoxedMask) -> None:
+        geometry = volumeGeometry(self._scanNode)
+        kept = dropped.reindexed(toRasIndices(geometry))
+        self._segment().SetTag(DROPPED_TAG, _packed(kept, _rasShape(geometry)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +275,11 @@ def _meanIndex(voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array([np.average(np.arange(len(counts)), weights=counts) for counts in along])
 
 
-# --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte
+# --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte; all counted along R, A and S
+
+
+def _rasShape(geometry: Geometry) -> tuple[int, ...]:
+    return tuple(int(side) for side in (np.abs(toRasIndices(geometry)[:3, :3]) @ geometry.shape)[::-1])
 
 
 def _packed(mask: BoxedMask, shape: tuple[int, ...]) -> str:

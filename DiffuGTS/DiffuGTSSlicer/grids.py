@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError, did_you_mean
-from DiffuGTSLib.volumes.volume import Geometry
+from DiffuGTSLib.volumes.volume import Geometry, closest_ras
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 
 LATTICE_TOLERANCE_VOXELS = 1e-3
@@ -111,14 +111,16 @@ def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> Work[
     mask = np.zeros(geometry.shape[::-1], dtype=np.uint8)
     if labelmap.IsEmpty():
         return mask
-    offset = _latticeOffset(labelmap, segmentationNode, volumeNode, geometry)
-    toScan = None if offset is not None else _toScan(segmentationNode, volumeNode)
+    placed = _placed(labelmap, segmentationNode, volumeNode, geometry)
+    toScan = None if placed is not None else _toScan(segmentationNode, volumeNode)
     for slab in slabs(mask.shape):
         yield None
-        if offset is not None:
-            _paste(labelmap, offset, mask, slab)
+        if placed is not None:
+            _paste(*placed, mask, slab)
         else:
-            _paste(_resampled(labelmap, geometry, slab, toScan), np.zeros(3, dtype=int), mask, slab)
+            resampled = _resampled(labelmap, geometry, slab, toScan)
+            if not resampled.IsEmpty() and resampled.GetPointData().GetScalars() is not None:
+                _paste(_voxels(resampled), _corner(resampled), mask, slab)
     return mask
 
 
@@ -197,11 +199,29 @@ class BoxedMask:
             cut[there] = self.voxels[here] > 0
         return cut
 
+    def reindexed(self, matrix: NDArray[np.float64]) -> BoxedMask:
+        """Return the mask on the same grid counted in another way: see `toRasIndices`."""
+        placed = _reindexed(self.voxels, self.corner, matrix) if self.voxels.size else None
+        return self if placed is None else BoxedMask.of(*placed)
+
     @property
     def digest(self) -> str:
-        """A checksum of which voxels of the scan are in the mask."""
+        """A checksum of which voxels of its grid are in the mask."""
         place = repr([(side.start, side.stop) for side in self.box]).encode("ascii")
         return f"{zlib.crc32(np.packbits(self.voxels).tobytes(), zlib.crc32(place)):08x}"
+
+
+def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
+    """Return the matrix (4, 4) from a grid's (i, j, k) to those of the same voxels counted along R, A and S.
+
+    What is kept with a scan is counted so: Slicer turns an axis of a left-handed scan around when it reads it.
+    """
+    axes, signs = closest_ras(geometry)
+    matrix = np.diag([0.0, 0.0, 0.0, 1.0])
+    for row, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        matrix[row, axis] = sign
+        matrix[row, 3] = 0 if sign > 0 else geometry.shape[axis] - 1
+    return matrix
 
 
 @stepwise
@@ -215,11 +235,8 @@ def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[Box
     labelmap = _labelmap(segmentationNode, _knownSegment(segmentationNode, segmentId))
     if labelmap.IsEmpty():
         return BoxedMask.of(np.zeros((1, 1, 1), dtype=np.uint8))
-    offset = _latticeOffset(labelmap, segmentationNode, scanNode, geometry)
-    if offset is None:
-        return None
-    corner = tuple(int(start) for start in (np.array(labelmap.GetExtent()[::2]) + offset)[::-1])
-    return (yield from inBackground(BoxedMask.of, _voxels(labelmap), corner))
+    placed = _placed(labelmap, segmentationNode, scanNode, geometry)
+    return None if placed is None else (yield from inBackground(BoxedMask.of, *placed))
 
 
 def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
@@ -323,19 +340,42 @@ def _labelmap(segmentationNode: Any, segmentId: str) -> Any:
     return labelmap
 
 
-def _latticeOffset(
+def _placed(
     labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geometry
-) -> NDArray[np.intp] | None:
-    """Return what to add to a labelmap's (i, j, k) to have the scan's, or None where its voxels are others."""
+) -> tuple[NDArray[Any], tuple[int, ...]] | None:
+    """Return a labelmap's voxels as the scan's lie, with the index of the first, or None where they are others."""
     if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
         return None
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetImageToWorldMatrix(matrix)
     toScan = np.linalg.inv(geometry.ijk_to_ras) @ slicer.util.arrayFromVTKMatrix(matrix)
-    offset = np.rint(toScan[:3, 3]).astype(np.intp)
-    corners = np.array(list(itertools.product(*np.array(labelmap.GetExtent()).reshape(3, 2))))
-    moved = corners @ toScan[:3, :3].T + toScan[:3, 3]
-    return offset if np.abs(moved - (corners + offset)).max() < LATTICE_TOLERANCE_VOXELS else None
+    return _reindexed(_voxels(labelmap), _corner(labelmap), toScan)
+
+
+def _reindexed(
+    voxels: NDArray[Any], corner: tuple[int, ...], matrix: NDArray[np.float64]
+) -> tuple[NDArray[Any], tuple[int, ...]] | None:
+    """Count voxels (k, j, i) as another grid does.
+
+    Args:
+        voxels: Of a box.
+        corner: Index (k, j, i) of its first voxel.
+        matrix: From the one grid's (i, j, k) to the other's.
+
+    Returns:
+        Voxels and corner there; None where the grids' voxels are others, and not the same in another order.
+    """
+    turn, shift = np.rint(matrix[:3, :3]).astype(int), np.rint(matrix[:3, 3]).astype(int)
+    axes = np.abs(turn).argmax(axis=1)
+    if np.abs(turn).sum() != 3 or sorted(axes) != [0, 1, 2]:
+        return None
+    first = np.array(corner[::-1])
+    ends = np.array(list(itertools.product(*zip(first, first + voxels.shape[::-1] - 1, strict=True))))
+    moved = ends @ turn.T + shift
+    if np.abs(ends @ matrix[:3, :3].T + matrix[:3, 3] - moved).max() >= LATTICE_TOLERANCE_VOXELS:
+        return None
+    ways = tuple(slice(None, None, int(turn[row, axis])) for row, axis in enumerate(axes))
+    return voxels.T.transpose(axes)[ways].T, tuple(int(start) for start in moved.min(axis=0)[::-1])
 
 
 def _toScan(segmentationNode: Any, volumeNode: Any) -> Any:
@@ -371,18 +411,17 @@ def _voxels(labelmap: Any) -> NDArray[Any]:
     return voxels
 
 
-def _paste(labelmap: Any, offset: NDArray[np.intp], mask: NDArray[np.uint8], slab: slice) -> None:
-    """Set those voxels of some slices of a mask (k, j, i) that a labelmap has; it may cover only a box of them."""
-    if labelmap.IsEmpty() or labelmap.GetPointData().GetScalars() is None:
-        return
-    extent = np.array(labelmap.GetExtent()).reshape(3, 2) + offset[:, None]
-    low = np.maximum(extent[::-1, 0], (slab.start, 0, 0))
-    high = np.minimum(extent[::-1, 1] + 1, (slab.stop, *mask.shape[1:]))
+def _corner(labelmap: Any) -> tuple[int, ...]:
+    """Return the index (k, j, i) of a labelmap's first voxel."""
+    return tuple(int(start) for start in labelmap.GetExtent()[4::-2])
+
+
+def _paste(voxels: NDArray[Any], corner: tuple[int, ...], mask: NDArray[np.uint8], slab: slice) -> None:
+    """Set those voxels of some slices of a mask (k, j, i) that a box has whose first voxel lies at a corner."""
+    low = np.maximum(corner, (slab.start, 0, 0))
+    high = np.minimum(np.add(corner, voxels.shape), (slab.stop, *mask.shape[1:]))
     if (low >= high).any():
         return
     target = tuple(slice(int(start), int(stop)) for start, stop in zip(low, high, strict=True))
-    source = tuple(
-        slice(side.start - int(start), side.stop - int(start))
-        for side, start in zip(target, extent[::-1, 0], strict=True)
-    )
-    np.greater(_voxels(labelmap)[source], 0, out=mask[target].view(np.bool_))
+    source = tuple(slice(side.start - start, side.stop - start) for side, start in zip(target, corner, strict=True))
+    np.greater(voxels[source], 0, out=mask[target].view(np.bool_))

@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox
+from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox, toRasIndices, volumeGeometry
 from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS
 from DiffuGTSSlicer.steps import Work, stepwise
 
@@ -22,7 +22,7 @@ def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
     if not node.GetSegmentation().GetSegment(segmentId).GetTag(DIGEST_TAG, value):
         return True
     found = yield from segmentBox.steps(node, segmentId, scanNode)
-    return found is None or found.digest != str(value)
+    return found is None or found.reindexed(toRasIndices(volumeGeometry(scanNode))).digest != str(value)
 
 
 @stepwise

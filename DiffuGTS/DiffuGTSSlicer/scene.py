@@ -31,6 +31,7 @@ from DiffuGTSSlicer.grids import (
     scanState,
     segmentMask,
     setSegmentBox,
+    toRasIndices,
     volumeGeometry,
     worldFromNode,
 )
@@ -322,7 +323,7 @@ def showMask(
         segment.SetTerminology(terminologyEntry(organ, segmentName))
         segment.SetTag(_ORGAN_TAG, organ)
     segment.RemoveTag(DROPPED_TAG)
-    segment.SetTag(DIGEST_TAG, mask.digest)
+    segment.SetTag(DIGEST_TAG, mask.reindexed(toRasIndices(volumeGeometry(scanNode))).digest)
     segment.SetTag(ALGORITHM_TYPE_TAG, algorithmType)
     segment.SetTag(_ALGORITHM_NAME_TAG, f"DiffuGTS {__version__}")
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)

@@ -14,9 +14,10 @@ import slicer
 import vtk_messages
 from DiffuGTSSlicer import display, provenance, scene
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import segmentMask
+from DiffuGTSSlicer.grids import BoxedMask, segmentMask
+from DiffuGTSSlicer.ownership import isEdited
 from results_on_demo import results_on
-from scene_parts import matrix_of, record_of, set_segment_mask
+from scene_parts import LEFT_HANDED, blob, matrix_of, noise, record_of, scan_node, set_segment_mask
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -100,6 +101,27 @@ def test_a_saved_result_comes_back_whole_and_is_reviewed_without_torch(a_demo_sc
     above = int((results.maps["aova"] >= np.float32(0.5)).sum())
     vtk_messages.forget()  # of items of the subject hierarchy whose nodes went with the scene: a plugin's work in Slicer
     assert said[-2:] == [f"{above} {[row.kept for row in rows]} 7", "[]"]
+
+
+def test_a_dropped_finding_of_a_left_handed_scan_comes_back_in_its_place_after_saving(a_scene, tmp_path) -> None:
+    scan = scan_node(LEFT_HANDED, noise(LEFT_HANDED))
+    large, small = blob(LEFT_HANDED, (6, 6, 4), 3), blob(LEFT_HANDED, (14, 18, 12), 2)
+    segmentation = scene.newSegmentation(scan, "Tumor")
+    segment = scene.showMask(BoxedMask.of((large | small).T), scan, segmentation, "Tumor")
+    table = Findings(segmentation, segment, scan)
+    before = table.rows
+    table.keep(2, False)
+    assert slicer.util.saveScene(str(tmp_path / "case.mrb"))
+    slicer.mrmlScene.Clear(False)
+    slicer.util.loadScene(str(tmp_path / "case.mrb"))
+    scan, segmentation = slicer.util.getNode("Scan"), slicer.util.getNode("Tumor")
+    assert np.linalg.det(matrix_of(scan)[:3, :3]) > 0, "Slicer has turned an axis around"
+    table = Findings(segmentation, segment, scan)
+    assert [row.kept for row in table.rows] == [True, False]
+    table.keep(2, True)
+    for row, expected in zip(table.rows, before, strict=True):
+        assert row.centroidRas == pytest.approx(expected.centroidRas, abs=1e-3)
+    assert not isEdited(segmentation, segment, scan)
 
 
 @pytest.fixture

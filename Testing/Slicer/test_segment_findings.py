@@ -12,6 +12,7 @@ import vtk
 from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, worldFromNode
+from DiffuGTSSlicer.ownership import isEdited
 from phantoms import grid
 from scene_parts import (
     bending_transform,
@@ -29,7 +30,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.findings import find_lesions
-from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes import Geometry, Volume
 
 GRID = grid((30, 28, 20), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
 LARGE, MIDDLE, SMALL = blob(GRID, (8, 8, 8), 4), blob(GRID, (20, 19, 12), 3), blob(GRID, (26, 4, 16), 1)
@@ -249,3 +250,26 @@ def test_findings_far_apart_in_a_large_scan_take_no_time(a_scene) -> None:
     took = time.process_time() - begin
     print(f"{took * 1000:.0f} ms")
     assert len(rows) == 3 and took < 0.3
+
+
+@pytest.mark.parametrize("turned", [np.diag([1, 1, -1]), np.eye(3)[:, [2, 0, 1]], np.diag([-1, -1, 1])])
+def test_what_was_dropped_comes_back_in_its_place_however_the_scan_is_counted(a_scene, turned: np.ndarray) -> None:
+    """Slicer turns an axis of a left-handed scan around when it reads it, and the segments keep theirs."""
+    own = grid((30, 28, 20), (1.1, 0.7, 2.5), turned, (11, -7, 23))
+    # (i, j, k) of the one is (19 - k, j, i) of the other
+    back = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 19], [0, 0, 0, 1]])
+    other = Geometry((20, 28, 30), own.ijk_to_ras @ back)
+    scan, again = scan_node(own, noise(own)), scan_node(other, noise(other), "Again")
+    segmentation = scene.newSegmentation(scan, "Result")
+    segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor")
+    assert not isEdited(segmentation, segment, scan) and not isEdited(segmentation, segment, again)
+    table = Findings(segmentation, segment, scan)
+    table.keep(2, False)
+    later = Findings(segmentation, segment, again)
+    assert [row.kept for row in later.rows] == [True, False, True]
+    assert isEdited(segmentation, segment, again)
+    for row, expected in zip(later.rows, table.rows, strict=True):
+        assert row.centroidRas == pytest.approx(expected.centroidRas)
+    later.keep(2, True)
+    assert np.array_equal(segmentMask(segmentation, segment, scan).T, MASK)
+    assert not isEdited(segmentation, segment, scan) and not isEdited(segmentation, segment, again)
