@@ -345,7 +345,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _merged(below: dict[str, Any], above: Mapping[str, Any], origin: str) -> dict[str, Any]:
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in below.items()}
     for key, value in above.items():
-        if key in ("description", "format", "preset"):
+        if key in ("description", "format", "preset", "tuned_on"):
             continue
         if not isinstance(value, Mapping):
             raise ConfigError(f"{origin}: '{key}' must hold an object of keys, got {value!r}.")

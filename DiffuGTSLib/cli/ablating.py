@@ -93,14 +93,20 @@ def ablate(
     require_folder(data, "--data")
     config = configured(preset, config_file, overrides, device=device, seed=seed)
 
+    from DiffuGTSLib.datasets.trained_cases import tuned_on
     from DiffuGTSLib.evaluation.ablation import Study, run_ablation
     from DiffuGTSLib.evaluation.ablation_variants import Wish
 
     chosen = tuple(word.strip() for word in studies.split(",") if word.strip())
     wish = Wish(chosen, whole_numbers(steps, "--steps"), whole_numbers(seeds, "--seeds"))
-    study = Study(protocol_path(protocol), data, output, config, split, tuple(cases or ()), wish, allow_seen)
+    names, tuned = tuple(cases or ()), tuple(tuned_on(config_file))
+    study = Study(protocol_path(protocol), data, output, config, split, names, wish, allow_seen, tuned)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         run_ablation(study, progress)
+    _show(output, quiet, as_json)
+
+
+def _show(output: Path, quiet: bool, as_json: bool) -> None:
     warn_of_training(output, quiet)
     if as_json:
         typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"], indent=1))

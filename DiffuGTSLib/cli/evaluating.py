@@ -101,7 +101,7 @@ def evaluate(
             OUT.print(_table(rows))
     elif protocol is not None and data is not None and output is not None and compare is None and one == none:
         config = configured(preset, config_file, overrides, device=device, seed=seed)
-        _judge_protocol(protocol, data, output, config, split, quiet, as_json, allow_seen)
+        _judge_protocol(protocol, data, output, config, split, quiet, as_json, allow_seen, config_file)
     else:
         raise InputError(
             "Expected one case or one protocol, or two reports to compare.",
@@ -111,17 +111,28 @@ def evaluate(
 
 
 def _judge_protocol(
-    protocol: str, data: Path, output: Path, config: Config, split: str, quiet: bool, as_json: bool, allow_seen: bool
-) -> None:
+    protocol: str, data: Path, output: Path, config: Config, split: str, quiet: bool, as_json: bool, allow_seen: bool,
+    config_file: Path | None,
+) -> None:  # fmt: skip
     path = protocol_path(protocol)
     require_folder(data, "--data")
 
+    from DiffuGTSLib.datasets.trained_cases import tuned_on
     from DiffuGTSLib.evaluation.card_tables import TABLES
     from DiffuGTSLib.evaluation.html_report import PAGE
     from DiffuGTSLib.evaluation.protocol import evaluate_protocol
 
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-        evaluate_protocol(path, data, output, config, split, lambda case, done: progress("cases", done), allow_seen)
+        evaluate_protocol(
+            path,
+            data,
+            output,
+            config,
+            split,
+            lambda case, done: progress("cases", done),
+            allow_seen,
+            tuned_on(config_file),
+        )
         progress("cases", 1.0)
     warn_of_training(output, quiet)
     if as_json:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.protocol import Case, spelling_key
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes import read_volume
@@ -22,6 +22,8 @@ TRAINING_CASES = "training_cases.json"
 """File of a model folder."""
 TRAINED, TUNED = "trained", "tuned"
 """What a case was used for: its voxels made the weights, or its figures chose weights, steps or thresholds."""
+TUNED_ON = "tuned_on"
+"""Key of a configuration file: the cases that its thresholds were chosen on, for a model that has no record of its own."""
 WARNING = "WARNING"
 """Begins what `SeenCases.note` says of patients that may have been trained on."""
 _USES = {"train": TRAINED, "validation": TUNED}
@@ -118,21 +120,40 @@ def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
     if not path.is_file():
         return None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        return [
-            TrainedCase(
-                str(row["name"]),
-                str(row["patient"]),
-                str(row["sha256"]),
-                str(row.get("use", TRAINED)),
-                str(row.get("voxels_sha256", "")),
-            )
-            for row in rows
-        ]
+        return _cases(json.loads(path.read_text(encoding="utf-8"))["cases"])
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path} is no record of training cases: {error!r}.", hint="copy the whole model folder again."
         ) from error
+
+
+def tuned_on(config_file: Path | None) -> list[TrainedCase]:
+    """Return the cases that a configuration file's thresholds were chosen on; none where it does not tell.
+
+    Raises:
+        ConfigError: If it cannot be read, or names none of them as a record would.
+    """
+    if config_file is None:
+        return []
+    try:
+        return _cases(json.loads(config_file.read_text(encoding="utf-8")).get(TUNED_ON, []))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{config_file}: '{TUNED_ON}' is no list of cases: {error!r}.", hint="take it as train thresholds wrote it."
+        ) from error
+
+
+def _cases(rows: Sequence[Mapping[str, object]]) -> list[TrainedCase]:
+    return [
+        TrainedCase(
+            str(row["name"]),
+            str(row["patient"]),
+            str(row["sha256"]),
+            str(row.get("use", TRAINED)),
+            str(row.get("voxels_sha256", "")),
+        )
+        for row in rows
+    ]
 
 
 def seen_in_training(cases: Sequence[Case], data: Path, trained: Sequence[TrainedCase]) -> dict[str, str]:
@@ -182,7 +203,14 @@ class SeenCases:
     note: str
 
 
-def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *, allow_seen: bool) -> SeenCases:
+def check_unseen(
+    cases: Sequence[Case],
+    data: Path,
+    model_folder: Path | None,
+    *,
+    allow_seen: bool,
+    tuned_on: Sequence[TrainedCase] = (),
+) -> SeenCases:
     """Refuse cases that a model was trained or tuned on, or say what is known about it.
 
     Args:
@@ -190,15 +218,17 @@ def check_unseen(cases: Sequence[Case], data: Path, model_folder: Path | None, *
         data: Folder that their paths start from.
         model_folder: With the record of its training; None for networks without a folder.
         allow_seen: Only say it.
+        tuned_on: Cases that the thresholds were chosen on, see the function of that name.
 
     Raises:
         InputError: With the list of cases (code "leakage"), unless they are allowed.
         WeightsError: If the folder's record is damaged.
     """
-    trained = None if model_folder is None else read_training_cases(model_folder)
-    if trained is None:
-        return SeenCases({}, "The model does not tell what it was trained on: cases may have been seen.")
+    recorded = None if model_folder is None else read_training_cases(model_folder)
+    trained = [*(recorded or ()), *tuned_on]
     why = seen_in_training(cases, data, trained)
+    if recorded is None and not why:
+        return SeenCases({}, "The model does not tell what it was trained on: cases may have been seen.")
     listed = "; ".join(f"{name} ({reason})" for name, reason in why.items())
     if why and not allow_seen:
         raise InputError(

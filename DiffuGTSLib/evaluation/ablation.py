@@ -14,7 +14,7 @@ import numpy as np
 
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.datasets.trained_cases import check_unseen
+from DiffuGTSLib.datasets.trained_cases import TrainedCase, check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.ablation_measure import CUTS, Figures, Subject, measure, tuning_curves
 from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
@@ -51,6 +51,7 @@ class Study:
         names: Cases of it; empty: all.
         wish: What to compare.
         allow_seen: Ask scans that the model was trained on, too; the report says so.
+        tuned_on: Cases that the thresholds were chosen on, see `trained_cases.tuned_on`.
     """
 
     protocol_path: Path
@@ -61,6 +62,7 @@ class Study:
     names: tuple[str, ...] = ()
     wish: Wish = field(default_factory=Wish)
     allow_seen: bool = False
+    tuned_on: tuple[TrainedCase, ...] = ()
 
 
 def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigures]:
@@ -82,7 +84,8 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
     tuning = tuning_cases(cases, study)
     require_organs([*tuning, *chosen])
     components = load_components(study.config)
-    seen = check_unseen(chosen, study.data, components.folder, allow_seen=study.allow_seen)
+    tuned, allowed = study.tuned_on, study.allow_seen
+    seen = check_unseen(chosen, study.data, components.folder, allow_seen=allowed, tuned_on=tuned)
     told = _Told(on_case, len(tuning) + len(chosen))
     runner = _Runner(study, components, BaselineRules(cases, study.data), told)
     curves = {case.name: runner.curves(case) for case in tuning}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
+from DiffuGTSLib.datasets.trained_cases import SeenCases, TrainedCase, check_unseen
 from DiffuGTSLib.evaluation.card_tables import TABLES, card_tables
 from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
@@ -36,6 +36,7 @@ def evaluate_protocol(
     split: str = "test",
     on_progress: Callable[[str, float], None] | None = None,
     allow_seen: bool = False,
+    tuned_on: Sequence[TrainedCase] = (),
 ) -> None:
     """Segment every case of a split and write its report into a folder.
 
@@ -52,6 +53,7 @@ def evaluate_protocol(
         split: "test" or "validation"; what was trained on is refused.
         on_progress: Called with (case name, share of the cases done).
         allow_seen: Score what the model was trained on, too; the report says so.
+        tuned_on: Cases that the thresholds were chosen on, see `trained_cases.tuned_on`.
 
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
@@ -63,7 +65,7 @@ def evaluate_protocol(
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
     require_organs(chosen)
     components = load_components(config)
-    seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen)
+    seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen, tuned_on=tuned_on)
     make_folder(output / CASES)
     judge = _Judge(data, output / CASES, config, components, BaselineRules(cases, data))
     scores = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
-from DiffuGTSLib.datasets.trained_cases import record_training
+from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
+from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.cases import training_cases
@@ -124,19 +125,28 @@ def train_part(
         if missing:
             say(f"{part}: {missing}: train that first")
         elif not dry_run:
-            chosen.train(job)
+            _train(chosen, job, data)
         elif chosen.rehearse is not None:
             chosen.rehearse(job)
-        if not dry_run and rank() == 0:
-            _record(chosen, job, data)
 
 
-def _record(part: Part, job: Job, data: Path) -> None:
+def _train(part: Part, job: Job, data: Path) -> None:
+    """Train, or choose; what is chosen bears the record of its cases itself, since the model may be a preset's."""
+    used = [scan.case for each in job.scans.values() for scan in each]
+    if part.tunes and rank() == 0:
+        folder = job.output / "thresholds"
+        (folder / TRAINING_CASES).unlink(missing_ok=True)  # of an earlier choice
+        record_training(used, data, folder, learned=False)
+    part.train(job)
+    if rank() == 0:
+        _record(part, job, data, used)
+
+
+def _record(part: Part, job: Job, data: Path, used: Sequence[Case]) -> None:
     """Write beside a part's weights which cases they were made and tuned with."""
     model = job.output / part.model
     if not model.is_dir():
         return
-    used = [scan.case for each in job.scans.values() for scan in each]
     record_training(used, data, model, learned=not part.tunes, earlier=job.made_from)
     if part.model == "model":
         write_index(model)

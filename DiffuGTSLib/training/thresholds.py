@@ -4,6 +4,7 @@
     RUN/thresholds/table.csv    every setting with its figures, the best first
     RUN/thresholds/refinement.csv, twins/   the same of mixtures of residuals, see `refinement_thresholds`
     RUN/thresholds/chosen.json  the chosen ones, in the form of a preset: diffugts segment --config …/chosen.json
+                                and the cases that they were chosen on, which evaluate refuses to test
 
 Nothing is learned. Paper silent; we chose the smallest number of false positives among the settings whose Dice is as
 good as the best one's, because Dice alone forgives what is small. Real tumors and painted ones count half each: the real
@@ -28,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config, MasksConfig, ResidualConfig
-from DiffuGTSLib.datasets.trained_cases import TRAINED, read_training_cases
+from DiffuGTSLib.datasets.trained_cases import TRAINED, TUNED_ON, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
@@ -198,8 +199,9 @@ def require_repaintable(
 
 
 def _write_chosen(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
+    content = {**chosen, TUNED_ON: [asdict(case) for case in read_training_cases(folder) or ()]}
     with whole_file(folder / "chosen.json") as temporary:
-        temporary.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _chosen(config: MasksConfig | ResidualConfig, keys: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`evaluate --compare`: the paired table of two reports, on the screen, as JSON and in a folder."""
+"""`evaluate --compare`: the paired table of two reports, on the screen, as JSON and in a folder; and a refusal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from mini_data import GRID, write_case, write_protocol
+from phantoms import ct_phantom
 from terminal import refused, run
 
 from DiffuGTSLib.evaluation.report import write_report
@@ -49,3 +51,13 @@ def test_a_folder_without_a_report_is_refused(two_reports: tuple[Path, Path], tm
 def test_comparing_and_judging_at_once_is_refused(two_reports: tuple[Path, Path]) -> None:
     done = run("evaluate", "--compare", *two_reports, "--protocol", "mini")
     refused(done, 2, "Expected one case or one protocol, or two reports", "--compare DIR DIR")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_the_patients_whom_thresholds_were_chosen_on_are_not_tested_with_them(command: str, tmp_path: Path) -> None:
+    protocol = write_protocol(tmp_path / "p.json", [write_case(tmp_path, "ct", ct_phantom(GRID), "test")])
+    tuned = {"name": "judge", "patient": "patient of ct", "sha256": "0", "use": "tuned"}
+    (tmp_path / "chosen.json").write_text(json.dumps({"masks": {"threshold": 0.5}, "tuned_on": [tuned]}))
+    where = ("--protocol", protocol, "--data", tmp_path, "-o", tmp_path / "report", "--device", "cpu")
+    done = run(command, *where, "--config", tmp_path / "chosen.json")
+    refused(done, 2, "tuned on 1 of 1 cases: ct (patient patient of ct of judge, tuned on)", "--allow-seen")

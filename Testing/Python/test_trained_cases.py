@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from phantoms import ct_phantom, grid, orientations, reoriented
 
 from DiffuGTSLib.datasets.trained_cases import (
     TRAINING_CASES,
+    TUNED,
     TrainedCase,
     check_unseen,
     read_training_cases,
     record_training,
     seen_in_training,
+    tuned_on,
 )
-from DiffuGTSLib.errors import InputError, WeightsError
+from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes import write_volume
@@ -147,6 +150,31 @@ def test_what_was_tuned_on_is_no_test_case_and_may_be_scored_as_validation(tmp_p
     with pytest.raises(InputError, match="trained or tuned on 2 of 2"):
         check_unseen([renamed, Case("u", "new", "test", "CT", "a")], tmp_path, model, allow_seen=False)
     assert "may have been tuned: b" in check_unseen([b], tmp_path, model, allow_seen=False).note
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_whom_thresholds_were_chosen_on_is_no_test_case_whatever_the_model_tells(
+    tmp_path: Path, recorded: bool
+) -> None:
+    config, model = tmp_path / "chosen.json", tmp_path / "model"
+    if recorded:
+        record_training([a_case(tmp_path, "a", "train", "one")], tmp_path, model)
+    config.write_text(json.dumps({"masks": {}, "tuned_on": [asdict(TrainedCase("b", "two", "0", TUNED))]}))
+    tuned = tuned_on(config)
+    again, new = a_case(tmp_path, "again", "test", "two"), a_case(tmp_path, "new", "test", "three")
+    with pytest.raises(InputError, match=r"tuned on 1 of 2 cases: again \(patient two of b, tuned on\)") as caught:
+        check_unseen([again, new], tmp_path, model, allow_seen=False, tuned_on=tuned)
+    assert caught.value.code == "leakage"
+    assert check_unseen([again], tmp_path, model, allow_seen=True, tuned_on=tuned).note.startswith("SEEN IN TRAINING")
+    assert ("does not tell" in check_unseen([new], tmp_path, model, allow_seen=False, tuned_on=tuned).note) != recorded
+
+
+def test_a_configuration_that_names_no_cases_tells_of_none_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"masks": {}}')
+    assert tuned_on(tmp_path / "mine.json") == tuned_on(None) == []
+    (tmp_path / "mine.json").write_text('{"tuned_on": ["a"]}')
+    with pytest.raises(ConfigError, match="'tuned_on' is no list of cases"):
+        tuned_on(tmp_path / "mine.json")
 
 
 def test_who_was_trained_on_stays_so_though_thresholds_are_tuned_on_it_later(tmp_path: Path) -> None:

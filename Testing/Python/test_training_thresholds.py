@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mini_data import GRID, shared_run, tiny_networks, training_scan, write_case
+from mini_data import GRID, shared_run, tiny_networks, training_scan, write_case, write_mini_data
 from phantoms import ct_phantom
 
 from DiffuGTSLib.backbones.maisi import MaisiDenoiser, MaisiUNet
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import MasksConfig, load_config
-from DiffuGTSLib.datasets.trained_cases import TUNED, read_training_cases
+from DiffuGTSLib.datasets.trained_cases import TUNED, read_training_cases, tuned_on
 from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.thresholds import (
@@ -87,7 +88,7 @@ def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path
     keys = ("smooth_mm", "rule", "threshold", "peak", "floor")
     assert set(json.loads(chosen.read_text())["masks"]) == set(keys)
     assert [str(getattr(masks, key)) for key in keys] == [rows[0][key] for key in keys]
-    assert set(json.loads(chosen.read_text())) <= {"masks", "residual"}, "the rest stays the preset's"
+    assert set(json.loads(chosen.read_text())) <= {"masks", "residual", "tuned_on"}, "the rest stays the preset's"
 
 
 def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
@@ -111,7 +112,7 @@ def test_scans_are_looked_at_in_the_precision_that_is_asked_for(a_run: Path, mon
 def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Path) -> None:
     said = "\n".join(choose(a_run, refine="no"))
     chosen = a_run / "thresholds" / "chosen.json"
-    assert "repainted" not in said and set(json.loads(chosen.read_text())) == {"masks"}
+    assert "repainted" not in said and set(json.loads(chosen.read_text())) == {"masks", "tuned_on"}
     said = "\n".join(choose(a_run, painted="6"))
     assert "thresholds: repainted 1 of" in said
     with (a_run / "thresholds" / "refinement.csv").open(newline="") as file:
@@ -146,6 +147,22 @@ def test_the_cases_are_on_record_with_the_run_s_model(a_run: Path, tmp_path: Pat
     recorded = read_training_cases(run / "model")
     assert recorded is not None and {"ct_1", "ct_2"} <= {case.name for case in recorded}
     assert {case.use for case in recorded} == {TUNED}, "no weight was made of them"
+
+
+def test_what_is_chosen_for_a_preset_s_model_names_whom_it_was_chosen_on(tmp_path: Path) -> None:
+    """That model has no folder in the run, and its own record is not ours to write to."""
+    protocol = write_mini_data(tmp_path / "data")
+    options = SMALL | {"painted": "0", "healthy": "0", "absent": "0", "refine": "no"}
+    for _ in range(2):  # of an earlier choice nothing is left
+        train_part(
+            "thresholds", protocol_path=protocol, data=tmp_path / "data", output=tmp_path / "run", preset="mini",
+            device="cpu", options=options, report=lambda line: None,
+        )  # fmt: skip
+    assert not (tmp_path / "run" / "model").exists()
+    named = tuned_on(tmp_path / "run" / "thresholds" / "chosen.json")
+    used = {case.name for case in read_protocol(protocol) if case.split in ("train", "validation")}
+    assert {case.name for case in named} == used and len(named) == len(used)
+    assert {case.use for case in named} == {TUNED} and all(case.sha256 and case.voxels_sha256 for case in named)
 
 
 def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) -> None:
