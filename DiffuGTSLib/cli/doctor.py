@@ -19,7 +19,7 @@ from rich.text import Text
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli.door import OUT, as_known
 from DiffuGTSLib.cli.options import Overrides, Preset, configured
-from DiffuGTSLib.errors import DiffuGTSError
+from DiffuGTSLib.errors import DiffuGTSError, StorageError
 from DiffuGTSLib.model_store.store import models_folder, size_text, stored_models
 
 _PACKAGES = ("numpy", "scipy", "SimpleITK", "torch", "monai", "diffusers", "transformers", "safetensors", "matplotlib")
@@ -144,9 +144,13 @@ def model_checks(preset: str, overrides: list[str] | None = None) -> Iterator[Ch
 
 def store_checks() -> Iterator[Check]:
     """Look at which published models were fetched; nobody needs one."""
-    stored = stored_models()
+    try:
+        stored, place = stored_models(), models_folder()
+    except StorageError as error:
+        yield Check("fetched models", error.message, "note", error.hint)
+        return
     if not stored:
-        yield Check("fetched models", f"none in {models_folder()}")
+        yield Check("fetched models", f"none in {place}")
     for model in stored:
         head = "" if model.has_head else "; the published networks only, no head"
         yield Check(

@@ -53,21 +53,27 @@ class StoredModel:
 
 
 def models_folder() -> Path:
-    """Return the folder of the store; it need not exist."""
+    """Return the folder of the store; it need not exist.
+
+    Raises:
+        StorageError: If the user has no home folder, as in some containers, and no variable names another one.
+    """
     chosen = os.environ.get(MODELS_VARIABLE, "")
     if chosen:
-        return Path(chosen).expanduser().absolute()
-    home = Path.home()
+        return _with_home(chosen).absolute()
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "DiffuGTS" / "models"
+        return Path(os.environ.get("LOCALAPPDATA") or _with_home("~") / "AppData" / "Local") / "DiffuGTS" / "models"
     if sys.platform == "darwin":
-        return home / "Library" / "Application Support" / "DiffuGTS" / "models"
-    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "diffugts" / "models"
+        return _with_home("~") / "Library" / "Application Support" / "DiffuGTS" / "models"
+    return Path(os.environ.get("XDG_DATA_HOME") or _with_home("~") / ".local" / "share") / "diffugts" / "models"
 
 
 def find_stored(name: str) -> StoredModel | None:
     """Return the model of a preset, None where it is not in the store."""
-    folder = stored_folder(name)
+    try:
+        folder = stored_folder(name)
+    except StorageError:  # no home, no store: what is bundled needs none
+        return None
     if folder is None or not (folder / _INDEX_FILE).is_file():
         return None
     return StoredModel(name, folder, size_bytes(folder), _source(folder))
@@ -199,6 +205,16 @@ def require_free(name: str) -> None:
             hint=f"remove it first: diffugts weights remove {folder.name}.",
             code="exists",
         )
+
+
+def _with_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise StorageError(
+            "The user of this process has no home folder, in which fetched models would lie.",
+            hint=f"name a folder for them with {MODELS_VARIABLE}.",
+        ) from None
 
 
 def _source(folder: Path) -> dict[str, Any]:

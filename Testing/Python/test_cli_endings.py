@@ -141,6 +141,31 @@ def test_a_full_disk_ends_with_6_and_leaves_nothing(a_folder: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+_NAMELESS = """
+import os, pwd
+def nobody(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = nobody
+for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "DIFFUGTS_MODELS", "XDG_DATA_HOME"):
+    os.environ.pop(name, None)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users have names there")
+def test_a_user_without_name_and_home_as_in_a_container_can_segment_and_is_told_what_is_missing(
+    a_folder: Path, tmp_path: Path
+) -> None:
+    case = ("segment", a_folder / "scan.nii.gz", "-o", tmp_path / "result", "--organ", "liver", *TINY)
+    for command, words in (
+        (case, "Overview:"),
+        (("doctor",), "fetched models: name a folder for them with DIFFUGTS_MODELS"),
+    ):
+        process = start(_NAMELESS, *command)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert words in out
+
+
 _LITTLE_MEMORY = """
 import resource
 import DiffuGTSLib.pipeline, DiffuGTSLib.results

@@ -34,6 +34,22 @@ def put(name: str = "maisi-ct", source: str = '{"model": "maisi-ct"}') -> Path:
     return models_folder() / name
 
 
+def test_who_has_no_home_is_asked_for_a_folder_only_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    for variable in ("DIFFUGTS_MODELS", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    assert find_stored("mini") is None
+    with pytest.raises(StorageError, match="no home folder") as caught:
+        models_folder()
+    assert "DIFFUGTS_MODELS" in caught.value.hint
+    monkeypatch.setenv("DIFFUGTS_MODELS", "~/weights")
+    with pytest.raises(StorageError, match="no home folder"):
+        models_folder()
+
+
 def test_the_variable_names_the_folder(a_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert models_folder() == a_store
     monkeypatch.setenv("DIFFUGTS_MODELS", "~/weights")
