@@ -19,7 +19,7 @@ import vtk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer import display
@@ -89,7 +89,7 @@ class Findings:
 
         Raises:
             InputError: If there is no such segment.
-            GeometryError: If a map lies on another grid than the scan.
+            GeometryError: If a map lies on another grid than the scan, or under another transform.
         """
         self._segmentationNode, self._segmentId, self._scanNode = segmentationNode, segmentId, scanNode
         self._aovaNode, self._healthyNode = aovaNode, healthyNode
@@ -105,6 +105,7 @@ class Findings:
         for node, name in ((self._aovaNode, "AOVA map"), (self._healthyNode, "pseudo-healthy image")):
             if node is not None:
                 require_same_grid(geometry, volumeGeometry(node), name)
+                _requireTogether(self._scanNode, node, name)
         present = yield from self._present()
         dropped = self._dropped()
         matrix = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
@@ -244,6 +245,20 @@ def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
             return
     if mask.voxels.size:
         yield mask
+
+
+def _requireTogether(scanNode: Any, node: Any, name: str) -> None:
+    """Refuse a map that does not lie where its scan does.
+
+    Raises:
+        GeometryError: Code "transform".
+    """
+    if not np.allclose(worldFromNode(node), worldFromNode(scanNode), rtol=0, atol=1e-6):
+        raise GeometryError(
+            f"'{scanNode.GetName()}' and its {name} lie under different transforms.",
+            hint="put the segmentation and the maps of the result under the scan's transform (Transforms module).",
+            code="transform",
+        )
 
 
 def _corner(box: tuple[slice, ...]) -> tuple[int, ...]:

@@ -111,7 +111,7 @@ def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> Work[
     mask = np.zeros(geometry.shape[::-1], dtype=np.uint8)
     if labelmap.IsEmpty():
         return mask
-    placed = _placed(labelmap, segmentationNode, volumeNode, geometry)
+    placed = _placed(labelmap, _between(segmentationNode, volumeNode), geometry)
     toScan = None if placed is not None else _toScan(segmentationNode, volumeNode)
     for slab in slabs(mask.shape):
         yield None
@@ -225,8 +225,14 @@ def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
 
 
 @stepwise
-def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[BoxedMask | None]:
+def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[BoxedMask | None]:
     """Return a segment as it is stored, or None where that is not on the scan's own grid.
+
+    Args:
+        segmentationNode: With the segment.
+        segmentId: Of the segment; may be left away where there is just one.
+        scanNode: The scan.
+        isInWorld: Where both lie in the world; otherwise as if neither had been moved by a transform since.
 
     Raises:
         InputError, GeometryError: As `segmentMask`.
@@ -235,7 +241,8 @@ def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[Box
     labelmap = _labelmap(segmentationNode, _knownSegment(segmentationNode, segmentId))
     if labelmap.IsEmpty():
         return BoxedMask.of(np.zeros((1, 1, 1), dtype=np.uint8))
-    placed = _placed(labelmap, segmentationNode, scanNode, geometry)
+    between = _between(segmentationNode, scanNode) if isInWorld else np.eye(4)
+    placed = _placed(labelmap, between, geometry)
     return None if placed is None else (yield from inBackground(BoxedMask.of, *placed))
 
 
@@ -341,14 +348,14 @@ def _labelmap(segmentationNode: Any, segmentId: str) -> Any:
 
 
 def _placed(
-    labelmap: Any, segmentationNode: Any, volumeNode: Any, geometry: Geometry
+    labelmap: Any, between: NDArray[np.float64] | None, geometry: Geometry
 ) -> tuple[NDArray[Any], tuple[int, ...]] | None:
     """Return a labelmap's voxels as the scan's lie, with the index of the first, or None where they are others."""
-    if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
+    if between is None:
         return None
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetImageToWorldMatrix(matrix)
-    toScan = np.linalg.inv(geometry.ijk_to_ras) @ slicer.util.arrayFromVTKMatrix(matrix)
+    toScan = np.linalg.inv(geometry.ijk_to_ras) @ between @ slicer.util.arrayFromVTKMatrix(matrix)
     return _reindexed(_voxels(labelmap), _corner(labelmap), toScan)
 
 
@@ -378,15 +385,25 @@ def _reindexed(
     return voxels.T.transpose(axes)[ways].T, tuple(int(start) for start in moved.min(axis=0)[::-1])
 
 
+def _between(segmentationNode: Any, volumeNode: Any) -> NDArray[np.float64] | None:
+    """Return the matrix (4, 4) from a segmentation's frame to the scan's, None under a transform that bends space."""
+    parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
+    if parents[0] is parents[1]:
+        return np.eye(4)
+    if parents[0] is not None and not parents[0].IsTransformToWorldLinear():
+        return None
+    return np.linalg.inv(worldFromNode(volumeNode)) @ worldFromNode(segmentationNode)
+
+
 def _toScan(segmentationNode: Any, volumeNode: Any) -> Any:
     """Return the transform from a segmentation's frame to the scan's."""
-    parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
-    if parents[0] is None or parents[0].IsTransformToWorldLinear():
+    matrix = _between(segmentationNode, volumeNode)
+    if matrix is not None:
         toScan = vtk.vtkTransform()
-        matrix = np.linalg.inv(worldFromNode(volumeNode)) @ worldFromNode(segmentationNode)
-        toScan.SetMatrix(slicer.util.vtkMatrixFromArray(np.eye(4) if parents[0] is parents[1] else matrix))
+        toScan.SetMatrix(slicer.util.vtkMatrixFromArray(matrix))
     else:
         toScan = vtk.vtkGeneralTransform()
+        parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(*parents, toScan)
     return toScan
 

@@ -17,23 +17,29 @@ from DiffuGTSSlicer.steps import Work, stepwise
 
 @stepwise
 def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
-    """Return whether a segment differs from what a run had put there, or was never put there by one."""
-    value = vtk.reference("")
-    if not node.GetSegmentation().GetSegment(segmentId).GetTag(DIGEST_TAG, value):
-        return True
-    found = yield from segmentBox.steps(node, segmentId, scanNode)
-    return found is None or found.reindexed(toRasIndices(volumeGeometry(scanNode))).digest != str(value)
+    """Return whether a segment differs from what a run had put there, or was never put there by one.
+
+    A transform that has moved it, or its scan, since is no edit.
+    """
+    if (yield from _isAsWritten(node, segmentId, scanNode)):
+        return False
+    return not (yield from _isAsWritten(node, segmentId, scanNode, isInWorld=False))
 
 
 @stepwise
 def whyUsers(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
-    """Return in a word why a segment is the user's: its status, or that it was edited; empty where it is a run's."""
+    """Return in a word why a segment is the user's: its status, or that it was edited, or moved away from its scan.
+
+    Empty where it is a run's.
+    """
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     words = {logic.Completed: _("completed"), logic.Flagged: _("flagged")}
     status = logic.GetSegmentStatus(node.GetSegmentation().GetSegment(segmentId))
     if status not in (logic.NotStarted, logic.InProgress):
         return words.get(status, _("reviewed"))
-    return _("edited") if (yield from isEdited.steps(node, segmentId, scanNode)) else ""
+    if (yield from _isAsWritten(node, segmentId, scanNode)):
+        return ""
+    return _("edited") if (yield from isEdited.steps(node, segmentId, scanNode)) else _("moved")
 
 
 def setAside(node: Any, segmentId: str, why: str) -> str:
@@ -116,6 +122,15 @@ def nodeGone(node: Any) -> Callable[[], None]:
             slicer.mrmlScene.RemoveNode(node)
 
     return putBack
+
+
+def _isAsWritten(node: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[bool]:
+    """Return whether a segment is what a run had put there; `isInWorld` as of `segmentBox`."""
+    value = _tagOf(node.GetSegmentation().GetSegment(segmentId), DIGEST_TAG)
+    if value is None:
+        return False
+    found = yield from segmentBox.steps(node, segmentId, scanNode, isInWorld)
+    return found is not None and found.reindexed(toRasIndices(volumeGeometry(scanNode))).digest == value
 
 
 def _isThere(node: Any, segmentId: str) -> bool:

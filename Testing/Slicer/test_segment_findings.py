@@ -12,7 +12,7 @@ import vtk
 from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, worldFromNode
-from DiffuGTSSlicer.ownership import isEdited
+from DiffuGTSSlicer.ownership import isEdited, markEdited, whyUsers
 from phantoms import grid
 from scene_parts import (
     bending_transform,
@@ -35,6 +35,8 @@ from DiffuGTSLib.volumes import Geometry, Volume
 GRID = grid((30, 28, 20), (1.1, 0.7, 2.5), degrees=(11, -7, 23))
 LARGE, MIDDLE, SMALL = blob(GRID, (8, 8, 8), 4), blob(GRID, (20, 19, 12), 3), blob(GRID, (26, 4, 16), 1)
 MASK = LARGE | MIDDLE | SMALL
+GRID_SHIFT = GRID.ijk_to_ras @ rigid((0, 0, 0), (3, 2, 1)) @ np.linalg.inv(GRID.ijk_to_ras)
+"""Moves by whole voxels."""
 
 
 @pytest.fixture
@@ -273,3 +275,36 @@ def test_what_was_dropped_comes_back_in_its_place_however_the_scan_is_counted(a_
     later.keep(2, True)
     assert np.array_equal(segmentMask(segmentation, segment, scan).T, MASK)
     assert not isEdited(segmentation, segment, scan) and not isEdited(segmentation, segment, again)
+
+
+def test_a_scan_that_was_moved_alone_is_said_and_not_measured(a_result) -> None:
+    scan, before = a_result[2], Findings(*a_result).rows
+    under(scan, linear_transform(np.eye(4)))
+    assert Findings(*a_result).rows == before, "the identity moves nothing"
+    moved = linear_transform(rigid((0, 0, 0), (4, 0, 1.2)))
+    under(scan, moved)
+    with pytest.raises(GeometryError, match="'Scan' and its AOVA map lie under different transforms") as caught:
+        Findings(*a_result)
+    assert "under the scan's transform" in caught.value.hint
+    for node in (a_result[0], *a_result[3:]):
+        under(node, moved)
+    for row, expected in zip(Findings(*a_result).rows, before, strict=True):
+        assert row.volumeMl == expected.volumeMl and row.meanAova == expected.meanAova
+
+
+@pytest.mark.parametrize("place", [np.eye(4), rigid((0, 0, 0), (4, 0, 1.2)), GRID_SHIFT])
+def test_a_segment_is_not_edited_where_only_its_scan_was_moved(a_scene, place: np.ndarray) -> None:
+    scan = scan_node(GRID, noise(GRID))
+    segmentation = scene.newSegmentation(scan, "Result")
+    segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor")
+    under(scan, linear_transform(place))
+    assert not isEdited(segmentation, segment, scan)
+    assert whyUsers(segmentation, segment, scan) == ("" if np.array_equal(place, np.eye(4)) else "moved")
+    markEdited(segmentation, scan)
+    told = vtk.reference("")
+    segmentation.GetSegmentation().GetSegment(segment).GetTag(scene.ALGORITHM_TYPE_TAG, told)
+    assert str(told) == scene.AUTOMATIC
+    segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor", segmentId=segment)
+    assert whyUsers(segmentation, segment, scan) == "", "a later run writes it where the scan is now"
+    set_segment_mask(LARGE.T, scan, segmentation, segment)
+    assert isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == "edited"
