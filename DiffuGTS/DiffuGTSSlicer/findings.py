@@ -48,7 +48,7 @@ class Finding:
         volumeMl: Voxels times their size in the world.
         diameterMm: The longest within one acquired slice, pixels with their width.
         centroidRas: Mean of the voxel centers in the world, mm. May lie outside a crescent.
-        meanAova: Mean abnormal attention, 0 to 1; NaN without a map.
+        meanAova: Mean abnormal attention, 0 to 1; NaN without a map, or where the lesion lies outside of the scan.
         maxAova: Highest abnormal attention; NaN without a map.
         meanChange: Scan less pseudo-healthy image, HU or MR units; NaN where nothing was repainted, or where the scan
             shows another time point of its sequence than the one that was.
@@ -271,8 +271,14 @@ def _moved(box: tuple[slice, ...], by: tuple[int, ...]) -> tuple[slice, slice, s
 
 
 def _meanAndMax(voxels: NDArray[np.bool_], box: tuple[slice, ...], node: Any) -> Work[tuple[float, float]]:
-    """Return mean and maximum of a volume within a lesion, slices by slices; NaN without a volume."""
+    """Return mean and maximum of a volume within a lesion, slices by slices; NaN without a volume.
+
+    A lesion may reach past the scan, where somebody drew it in a longer series: there is nothing to measure there.
+    """
     if node is None:
+        return nan, nan
+    box, voxels = _within(slicer.util.arrayFromVolume(node).shape, box, voxels)
+    if not voxels.any():
         return nan, nan
     total, highest = 0.0, -np.inf
     for slab in slabs(voxels.shape):
@@ -282,6 +288,16 @@ def _meanAndMax(voxels: NDArray[np.bool_], box: tuple[slice, ...], node: Any) ->
             total += float(values.sum(dtype=np.float64))
             highest = max(highest, float(values.max()))
     return total / np.count_nonzero(voxels), highest
+
+
+def _within(
+    shape: tuple[int, ...], box: tuple[slice, ...], voxels: NDArray[np.bool_]
+) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
+    """Return the part of a lesion's box and voxels that lies in a grid."""
+    low = [min(max(side.start, 0), length) for side, length in zip(box, shape, strict=True)]
+    high = [max(start, min(side.stop, length)) for side, length, start in zip(box, shape, low, strict=True)]
+    inside = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+    return inside, voxels[_moved(inside, tuple(-side.start for side in box))]
 
 
 def _meanIndex(voxels: NDArray[np.bool_]) -> NDArray[np.float64]:

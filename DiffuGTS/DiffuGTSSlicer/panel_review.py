@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.findings import Finding, Findings
-from DiffuGTSSlicer.messages import failureOfError
+from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
@@ -328,7 +328,9 @@ class ReviewSection(Section):
         if isinstance(error, DiffuGTSError):
             self.showFailure(failureOfError(error))
         else:
-            logging.error("DiffuGTS: the findings cannot be measured: %s", error)
+            logging.error("DiffuGTS: the findings cannot be measured", exc_info=error)
+            words = _("The findings cannot be measured: {error}")
+            self.showFailure(failureOf("error", words.format(error=f"{type(error).__name__}: {error}")))
 
     def _fill(self, rows: tuple[Finding, ...]) -> None:
         table = self.ui.findingsTable

@@ -8,7 +8,7 @@ import gui
 import pytest
 import qt
 import slicer
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import display, findings
 from DiffuGTSSlicer.grids import segmentMask
 from panel_parts import Opened
 from scene_parts import bending_transform, set_segment_mask, under
@@ -102,6 +102,15 @@ def test_a_map_on_another_grid_fails_the_measuring_in_words(a_panel: Opened) -> 
     a_panel.settle()
     assert "AOVA map" in a_panel.ui.messageLabel.text and a_panel.ui.findingsTable.rowCount == 0
     assert not a_panel.ui.findingsToTableButton.enabled
+
+
+def test_what_nobody_expected_of_the_measuring_is_said(a_panel: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_panel.segment()
+    monkeypatch.setattr(findings, "_lesions", None)
+    a_panel.widget.exit()
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert "The findings cannot be measured: TypeError" in a_panel.ui.messageLabel.text
 
 
 @pytest.mark.parametrize("leave", ["menu", "findings to table"])

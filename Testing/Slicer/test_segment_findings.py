@@ -308,3 +308,27 @@ def test_a_segment_is_not_edited_where_only_its_scan_was_moved(a_scene, place: n
     assert whyUsers(segmentation, segment, scan) == "", "a later run writes it where the scan is now"
     set_segment_mask(LARGE.T, scan, segmentation, segment)
     assert isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == "edited"
+
+
+def test_a_lesion_that_reaches_past_the_scan_is_measured_where_the_scan_is(a_result) -> None:
+    segmentation, segment, scan, aova, healthy = a_result
+    longer = Geometry((30, 28, 36), GRID.ijk_to_ras @ rigid((0, 0, 0), (0, 0, -8)))
+    series = scan_node(longer, noise(longer), "Longer")
+    mask = np.zeros(longer.shape, np.uint8)
+    mask[2:8, 3:9, 4:12] = 1  # half below the scan's first slice
+    mask[20:24, 20:24, 1:4] = 1  # all of it below
+    mask[20:24, 3:6, 26:32] = 1  # a third above the last
+    set_segment_mask(mask.T, series, segmentation, segment)
+    rows = Findings(*a_result).rows
+    voxel_ml = 1.1 * 0.7 * 2.5 / 1000
+    assert [row.volumeMl for row in rows] == pytest.approx([6 * 6 * 8 * voxel_ml, 4 * 3 * 6 * voxel_ml, 48 * voxel_ml])
+    for row, box in ((rows[0], np.s_[2:8, 3:9, 0:4]), (rows[1], np.s_[20:24, 3:6, 18:20])):
+        attention, before, after = (slicer.util.arrayFromVolume(node).T[box] for node in (aova, scan, healthy))
+        assert (row.meanAova, row.maxAova) == pytest.approx((attention.mean(), attention.max()))
+        assert row.meanChange == pytest.approx((before - after).mean(), rel=1e-4)
+    assert np.isnan([rows[2].meanAova, rows[2].maxAova, rows[2].meanChange]).all()
+    table = Findings(*a_result)
+    table.keep(3, False)
+    assert [row.kept for row in table.rows] == [True, True, False]
+    table.keep(3, True)
+    assert np.array_equal(segmentMask(segmentation, segment, series).T, mask)
