@@ -348,7 +348,7 @@ def test_a_folder_of_scans_is_scored_against_label_maps_of_the_same_names(
 ) -> None:
     done = run(
         "validate", a_model, a_run / "scans", "--labels", a_run / "labels", "--organ-masks", a_run / "organs", "-o",
-        tmp_path / "out", "--json", "--minimum-radius", "0", "--largest-organ", "--reach", "30", "--overlap", "0",
+        tmp_path / "out", "--json", "--minimum-radius", "0", "--overlap", "0",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)
