@@ -9,6 +9,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display, provenance
+from DiffuGTSSlicer.grids import segmentBox
 from DiffuGTSSlicer.result_import import highestOf
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
@@ -82,14 +83,23 @@ def ownLevel(run: Run) -> float | None:
 
 
 def isOf(node: Any, scanNode: Any, timePoint: str | None = None) -> bool:
-    """Say whether a node may be taken for a scan: a result of it, or none of ours.
+    """Say whether a node may be taken for a scan: a result of it, or none of ours, such as a clone that the user has made.
 
     Of a sequence each time point is a scan of its own: the one that is shown, unless another is named.
     """
-    if not isResult(node):
+    if not isResult(node) or isClone(node):
         return True
     timePoint = timePointOf(scanNode) if timePoint is None else timePoint
     return node.GetNodeReference(SCAN_ROLE) is scanNode and timePointOfResult(node) == timePoint
+
+
+def isClone(node: Any) -> bool:
+    """Say whether a segmentation is the user's copy of a result: Slicer clones what is noted on a node, but no reference.
+
+    A result whose scan was deleted refers to its maps still.
+    """
+    roles = (SCAN_ROLE, *MAPS.values(), _CANDIDATE)
+    return node.GetAttribute(_TUMOR_SEGMENT) is not None and not any(node.GetNodeReferenceID(role) for role in roles)
 
 
 # --- In the panel's state
@@ -123,6 +133,8 @@ def hideOthers(state: Any, known: set[str]) -> None:
 def takeUp(state: Any) -> bool:
     """Have the state be about the chosen segmentation: its scan, its maps, its segments; say whether that was another."""
     node = state.segmentation
+    if node is not None and isClone(node):
+        _adopt(state, node)
     scan = None if node is None else node.GetNodeReference(SCAN_ROLE)
     if scan is None or node.GetAttribute(_TUMOR_SEGMENT) is None:
         return False
@@ -139,6 +151,17 @@ def takeUp(state: Any) -> bool:
     state.outcome = node.GetAttribute(_OUTCOME) or ""
     _takeLevel(state)
     return True
+
+
+def _adopt(state: Any, node: Any) -> None:
+    """Take a clone for a result of the scan under review, with its maps, where it lies on the grid of that scan."""
+    scan, segmentId = state.resultVolume, node.GetAttribute(_TUMOR_SEGMENT)
+    if scan is None or node.GetSegmentation().GetSegment(segmentId) is None:
+        return
+    if segmentBox(node, segmentId, scan) is not None:
+        node.SetNodeReferenceID(SCAN_ROLE, scan.GetID())
+        for name, role in MAPS.items():
+            _refer(node, role, getattr(state, name))
 
 
 def keepInState(state: Any, run: Run, kind: str) -> None:

@@ -11,7 +11,8 @@ import qt
 import slicer
 import vtk
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask
-from DiffuGTSSlicer.scene import DIGEST_TAG
+from DiffuGTSSlicer.result_set import isClone
+from DiffuGTSSlicer.scene import DIGEST_TAG, SCAN_ROLE
 from DiffuGTSSlicer.terminology import namesPlace
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import blob, noise, scan_node, set_segment_mask
@@ -72,6 +73,27 @@ def test_choosing_an_earlier_result_reviews_it_on_its_own_scan_and_with_its_own_
     for check in (qt.Qt.Unchecked, qt.Qt.Checked):
         a_panel.ui.findingsTable.item(1, 0).setCheckState(check)
     assert np.array_equal(segmentMask(first["segmentation"], first["tumorSegmentId"], a_coarse_scan), mask)
+
+
+def test_a_cloned_result_stays_shown_and_can_be_reviewed(a_panel: Opened, a_coarse_scan: Any) -> None:
+    first = segmentOn(a_panel, a_coarse_scan)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemByDataNode(first["segmentation"])
+    clone = hierarchy.GetItemDataNode(
+        slicer.vtkSlicerSubjectHierarchyModuleLogic.CloneSubjectHierarchyItem(hierarchy, item)
+    )
+    a_panel.widget.exit()
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert isShown(clone) and a_panel.state.segmentation is first["segmentation"]
+    a_panel.ui.segmentationSelector.setCurrentNode(clone)
+    a_panel.settle()
+    assert isShown(clone) and clone.GetNodeReference(SCAN_ROLE) is a_coarse_scan
+    assert resultOf(a_panel) == {**first, "segmentation": clone}
+    assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.findingsToTableButton.enabled
+    assert a_panel.ui.findingsTable.item(0, 3).text() != "–", "by the maps of the first"
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
+    assert not isClone(first["segmentation"]), "a result whose scan is gone"
 
 
 def test_an_earlier_result_comes_back_with_its_own_overlay_threshold_and_after_saving(
