@@ -27,6 +27,7 @@ from DiffuGTSSlicer.grids import (
     EMPTY_BOX,
     BoxedMask,
     hull,
+    requireWritable,
     segmentBox,
     segmentMask,
     setSegmentBox,
@@ -35,7 +36,7 @@ from DiffuGTSSlicer.grids import (
     worldFromNode,
 )
 from DiffuGTSSlicer.scene import DROPPED_TAG
-from DiffuGTSSlicer.steps import Work, finish, inBackground, slabs, stepwise
+from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 from DiffuGTSSlicer.time_point import isOfShown
 
 
@@ -120,10 +121,21 @@ class Findings:
         """Take a lesion out of the segment, or put it back.
 
         Raises:
-            InputError: If there is no finding of that number.
+            InputError: If there is no finding of that number; code "other_grid" if the segment is kept on another grid than
+                the scan's, which writing it anew would cost its finer edges.
+            GeometryError: Under a transform that bends space.
         """
         lesion = self._lesion(number)
-        before = finish(self._present()), self._dropped()
+        stored = segmentBox(self._segmentationNode, self._segmentId, self._scanNode)
+        if stored is None:
+            requireWritable(self._segmentationNode)
+            raise InputError(
+                f"'{self._segment().GetName()}' is kept on another grid than the scan's: leaving the finding out here would "
+                "coarsen all of it.",
+                hint="erase the finding in the Segment Editor.",
+                code="other_grid",
+            )
+        before = stored, self._dropped()
         box = hull(lesion.box, *(mask.box for mask in before))
         present, dropped = (mask.within(box) for mask in before)
         gains, loses = (present, dropped) if kept else (dropped, present)

@@ -332,3 +332,18 @@ def test_a_lesion_that_reaches_past_the_scan_is_measured_where_the_scan_is(a_res
     assert [row.kept for row in table.rows] == [True, True, False]
     table.keep(3, True)
     assert np.array_equal(segmentMask(segmentation, segment, series).T, mask)
+
+
+def test_dropping_a_finding_leaves_finer_edits_alone(a_result) -> None:
+    segmentation, segment, *_ = a_result
+    fine = Geometry((60, 56, 40), GRID.ijk_to_ras @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    finer = scan_node(fine, noise(fine), "Finer")
+    mask = np.kron(MASK, np.ones((2, 2, 2), np.uint8))
+    mask[2:50, 2, 2] = 1  # thinner than a voxel of the scan
+    set_segment_mask(mask.T, finer, segmentation, segment)
+    table = Findings(*a_result)
+    before = table.rows
+    with pytest.raises(InputError, match="kept on another grid than the scan's") as caught:
+        table.keep(2, False)
+    assert caught.value.code == "other_grid" and "Segment Editor" in caught.value.hint
+    assert table.rows == before and np.array_equal(segmentMask(segmentation, segment, finer).T, mask)
