@@ -11,7 +11,7 @@ from DiffuGTSLib.backbones.interfaces import NoiseSchedule, Prediction
 from DiffuGTSLib.backbones.schedules import build_schedule
 from DiffuGTSLib.config import BackboneConfig, InpaintingConfig
 from DiffuGTSLib.errors import Cancelled
-from DiffuGTSLib.inpainting import Conditions, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
 
 SPREAD = 0.3
 TUMOR = 5.0
@@ -194,3 +194,9 @@ def test_a_lesion_of_one_voxel_keeps_its_latent_cell() -> None:
     cells = mask_to_latent(mask, 4)
     assert cells.shape == (1, 1, 4, 3, 2)
     assert cells.sum() == 1 and cells[0, 0, 1, 2, 0] == 1
+
+
+def test_a_finding_lies_in_the_middle_of_its_box() -> None:
+    """Its cell is 10; of the seven that make a multiple of eight, four come before it and three after."""
+    found = (slice(40, 44), slice(41, 42), slice(43, 44))
+    assert cell_box(found, (96, 96, 96), 4, 8, 0.0, (2.0, 2.0, 2.0)) == (slice(6, 14),) * 3

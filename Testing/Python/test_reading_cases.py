@@ -12,6 +12,7 @@ from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.reading.cases import (
     CaseFile,
     Preparation,
+    _cut,
     in_ras_order,
     list_cases,
     prepared,
@@ -192,6 +193,21 @@ def test_resampling_keeps_places(spacing_mm: tuple[float, float, float]) -> None
     assert np.abs(after.array - points @ [2.0, 3.0, -1.0])[inside].max() < 0.05
     last = before.geometry.to_ijk(after.geometry.to_ras(np.array(after.geometry.shape) - 1))
     assert (last <= np.array(before.geometry.shape) - 1 + 1e-6).all(), "nothing is made up beyond the scan"
+
+
+def test_a_coarser_grid_shows_the_mean_of_what_is_finer_than_its_voxels() -> None:
+    """Planes of 1 mm, light and dark in turn, on 4 mm: gray."""
+    planes = np.broadcast_to(200.0 * (np.arange(32) % 2), (8, 8, 32))
+    gray = resampled(Volume(planes, grid((8, 8, 32), (1.0, 1.0, 1.0))), (1.0, 1.0, 4.0)).array
+    assert gray[:, :, 1:-1] == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize("side", [3, 4, 5])
+def test_a_cube_has_its_middle_where_it_was_asked_for(side: int) -> None:
+    volume = Volume(np.zeros((20, 20, 20), np.float32), grid((20, 20, 20), (1.0, 1.0, 1.0)))
+    middle = np.array([10.0, 11.0, 12.0]) + (side - 1) / 2 % 1
+    cube = _cut(volume, volume.geometry.to_ras(middle), float(side), None)
+    assert cube.geometry.to_ras(np.full(3, (side - 1) / 2)) == pytest.approx(volume.geometry.to_ras(middle))
 
 
 def test_a_scan_that_needs_no_resampling_is_interpolated_all_the_same() -> None:
