@@ -164,7 +164,10 @@ def test_a_crop_is_found_where_everything_or_nothing_is_foreground(value: bool) 
 def test_a_painted_window_changes_the_tumor_and_nothing_far_from_it() -> None:
     case, rng = a_case(), np.random.default_rng(3)
     crop = Crop((2, 2, 2), (28, 24, 28))
-    window = SegmenterWindow(crop.cut(case.scan.image), case.labels(crop), crop.cut(case.known), "healthy")
+    # Values between those that whole HU have: a way to HU and back would not meet each of them again.
+    image = crop.cut(case.scan.image) + np.random.default_rng(0).uniform(0, 1e-3, crop.side)
+    image = np.clip(image, 0, 1).astype(np.float32)
+    window = SegmenterWindow(image, case.labels(crop), crop.cut(case.known), "healthy")
     painted = paint_window(window, case, crop, PaintedTumors(HandcraftedPainter()), ("medium", 1), rng)
     assert painted.kind == "synthetic" and painted.size == "medium"
     tumor = painted.labels == 2
