@@ -41,7 +41,7 @@ class Case:
         path: Where it is read from, None for a node that was there.
         status: `WAITING`, `RUNNING`, `DONE`, `FAILED` or `CANCELLED`.
         findingCount: Lesions found; None as long as nobody has looked.
-        message: The outcome, or what went wrong and the next step.
+        message: The outcome and what is to be known of it, or what went wrong and the next step.
         run: Its run, with the result nodes; None before it began.
     """
 
@@ -184,7 +184,7 @@ class Batch:
     def _settle(self, case: Case, run: Run) -> None:
         if run.state == DONE:
             case.findingCount = len(run.result.get("findings", ()))
-            self._end(case, DONE, run.outcome)
+            self._end(case, DONE, "\n".join([run.outcome, *run.notes]))
         elif run.state == FAILED and run.failure is not None:
             self._end(case, FAILED, run.failure.text())
         else:
