@@ -7,6 +7,5 @@ __version__ = "0.1.0"
 
 try:
     getpass.getuser()
-except (KeyError, OSError):  # a container's user without a name: MONAI asks for one when it is imported, and would fail
-    if hasattr(os, "getuid"):
-        os.environ["USER"] = str(os.getuid())
+except (KeyError, OSError, ImportError):  # a container's user without a name: MONAI asks for it on import, and would fail
+    os.environ["USER"] = str(os.getuid()) if hasattr(os, "getuid") else "unknown"

@@ -1,8 +1,9 @@
 """What the values of a data set's label map mean: organs, tumors, and lesions that are neither.
 
 Data sets name their labels in words of their own ("cancer", "colon cancer primaries", "Tumour"). These words decide;
-a label of which they tell nothing is taken for neither healthy nor tumor, and said. Regions of nnU-Net hold others: "kidney" [1, 2, 3], "masses" [2, 3], "tumor" 2. The smallest is read first, so that what
-a larger one holds is known already.
+a label of which they tell nothing is taken for neither healthy nor tumor, and said. Regions of nnU-Net hold others:
+"kidney" [1, 2, 3], "masses" [2, 3], "tumor" 2. The smallest is read first, so that what a larger one holds is known
+already.
 """
 
 from __future__ import annotations
