@@ -7,5 +7,5 @@ __version__ = "0.1.0"
 
 try:
     getpass.getuser()
-except (KeyError, OSError, ImportError):  # a container's user without a name: MONAI asks for it on import, and would fail
+except (KeyError, OSError, ImportError):  # no name, as in a container: MONAI, imported, asks for it and would fail
     os.environ["USER"] = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
