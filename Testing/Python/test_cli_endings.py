@@ -78,14 +78,14 @@ DiffuGTSLib.config.presets = slow
 @pytest.mark.skipif(sys.platform == "win32", reason="another kind of signals")
 @pytest.mark.parametrize(("first", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_who_wishes_it_again_until_it_has_left_changes_nothing(first: str, exit_code: int) -> None:
-    process = start(_SLOW_TO_TIDY_UP, "presets")
-    assert process.stderr is not None and process.stderr.readline() == "begun\n"
-    process.send_signal(getattr(signal, first))
-    while process.poll() is None:
-        time.sleep(0.03)
-        process.send_signal(signal.SIGTERM)
+    with start(_SLOW_TO_TIDY_UP, "presets") as process:
+        assert process.stderr is not None and process.stderr.readline() == "begun\n"
+        process.send_signal(getattr(signal, first))
+        while process.poll() is None:
+            time.sleep(0.03)
+            process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
     assert process.returncode == exit_code
-    said = process.stderr.read()
     assert said == "tidied up\nStopped. No file is left half written; what was finished before is kept.\n", said
 
 

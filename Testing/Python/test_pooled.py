@@ -11,7 +11,7 @@ from scored_cases import scored
 
 from DiffuGTSLib.evaluation.case_scores import CaseScore
 from DiffuGTSLib.evaluation.pooled import pool, scan_auroc
-from DiffuGTSLib.evaluation.report import plain
+from DiffuGTSLib.storage import for_json
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_groups_are_told_by_modality_and_organ(some_scores: list[CaseScore]) -> 
 
 def test_what_is_pooled_is_json(some_scores: list[CaseScore]) -> None:
     for scores in (some_scores, some_scores[-1:]):
-        told = json.loads(json.dumps(plain(pool(scores).as_json()), allow_nan=False))
+        told = json.loads(json.dumps(for_json(pool(scores).as_json()), allow_nan=False))
         assert set(told) == {"froc", "calibration", "sizes", "scan_auroc", "groups", "steps"}
 
 
