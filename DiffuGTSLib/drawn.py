@@ -8,6 +8,7 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import CanonicalScan, Volume
 from DiffuGTSLib.volumes.boxes import bounding_box
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 TOUCHED = 0.02
 """Less of a voxel is not seen as covered: smoothing spreads every edge."""
@@ -51,7 +52,7 @@ def inside_region(coarse_mask: Volume, region: Volume | None) -> tuple[Volume, s
             code="empty_candidate",
         )
     box, voxel_ml = bounding_box(drawn), coarse_mask.geometry.voxel_volume_ml
-    parts, count = ndimage.label(drawn[box], structure=np.ones((3, 3, 3)))
+    parts, count = label_lesions(drawn[box])
     voxels, kept = (np.bincount(parts[mask[box]], minlength=count + 1) for mask in (drawn, inside))
     outside = np.flatnonzero((voxels > 0) & (kept == 0))
     if outside.size:
@@ -80,7 +81,7 @@ def drawn_candidates(coarse_mask: Volume, region: Volume | None, allowed: np.nda
     given, cut_off = inside_region(coarse_mask, region)
     covered = scan.project(given) * allowed
     candidate: np.ndarray = covered >= 0.5
-    parts, count = ndimage.label(covered > TOUCHED, structure=np.ones((3, 3, 3)))
+    parts, count = label_lesions(covered > TOUCHED)
     best = np.asarray(ndimage.maximum(covered, parts, np.arange(count + 1)))
     candidate |= (parts > 0) & (covered >= best[parts] / 2) & (best[parts] < 0.5)
     if not candidate.any():

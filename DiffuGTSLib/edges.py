@@ -6,6 +6,7 @@ from scipy import ndimage
 from scipy.sparse.linalg import LinearOperator, cg
 
 from DiffuGTSLib.volumes.boxes import grown_box
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 
 def smooth_within_edges(
@@ -38,7 +39,7 @@ def smooth_within_edges(
     smoothed = values.copy()
     if reach_mm <= 0:
         return smoothed
-    parts, _ = ndimage.label(values > above, structure=np.ones((3, 3, 3)))
+    parts, _ = label_lesions(values > above)
     margin = [int(np.ceil(reach_mm / spacing)) for spacing in spacing_mm]
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         near = grown_box(box, margin, values.shape)

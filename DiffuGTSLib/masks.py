@@ -7,6 +7,7 @@ from scipy import ndimage
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
 from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 FAINT = 0.1
 """Attention below this is no part of a finding and is not smoothed: most of a scan."""
@@ -78,7 +79,7 @@ def drop_faint(
     """Remove connected parts (26 neighbors) in which no value reaches a peak."""
     if peak <= 0:
         return mask
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    labels, _ = label_lesions(mask)
     bright = np.unique(labels[mask & (values >= peak)])
     return np.asarray(np.isin(labels, bright[bright > 0]))
 
@@ -129,7 +130,7 @@ def drop_small(
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Remove connected parts (26 neighbors) smaller than a volume in ml."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    labels, count = label_lesions(mask)
     if count == 0:
         return mask
     large = np.bincount(labels.ravel()) * voxel_ml >= minimum_ml * (1 - 1e-9)
@@ -139,7 +140,7 @@ def drop_small(
 
 def largest_part(mask: Bool[np.ndarray, "X Y Z"], by_faces: bool = False) -> Bool[np.ndarray, "X Y Z"]:
     """Return the largest connected part (26 neighbors; with `by_faces` 6) of a mask; an empty mask stays empty."""
-    parts, count = ndimage.label(mask, structure=None if by_faces else np.ones((3, 3, 3)))
+    parts, count = ndimage.label(mask) if by_faces else label_lesions(mask)
     if count < 2:
         return mask
     return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))

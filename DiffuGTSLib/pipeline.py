@@ -30,7 +30,8 @@ from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.twins import Twins, look_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.boxes import bounding_box
-from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
+from DiffuGTSLib.volumes.lesions import label_lesions
 from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
 
 __all__ = ["STAGES", "Cache", "Components", "OnArtifact", "Progress", "Segmentation", "load_components", "segment"]
@@ -146,7 +147,7 @@ def segment(
     clock = Clock(on_progress)
     with memory_limit(clock, components.device):
         _check(volume, stages, region, coarse_mask)
-        modality, reason = guess_modality(volume) if modality is None else (modality, "as asked")
+        modality, reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
     show, report = on_artifact or (lambda kind, made: None), clock.report
     generator, half = torch.Generator().manual_seed(config.runtime.seed), config.runtime.precision == "bfloat16"
@@ -329,7 +330,7 @@ def _composite(
 
 
 def _found(mask: np.ndarray, refinement: Refinement | None, config: Config, drawn: Drawn | None) -> str:
-    count = int(ndimage.label(mask, structure=np.ones((3, 3, 3)))[1])
+    count = label_lesions(mask)[1]
     parts = "1 finding" if count == 1 else f"{count} findings"
     found = f"{parts}, {'not refined' if refinement is None else 'refined by residuals'}"
     said = found if count else _nothing_left(refinement, config)

@@ -10,6 +10,7 @@ from DiffuGTSLib.masks import drop_small, fine_threshold
 from DiffuGTSLib.residual import ResidualMaps
 from DiffuGTSLib.volumes import CanonicalScan
 from DiffuGTSLib.volumes.boxes import bounding_box
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Refinement:
     def _own_thresholds(self, drawn: np.ndarray, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
         """Return where each voxel is cut, on the scan's own grid: by the drawn region (26 neighbors) nearest to it."""
         box = bounding_box(self.inside | drawn)
-        parts, _ = ndimage.label(drawn[box], structure=np.ones((3, 3, 3)))
+        parts, _ = label_lesions(drawn[box])
         nearest = ndimage.distance_transform_edt(
             parts == 0, self.scan.source.spacing_mm, return_distances=False, return_indices=True
         )

@@ -26,6 +26,7 @@ from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
 from DiffuGTSLib.volumes.boxes import Box
+from DiffuGTSLib.volumes.lesions import label_lesions
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +196,7 @@ def find_places(
     config: Config,
 ) -> list[Place]:
     """Return where the findings (26 neighbors) are repainted; those that cost no more together share a place."""
-    labels, _ = ndimage.label(repainted, structure=np.ones((3, 3, 3)))
+    labels, _ = label_lesions(repainted)
     factor = components.autoencoder.downsampling
     around = partial(
         box_and_view, shape=repainted.shape, spacing_mm=spacing_mm, config=config, factor=factor,

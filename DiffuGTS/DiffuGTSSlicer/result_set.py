@@ -8,6 +8,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from DiffuGTSLib.volumes.canonical import AS_ASKED
 from DiffuGTSSlicer import display, provenance
 from DiffuGTSSlicer.grids import segmentBox
 from DiffuGTSSlicer.result_import import highestOf
@@ -21,8 +22,6 @@ SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId
 _CANDIDATE = "DiffuGTS.Candidate"
 _TUMOR_SEGMENT, _CANDIDATE_SEGMENT = "DiffuGTS.TumorSegment", "DiffuGTS.CandidateSegment"
 _OUTCOME, _LEVEL = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
-AS_ASKED = "as asked"
-"""The worker's reason for a modality that it did not guess. A CT without negative values, for one, is taken for MR."""
 _RECORDED = ("segmentation", "painted_tumor")
 """Artifacts whose node keeps the record."""
 

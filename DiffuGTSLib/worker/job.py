@@ -18,7 +18,7 @@ from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 from DiffuGTSLib.volumes import Volume
-from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import require_scan
@@ -46,7 +46,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         digest = scan_sha256(folder / spec.scan)
         scan = read_volume(folder / spec.scan)
         require_scan(scan)
-        modality, reason = (spec.modality, "as asked") if spec.modality else guess_modality(scan)
+        modality, reason = (spec.modality, AS_ASKED) if spec.modality else guess_modality(scan)
         prompts = chosen_prompts(spec, modality)
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None

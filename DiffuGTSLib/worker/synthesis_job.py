@@ -13,7 +13,7 @@ from DiffuGTSLib.synthesis.case import Origin, make_case_record
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
 from DiffuGTSLib.synthesis.painters import find_painter
-from DiffuGTSLib.volumes.canonical import guess_modality
+from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import require_scan
 from DiffuGTSLib.worker.protocol import SYNTHESIS_FILES, SynthesisSpec
@@ -37,7 +37,7 @@ def perform_synthesis(folder: Path, spec: SynthesisSpec, teller: Teller) -> None
         scan = read_volume(folder / spec.scan)
         require_scan(scan)
         mask = read_mask(folder / spec.organ_mask, scan.geometry)
-        modality, reason = (spec.modality, "as asked") if spec.modality else guess_modality(scan)
+        modality, reason = (spec.modality, AS_ASKED) if spec.modality else guess_modality(scan)
         painter, weights = find_painter(spec.painter, spec.device)
         wish = _wish(spec)
         origin = Origin(

@@ -409,6 +409,9 @@ def test_a_dicom_series_is_what_dicom_says(a_scene: Any, a_logic: DiffuGTSLogic)
     run = a_logic.process(scan, tiny(modality=""))
     assert run.state == FAILED and run.failure.code == "not_hu", run.failure
     assert dicomModality(scan) == "CT"
+    hierarchy.SetItemAttribute(item, name, "MR")
+    run = a_logic.process(scan, tiny(modality=""))
+    assert run.state == DONE and run.notes == [], "what DICOM says was not guessed"
     hierarchy.SetItemAttribute(item, name, "PT")
     assert dicomModality(scan) == ""
 
