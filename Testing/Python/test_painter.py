@@ -360,13 +360,13 @@ def test_another_modality_or_a_broken_scan_is_refused(a_phantom: Phantom) -> Non
 def test_a_tumor_that_finds_no_place_is_a_counted_skip(a_phantom: Phantom) -> None:
     one = np.zeros_like(a_phantom.organ.array)
     one[28, 26, 20] = 1
-    started = time.perf_counter()
+    started = time.process_time()
     for size in ("tiny", "large"):
         result = painted(replace(a_phantom, organ=a_phantom.organ.with_array(one)), TumorWish(size, count=2))
         assert result.tumors == () and len(result.skipped) == 2
         assert result.skipped[0].startswith(f"{size} tumor: the organ (0.012 ml) is too small")
         assert np.array_equal(result.image.array, a_phantom.scan.array) and not result.tumor.array.any()
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_a_center_outside_the_organ_is_a_counted_skip(a_phantom: Phantom) -> None:

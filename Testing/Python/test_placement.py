@@ -71,22 +71,22 @@ def test_an_eroded_rim_is_kept_clear_and_given_up_where_nothing_is_left(an_organ
 
 
 def test_an_empty_organ_answers_in_words_and_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     found = place(np.zeros(SHAPE, bool), 10.0, SPACING, np.random.default_rng(0))
-    assert found == NoPlace("the organ mask is empty") and time.perf_counter() - started < 1
+    assert found == NoPlace("the organ mask is empty") and time.process_time() - started < 1
 
 
 def test_an_organ_of_one_voxel_answers_at_once() -> None:
     organ = np.zeros(SHAPE, bool)
     organ[10, 20, 5] = True
-    started = time.perf_counter()
+    started = time.process_time()
     found = place(organ, 1.0, SPACING, np.random.default_rng(0), erosion_mm=2.0)
     assert isinstance(found, Placement) and found.center_voxel == (10, 20, 5)
     refused = place(organ, 8.0, SPACING, np.random.default_rng(0))
     assert isinstance(refused, NoPlace) and "is too small for a tumor of 8.0 mm radius (2.1 ml)" in refused.reason
     vast = place(organ, 35.3, SPACING, np.random.default_rng(0))
     assert isinstance(vast, NoPlace) and vast.reason.endswith("35.3 mm radius (184 ml)")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_vessels_never_come_within_the_radius(an_organ: np.ndarray, a_tube: np.ndarray) -> None:

@@ -65,7 +65,7 @@ def test_a_package_that_does_not_load_is_said_at_once_and_ends_every_run(
 
 
 def test_a_run_can_be_stopped_while_it_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_slow_package.py").write_text("import time\ntime.sleep(1)")
+    (tmp_path / "a_slow_package.py").write_text("import time\ntime.sleep(3)")
     monkeypatch.syspath_prepend(tmp_path)
     library = Library(Ear(), ("a_slow_package",))
     library.start()
@@ -76,5 +76,5 @@ def test_a_run_can_be_stopped_while_it_waits(tmp_path: Path, monkeypatch: pytest
     begin_s = time.monotonic()
     with pytest.raises(Cancelled):
         library.wait(stop)
-    assert time.monotonic() - begin_s < 0.8
+    assert time.monotonic() - begin_s < 2
     library.wait(go_on)

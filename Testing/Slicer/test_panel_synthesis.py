@@ -17,7 +17,6 @@ from DiffuGTSSlicer.run import DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
 from DiffuGTSSlicer.worker_client import WorkerClient
-from heartbeat import beating
 from panel_parts import GRID, PAINTING, WHOLE_RUN, Opened
 from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_liveness import a_large_scan, require_alive
@@ -342,9 +341,7 @@ def test_painting_into_a_scan_of_133_slices_does_not_freeze_the_interface(
     panel.state.inputVolume = scan
     slicer.util.arrayFromVolume(scan)[:] += np.random.default_rng(1).integers(-9, 9, mask.shape, dtype=np.int16)
     panel.state.organSegmentation, _ = add_organ(scan, mask)
-    with beating() as heart:
-        synthesize(panel)
-    require_alive(heart, record_property, "synthesis, 512x512x133")
+    require_alive(lambda: synthesize(panel), record_property, "synthesis, 512x512x133")
     assert panel.logic.run.state == DONE, panel.ui.synthesisMessageLabel.text
 
 

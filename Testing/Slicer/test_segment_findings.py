@@ -13,6 +13,7 @@ from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import BoxedMask, segmentMask, worldFromNode
 from DiffuGTSSlicer.ownership import isEdited, markEdited, whyUsers
+from heartbeat import least
 from phantoms import grid
 from scene_parts import (
     bending_transform,
@@ -247,11 +248,15 @@ def test_findings_far_apart_in_a_large_scan_take_no_time(a_scene) -> None:
     segmentation = scene.newSegmentation(scan, "Result")
     segmentation.GetSegmentation().AddEmptySegment("tumor", "Tumor")
     set_segment_mask(mask, scan, segmentation, "tumor")
-    begin = time.process_time()
-    rows = Findings(segmentation, "tumor", scan, scan).rows
-    took = time.process_time() - begin
+
+    def seconds() -> float:
+        begin = time.process_time()
+        assert len(Findings(segmentation, "tumor", scan, scan).rows) == 3
+        return time.process_time() - begin
+
+    took = least(seconds, enough=0.3)
     print(f"{took * 1000:.0f} ms")
-    assert len(rows) == 3 and took < 0.3
+    assert took < 0.3
 
 
 @pytest.mark.parametrize("turned", [np.diag([1, 1, -1]), np.eye(3)[:, [2, 0, 1]], np.diag([-1, -1, 1])])
