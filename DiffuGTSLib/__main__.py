@@ -1,5 +1,17 @@
-"""`python -m DiffuGTSLib` is the command `diffugts`."""
+"""`diffugts` and `python -m DiffuGTSLib`: the way in, where Ctrl-C is heard while the program is still loading."""
 
-from DiffuGTSLib.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command, and run it on the process's arguments."""
+    try:
+        from DiffuGTSLib import cli
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped before anything was begun.\n")
+        sys.exit(130)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

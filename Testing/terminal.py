@@ -25,7 +25,7 @@ def run(*arguments: str | Path) -> Result:
 
 def start(before: str, *arguments: str | Path) -> subprocess.Popen[str]:
     """Start the program in a process of its own, after some lines of Python."""
-    program = f"{before}\nfrom DiffuGTSLib.cli import main\nmain()"
+    program = f"{before}\nfrom DiffuGTSLib.__main__ import main\nmain()"
     command = [sys.executable, "-c", program, *(str(part) for part in arguments)]
     plain_words = {**os.environ, "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"}
     pipe = subprocess.PIPE

@@ -61,6 +61,23 @@ def test_who_wishes_it_to_stop_is_heard_and_nothing_is_left(
         assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
+_STOPPED_WHILE_LOADING = f"""{_STOPPABLE}
+import sys
+class Presses:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Presses())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another kind of Ctrl-C")
+def test_ctrl_c_before_the_program_has_loaded_is_heard_without_a_traceback() -> None:
+    process = start(_STOPPED_WHILE_LOADING, "presets")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "Stopped before anything was begun.\n")
+
+
 _SLOW_TO_TIDY_UP = f"""{_STOPPABLE}
 import sys, time
 import DiffuGTSLib.config
