@@ -261,7 +261,7 @@ class WorkerClient:
             killOne(processId)
         wasKilled = not self._isLeaving and (exitCode == 128 + SIGKILL or (crashed and exitCode == SIGKILL))
         greeted, self.hello, self._tree = bool(self.hello), {}, set()
-        certificate = _deathCertificate(exitCode, crashed, greeted, wasKilled, list(self._tail))
+        certificate = _deathCertificate(exitCode, crashed, greeted, wasKilled, list(self._tail), self.interpreter)
         cause = {"detail": "", **(self._fault or certificate)}
         if not isFollowed:
             self._pending = None
@@ -336,9 +336,12 @@ def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **environment, **needed, "PYTHONPATH": paths}
 
 
-def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, wasKilled: bool, tail: list[str]) -> Event:
+def _deathCertificate(
+    exitCode: int, crashed: bool, greeted: bool, wasKilled: bool, tail: list[str], interpreter: str
+) -> Event:
     """Say what a worker died of, as far as its exit code and last lines tell."""
     said = "\n".join(tail)
+    how = f"{_('crash, code') if crashed else _('exit code')} {exitCode}"
     if not greeted and any(sign in said for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
         code, message = "import_failed", _("The worker could not load its packages.")
     elif any(sign in said for sign in ("OutOfMemoryError", "MemoryError", "DefaultCPUAllocator", "bad_alloc")):
@@ -347,9 +350,11 @@ def _deathCertificate(exitCode: int, crashed: bool, greeted: bool, wasKilled: bo
         code, message = "disk_full", _("The disk is full.")
     elif wasKilled:  # a process has no last words where Linux kills it to get memory back
         code, message = "oom", _("The worker was killed from outside, most likely since the memory was full.")
+    elif interpreter and not greeted:
+        code = "interpreter"
+        message = _(
+            "{program} cannot run the worker ({how}); expected Python 3.11 or newer, with the packages installed."
+        ).format(program=interpreter, how=how)
     else:
-        code = "crashed"
-        message = _("The worker ended unexpectedly ({how} {exitCode}).").format(
-            how=_("crash, code") if crashed else _("exit code"), exitCode=exitCode
-        )
+        code, message = "crashed", _("The worker ended unexpectedly ({how}).").format(how=how)
     return {"event": "error", "code": code, "message": message, "hint": "", "detail": said}

@@ -250,6 +250,23 @@ def test_missing_packages_are_told_apart_from_a_crash(a_listener, a_job) -> None
     assert error["code"] == "import_failed" and "torch" in error["detail"]
 
 
+def test_an_interpreter_of_the_users_that_cannot_run_the_worker_is_named_as_the_cause(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.interpreter = sys.executable
+    listener.client.arguments = ["-c", "int | 'text'"]  # as an older Python stumbles over newer code
+    listener.client.run(a_job(["done"]))
+    error = listener.wait("error")
+    assert error["code"] == "interpreter" and "TypeError" in error["detail"]
+    assert sys.executable in error["message"] and "3.11 or newer" in error["message"]
+
+
+def test_an_interpreter_that_has_once_said_hello_is_not_blamed_for_a_crash(a_listener, a_job) -> None:
+    listener = a_listener()
+    listener.client.interpreter = sys.executable
+    listener.client.run(a_job(["die", 3]))
+    assert listener.wait("error")["code"] == "crashed"
+
+
 def test_a_worker_of_another_version_is_refused_and_ended(a_listener, a_job) -> None:
     listener = a_listener("foreign")
     listener.client.run(a_job(["done"]))
