@@ -29,8 +29,9 @@ from DiffuGTSSlicer.panel_setup import SetupSection
 from DiffuGTSSlicer.panel_synthesis import SynthesisSection
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
-from DiffuGTSSlicer.result_set import clearResult, goBackInState, keepInState, takeUp
+from DiffuGTSSlicer.result_set import chooseLatest, clearResult, goBackInState, keepInState, takeUp
 from DiffuGTSSlicer.run import Run
+from DiffuGTSSlicer.time_point import timePointOf
 
 PARAMETER = "SlicerParameterName"
 """Property of a widget of the `.ui`: which parameter it shows. Slicer's `connectGui` reads it too, and returns no tag."""
@@ -53,6 +54,7 @@ class Panel(VTKObservationMixin):
         self.parameterNode: Any = None
         self._tag: Any = None
         self._bound: dict[str, Any] = {}
+        self._followed: tuple[str, str] | None = None
         self._isRefreshing = self.isShown = self._isTakenUpAgain = False
         self.setup = SetupSection(self)
         self.inputs = InputsSection(self)
@@ -126,7 +128,7 @@ class Panel(VTKObservationMixin):
         if self.parameterNode is not None:
             self.parameterNode.disconnectGui(self._tag)
             self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
-        self.parameterNode, self._tag, self._bound = node, None, {}
+        self.parameterNode, self._tag, self._bound, self._followed = node, None, {}, None
         if node is not None:
             bound = {widget.property(PARAMETER): widget for widget in vars(self.ui).values()}
             self._bound = {name: widget for name, widget in bound.items() if name}
@@ -185,16 +187,26 @@ class Panel(VTKObservationMixin):
             return
         self._isRefreshing = True
         try:
-            self._followSegmentation()
+            self._followChoice()
             for section in self.sections:
                 section.refresh()
         finally:
             self._isRefreshing = False
 
-    def _followSegmentation(self) -> None:
-        """Review the result that the chosen segmentation is of; during a run the choice is the run's."""
-        if self.parameterNode is not None and not self.logic.isRunning and takeUp(self.parameterNode):
-            self._changeResult()
+    def _followChoice(self) -> None:
+        """Review the result that the chosen segmentation is of; a scan, or time point, that is chosen brings its newest one.
+
+        During a run the choice is the run's.
+        """
+        state = self.parameterNode
+        if state is None:
+            return
+        if not self.logic.isRunning:
+            if self._followed not in (None, _choiceOf(state)):
+                chooseLatest(state)
+            if takeUp(state):
+                self._changeResult()
+        self._followed = _choiceOf(state)
 
     def _changeResult(self) -> None:
         """Forget what was shown of another result, and show this one's tumor."""
@@ -238,9 +250,16 @@ class Panel(VTKObservationMixin):
                     keepInState(state, run, kind)
             state.outcome = run.outcome
             self._changeResult()
+            self._followed = _choiceOf(state)
         self.refresh()
 
     def showFailure(self, failure: Failure) -> None:
         """Say what went wrong and what to do next, in the panel: no box in the way."""
         logging.error("DiffuGTS: %s: %s", failure.code, failure.message)
         self.run.showFailure(failure)
+
+
+def _choiceOf(state: Any) -> tuple[str, str]:
+    """Return which scan is chosen, by its ID, and its time point."""
+    scan = state.inputVolume
+    return ("" if scan is None else scan.GetID(), timePointOf(scan))

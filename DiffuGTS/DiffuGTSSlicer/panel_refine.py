@@ -38,7 +38,7 @@ class RefineSection(Section):
         ui, state, isRunning = self.ui, self.state, self.logic.isRunning
         hasScan = state is not None and state.inputVolume is not None
         isOfThisScan = hasScan and state.resultVolume is state.inputVolume
-        hasCandidate = hasScan and bool(self._segments())
+        hasCandidate = hasScan and bool(self._segments()) and isOf(state.candidate, state.inputVolume)
         noEditor = absence(SEGMENT_EDITOR)
         ui.editCandidateButton.enabled = hasScan and not isRunning and not noEditor
         ui.editCandidateButton.setToolTip(noEditor or self._editTip)

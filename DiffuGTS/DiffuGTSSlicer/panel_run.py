@@ -166,10 +166,10 @@ class RunSection(Section):
             text = ""
         elif self._canceled:
             text = self._canceled
-        elif self.state is not None and self.state.outcome:
-            text = self.state.outcome
-        else:
-            text = self.obstacle() if self.state is None or self.state.inputVolume is None else ""
+        elif self.state is None or self.state.inputVolume is None:
+            text = self.obstacle()
+        else:  # of the chosen scan: another one's, or a deleted one's, would be taken for its
+            text = self.state.outcome if self.state.resultVolume is self.state.inputVolume else ""
         self.ui.messageLabel.setText(text)
         self.ui.messageLabel.setVisible(bool(text))
 

@@ -152,6 +152,18 @@ def takeUp(state: Any) -> bool:
     return True
 
 
+def chooseLatest(state: Any) -> None:
+    """Choose the newest result of the chosen scan at its time point, unless what is chosen may be taken for it already."""
+    scan, chosen = state.inputVolume, state.segmentation
+    if scan is None or (chosen is not None and isOf(chosen, scan)):
+        return
+    for node in reversed(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")):
+        isWhole = node.GetAttribute(_TUMOR_SEGMENT) is not None and node.GetNodeReference(SCAN_ROLE) is scan
+        if isWhole and isOf(node, scan):
+            state.segmentation = node
+            return
+
+
 def _adopt(state: Any, node: Any) -> None:
     """Take a clone for a result of the scan under review, with its maps, where it lies on the grid of that scan."""
     scan, segmentId = state.resultVolume, node.GetAttribute(_TUMOR_SEGMENT)

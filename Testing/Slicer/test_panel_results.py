@@ -75,6 +75,41 @@ def test_choosing_an_earlier_result_reviews_it_on_its_own_scan_and_with_its_own_
     assert np.array_equal(segmentMask(first["segmentation"], first["tumorSegmentId"], a_coarse_scan), mask)
 
 
+def test_choosing_a_scan_again_brings_its_newest_result_back_and_a_run_writes_into_that(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    first, second = a_coarse_scan, scan_node(SHIFTED, noise(SHIFTED, 1), "Second")
+    results = {scan.GetName(): segmentOn(a_panel, scan) for scan in (first, second)}
+    names = nodeNames()
+    for scan in (first, second, first):
+        a_panel.ui.inputSelector.setCurrentNode(scan)
+        a_panel.settle()
+        assert a_panel.state.resultVolume is scan and resultOf(a_panel) == results[scan.GetName()]
+        assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.refineButton.enabled
+        a_panel.segment()
+        assert nodeNames() == names, "no second set of maps"
+
+
+def test_a_scan_without_a_result_leaves_review_alone_but_takes_neither_its_outcome_nor_its_candidate(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    result = segmentOn(a_panel, a_coarse_scan)
+    a_panel.ui.inputSelector.setCurrentNode(scan_node(SHIFTED, noise(SHIFTED, 1), "Second"))
+    a_panel.settle()
+    assert a_panel.state.resultVolume is a_coarse_scan and resultOf(a_panel) == result
+    assert a_panel.ui.messageLabel.text == "" and not a_panel.ui.refineButton.enabled
+    assert not a_panel.ui.showCandidateCheckBox.enabled
+
+
+def test_an_outcome_goes_with_its_scan(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.segment()
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
+    assert "Load a volume" in a_panel.ui.messageLabel.text
+    second = scan_node(SHIFTED, noise(SHIFTED, 1), "Second")
+    a_panel.widget.enter()
+    assert a_panel.state.inputVolume is second and a_panel.ui.messageLabel.text == ""
+
+
 def test_a_cloned_result_stays_shown_and_can_be_reviewed(a_panel: Opened, a_coarse_scan: Any) -> None:
     first = segmentOn(a_panel, a_coarse_scan)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

@@ -124,9 +124,17 @@ def test_after_scrolling_the_change_is_left_open_and_a_run_makes_a_result_of_its
     assert np.array_equal(segmentMask(first["segmentation"], "", proxy), mask)
     assert not first["segmentation"].GetDisplayNode().GetVisibility()
 
-    scroll(browser, 0)
+    second = state.segmentation
     ui.segmentationSelector.setCurrentNode(first["segmentation"])
     a_panel.settle()
+    assert state.segmentation is first["segmentation"] and "another time point" in ui.syntheticLabel.text, "as chosen"
+    scroll(browser, 0)
+    a_panel.panel.refresh()
+    for time, node in ((1, second), (0, first["segmentation"])):
+        scroll(browser, time)
+        a_panel.panel.refresh()
+        a_panel.settle()
+        assert state.segmentation is node, "scrolling brings the result of the time point back"
     assert ui.findingsTable.item(0, 5).text() == change and "time point" not in ui.syntheticLabel.text
     a_panel.segment()
     assert all(getattr(state, name) is node for name, node in first.items()), "the same time point is the same scan"
