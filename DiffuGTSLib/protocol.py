@@ -16,13 +16,12 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume, read_volume
+from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 
 SPLITS = ("train", "validation", "test", "excluded")
 MODALITIES = ("CT", "MR", "labels")
@@ -162,12 +161,10 @@ def read_scan(case: Case, data: Path) -> Volume:
         data: Folder that its path starts from.
 
     Raises:
-        InputError: As `read_volume`.
+        InputError: As `read_volume`; or as `in_hounsfield`, where the case adds an offset.
     """
     scan = read_volume(data / case.image)
-    if case.offset_hu == 0:
-        return scan
-    return scan.with_array(scan.array.astype(np.float32) + np.float32(case.offset_hu))
+    return in_hounsfield(scan, case.offset_hu) if case.offset_hu else scan
 
 
 RESOURCE = "resource:"

@@ -29,7 +29,7 @@ def make_record(
     """Return what was found in which scan, and with which prompts, configuration, weights, seed and versions.
 
     Args:
-        scan: As it was read.
+        scan: As it was segmented: as it was read, with what was added to it by `in_hounsfield`.
         scan_path: From where.
         digest: Its SHA-256, taken when it was read: by the end somebody may have written another one there.
         result: What was found.
@@ -45,6 +45,7 @@ def make_record(
             "name": scan_path.name,
             "path": str(scan_path.absolute()),
             "sha256": digest,
+            "offset_hu": scan.offset_hu,
             "shape": list(scan.geometry.shape),
             "spacing_mm": list(scan.geometry.spacing_mm),
             "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),

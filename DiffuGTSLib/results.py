@@ -17,6 +17,7 @@ from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, rec
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.digest import scan_sha256
+from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.io import read_volume, write_segmentation, write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
@@ -64,7 +65,7 @@ class StoredResult:
     Attributes:
         folder: Where it lies.
         scan_path: The scan that it was made from.
-        scan: That scan, proven unchanged by its SHA-256.
+        scan: That scan, proven unchanged by its SHA-256, with the offset that was added to it then.
         record: record.json as it stands.
         config: The configuration of that run.
         prompts: Its prompts.
@@ -143,8 +144,8 @@ def write_results(
 
     Args:
         folder: Made if absent. Files of other names in it are left alone.
-        scan: As it was read.
-        scan_path: From where.
+        scan: As it was segmented: as it was read, with what was added to it by `in_hounsfield`.
+        scan_path: From where it was read.
         result: What `segment` returned.
         components: What it was made with.
         stages: Those that were run.
@@ -198,7 +199,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         expected = str(record["input"]["sha256"])
         prompts = PromptPair(**record["prompts"])
         modality, reason = str(record["modality"]), str(record["modality_reason"])
-        image_format, config_values = str(record["format"]), record["config"]
+        image_format, config_values, offset_hu = str(record["format"]), record["config"], offset_on(record)
         dict(record["weights"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -210,7 +211,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
             hint="it was moved: name its place with --scan.",
             code="missing",
         )
-    scan = read_volume(path)
+    scan = read_volume(path) if offset_hu is None else in_hounsfield(read_volume(path), offset_hu)
     given = scan_sha256(path)
     if given != expected:
         raise InputError(
@@ -227,6 +228,13 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         )
     config = from_dict(config_values)
     return StoredResult(folder, path, scan, record, config, prompts, modality, reason, region, cache, image_format)
+
+
+def offset_on(record: Mapping[str, Any]) -> float | None:
+    """Return what a record says was added to a CT; None for nothing. Earlier versions noted only what was asked for."""
+    asked = record.get("asked") or {}
+    offset_hu = record["input"].get("offset_hu", asked.get("offset_hu"))
+    return None if offset_hu is None else float(offset_hu)
 
 
 def is_result(folder: Path | str) -> bool:

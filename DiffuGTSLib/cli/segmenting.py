@@ -27,7 +27,7 @@ from DiffuGTSLib.cli.options import (
     examples,
     parse_size_gb,
 )
-from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi, with_offset
+from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
 from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
@@ -159,7 +159,6 @@ def refine(
 
     mend_folder(folder, results.RECORD, results.NAMES)
     stored = results.read_results(folder, scan)
-    seen = with_offset(stored.scan, (stored.record.get("asked") or {}).get("offset_hu"))
     results.require_result_folder(folder, force=True)
     mask_path = coarse_mask or folder / results.COARSE_MASK
     drawn = open_mask(mask_path, stored.scan.geometry)
@@ -176,13 +175,13 @@ def refine(
         stored.require_weights(components)
         progress("load", 1.0)
         result = segment_by_plan(
-            seen, stored.prompts, components, plan, on_step_down=tell_aloud, modality=stored.modality,
+            stored.scan, stored.prompts, components, plan, on_step_down=tell_aloud, modality=stored.modality,
             region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)
         progress("write", 0.0)
         findings = results.write_results(
-            folder, seen, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
+            folder, stored.scan, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
             image_format=stored.image_format, force=True, digest=stored.record["input"]["sha256"],
             notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)},
         )  # fmt: skip

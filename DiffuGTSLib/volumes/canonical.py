@@ -127,7 +127,7 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
     Raises:
         InputError: If the intensities could be either; the user must say.
     """
-    if volume.in_hu:
+    if volume.offset_hu is not None:
         return "CT", "its values were said to be Hounsfield units"
     if volume.modality in ("CT", "MR"):
         return volume.modality, "the file says so"

@@ -28,6 +28,8 @@ _LEAST_OF_DENSE, _LEAST_OF_ALL = 0.3, 0.1
 def in_hounsfield(volume: Volume, offset_hu: float) -> Volume:
     """Return a CT with an offset added to every voxel; its values count as HU from then on, also with an offset of 0.
 
+    The volume keeps the sum of what was added, which `write_results` puts on record and `read_results` adds again.
+
     Raises:
         InputError: If the file says that it is no CT, or the offset is no finite number (code "offset_hu").
     """
@@ -40,7 +42,7 @@ def in_hounsfield(volume: Volume, offset_hu: float) -> Volume:
             code="offset_hu",
         )
     array = volume.array.astype(np.float32) + np.float32(offset_hu) if offset_hu else volume.array
-    return replace(volume, array=array, modality="CT", in_hu=True)
+    return replace(volume, array=array, modality="CT", offset_hu=(volume.offset_hu or 0.0) + float(offset_hu))
 
 
 def require_hu(volume: Volume) -> None:
@@ -54,7 +56,7 @@ def require_hu(volume: Volume) -> None:
     values = volume.array
     low, high = _AIR_HU
     air = np.count_nonzero((values > low) & (values < high))
-    if volume.in_hu or air > _LEAST_AIR * values.size:
+    if volume.offset_hu is not None or air > _LEAST_AIR * values.size:
         return
     low, high = _WATER_STORED
     water = np.count_nonzero((values > low) & (values < high))

@@ -130,7 +130,8 @@ class Volume:
         array: Voxels (i, j, k).
         geometry: The grid; `array.shape == geometry.shape`.
         modality: "CT", "MR" or None when the file does not say.
-        in_hu: Whether somebody said that the values are HU, so that nobody doubts it, see `volumes.hounsfield`.
+        offset_hu: What somebody added to the values of the file to make them HU, 0 included; then nobody doubts that they
+            are, see `volumes.hounsfield`. None where nobody said so.
 
     Raises:
         GeometryError: If the array does not have the grid's shape.
@@ -139,7 +140,7 @@ class Volume:
     array: NDArray[Any]
     geometry: Geometry
     modality: str | None = None
-    in_hu: bool = False
+    offset_hu: float | None = None
 
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:

@@ -201,7 +201,7 @@ def test_sides_are_padded_evenly_to_what_the_networks_need(
     counted: tuple[int, int, int],
 ) -> None:
     source = Volume(
-        np.random.default_rng(0).uniform(900, 1000, shape).astype(np.float32), grid(shape, spacing), in_hu=True
+        np.random.default_rng(0).uniform(900, 1000, shape).astype(np.float32), grid(shape, spacing), offset_hu=0.0
     )
     canonical = to_canonical(source, CanonicalConfig(minimum_side=side), "CT")
     assert canonical.image.shape == canonical.geometry.shape == padded

@@ -498,14 +498,14 @@ def test_a_ct_that_is_not_in_hu_is_refused_and_an_offset_mends_it(
     true = run("segment", a_folder / "scan.nii.gz", *call[2:], "-o", tmp_path / "t", "--modality", "CT")
     assert true.exit_code == 0, true.stderr
     record = results.read_record(tmp_path / "r")
-    assert (record["asked"]["offset_hu"], record["modality"]) == (-1024.0, "CT")
+    assert (record["input"]["offset_hu"], record["modality"]) == (-1024.0, "CT")
     for name in (results.AOVA, results.PSEUDO_HEALTHY, results.RESIDUAL, results.SEGMENTATION):
         assert np.array_equal(read_volume(tmp_path / "r" / name).array, read_volume(tmp_path / "t" / name).array), name
     healthy = read_volume(tmp_path / "r" / results.PSEUDO_HEALTHY).array
     again = run("refine", tmp_path / "r", "--quiet")
     assert again.exit_code == 0, again.stderr
     assert np.array_equal(read_volume(tmp_path / "r" / results.PSEUDO_HEALTHY).array, healthy)
-    assert results.read_record(tmp_path / "r")["asked"]["offset_hu"] == -1024.0
+    assert results.read_record(tmp_path / "r")["input"]["offset_hu"] == -1024.0
     insisted = run(*call, "-o", tmp_path / "i", "--offset-hu", "0")
     assert insisted.exit_code == 0, insisted.stderr
     mr = run(*call, "-o", tmp_path / "x", "--offset-hu", "0", "--modality", "MR")

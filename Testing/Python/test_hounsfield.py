@@ -61,12 +61,13 @@ def test_an_offset_brings_a_ct_to_hu_and_is_not_doubted(a_chest: Volume) -> None
     stored = a_chest.with_array(a_chest.array + 1024)
     mended = in_hounsfield(stored, -1024)
     assert np.array_equal(mended.array, a_chest.array) and mended.array.dtype == np.float32
+    assert (a_chest.offset_hu, mended.offset_hu, in_hounsfield(mended, 24).offset_hu) == (None, -1024, -1000)
     assert guess_modality(mended) == ("CT", "its values were said to be Hounsfield units")
     insisted = in_hounsfield(stored, 0)
     assert insisted.array is stored.array
     part = insisted.cut((slice(0, 40), slice(0, 40), slice(0, 8)))
     for each in (insisted, part, part.with_array(part.array)):
-        assert each.in_hu
+        assert each.offset_hu == 0
         to_canonical(each, CanonicalConfig(), "CT")
 
 

@@ -44,7 +44,8 @@ def test_a_ct_that_does_not_hold_hu_is_read_as_hu(tmp_path: Path) -> None:
     stored = np.full((4, 5, 6), 1064, np.int16)
     write_volume(Volume(stored, Geometry.from_spacing(stored.shape, (1.0, 1.0, 1.0))), tmp_path / "ct.nii.gz")
     case = Case("a", "p", "test", "CT", "ct.nii.gz", organ="brain", offset_hu=-1024)
-    assert (read_scan(case, tmp_path).array == 40).all()
+    scan = read_scan(case, tmp_path)
+    assert (scan.array == 40).all() and (scan.offset_hu, scan.modality) == (-1024, "CT")
     assert (read_scan(replace(case, offset_hu=0.0), tmp_path).array == 1064).all()
     path = write_protocol(tmp_path / "p.json", [{**ROW, "modality": "MR", "offset_hu": -1024}])
     with pytest.raises(InputError, match="offset_hu is for CT, the modality is 'MR'"):

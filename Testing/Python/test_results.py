@@ -40,6 +40,7 @@ from DiffuGTSLib.results import (
 )
 from DiffuGTSLib.storage import whole_folder
 from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume
 
@@ -295,6 +296,29 @@ def test_a_result_is_read_back_for_refinement(a_case: Case, a_result_folder: Pat
     assert np.array_equal(stored.cache.aova, a_case.result.cache.aova)
     assert stored.cache.anomaly_score == a_case.result.cache.anomaly_score
     stored.require_weights(a_case.components)
+
+
+@pytest.mark.parametrize("offset_hu", [-1024.0, 300.0, 0.0])
+def test_a_ct_that_was_brought_to_hu_is_read_back_as_it_was_segmented(
+    a_case: Case, tmp_path: Path, offset_hu: float
+) -> None:
+    """In Python by `in_hounsfield`, at the command line by --offset-hu: the record keeps either, and refining adds it."""
+    path, folder = tmp_path / "stored.nii.gz", tmp_path / "result"
+    write_volume(a_case.scan.with_array(a_case.scan.array - offset_hu), path)
+    write_results(
+        folder, in_hounsfield(read_volume(path), offset_hu), path, a_case.result, a_case.components, stages=STAGES
+    )
+    assert read_record(folder)["input"]["offset_hu"] == offset_hu
+    stored = read_results(folder)
+    assert stored.scan.offset_hu == offset_hu
+    assert np.array_equal(stored.scan.array, in_hounsfield(read_volume(path), offset_hu).array)
+
+
+def test_an_offset_that_an_earlier_version_noted_as_asked_for_is_added(a_case: Case, a_result_folder: Path) -> None:
+    record = read_record(a_result_folder)
+    assert record["input"].pop("offset_hu") is None
+    (a_result_folder / RECORD).write_text(json.dumps(record | {"asked": {"offset_hu": -24.0}}))
+    assert np.array_equal(read_results(a_result_folder).scan.array, a_case.scan.array - 24)
 
 
 def test_other_weights_than_those_on_record_are_refused(a_case: Case, a_result_folder: Path) -> None:
