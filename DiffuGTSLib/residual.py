@@ -4,12 +4,12 @@ Notation: I scan, I' = D(z) reconstruction, H = D(z_0) pseudo-healthy image, z a
 normal to the abnormal prompt, A_abn abnormal attention.
     P_r  = |I' - H|                                   pixel residual
     F_r  = one of                                     feature residual, `residual.feature`
-           relu(A_abn(I') - A_abn(H))                 "attention": nothing to train
+           norm(relu(A_abn(I') - A_abn(H)))           "attention": nothing to train
            ⟨Norm(W (z - z_0)), Norm(T)⟩               "projection": W is a trained 1×1×1 convolution
-    R    = β1 · norm(P_r) + β2 · F_r + β3 · A_abn(I)
-The reconstruction stands in for the scan, so that the autoencoder's own error cancels. Paper not available to us: in the
-unofficial repository W is random; ours is trained, and "attention" is our parameter-free choice. β3 is ours and 0 by
-default.
+    R    = (β1 · norm(P_r) + β2 · F_r + β3 · A_abn(I)) / (β1 + β2 + β3)
+norm divides by the candidate's 99th percentile and cuts at 1. The reconstruction stands in for the scan, so that the
+autoencoder's own error cancels. Paper not available to us: in the unofficial repository W is random; ours is trained,
+and "attention" is our parameter-free choice. β3 is ours and 0 by default.
 """
 
 from dataclasses import dataclass

@@ -74,7 +74,10 @@ def nextSteps() -> dict[str, str]:
             "Press Install under Setup; if that was done already, restart Slicer. An interpreter of your own under "
             "Advanced needs the packages in its own environment: install them there, or leave it empty."
         ),
-        "empty_candidate": _("Lower the candidate threshold under Advanced, or paint the candidate region yourself."),
+        "empty_candidate": _(
+            "Paint a candidate inside the region of interest or the organ's segment, larger if it is tiny; "
+            "or set both to None under Inputs."
+        ),
         "empty_region": _("Paint the organ's segment or move the region of interest, or set both to None."),
         "no_organ": _(
             "Outline the organ in Segment Editor, or have a module like TotalSegmentator do it, "

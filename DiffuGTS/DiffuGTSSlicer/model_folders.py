@@ -1,4 +1,4 @@
-"""Model folders on this computer: how large, under which license, and whether every weight file is the published one.
+"""Model folders on this computer: how large, under which license, and whether every weight file is the one its folder's checksums name.
 
 Works without torch. The worker compares the same checksums again whenever it loads a model.
 """
@@ -111,13 +111,13 @@ def isPermissive(license_: str) -> bool:
 
 
 def checking(folder: Path) -> Generator[float, None, list[str]]:
-    """Compare every weight file, and what is listed beside, with its published SHA-256, a piece at a time, so that a window can stay alive.
+    """Compare every weight file, and what is listed beside, with its SHA-256 in the folder's checksums.json, a piece at a time, so that a window can stay alive.
 
     Yields:
         How much is done, 0 to 1.
 
     Returns:
-        What is wrong, a sentence each; nothing where every file is the published one.
+        What is wrong, a sentence each; nothing where every file is as it was written.
     """
     try:
         expected = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
@@ -140,5 +140,7 @@ def checking(folder: Path) -> Generator[float, None, list[str]]:
                 done += len(piece)
                 yield done / total
         if digest.hexdigest() != expected[name]:
-            faults.append(_("{file} is not the published file: it was cut off or altered.").format(file=name))
+            faults.append(
+                _("{file} is not the file that checksums.json names: it was cut off or altered.").format(file=name)
+            )
     return faults

@@ -194,7 +194,7 @@ class ModelsWindow:
             self._timer.stop()
             self._check = None
             self._verdicts[self._checked] = _("damaged") if end.value else _("verified")
-            self.label.setText("\n".join(end.value) or _("Every file is the published one."))
+            self.label.setText("\n".join(end.value) or _("Every file is as its checksums.json says."))
             self.fill()
         except OSError as error:
             self._timer.stop()
@@ -236,7 +236,7 @@ class ModelsWindow:
             for each in (
                 (_("&Add a folder…"), _("Choose a model folder on this computer."), self._ask),
                 (_("&Use"), _("Use the chosen model from the next run on."), self.use),
-                (_("C&heck files"), _("Compare every weight file with its published SHA-256."), self.check),
+                (_("C&heck files"), _("Compare every weight file with the SHA-256 in the model folder."), self.check),
                 (_("&Remove"), _("Take a folder of your own off this list. Its files stay on the disk."), self.remove),
                 (_("&Close"), _("Close this window."), self._accept),
             )

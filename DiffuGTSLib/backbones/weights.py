@@ -118,12 +118,15 @@ def load_strictly(module: nn.Module, tensors: dict[str, torch.Tensor], origin: s
 def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write `config.json` and the weights; half precision halves the file and is widened again on loading.
 
+    Tensors that the class names in diffusers' `_keep_in_fp32_modules` stay in float32.
+
     Raises:
         WeightsError: If a tensor holds infinite values or NaN, or would in that precision; what lies there stays.
         StorageError: If the folder cannot be made or written to.
     """
+    kept = module._keep_in_fp32_modules or ()
     tensors = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() and name not in kept else tensor.dtype)
         for name, tensor in module.state_dict().items()
     }
     kind = type(module).__name__
@@ -134,7 +137,8 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
     with whole_file(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     with whole_file(folder / WEIGHTS_FILE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, temporary, metadata={"format": "pt"})
 
 
 def write_checksums(model_folder: Path) -> None:
@@ -164,7 +168,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
     Weights have to be listed; descriptions were not in earlier versions.
 
     Raises:
-        WeightsError: If the folder or a file is missing, or a file is not the one that was published, or not listed.
+        WeightsError: If the folder or a file is missing, or a file is not the one that the checksums name, or not listed.
     """
     require_model_folder(model_folder)
     expected = read_json(model_folder / CHECKSUMS_FILE)
@@ -186,7 +190,8 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
         given = sha256(path)
         if given != digest:
             raise WeightsError(
-                f"{path} is not the published file: SHA-256 expected {str(digest)[:12]}…, got {given[:12]}….",
+                f"{path} is not the file that {CHECKSUMS_FILE} names: SHA-256 expected {str(digest)[:12]}…, "
+                f"got {given[:12]}….",
                 hint="copy it again; it was cut off or altered.",
                 code="weights_hash",
             )

@@ -49,7 +49,10 @@ Size = Annotated[
     ),
 ]
 Count = Annotated[
-    int | None, typer.Option("--count", min=1, help="Default: as the organ file says.", rich_help_panel=_TUMORS)
+    int | None,
+    typer.Option(
+        "--count", min=1, help="Default: as the organ file says; one with --radius or --at.", rich_help_panel=_TUMORS
+    ),
 ]
 Radius = Annotated[
     float | None, typer.Option("--radius", metavar="MM", help="Instead of a size.", rich_help_panel=_TUMORS)
@@ -60,7 +63,11 @@ At = Annotated[
 ]
 AvoidVessels = Annotated[
     bool,
-    typer.Option("--avoid-vessels/--ignore-vessels", help="Keep clear of bright vessels.", rich_help_panel=_TUMORS),
+    typer.Option(
+        "--avoid-vessels/--ignore-vessels",
+        help="Keep small tumors clear of bright vessels, where the organ file says what a vessel is (of ours: liver).",
+        rich_help_panel=_TUMORS,
+    ),
 ]
 MassEffect = Annotated[
     bool, typer.Option("--mass-effect", help="Push the tissue around it outwards.", rich_help_panel=_TUMORS)

@@ -67,7 +67,7 @@ class OrganSpec:
         name: As prompts call it.
         sizes: Size class by name.
         size_chances: How often a "mix" takes each class (DiffTumor: 80 % early, half of them tiny).
-        radius_mm: Range of radii when no class is asked for, log-uniform.
+        radius_mm: Range of radii in the training windows of the attention's head, log-uniform; `synthesize` goes by `sizes`.
         exophytic_chance: Size name → how often a tumor may grow out of the organ.
         centered: Size names that sit in the middle of the organ's box.
         erosion_mm: How far inside the organ a center must lie, within the slice.

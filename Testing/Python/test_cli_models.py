@@ -79,7 +79,7 @@ def _reshape(folder: Path) -> None:
     [
         (shutil.rmtree, "There is no model folder", "diffugts doctor"),
         (_lose, "Weights are missing", "whole model folder"),
-        (_alter, "is not the published file: SHA-256 expected", "cut off or altered"),
+        (_alter, "is not the file that checksums.json names: SHA-256 expected", "cut off or altered"),
         (_truncate, "is not a complete safetensors file", "cut off or altered"),
         (_reshape, "1 tensors of another shape", "another network"),
     ],

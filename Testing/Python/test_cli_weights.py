@@ -166,7 +166,7 @@ def test_import_takes_a_model_that_was_converted_elsewhere(some_files: Path, tmp
     said(run("weights", "verify", "maisi-ct"))
     said(run("weights", "remove", "maisi-ct"))
     (stick / "denoiser" / WEIGHTS_FILE).write_bytes(b"altered")
-    refused(run("weights", "import", stick, *OPEN), 3, "is not the published file", "copy it again")
+    refused(run("weights", "import", stick, *OPEN), 3, "is not the file that checksums.json names", "copy it again")
     assert find_stored("maisi-ct") is None
 
 

@@ -305,7 +305,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(a_folder: Path) -> None:
 def test_an_altered_weight_file_is_refused(a_folder: Path) -> None:
     weights = next((a_folder / "vqgan").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(WeightsError, match="is not the published file"):
+    with pytest.raises(WeightsError, match="is not the file that checksums.json names"):
         load_painter(a_folder)
     write_checksums(a_folder)
     load_painter(a_folder)

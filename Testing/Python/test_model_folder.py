@@ -125,7 +125,7 @@ def test_the_networks_of_a_configuration_are_found(tmp_path: Path, monkeypatch: 
     stored = write_networks(tmp_path / "store" / "maisi-ct", FLOW_SCHEDULER)
     assert model_of(load_config("maisi-ct").backbone) == stored
     (stored / "autoencoder" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(WeightsError, match="is not the published file"):
+    with pytest.raises(WeightsError, match="is not the file that checksums.json names"):
         model_of(load_config("maisi-ct").backbone)
     with pytest.raises(ConfigError, match="The networks of preset 'tiny' are untrained"):
         model_of(load_config("tiny").backbone)

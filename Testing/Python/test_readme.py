@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer.main
 
+from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.config import Config, presets
 from DiffuGTSLib.datasets.tables import COLUMNS
@@ -55,6 +56,10 @@ def test_the_python_lines_segment_the_bundled_scan(
     scan = read_volume(ROOT / "Resources/SampleData/chest_ct.nii.gz")
     mask = read_mask(tmp_path / "tumor.nii.gz", scan.geometry)
     assert set(np.unique(mask.array)) <= {0, 1}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_python_lines_name_what_exists() -> None:

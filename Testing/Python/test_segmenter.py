@@ -218,7 +218,7 @@ def test_a_segmenter_whose_weights_are_others_is_refused(tmp_path: Path) -> None
     save_segmenter(a_segmenter(), tmp_path)
     other = a_segmenter(seed=1)
     save_module(other.network, tmp_path)
-    with pytest.raises(WeightsError, match="is not the published file"):
+    with pytest.raises(WeightsError, match="is not the file that checksums.json names"):
         load_segmenter(tmp_path)
     (tmp_path / "checksums.json").unlink()
     ours = load_segmenter(tmp_path).network.state_dict()  # earlier versions wrote none

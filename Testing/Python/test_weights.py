@@ -269,7 +269,9 @@ def test_an_altered_file_is_refused_before_any_is_used(a_model: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(WeightsError, match=r"denoiser.*is not the published file: SHA-256 expected") as caught:
+    with pytest.raises(
+        WeightsError, match=r"denoiser.*is not the file that checksums.json names: SHA-256 expected"
+    ) as caught:
         build_backbone(BackboneConfig(folder=str(a_model)))
     assert caught.value.code == "weights_hash"
 
@@ -286,7 +288,7 @@ def test_an_altered_description_is_refused_as_altered_weights_are(
     a_model: Path, name: str, values: dict[str, object]
 ) -> None:
     edit(a_model / name, **values)
-    with pytest.raises(WeightsError, match=rf"{name} is not the published file") as caught:
+    with pytest.raises(WeightsError, match=rf"{name} is not the file that checksums.json names") as caught:
         build_backbone(BackboneConfig(folder=str(a_model)))
     assert caught.value.code == "weights_hash"
 

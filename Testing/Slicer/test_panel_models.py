@@ -63,7 +63,7 @@ def test_the_window_says_that_nothing_is_downloaded(a_window: Any) -> None:
 
 def test_the_bundled_model_is_verified(a_window: Any) -> None:
     row_of(a_window, "mini")
-    assert checked(a_window) == "Every file is the published one."
+    assert checked(a_window) == "Every file is as its checksums.json says."
     assert row_of(a_window, "mini")[3] == "verified"
 
 
@@ -72,7 +72,7 @@ def test_an_altered_model_is_damaged_and_named(a_window: Any, a_model: Path) -> 
     weights.write_bytes(weights.read_bytes()[:-1])
     a_window.add(str(a_model))
     row_of(a_window, "mine")
-    assert "aova/diffusion_pytorch_model.safetensors is not the published file" in checked(a_window)
+    assert "aova/diffusion_pytorch_model.safetensors is not the file that checksums.json names" in checked(a_window)
     assert row_of(a_window, "mine")[3] == "damaged"
 
 
