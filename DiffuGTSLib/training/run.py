@@ -31,6 +31,7 @@ from DiffuGTSLib.training.cases import training_cases
 from DiffuGTSLib.training.data import load_split
 from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.head_options import BY_MODE
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.head_run import RECORD as HEAD_RECORD
 from DiffuGTSLib.training.job import Job, Part, Report, learned_with, networks_sha256
@@ -203,6 +204,10 @@ def _as_head(preset: str | None, overrides: list[str], record: Path) -> Config:
     return asked
 
 
+_SAID = {"": "-", BY_MODE: "by mode"}
+"""What is said of an option that leaves something to others."""
+
+
 def _tell(part: str, job: Job) -> None:
     """Say on what, for how long and with which choices."""
     for split, loaded in job.scans.items():
@@ -213,7 +218,7 @@ def _tell(part: str, job: Job) -> None:
     length = f"{plan.iterations} iterations, {plan.precision}, " if steps else ""
     job.report(f"{part}: {length}seed {plan.seed}, on {job.device}{together}")
     if job.options is not None:
-        words = (f"{name} {'-' if value == '' else value}" for name, value in asdict(job.options).items())
+        words = (f"{name} {_SAID.get(value, value)}" for name, value in asdict(job.options).items())
         job.report(f"{part}: {', '.join(words)}")
     differs = differences(job.config)
     if PARTS[part].on_preset and (differs or job.config.preset != "mini"):
