@@ -106,6 +106,22 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def copy_contents(source: Path, target: Path) -> None:
+    """Copy every file below a folder into another one, with the rights of new files and folders there.
+
+    Not those of the source: what was read from a read-only disk could never be removed. Links to files become files, links
+    to folders are not followed.
+
+    Raises:
+        OSError: If something cannot be read or written.
+    """
+    for path in source.rglob("*"):
+        place = target / path.relative_to(source)
+        (place if path.is_dir() else place.parent).mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            shutil.copyfile(path, place)
+
+
 def require_folder_for(folder: Path | str, mark: str, force: bool, hint: str, names: Sequence[str] = ()) -> None:
     """Refuse, before anything is computed, a folder that results could not or should not be written to.
 

@@ -10,7 +10,6 @@ number, a tensor or a MetaTensor.
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.model_store.fetch import LocalFile
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
 from DiffuGTSLib.model_store.store import SOURCE_FILE, new_model, require_room, size_bytes
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import copy_contents, whole_file
 from DiffuGTSLib.synthesis.checkpoints import ReadingLimits, ask_reader
 from DiffuGTSLib.versions import versions
 
@@ -122,7 +121,8 @@ def adopt_model(folder: Path, name: str) -> Path:
 
     Raises:
         InputError: If the store has it already (code "exists").
-        WeightsError: If a file is missing, altered or not listed, or the folder lacks a part of a model.
+        WeightsError: If a file is missing, altered or not listed, or the folder lacks a part of a model, or holds what is
+            neither a file nor a folder.
         StorageError: If there is no room, or the folder cannot be written.
     """
     verify_checksums(folder)
@@ -133,9 +133,16 @@ def adopt_model(folder: Path, name: str) -> Path:
             hint="copy the whole model folder, as diffugts weights fetch or import made it.",
             code="weights_missing",
         )
+    strange = [path for path in folder.rglob("*") if not path.is_file() and (path.is_symlink() or not path.is_dir())]
+    if strange:
+        raise WeightsError(
+            f"{folder} holds what is neither a file nor a folder: {', '.join(map(str, sorted(strange)[:5]))}.",
+            hint="copy the whole model folder again, links as what they lead to.",
+            code="weights_corrupt",
+        )
     require_room(size_bytes(folder))
     with new_model(name) as staging:
-        shutil.copytree(folder, staging, dirs_exist_ok=True)
+        copy_contents(folder, staging)
         verify_checksums(staging)
     return staging.with_name(name)
 

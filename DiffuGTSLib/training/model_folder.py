@@ -19,7 +19,7 @@ from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.model_store.store import SOURCE_FILE, require_stored
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import make_folder, new_folder, whole_file
+from DiffuGTSLib.storage import copy_contents, make_folder, new_folder, whole_file
 
 INDEX_FILE = "model_index.json"
 FROZEN = ("autoencoder", "denoiser", "scheduler")
@@ -130,5 +130,5 @@ def _copy_folder(source: Path, target: Path) -> None:
     for left in target.parent.glob(f".{target.name}-*"):  # of a run that was killed; checksums would list it
         shutil.rmtree(left, ignore_errors=True)
     with new_folder(target) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
+        copy_contents(source, staging)
         shutil.rmtree(target, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ from DiffuGTSLib.backbones.maisi import published_networks
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, verify_checksums
 from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.errors import InputError, WeightsError
-from DiffuGTSLib.model_store.convert import Checkpoint, converted_bytes, install_model, read_network, read_scale_factor
+from DiffuGTSLib.model_store.convert import (
+    Checkpoint,
+    adopt_model,
+    converted_bytes,
+    install_model,
+    read_network,
+    read_scale_factor,
+)
 from DiffuGTSLib.model_store.store import SOURCE_FILE, find_stored
 from DiffuGTSLib.synthesis.checkpoints import ReadingLimits
 
@@ -247,6 +255,31 @@ def test_a_model_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is there already") as caught:
         convert(tmp_path / "files")
     assert caught.value.code == "exists" and "weights remove maisi-ct" in caught.value.hint
+
+
+def test_a_model_from_a_read_only_disk_can_be_removed_again(tmp_path: Path, a_store: Path) -> None:
+    disk = convert(write_published(tmp_path / "files")).rename(tmp_path / "disk")
+    folders = [disk, *(path for path in disk.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        adopted = adopt_model(disk, "maisi-ct")
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+    assert all(path.stat().st_mode & 0o200 for path in (adopted, *adopted.rglob("*"))), "writable for its owner"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there that few have")
+@pytest.mark.parametrize("target", ["/nowhere", "."])
+def test_a_model_folder_that_holds_a_link_to_nothing_or_to_a_folder_is_refused(
+    tmp_path: Path, a_store: Path, target: str
+) -> None:
+    stick = convert(write_published(tmp_path / "files")).rename(tmp_path / "stick")
+    (stick / "odd").symlink_to(target)
+    with pytest.raises(WeightsError, match=r"holds what is neither a file nor a folder: .*stick.odd") as caught:
+        adopt_model(stick, "maisi-ct")
+    assert "links as what they lead to" in caught.value.hint and list(a_store.iterdir()) == []
 
 
 def test_the_published_networks_need_the_room_that_was_measured() -> None:

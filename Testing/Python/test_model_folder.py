@@ -84,6 +84,16 @@ def test_a_bundled_model_is_adopted_without_its_card_but_with_its_training_cases
     assert "training_cases.json" in present and "README.md" not in present
 
 
+def test_networks_of_a_read_only_disk_are_adopted_writable(tmp_path: Path) -> None:
+    base, model = write_networks(tmp_path / "base", FLOW_SCHEDULER), tmp_path / "run"
+    (base / "autoencoder").chmod(0o500)
+    try:
+        adopt(base, model)
+    finally:
+        (base / "autoencoder").chmod(0o700)
+    assert (model / "autoencoder").stat().st_mode & 0o200, "or it could never be removed"
+
+
 def test_what_was_adopted_is_not_copied_again(tmp_path: Path) -> None:
     base, model = write_networks(tmp_path / "base", FLOW_SCHEDULER), tmp_path / "run"
     adopt(base, model)

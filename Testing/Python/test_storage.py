@@ -14,6 +14,7 @@ import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.storage import (
+    copy_contents,
     for_json,
     mend_folder,
     new_folder,
@@ -329,6 +330,26 @@ def test_an_empty_folder_becomes_the_new_one_and_a_full_one_stays(tmp_path: Path
         pass
     assert "choose another folder" in caught.value.hint
     assert [path.name for path in folder.iterdir()] == ["first"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_copy_has_the_rights_of_anything_new_there_not_those_of_a_read_only_disk(tmp_path: Path) -> None:
+    source, target = tmp_path / "disk", tmp_path / "copy"
+    (source / "part").mkdir(parents=True)
+    (source / "empty").mkdir()
+    (source / "part" / "weights").write_text("numbers")
+    read_only = [source / "part" / "weights", source / "part", source]
+    for path in read_only:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    target.mkdir()
+    try:
+        copy_contents(source, target)
+    finally:
+        for path in read_only:
+            path.chmod(0o700)
+    assert (target / "part" / "weights").read_text() == "numbers" and (target / "empty").is_dir()
+    (tmp_path / "new").mkdir()
+    assert (target / "part").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert (target / "part" / "weights").stat().st_mode & 0o200, "so that it can be removed"
 
 
 def test_what_json_has_no_word_for_becomes_null_at_any_depth() -> None:
