@@ -30,9 +30,9 @@ from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.twins import Twins, look_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.boxes import bounding_box
-from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
+from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.lesions import label_lesions
-from DiffuGTSLib.volumes.volume import require_same_grid, require_scan
+from DiffuGTSLib.volumes.volume import AS_ASKED, require_same_grid, require_scan
 
 __all__ = ["STAGES", "Cache", "Components", "OnArtifact", "Progress", "Segmentation", "load_components", "segment"]
 

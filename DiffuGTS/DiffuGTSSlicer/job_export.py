@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from DiffuGTSLib.volumes.dicom import SCAN_MODALITIES
+from DiffuGTSLib.volumes.volume import SCAN_MODALITIES
 from DiffuGTSLib.worker import protocol
 from DiffuGTSSlicer import scene
 from DiffuGTSSlicer.run import Run

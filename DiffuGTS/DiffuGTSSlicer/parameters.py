@@ -16,7 +16,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.text.prompts import find_organ, free_prompts, organ_prompts, organs, sentence_key
-from DiffuGTSLib.volumes.dicom import SCAN_MODALITIES
+from DiffuGTSLib.volumes.volume import SCAN_MODALITIES
 from DiffuGTSLib.worker.protocol import JobSpec, SynthesisSpec, Wish
 
 DEFAULT_PRESET = Wish.preset

@@ -8,7 +8,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from DiffuGTSLib.volumes.canonical import AS_ASKED
+from DiffuGTSLib.volumes.volume import AS_ASKED
 from DiffuGTSSlicer import display, provenance
 from DiffuGTSSlicer.grids import segmentBox
 from DiffuGTSSlicer.result_import import highestOf

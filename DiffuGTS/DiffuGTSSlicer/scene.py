@@ -19,10 +19,9 @@ import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
-from DiffuGTSLib import __version__
+from DiffuGTSLib import __version__, volumes
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.volumes.io import read_mask, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer.display import shownSegments, styleSegmentation
 from DiffuGTSSlicer.grids import (
@@ -211,7 +210,7 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
         GeometryError: If the file lies on another grid than the scan.
         InputError: If the file cannot be read.
     """
-    volume = yield from inBackground(read_volume, path)
+    volume = yield from inBackground(volumes.read_volume, path)
     require_same_grid(volumeGeometry(scanNode), volume.geometry, "map")
     voxels = yield from inBackground(forNode, volume.array.T)
     image = vtk.vtkImageData()
@@ -279,7 +278,7 @@ def readMask(path: Path | str, scanNode: Any) -> Work[BoxedMask]:
         InputError: If the file is no mask.
     """
     geometry = volumeGeometry(scanNode)
-    return (yield from inBackground(lambda: BoxedMask.of(read_mask(path, geometry).array.T)))
+    return (yield from inBackground(lambda: BoxedMask.of(volumes.read_mask(path, geometry).array.T)))
 
 
 def showMask(

@@ -117,10 +117,6 @@ def to_canonical(volume: Volume, config: CanonicalConfig, modality: str) -> Cano
     return CanonicalScan(image, grid, volume.geometry, intensity, modality, inside)
 
 
-AS_ASKED = "as asked"
-"""The reason for a modality that was said and not guessed."""
-
-
 def guess_modality(volume: Volume) -> tuple[str, str]:
     """Return ("CT" or "MR", the reason in words).
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import require_name
 from DiffuGTSLib.volumes.dicom_damage import damaged_slices
+from DiffuGTSLib.volumes.volume import SCAN_MODALITIES
 
-SCAN_MODALITIES = ("CT", "MR")
 NO_SCANS = ("no_scan", "single_slice")
 """Codes of what an archive holds beside scans: segmentations, reports and scouts."""
 GAP_TOLERANCE = 0.05

@@ -16,9 +16,9 @@ import numpy as np
 
 from DiffuGTSLib.errors import DiffuGTSError, GeometryError, InputError, StorageError
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.volumes.dicom import SCAN_MODALITIES, Series, list_series
+from DiffuGTSLib.volumes.dicom import Series, list_series
 from DiffuGTSLib.volumes.io import read_series, read_volume, write_volume
-from DiffuGTSLib.volumes.volume import Volume
+from DiffuGTSLib.volumes.volume import SCAN_MODALITIES, Volume
 
 LOG = "conversion.csv"
 MINIMUM_SLICES = 10

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from DiffuGTSLib.errors import GeometryError, InputError
 
@@ -16,6 +16,10 @@ GRID_TOLERANCE_MM = 1e-3
 
 ORTHOGONALITY_TOLERANCE = 1e-3
 """The cosine between two axes that still counts as none."""
+
+SCAN_MODALITIES = ("CT", "MR")
+AS_ASKED = "as asked"
+"""The reason for a modality that was said and not guessed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +218,14 @@ def require_same_grid(scan: Geometry, other: Geometry, name: str) -> None:
 
 
 def closest_ras(geometry: Geometry) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return which voxel axis runs along R, A and S, each once even at 45°, and whether with it (1) or against (-1)."""
-    _, permutation = linear_sum_assignment(-np.abs(geometry.direction))
-    return permutation, np.sign(geometry.direction[np.arange(3), permutation]).astype(np.intp)
+    """Return which voxel axis runs along R, A and S, each once even at 45°, and whether with it (1) or against (-1).
+
+    Of the six ways the one whose axes lie closest, all in all; of equal ones that which changes least.
+    """
+    rows = np.arange(3)
+    ways = (np.array(way, np.intp) for way in itertools.permutations(range(3)))
+    axes = max(ways, key=lambda way: float(np.abs(geometry.direction[rows, way]).sum()))
+    return axes, np.sign(geometry.direction[rows, axes]).astype(np.intp)
 
 
 def _outer_corners(shape: tuple[int, int, int]) -> NDArray[np.float64]:

@@ -18,10 +18,10 @@ from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 from DiffuGTSLib.volumes import Volume
-from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
+from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
-from DiffuGTSLib.volumes.volume import require_scan
+from DiffuGTSLib.volumes.volume import AS_ASKED, require_scan
 from DiffuGTSLib.worker.model import WarmModel
 from DiffuGTSLib.worker.protocol import ARTIFACT_FILES, CACHE_FILE, JobSpec
 from DiffuGTSLib.worker.teller import Teller

@@ -13,9 +13,9 @@ from DiffuGTSLib.synthesis.case import Origin, make_case_record
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
 from DiffuGTSLib.synthesis.painters import find_painter
-from DiffuGTSLib.volumes.canonical import AS_ASKED, guess_modality
+from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
-from DiffuGTSLib.volumes.volume import require_scan
+from DiffuGTSLib.volumes.volume import AS_ASKED, require_scan
 from DiffuGTSLib.worker.protocol import SYNTHESIS_FILES, SynthesisSpec
 from DiffuGTSLib.worker.teller import Teller
 
