@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Box = tuple[slice, slice, slice]
 """Of a grid (X, Y, Z)."""
@@ -12,9 +11,14 @@ Box = tuple[slice, slice, slice]
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
     """Return the smallest box that holds a mask (X, Y, Z); of an empty one the first voxel, so that counts go on."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    x, y, z = found[0] if found else (slice(0, 1),) * 3
-    return x, y, z
+    box = [slice(None)] * 3
+    for axis in range(3):  # each within what those before have left: the first alone looks at the whole
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        if not filled.size:
+            return slice(0, 1), slice(0, 1), slice(0, 1)
+        box[axis] = slice(int(filled[0]), int(filled[-1]) + 1)
+    return box[0], box[1], box[2]
 
 
 def grown_box(box: Box, reach_voxels: Sequence[int], shape: Sequence[int]) -> Box:
