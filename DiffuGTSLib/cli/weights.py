@@ -20,6 +20,7 @@ from DiffuGTSLib.model_store.store import (
     SOURCE_FILE,
     find_stored,
     models_folder,
+    remove_leftovers,
     remove_stored,
     require_free,
     require_room,
@@ -106,6 +107,7 @@ def fetch(
     with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         stored = find_stored(name)
         if stored is None:
+            remove_leftovers(name)
             files = fetch_model(model, progress, converted_bytes(name, published_networks))
             folder = _convert(model, files, precision, progress)
             if not keep_downloads:
@@ -144,8 +146,12 @@ def import_folder(
         accept_licenses(model, accept_license or [])
 
         from DiffuGTSLib.model_store.convert import adopt_model
+        from DiffuGTSLib.model_store.fetch import alone
 
-        _tell_done(model, adopt_model(folder, model.name), quiet)
+        with alone(_tell_waiting):
+            remove_leftovers(model.name)
+            place = adopt_model(folder, model.name)
+        _tell_done(model, place, quiet)
         return
     if name is not None:
         wanted = [with_checksums(wanted[0], sha256 or [])]
@@ -187,18 +193,19 @@ def verify(
 
 @app.command("remove")
 def remove(name: Name) -> None:
-    """Remove a model, and what was fetched of it."""
-    models = catalog()
-    freed = 0
-    if name in models:
-        from DiffuGTSLib.model_store.fetch import alone, forget_parts
+    """Remove a model, what was fetched of it, and what a killed fetch or import left."""
+    from DiffuGTSLib.model_store.fetch import alone, forget_parts
 
+    models = catalog()
+    if name not in models:
+        model, freed = remove_stored(name), 0
+    else:
         with alone(_tell_waiting):
-            freed = forget_parts(models[name])
-    if freed and stored_folder(name) is None:
-        OUT.print(Text(f"Removed {size_text(freed)} that were fetched of {name}."))
-        return
-    model = remove_stored(name)
+            freed = forget_parts(models[name]) + remove_leftovers(name)
+            if freed and stored_folder(name) is None:
+                OUT.print(Text(f"Removed {size_text(freed)} that a fetch or an import of {name} had left."))
+                return
+            model = remove_stored(name)
     OUT.print(Text(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again."))
 
 
@@ -234,7 +241,7 @@ def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[s
 
 
 def _tell_waiting() -> None:
-    ERR.print("Another process fetches weights: waiting for its end …", highlight=False)
+    ERR.print("Another process fetches, imports or removes weights: waiting for its end …", highlight=False)
 
 
 def _prompt(text: str) -> str:
@@ -255,7 +262,7 @@ def _require_precision(precision: str) -> None:
 def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:
     from DiffuGTSLib.backbones.maisi import published_networks
     from DiffuGTSLib.model_store.convert import converted_bytes
-    from DiffuGTSLib.model_store.fetch import find_files
+    from DiffuGTSLib.model_store.fetch import alone, find_files
 
     found = [(model, files) for model in wanted if (files := find_files(model, folder)) is not None]
     if not found:
@@ -267,8 +274,9 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
         if find_stored(model.name) is not None and len(found) > 1:
             OUT.print(Text(f"{model.name} is here already."))
             continue
-        require_room(converted_bytes(model.name, published_networks))
-        with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+            remove_leftovers(model.name)
+            require_room(converted_bytes(model.name, published_networks))
             place = _convert(model, files, precision, progress)
         _tell_done(model, place, quiet)
 

@@ -4,7 +4,7 @@ huggingface_hub 2 throws a download away when its process ends before the file d
 by the version that it belongs to, so that 2 GB over a bad line are fetched once.
 
 Two models share an autoencoder, and two terminals may ask for one model: `alone` lets one process at a time fetch, use and
-forget downloads, and the system releases the lock of a process that dies.
+forget downloads, and import and remove models; the system releases the lock of a process that dies.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
-from DiffuGTSLib.model_store.store import all_downloads_folder, downloads_folder, require_room
+from DiffuGTSLib.model_store.store import MODELS_VARIABLE, all_downloads_folder, downloads_folder, require_room
 from DiffuGTSLib.storage import sha256
 
 Report = Callable[[str, float], None]
@@ -61,7 +61,7 @@ class LocalFile:
 
 @contextmanager
 def alone(waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep other processes away from the store's downloads until the end; may be nested.
+    """Keep other processes from changing the store until the end; may be nested.
 
     `fetch_model` does so by itself. Whoever reads or forgets what it returned does both within one `alone`, since another
     process forgets its downloads when it is done, and may share them.
@@ -355,7 +355,8 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
 def _not_writable(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"{path} cannot be written: {(error.strerror or str(error)).rstrip('.')}.",
-        hint="check the rights and the room of the store's disk; what is fetched already is kept.",
+        hint=f"check the rights and the room of the store's disk, or name another folder with {MODELS_VARIABLE}; what is "
+        "fetched already is kept.",
     )
 
 

@@ -172,11 +172,11 @@ def new_model(name: str) -> Iterator[Path]:
 def remove_stored(name: str) -> StoredModel:
     """Remove a model and return what it was: its name goes first, so that half a model is never found.
 
-    A folder of that name that holds no whole model is removed, too.
+    A folder of that name that holds no whole model is removed, too, and what killed processes left.
 
     Raises:
         WeightsError: If it is not in the store.
-        StorageError: If it cannot be removed.
+        StorageError: If it cannot be removed. Where only its name is gone, `remove_leftovers` does the rest.
     """
     folder = stored_folder(name)
     if folder is None:
@@ -184,12 +184,29 @@ def remove_stored(name: str) -> StoredModel:
     model = StoredModel(name, folder, size_bytes(folder), _source(folder))
     try:
         model.folder.rename(model.folder.with_name(f".{name}-{uuid.uuid4().hex}"))
-        for left in models_folder().iterdir():
-            if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{32}}", left.name):  # and what a killed process left
-                shutil.rmtree(left)
     except OSError as error:
         raise _not_writable(model.folder, error) from error
+    remove_leftovers(name)
     return model
+
+
+def remove_leftovers(name: str) -> int:
+    """Remove what processes left that were killed while they wrote or removed a model; return how many bytes that was.
+
+    A model that another process is writing looks the same: call it within `fetch.alone`.
+
+    Raises:
+        StorageError: If something cannot be removed; it can be tried again.
+    """
+    freed = 0
+    for left in models_folder().glob(".*"):
+        if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{32}}", left.name):
+            freed += size_bytes(left)
+            try:
+                shutil.rmtree(left)
+            except OSError as error:
+                raise _not_writable(left, error) from error
+    return freed
 
 
 def require_free(name: str) -> None:

@@ -101,8 +101,32 @@ def test_what_was_fetched_in_part_can_be_removed(a_store: Path) -> None:
     part = a_store / ".downloads" / "nvidia" / "NV-Generate-CT" / "version" / f"{DENOISER}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
-    assert "that were fetched of maisi-ct" in said(run("weights", "remove", "maisi-ct"))
+    assert "that a fetch or an import of maisi-ct had left" in said(run("weights", "remove", "maisi-ct"))
     assert not part.exists()
+
+
+def half_a_model(store: Path) -> Path:
+    """What a killed import or fetch leaves."""
+    left = store / f".maisi-ct-{'0' * 32}" / "group.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 3_000_000)
+    return left.parent
+
+
+def test_what_a_killed_import_left_can_be_removed_and_goes_with_the_next_one(
+    some_files: Path, a_store: Path, a_hub: Hub, tmp_path: Path
+) -> None:
+    left = half_a_model(a_store)
+    assert "Removed 3.0 MB that a fetch or an import of maisi-ct had left." in said(run("weights", "remove", "maisi-ct"))
+    assert not left.exists()
+    refused(run("weights", "remove", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
+    stick = tmp_path / "stick"
+    for how in (("fetch", "maisi-ct"), ("import", some_files), ("import", stick)):
+        left = half_a_model(a_store)
+        said(run("weights", *how, *OPEN))
+        assert not left.exists() and find_stored("maisi-ct") is not None, how
+        shutil.copytree(a_store / "maisi-ct", stick, dirs_exist_ok=True)
+        said(run("weights", "remove", "maisi-ct"))
 
 
 def test_a_wrong_checksum_leaves_no_model(a_hub: Hub) -> None:

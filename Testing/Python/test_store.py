@@ -1,5 +1,6 @@
 """The store of models: where it lies, whole or not at all, and what is removed."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from DiffuGTSLib.model_store.store import (
     find_stored,
     models_folder,
     new_model,
+    remove_leftovers,
     remove_stored,
     require_room,
     require_stored,
@@ -170,6 +172,33 @@ def test_what_cannot_be_removed_is_a_storage_error(a_store: Path, monkeypatch: p
     monkeypatch.setattr(Path, "rename", refuse)  # root may do everything, so that rights cannot refuse it
     with pytest.raises(StorageError, match="Permission denied"):
         remove_stored("maisi-ct")
+
+
+def test_what_a_killed_process_left_is_removed_where_there_is_no_model_too(a_store: Path) -> None:
+    assert remove_leftovers("maisi-ct") == 0 and not a_store.exists()
+    left, others = a_store / f".maisi-ct-{'a' * 32}", a_store / f".maisi-ct-ddpm-{'a' * 32}"
+    for folder in (left, others):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"12345")
+    assert remove_leftovers("maisi-ct") == 5
+    assert list(a_store.iterdir()) == [others]
+
+
+def test_a_removal_that_failed_is_told_where_and_can_be_repeated(
+    a_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put()
+
+    def refuse(path: Path) -> None:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)  # as a folder without the right to write in it
+        with pytest.raises(StorageError, match=r"\.maisi-ct-[0-9a-f]+ cannot be changed: Permission denied"):
+            remove_stored("maisi-ct")
+        with pytest.raises(StorageError, match="Permission denied"):
+            remove_leftovers("maisi-ct")
+    assert remove_leftovers("maisi-ct") > 0 and list(a_store.iterdir()) == []
 
 
 def test_room_is_asked_for_before() -> None:
