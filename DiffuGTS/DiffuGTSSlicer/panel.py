@@ -20,14 +20,14 @@ from DiffuGTSSlicer.panel_advanced import AdvancedSection
 from DiffuGTSSlicer.panel_batch import BatchSection, scansOf
 from DiffuGTSSlicer.panel_binding import Section
 from DiffuGTSSlicer.panel_handoff import HandOffSection
-from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection
+from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection, lastOrgan
 from DiffuGTSSlicer.panel_reading import ReadingSection
 from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
 from DiffuGTSSlicer.panel_run import RunSection
 from DiffuGTSSlicer.panel_setup import SetupSection
 from DiffuGTSSlicer.panel_synthesis import SynthesisSection
-from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, DEFAULT_PRESET, applyOrgan, applyPreset
+from DiffuGTSSlicer.parameters import DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
 from DiffuGTSSlicer.result_set import chooseLatest, clearResult, goBackInState, keepInState, takeUp
 from DiffuGTSSlicer.run import Run
@@ -108,15 +108,19 @@ class Panel(VTKObservationMixin):
     # The scene
 
     def connectScene(self) -> None:
-        """Show the scene's parameter node; a new one gets a volume, an organ and a preset."""
+        """Show the scene's parameter node; a new one gets the organ that was chosen last, a preset and a volume.
+
+        That is the volume that Slicer shows, as the last that was loaded, where it is a scan; else the first by name.
+        """
         node = self.logic.getParameterNode()
         if not node.preset:
             applyPreset(node, DEFAULT_PRESET)
-            applyOrgan(node, DEFAULT_ORGAN)
+            applyOrgan(node, lastOrgan())
         if node.inputVolume is None:
             scans = scansOf(slicer.mrmlScene)
+            shownId = slicer.app.applicationLogic().GetSelectionNode().GetActiveVolumeID()
             if scans:
-                node.inputVolume = scans[0]
+                node.inputVolume = next((scan for scan in scans if scan.GetID() == shownId), scans[0])
         shown = self.parameterNode
         if shown is not None and shown.parameterNode is node.parameterNode:  # a wrapper that is bound already
             self.refresh()

@@ -12,9 +12,10 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
-from DiffuGTSSlicer.parameters import RunParameters, applyOrgan, promptFault
+from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, RunParameters, applyOrgan, promptFault
 from DiffuGTSSlicer.patients import noteScan
 from DiffuGTSSlicer.region import fitRoi, newRoi
+from DiffuGTSSlicer.settings import ORGAN_KEY, setSetting, setting
 
 OWN_SENTENCES = ""
 
@@ -139,12 +140,20 @@ class PromptsSection(Section):
 
     @door
     def _chooseOrgan(self, organ: str) -> None:
-        """Take an organ with its sentences."""
+        """Take an organ with its sentences; the next new scene begins with it."""
         if self.state is not None:
             applyOrgan(self.state, organ)
+            if organ:
+                setSetting(ORGAN_KEY, organ)
 
     @door
     def onReset(self) -> None:
         """Put the organ's own sentences back."""
         if self.state is not None and self.state.organ:
             applyOrgan(self.state, self.state.organ)
+
+
+def lastOrgan() -> str:
+    """Return the organ that was chosen last on this computer, the default where none was or it is not known here."""
+    organ = setting(ORGAN_KEY)
+    return organ if organ in organs() else DEFAULT_ORGAN

@@ -1,4 +1,4 @@
-"""Settings of this computer, which no scene may change: interpreter, folders of models and of a painter."""
+"""Settings of this computer, which no scene may change: interpreter, folders of models and of a painter, last organ."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ MODEL_FOLDERS_KEY = "DiffuGTS/modelFolders"
 INTERPRETER_KEY = "DiffuGTS/interpreter"
 PAINTER_FOLDER_KEY = "DiffuGTS/painterFolder"
 """Folder of a trained painter."""
+ORGAN_KEY = "DiffuGTS/organ"
+"""The organ that was chosen last; a new scene begins with it. Which one a scene has, it keeps itself."""
 
 
 def setting(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import gui
 import pytest
 import slicer
-from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, setSetting
+from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, ORGAN_KEY, setSetting
 from panel_parts import GRID, Opened
 from scene_parts import noise, scan_node
 from test_logic import jobFolders
@@ -33,10 +33,11 @@ def the_modules_of_the_application(monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 @pytest.fixture
 def a_panel(a_coarse_scan: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Opened]:
-    for key in (INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY):
+    for key in (INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, ORGAN_KEY):
         setSetting(key, "")
     opened = Opened(tmp_path)
     yield opened
+    setSetting(ORGAN_KEY, "")
     gui.unloadModule(opened.widget)
     assert gui.spin(lambda: not opened.logic.client.isWarm, 10)
     assert jobFolders() == []

@@ -13,6 +13,7 @@ import slicer
 import vtk
 from DiffuGTSSlicer.panel_batch import scansOf
 from DiffuGTSSlicer.scene import importVolume
+from DiffuGTSSlicer.settings import ORGAN_KEY, setSetting
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import noise, on_disk, scan_node
 
@@ -47,6 +48,34 @@ def test_what_is_offered_first_is_a_scan(a_scene: Any, a_qt_application: Any, tm
     widget.enter()
     assert widget.panel.parameterNode.inputVolume is scan and scansOf(slicer.mrmlScene) == [scan]
     gui.unloadModule(widget)
+
+
+def test_a_new_scene_begins_with_the_organ_that_was_chosen_last_and_the_scan_that_was_loaded_last(
+    a_panel: Opened,
+) -> None:
+    box = a_panel.ui.organComboBox
+    box.setCurrentIndex(box.findText("Brain"))
+    slicer.mrmlScene.Clear(0)
+    assert a_panel.state.organ == "brain" and "brain" in a_panel.ui.abnormalPromptEdit.plainText
+    scans = [scan_node(GRID, noise(GRID), name) for name in ("ADC", "FLAIR")]
+    logic = slicer.app.applicationLogic()
+    logic.GetSelectionNode().SetActiveVolumeID(scans[1].GetID())  # as Slicer does after loading
+    logic.PropagateVolumeSelection()
+    a_panel.widget.enter()
+    assert a_panel.state.inputVolume is scans[1]
+    for organ, expected in (("gizzard", "lung"), ("liver", "liver")):  # a setting of another version, and a known one
+        setSetting(ORGAN_KEY, organ)
+        slicer.mrmlScene.Clear(0)
+        assert a_panel.state.organ == expected
+
+
+def test_a_scene_keeps_its_own_organ(a_panel: Opened, tmp_path: Path) -> None:
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    box = a_panel.ui.organComboBox
+    box.setCurrentIndex(box.findText("Brain"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    assert a_panel.state.organ == "lung"
 
 
 def test_a_scene_is_bound_once_and_let_go_of(a_panel: Opened) -> None:
