@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.errors import WeightsError, says_out_of_memory
 from DiffuGTSLib.storage import make_folder, sha256, whole_file
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -38,7 +38,7 @@ def load_module(kind: type[Module], folder: Path) -> Module:
         WeightsError: If a file is missing or unreadable, the configuration is another class's, or a tensor is
             missing, unexpected, of another shape, or holds infinite values or NaN.
     """
-    module = _from_config(kind, folder)
+    module = from_config(kind, folder)
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
@@ -70,7 +70,12 @@ def _require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) ->
         )
 
 
-def _from_config(kind: type[Module], folder: Path) -> Module:
+def from_config(kind: type[Module], folder: Path) -> Module:
+    """Build a module as its `config.json` says, without its weights.
+
+    Raises:
+        WeightsError: If the file is missing or unreadable, another class's, or describes no such module.
+    """
     config = read_json(folder / "config.json")
     if config.get("_class_name") != kind.__name__:
         raise WeightsError(f"{folder} holds a {config.get('_class_name')}; expected a {kind.__name__}.")
@@ -84,7 +89,9 @@ def _from_config(kind: type[Module], folder: Path) -> Module:
         )
     try:
         module: Module = kind(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        if says_out_of_memory(error):
+            raise
         raise WeightsError(f"{folder / 'config.json'} describes no {kind.__name__}: {error}.") from error
     return module
 

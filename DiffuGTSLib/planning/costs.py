@@ -26,7 +26,7 @@ from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet, published_networks
 from DiffuGTSLib.backbones.schedules import build_schedule
 from DiffuGTSLib.backbones.taps import tapped
-from DiffuGTSLib.backbones.weights import read_json, require_model_folder
+from DiffuGTSLib.backbones.weights import Module, freeze, from_config, require_model_folder
 from DiffuGTSLib.config import BackboneConfig, Config
 from DiffuGTSLib.model_store.store import find_stored
 from DiffuGTSLib.resources import resource_path
@@ -252,9 +252,7 @@ def _folder(config: BackboneConfig) -> Path | None:
     return bundled if bundled.is_dir() else None
 
 
-def _described(kind: Any, folder: Path) -> Any:
-    """Build a network as its config.json says; JSON has no tuples."""
-    config = read_json(folder / "config.json")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if not key.startswith("_")}
+def _described(kind: type[Module], folder: Path) -> Module:
+    """Build a network as its config.json says, without numbers."""
     with _META:
-        return kind(**values).eval()
+        return freeze(from_config(kind, folder))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from DiffuGTSLib.backbones import PUBLISHED
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, published_networks
 from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, load_config
 from DiffuGTSLib.edges import smooth_within_edges
-from DiffuGTSLib.errors import ConfigError, MemoryLimitError
+from DiffuGTSLib.errors import ConfigError, MemoryLimitError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.planning import machine as this_machine
 from DiffuGTSLib.planning.costs import HeldBytes, Sketch, counted, decode_cost, look_cost, sketch, step_cost
@@ -24,6 +25,7 @@ from DiffuGTSLib.planning.job_limits import job_limits
 from DiffuGTSLib.planning.ladder import ladder
 from DiffuGTSLib.planning.machine import BASE_BYTES, Machine, cpu_memory, find_machine, with_speed
 from DiffuGTSLib.planning.plan import CANDIDATE_MM, Plan, differences, make_plan
+from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.twins import box_and_view
 from DiffuGTSLib.volumes.canonical import canonical_grid
@@ -116,6 +118,27 @@ def test_a_model_folder_is_described_without_reading_its_weights() -> None:
     assert mini.head.config["text_dim"] == 384 and next(mini.head.parameters()).is_meta
     assert next(torch.nn.Module.parameters(mini.autoencoder)).is_meta  # type: ignore[arg-type]
     assert mini.weights_bytes("autoencoder") < 4e7
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("autoencoder", {"zzz": 1}, "names what MaisiAutoencoder does not know: zzz"),
+        ("aova", {"zzz": 1}, "names what AovaHead does not know: zzz"),
+        ("autoencoder", {"norm_num_groups": 7}, "describes no MaisiAutoencoder"),
+        ("denoiser", {"num_channels": "abc"}, "describes no MaisiUNet"),
+        ("denoiser", {"_class_name": "AovaHead"}, "holds a AovaHead; expected a MaisiUNet"),
+    ],
+)
+def test_a_model_folder_that_describes_no_network_is_refused_by_the_plan_as_by_loading(
+    tmp_path: Path, an_unchecked_library: None, part: str, change: dict[str, Any], message: str
+) -> None:
+    for name in ("autoencoder", "denoiser", "aova"):
+        config = json.loads((resource_path("Models", "mini") / name / "config.json").read_text(encoding="utf-8"))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **(change if name == part else {})}))
+    with pytest.raises(WeightsError, match=message):
+        sketch(load_config("mini", overrides=[f"backbone.folder={tmp_path}"]))
 
 
 def test_every_published_model_has_a_sketch() -> None:

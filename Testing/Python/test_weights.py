@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from DiffuGTSLib.aova import AovaHead
-from DiffuGTSLib.backbones import DDPM_SCHEDULER, FLOW_SCHEDULER, build_backbone
+from DiffuGTSLib.backbones import DDPM_SCHEDULER, FLOW_SCHEDULER, build_backbone, maisi
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import (
     CHECKSUMS_FILE,
@@ -232,8 +232,25 @@ def test_a_key_that_this_version_does_not_know_is_refused(a_part: Path) -> None:
     assert "another version" in caught.value.hint
 
 
+def test_a_network_that_memory_has_no_room_for_is_not_blamed_on_its_description(
+    a_part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(maisi, "AutoencoderKlMaisi", full)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load_module(MaisiAutoencoder, a_part)
+
+
 def test_values_that_describe_no_network_are_refused(a_part: Path, an_unchecked_library: None) -> None:
     edit(a_part / "config.json", num_channels=8)
+    with pytest.raises(WeightsError, match=r"config.json describes no MaisiAutoencoder"):
+        load_module(MaisiAutoencoder, a_part)
+    edit(a_part / "config.json", num_channels=[])
+    with pytest.raises(WeightsError, match=r"config.json describes no MaisiAutoencoder"):
+        load_module(MaisiAutoencoder, a_part)
+    edit(a_part / "config.json", num_channels=[8, 8, 8], norm_num_groups=0)
     with pytest.raises(WeightsError, match=r"config.json describes no MaisiAutoencoder"):
         load_module(MaisiAutoencoder, a_part)
     edit(a_part / "config.json", num_channels=[8, 8, 8], norm_num_groups=3)
