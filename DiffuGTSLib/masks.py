@@ -130,12 +130,12 @@ def drop_small(
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Remove connected parts (26 neighbors) smaller than a volume in ml."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
-    labels, count = label_lesions(mask)
-    if count == 0:
-        return mask
-    large = np.bincount(labels.ravel()) * voxel_ml >= minimum_ml * (1 - 1e-9)
+    box, kept = bounding_box(mask), np.zeros(mask.shape, dtype=bool)
+    labels, count = label_lesions(mask[box])
+    large = np.bincount(labels[labels > 0], minlength=count + 1) * voxel_ml >= minimum_ml * (1 - 1e-9)
     large[0] = False
-    return np.asarray(large[labels])
+    kept[box] = large[labels]
+    return kept
 
 
 def largest_part(mask: Bool[np.ndarray, "X Y Z"], by_faces: bool = False) -> Bool[np.ndarray, "X Y Z"]:
@@ -143,7 +143,7 @@ def largest_part(mask: Bool[np.ndarray, "X Y Z"], by_faces: bool = False) -> Boo
     parts, count = ndimage.label(mask) if by_faces else label_lesions(mask)
     if count < 2:
         return mask
-    return np.asarray(parts == 1 + np.argmax(np.bincount(parts.ravel())[1:]))
+    return np.asarray(parts == 1 + np.argmax(np.bincount(parts[parts > 0])[1:]))
 
 
 def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:

@@ -18,6 +18,7 @@ from scipy import ndimage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import as_masks
 from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 
 
@@ -106,7 +107,7 @@ def detect(
     for name, value in zip(("IoU", "coverage"), rule, strict=True):
         if not 0 <= value <= 1:
             raise InputError(f"Expected a minimum {name} of 0 to 1, got {value}.")
-    predicted, reference, pairs = _paired(pred, ref)
+    predicted, reference, pairs = paired_lesions(pred, ref)
     return Detection(
         reference=_lesions(reference, pairs, spacing_mm, rule),
         predicted=_lesions(predicted, pairs.T, spacing_mm, rule),
@@ -125,7 +126,7 @@ def false_positive_count(
         ref: As `detect`.
         minimum_iou: As `detect`.
     """
-    _, _, pairs = _paired(pred, ref)
+    _, _, pairs = paired_lesions(pred, ref)
     return sum(not _matched(*figures, (minimum_iou, 0.0)) for figures in _overlaps(pairs.T))
 
 
@@ -149,15 +150,22 @@ def by_size(
         yield _size_name(low, high), [lesion for lesion in lesions if low <= size_mm(lesion) < high]
 
 
-def _paired(
+def paired_lesions(
     pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]
-) -> tuple[Int[np.ndarray, "_ _ _"], Int[np.ndarray, "_ _ _"], Int[np.ndarray, "reference predicted"]]:
-    """Return the numbered lesions of both masks, and how many voxels each pair has in common, number 0 being outside."""
+) -> tuple[Int[np.ndarray, "i j k"], Int[np.ndarray, "i j k"], Int[np.ndarray, "reference predicted"]]:
+    """Return the numbered lesions of both masks, and how many voxels each pair has in common, number 0 being outside.
+
+    The numbers are those of the box that holds both masks: most of a scan is in neither.
+
+    Raises:
+        InputError: If the shapes differ, or a value is neither 0 nor 1.
+    """
     pred, ref = as_masks(pred, ref)
-    predicted, predicted_count = label_lesions(pred)
-    reference, reference_count = label_lesions(ref)
-    # Pairs counted over the union only: most of a scan is in neither mask.
     union = pred | ref
+    box = bounding_box(union)
+    union = union[box]
+    predicted, predicted_count = label_lesions(pred[box])
+    reference, reference_count = label_lesions(ref[box])
     pairs = np.zeros((reference_count + 1, predicted_count + 1), dtype=np.int64)
     np.add.at(pairs, (reference[union], predicted[union]), 1)
     return predicted, reference, pairs

@@ -12,9 +12,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import Detection
-from DiffuGTSLib.evaluation.metrics import BOTH_EMPTY, as_masks
-from DiffuGTSLib.volumes.lesions import label_lesions
+from DiffuGTSLib.evaluation.detection import Detection, paired_lesions
+from DiffuGTSLib.evaluation.metrics import BOTH_EMPTY
 
 PANOPTIC_IOU = 0.5
 
@@ -68,7 +67,6 @@ def match_instances(
     """
     if not 0 < minimum_iou <= 1:
         raise InputError(f"Expected a minimum IoU above 0 and at most 1, got {minimum_iou}.")
-    pred, ref = as_masks(pred, ref)
     iou = _iou_table(pred, ref)
     free_refs, free_preds, matched = set(range(iou.shape[0])), set(range(iou.shape[1])), []
     for place in np.argsort(-iou, axis=None, kind="stable"):
@@ -97,14 +95,9 @@ def f1(matched: int, missed: int, false_positives: int) -> float:
     return 2 * matched / (2 * matched + missed + false_positives)
 
 
-def _iou_table(pred: Shaped[np.ndarray, "i j k"], ref: Shaped[np.ndarray, "i j k"]) -> Float[np.ndarray, "refs preds"]:
+def _iou_table(pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]) -> Float[np.ndarray, "refs preds"]:
     """Return the IoU of every reference lesion with every predicted one."""
-    predicted, predicted_count = label_lesions(pred)
-    reference, reference_count = label_lesions(ref)
-    union = pred | ref
-    place = reference[union].astype(np.int64) * (predicted_count + 1) + predicted[union]
-    cells = (reference_count + 1) * (predicted_count + 1)
-    pairs = np.bincount(place, minlength=cells).reshape(reference_count + 1, predicted_count + 1)
+    _, _, pairs = paired_lesions(pred, ref)
     shared = pairs[1:, 1:]
     either = pairs[1:].sum(axis=1)[:, None] + pairs[:, 1:].sum(axis=0)[None] - shared
     iou: Float[np.ndarray, "refs preds"] = shared / np.maximum(either, 1)

@@ -13,13 +13,19 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
+from DiffuGTSLib.volumes.boxes import bounding_box
+
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
-def label_lesions(mask: NDArray[Any]) -> tuple[NDArray[np.integer[Any]], int]:
-    """Number the lesions of a mask from 1 in the order of the grid; return the numbers and how many there are."""
-    labels, count = ndimage.label(mask > 0, structure=_TOUCHING)
-    return labels, int(count)
+def label_lesions(mask: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
+    """Number the lesions of a mask from 1 in the order of the grid; return the numbers and how many there are.
+
+    Only the box that holds them all is looked at: most of a scan is no lesion.
+    """
+    lesions = mask > 0
+    box, labels = bounding_box(lesions), np.zeros(mask.shape, dtype=np.int32)
+    return labels, int(ndimage.label(lesions[box], structure=_TOUCHING, output=labels[box]))
 
 
 def acquisition_axis(spacing_mm: tuple[float, float, float]) -> int:

@@ -25,6 +25,14 @@ def test_a_view_of_a_mask_has_a_box_as_well() -> None:
     assert bounding_box(a_mask((1, 2, 3)).transpose(2, 0, 1)[::-1]) == (slice(6, 7), slice(1, 2), slice(2, 3))
 
 
+def test_a_box_is_that_of_all_voxels_that_are_set() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 20):
+        voxels = [tuple(int(rng.integers(side)) for side in SHAPE) for _ in range(count)]
+        expected = tuple(slice(min(line), max(line) + 1) for line in zip(*voxels, strict=True))
+        assert bounding_box(a_mask(*voxels)) == bounding_box(np.asfortranarray(a_mask(*voxels))) == expected
+
+
 def test_of_an_empty_mask_it_is_one_voxel() -> None:
     assert bounding_box(a_mask()) == (slice(0, 1),) * 3
 

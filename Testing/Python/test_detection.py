@@ -1,6 +1,7 @@
 """Lesions matched, counted and pooled, with numbers worked by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +43,19 @@ def test_false_positives_are_counted_alike_without_measuring(minimum_iou: float)
         pred = (rng.random(ref.shape) < share) | (ref & (rng.random(ref.shape) < share))
         counted = detect(pred, ref, (1.0, 1.0, 1.0), minimum_iou).false_positives
         assert false_positive_count(pred, ref, minimum_iou) == counted and (counted > 0) == (share > 0)
+
+
+def test_lesions_of_a_large_scan_are_judged_in_the_box_that_holds_them() -> None:
+    near = np.s_[60:80, 50:70, 0:20]
+    ref, pred = np.zeros((2, 100, 100, 100), dtype=bool)
+    ref[near] = np.random.default_rng(0).random((20, 20, 20)) < 0.05
+    pred[near] = np.roll(ref[near], 1, axis=0)
+    tracemalloc.start()
+    detection = detect(pred, ref, SPACING_MM)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert detection == detect(pred[near], ref[near], SPACING_MM) and detection.reference
+    assert peak < 5 * ref.nbytes, "three masks and a box; numbers of the whole scan are 4 bytes a voxel each"
 
 
 def test_sizes_are_in_ml_and_mm() -> None:

@@ -80,6 +80,13 @@ def test_an_iou_of_exactly_one_half_matches() -> None:
     assert match_instances(bars((0, 3)), bars((0, 8))).matched_iou == ()
 
 
+def test_far_from_the_lesions_nothing_changes_them() -> None:
+    rng = np.random.default_rng(0)
+    ref, pred = blobs(rng), blobs(rng)
+    far = tuple(np.pad(mask, ((30, 5), (0, 40), (7, 0))) for mask in (pred, ref))
+    assert match_instances(*far, minimum_iou=0.1) == match_instances(pred, ref, minimum_iou=0.1)
+
+
 def test_the_best_pair_is_taken_first() -> None:
     ref, pred = bars((0, 10)), bars((0, 2), (3, 10))
     found = match_instances(pred, ref, minimum_iou=0.1)

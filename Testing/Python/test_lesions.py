@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from DiffuGTSLib.volumes.lesions import acquisition_axis, label_lesions, longest_in_plane_diameter_mm
 
@@ -11,6 +12,32 @@ def test_voxels_that_touch_by_a_corner_are_one_lesion() -> None:
     mask[1, 1, 1] = mask[2, 2, 2] = 1
     mask[5, 5, 5] = 1
     assert label_lesions(mask)[1] == 2
+
+
+def two_far_apart() -> np.ndarray:
+    """Two lesions in an otherwise empty scan, one of them in a corner of the grid."""
+    mask = np.zeros((40, 30, 20), dtype=np.uint8)
+    mask[31:40, 20:30, 15:20] = np.random.default_rng(0).random((9, 10, 5)) < 0.2
+    mask[20:24, 18:21, 12:19] = 3
+    return mask
+
+
+def test_lesions_are_numbered_as_on_the_whole_grid() -> None:
+    scattered = np.random.default_rng(1).random((9, 8, 7)) < 0.1
+    flat, empty, far = scattered[:, :1], np.zeros((4, 5, 6), dtype=bool), two_far_apart()
+    for mask in (scattered, scattered[:, ::-1], np.asfortranarray(scattered), flat, empty, far, -1.0 * far):
+        labels, count = label_lesions(mask)
+        expected, expected_count = ndimage.label(mask > 0, np.ones((3, 3, 3)))
+        assert count == expected_count and np.array_equal(labels, expected)
+
+
+def test_only_the_box_of_all_lesions_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at, label = [], ndimage.label
+    monkeypatch.setattr(
+        ndimage, "label", lambda mask, *args, **named: looked_at.append(mask.shape) or label(mask, *args, **named)
+    )
+    label_lesions(two_far_apart())
+    assert looked_at == [(20, 12, 8)], "of a scan of 40 x 30 x 20 voxels"
 
 
 @pytest.mark.parametrize(

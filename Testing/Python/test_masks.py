@@ -1,5 +1,6 @@
 """From maps to masks, with numbers worked by hand."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_the_smallest_part_that_stays_is_the_one_of_exactly_that_volume() -> Non
     mask[8:12, 1, 1] = True  # 4 voxels
     kept = drop_small(mask, (0.5, 0.4, 0.7), 0.0007)
     assert kept.sum() == 5 and kept[1:6, 1, 1].all()
+
+
+def test_a_scan_that_is_mostly_empty_costs_hardly_more_than_its_mask() -> None:
+    mask = np.zeros((100, 100, 100), dtype=bool)
+    mask[10:20, 10:20, 10:20] = mask[50:53, 50:53, 50:53] = True
+    tracemalloc.start()
+    kept = drop_small(mask, MM, 0.5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept.sum() == 1000 and not kept[50:].any()
+    assert peak < 2.5 * mask.nbytes, "numbers of the whole scan are 4 bytes a voxel, and counting those 8 more"
 
 
 def test_dropping_from_nothing_leaves_nothing() -> None:
