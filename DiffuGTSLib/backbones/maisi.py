@@ -183,10 +183,19 @@ class MaisiDenoiser(nn.Module):
         schedule: The noise schedule it was trained with.
         prediction: "flow" (the UNet predicts clean - noise, as MAISI's rectified flow) or "epsilon".
         class_label: Modality name to MAISI's code.
+
+    Raises:
+        ConfigError: If the network has no such code.
     """
 
     def __init__(self, unet: MaisiUNet, schedule: NoiseSchedule, prediction: str, class_label: dict[str, int]) -> None:
         super().__init__()
+        codes = unet.config["num_class_embeds"]
+        if codes is not None and not all(0 <= code < codes for code in class_label.values()):
+            raise ConfigError(
+                f"backbone.class_label: expected codes of this denoiser, 0 to {codes - 1}, got {class_label}.",
+                hint="the presets' codes are 1 for CT and 8 for MR.",
+            )
         self.unet = unet
         self.schedule = schedule
         self.prediction = prediction

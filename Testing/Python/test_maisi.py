@@ -7,8 +7,9 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 
 from DiffuGTSLib.backbones import PUBLISHED, build_backbone
 from DiffuGTSLib.backbones.maisi import PUBLISHED_UNETS, MaisiAutoencoder, MaisiDenoiser, MaisiUNet, published_networks
-from DiffuGTSLib.config import BackboneConfig
+from DiffuGTSLib.config import BackboneConfig, load_config
 from DiffuGTSLib.errors import ConfigError, GeometryError
+from DiffuGTSLib.planning.costs import sketch
 
 SMALL_UNET = {
     "num_channels": (8, 16), "attention_levels": (False, True), "num_head_channels": (0, 8), "num_res_blocks": 1,
@@ -205,3 +206,18 @@ def test_a_denoiser_is_looked_into_at_what_a_noisy_latent_is_on_average() -> Non
             denoiser.unet.features(0.75 * latent, *told),
         )
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("code", [-1, 16, 999999])
+def test_a_modality_code_that_the_denoiser_does_not_have_is_refused_before_anything_runs(code: int) -> None:
+    with pytest.raises(ConfigError, match=rf"expected codes of this denoiser, 0 to 15, got .*{code}") as caught:
+        build_backbone(BackboneConfig(name="tiny", class_label={"CT": code}))
+    assert "1 for CT and 8 for MR" in caught.value.hint
+    with pytest.raises(ConfigError, match=r"backbone\.class_label"):
+        sketch(load_config("tiny", overrides=[f'backbone.class_label={{"CT": {code}}}']))
+
+
+def test_a_denoiser_without_modality_codes_takes_any() -> None:
+    unet = MaisiUNet(**SMALL_UNET, num_class_embeds=None)
+    schedule = build_backbone(BackboneConfig(name="tiny")).schedule
+    assert MaisiDenoiser(unet, schedule, "flow", {"CT": 999}).class_label == {"CT": 999}
