@@ -35,7 +35,9 @@ _ROUNDED = 1e-7
 
 _CHUNK_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 24
-_NIFTI1_BYTES = 348
+_NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
+"""Size of the header, which is its first number."""
+
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _NRRD_SPACES = {"LPS", "LAS", "RAS", "LEFT-POSTERIOR-SUPERIOR", "LEFT-ANTERIOR-SUPERIOR", "RIGHT-ANTERIOR-SUPERIOR"}
 
@@ -71,13 +73,24 @@ class _Nifti:
     float_type: str
 
     @classmethod
-    def of(cls, header: bytes) -> _Nifti | None:
-        """Read a header's bytes; None where they are none."""
-        order = next(
-            (o for o in "<>" if len(header) == _NIFTI1_BYTES and struct.unpack_from(f"{o}i", header)[0] == 348), ""
-        )
+    def of(cls, header: bytes, path: Path) -> _Nifti:
+        """Read a header's bytes.
+
+        Raises:
+            InputError: If they are none, or those of NIfTI-2.
+        """
+        sizes = {o: struct.unpack_from(f"{o}i", header)[0] for o in "<>" if len(header) == _NIFTI1_BYTES}
+        order = next((o for o, size in sizes.items() if size == _NIFTI1_BYTES), "")
+        if _NIFTI2_BYTES in sizes.values():
+            raise InputError(
+                f"{path} is a NIfTI-2 file; expected NIfTI-1.",
+                hint="write it as NIfTI-1 (.nii.gz) or as .nrrd in the program that made it.",
+                code="unreadable",
+            )
         if not order:
-            return None
+            raise InputError(
+                f"{path} is not a NIfTI-1 file: its header is missing or damaged.", hint=_COPY_AGAIN, code="unreadable"
+            )
         count, *sides = struct.unpack_from(f"{order}8h", header, 40)
         kind, bits = struct.unpack_from(f"{order}2h", header, 70)
         first = int(struct.unpack_from(f"{order}f", header, 108)[0])
@@ -89,16 +102,21 @@ class _Nifti:
 class _NotFinite:
     """Counts the NaN and infinite voxels of a NIfTI file whose bytes pass by, so that it is read once and never held."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self.bad = self.voxels = 0
         self._nifti: _Nifti | None = None
         self._rest, self._at = b"", 0
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the file."""
+        """Take the next bytes of the file.
+
+        Raises:
+            InputError: As soon as the header is no NIfTI-1's, before the rest is read.
+        """
         self._rest += data
         if self._nifti is None and len(self._rest) >= _NIFTI1_BYTES:
-            self._nifti = _Nifti.of(self._rest[:_NIFTI1_BYTES])
+            self._nifti = _Nifti.of(self._rest[:_NIFTI1_BYTES], self._path)
         if self._nifti is None:
             return
         begin = max(0, self._nifti.first - self._at)
@@ -116,16 +134,12 @@ class _NotFinite:
 def _check_nifti(file: BinaryIO, path: Path) -> None:
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    seen = _NotFinite()
+    seen = _NotFinite(path)
     if packed:
         header, length = _unpack(file, path, seen.feed)
     else:
         header, length = file.read(_NIFTI1_BYTES), path.stat().st_size
-    nifti = _Nifti.of(header)
-    if nifti is None:
-        raise InputError(
-            f"{path} is not a NIfTI-1 file: its header is missing or damaged.", hint=_COPY_AGAIN, code="unreadable"
-        )
+    nifti = _Nifti.of(header, path)
     if length < nifti.stop:
         raise _ends_early(path, f"expected {nifti.stop} bytes, got {length}")
     if nifti.float_type and not packed:

@@ -119,6 +119,33 @@ def test_a_file_that_is_no_nifti_is_refused(tmp_path: Path) -> None:
             require_intact(tmp_path / "scan.nii")
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_nifti_of_version_2_is_called_so_whether_packed_or_not(tmp_path: Path, order: str) -> None:
+    content = struct.pack(f"{order}i", 540) + b"n+2\0\r\n\x1a\n" + bytes(1000)
+    for path, written in ((tmp_path / "scan.nii", content), (tmp_path / "scan.nii.gz", gzip.compress(content))):
+        path.write_bytes(written)
+        with pytest.raises(InputError, match=r"is a NIfTI-2 file; expected NIfTI-1\.") as caught:
+            read_volume(path)
+        assert caught.value.code == "unreadable" and "NIfTI-1 (.nii.gz) or as .nrrd" in caught.value.hint
+
+
+@pytest.mark.parametrize("header", [struct.pack("<i", 540), b"no header"])
+def test_of_a_packed_file_with_another_header_no_more_than_its_beginning_is_unpacked(
+    tmp_path: Path, header: bytes
+) -> None:
+    path = tmp_path / "scan.nii.gz"
+    noise = np.random.default_rng(0).bytes(20_000_000)
+    path.write_bytes(gzip.compress(header + noise, 1)[:-9])  # what it lacks at its end is not missed
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="NIfTI-1"):
+            require_intact(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6
+
+
 def test_a_nifti_without_orientation_is_refused(tmp_path: Path, a_noisy_scan: Volume) -> None:
     path = _nifti(tmp_path / "scan.nii", a_noisy_scan, {252: struct.pack("<2h", 0, 0)})
     with pytest.raises(GeometryError, match="does not say where its voxels lie: qform_code and sform_code are both 0"):
