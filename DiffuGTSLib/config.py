@@ -300,22 +300,34 @@ def load_config(preset: str = "mini", file: Path | None = None, overrides: Itera
 
     Args:
         preset: A name from `presets()`.
-        file: A JSON file of your own in the preset's form, read after the preset.
+        file: A JSON file of your own in the preset's form, read after the preset. If it names its preset, as the configuration
+            in a result's record does, that must be the one.
         overrides: Strings "stage.key=value", applied last, in order.
 
     Raises:
-        ConfigError: Unknown preset, stage or key ("did you mean"), or a value of the wrong type or range.
+        ConfigError: Unknown preset, stage or key ("did you mean"), a file for another preset, or a value of the wrong type or
+            range.
     """
     known = presets()
     if preset not in known:
         raise ConfigError(f"Unknown preset '{preset}'.", hint=did_you_mean(preset, known))
     merged = _merged({}, _read_json(resource_path("Presets", f"{preset}.json")), f"preset {preset}")
     if file is not None:
-        merged = _merged(merged, _read_json(file), str(file))
+        own = _read_json(file)
+        _require_same_preset(own.get("preset", preset), preset, file)
+        merged = _merged(merged, own, str(file))
     for override in overrides:
         merged = _merged(merged, _parse_override(override), "--set")
     config: Config = _build(Config, {**merged, "preset": preset}, "")
     return config
+
+
+def _require_same_preset(named: Any, preset: str, file: Path) -> None:
+    if named != preset:
+        raise ConfigError(
+            f"{file} is for preset {named!r}, not for '{preset}'.",
+            hint=f"say --preset {named}, or take 'preset' out of the file.",
+        )
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

@@ -179,6 +179,16 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         load_config(file=file)
 
 
+def test_a_file_that_names_another_preset_than_the_one_that_was_asked_for_is_refused(tmp_path: Path) -> None:
+    """As the configuration out of a record; on another preset its other keys would mean something else."""
+    file = tmp_path / "as_run.json"
+    file.write_text(json.dumps(load_config("maisi-ct").to_dict()))
+    assert load_config("maisi-ct", file) == load_config("maisi-ct")
+    with pytest.raises(ConfigError, match=r"as_run.json is for preset 'maisi-ct', not for 'mini'") as caught:
+        load_config("mini", file)
+    assert "--preset maisi-ct" in caught.value.hint
+
+
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(file=tmp_path / "absent.json")
