@@ -207,7 +207,7 @@ class InpaintingConfig:
         _require(1 <= self.resample <= 50, "inpainting.resample", "1 to 50", self.resample)
         _require(0 < self.start <= 1, "inpainting.start", "above 0, at most 1", self.start)
         _require(1 <= self.seeds <= 32, "inpainting.seeds", "1 to 32", self.seeds)
-        _require(8 <= self.margin_mm <= 500, "inpainting.margin_mm", "8 to 500 mm", self.margin_mm)
+        _require(8 <= self.margin_mm <= 5000, "inpainting.margin_mm", "8 to 5000 mm", self.margin_mm)
 
 
 @dataclass(frozen=True)

@@ -420,6 +420,16 @@ def test_every_rung_needs_no_more_than_the_one_above(a_published_sketch: Sketch)
     assert peaks == sorted(peaks, reverse=True)
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_presets_repaint_the_whole_of_a_scan_of_a_meter_and_a_half(name: str) -> None:
+    config, scan = load_config(name), Geometry.from_spacing((512, 512, 1500), (0.98, 0.98, 1.0))
+    grid, _ = canonical_grid(scan, config.canonical)
+    whole = tuple(slice(0, side // 4) for side in grid.shape)
+    for first in (0, grid.shape[2] // 2, grid.shape[2] - 20):
+        found = slice(120, 130), slice(120, 130), slice(first, first + 20)
+        assert box_and_view(found, grid.shape, grid.spacing_mm, config, 4, 8)[0] == whole
+
+
 def test_a_scan_beyond_what_the_denoiser_saw_is_said_to_be() -> None:
     config = load_config("maisi-ct")
     networks = sketch(config)
