@@ -1,13 +1,14 @@
 """Candidates that a person drew instead of having them detected: within the region, and on the model's grid."""
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import CanonicalScan, Volume
-from DiffuGTSLib.volumes.boxes import bounding_box
+from DiffuGTSLib.volumes.boxes import Box, bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 
 TOUCHED = 0.02
@@ -29,9 +30,9 @@ class Drawn:
     cut_off: str
 
 
-def within(region: Volume | None) -> np.ndarray:
-    """Return where a region is, boolean; without one, a single True that spreads over any grid."""
-    return np.array(True) if region is None else np.asarray(region.array > 0)
+def within(region: Volume | None, box: Box | EllipsisType = ...) -> np.ndarray:
+    """Return where a region is, boolean, in a box of its grid; without one, a single True that spreads over any grid."""
+    return np.array(True) if region is None else np.asarray(region.array[box] > 0)
 
 
 def inside_region(coarse_mask: Volume, region: Volume | None) -> tuple[Volume, str]:

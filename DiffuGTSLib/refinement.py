@@ -42,7 +42,9 @@ class Refinement:
 
         The soft map is thresholded there, so that edges are not staircases of canonical voxels.
         """
-        residual = self.scan.restore(self._fused(mixture))
+        fused, residual = self._fused(mixture), np.zeros(self.scan.source.shape, dtype=np.float32)
+        for piece in self.scan.pieces(self.box):
+            residual[piece] = self.scan.restore(fused, piece)
         if self.drawn is not None and mixture.rule != "fixed":
             return self.cut(residual, self._own_thresholds(self.drawn, residual, mixture)).astype(np.uint8), residual
         return self.cut(residual, self.threshold(mixture)).astype(np.uint8), residual

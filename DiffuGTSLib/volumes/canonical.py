@@ -7,6 +7,7 @@ flipped, never rotated, so that one separable resampling leads there and one lea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,12 @@ from scipy import ndimage
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.volumes.boxes import Box, bounding_box
 from DiffuGTSLib.volumes.hounsfield import require_hu
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
+
+_PLANES = 32
+"""Of a slab that is carried back at a time."""
 
 Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Of each axis the first voxel, and the one after the last."""
@@ -73,8 +78,8 @@ class CanonicalScan:
         """Canonical voxel size in mm."""
         return self.geometry.spacing_mm
 
-    def restore(self, array: NDArray[Any]) -> NDArray[np.float32]:
-        """Carry a canonical map (X, Y, Z) back to exactly the source grid (i, j, k), linearly.
+    def restore(self, array: NDArray[Any], piece: Box | None = None) -> NDArray[np.float32]:
+        """Carry a canonical map (X, Y, Z) back to exactly the source grid (i, j, k), linearly; or to a box of it.
 
         Masks are carried as soft maps and thresholded after this, so that their edge is not a staircase of
         canonical voxels.
@@ -83,7 +88,40 @@ class CanonicalScan:
         # canonical ones, and would be mixed with it.
         x, y, z = (slice(a, b) for a, b in self.inside)
         scanned = Volume(np.asarray(array, dtype=np.float32), self.geometry).cut((x, y, z))
-        return _resample(scanned.array, scanned.geometry, self.source)
+        return _resample(scanned.array, scanned.geometry, self.source if piece is None else self.source.cut(piece))
+
+    def restore_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Carry a canonical mask (X, Y, Z) back to the source grid (i, j, k): what it covers by more than half."""
+        soft, covered = mask.astype(np.float32), np.zeros(self.source.shape, dtype=bool)
+        for piece in self.pieces(bounding_box(mask)):
+            covered[piece] = self.restore(soft, piece) > 0.5
+        return covered
+
+    def pieces(self, box: Box) -> Iterator[Box]:
+        """Cut what a canonical box has a say in, on the source grid, into slabs of a few planes.
+
+        A map that is 0 outside of the box is 0 outside of them, and what is restored and used slab by slab is never held
+        for the whole of a large scan.
+        """
+        i, j, k = self._reached(box)
+        if j.start < j.stop and k.start < k.stop:
+            for start in range(i.start, i.stop, _PLANES):
+                yield slice(start, min(start + _PLANES, i.stop)), j, k
+
+    def _reached(self, box: Box) -> Box:
+        """Return the source voxels that lie between the centers of a canonical box's outer neighbors.
+
+        Where the box ends with the scan its values continue, and all that lies beyond is reached.
+        """
+        axes, step, first = _along_axes(self.geometry, self.source)
+        sides = []
+        for axis, mm, offset, count in zip(axes, step, first, self.source.shape, strict=True):
+            part, (begin, end) = box[axis], self.inside[axis]
+            low, high = (part.start - 1 if part.start > begin else -np.inf), (part.stop if part.stop < end else np.inf)
+            start, stop = sorted(((low - offset) / mm, (high - offset) / mm))
+            sides.append(slice(int(np.floor(np.clip(start, 0, count))), int(np.ceil(np.clip(stop + 1, 0, count)))))
+        i, j, k = sides
+        return i, j, k
 
     def project(self, mask: Volume) -> NDArray[np.float32]:
         """Carry a mask on the source grid to the canonical grid as the covered fraction of each voxel; padding is 0.
@@ -201,19 +239,27 @@ def _smooth_and_resample(array: NDArray[np.float32], source: Geometry, target: G
 
 def _resample(array: NDArray[np.float32], source: Geometry, target: Geometry) -> NDArray[np.float32]:
     """Read `array` (on `source`) at the voxel centers of `target`, linearly; edge values continue outside."""
-    matrix = np.linalg.inv(source.ijk_to_ras) @ target.ijk_to_ras
-    axes = np.abs(matrix[:3, :3]).argmax(axis=0)  # source axis that each target axis runs along
+    axes, step, first = _along_axes(source, target)
     # The axes are parallel by construction: three 1D interpolations, exact where positions are whole numbers.
     resampled: NDArray[np.float32] = ndimage.affine_transform(
         np.transpose(array, axes),
-        matrix=_snap(matrix[axes, np.arange(3)], 1e-9),
-        offset=_snap(matrix[axes, 3], 1e-6),
+        matrix=step,
+        offset=first,
         output_shape=target.shape,
         order=1,
         mode="nearest",
         output=np.float32,
     )
     return resampled
+
+
+def _along_axes(
+    source: Geometry, target: Geometry
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Return, of each target axis, the source axis it runs along, its step in source voxels, and where it begins."""
+    matrix = np.linalg.inv(source.ijk_to_ras) @ target.ijk_to_ras
+    axes = np.abs(matrix[:3, :3]).argmax(axis=0)
+    return axes, _snap(matrix[axes, np.arange(3)], 1e-9), _snap(matrix[axes, 3], 1e-6)
 
 
 def _snap(values: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
@@ -231,6 +277,11 @@ def _outside_to_zero(image: NDArray[np.float32], inside: Bounds) -> NDArray[np.f
 
 def _interpolate(values: NDArray[Any], x: tuple[float, ...], y: tuple[float, ...], clip: bool) -> NDArray[np.float32]:
     values = np.asarray(values)
+    if values.ndim > 2:  # plane by plane: numpy's answer is float64, which of a whole scan is a gigabyte
+        planes = np.empty(values.shape, dtype=np.float32)
+        for plane, made in zip(values, planes, strict=True):
+            made[...] = _interpolate(plane, x, y, clip)
+        return planes
     result: NDArray[np.float32] = np.interp(values, x, y).astype(np.float32)
     if clip:
         return result

@@ -66,7 +66,7 @@ def read_volume(path: Path | str) -> Volume:
             f"{path} holds whole numbers from {voxels.min()} to {voxels.max()}; beyond ±{_FLOAT32_EXACT} they cannot be kept exactly.",
             hint="check for a padding value, and write the scan as 16-bit or floating point.",
         )
-    return Volume(voxels.astype(np.float32), _geometry(image, path), modality)
+    return Volume(voxels.astype(np.float32, order="C"), _geometry(image, path), modality)
 
 
 def read_geometry(path: Path | str) -> Geometry:
@@ -107,7 +107,7 @@ def read_series(series: Series) -> Volume:
     with _reading(folder):
         image = _read_series(series)
     voxels = np.transpose(sitk.GetArrayViewFromImage(image))
-    return Volume(voxels.astype(np.float32), _geometry(image, folder), series.modality)
+    return Volume(voxels.astype(np.float32, order="C"), _geometry(image, folder), series.modality)
 
 
 def read_mask(path: Path | str, like: Geometry, values: Sequence[int] = ()) -> Volume:

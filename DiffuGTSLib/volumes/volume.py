@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.boxes import Box
 
 GRID_TOLERANCE_MM = 1e-3
 """Two grids are one when no corner moves by more than this. NIfTI stores float32, so 0 would be too strict."""
@@ -106,6 +107,13 @@ class Geometry:
         """Map RAS mm (…, 3) to continuous voxel indices (…, 3)."""
         return (np.asarray(ras, dtype=np.float64) - self.ijk_to_ras[:3, 3]) @ np.linalg.inv(self.ijk_to_ras[:3, :3]).T
 
+    def cut(self, box: Box) -> Geometry:
+        """Return the grid of a box of it, inside and without step, each voxel where it was in the world."""
+        ijk_to_ras = self.ijk_to_ras.copy()
+        ijk_to_ras[:3, 3] = self.to_ras(np.array([part.start for part in box]))
+        i, j, k = (part.stop - part.start for part in box)
+        return Geometry((i, j, k), ijk_to_ras)
+
     def difference(self, other: Geometry) -> str:
         """Say in words how another grid differs from this one; an empty string when they are the same.
 
@@ -156,17 +164,13 @@ class Volume:
         """Return other voxels on the same grid."""
         return replace(self, array=array)
 
-    def cut(self, box: tuple[slice, slice, slice]) -> Volume:
+    def cut(self, box: Box) -> Volume:
         """Return the voxels of a box, each where it was in the world.
 
         Args:
             box: Start and stop along (i, j, k), inside the grid, without step.
         """
-        ijk_to_ras = self.geometry.ijk_to_ras.copy()
-        ijk_to_ras[:3, 3] = self.geometry.to_ras(np.array([part.start for part in box]))
-        array = self.array[box]
-        i, j, k = array.shape
-        return replace(self, array=array, geometry=Geometry((i, j, k), ijk_to_ras))
+        return replace(self, array=self.array[box], geometry=self.geometry.cut(box))
 
 
 def require_scan(volume: Volume) -> None:

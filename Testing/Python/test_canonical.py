@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,6 +47,17 @@ def test_unclipped_values_follow_the_slope_of_the_last_segment_and_come_back() -
     # 0.25 a 800 HU below, 0.15 a 800 HU above.
     assert np.allclose(window.to_unit(hu), [-0.25, 0, 0.55, 1, 1.15], rtol=0, atol=1e-6)
     assert np.allclose(window.to_native(window.to_unit(hu)), hu, rtol=0, atol=1e-2)
+
+
+def test_the_intensities_of_a_whole_scan_are_mapped_plane_by_plane_without_a_copy_in_double_precision() -> None:
+    window = IntensityMap((-1000, -200, 200, 1000), (0.0, 0.25, 0.85, 1.0), clip=False)
+    hu = np.random.default_rng(0).uniform(-1500, 1500, (64, 64, 64)).astype(np.float32)
+    tracemalloc.start()
+    unit = window.to_unit(hu)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1.5 * unit.nbytes
+    assert np.array_equal(unit.ravel(), window.to_unit(hu.ravel()))
 
 
 def test_ct_and_mr_take_their_own_windows() -> None:
@@ -258,6 +271,28 @@ def test_nothing_of_the_padding_comes_back_whatever_the_grid() -> None:
         scanned = np.zeros(canonical.image.shape, dtype=np.float32)
         scanned[tuple(slice(a, b) for a, b in canonical.inside)] = 1
         assert canonical.restore(scanned).min() > 1 - 1e-6, f"{source.shape} voxels of {spacing} mm"
+
+
+def test_a_map_comes_back_piece_by_piece_as_it_does_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("DiffuGTSLib.volumes.canonical._PLANES", 7)
+    rng = np.random.default_rng(1)
+    ways, config = list(orientations()), CanonicalConfig(minimum_side=32)
+    skipped = 0
+    for _ in range(60):
+        count, spacing, degrees = rng.integers(1, 40, 3), rng.uniform(0.5, 4, 3), rng.uniform(-20, 20, 3)
+        source = grid((int(count[0]), int(count[1]), int(count[2])), tuple(spacing), ways[rng.integers(48)], degrees)
+        canonical = to_canonical(Volume(rng.uniform(-900, 900, source.shape), source), config, "CT")
+        first = [int(rng.integers(begin, end)) for begin, end in canonical.inside]
+        box = tuple(slice(a, int(rng.integers(a, end)) + 1) for a, (_, end) in zip(first, canonical.inside))
+        values = np.zeros(canonical.image.shape, dtype=np.float32)
+        values[box] = rng.uniform(0.2, 1, values[box].shape)
+        whole, pieced = canonical.restore(values), np.zeros(source.shape, dtype=np.float32)
+        for piece in canonical.pieces(box):
+            pieced[piece] = canonical.restore(values, piece)
+            skipped += pieced.size - pieced[piece].size
+        assert np.allclose(whole, pieced, rtol=0, atol=1e-5)
+        assert np.array_equal(canonical.restore_mask(values > 0.5), canonical.restore(values > 0.5) > 0.5)
+    assert skipped > 0
 
 
 def test_the_outermost_slices_of_a_finer_scan_keep_their_hu() -> None:
