@@ -168,7 +168,12 @@ class Checkpoint:
         self.replaced: tuple[str, ...] = tuple(found["replaced"])
 
     def tensors(self, group: str) -> dict[str, Tensor]:
-        """Return the tensors of a group."""
+        """Return the tensors of a group.
+
+        Raises:
+            WeightsError: If they cannot be read.
+            OSError: If the temporary copy cannot be written.
+        """
         copy = self.scratch / "group.safetensors"
         try:
             ask_reader(self.path, self.limits, group, copy)

@@ -23,7 +23,7 @@ from typing import Any
 ENTRIES_AT_MOST = 100_000
 PICKLE_BYTES_AT_MOST = 64 * 2**20
 
-REFUSED, OUT_OF_MEMORY = 3, 4
+REFUSED, OUT_OF_MEMORY, NOT_WRITTEN = 3, 4, 5
 """Exit codes."""
 
 _DTYPES = {
@@ -276,6 +276,8 @@ class Archive:
             return self.zip.read(info)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
             raise Refusal(f"its record {name} is damaged", "download it again.") from None
+        except OSError as error:
+            raise Refusal(f"it cannot be read: {error.strerror}", "check the path and the disk.") from None
 
     def unpickle(self) -> tuple[Any, set[str]]:
         """Return what the pickle describes, and the names that were replaced."""
@@ -345,7 +347,11 @@ def tensors(loaded: dict[Any, Any]) -> Iterator[tuple[str, dict[str, TensorRecor
 
 
 def copy_group(archive: Archive, group: dict[str, TensorRecord], output: Path) -> None:
-    """Write a group as safetensors: the length of a header in JSON, the header, the numbers."""
+    """Write a group as safetensors: the length of a header in JSON, the header, the numbers.
+
+    Raises:
+        OSError: If it cannot be written; what cannot be read is a Refusal.
+    """
     header: dict[str, Any] = {}
     end = 0
     for name, tensor in group.items():
@@ -385,16 +391,28 @@ def main(arguments: list[str]) -> int:
         archive = Archive(Path(path))
         loaded, replaced = archive.unpickle()
         answer = contents(loaded, replaced)
-        if copy:
-            copy_group(archive, dict(tensors(loaded))[copy[0]], Path(copy[1]))
+        code = _copied(archive, dict(tensors(loaded))[copy[0]], Path(copy[1]), answer) if copy else 0
     except Refusal as refusal:
-        answer = {"error": str(refusal), "hint": refusal.hint}
+        code, answer = REFUSED, {"error": str(refusal), "hint": refusal.hint}
     except OSError as error:
-        answer = {"error": f"it cannot be read or copied: {error.strerror}", "hint": "check the path and the disk."}
+        code, answer = (
+            REFUSED,
+            {"error": f"it cannot be read: {error.strerror}", "hint": "check the path and the disk."},
+        )
     except MemoryError:
         return OUT_OF_MEMORY
     sys.stdout.write(json.dumps(answer))
-    return REFUSED if "error" in answer else 0
+    return code
+
+
+def _copied(archive: Archive, group: dict[str, TensorRecord], output: Path, answer: dict[str, Any]) -> int:
+    """Copy a group and return the exit code; why it cannot be written is put into the answer."""
+    try:
+        copy_group(archive, group, output)
+    except OSError as error:
+        answer.update(errno=error.errno, strerror=error.strerror)
+        return NOT_WRITTEN
+    return 0
 
 
 if __name__ == "__main__":

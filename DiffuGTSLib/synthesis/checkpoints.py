@@ -31,7 +31,7 @@ from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
 from DiffuGTSLib.storage import new_folder, sha256, whole_file
 from DiffuGTSLib.synthesis.case import NOTICE
-from DiffuGTSLib.synthesis.checkpoint_reader import OUT_OF_MEMORY
+from DiffuGTSLib.synthesis.checkpoint_reader import NOT_WRITTEN, OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
 from DiffuGTSLib.synthesis.latent_painter import PainterView, save_painter
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
@@ -188,6 +188,7 @@ def ask_reader(path: Path, limits: ReadingLimits, *copy: str | Path) -> dict[str
     Raises:
         InputError: If there is no such file (code "missing").
         WeightsError: If it is no checkpoint, cut off, or takes more time or memory than it may.
+        OSError: If the copy cannot be written, as if it had been written here.
     """
     if not path.is_file():
         raise InputError(f"There is no file {path}.", hint="check the spelling.", code="missing")
@@ -215,6 +216,8 @@ def ask_reader(path: Path, limits: ReadingLimits, *copy: str | Path) -> dict[str
             ) from None
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise WeightsError(f"{path.name} cannot be read: {' '.join(said)}", code="weights_corrupt") from None
+    if done.returncode == NOT_WRITTEN:
+        raise OSError(answer["errno"], answer["strerror"], str(copy[-1]))
     if "error" in answer:
         raise WeightsError(
             f"{path.name} cannot be used: {answer['error']}.", hint=answer["hint"], code="weights_corrupt"

@@ -332,6 +332,22 @@ def test_a_reader_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None
         inspect_checkpoint(path, ReadingLimits(memory_mb=1))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_full_disk_is_not_blamed_on_the_checkpoint(tmp_path: Path) -> None:
+    """The tensors' copy fails as by a quota: files may have 1000 bytes and no more."""
+    import resource
+
+    path = write_diffusion(tmp_path / "liver.pt")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"Cannot write to .*folder: File too large") as caught:
+            convert_checkpoint(path, tmp_path / "folder")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "choose another folder" in caught.value.hint
+
+
 def test_a_place_that_cannot_be_written_is_no_mistake_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Cannot write to .*out: Not a directory"):
