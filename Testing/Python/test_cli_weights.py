@@ -117,7 +117,9 @@ def test_what_a_killed_import_left_can_be_removed_and_goes_with_the_next_one(
     some_files: Path, a_store: Path, a_hub: Hub, tmp_path: Path
 ) -> None:
     left = half_a_model(a_store)
-    assert "Removed 3.0 MB that a fetch or an import of maisi-ct had left." in said(run("weights", "remove", "maisi-ct"))
+    assert "Removed 3.0 MB that a fetch or an import of maisi-ct had left." in said(
+        run("weights", "remove", "maisi-ct")
+    )
     assert not left.exists()
     refused(run("weights", "remove", "maisi-ct"), 3, "are not here", "diffugts weights fetch maisi-ct")
     stick = tmp_path / "stick"
