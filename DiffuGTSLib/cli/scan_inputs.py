@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def open_scan(
     path: Path, modality: str | None, quiet: bool, offset_hu: float | None = None
-) -> tuple[Volume, str]:  # fmt: skip
-    """Read a scan that a method can work on, and its modality, which is said aloud where it had to be guessed.
+) -> tuple[Volume, str, str]:  # fmt: skip
+    """Read a scan that a method can work on, its modality and why; that is said aloud where it had to be guessed.
 
     Args:
         path: Of the scan.
@@ -32,19 +32,19 @@ def open_scan(
     from DiffuGTSLib.volumes.canonical import guess_modality
     from DiffuGTSLib.volumes.hounsfield import require_hu
     from DiffuGTSLib.volumes.io import read_volume
-    from DiffuGTSLib.volumes.volume import require_scan
+    from DiffuGTSLib.volumes.volume import AS_ASKED, require_scan
 
     volume = read_volume(path)
     require_scan(volume)
     volume = with_offset(volume, offset_hu, modality)
-    kind, reason = guess_modality(volume) if modality is None else (modality, "")
+    kind, reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
     if kind == "CT":
         require_hu(volume)
-    if reason and not quiet:
+    if modality is None and not quiet:
         ERR.print(f"Modality: {kind}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
-    elif reason and kind == "MR" and volume.modality is None:
+    elif modality is None and kind == "MR" and volume.modality is None:
         warn_of_mr(path.name, reason)
-    return volume, kind
+    return volume, kind, reason
 
 
 def warn_of_mr(name: str, reason: str) -> None:

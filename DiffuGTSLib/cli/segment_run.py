@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ class Wish:
         from DiffuGTSLib.volumes.digest import scan_sha256
 
         digest = scan_sha256(scan)  # of what is read now; it may be written anew while this runs
-        volume, kind = open_scan(scan, self.modality, self.quiet, self.offset_hu)
+        volume, kind, reason = open_scan(scan, self.modality, self.quiet, self.offset_hu)
         prompts = self.prompts(kind)
         notes = {"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}
         region = allowed_region(volume.geometry, organ_mask, box)
@@ -133,9 +133,10 @@ class Wish:
                 components = self.load(plan)
                 progress("load", 1.0)
             result = segment_by_plan(
-                volume, prompts, components, plan, on_step_down=tell_aloud, modality=self.modality, region=region,
+                volume, prompts, components, plan, on_step_down=tell_aloud, modality=kind, region=region,
                 coarse_mask=drawn, stages=stages, on_progress=progress,
             )  # fmt: skip
+            result = replace(result, modality_reason=reason)
             progress("write", 0.0)
             findings = results.write_results(
                 output, volume, scan, result, components, stages=stages, region=region, image_format=self.image_format,

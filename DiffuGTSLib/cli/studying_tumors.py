@@ -75,7 +75,7 @@ def robustness(
     from DiffuGTSLib.synthesis.organs import organ_spec
 
     spec = organ_spec(organ)
-    volume, kind = open_scan(scan, modality, quiet, offset_hu)
+    volume, kind, _ = open_scan(scan, modality, quiet, offset_hu)
     mask = open_mask(organ_mask, volume.geometry)
     axes = chosen_axes(axis, default_axes(spec, kind))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:

@@ -259,7 +259,7 @@ class _How:
         from DiffuGTSLib.synthesis.painter import synthesize as paint
 
         require_case_folder(case.folder, self.force)
-        volume, modality = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
+        volume, modality, _ = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
         organ = open_mask(case.organ_mask, volume.geometry)
         origin = Origin(
             volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name, self.weights,

@@ -14,7 +14,7 @@ import pytest
 from phantoms import CENTER_RAS, Phantom, grid, mr_phantom
 from terminal import TINY, coarse_body, plain, refused, run, start, write_case
 
-from DiffuGTSLib import __version__, results
+from DiffuGTSLib import __version__, pipeline, results
 from DiffuGTSLib.cli import doctor, segment_run
 from DiffuGTSLib.cli.options import configured
 from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
@@ -23,6 +23,7 @@ from DiffuGTSLib.cli.segmenting import config_here
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.volumes import canonical
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 
@@ -70,6 +71,16 @@ def test_segment_says_what_it_guessed_and_found_and_where_the_picture_is(a_folde
     assert "Untrained networks" in done.stdout
     assert "Research use only" in done.stdout
     assert sorted(path.name for path in output.iterdir()) == sorted(results.NAMES)
+
+
+def test_a_modality_is_guessed_once_a_run(a_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ("CT", "somebody thought so")
+    monkeypatch.setattr(canonical, "guess_modality", lambda scan: said)
+    monkeypatch.setattr(pipeline, "guess_modality", lambda scan: pytest.fail("judged again"))
+    done = run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, "--organ", "liver", *TINY, "--stages", "aova")
+    assert done.exit_code == 0, done.stderr
+    record = results.read_record(tmp_path)
+    assert (record["modality"], record["modality_reason"]) == said
 
 
 def test_every_choice_reaches_the_record(a_folder: Path, tmp_path: Path) -> None:
