@@ -113,6 +113,7 @@ def fetch_model(model: PublishedModel, report: Report, extra_bytes: int = 0) -> 
         StorageError: No room, or the downloads cannot be written.
     """
     if constants.is_offline_mode():
+        require_room(extra_bytes)
         return {role: _from_cache(model, file) for role, file in _by_role(model)}
     announced = {role: _ask_hub(model, file) for role, file in _by_role(model)}
     places = {role: _Place.of(file, announced[role]) for role, file in _by_role(model)}

@@ -221,6 +221,8 @@ def test_offline_only_the_hub_s_own_cache_is_looked_at(
     (repository / "refs" / "main").write_text(COMMIT)
     (snapshot / AUTOENCODER).write_bytes(b"autoencoder")
     (snapshot / DENOISER).write_bytes(CONTENT)
+    with pytest.raises(StorageError, match="has no room"):
+        fetch_model(a_model, silent, extra_bytes=10**18)
     files = fetch_model(a_model, silent)
     assert files["denoiser"].origin == "cache" and files["denoiser"].revision == COMMIT
     forget_downloads(files)
