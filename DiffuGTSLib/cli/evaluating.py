@@ -193,10 +193,10 @@ def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[di
     from DiffuGTSLib.evaluation.case_files import read_tumor_mask
     from DiffuGTSLib.evaluation.detection import detect
     from DiffuGTSLib.evaluation.metrics import dice, surface_dice
-    from DiffuGTSLib.volumes.io import read_mask, read_volume
+    from DiffuGTSLib.volumes.io import read_geometry, read_mask
 
     results.read_record(result)
-    grid = read_volume(result / results.SEGMENTATION).geometry
+    grid = read_geometry(result / results.SEGMENTATION)
     truth = read_tumor_mask(reference, grid, labels, "name the tumor's: --reference-label 2.").array
     rows: list[dict[str, float | str]] = []
     for name, file in (("refined", results.SEGMENTATION), ("coarse", results.COARSE_MASK)):

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from phantoms import CENTER_RAS, Phantom, grid, mr_phantom
 from terminal import TINY, coarse_body, plain, refused, run, start, write_case
 
 from DiffuGTSLib import __version__, pipeline, results
-from DiffuGTSLib.cli import doctor, segment_run
+from DiffuGTSLib.cli import doctor, evaluating, segment_run
 from DiffuGTSLib.cli.options import configured
 from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
 from DiffuGTSLib.cli.segment_run import chosen_stages
@@ -286,6 +287,17 @@ def test_evaluate_judges_both_masks_against_a_reference(a_written_result: Path, 
     assert 0 <= refined["dice"] < 1
     table = run("evaluate", "--result", a_written_result, "--reference", coarse).stdout
     assert "1.000" in table
+
+
+def test_evaluate_reads_each_mask_once_and_no_scan(
+    a_written_result: Path, a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, execute = [], sitk.ImageFileReader.Execute
+    monkeypatch.setattr(
+        sitk.ImageFileReader, "Execute", lambda self: read.append(Path(self.GetFileName())) or execute(self)
+    )
+    evaluating.judged(a_written_result, a_folder / "lesion.nii.gz")
+    assert [path.name for path in read] == ["lesion.nii.gz", results.SEGMENTATION, results.COARSE_MASK]
 
 
 def test_evaluate_takes_no_organ_for_a_tumor(a_written_result: Path, a_body: Phantom, tmp_path: Path) -> None:
