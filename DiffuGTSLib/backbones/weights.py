@@ -54,13 +54,22 @@ def load_module(kind: type[Module], folder: Path) -> Module:
             hint="copy it again; it was cut off or altered.",
             code="weights_corrupt",
         ) from error
-    _require_numbers(tensors, f"{path} holds", "train it again with a smaller learning rate, or copy it again.")
+    require_numbers(tensors, f"{path} holds", "train it again with a smaller learning rate, or copy it again.")
     load_strictly(module, tensors, str(path))
     return freeze(module)
 
 
-def _require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) -> None:
-    """Refuse weights that came apart: every map that they make is NaN."""
+def require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) -> None:
+    """Refuse weights that came apart: every map that they make is NaN.
+
+    Args:
+        tensors: By name.
+        whose: Begins the message, as "denoiser.safetensors holds".
+        hint: What to do.
+
+    Raises:
+        WeightsError: In that case (code "weights_corrupt").
+    """
     apart = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if apart:
         raise WeightsError(
@@ -137,7 +146,7 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
         for name, tensor in module.state_dict().items()
     }
     kind = type(module).__name__
-    _require_numbers(tensors, f"The {kind} for {folder} has in {dtype}", "train it with a smaller learning rate.")
+    require_numbers(tensors, f"The {kind} for {folder} has in {dtype}", "train it with a smaller learning rate.")
     make_folder(folder)
     config = json.loads(module.to_json_string())
     config.pop("_name_or_path", None)  # diffusers notes the folder it was read from: a path of this machine

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet, published_n
 from DiffuGTSLib.backbones.weights import (
     WEIGHTS_FILE,
     load_strictly,
+    require_numbers,
     save_module,
     verify_checksums,
     write_checksums,
@@ -49,10 +51,11 @@ WRAPPERS = ("unet_state_dict", "autoencoder_state_dict", "network", "state_dict"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMAT = 1
 SCALE_FACTOR = "scale_factor"
+TIMESTEPS = "num_train_timesteps"
 _PARALLEL = "module."
 _UNUSED = ".attn.out_proj."
 """Tensors of the published DDPM denoiser that its published configuration (include_fc false) does not use."""
-_TIMESTEPS = 1000
+_TRAINED_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,13 @@ class Checkpoint:
         self.values: dict[str, Any] = found["values"]
         self.replaced: tuple[str, ...] = tuple(found["replaced"])
 
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """The plain values beside the tensors, and what is known by name and was saved as a tensor: its number, or None."""
+        saved = self.groups.get("", {}).keys() & {SCALE_FACTOR, TIMESTEPS}
+        tensors = self.tensors("") if saved else {}
+        return self.values | {n: tensors[n].item() if tensors[n].numel() == 1 else None for n in saved}
+
     def tensors(self, group: str) -> dict[str, Tensor]:
         """Return the tensors of a group.
 
@@ -186,7 +196,7 @@ def read_network(checkpoint: Checkpoint, network: nn.Module) -> Reading:
     """Fill a network of MONAI with exactly the tensors of a checkpoint, as float32.
 
     Raises:
-        WeightsError: If it holds no network, or tensors are missing, unexpected or of another shape.
+        WeightsError: If it holds no network, or tensors are missing, unexpected, of another shape, or not finite.
     """
     origin = checkpoint.path.name
     group = next((name for name in WRAPPERS if name in checkpoint.groups), None)
@@ -196,11 +206,17 @@ def read_network(checkpoint: Checkpoint, network: nn.Module) -> Reading:
             hint=f"expected the tensors themselves, or one of {', '.join(WRAPPERS[:-1])}.",
             code="weights_kind",
         )
-    tensors = _renamed(checkpoint.tensors(group), lambda name: name.removeprefix(_PARALLEL), origin)
+    found = {
+        name: tensor for name, tensor in checkpoint.tensors(group).items() if name not in (SCALE_FACTOR, TIMESTEPS)
+    }
+    tensors = _renamed(found, lambda name: name.removeprefix(_PARALLEL), origin)
     tensors, renamed = _modern(tensors, network, origin)
     left_out = _unused(tensors, network)
     taken = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     load_strictly(network, taken, origin)
+    require_numbers(
+        network.state_dict(), f"{origin} holds", "it came apart in its training or on its way: fetch it again."
+    )
     return Reading(
         group, len(taken), sum(tensor.numel() for tensor in taken.values()),
         tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in taken.values()})),
@@ -214,10 +230,7 @@ def read_scale_factor(checkpoint: Checkpoint) -> float:
     Raises:
         WeightsError: If there is none, or it is no single positive number.
     """
-    value: Any = checkpoint.values.get(SCALE_FACTOR)
-    if SCALE_FACTOR in checkpoint.groups.get("", {}):
-        tensor = checkpoint.tensors("")[SCALE_FACTOR]
-        value = float(tensor.double()) if tensor.numel() == 1 else None
+    value = checkpoint.numbers.get(SCALE_FACTOR)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise WeightsError(
             f"{checkpoint.path.name} holds no usable scale factor: expected one positive number, found {value}.",
@@ -247,10 +260,10 @@ def _write_networks(
 
 
 def _require_timesteps(checkpoint: Checkpoint) -> None:
-    timesteps = checkpoint.values.get("num_train_timesteps", _TIMESTEPS)
-    if timesteps != _TIMESTEPS:
+    timesteps = checkpoint.numbers.get(TIMESTEPS, _TRAINED_TIMESTEPS)
+    if timesteps != _TRAINED_TIMESTEPS:
         raise WeightsError(
-            f"{checkpoint.path.name} was trained with {timesteps} timesteps; expected {_TIMESTEPS}.",
+            f"{checkpoint.path.name} was trained with {timesteps} timesteps; expected {_TRAINED_TIMESTEPS}.",
             hint="its noise levels are not those of the published model.",
             code="weights_kind",
         )

@@ -335,7 +335,10 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
         WeightsError: Otherwise (code "weights_hash").
     """
     given = sha256(path)
-    known = [("SHA-256 of the catalog", file.sha256, given), ("SHA-256 that the hub announced", announced, given)]
+    known = [
+        (f"SHA-256 {file.sha256_origin}", file.sha256, given),
+        ("SHA-256 that the hub announced", announced, given),
+    ]
     if file.md5:
         known.append((f"MD5 of the catalog, {file.md5_origin}", file.md5, _md5(path)))
     checks = [check for check in known if check[1]]

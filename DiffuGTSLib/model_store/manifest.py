@@ -50,6 +50,7 @@ class PublishedFile:
         sha256: None: not known to us.
         md5: None: not known to us.
         md5_origin: Where the MD5 is from.
+        sha256_origin: Where the SHA-256 is from, in words.
     """
 
     path: str
@@ -60,6 +61,7 @@ class PublishedFile:
     sha256: str | None
     md5: str | None
     md5_origin: str
+    sha256_origin: str = "of the catalog"
 
     @property
     def name(self) -> str:
@@ -175,6 +177,8 @@ def with_checksums(model: PublishedModel, checksums: list[str]) -> PublishedMode
         )
 
     def vouched(file: PublishedFile) -> PublishedFile:
-        return replace(file, sha256=given[file.name], md5=None) if file.name in given else file
+        if file.name not in given:
+            return file
+        return replace(file, sha256=given[file.name], sha256_origin="given with --sha256", md5=None)
 
     return replace(model, autoencoder=vouched(model.autoencoder), denoiser=vouched(model.denoiser))

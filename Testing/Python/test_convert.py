@@ -147,6 +147,16 @@ def test_the_scale_factor_is_read_from_a_number_a_tensor_and_a_metatensor(tmp_pa
     assert read_scale_factor(Checkpoint(tmp_path / "a.pt", tmp_path, LIMITS)) == SCALE
 
 
+@pytest.mark.parametrize("scale", [SCALE, torch.tensor(SCALE)])
+def test_a_bare_denoiser_has_the_scale_factor_among_its_tensors(tmp_path: Path, scale: object) -> None:
+    _, tensors = trained()
+    torch.save({**tensors, "scale_factor": scale, "num_train_timesteps": torch.tensor(1000)}, tmp_path / DENOISER)
+    network = tiny_networks("maisi-ct")[1].net
+    checkpoint = Checkpoint(tmp_path / DENOISER, tmp_path, LIMITS)
+    assert read_scale_factor(checkpoint) == SCALE
+    assert read_network(checkpoint, network).tensors == len(tensors) and same(network.state_dict(), tensors)
+
+
 @pytest.mark.parametrize("scale", [None, "1.2", True, 0.0, float("nan"), torch.ones(2), torch.tensor(-1.0)])
 def test_a_scale_factor_that_is_none_is_refused(tmp_path: Path, scale: object) -> None:
     torch.save({"unet_state_dict": {"a": torch.ones(1)}, "scale_factor": scale}, tmp_path / "a.pt")
@@ -211,8 +221,16 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path, content: Any
     refused(tmp_path, content, said)
 
 
-def test_other_noise_levels_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, training_file(trained()[1], num_train_timesteps=250), r"250 timesteps; expected 1000")
+@pytest.mark.parametrize("timesteps", [250, torch.tensor(250)])
+def test_other_noise_levels_are_refused(tmp_path: Path, timesteps: object) -> None:
+    refused(tmp_path, training_file(trained()[1], num_train_timesteps=timesteps), r"250 timesteps; expected 1000")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
+def test_numbers_that_are_none_are_told_with_the_file_they_stand_in(tmp_path: Path, number: float) -> None:
+    content = changed(lambda t: t.update({"conv_in.conv.bias": torch.full((8,), number, dtype=torch.float64)}))
+    error = refused(tmp_path, content, rf"^{DENOISER} holds 1 tensors with infinite values or NaN \(conv_in.conv.bias")
+    assert error.code == "weights_corrupt" and "fetch it again" in error.hint
 
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
