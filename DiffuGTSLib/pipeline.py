@@ -3,7 +3,7 @@
 components = load_components(config); segment(read_volume(path), organ_prompts("liver", "CT"), components, config)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.interfaces import require_whole_cells
 from DiffuGTSLib.backbones.memory import WindowMemory
+from DiffuGTSLib.cache import Cache, look_of
 from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
@@ -46,21 +47,6 @@ STAGES = ("aova", "repaint", "residual")
 
 _ANOTHER_MODALITY = "choose another preset, see diffugts presets; or say --modality, if it was guessed wrong."
 """What to do with a scan that the denoiser does not know."""
-
-
-@dataclass(frozen=True, eq=False)
-class Cache:
-    """What a second look at the same scan re-uses.
-
-    Attributes:
-        latent: Of the whole scan, (l, x, y, z).
-        aova: Abnormal map on the canonical grid, (X, Y, Z), before it is smoothed.
-        anomaly_score: Of the scan.
-    """
-
-    latent: np.ndarray
-    aova: np.ndarray
-    anomaly_score: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +116,7 @@ def segment(
         modality: "CT" or "MR"; None guesses from the data and says why.
         region: Mask on the scan's grid: the only place where an anomaly may be (organ, region of interest).
         coarse_mask: Candidates that the user drew or edited; skips detection and the judgment "normal".
-        cache: Of an earlier result of the same scan and prompts.
+        cache: Of an earlier result of the same scan and prompts, by the same weights; the region may be another.
         memory: Handed from one call to the next, it spares another look at what was seen before: the same scan answers
             other prompts and other candidates without being encoded again, with the same numbers bit for bit.
         stages: A beginning of `STAGES`: "aova" alone stops at the candidates.
@@ -139,7 +125,8 @@ def segment(
 
     Raises:
         InputError: NaN, constant image, a modality that is unclear or unknown to the denoiser; an empty coarse mask or
-            region; a part of the coarse mask that lies outside the region; another scan's cache.
+            region; a part of the coarse mask that lies outside the region; a cache that is not of this scan, these prompts
+            and these weights.
         GeometryError: If a mask is not on the scan's grid.
         ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
         MemoryLimitError: If the device has too little memory.
@@ -160,14 +147,14 @@ def segment(
             drawn = None if coarse_mask is None else drawn_candidates(coarse_mask, region, allowed, scan)
             embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
             memory = _begun(memory, scan, components, config)
+            look = look_of(volume, prompts, modality, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            looked = _look(scan, told, embeddings, components, config, cache, memory, report)
+            looked = _look(scan, told, embeddings, components, config, cache, look, memory, report)
             seen = looked.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
             aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
         show("aova", aova)
-        candidate = _detected(seen, allowed, scan, config) if drawn is None else drawn.candidate
-        why_not = _stop_reason(seen, candidate, allowed, config) if drawn is None else ""
+        candidate, why_not = _chosen(seen, drawn, allowed, scan, config)
         coarse = volume.with_array(_candidates(scan, candidate, drawn, region, config, why_not))
         show("coarse_mask", coarse)
         repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
@@ -187,7 +174,7 @@ def segment(
             return Segmentation(
                 mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
                 clock.seconds, why_not or _found(mask.array, refinement, config, drawn),
-                Cache(seen.latent[0].cpu().numpy(), looked.abnormal.cpu().numpy(), seen.anomaly_score), refinement,
+                Cache(seen.latent[0].cpu().numpy(), looked.abnormal.cpu().numpy(), seen.anomaly_score, look), refinement,
             )  # fmt: skip
 
 
@@ -198,11 +185,13 @@ def _look(
     components: Components,
     config: Config,
     cache: Cache | None,
+    look: Mapping[str, str],
     memory: WindowMemory,
     report: OnShare,
 ) -> AovaMaps:
     """Detect, or take up what an earlier look at the same scan has left."""
     if cache is not None:
+        cache.require_of(look)
         if cache.aova.shape != scan.image.shape:
             raise InputError(
                 f"The cached map has shape {cache.aova.shape}, the canonical scan {scan.image.shape}.",
@@ -229,8 +218,14 @@ def _begun(
     return memory
 
 
-def _detected(seen: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config) -> np.ndarray:
-    return threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
+def _chosen(
+    seen: AovaMaps, drawn: Drawn | None, allowed: np.ndarray, scan: CanonicalScan, config: Config
+) -> tuple[np.ndarray, str]:
+    """Return the candidates, drawn or detected, and why there is nothing to repaint, or an empty string."""
+    if drawn is not None:
+        return drawn.candidate, ""
+    candidate = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
+    return candidate, _stop_reason(seen, candidate, allowed, config)
 
 
 _FILLED, _EDGE_VOXELS = 0.9, 3

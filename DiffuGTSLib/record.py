@@ -12,8 +12,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from DiffuGTSLib.cache import Cache
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.pipeline import Components, Segmentation
 from DiffuGTSLib.storage import for_json
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.volume import Geometry, Volume
@@ -70,23 +71,29 @@ def record_text(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def packed_cache(cache: Cache, region: Volume | None, made_of: str) -> bytes:
+def packed_cache(cache: Cache, region: Volume | None, belongs_to: str) -> bytes:
     """Return a cache as the content of its file.
 
     Args:
         cache: From a `Segmentation`.
         region: Where anomalies were allowed; kept with it.
-        made_of: Digest of what the cache belongs to: of the scan's file, or of more.
+        belongs_to: Digest of what the file belongs to: of the scan's file, or of more.
     """
     tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
     if region is not None:
         tensors["region_bits"] = np.packbits(region.array > 0)
-    about = {"scan_sha256": made_of, "anomaly_score": for_json(cache.anomaly_score)}
+    about = {
+        "scan_sha256": belongs_to,
+        "anomaly_score": for_json(cache.anomaly_score),
+        "made_of": dict(cache.made_of),
+    }
     return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
 
 
-def unpacked_cache(path: Path, geometry: Geometry, made_of: str) -> tuple[Cache | None, Volume | None]:
+def unpacked_cache(path: Path, geometry: Geometry, belongs_to: str) -> tuple[Cache | None, Volume | None]:
     """Return the cache and the region; neither where the file is gone.
+
+    No cache where an earlier version wrote it, which did not say what it was made of.
 
     Raises:
         InputError: If the file is damaged, or was made of another scan (code "cache").
@@ -98,19 +105,20 @@ def unpacked_cache(path: Path, geometry: Geometry, made_of: str) -> tuple[Cache 
         with safetensors.safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {})["cache"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-        score = about["anomaly_score"]
-        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score))
-        fits = about["scan_sha256"] == made_of
+        score, made_of = about["anomaly_score"], dict(about.get("made_of", {}))
+        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score), made_of)
+        fits = about["scan_sha256"] == belongs_to
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error
     if not fits:
         raise InputError(f"{path} belongs to another scan than record.json beside it.", hint=RUN_AGAIN, code="cache")
+    known = cache if made_of else None
     if "region_bits" not in tensors:
-        return cache, None
+        return known, None
     voxels = math.prod(geometry.shape)
     bits = tensors["region_bits"]
     if bits.size != (voxels + 7) // 8:
         raise GeometryError(
             f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=RUN_AGAIN
         )
-    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
+    return known, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)

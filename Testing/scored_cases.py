@@ -45,7 +45,7 @@ def a_result(phantom: Phantom, shift: int = 0, sure: float = 0.9) -> Segmentatio
     return Segmentation(
         scan.with_array(mask), scan.with_array(coarse), scan.with_array(aova), None, None, sure, modality, "as asked",
         organ_prompts("liver" if modality == "CT" else "brain", modality), mini_config(), {"aova": 1.0, "repaint": 2.0},
-        "1 finding, refined by residuals", Cache(np.zeros((1, 1)), np.zeros(1), sure),
+        "1 finding, refined by residuals", Cache(np.zeros((1, 1)), np.zeros(1), sure, {}),
     )  # fmt: skip
 
 

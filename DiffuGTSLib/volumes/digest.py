@@ -44,5 +44,6 @@ def voxels_sha256(scan: Volume) -> str:
     axes, signs = closest_ras(scan.geometry)
     voxels = np.transpose(scan.array, axes)[tuple(slice(None, None, int(sign)) for sign in signs)]
     digest = hashlib.sha256(repr(voxels.shape).encode())
-    digest.update(np.ascontiguousarray(voxels, dtype=np.float32).data)
+    for part in voxels:  # one after the other: a scan that lies otherwise in memory is not copied as a whole
+        digest.update(np.ascontiguousarray(part, dtype=np.float32).data)
     return digest.hexdigest()

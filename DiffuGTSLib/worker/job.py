@@ -3,16 +3,16 @@
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
+from DiffuGTSLib.cache import Cache, look_of
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
-from DiffuGTSLib.pipeline import Cache, Segmentation
+from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import whole_file
@@ -58,7 +58,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
             plan = plan_here(scan.geometry, plan.config, grid_fixed=True, given_up=plan.differs_from_asked)
         config = plan.config
         components = model.components(config, spec.allow_untrained)
-        made_of = digest_of_look(scan, prompts, modality, config, components)
+        made_of = digest_of_look(look_of(scan, prompts, modality, components, config), scan, config)
         cache = earlier_look(folder / spec.cache, scan, made_of, teller) if spec.cache else None
 
     def show(kind: str, made: Volume) -> None:
@@ -81,7 +81,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         write_findings(findings, folder / ARTIFACT_FILES["findings"])
         teller.artifact("findings", folder / ARTIFACT_FILES["findings"])
         with whole_file(folder / CACHE_FILE) as temporary:
-            made_of = digest_of_look(scan, prompts, modality, result.config, components)  # memory may have run out
+            made_of = digest_of_look(result.cache.made_of, scan, result.config)  # memory may have run out
             temporary.write_bytes(packed_cache(result.cache, None, made_of))
         write_record(folder, spec, scan, digest, result, components, findings)
         teller.artifact("record", folder / ARTIFACT_FILES["record"])
@@ -120,26 +120,14 @@ def chosen_prompts(spec: JobSpec, modality: str) -> PromptPair:
     return organ_prompts(spec.organ, modality) if spec.organ else free_prompts(spec.normal, spec.abnormal)
 
 
-def digest_of_look(scan: Volume, prompts: PromptPair, modality: str, config: Config, components: Components) -> str:
-    """Return what a look at a scan depends on as a digest, so that a cache is never taken for another look's.
+def digest_of_look(look: Mapping[str, str], scan: Volume, config: Config) -> str:
+    """Return all that a look at a scan depends on as one digest: what `look_of` names, the grid, and how it was done.
 
     Of the scan the voxels and the grid, not the file: the same node may be written again with another header.
     """
-    asked = [
-        prompts.normal,
-        prompts.abnormal,
-        modality,
-        asdict(config.canonical),
-        asdict(config.backbone),
-        asdict(config.text),
-        config.runtime.precision,
-        components.weights,
-        scan.geometry.ijk_to_ras.tolist(),
-        scan.geometry.shape,
-    ]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(scan.array).data)
-    return digest.hexdigest()
+    how = [asdict(config.backbone), asdict(config.text), config.runtime.precision]
+    all_of_it = [dict(look), how, scan.geometry.ijk_to_ras.tolist(), scan.geometry.shape]
+    return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
 
 
 def earlier_look(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:

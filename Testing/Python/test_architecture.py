@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backbones", "model_store.fetch", "processor", "text.bank", "text.encoder"),
     ("aova", "drawn", "edges", "masks", "inpainting", "residual"),
     (
+        "cache",
         "clock",
         "components",
         "pipeline",

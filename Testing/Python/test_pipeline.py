@@ -224,16 +224,46 @@ def test_two_findings_far_from_each_other_are_repainted_and_compared_each_in_its
 
 
 def test_the_cache_of_another_grid_is_refused(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom(grid((90, 52, 60)))
+    """The same voxels, said to be three times as large."""
+    scan = ct_phantom().scan
+    stretched = Volume(scan.array, grid(scan.array.shape, (6.0, 6.0, 6.0)))
     with pytest.raises(InputError, match=r"cached map has shape \(32, 32, 32\), the canonical scan") as caught:
-        segment(phantom.scan, LIVER, some_components, tiny(), cache=a_result.cache)
+        segment(stretched, LIVER, some_components, tiny(), modality="CT", cache=a_result.cache)
     assert caught.value.code == "cache"
+
+
+@pytest.mark.parametrize("other", ["scan", "pair of sentences", "modality", "grid or intensity window", "model"])
+def test_the_cache_of_another_look_is_refused(some_components: Components, a_result: Segmentation, other: str) -> None:
+    """Follow-up scans share a grid, and all small ones are padded to the same sides: shapes tell nothing."""
+    scan, prompts, components, config, modality = ct_phantom().scan, LIVER, some_components, tiny(), "CT"
+    if other == "scan":
+        scan = scan.with_array(scan.array[::-1])
+    elif other == "pair of sentences":
+        prompts = organ_prompts("kidney", "CT")
+    elif other == "modality":
+        modality = "MR"
+    elif other == "grid or intensity window":
+        config = tiny("canonical.mr_clip=false")
+    else:
+        components = dataclasses.replace(components, weights={"aova/head.safetensors": "another"})
+    with pytest.raises(InputError, match=f"The cache was made with another {other}") as caught:
+        segment(scan, prompts, components, config, modality=modality, cache=a_result.cache)
+    assert caught.value.code == "cache" and "leave the cache away" in caught.value.hint
+
+
+def test_a_cache_knows_its_scan_in_whatever_form_the_numbers_are_kept(
+    some_components: Components, a_result: Segmentation
+) -> None:
+    phantom = ct_phantom()
+    other = phantom.scan.with_array(np.asfortranarray(phantom.scan.array.astype(np.float64)))
+    again = segment(other, LIVER, some_components, tiny(), coarse_mask=phantom.lesion, cache=a_result.cache)
+    assert np.array_equal(again.mask.array, a_result.mask.array)
 
 
 def seen_as(a_result: Segmentation, phantom: Phantom, inside: float, outside: float, score: float) -> Cache:
     """The cache of a look that saw the lesion with these shares: what a trained head would have left."""
-    coarse = segment_coarse(phantom)
-    return Cache(a_result.cache.latent, np.where(coarse, inside, outside).astype(np.float32), score)
+    aova = np.where(segment_coarse(phantom), inside, outside).astype(np.float32)
+    return dataclasses.replace(a_result.cache, aova=aova, anomaly_score=score)
 
 
 def segment_coarse(phantom: Phantom) -> np.ndarray:
@@ -319,7 +349,7 @@ def test_attention_is_smoothed_before_it_is_shown_and_cut_and_kept_as_it_was(som
     middle = tuple(slice(side // 2, side // 2 + 2) for side in first.cache.aova.shape)
     aova = np.full(first.cache.aova.shape, 0.2, dtype=np.float32)
     aova[middle] = 0.9
-    cache = Cache(first.cache.latent, aova, 0.8)
+    cache = dataclasses.replace(first.cache, aova=aova, anomaly_score=0.8)
     plain, smooth = (
         segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0", *more), cache=cache, stages=("aova",))
         for more in ((), ("masks.smooth_mm=20", "masks.smooth_edge=0.5"))
@@ -347,7 +377,7 @@ def test_what_lies_beside_a_region_has_no_say_in_it(
     aova = np.where(around > 24.5, 0.95, 0.15).astype(np.float32)
     aova[around < 8] = 0.5
     config = tiny("masks.rule=relative", "masks.floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
-    cache = Cache(first.cache.latent, aova, 0.8)
+    cache = dataclasses.replace(first.cache, aova=aova, anomaly_score=0.8)
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
     found = result.coarse_mask.array > 0
     assert found.any() and np.linalg.norm(points[found] - middle, axis=-1).max() < 16
@@ -387,7 +417,7 @@ def test_candidates_too_small_for_the_scans_grid_are_said_to_be(
     phantom = ct_phantom()
     aova = np.full_like(a_result.cache.aova, 0.1)
     aova[16, 16, 16] = 0.9
-    cache = Cache(a_result.cache.latent, aova, 0.8)
+    cache = dataclasses.replace(a_result.cache, aova=aova, anomaly_score=0.8)
     config = tiny("masks.minimum_ml=0.064")
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, stages=("aova",))
     assert not result.mask.array.any() and "smaller than masks.minimum_ml" in result.outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from phantoms import Phantom, ct_phantom, grid
 
+from DiffuGTSLib.cache import Cache
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.pipeline import Cache
 from DiffuGTSLib.record import packed_cache, record_text, unpacked_cache
 
 
@@ -24,7 +25,8 @@ def a_body() -> Phantom:
 @pytest.fixture
 def a_cache() -> Cache:
     """Any numbers."""
-    return Cache(np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.full((2, 2, 2), 0.5, np.float32), 0.75)
+    latent, aova = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.full((2, 2, 2), 0.5, np.float32)
+    return Cache(latent, aova, 0.75, {"scan": "abc"})
 
 
 def test_a_record_is_json_that_people_can_read(a_body: Phantom) -> None:
@@ -37,14 +39,23 @@ def test_a_cache_comes_back_with_its_region(a_body: Phantom, a_cache: Cache, tmp
     back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "this scan")
     assert back is not None and region is not None
     assert np.array_equal(back.latent, a_cache.latent) and np.array_equal(back.aova, a_cache.aova)
-    assert back.anomaly_score == 0.75 and np.array_equal(region.array, a_body.organ.array)
+    assert (back.anomaly_score, back.made_of) == (0.75, {"scan": "abc"})
+    assert np.array_equal(region.array, a_body.organ.array)
 
 
 def test_a_score_that_does_not_exist_survives_the_cache(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    unknown = Cache(a_cache.latent, a_cache.aova, math.nan)
+    unknown = dataclasses.replace(a_cache, anomaly_score=math.nan)
     (tmp_path / "cache").write_bytes(packed_cache(unknown, None, "x"))
     back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "x")
     assert back is not None and math.isnan(back.anomaly_score) and region is None
+
+
+def test_of_an_earlier_version_that_did_not_say_what_it_was_made_of_only_the_region_is_taken(
+    a_body: Phantom, a_cache: Cache, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_bytes(packed_cache(dataclasses.replace(a_cache, made_of={}), a_body.organ, "x"))
+    back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "x")
+    assert back is None and region is not None and np.array_equal(region.array, a_body.organ.array)
 
 
 def test_no_file_is_no_cache_and_no_error(a_body: Phantom, tmp_path: Path) -> None:
