@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from DiffuGTSLib.config import ResidualConfig
 from DiffuGTSLib.masks import drop_small, fine_threshold
 from DiffuGTSLib.residual import ResidualMaps
 from DiffuGTSLib.volumes import CanonicalScan
-from DiffuGTSLib.volumes.boxes import bounding_box
+from DiffuGTSLib.volumes.boxes import Box, bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 
 
@@ -61,11 +62,8 @@ class Refinement:
     def _own_thresholds(self, drawn: np.ndarray, residual: np.ndarray, mixture: ResidualConfig) -> np.ndarray:
         """Return where each voxel is cut, on the scan's own grid: by the drawn region (26 neighbors) nearest to it."""
         box = bounding_box(self.inside | drawn)
-        parts, _ = label_lesions(drawn[box])
-        nearest = ndimage.distance_transform_edt(
-            parts == 0, self.scan.source.spacing_mm, return_distances=False, return_indices=True
-        )
-        parts, inside, own = parts[tuple(nearest)], self.inside[box], np.full(residual.shape, np.inf, dtype=np.float32)
+        inside, own = self.inside[box], np.full(residual.shape, np.inf, dtype=np.float32)
+        parts = _nearest_regions(drawn[box], inside, self.scan.source.spacing_mm)
         for number, where in enumerate(ndimage.find_objects(parts), start=1):
             part = (parts[where] == number) & inside[where]
             if part.any():
@@ -75,3 +73,25 @@ class Refinement:
     def cut(self, residual: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
         """Return what lies above a threshold, boolean: inside the grown candidate, without small parts."""
         return drop_small((residual > threshold) & self.inside, self.scan.source.spacing_mm, self.minimum_ml)
+
+
+def _nearest_regions(drawn: np.ndarray, inside: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Number the drawn regions (26 neighbors), and what else lies inside as the one nearest to it.
+
+    Only what lies inside is measured, not all that lies between regions far apart.
+    """
+    parts, count = label_lesions(drawn)
+    near = np.argwhere(inside & (parts == 0))
+    if len(near) and count:
+        boxes = enumerate(ndimage.find_objects(parts), start=1)
+        edge = np.concatenate([_edge(parts, number, box) for number, box in boxes])
+        _, nearest = KDTree(edge * spacing_mm).query(near * spacing_mm)
+        parts[tuple(near.T)] = parts[tuple(edge[nearest].T)]
+    return parts
+
+
+def _edge(parts: np.ndarray, number: int, box: Box) -> np.ndarray:
+    """Return the voxels (n, 3) of a region that have a neighbor outside of it: to whatever lies there one of them is nearest."""
+    own = parts[box] == number
+    voxels: np.ndarray = np.argwhere(own & ~ndimage.binary_erosion(own)) + [side.start for side in box]
+    return voxels

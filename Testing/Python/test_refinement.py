@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from phantoms import ct_phantom, grid
+from scipy import ndimage
 
 from DiffuGTSLib.config import ResidualConfig, load_config
-from DiffuGTSLib.refinement import Refinement
+from DiffuGTSLib.refinement import Refinement, _nearest_regions
 from DiffuGTSLib.residual import ResidualMaps
 from DiffuGTSLib.volumes import Volume, to_canonical
 
@@ -111,6 +113,37 @@ def test_what_lies_between_two_drawn_regions_follows_the_one_that_is_nearer_in_m
     both = replace(a_refinement, scan=scan, inside=residual > 0, drawn=drawn)
     cuts = both._own_thresholds(drawn, residual, replace(PIXEL, rule="relative"))
     assert (cuts[8, 8, 4], cuts[12, 8, 6], cuts[8, 8, 6]) == pytest.approx((0.5, 0.1, 0.1))
+
+
+def test_each_voxel_inside_belongs_to_the_nearest_of_many_regions() -> None:
+    """Whichever it is where two are as near."""
+    spacing_mm, rng = (0.7, 0.7, 2.5), np.random.default_rng(0)
+    drawn = ndimage.gaussian_filter(rng.normal(size=(40, 40, 16)), 1.5) > 0.16
+    inside = ndimage.binary_dilation(drawn, iterations=3) & (rng.random(drawn.shape) < 0.9)
+    numbers, parts = _nearest_regions(drawn, inside, spacing_mm), ndimage.label(drawn, np.ones((3, 3, 3)))[0]
+    assert parts.max() > 5 and np.array_equal(numbers[drawn], parts[drawn])
+    to_any, to_own = ndimage.distance_transform_edt(~drawn, spacing_mm), np.zeros(drawn.shape)
+    for number in range(1, parts.max() + 1):
+        to_own[numbers == number] = ndimage.distance_transform_edt(parts != number, spacing_mm)[numbers == number]
+    assert (numbers[inside] > 0).all() and to_own[inside] == pytest.approx(to_any[inside])
+
+
+def test_regions_in_opposite_corners_of_a_scan_cost_no_distances_of_what_lies_between() -> None:
+    drawn = np.zeros((100, 100, 100), dtype=bool)
+    drawn[3:6, 3:6, 3:6] = drawn[94:97, 94:97, 94:97] = True
+    inside = ndimage.binary_dilation(drawn, iterations=2)
+    tracemalloc.start()
+    numbers = _nearest_regions(drawn, inside, (1.0, 1.0, 1.0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (numbers[:50] == inside[:50]).all() and (numbers[50:] == 2 * inside[50:]).all()
+    assert peak < 10 * drawn.nbytes, "numbers and masks; the places of the nearest voxels are 12 bytes a voxel more"
+
+
+def test_without_a_drawn_region_nothing_is_near_one() -> None:
+    assert not _nearest_regions(
+        *np.stack([np.zeros((4, 4, 4)), np.ones((4, 4, 4))]).astype(bool), (1.0, 1.0, 1.0)
+    ).any()
 
 
 @pytest.mark.parametrize("drawn", [False, True])
