@@ -1,5 +1,6 @@
 """The trained parts of one run: loaded, checked against each other, on their device."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,18 @@ class Components:
     trained: bool
     folder: Path | None = None
     residual: ResidualProjection | None = None
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells these networks from others, and from themselves once their weights were changed in place.
+
+        It reads no weight and keeps no network alive. Another copy of the same weights is another one.
+        """
+        parts = (self.autoencoder, self.denoiser, self.head)
+        modules = [part for part in parts if isinstance(part, torch.nn.Module)]
+        tensors = [tensor for part in modules for tensor in (*part.parameters(), *part.buffers())]
+        changes = [0 if each.is_inference() else each._version for each in tensors]  # noqa: SLF001, torch's own count
+        return *map(weakref.ref, parts), *map(id, tensors), *changes
 
     def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what the head looks at a scan through: the autoencoder, with the denoiser's features if it wants them."""

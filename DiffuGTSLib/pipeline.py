@@ -118,7 +118,8 @@ def segment(
         coarse_mask: Candidates that the user drew or edited; skips detection and the judgment "normal".
         cache: Of an earlier result of the same scan and prompts, by the same weights; the region may be another.
         memory: Handed from one call to the next, it spares another look at what was seen before: the same scan answers
-            other prompts and other candidates without being encoded again, with the same numbers bit for bit.
+            other prompts and other candidates without being encoded again, with the same numbers bit for bit. What other
+            networks said is forgotten, and what these said before their weights were changed.
         stages: A beginning of `STAGES`: "aova" alone stops at the candidates.
         on_progress: Called as the work goes on.
         on_artifact: Called with aova and coarse_mask before anything is repainted, then with pseudo_healthy, if any.
@@ -213,8 +214,7 @@ def _begun(
     """
     memory = memory or WindowMemory(0)
     seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
-    weights = components.weights if components.trained else id(components.head)
-    memory.begin((weights, str(components.folder), config.runtime.precision, seen_as))
+    memory.begin((components.identity, config.runtime.precision, seen_as))
     return memory
 
 

@@ -1,5 +1,6 @@
 """The whole road with tiny real networks: where results lie, what they promise, and what is refused at the door."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,25 @@ def test_another_prompt_and_another_candidate_are_answered_from_memory_as_afresh
     other = ct_phantom(grid((40, 36, 44), (2.6, 2.8, 2.5)))
     segment(other.scan, LIVER, some_components, tiny(), memory=memory, coarse_mask=other.lesion)
     assert memory.recalled == 0, "another scan finds nothing"
+
+
+@pytest.mark.parametrize("changed", ["a copy", "in place"])
+def test_another_head_is_not_answered_from_the_memory_of_the_first(changed: str) -> None:
+    """Both go by the same weight files, as a head does that was fine-tuned after it was loaded."""
+    components, memory, scan = load_components(tiny(), allow_untrained=True), WindowMemory(64), ct_phantom().scan
+    components = dataclasses.replace(components, trained=True)
+    before = segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
+    segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
+    assert memory.recalled > 0, "the same networks are"
+    if changed == "a copy":
+        components = dataclasses.replace(components, head=copy.deepcopy(components.head))
+    with torch.no_grad():
+        for weight in components.head.parameters():
+            weight.mul_(-1)
+    after = segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
+    assert memory.recalled == 0
+    assert not np.array_equal(after.aova.array, before.aova.array)
+    assert_same(after, segment(scan, LIVER, components, tiny(), stages=("aova",)))
 
 
 def test_only_the_view_of_a_finding_is_decoded_wherever_the_latent_is_repainted(

@@ -33,6 +33,18 @@ def test_the_same_networks_serve_until_others_are_asked_for_or_they_are_released
     assert model.components(config, True) is not None
 
 
+def test_memory_is_of_the_same_networks_from_run_to_run_wherever_they_are_moved() -> None:
+    """Offloading takes parts to main memory and back; it changes no weight."""
+    model, config = WarmModel(), load_config("tiny")
+    first = model.components(config, True)
+    before = first.identity
+    first.hold(True, "denoiser")
+    first.head.to(torch.float64).to(torch.float32)
+    assert model.components(load_config("tiny", overrides=["runtime.seed=4"]), True).identity == before
+    model.release()
+    assert model.components(config, True).identity != before
+
+
 def test_networks_kept_from_a_test_do_not_serve_whoever_did_not_allow_them() -> None:
     model, config = WarmModel(), load_config("tiny")
     model.components(config, True)
