@@ -266,8 +266,7 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
 
     found = [(model, files) for model in wanted if (files := find_files(model, folder)) is not None]
     if not found:
-        names = "; ".join(f"{model.name}: {', '.join(file.name for file in model.files)}" for model in wanted)
-        raise InputError(f"{folder} holds all files of no model.", hint=f"needed are {names}.", code="missing")
+        raise _no_model_in(folder, wanted)
     for model, _ in found:
         accept_licenses(model, accepted)
     for model, files in found:
@@ -279,6 +278,17 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
             require_room(converted_bytes(model.name, published_networks))
             place = _convert(model, files, precision, progress)
         _tell_done(model, place, quiet)
+
+
+def _no_model_in(folder: Path, wanted: list[PublishedModel]) -> InputError:
+    """Say which files of which model are not in a folder, or which folder in it is a converted model."""
+    from DiffuGTSLib.model_store.fetch import missing_files
+
+    names = {model.name for model in wanted}
+    converted = [path.parent for path in sorted(folder.glob(f"*/{SOURCE_FILE}")) if _model_of(path.parent) in names]
+    lacks = "; ".join(f"{model.name} lacks {' and '.join(missing_files(model, folder))}" for model in wanted)
+    hint = f"{converted[0]} is a converted model: diffugts weights import {converted[0]}." if converted else f"{lacks}."
+    return InputError(f"{folder} holds all files of no model.", hint=hint, code="missing")
 
 
 def _convert(model: PublishedModel, files: dict[str, LocalFile], precision: str, progress: TerminalProgress) -> Path:
@@ -359,9 +369,17 @@ def _show_model(model: PublishedModel) -> None:
     table.add_row("Cite", Text(model.citation))
     table.add_row("Here", Text(f"{stored.folder}, {size_text(stored.size_bytes)}" if stored else "no"))
     if stored:
-        for role, file in stored.source.get("files", {}).items():
-            table.add_row(f"{role} from", Text(f"revision {file['revision']}, SHA-256 {file['sha256']}"))
+        for role, file in _origins(stored.source).items():
+            words = f"revision {file.get('revision', 'not said')}, SHA-256 {file.get('sha256', 'not said')}"
+            table.add_row(Text(f"{role} from"), Text(words))
     OUT.print(table)
+
+
+def _origins(source: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a source.json says of each file, as far as it is of our form."""
+    files = source.get("files")
+    known = files.items() if isinstance(files, dict) else ()
+    return {role: file for role, file in known if isinstance(file, dict)}
 
 
 def _file_words(file: PublishedFile) -> str:

@@ -138,6 +138,11 @@ def find_files(model: PublishedModel, folder: Path) -> dict[str, LocalFile] | No
     return {role: _checked(file, _only(found[role]), "folder", "", None) for role, file in _by_role(model)}
 
 
+def missing_files(model: PublishedModel, folder: Path) -> list[str]:
+    """Return the names of a model's files that `find_files` does not find in a folder."""
+    return [file.name for file in model.files if not _candidates(folder, file)]
+
+
 def forget_downloads(files: dict[str, LocalFile]) -> None:
     """Remove downloads of ours; files of the hub's cache or of a folder stay."""
     for file in files.values():

@@ -196,6 +196,31 @@ def test_import_takes_a_model_that_was_converted_elsewhere(some_files: Path, tmp
     assert find_stored("maisi-ct") is None
 
 
+def test_import_says_which_file_is_missing_or_which_folder_is_the_converted_model(
+    some_files: Path, tmp_path: Path, a_store: Path
+) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    shutil.copy(some_files / AUTOENCODER, stick)
+    done = run("weights", "import", stick, "--model", "maisi-ct", *OPEN)
+    refused(done, 2, "holds all files of no model", f"maisi-ct lacks {DENOISER}.")
+    said(run("weights", "import", some_files, *OPEN))
+    (a_store / "maisi-ct").rename(stick / "maisi-ct")
+    done = run("weights", "import", stick, *OPEN)
+    refused(done, 2, "holds all files of no model", f"diffugts weights import {stick / 'maisi-ct'}.")
+    done = run("weights", "import", stick, "--model", "maisi-mr", *OPEN)
+    refused(done, 2, "holds all files of no model", "maisi-mr lacks autoencoder_v2.pt")
+
+
+@pytest.mark.parametrize("files", [[], {"autoencoder": 1}, {"autoencoder": {"revision": "abc"}}])
+def test_a_source_of_another_form_is_shown_as_far_as_it_goes(some_files: Path, a_store: Path, files: object) -> None:
+    said(run("weights", "import", some_files, *OPEN))
+    source = a_store / "maisi-ct" / "source.json"
+    source.write_text(json.dumps({"model": "maisi-ct", "files": files}))
+    words = said(run("weights", "list", "maisi-ct"))
+    assert ("revision abc, SHA-256 not said" in words) == (isinstance(files, dict) and files["autoencoder"] != 1)
+
+
 def test_a_checksum_of_the_user_s_is_held_against_an_imported_file(some_files: Path) -> None:
     done = run("weights", "import", some_files, "--model", "maisi-ct", *OPEN, "--sha256", f"{DENOISER}={'a' * 64}")
     refused(done, 3, "is not the published file", f"--sha256 {DENOISER}=")
