@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +31,9 @@ def _either(names: Iterable[str]) -> str:
 
 FEATURE_RESIDUALS = ("attention", "projection")
 """Names of `residual.feature`."""
+
+_SIDE_AT_MOST = 1024
+"""Voxels that the sides of a grid may have to be at least, or multiples of: several times what any preset asks for."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,28 @@ class CanonicalConfig:
     def __post_init__(self) -> None:
         _require(0.1 <= self.spacing_mm <= 20, "canonical.spacing_mm", "0.1 to 20 mm", self.spacing_mm)
         _require(
-            self.fit_multiple >= 0 and self.fit_multiple % 32 == 0,
+            0 <= self.fit_multiple <= _SIDE_AT_MOST and self.fit_multiple % 32 == 0,
             "canonical.fit_multiple",
-            "0 or a multiple of 32",
+            f"0 or a multiple of 32, at most {_SIDE_AT_MOST}",
             self.fit_multiple,
         )
         _require(
-            self.fit_minimum_xy >= 0
+            0 <= self.fit_minimum_xy <= _SIDE_AT_MOST
             and (not self.fit_minimum_xy or self.fit_minimum_xy % (self.fit_multiple or 1) == 0),
             "canonical.fit_minimum_xy",
-            "0 or a multiple of fit_multiple",
+            f"0 or a multiple of fit_multiple, at most {_SIDE_AT_MOST}",
             self.fit_minimum_xy,
         )
         _require(
-            self.side_multiple >= 4 and self.side_multiple % 4 == 0,
+            4 <= self.side_multiple <= _SIDE_AT_MOST and self.side_multiple % 4 == 0,
             "canonical.side_multiple",
-            "a multiple of 4",
+            f"a multiple of 4, at most {_SIDE_AT_MOST}",
             self.side_multiple,
         )
         _require(
-            self.minimum_side >= 32 and self.minimum_side % 32 == 0,
+            32 <= self.minimum_side <= _SIDE_AT_MOST and self.minimum_side % 32 == 0,
             "canonical.minimum_side",
-            "a multiple of 32",
+            f"a multiple of 32, at most {_SIDE_AT_MOST}",
             self.minimum_side,
         )
         for name in ("ct_knots_hu", "ct_knots_unit", "mr_percentiles"):
@@ -347,7 +350,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Configuration file {path} does not exist.") from None
     except OSError as error:
         raise ConfigError(f"Configuration file {path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"Configuration file {path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"Configuration file {path}: expected an object of stages, got {type(values).__name__}.")
@@ -374,7 +377,7 @@ def _parse_override(text: str) -> dict[str, dict[str, Any]]:
         )
     try:
         return {stage: {name: json.loads(value)}}
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # of thousands of digits or brackets, too
         return {stage: {name: value}}
 
 
@@ -397,7 +400,8 @@ def _converted(kind: Any, value: Any, path: str) -> Any:
         return tuple(_converted(float, item, path) for item in value)
     if origin is dict and isinstance(value, Mapping):
         return {str(name): _converted(int, item, path) for name, item in value.items()}
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and number and abs(value) <= sys.float_info.max:  # neither infinite nor NaN
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value

@@ -96,7 +96,7 @@ def find_machine(runtime: RuntimeConfig) -> Machine:
         ConfigError: If the device is not here and nothing is known of it.
     """
     wish = runtime.device if runtime.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    absent = wish.startswith("cuda") and not torch.cuda.is_available()
+    absent = re.fullmatch(r"cuda(:\d+)?", wish) is not None and not torch.cuda.is_available()
     if absent and runtime.memory_gb == 0:
         raise ConfigError("There is no CUDA GPU here to plan for.", hint="say how much memory yours has: --memory 8GB.")
     device = torch.device("cuda") if absent else find_device(runtime)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import PUBLISHED
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, published_networks
-from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, load_config
+from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, RuntimeConfig, load_config
 from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
@@ -306,11 +306,14 @@ def test_a_card_that_is_here_is_planned_with_the_computer_s_memory(monkeypatch: 
         assert (found.memory_bytes, found.main_memory_bytes, found.main_memory_source) == (card, 3e9, "of the job")
 
 
-def test_a_card_that_is_not_here_may_have_any_name() -> None:
+def test_a_card_that_is_not_here_may_have_any_number_but_no_other_name() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a card here")
-    runtime = load_config("tiny", overrides=["runtime.device=cuda0", "runtime.memory_gb=8"]).runtime
-    assert find_machine(runtime).device == "cuda"
+    assert find_machine(RuntimeConfig(device="cuda:7", memory_gb=8.0)).device == "cuda"
+    for name in ("cudaa", "cuda0", "cuda:x"):
+        with pytest.raises(ConfigError, match=f"Unknown device '{name}'") as caught:
+            find_machine(RuntimeConfig(device=name, memory_gb=8.0))
+        assert "cuda:N" in caught.value.hint
 
 
 # Which ways there are.
