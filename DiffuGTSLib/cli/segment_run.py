@@ -165,8 +165,12 @@ def asked(
 
 
 def tell_rung(plan: Plan, quiet: bool) -> None:
-    """Say aloud what the plan gives up of what was asked for, if anything."""
-    if plan.rung and not quiet:
+    """Say aloud what the plan gives up of what was asked for, and what to know of this grid, if anything."""
+    if quiet:
+        return
+    if plan.notes:
+        ERR.print(Text(f"Beware: {'; '.join(plan.notes)}."), soft_wrap=True)
+    if plan.rung:
         asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
         ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
 

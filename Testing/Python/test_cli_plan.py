@@ -64,6 +64,18 @@ def test_a_smaller_plan_is_said_and_recorded(a_scan: Path, tmp_path: Path) -> No
     assert results.read_results(tmp_path / "out").given_up_before == ("backbone.window_voxels",)
 
 
+def test_what_the_plan_bewares_of_is_said_by_segment_too(a_scan: Path, tmp_path: Path) -> None:
+    """On a grid that the field of view is stretched onto, as the published models' are."""
+    arguments = ["segment", str(a_scan), "--organ", "liver", "--allow-untrained", *TINY, "--stages", "aova"]
+    arguments += ["--set", "canonical.fit_multiple=32"]
+    done = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
+    assert record["plan"]["notes"] and f"Beware: {'; '.join(record['plan']['notes'])}." in " ".join(done.stderr.split())
+    quiet = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "quiet"), "--quiet"])
+    assert quiet.exit_code == 0 and "Beware" not in quiet.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("8GB", 8.0), ("8", 8.0), ("7.5 gib", 8.053063680), ("900MB", 0.9), ("16g", 16.0)]
 )
