@@ -112,9 +112,16 @@ def test_every_promised_file_is_there_on_exactly_the_scans_grid(a_case: Case, tm
         assert read_volume(folder / name).geometry.difference(a_case.scan.geometry) == "", name
     assert np.array_equal(read_volume(folder / SEGMENTATION).array, a_case.result.mask.array)
     assert np.array_equal(read_volume(folder / COARSE_MASK).array, a_case.phantom.lesion.array)
-    assert np.array_equal(read_volume(folder / AOVA).array, a_case.result.aova.array)
     assert (folder / OVERVIEW).read_bytes().startswith(b"\x89PNG")
     assert (folder / FINDINGS).read_text().startswith("label,volume_ml,centroid_r_mm")
+
+
+def test_maps_are_written_in_steps_without_digits_that_say_nothing(a_case: Case, a_written_folder: Path) -> None:
+    written = read_volume(a_written_folder / AOVA).array
+    assert np.abs(written - a_case.result.aova.array).max() <= 0.5 / 4096
+    assert np.array_equal(written * 4096, np.round(written * 4096))
+    assert a_case.result.residual is not None
+    assert np.abs(read_volume(a_written_folder / RESIDUAL).array - a_case.result.residual.array).max() <= 0.5 / 4096
 
 
 def test_the_format_nrrd_adds_a_slicer_segmentation(a_case: Case, tmp_path: Path) -> None:
