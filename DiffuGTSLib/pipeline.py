@@ -347,7 +347,7 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     if region is not None:
         # What it covers by half; and all that it touches where it is as thin as the model's voxels, as a vessel is. Near
         # its thick parts nothing is added: the highest attention there would be the neighboring organ's.
-        covered = scan.project(region)
+        covered = scan.project(region.with_array(within(region)))  # of a label, too, whose number is not 1
         near_thick = ndimage.binary_dilation(covered >= _FILLED, np.ones((3, 3, 3)), iterations=_EDGE_VOXELS)
         inside &= (covered >= 0.5) | ((covered > TOUCHED) & ~near_thick)
         if not inside.any():

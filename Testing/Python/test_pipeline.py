@@ -362,6 +362,25 @@ def test_a_region_restricts_to_itself(some_components: Components, a_result: Seg
         assert not changed[middle:].any(), "nor is anything repainted"
 
 
+@pytest.mark.parametrize("value", [255, 10, -1])
+def test_a_region_is_as_large_whatever_number_its_label_has(
+    some_components: Components, a_result: Segmentation, value: int
+) -> None:
+    """A label of a label map, or a mask of 0 and 255; what is not above 0 is outside everywhere."""
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.9, 0.9, 0.8)
+    near = ndimage.binary_dilation(phantom.lesion.array > 0, iterations=4)
+    numbers = np.where(near, abs(value), min(value, 0)).astype(np.int16)
+    found = [
+        segment(
+            phantom.scan, LIVER, some_components, tiny(), cache=cache, region=phantom.lesion.with_array(region),
+            stages=("aova",),
+        ).mask.array
+        for region in (near.astype(np.uint8), numbers)
+    ]  # fmt: skip
+    assert found[0].any() and np.array_equal(*found)
+
+
 def test_attention_is_smoothed_before_it_is_shown_and_cut_and_kept_as_it_was(some_components: Components) -> None:
     """A speck without an edge of its own fades; with another reach the same cache answers anew."""
     phantom = ct_phantom()
