@@ -1,4 +1,7 @@
-"""From maps to masks: threshold, small parts, growth in millimeters. 1 = anomaly = repaint, everywhere."""
+"""From maps to masks: threshold, small parts, growth in millimeters. 1 = anomaly = repaint, everywhere.
+
+Masks may be boolean, or 0 and 1 as files hold them, see `as_mask`; those that are returned are boolean.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -8,6 +11,7 @@ from DiffuGTSLib.config import MasksConfig, ResidualConfig
 from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 from DiffuGTSLib.volumes.lesions import label_lesions
+from DiffuGTSLib.volumes.mask import as_mask
 
 FAINT = 0.1
 """Attention below this is no part of a finding and is not smoothed: most of a scan."""
@@ -16,7 +20,7 @@ FAINT = 0.1
 def smoothed_map(
     abnormal: Float[np.ndarray, "X Y Z"],
     picture: Float[np.ndarray, "X Y Z"],
-    allowed: Bool[np.ndarray, "X Y Z"],
+    allowed: Shaped[np.ndarray, "X Y Z"],
     spacing_mm: tuple[float, float, float],
     config: MasksConfig,
 ) -> Float[np.ndarray, "X Y Z"]:
@@ -32,13 +36,13 @@ def smoothed_map(
         config: How far, and what an edge is.
     """
     return smooth_within_edges(
-        abnormal, picture, allowed, spacing_mm, config.smooth_mm, config.smooth_edge, above=FAINT
+        abnormal, picture, as_mask(allowed), spacing_mm, config.smooth_mm, config.smooth_edge, above=FAINT
     )
 
 
 def coarse_mask(
     abnormal: Float[np.ndarray, "X Y Z"],
-    allowed: Bool[np.ndarray, "X Y Z"],
+    allowed: Shaped[np.ndarray, "X Y Z"],
     spacing_mm: tuple[float, float, float],
     config: MasksConfig,
 ) -> Bool[np.ndarray, "X Y Z"]:
@@ -55,15 +59,17 @@ def coarse_mask(
         spacing_mm: Of the grid.
         config: Threshold, rule, floor, least peak and smallest volume.
     """
+    allowed = as_mask(allowed)
     threshold, peak = candidate_levels(abnormal, allowed, config)
     candidates = drop_faint((abnormal > threshold) & allowed, abnormal, peak)
     return drop_small(candidates, spacing_mm, config.minimum_ml)
 
 
 def candidate_levels(
-    abnormal: Float[np.ndarray, "X Y Z"], allowed: Bool[np.ndarray, "X Y Z"], config: MasksConfig
+    abnormal: Float[np.ndarray, "X Y Z"], allowed: Shaped[np.ndarray, "X Y Z"], config: MasksConfig
 ) -> tuple[float, float]:
     """Return the attention above which a voxel is a candidate, and the peak that one has to reach, by the rule."""
+    allowed = as_mask(allowed)
     highest = float(abnormal[allowed].max()) if allowed.any() else 0.0
     threshold, peak = config.threshold, config.peak
     if config.rule == "relative":
@@ -74,9 +80,10 @@ def candidate_levels(
 
 
 def drop_faint(
-    mask: Bool[np.ndarray, "X Y Z"], values: Float[np.ndarray, "X Y Z"], peak: float
+    mask: Shaped[np.ndarray, "X Y Z"], values: Float[np.ndarray, "X Y Z"], peak: float
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Remove connected parts (26 neighbors) in which no value reaches a peak."""
+    mask = as_mask(mask)
     if peak <= 0:
         return mask
     labels, _ = label_lesions(mask)
@@ -85,13 +92,14 @@ def drop_faint(
 
 
 def fine_mask(
-    fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
+    fused: Float[np.ndarray, "X Y Z"], candidate: Shaped[np.ndarray, "X Y Z"], config: ResidualConfig
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Return the voxels of the candidate whose fused residual is high.
 
     Otsu is computed inside the candidate only: over a whole, mostly empty volume it parts body from background. An
     empty candidate, or one in which nothing changed, gives an empty mask.
     """
+    candidate = as_mask(candidate)
     if not candidate.any():
         return candidate
     refined: Bool[np.ndarray, "X Y Z"] = (fused > fine_threshold(fused, candidate, config)) & candidate
@@ -99,22 +107,23 @@ def fine_mask(
 
 
 def fine_threshold(
-    fused: Float[np.ndarray, "X Y Z"], candidate: Bool[np.ndarray, "X Y Z"], config: ResidualConfig
+    fused: Float[np.ndarray, "X Y Z"], candidate: Shaped[np.ndarray, "X Y Z"], config: ResidualConfig
 ) -> float:
     """Return the threshold that `fine_mask` cuts at; the candidate is not empty.
 
     Otsu's rule leaves at least the highest value, where it is above 0: equal values cannot be parted, and all of them stay.
     """
-    values = fused[candidate]
+    values = fused[as_mask(candidate)]
     if config.rule == "otsu":
         return min(otsu(values), float(np.nextafter(values.max(), 0, dtype=values.dtype)))
     return config.threshold * (float(values.max()) if config.rule == "relative" else 1.0)
 
 
 def dilate_mm(
-    mask: Bool[np.ndarray, "X Y Z"], radius_mm: float, spacing_mm: tuple[float, float, float]
+    mask: Shaped[np.ndarray, "X Y Z"], radius_mm: float, spacing_mm: tuple[float, float, float]
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Grow a mask by a distance in mm, the same in all directions whatever the voxels' shape."""
+    mask = as_mask(mask)
     if radius_mm <= 0 or not mask.any():
         return mask
     grown = mask.copy()
@@ -126,10 +135,11 @@ def dilate_mm(
 
 
 def drop_small(
-    mask: Bool[np.ndarray, "X Y Z"], spacing_mm: tuple[float, float, float], minimum_ml: float
+    mask: Shaped[np.ndarray, "X Y Z"], spacing_mm: tuple[float, float, float], minimum_ml: float
 ) -> Bool[np.ndarray, "X Y Z"]:
     """Remove connected parts (26 neighbors) smaller than a volume in ml."""
     voxel_ml = float(np.prod(spacing_mm)) / 1000.0
+    mask = as_mask(mask)
     box, kept = bounding_box(mask), np.zeros(mask.shape, dtype=bool)
     labels, count = label_lesions(mask[box])
     large = np.bincount(labels[labels > 0], minlength=count + 1) * voxel_ml >= minimum_ml * (1 - 1e-9)
@@ -138,8 +148,9 @@ def drop_small(
     return kept
 
 
-def largest_part(mask: Bool[np.ndarray, "X Y Z"], by_faces: bool = False) -> Bool[np.ndarray, "X Y Z"]:
+def largest_part(mask: Shaped[np.ndarray, "X Y Z"], by_faces: bool = False) -> Bool[np.ndarray, "X Y Z"]:
     """Return the largest connected part (26 neighbors; with `by_faces` 6) of a mask; an empty mask stays empty."""
+    mask = as_mask(mask)
     parts, count = ndimage.label(mask) if by_faces else label_lesions(mask)
     if count < 2:
         return mask

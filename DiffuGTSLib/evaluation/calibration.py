@@ -10,9 +10,10 @@ from math import nan
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes.mask import as_mask
 
 FINE_BINS = 1000
 """For the order of scores (AUROC): two voxels in one bin count as a tie."""
@@ -110,19 +111,20 @@ class Reliability:
 
 def count_voxels(
     probabilities: Shaped[np.ndarray, " *grid"],
-    truth: Bool[np.ndarray, " *grid"],
-    within: Bool[np.ndarray, " *grid"],
+    truth: Shaped[np.ndarray, " *grid"],
+    within: Shaped[np.ndarray, " *grid"],
 ) -> Reliability:
     """Count the voxels of one map.
 
     Args:
         probabilities: 0 to 1.
-        truth: The reference mask.
-        within: Which voxels count. Air around the body is right at no cost, and would flatter every figure.
+        truth: The reference mask, boolean or 0 and 1.
+        within: The same form. Which voxels count. Air around the body is right at no cost, and would flatter every figure.
 
     Raises:
-        InputError: If a probability that counts lies outside 0 to 1, or is NaN.
+        InputError: If a probability that counts lies outside 0 to 1, or is NaN, or a mask is none.
     """
+    truth, within = as_mask(truth, "reference"), as_mask(within, "region")
     values, tumor = probabilities[within], truth[within]
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
         raise InputError(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
+from DiffuGTSLib.volumes.mask import as_mask
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives a scan at which sensitivity is read."""
@@ -76,7 +77,7 @@ class Froc:
 
 def candidates(
     probabilities: Shaped[np.ndarray, "_ _ _"],
-    truth: Bool[np.ndarray, "_ _ _"],
+    truth: Shaped[np.ndarray, "_ _ _"],
     spacing_mm: tuple[float, float, float],
     thresholds: Sequence[float] = THRESHOLDS,
     *,
@@ -87,15 +88,16 @@ def candidates(
 
     Args:
         probabilities: 0 to 1, on the scan's grid.
-        truth: The reference mask; empty for a healthy scan.
+        truth: The reference mask, boolean or 0 and 1; empty for a healthy scan.
         spacing_mm: Voxel size.
         thresholds: Voxels above one are its candidates.
         minimum_ml: Smaller candidates are dropped, as the method itself drops them.
         minimum_iou: From which a candidate and a lesion match; at 0 a single voxel is enough.
 
     Raises:
-        InputError: If a probability lies outside 0 to 1 or is NaN, or the shapes differ.
+        InputError: If a probability lies outside 0 to 1 or is NaN, the shapes differ, or the reference is no mask.
     """
+    truth = as_mask(truth, "reference")
     if probabilities.shape != truth.shape:
         raise InputError(f"Map and reference differ in shape: {probabilities.shape} and {truth.shape}.")
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):  # NaN fails both

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes.boxes import bounding_box
+from DiffuGTSLib.volumes.mask import as_mask
 
 BOTH_EMPTY = nan
 """What a figure of overlap is where there was nothing to find and nothing was found; 0 where one mask is empty.
@@ -118,23 +119,11 @@ def as_masks(
     """Return two arrays as booleans.
 
     Raises:
-        InputError: If the shapes differ, or a value is neither 0 nor 1: thresholding is the caller's choice.
+        InputError: If the shapes differ, or as `as_mask`.
     """
     if pred.shape != ref.shape:
         raise InputError(
             f"Prediction and reference differ in shape: {pred.shape} and {ref.shape}.",
             hint="bring both to the grid of the scan first.",
         )
-    return _as_mask(pred, "prediction"), _as_mask(ref, "reference")
-
-
-def _as_mask(array: Shaped[np.ndarray, " *grid"], name: str) -> Bool[np.ndarray, " *grid"]:
-    mask = array.astype(bool)
-    if array.dtype != bool and not np.array_equal(array, mask):
-        strange = array[array != mask].flat[0]
-        raise InputError(
-            f"The {name} is not a mask: expected 0 and 1, got {strange}.",
-            hint="choose a threshold or a label first.",
-            code="not_a_mask",
-        )
-    return mask
+    return as_mask(pred, "prediction"), as_mask(ref, "reference")

@@ -43,6 +43,19 @@ def test_ece_and_brier_are_those_of_the_definition(sharpness: float) -> None:
     assert counted.brier == pytest.approx(brier)
 
 
+@pytest.mark.parametrize("kind", ["u1", "i8", "f4"])
+def test_the_masks_may_be_0_and_1_of_any_type(kind: str) -> None:
+    """As a list of places, which is what whole numbers in brackets are to numpy, half of the map would be two planes."""
+    probabilities, truth = a_map(3)
+    half = np.arange(10)[:, None, None] < 5
+    expected = count_voxels(probabilities, truth, half & EVERYWHERE)
+    counted = count_voxels(probabilities, truth.astype(kind), (half & EVERYWHERE).astype(kind))
+    assert counted.as_json() == expected.as_json() and counted.voxels == 500
+    for masks in ((255 * truth.astype("i8"), EVERYWHERE), (truth, 2 * EVERYWHERE.astype("i8"))):
+        with pytest.raises(InputError, match="is not a mask: expected 0 and 1, got 2"):
+            count_voxels(probabilities, *masks)
+
+
 def test_auroc_of_voxels_is_the_exact_one_to_a_bin() -> None:
     probabilities, truth = a_map(2)
     exact = auroc(probabilities.ravel().tolist(), truth.ravel().tolist())

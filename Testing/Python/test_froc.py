@@ -37,6 +37,16 @@ def test_candidates_are_those_of_detect_at_each_threshold(seed: int, minimum_iou
         assert (counted.found[number], counted.false_positives[number]) == (judged.found, judged.false_positives)
 
 
+@pytest.mark.parametrize("kind", ["u1", "i2", "i8", "f4"])
+def test_the_reference_may_be_0_and_1_of_any_type(kind: str) -> None:
+    """A mask that was read from a file is none of booleans."""
+    probabilities, truth = a_scan(1)
+    expected = candidates(probabilities, truth, SPACING_MM)
+    assert expected.lesions > 0 and candidates(probabilities, truth.astype(kind), SPACING_MM) == expected
+    with pytest.raises(InputError, match="The reference is not a mask: expected 0 and 1, got 2"):
+        candidates(probabilities, (2 * truth).astype(kind), SPACING_MM)
+
+
 def test_a_healthy_scan_has_false_positives_only() -> None:
     probabilities, _ = a_scan(0)
     counted = candidates(probabilities, np.zeros(probabilities.shape, dtype=bool), SPACING_MM)

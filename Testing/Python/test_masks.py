@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.masks import coarse_mask, dilate_mm, drop_small, fine_mask, fine_threshold, largest_part, otsu
+from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.masks import (
+    coarse_mask,
+    dilate_mm,
+    drop_faint,
+    drop_small,
+    fine_mask,
+    fine_threshold,
+    largest_part,
+    otsu,
+)
 
 MM = (1.0, 1.0, 1.0)
 
@@ -30,6 +40,26 @@ def test_the_coarse_mask_is_what_is_above_the_threshold_and_not_on_it() -> None:
     abnormal = a_map((0.5, 4), (0.51, 5))
     mask = coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(threshold=0.5, minimum_ml=0.0))
     assert mask.sum() == 5 and (abnormal[mask] > 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["u1", "i8", "f4"])
+def test_masks_as_files_hold_them_are_taken_as_booleans_are(kind: str) -> None:
+    """`Segmentation.mask` and `read_mask` are of 0 and 1, whose inverse is not the other voxels but 255 and 254."""
+    abnormal = a_map((0.9, 20), (0.6, 3))
+    mask, allowed, config = abnormal > 0.5, abnormal > 0, MasksConfig(minimum_ml=0.01)
+    spread = np.linspace(0, 1, mask.size, dtype=np.float32).reshape(mask.shape)
+    for change in (
+        lambda mask: dilate_mm(mask, 1.0, MM),
+        lambda mask: drop_faint(mask, abnormal, 0.7),
+        lambda mask: drop_small(mask, MM, 0.01),
+        largest_part,
+        lambda mask: fine_mask(spread, mask, ResidualConfig()),
+        lambda mask: coarse_mask(abnormal, allowed.astype(mask.dtype), MM, config),
+    ):
+        given = change(mask.astype(kind))
+        assert given.dtype == bool and np.array_equal(given, change(mask)) and given.any()
+    with pytest.raises(InputError, match="not a mask: expected 0 and 1, got 255"):
+        dilate_mm(255 * mask.astype(np.int64), 1.0, MM)
 
 
 def test_the_coarse_mask_stays_where_an_anomaly_may_be() -> None:
