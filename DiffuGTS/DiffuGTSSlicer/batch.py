@@ -188,7 +188,7 @@ class Batch:
         elif run.state == FAILED and run.failure is not None:
             self._end(case, FAILED, run.failure.text())
         else:
-            self._end(case, run.state)
+            self._end(case, run.state, _("The scan was deleted.") if run.isDropped else "")
 
     def _end(self, case: Case, status: str, message: str = "") -> None:
         case.message = message

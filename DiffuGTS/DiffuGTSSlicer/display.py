@@ -7,7 +7,7 @@ opacity is the layer's. Views are reached through their nodes; only a change of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -236,6 +236,14 @@ def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> 
         layers.SetForegroundOpacity(float(opacity))
         if isAnother:
             _bringIntoView(view, scanNode)
+
+
+def takeOff(overlayNodes: Iterable[Any]) -> None:
+    """Take maps off the slice views that show them, as where their scan is gone."""
+    ids = {node.GetID() for node in overlayNodes}
+    for _view, layers in _views():
+        if layers.GetForegroundVolumeID() in ids:
+            layers.SetForegroundVolumeID(None)
 
 
 def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:

@@ -356,7 +356,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             except Exception as error:  # noqa: BLE001 - an earlier result must not stay written over by half of this
                 run.failure = _failure(error, "The run cannot be brought to its end")
                 isDone = False
-        if not isDone and run.replaces and not run.isDropped:
+        if not isDone and (run.replaces or run.isDropped):  # where the scan is gone, a part of its result is of no use
             run.goBack()
         yield from inBackground(run.removeFolder)
         if run.folder.exists():

@@ -79,6 +79,7 @@ class Panel(VTKObservationMixin):
         self.addObserver(scene, scene.StartImportEvent, self._onSceneComes)
         self.addObserver(scene, scene.EndImportEvent, self._onSceneIsThere)
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeGoes, priority=BEFORE_WIDGETS)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeIsGone)
 
     def _shortcut(self, uiWidget: Any, keys: str) -> Any:
         shortcut = qt.QShortcut(qt.QKeySequence(keys), uiWidget)
@@ -172,6 +173,12 @@ class Panel(VTKObservationMixin):
             for name in names:
                 setattr(state, name, None)
 
+    def _onNodeIsGone(self, _caller: Any, _event: Any) -> None:
+        """Review nothing any more where the scan is deleted; the scene would take it out of the state without a word."""
+        scan = None if self.parameterNode is None else self.parameterNode.resultVolume
+        if scan is not None and not slicer.mrmlScene.IsNodePresent(scan):
+            self.parameterNode.resultVolume = None
+
     def _onModified(self, _caller: Any = None, _event: Any = None) -> None:
         if not slicer.mrmlScene.IsImporting():
             self.refresh()
@@ -225,10 +232,11 @@ class Panel(VTKObservationMixin):
         self.refresh()
 
     def _onEvent(self, event: dict[str, Any]) -> None:
-        run = self.logic.run
+        run, state = self.logic.run, self.parameterNode
         with self.held():
-            if run is not None and run.isUndone and event["event"] in ENDINGS and self.parameterNode is not None:
-                goBackInState(self.parameterNode, run)
+            isOver = state is not None and run is not None and event["event"] in ENDINGS
+            if isOver and run.isUndone and not run.isDropped:  # a scene that has come since is not the run's
+                goBackInState(state, run)
                 self.review.forget()
             for section in self._listeners(run):
                 section.onEvent(event)

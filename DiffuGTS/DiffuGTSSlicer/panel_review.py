@@ -140,6 +140,10 @@ class ReviewSection(Section):
             self._applyThreshold()
             if self.panel.isShown:  # the views belong to whoever works in another module meanwhile
                 self._applyOverlay()
+        elif self.panel.isShown and (self._shown or self._comparing):  # nothing is left here that could take it off
+            self.stopComparing()
+            display.takeOff(maps.values())
+            self._shown = ()
         if not self.logic.isRunning:
             self._measure()
 

@@ -54,9 +54,9 @@ class Run:
         cacheKey: What a detection depends on, as it was at the beginning.
         isHandedOver: Whether the worker has the job, or had it.
         isStopped: It was cancelled before that.
-        isDropped: Its scan or its scene is gone; nothing is imported any more.
+        isDropped: Its scan or its scene is gone; nothing is imported any more, and what was goes.
         replaces: It writes over results of an earlier run on the same scan, which come back if this one is cut short.
-        isUndone: It was cut short, and they are back; what it had brought is gone.
+        isUndone: It was cut short; what it had brought is gone, and what it had written over is back.
         putBack: What undoes its writing, in the order in which it was written.
         notes: What it did that the user has to know.
     """

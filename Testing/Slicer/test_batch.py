@@ -87,6 +87,18 @@ def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
     assert "no longer in the scene" in batch.cases[1].message
 
 
+def test_a_scan_that_is_deleted_while_it_is_segmented_leaves_nothing_and_says_so(a_logic) -> None:
+    logic = a_logic(["artifact", "aova"], ["artifact", "coarse_mask"], ["sleep", 2], *GOOD)
+    first, second = scans(2)
+    batch = logic.startBatch([first, second], LUNG)
+    assert gui.spin(lambda: logic.run is not None and "coarse_mask" in logic.run.nodes, 30)
+    made = list(logic.run.nodes.values())
+    slicer.mrmlScene.RemoveNode(first)
+    assert gui.spin(lambda: batch.isOver, 30)
+    assert not any(slicer.mrmlScene.IsNodePresent(node) for node in made)
+    assert states(batch) == [CANCELLED, DONE] and batch.cases[0].message == "The scan was deleted."
+
+
 def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypatch: pytest.MonkeyPatch) -> None:
     logic = a_logic(*GOOD)
     monkeypatch.setattr("DiffuGTSSlicer.logic.Run", None)

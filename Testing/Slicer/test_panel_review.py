@@ -58,6 +58,17 @@ def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
     assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
 
 
+@pytest.mark.parametrize("isRocking", [False, True])
+def test_a_map_leaves_the_views_with_its_scan(a_panel: Opened, a_coarse_scan: Any, isRocking: bool) -> None:
+    a_panel.segment()
+    a_panel.ui.rockButton.checked = isRocking
+    layers = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
+    assert layers.GetForegroundVolumeID()
+    slicer.mrmlScene.RemoveNode(a_coarse_scan)
+    assert not layers.GetForegroundVolumeID() and not a_panel.ui.rockButton.checked
+    assert a_panel.ui.findingsTable.rowCount == 0 and not a_panel.ui.overlayComboBox.enabled
+
+
 def test_a_finding_is_jumped_to_dropped_and_taken_back(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.segment()
     table, state = a_panel.ui.findingsTable, a_panel.state
