@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox, toRasIndices, volumeGeometry
-from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS
+from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS, freeSegmentName
 from DiffuGTSSlicer.steps import Work, stepwise
 
 
@@ -46,13 +46,11 @@ def setAside(node: Any, segmentId: str, why: str) -> str:
     """Hide a segment of the user's under a name of its own, so that no tumor counts twice; return what to tell of it."""
     segmentation = node.GetSegmentation()
     segment = segmentation.GetSegment(segmentId)
-    taken = {segmentation.GetSegment(each).GetName() for each in segmentation.GetSegmentIDs()}
-    names = [_("{name} ({why})").format(name=segment.GetName(), why=why)]
-    while names[-1] in taken:
-        names.append(f"{names[0]} {len(names) + 1}")
+    name = _("{name} ({why})").format(name=segment.GetName(), why=why)
+    name = freeSegmentName(segmentation, name, segmentId)
     words = _("'{before}' is {why}: it is kept, hidden, as '{after}'.")
-    told = words.format(before=segment.GetName(), why=why, after=names[-1])
-    segment.SetName(names[-1])
+    told = words.format(before=segment.GetName(), why=why, after=name)
+    segment.SetName(name)
     display.showSegment(node, segmentId, False)
     return told
 

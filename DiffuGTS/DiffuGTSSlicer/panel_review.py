@@ -128,8 +128,9 @@ class ReviewSection(Section):
         ui.overlayThresholdSlider.enabled = ui.legendCheckBox.enabled = hasScan and "aova" in maps
         for widget in (ui.sideBySideLayoutButton, *self._modes.values()):
             widget.enabled = hasScan and "pseudo_healthy" in maps
-        ui.syntheticLabel.setVisible("pseudo_healthy" in maps)
-        ui.syntheticLabel.setText("\n".join(filter(None, [self._synthetic, self._otherTime()])))
+        remarks = [self._synthetic if "pseudo_healthy" in maps else "", self._otherTime(), self._goneSegment()]
+        ui.syntheticLabel.setText("\n".join(filter(None, remarks)))
+        ui.syntheticLabel.setVisible(any(remarks))
         if state is None:
             self._overlay.show("none")
             self._fill(())
@@ -157,6 +158,13 @@ class ReviewSection(Section):
         return _(
             "The scan shows another time point than this result is of: scroll back to compare, or segment this one."
         )
+
+    def _goneSegment(self) -> str:
+        """Say that the segment under review is not in its segmentation any more, or return an empty string."""
+        node = None if self.state is None or self.logic.isRunning else shownResult(self.state)
+        if node is None or node.GetSegmentation().GetSegment(self.state.tumorSegmentId) is not None:
+            return ""
+        return _("The outlined segment was removed or undone: bring it back in the Segment Editor, or segment again.")
 
     def _hideOthers(self) -> None:
         """Hide what was outlined in other scans: in the one under review it would look like its own.

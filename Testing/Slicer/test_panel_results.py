@@ -338,6 +338,24 @@ def test_an_edited_segment_is_kept_hidden_under_another_name_and_told(a_panel: O
         assert told in a_panel.ui.logText.plainText and told in a_panel.ui.messageLabel.text
 
 
+def test_an_undo_across_a_run_is_said_and_the_next_run_gives_no_name_twice(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.segment()
+    state, history = a_panel.state, slicer.vtkSegmentationHistory()
+    node = state.segmentation
+    history.SetSegmentation(node.GetSegmentation())  # as the Segment Editor does, before each step
+    history.SaveState()
+    set_segment_mask(blob(GRID, (18, 17, 10), 4).T, a_coarse_scan, node, state.tumorSegmentId)
+    history.SaveState()
+    a_panel.segment()
+    assert "undone" not in a_panel.ui.syntheticLabel.text
+    history.RestorePreviousState()
+    a_panel.widget.enter()
+    assert a_panel.ui.findingsTable.rowCount == 0 and "removed or undone" in a_panel.ui.syntheticLabel.text
+    a_panel.segment()
+    assert segments(node) == {"Lung tumor": False, "Lung tumor 2": True}
+    assert a_panel.ui.findingsTable.rowCount == 2 and "undone" not in a_panel.ui.syntheticLabel.text
+
+
 @pytest.mark.parametrize("status", ["Completed", "Flagged"])
 def test_a_segment_that_somebody_has_judged_is_not_written_over(
     a_panel: Opened, a_coarse_scan: Any, status: str
