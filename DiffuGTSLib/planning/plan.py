@@ -33,8 +33,9 @@ _VOXELS_PER_S = 16e6
 """To the model's grid and back, of the scan's own voxels: 3 to 6 s for 512 × 512 × 300, estimated."""
 
 _F32 = 4
-_HOST = {"read": 20, "aova": 12, "repaint": 45, "residual": 24, "write back": 34}
-"""Bytes that numpy holds a voxel of the scan, at the most, the scan itself included; counted in the code."""
+_HOST = {"read": 16, "aova": 14, "repaint": 18, "residual": 18, "write back": 28}
+"""Bytes that numpy holds a voxel of the scan, the scan itself included; measured, also with candidates that fill the scan.
+Only a region that a person drew over all of it takes more, 42, while its own cut is sought."""
 
 EVERY = ("autoencoder", "denoiser", "head")
 """Networks that hold weights."""

@@ -283,7 +283,9 @@ def test_a_map_comes_back_piece_by_piece_as_it_does_at_once(monkeypatch: pytest.
         source = grid((int(count[0]), int(count[1]), int(count[2])), tuple(spacing), ways[rng.integers(48)], degrees)
         canonical = to_canonical(Volume(rng.uniform(-900, 900, source.shape), source), config, "CT")
         first = [int(rng.integers(begin, end)) for begin, end in canonical.inside]
-        box = tuple(slice(a, int(rng.integers(a, end)) + 1) for a, (_, end) in zip(first, canonical.inside))
+        box = tuple(
+            slice(a, int(rng.integers(a, end)) + 1) for a, (_, end) in zip(first, canonical.inside, strict=True)
+        )
         values = np.zeros(canonical.image.shape, dtype=np.float32)
         values[box] = rng.uniform(0.2, 1, values[box].shape)
         whole, pieced = canonical.restore(values), np.zeros(source.shape, dtype=np.float32)
