@@ -83,7 +83,7 @@ class Batch:
             InputError: If there is no scan at all.
         """
         if not scans:
-            raise InputError("There is no scan to segment.", hint="choose at least one volume.", code="no_scan")
+            raise InputError(_("There is no scan to segment."), hint=_("choose at least one volume."), code="no_scan")
         self.cases = tuple(_case(scan) for scan in scans)
         self.onCase = onCase or (lambda case: None)
         self.onDone = onDone or (lambda batch: None)
@@ -159,7 +159,7 @@ class Batch:
             if case.scanNode is None:
                 case.scanNode = _load(case)
             if not slicer.mrmlScene.IsNodePresent(case.scanNode):
-                raise InputError("The scan is no longer in the scene.", hint="load it again.", code="no_scan")
+                raise InputError(_("The scan is no longer in the scene."), hint=_("load it again."), code="no_scan")
             wish = self._parameters
             requireOwnRegions(case.scanNode, wish.organSegmentation, wish.roi, isWatched=False)
             case.run = self._begin(case.scanNode, self._parameters, onEvent=self._listener(case))
@@ -224,10 +224,13 @@ def _load(case: Case) -> Any:
         InputError: If it is not there, or Slicer cannot read it.
     """
     if not Path(str(case.path)).exists():
-        raise InputError(f"{case.path} does not exist.", hint="check that the disk is connected.", code="no_file")
+        words = _("{path} does not exist.").format(path=case.path)
+        raise InputError(words, hint=_("check that the disk is connected."), code="no_file")
     try:
         return slicer.util.loadVolume(str(case.path))
     except (RuntimeError, OSError) as error:
         raise InputError(
-            f"{case.path} cannot be loaded as a volume.", hint="load it in Slicer first, to see why.", code="not_loaded"
+            _("{path} cannot be loaded as a volume.").format(path=case.path),
+            hint=_("load it in Slicer first, to see why."),
+            code="not_loaded",
         ) from error

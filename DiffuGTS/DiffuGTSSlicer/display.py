@@ -71,8 +71,9 @@ def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
     """
     volumeNode.SetAttribute(SYNTHETIC, "1")
     volumeNode.SetDescription(_("Synthetic image: not for diagnosis."))
-    if "synthetic" not in volumeNode.GetName().lower():
-        volumeNode.SetName(f"{volumeNode.GetName()} (synthetic)")
+    word = _("synthetic")
+    if word.lower() not in volumeNode.GetName().lower():
+        volumeNode.SetName(f"{volumeNode.GetName()} ({word})")
     _windowAs(volumeNode, scanNode)
     display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
     if scan is not None:
@@ -258,7 +259,8 @@ def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
         InputError: If there is no layout of that name.
     """
     if name not in LAYOUTS:
-        raise InputError(f"Unknown layout '{name}'.", hint=did_you_mean(name, LAYOUTS), code="layout")
+        words = _("Unknown layout '{name}'.").format(name=name)
+        raise InputError(words, hint=did_you_mean(name, LAYOUTS), code="layout")
     manager = slicer.app.layoutManager()
     if manager is None:
         return

@@ -18,6 +18,7 @@ import slicer.util
 import vtk
 from numpy.typing import NDArray
 from scipy import ndimage
+from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
@@ -130,9 +131,10 @@ class Findings:
         if stored is None:
             requireWritable(self._segmentationNode)
             raise InputError(
-                f"'{self._segment().GetName()}' is kept on another grid than the scan's: leaving the finding out here would "
-                "coarsen all of it.",
-                hint="erase the finding in the Segment Editor.",
+                _(
+                    "'{name}' is kept on another grid than the scan's: leaving the finding out here would coarsen all of it."
+                ).format(name=self._segment().GetName()),
+                hint=_("erase the finding in the Segment Editor."),
                 code="other_grid",
             )
         before = stored, self._dropped()
@@ -163,7 +165,8 @@ class Findings:
 
     def _lesion(self, number: int) -> _Lesion:
         if not 1 <= number <= len(self._lesions):
-            raise InputError(f"There is no finding {number}; expected 1 to {len(self._lesions)}.", code="no_finding")
+            words = _("There is no finding {number}; expected 1 to {count}.")
+            raise InputError(words.format(number=number, count=len(self._lesions)), code="no_finding")
         return self._lesions[number - 1]
 
     def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Work[Finding]:
@@ -267,8 +270,8 @@ def _requireTogether(scanNode: Any, node: Any, name: str) -> None:
     """
     if not np.allclose(worldFromNode(node), worldFromNode(scanNode), rtol=0, atol=1e-6):
         raise GeometryError(
-            f"'{scanNode.GetName()}' and its {name} lie under different transforms.",
-            hint="put the segmentation and the maps of the result under the scan's transform (Transforms module).",
+            _("'{scan}' and its {part} lie under different transforms.").format(scan=scanNode.GetName(), part=name),
+            hint=_("put the segmentation and the maps of the result under the scan's transform (Transforms module)."),
             code="transform",
         )
 

@@ -15,6 +15,7 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError, did_you_mean
@@ -36,21 +37,22 @@ def volumeGeometry(volumeNode: Any) -> Geometry:
         GeometryError: If its parent transform bends space, or its axes are sheared.
     """
     if volumeNode is None:
-        raise InputError("No scan was chosen.", hint="choose a volume under Inputs.", code="no_scan")
+        raise InputError(_("No scan was chosen."), hint=_("choose a volume under Inputs."), code="no_scan")
     name = volumeNode.GetName()
     if volumeNode.GetClassName() != "vtkMRMLScalarVolumeNode":
         raise InputError(
-            f"'{name}' is a {volumeNode.GetNodeTagName()}; expected a scalar volume.",
-            hint="choose the CT or MR image itself; of a series over time extract one volume first.",
+            _("'{name}' is a {kind}; expected a scalar volume.").format(name=name, kind=volumeNode.GetNodeTagName()),
+            hint=_("choose the CT or MR image itself; of a series over time extract one volume first."),
             code="components",
         )
     image = volumeNode.GetImageData()
     if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
-        raise InputError(f"'{name}' holds no voxels.", hint="load the scan again.", code="empty")
-    if image.GetNumberOfScalarComponents() != 1:
+        raise InputError(_("'{name}' holds no voxels.").format(name=name), hint=_("load the scan again."), code="empty")
+    count = image.GetNumberOfScalarComponents()
+    if count != 1:
         raise InputError(
-            f"'{name}' has {image.GetNumberOfScalarComponents()} values a voxel; expected one.",
-            hint="color images are not scans; extract one channel first.",
+            _("'{name}' has {count} values a voxel; expected one.").format(name=name, count=count),
+            hint=_("color images are not scans; extract one channel first."),
             code="components",
         )
     requireLinear(volumeNode)
@@ -70,9 +72,10 @@ def requireLinear(node: Any) -> None:
     """
     parent = node.GetParentTransformNode()
     if parent is not None and not parent.IsTransformToWorldLinear():
+        words = _("'{name}' lies under '{transform}', which is not linear; expected a rigid or affine transform.")
         raise GeometryError(
-            f"'{node.GetName()}' lies under '{parent.GetName()}', which is not linear; expected a rigid or affine transform.",
-            hint="harden the transform on a copy (Transforms module), or move the node out of it.",
+            words.format(name=node.GetName(), transform=parent.GetName()),
+            hint=_("harden the transform on a copy (Transforms module), or move the node out of it."),
             code="transform",
         )
 
@@ -267,18 +270,17 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
     try:
         Geometry(geometry.shape, toSegmentation)
     except GeometryError as error:
-        raise GeometryError(
-            f"'{segmentationNode.GetName()}' and '{scanNode.GetName()}' lie under transforms that are sheared against each other.",
-            hint="put both under the same transform.",
-        ) from error
+        words = _("'{one}' and '{other}' lie under transforms that are sheared against each other.")
+        names = {"one": segmentationNode.GetName(), "other": scanNode.GetName()}
+        raise GeometryError(words.format(**names), hint=_("put both under the same transform.")) from error
     labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toSegmentation))
     scalars = numpy_to_vtk(mask.voxels.ravel(), deep=True)
     scalars.SetName(_SCALARS)
     labelmap.GetPointData().SetScalars(scalars)
     if not logic.SetBinaryLabelmapToSegment(labelmap, segmentationNode, segmentId, logic.MODE_REPLACE):
         raise InputError(
-            f"Slicer could not write the mask into '{segmentationNode.GetName()}'.",
-            hint="choose Create new segmentation under Run.",
+            _("Slicer could not write the mask into '{name}'.").format(name=segmentationNode.GetName()),
+            hint=_("choose Create new segmentation under Run."),
             code="segmentation",
         )
 
@@ -293,9 +295,10 @@ def requireWritable(segmentationNode: Any) -> None:
     requireLinear(segmentationNode)
     source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
     if source != _LABELMAP:
+        words = _("'{name}' is kept as {given}; expected {expected}.")
         raise InputError(
-            f"'{segmentationNode.GetName()}' is kept as {source.lower()}; expected {_LABELMAP.lower()}.",
-            hint="choose Create new segmentation under Run.",
+            words.format(name=segmentationNode.GetName(), given=source.lower(), expected=_LABELMAP.lower()),
+            hint=_("choose Create new segmentation under Run."),
             code="segmentation",
         )
 
@@ -325,10 +328,10 @@ def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
     if segmentId not in known:
         names = [segmentation.GetSegment(each).GetName() for each in known]
         raise InputError(
-            f"'{segmentationNode.GetName()}' has no segment '{segmentId}'.",
-            hint=f"choose one of its segments; {did_you_mean(segmentId, names)}"
+            _("'{name}' has no segment '{id}'.").format(name=segmentationNode.GetName(), id=segmentId),
+            hint=_("choose one of its segments; {which}").format(which=did_you_mean(segmentId, names))
             if names
-            else "it has no segment at all.",
+            else _("it has no segment at all."),
             code="no_segment",
         )
     return segmentId

@@ -135,7 +135,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         self._requireIdle()
         if parameters.candidate is None:
-            raise InputError("There is no candidate region to refine.", hint="segment first.", code="empty_candidate")
+            raise InputError(
+                _("There is no candidate region to refine."), hint=_("segment first."), code="empty_candidate"
+            )
         return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
 
     def synthesize(
@@ -254,7 +256,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             WorkerError: Code "busy".
         """
         if self.isRunning:
-            raise WorkerError("A run is under way.", hint="wait for its end, or cancel it.", code="busy")
+            raise WorkerError(_("A run is under way."), hint=_("wait for its end, or cancel it."), code="busy")
 
     def _begin(
         self,
@@ -264,8 +266,6 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         wait: bool = False,
         onEvent: Listener | None = None,
     ) -> Run:
-        if scanNode is None:
-            raise InputError("There is no scan.", hint="load a volume and choose it under Inputs.", code="no_scan")
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
         _requireWritable(parameters, isRefinement)
@@ -301,7 +301,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self.client.run(run.folder)
 
     def _failExport(self, run: Run, error: Exception) -> None:
-        run.failure = _failure(error, "The scan cannot be handed to the worker")
+        run.failure = _failure(error, _("The scan cannot be handed to the worker"))
         self._end(run, {"event": "error"})
 
     # A run's events
@@ -330,7 +330,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                 self._tell(run, {"event": "imported", "kind": kind, "node": run.nodes[kind]})
 
         def giveUp(error: Exception) -> None:
-            run.failure = _failure(error, f"The file '{kind}' of the worker cannot be read")
+            run.failure = _failure(error, _("The file '{kind}' of the worker cannot be read").format(kind=kind))
             self.client.cancel()
 
         wanted = lambda: not run.isDropped and run.failure is None  # noqa: E731
@@ -340,7 +340,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """Tidy up behind a run and settle its fate, after all that is still to be imported."""
 
         def fail(error: Exception) -> None:
-            run.failure = run.failure or _failure(error, "The run cannot be brought to its end")
+            run.failure = run.failure or _failure(error, _("The run cannot be brought to its end"))
             self._settle(run, event)
 
         self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event), onError=fail)
@@ -354,7 +354,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
                 completeResult(run)
                 run.putBack.clear()  # it holds what was written over
             except Exception as error:  # noqa: BLE001 - an earlier result must not stay written over by half of this
-                run.failure = _failure(error, "The run cannot be brought to its end")
+                run.failure = _failure(error, _("The run cannot be brought to its end"))
                 isDone = False
         if not isDone and (run.replaces or run.isDropped):  # where the scan is gone, a part of its result is of no use
             run.goBack()

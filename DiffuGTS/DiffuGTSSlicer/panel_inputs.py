@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
+from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, RunParameters, applyOrgan, promptFault
 from DiffuGTSSlicer.patients import noteScan
@@ -96,7 +97,7 @@ class PromptsSection(Section):
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
-        choices = [(OWN_SENTENCES, _("Own sentences")), *((name, _(name.capitalize())) for name in organs())]
+        choices = [(OWN_SENTENCES, _("Own sentences")), *((name, withCapital(organWord(name))) for name in organs())]
         self._organ = ChoiceBox(self.ui.organComboBox, choices, self._chooseOrgan)
         self._edits = {"normalPrompt": self.ui.normalPromptEdit, "abnormalPrompt": self.ui.abnormalPromptEdit}
         for name, edit in self._edits.items():

@@ -18,6 +18,7 @@ from DiffuGTSLib.resources import organ_names
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.grids import worldFromNode
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
+from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
 from DiffuGTSSlicer.parameters import PAINTER_FOLDER, PAINTERS, SynthesisParameters
 from DiffuGTSSlicer.result_set import isOf
@@ -43,7 +44,7 @@ class SynthesisSection(Section):
         self._unseen: Run | None = None
         for label in (ui.synthesisMessageLabel, ui.synthesisResultLabel):
             label.setTextFormat(qt.Qt.PlainText)
-        organs = [("", _("As under Prompts")), *((name, _(name.capitalize())) for name in organ_names())]
+        organs = [("", _("As under Prompts")), *((name, withCapital(organWord(name))) for name in organ_names())]
         sizes = [
             ("mix", _("Mix")), ("tiny", _("Tiny")), ("small", _("Small")), ("medium", _("Medium")),
             ("large", _("Large")),

@@ -11,6 +11,7 @@ from slicer import (
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
 )
+from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from DiffuGTSLib.config import Config, load_config
@@ -314,11 +315,11 @@ class SynthesisParameters:
         """
         if not self.organ:
             raise InputError(
-                "No organ was chosen.", hint="choose the organ that the tumors are painted into.", code="organ"
+                _("No organ was chosen."), hint=_("choose the organ that the tumors are painted into."), code="organ"
             )
         if self.organSegmentation is None or not self.organSegmentation.GetSegmentation().GetNumberOfSegments():
             raise InputError(
-                "There is no segment of the organ.", hint="outline the organ in Segment Editor.", code="no_organ"
+                _("There is no segment of the organ."), hint=_("outline the organ in Segment Editor."), code="no_organ"
             )
         return SynthesisSpec(
             organ=self.organ, modality=self.modality, size=self.size, count=int(self.count),
@@ -387,8 +388,8 @@ def _resolved(organ: str, modality: str, normal: str, abnormal: str) -> dict[str
         if not normal and not abnormal:
             if not organ:
                 raise PromptError(
-                    "There is nothing to look for.",
-                    hint="choose an organ, or write the healthy sentence and the one with a tumor.",
+                    _("There is nothing to look for."),
+                    hint=_("choose an organ, or write the healthy sentence and the one with a tumor."),
                     code="choice",
                 )
             return {"organ": organ_prompts(organ, modality or "CT").organ}

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display, scene
 from DiffuGTSSlicer.grids import BoxedMask, segmentBox
+from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAside, volumeBack, whyUsers
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
@@ -77,7 +78,7 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         "segmentation": (_("{scan} tumor"), _("{organ} tumor")),
         "painted_tumor": (_("{scan} painted tumor"), _("Painted {organ} tumor")),
     }[kind]
-    segmentName = segmentName.format(organ=organ or _("Unnamed")).strip().capitalize()
+    segmentName = withCapital(segmentName.format(organ=organWord(organ) if organ else _("Unnamed")))
     mask = yield from scene.readMask.steps(path, run.scanNode)
     if kind == "coarse_mask" and "aova" in run.nodes:
         run.candidatePeak = highestWithin(run.nodes["aova"], mask)

@@ -18,6 +18,7 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from DiffuGTSLib import __version__, volumes
@@ -88,7 +89,9 @@ def exportVolume(volumeNode: Any, path: Path | str) -> Work[Geometry]:
     def voxels() -> NDArray[Any]:
         if scanState(volumeNode) != before:
             raise InputError(
-                f"'{volumeNode.GetName()}' was changed while it was read.", hint="run it again.", code="changed"
+                _("'{name}' was changed while it was read.").format(name=volumeNode.GetName()),
+                hint=_("run it again."),
+                code="changed",
             )
         array: NDArray[Any] = slicer.util.arrayFromVolume(volumeNode)
         return array
@@ -116,8 +119,8 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
     wanted = [segmentId] if segmentId else shownSegments(segmentationNode)
     if not wanted:
         raise InputError(
-            f"No segment of '{segmentationNode.GetName()}' is shown.",
-            hint="show those that are to be refined, in the Segmentations module.",
+            _("No segment of '{name}' is shown.").format(name=segmentationNode.GetName()),
+            hint=_("show those that are to be refined, in the Segmentations module."),
             code="hidden_candidate",
         )
     mask = yield from segmentMask.steps(segmentationNode, wanted[0], scanNode)
@@ -165,8 +168,10 @@ def exportRegion(
     allowed = yield from inBackground(np.bitwise_and.reduce, masks)
     if len(masks) == 2 and all(mask.any() for mask in masks) and not allowed.any():
         raise InputError(
-            f"The organ's segment and the box '{roiNode.GetName()}' have no voxel of the scan in common.",
-            hint="move the box onto the organ, or use only one of the two.",
+            _("The organ's segment and the box '{name}' have no voxel of the scan in common.").format(
+                name=roiNode.GetName()
+            ),
+            hint=_("move the box onto the organ, or use only one of the two."),
             code="empty_region",
         )
     yield from _exportMask(allowed, volumeNode, path, "empty_region")
@@ -186,7 +191,9 @@ def pointInScan(pointsNode: Any, scanNode: Any) -> tuple[float, float, float]:
     ]
     if not placed:
         raise InputError(
-            f"'{pointsNode.GetName()}' holds no point that was placed.", hint="place one.", code="no_place"
+            _("'{name}' holds no point that was placed.").format(name=pointsNode.GetName()),
+            hint=_("place one."),
+            code="no_place",
         )
     world = [0.0] * 3
     pointsNode.GetNthControlPointPositionWorld(placed[0], world)
@@ -249,8 +256,8 @@ def forNode(array: NDArray[Any]) -> NDArray[Any]:
         limits = np.iinfo(np.int32)
         if array.size and (array.min() < limits.min or array.max() > limits.max):
             raise InputError(
-                f"Voxels from {array.min()} to {array.max()} do not fit into 32 bits.",
-                hint="write them as floating point.",
+                _("Voxels from {low} to {high} do not fit into 32 bits.").format(low=array.min(), high=array.max()),
+                hint=_("write them as floating point."),
             )
         return array.astype(np.int32)
     return array
@@ -380,10 +387,13 @@ def _hierarchyItem(hierarchy: Any, node: Any) -> int:
 
 def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> Work[None]:
     if not (yield from inBackground(mask.any)):
-        what = {"empty_candidate": "candidate region", "empty_organ": "organ's segment"}.get(code, "region")
+        words = {
+            "empty_candidate": _("The candidate region holds no voxel of '{scan}'."),
+            "empty_organ": _("The organ's segment holds no voxel of '{scan}'."),
+        }.get(code, _("The region holds no voxel of '{scan}'."))
         raise InputError(
-            f"The {what} holds no voxel of '{volumeNode.GetName()}'.",
-            hint="paint it, or move it into the scan; the Transforms module shows whether something moved it away.",
+            words.format(scan=volumeNode.GetName()),
+            hint=_("paint it, or move it into the scan; the Transforms module shows whether something moved it away."),
             code=code,
         )
     yield from _writeNrrd(lambda: mask, volumeGeometry(volumeNode), Path(path))

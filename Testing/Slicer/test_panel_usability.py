@@ -14,9 +14,11 @@ import gui
 import pytest
 import qt
 from DiffuGTSSlicer.messages import nextSteps
+from DiffuGTSSlicer.organ_words import organWord
 from panel_parts import Opened
 
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.resources import organ_names, resource_path
+from DiffuGTSLib.text.prompts import organs
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -133,6 +135,29 @@ def test_every_word_that_is_shown_can_be_translated(path: Path) -> None:
 def test_a_planted_english_word_is_found() -> None:
     planted = 'label.setText("Ready" if x else _("Busy")); label.setText(_("{n} ml") + " left"); box.addItem(name)'
     assert literals_without_translation(ast.parse(planted)) == [(1, "Ready"), (1, " left")]
+
+
+@pytest.mark.parametrize("organ", sorted({*organs(), *organ_names()}))
+def test_every_organ_has_a_word_that_can_be_translated(organ: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("DiffuGTSSlicer.organ_words._", lambda text: f"«{text}»")
+    assert organWord(organ) == f"«{organ}»" and organWord("gizzard") == "gizzard"
+
+
+def test_results_bear_translated_names_whose_capitals_are_the_translators(
+    a_panel: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    german = {
+        "{organ} tumor": "Tumor der {organ}",
+        "lung": "Lunge",
+        "{scan} pseudo-healthy (synthetic)": "{scan} scheingesund (synthetisch)",
+        "synthetic": "synthetisch",
+    }
+    for module in ("organ_words", "result_import", "display"):
+        monkeypatch.setattr(f"DiffuGTSSlicer.{module}._", lambda text: german.get(text, text))
+    a_panel.segment()
+    segmentation = a_panel.state.segmentation.GetSegmentation()
+    assert segmentation.GetSegment(a_panel.state.tumorSegmentId).GetName() == "Tumor der Lunge"
+    assert a_panel.state.pseudoHealthy.GetName() == "Scan scheingesund (synthetisch)"
 
 
 def test_no_file_of_the_slicer_side_can_speak_to_the_network() -> None:

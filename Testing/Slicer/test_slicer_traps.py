@@ -17,6 +17,10 @@ SINCE_PYTHONQT_4 = {"qt.Signal", "qt.Property", "qt.Slot"}
 GONE_IN_QT_6 = {"qt.QRegExp", "qt.QDesktopWidget"}
 NOT_BOUND = {"QPlainTextEdit", "QRadioButton"}
 REFUSED_BY_NODES = {"int64", "uint64", "float16", "bool"}
+SHOWN_ERRORS = {
+    "InputError", "GeometryError", "PromptError", "ConfigError", "WeightsError", "WorkerError", "StorageError",
+    "InstallationError",
+}  # fmt: skip
 CALLS_OF_PROPERTIES = {
     "text", "value", "checked", "enabled", "visible", "currentText", "currentIndex", "toolTip", "plainText", "title",
     "minimum", "maximum", "collapsed", "objectName", "windowTitle", "placeholderText",
@@ -111,12 +115,27 @@ def evaluated_text(node: ast.AST) -> bool:
 
 
 def formatted_translation(node: ast.AST) -> bool:
-    """A translator never sees an f-string: format after `_()`."""
+    """A translator sees literal texts only, no f-string and nothing computed: format after `_()`."""
     return (
         isinstance(node, ast.Call)
         and name_of(node.func) in ("_", "tr", "translate")
-        and any(isinstance(a, ast.JoinedStr) for a in node.args)
+        and any(not isinstance(argument, ast.Constant) for argument in node.args)
     )
+
+
+def untranslated_error(node: ast.AST) -> bool:
+    """What the panel shows of an error is translated: the message, and a hint, which stands where no next step is known."""
+    if not (isinstance(node, ast.Call) and name_of(node.func) in SHOWN_ERRORS):
+        return False
+    shown = [*node.args[:1], *(each.value for each in node.keywords if each.arg == "hint")]
+    return any(has_words(text) for text in shown)
+
+
+def has_words(node: ast.AST) -> bool:
+    """Say whether an expression is a text with letters of its own."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    literals = (part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return any(letter.isalpha() for literal in literals for letter in literal)
 
 
 TRAPS = {
@@ -124,7 +143,7 @@ TRAPS = {
     for trap in (
         isinstance_of_qt, keyword_to_qt, with_qt, newer_or_older_qt, default_argument_in_slot, property_called,
         single_shot_assigned, attribute_by_dict, array_that_nodes_refuse, removed_module,
-        evaluated_text, formatted_translation,
+        evaluated_text, formatted_translation, untranslated_error,
     )
 }  # fmt: skip
 
@@ -140,7 +159,8 @@ PLANTED = {
     "array_that_nodes_refuse": "slicer.util.updateVolumeFromArray(node, a.astype(np.int64))",
     "removed_module": "import imp",
     "evaluated_text": "eval(node.GetParameter('x'))",
-    "formatted_translation": "_(f'{n} findings')",
+    "formatted_translation": "_(name.capitalize())",
+    "untranslated_error": "InputError(_('Wrong.'), hint=f'choose {name}.')",
 }
 
 HARMLESS = """
@@ -153,6 +173,7 @@ text = self.ui.applyButton.text + table.item(0, 0).text()
 timer.setSingleShot(True)
 slicer.util.updateVolumeFromArray(node, a.astype(np.int16))
 _("{n} findings").format(n=n)
+InputError(_("{n} scans.").format(n=n), hint=f"{a}: {b}", code="no_scan")
 process.start(program, arguments)
 """
 

@@ -1,0 +1,38 @@
+"""Organs in words that can be translated: their names are the library's, and the same in every language."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+
+def organWord(organ: str) -> str:
+    """Return an organ as it is called within a sentence, in the language that is set now; one of the user's own as it is."""
+    words = {
+        "adrenal gland": _("adrenal gland"),
+        "bladder": _("bladder"),
+        "bone": _("bone"),
+        "brain": _("brain"),
+        "breast": _("breast"),
+        "colon": _("colon"),
+        "esophagus": _("esophagus"),
+        "hepatic vessel": _("hepatic vessel"),
+        "kidney": _("kidney"),
+        "liver": _("liver"),
+        "lung": _("lung"),
+        "lymph node": _("lymph node"),
+        "other": _("other"),
+        "pancreas": _("pancreas"),
+        "prostate": _("prostate"),
+        "small bowel": _("small bowel"),
+        "soft tissue": _("soft tissue"),
+        "spleen": _("spleen"),
+        "stomach": _("stomach"),
+        "thyroid": _("thyroid"),
+        "uterus": _("uterus"),
+    }
+    return words.get(organ, organ)
+
+
+def withCapital(text: str) -> str:
+    """Return a text that begins with a capital; the rest stays as it is, since nouns may have capitals of their own."""
+    return text[:1].upper() + text[1:]
