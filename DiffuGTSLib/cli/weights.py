@@ -369,8 +369,8 @@ def _show_model(model: PublishedModel) -> None:
     table.add_row("Cite", Text(model.citation))
     table.add_row("Here", Text(f"{stored.folder}, {size_text(stored.size_bytes)}" if stored else "no"))
     if stored:
-        for role, file in _origins(stored.source).items():
-            words = f"revision {file.get('revision', 'not said')}, SHA-256 {file.get('sha256', 'not said')}"
+        for role, origin in _origins(stored.source).items():
+            words = f"revision {origin.get('revision', 'not said')}, SHA-256 {origin.get('sha256', 'not said')}"
             table.add_row(Text(f"{role} from"), Text(words))
     OUT.print(table)
 
