@@ -184,10 +184,10 @@ def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = 
 def is_no_scan(path: Path) -> bool:
     """Tell whether a folder holds what an archive holds beside scans: a segmentation, a report or a scout."""
     from DiffuGTSLib.volumes.dicom import NO_SCANS
-    from DiffuGTSLib.volumes.io import source_files
+    from DiffuGTSLib.volumes.io import find_source
 
     try:
-        source_files(path)
+        find_source(path)
     except InputError as error:
         return error.code in NO_SCANS
     return False

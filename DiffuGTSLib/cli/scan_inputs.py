@@ -12,11 +12,12 @@ from DiffuGTSLib.cli.door import ERR
 from DiffuGTSLib.errors import InputError
 
 if TYPE_CHECKING:
+    from DiffuGTSLib.volumes.io import Source
     from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 
 def open_scan(
-    path: Path, modality: str | None, quiet: bool, offset_hu: float | None = None
+    path: Path | Source, modality: str | None, quiet: bool, offset_hu: float | None = None
 ) -> tuple[Volume, str, str]:  # fmt: skip
     """Read a scan that a method can work on, its modality and why; that is said aloud where it had to be guessed.
 

@@ -109,9 +109,11 @@ class Wish:
             Others: As `load_components`, `segment_by_plan` and `write_results`.
         """
         from DiffuGTSLib.volumes.digest import scan_sha256
+        from DiffuGTSLib.volumes.io import find_source
 
-        digest = scan_sha256(scan)  # of what is read now; it may be written anew while this runs
-        volume, kind, reason = open_scan(scan, self.modality, self.quiet, self.offset_hu)
+        source = find_source(scan)
+        digest = scan_sha256(source)  # of what is read now; it may be written anew while this runs
+        volume, kind, reason = open_scan(source, self.modality, self.quiet, self.offset_hu)
         prompts = self.prompts(kind)
         notes = {"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}
         region = allowed_region(volume.geometry, organ_mask, box)

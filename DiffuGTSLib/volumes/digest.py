@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.volumes.io import read_volume, source_files
+from DiffuGTSLib.volumes.io import Source, find_source, read_volume
 from DiffuGTSLib.volumes.volume import Volume, closest_ras
 
 _DETACHED = (".nhdr", ".mhd")
 
 
-def scan_sha256(path: Path) -> str:
+def scan_sha256(path: Path | Source) -> str:
     """Return the digest of a scan or mask: of its file, as sha256sum prints it.
 
     Of a DICOM folder: the files of its series one after the other, in slice order. Of a header whose voxels lie in
@@ -24,14 +24,15 @@ def scan_sha256(path: Path) -> str:
         InputError: If it is not there (code "missing"), cannot be read, or is a folder without just one series.
     """
     digest = hashlib.sha256()
-    for file in source_files(path):
+    source = find_source(path)
+    for file in source.files:
         try:
             with file.open("rb") as stream:
                 hashlib.file_digest(stream, lambda: digest)
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}.", code="unreadable") from error
-    if path.suffix.lower() in _DETACHED:
-        digest.update(np.ascontiguousarray(read_volume(path).array).data)
+    if source.path.suffix.lower() in _DETACHED:
+        digest.update(np.ascontiguousarray(read_volume(source).array).data)
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,49 @@ def is_image(path: Path) -> bool:
     return path.name.lower().endswith(READ_SUFFIXES) and not path.name.startswith(".")
 
 
-def read_volume(path: Path | str) -> Volume:
+@dataclass(frozen=True)
+class Source:
+    """What a scan is read from, looked up once for all that is done with it: a DICOM series has hundreds of headers.
+
+    Attributes:
+        path: The file, or the folder of the series.
+        slices: Of the series, in order; none of a file.
+        modality: Of the series.
+    """
+
+    path: Path
+    slices: tuple[Slice, ...] = ()
+    modality: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file, or of the folder."""
+        return self.path.name
+
+    @property
+    def files(self) -> list[Path]:
+        """The files by which the scan is known; of a header whose voxels lie in another file, the header alone."""
+        return [Path(each.file) for each in self.slices] or [self.path]
+
+
+def find_source(path: Path | str | Source) -> Source:
+    """Return what a scan is read from: a file, or of a DICOM folder its one series in slice order.
+
+    Raises:
+        InputError: If it is not there (code "missing"), or a folder is no one series.
+        GeometryError: If the slices do not make a box.
+    """
+    if isinstance(path, Source):
+        return path
+    path = Path(path)
+    with _reading(path):
+        if not path.is_dir():
+            return Source(path)
+        series = the_scan(path)
+        return Source(path, tuple(ordered_slices(series)), series.modality)
+
+
+def read_volume(path: Path | str | Source) -> Volume:
     """Read a scan from a NIfTI, NRRD or MetaImage file, or from a folder that holds one DICOM series.
 
     Voxels become float32: whole numbers are kept exactly (refused where float32 could not), float64 is
@@ -54,8 +97,8 @@ def read_volume(path: Path | str) -> Volume:
         InputError: If the path is missing, of unknown format, damaged, or not one value a voxel in 3D.
         GeometryError: If the file's axes are sheared, singular or unstated, or DICOM slices do not make a box.
     """
-    path = Path(path)
-    image, modality = _read(path)
+    source = find_source(path)
+    path, image = source.path, _read(source)
     voxels = np.transpose(sitk.GetArrayViewFromImage(image))
     if (
         voxels.dtype.kind in "iu"
@@ -66,7 +109,7 @@ def read_volume(path: Path | str) -> Volume:
             f"{path} holds whole numbers from {voxels.min()} to {voxels.max()}; beyond ±{_FLOAT32_EXACT} they cannot be kept exactly.",
             hint="check for a padding value, and write the scan as 16-bit or floating point.",
         )
-    return Volume(voxels.astype(np.float32, order="C"), _geometry(image, path), modality)
+    return Volume(voxels.astype(np.float32, order="C"), _geometry(image, path), source.modality)
 
 
 def read_geometry(path: Path | str) -> Geometry:
@@ -76,24 +119,12 @@ def read_geometry(path: Path | str) -> Geometry:
         InputError: If the path is missing, of unknown format, or not one value a voxel in 3D.
         GeometryError: As `read_volume`.
     """
-    path = Path(path)
-    with _reading(path):
-        if path.is_dir():
-            return _stacked(ordered_slices(the_scan(path)))
-        _require_suffix(path, READ_SUFFIXES)
-        return _geometry(_header(path), path)
-
-
-def source_files(path: Path) -> list[Path]:
-    """Return the files by which a scan is known: itself, or of a DICOM folder those of its series, in slice order.
-
-    Of a header whose voxels lie in another file, the header alone.
-
-    Raises:
-        InputError: If it is not there (code "missing"), or a folder is no one series.
-    """
-    with _reading(path):
-        return [Path(each.file) for each in ordered_slices(the_scan(path))] if path.is_dir() else [path]
+    source = find_source(path)
+    with _reading(source.path):
+        if source.slices:
+            return _stacked(source.slices)
+        _require_suffix(source.path, READ_SUFFIXES)
+        return _geometry(_header(source.path), source.path)
 
 
 def read_series(series: Series) -> Volume:
@@ -105,7 +136,7 @@ def read_series(series: Series) -> Volume:
     """
     folder = Path(series.files[0]).parent
     with _reading(folder):
-        image = _read_series(series)
+        image = _read_slices(ordered_slices(series))
     voxels = np.transpose(sitk.GetArrayViewFromImage(image))
     return Volume(voxels.astype(np.float32, order="C"), _geometry(image, folder), series.modality)
 
@@ -135,7 +166,7 @@ def read_labels(path: Path | str, like: Geometry) -> Volume:
         GeometryError: If the map lies on another grid than the scan.
     """
     path = Path(path)
-    image, _ = _read(path)
+    image = _read(find_source(path))
     voxels = np.transpose(sitk.GetArrayFromImage(image))
     if voxels.min() < 0 or not np.array_equal(voxels, np.round(voxels)):
         raise InputError(
@@ -205,15 +236,14 @@ def write_segmentation(mask: Volume, path: Path | str, segment_name: str, color:
     _write(image, Path(path), (".seg.nrrd",))
 
 
-def _read(path: Path) -> tuple[sitk.Image, str | None]:
-    """Return a 3D image of one value a voxel, and the modality where the file states it."""
-    with _reading(path):
-        if path.is_dir():
-            series = the_scan(path)
-            return _read_series(series), series.modality
-        _require_suffix(path, READ_SUFFIXES)
-        require_intact(path)
-        return _read_file(path), None
+def _read(source: Source) -> sitk.Image:
+    """Return a 3D image of one value a voxel."""
+    with _reading(source.path):
+        if source.slices:
+            return _read_slices(source.slices)
+        _require_suffix(source.path, READ_SUFFIXES)
+        require_intact(source.path)
+        return _read_file(source.path)
 
 
 @contextmanager
@@ -235,8 +265,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_series(series: Series) -> sitk.Image:
-    slices = ordered_slices(series)
+def _read_slices(slices: Sequence[Slice]) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([each.file for each in slices])
     # Without it the first slice's type would cut the fractions off later slices with another rescale slope.
@@ -246,7 +275,7 @@ def _read_series(series: Series) -> sitk.Image:
     return image
 
 
-def _require_place(image: sitk.Image, slices: list[Slice]) -> None:
+def _require_place(image: sitk.Image, slices: Sequence[Slice]) -> None:
     """Refuse a box whose first or last slice is not where its file says; between them `ordered_slices` has looked.
 
     Raises:
@@ -263,7 +292,7 @@ def _require_place(image: sitk.Image, slices: list[Slice]) -> None:
             )
 
 
-def _stacked(slices: list[Slice]) -> Geometry:
+def _stacked(slices: Sequence[Slice]) -> Geometry:
     """Return the box that slices in order make."""
     first, last = slices[0], slices[-1]
     columns, rows, horizontal_mm, vertical_mm = first.grid

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from phantoms import CENTER_RAS, Phantom, grid, mr_phantom
+from phantoms import CENTER_RAS, Phantom, grid, mr_phantom, write_dicom
 from terminal import TINY, coarse_body, plain, refused, run, start, write_case
 
 from DiffuGTSLib import __version__, pipeline, results
@@ -24,7 +24,7 @@ from DiffuGTSLib.cli.segmenting import config_here
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.volumes import canonical
+from DiffuGTSLib.volumes import canonical, io
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 
@@ -82,6 +82,17 @@ def test_a_modality_is_guessed_once_a_run(a_folder: Path, tmp_path: Path, monkey
     assert done.exit_code == 0, done.stderr
     record = results.read_record(tmp_path)
     assert (record["modality"], record["modality_reason"]) == said
+
+
+def test_a_dicom_series_is_looked_up_once_a_run(
+    a_body: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dicom(a_body.scan, tmp_path / "series")
+    looked_up, the_scan = [], io.the_scan
+    monkeypatch.setattr(io, "the_scan", lambda folder: looked_up.append(folder) or the_scan(folder))
+    done = run("segment", tmp_path / "series", "-o", tmp_path / "out", "--organ", "liver", *TINY, "--stages", "aova")
+    assert done.exit_code == 0, done.stderr
+    assert looked_up == [tmp_path / "series"]
 
 
 def test_every_choice_reaches_the_record(a_folder: Path, tmp_path: Path) -> None:

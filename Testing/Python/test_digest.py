@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from phantoms import ct_phantom, grid, orientations, reoriented, write_dicom
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.volumes import dicom
 from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256
-from DiffuGTSLib.volumes.io import write_volume
+from DiffuGTSLib.volumes.io import find_source, read_volume, write_volume
 
 
 def test_the_digest_of_a_file_is_what_sha256sum_prints_for_it(tmp_path: Path) -> None:
@@ -28,6 +29,21 @@ def test_the_digest_of_a_dicom_folder_covers_its_slices_in_order(tmp_path: Path)
         file.rename(file.with_name(f"{number}.dcm"))
     (tmp_path / "series" / "notes.txt").write_text("no slice")
     assert scan_sha256(tmp_path / "series") == expected
+
+
+def test_a_series_is_looked_up_once_for_its_digest_and_its_voxels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each header is read once, and one more for the series' modality; after that none."""
+    scan = ct_phantom(grid((8, 9, 4), (6.0, 6.0, 6.0))).scan
+    write_dicom(scan, tmp_path)
+    expected = (scan_sha256(tmp_path), read_volume(tmp_path).array.tolist())
+    read, header = [], dicom._header
+    monkeypatch.setattr(dicom, "_header", lambda file: read.append(file) or header(file))
+    source = find_source(tmp_path)
+    assert len(read) == 4 + 1 and len(source.files) == 4 and source.modality == "CT"
+    digest, volume = scan_sha256(source), read_volume(source)
+    assert (digest, volume.array.tolist()) == expected and volume.modality == "CT" and len(read) == 5
 
 
 def test_headers_that_are_alike_are_no_one_scan(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.errors import GeometryError, InputError, StorageError
 from DiffuGTSLib.volumes.io import (
+    find_source,
     read_geometry,
     read_mask,
     read_volume,
-    source_files,
     write_segmentation,
     write_volume,
 )
@@ -193,7 +193,7 @@ def test_a_name_that_is_no_text_is_refused_and_does_not_end_the_process(
 ) -> None:
     odd = Path(os.fsdecode(b"M\xfcller"))
     for path in (tmp_path / odd / name, tmp_path / name / odd.with_suffix(".nii")):
-        for use in (read_volume, read_geometry, source_files, lambda place: write_volume(a_small_scan, place)):
+        for use in (read_volume, read_geometry, find_source, lambda place: write_volume(a_small_scan, place)):
             with pytest.raises(InputError, match=r"is not UTF-8") as caught:
                 use(path)
             assert caught.value.code == "name" and "rename" in caught.value.hint
@@ -203,13 +203,13 @@ def test_a_name_that_is_no_text_is_refused_and_does_not_end_the_process(
 def test_a_slice_whose_name_is_no_text_is_refused(tmp_path: Path, a_ct_phantom: Phantom) -> None:
     files = write_dicom(a_ct_phantom.scan.cut((slice(0, 9), slice(0, 9), slice(0, 4))), tmp_path)
     files[1].rename(tmp_path / os.fsdecode(b"\xfc.dcm"))
-    for use in (read_volume, read_geometry, source_files):
+    for use in (read_volume, read_geometry, find_source):
         with pytest.raises(InputError, match=r"\\udcfc\.dcm: its name"):
             use(tmp_path)
 
 
 def test_what_the_file_system_refuses_is_told_as_it_says_it(tmp_path: Path) -> None:
-    for use in (read_volume, read_geometry, source_files):
+    for use in (read_volume, read_geometry, find_source):
         with pytest.raises(InputError, match="cannot be read: File name too long") as caught:
             use(tmp_path / ("x" * 300))
         assert caught.value.code == "unreadable"
