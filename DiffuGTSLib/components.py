@@ -53,6 +53,25 @@ class Components:
     folder: Path | None = None
     residual: ResidualProjection | None = None
 
+    def require_loaded_for(self, config: Config) -> None:
+        """Refuse a configuration that asks for other parts, or another kind of device, than are here.
+
+        Raises:
+            ConfigError: Naming the key (code "components").
+        """
+        given = "attention" if self.residual is None else "projection"
+        device = config.runtime.device.partition(":")[0]
+        for key, wish, here in (
+            ("residual.feature", config.residual.feature, given),
+            ("runtime.device", device, self.device.type if device != "auto" else device),
+        ):
+            if wish != here:
+                raise ConfigError(
+                    f"The components were loaded with another configuration: expected {key}={wish}, got {here}.",
+                    hint="load them with the one that segment is given: load_components(config).",
+                    code="components",
+                )
+
     @property
     def identity(self) -> tuple[object, ...]:
         """What tells these networks from others, and from themselves once their weights were changed in place.

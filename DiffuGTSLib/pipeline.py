@@ -129,12 +129,13 @@ def segment(
             region; a part of the coarse mask that lies outside the region; a cache that is not of this scan, these prompts
             and these weights.
         GeometryError: If a mask is not on the scan's grid.
-        ConfigError: Unknown stage, or padding to sides that the denoiser cannot take.
+        ConfigError: Unknown stage, padding to sides that the denoiser cannot take, or components that were loaded with
+            another configuration.
         MemoryLimitError: If the device has too little memory.
     """
     clock = Clock(on_progress)
     with memory_limit(clock, components.device):
-        _check(volume, stages, region, coarse_mask)
+        _check(volume, stages, region, coarse_mask, components, config)
         modality, reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
     show, report = on_artifact or (lambda kind, made: None), clock.report
@@ -359,8 +360,12 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
     return inside
 
 
-def _check(volume: Volume, stages: Sequence[str], region: Volume | None, coarse_mask: Volume | None) -> None:
+def _check(
+    volume: Volume, stages: Sequence[str], region: Volume | None, coarse_mask: Volume | None, components: Components,
+    config: Config,
+) -> None:  # fmt: skip
     require_scan(volume)
+    components.require_loaded_for(config)
     for stage in stages:
         if stage not in STAGES:
             raise ConfigError(f"Unknown stage '{stage}'.", hint=did_you_mean(stage, STAGES))

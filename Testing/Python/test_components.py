@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from phantoms import ct_phantom, grid
 
 from DiffuGTSLib import components, pipeline
 from DiffuGTSLib.aova import AovaHead
@@ -17,6 +18,7 @@ from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.text.encoder import MINILM_SHA256
+from DiffuGTSLib.text.prompts import organ_prompts
 
 
 def tiny(*overrides: str) -> Config:
