@@ -140,11 +140,10 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
         WeightsError: If a tensor holds infinite values or NaN, or would in that precision; what lies there stays.
         StorageError: If the folder cannot be made or written to.
     """
-    kept = module._keep_in_fp32_modules or ()
-    tensors = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() and name not in kept else tensor.dtype)
-        for name, tensor in module.state_dict().items()
-    }
+    kept, tensors = module._keep_in_fp32_modules or (), {}  # noqa: SLF001 - so diffusers calls it
+    for name, tensor in module.state_dict().items():
+        kind_of_number = dtype if tensor.is_floating_point() and name not in kept else tensor.dtype
+        tensors[name] = tensor.detach().cpu().to(kind_of_number).contiguous()
     kind = type(module).__name__
     require_numbers(tensors, f"The {kind} for {folder} has in {dtype}", "train it with a smaller learning rate.")
     make_folder(folder)
@@ -153,8 +152,7 @@ def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.flo
     with whole_file(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     with whole_file(folder / WEIGHTS_FILE) as temporary:
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(whole, temporary, metadata={"format": "pt"})
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def write_checksums(model_folder: Path) -> None:

@@ -124,6 +124,7 @@ def main(words: Words = None) -> None:
     """Train a segmenter as main.py did, into the folder that --logdir names."""
     given = parse("main", MAIN, words or [])
     warn_idle(MAIN, given)
+    warn_defaults(given)
     options = segmenter_options(given)
     cases = listed_cases(given)
     if given["checkpoint"] is not None:
@@ -263,6 +264,20 @@ def warn_idle(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str
     for line in said:
         ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
     return said
+
+
+SYNTHETIC_TUMORS = {"a_min": "-21", "a_max": "189", "painter": "recipe", "optim_lr": "1e-4"}
+"""What makes another network where it is left to the defaults: SyntheticTumors' own are not DiffTumor's."""
+
+
+def warn_defaults(given: dict[str, Any]) -> str:
+    """Say which flags SyntheticTumors' command would have meant otherwise; return what was said, "" for nothing."""
+    other = [f"--{name} {value}" for name, value in SYNTHETIC_TUMORS.items() if name not in given["given"]]
+    if not (given["syn"] and given["json_dir"] is not None and other):
+        return ""
+    line = f"What is not given is as in DiffTumor; SyntheticTumors had {' '.join(other)}."
+    ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
+    return line
 
 
 def segmenter_options(given: dict[str, Any]) -> SegmenterOptions:

@@ -131,10 +131,13 @@ def synthesize(
     as_json: AsJson = False,
 ) -> None:
     """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
+    from DiffuGTSLib.synthesis.case import require_patch
     from DiffuGTSLib.synthesis.organs import organ_spec
     from DiffuGTSLib.synthesis.painter import TumorWish
     from DiffuGTSLib.synthesis.painters import find_painter
 
+    if patch is not None:
+        require_patch(patch)
     if not scan.exists():
         raise InputError(f"There is no {scan}.", hint="check the spelling.", code="missing")
     spec = organ_spec(organ)

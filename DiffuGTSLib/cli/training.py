@@ -23,7 +23,7 @@ EXAMPLES = examples(
     "diffugts train thresholds --data scans -o run",
     "The painter of tumors, into a run folder; it needs the VQGAN before it:",
     "diffugts train vqgan --data scans -o run",
-    "diffugts train tumor-painter --data scans -o run --set timesteps=4",
+    "diffugts train tumor-painter --data scans -o run --set stage=early --set timesteps=4",
     "A segmenter, with tumors painted on the fly:",
     "diffugts train segmenter --data scans -o run --model unet --set organs=liver",
     "A head on published networks, from a task of the Decathlon, without a look at its outlined tumors:",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -254,6 +255,18 @@ def as_the_scan_is_kept(scan: Volume, painted: Volume) -> NDArray[Any]:
     return np.asarray(np.clip(np.rint(painted.array), limits.min, limits.max), dtype=np.int16)
 
 
+def require_patch(side_mm: float) -> None:
+    """Refuse a side of a patch that is no length.
+
+    Raises:
+        InputError: If it is not positive and finite (code "patch").
+    """
+    if not 0 < side_mm < math.inf:
+        raise InputError(
+            f"The patch: expected a side above 0 mm, got {side_mm:g}.", hint="for instance --patch 96.", code="patch"
+        )
+
+
 def patch_box(tumor: Volume, side_mm: float) -> tuple[slice, slice, slice]:
     """Return the voxels of a cube around all tumors, moved inside the scan where it would leave it.
 
@@ -262,8 +275,9 @@ def patch_box(tumor: Volume, side_mm: float) -> tuple[slice, slice, slice]:
         side_mm: Side of the cube; a scan that is shorter along an axis is kept whole there.
 
     Raises:
-        InputError: If the tumors reach further than the cube (code "patch").
+        InputError: If the tumors reach further than the cube, or its side is no length (code "patch").
     """
+    require_patch(side_mm)
     shape = np.array(tumor.array.shape)
     sides = np.minimum(np.maximum(np.round(side_mm / np.array(tumor.geometry.spacing_mm)), 1).astype(int), shape)
     if tumor.array.any():

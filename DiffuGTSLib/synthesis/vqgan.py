@@ -173,6 +173,7 @@ class Vqgan3D(ModelMixin, ConfigMixin):
     """
 
     config_name = "config.json"
+    _keep_in_fp32_modules = ["codebook.N", "codebook.z_avg"]  # noqa: RUF012 - sums that half precision may not hold
 
     @register_to_config
     def __init__(

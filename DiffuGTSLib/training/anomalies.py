@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from DiffuGTSLib.synthesis.anatomy import (
     thicken_slices,
     vary_intensity,
 )
+from DiffuGTSLib.synthesis.organs import Range
 from DiffuGTSLib.training.data import Crop, TrainingScan, View, random_crop, random_view
 from DiffuGTSLib.training.window_paint import (
     OTHER_ORGAN_SHIFT_HU,
@@ -143,12 +144,15 @@ class AnomalySampler:
         scans: On the canonical grid.
         side: Window side in voxels.
         mixture: Shares of the kinds of windows.
+        radius_mm: Range of the painted tumors' radii, log-uniform; None takes that of the organ's file.
 
     Raises:
         InputError: If there is no organ to paint into; where nothing is painted, if no tumor is outlined either.
     """
 
-    def __init__(self, scans: Sequence[TrainingScan], side: int, mixture: Mixture) -> None:
+    def __init__(
+        self, scans: Sequence[TrainingScan], side: int, mixture: Mixture, radius_mm: Range | None = None
+    ) -> None:
         self._side = side
         self._mixture = mixture
         self._with_tumor = [scan for scan in scans if scan.tumor.any()]
@@ -175,7 +179,8 @@ class AnomalySampler:
         for organ, places in self._places.items():
             shown = np.sqrt([scan.organs[organ].sum() for scan, _ in places])
             self._scan_chances[organ] = shown / shown.sum()
-        self._specs = {organ: training_spec(organ) for organ in self._organs}
+        specs = {organ: training_spec(organ) for organ in self._organs}
+        self._specs = {organ: replace(spec, radius_mm=radius_mm or spec.radius_mm) for organ, spec in specs.items()}
 
     @property
     def organs(self) -> list[str]:

@@ -213,7 +213,7 @@ class Job:
 
 BEGUN = "begun.json"
 """Beside a checkpoint: what its training was begun with."""
-EARLIER: dict[str, Any] = {"elsewhere": False, "further": 0}
+EARLIER: dict[str, Any] = {"elsewhere": False, "further": 0, "stage": "all"}
 """What runs were begun with that do not say it."""
 STAGES = ("canonical", "backbone", "text")
 """What of the configuration decides what is learned. Not where networks lie: their weights are known, see `Job.run`."""

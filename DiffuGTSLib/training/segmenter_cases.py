@@ -64,7 +64,7 @@ def load_listed(
     label: Path,
     organ_name: str,
     *,
-    healthy: bool,
+    healthy: bool | None,
     config: CanonicalConfig = SEGMENTER_GRID,
     modality: str = "CT",
 ) -> SegmenterScan:
@@ -73,12 +73,23 @@ def load_listed(
     A real case's labels are 0 background, 1 organ, 2 tumor, 3 cyst (KiTS; counts as organ). A healthy case's are 0 and
     anything above, which all is organ.
 
+    Args:
+        name: Of the case.
+        image: The scan.
+        label: Its label map.
+        organ_name: The organ that it outlines.
+        healthy: Whether it is a healthy case; None: where no voxel is tumor (SyntheticTumors, section 4.1).
+        config: Grid to bring it to.
+        modality: "CT" or "MR".
+
     Raises:
         InputError: For labels other than these, or no organ at all.
         GeometryError: If the label map lies on another grid.
     """
     volume, labels = read_volume(image), read_volume(label)
     require_same_grid(volume.geometry, labels.geometry, "label map")
+    if healthy is None:
+        healthy = not (labels.array == TUMOR).any()
     strange = np.setdiff1d(np.unique(labels.array), (0, 1, 2, 3))
     if not healthy and len(strange):
         raise InputError(

@@ -264,7 +264,8 @@ def train_listed(
         amp: bfloat16 on a GPU; a CPU computes in float32 in any case.
         seed: Of weights and draws.
         device: "auto", "cpu", "cuda", "cuda:1".
-        all_healthy: Take every case for healthy, whatever its label's path says (SyntheticTumors' --syn).
+        all_healthy: Take every case for healthy, whatever its label's path says, that holds no tumor (SyntheticTumors'
+            --syn); one that does stays a real case.
         report: Receives one line at a time.
 
     Raises:
@@ -281,16 +282,16 @@ def train_listed(
         scans = {
             split: [
                 load_listed(
-                    case.name, case.image, case.label, options.organ_names[0], healthy=case.healthy or all_healthy,
-                    config=grid,
+                    case.name, case.image, case.label, options.organ_names[0], config=grid,
+                    healthy=case.healthy or (None if all_healthy else False),
                 )
                 for case in listed
             ]
             for split, listed in cases.items()
         }  # fmt: skip
-        listed = {
-            split: [_in_words(case, all_healthy) for case in of_split] for split, of_split in cases.items()
-        }  # fmt: skip
+        if all_healthy:
+            _tell_real(scans, say)
+        listed = {split: list(map(_in_words, of_split, scans[split])) for split, of_split in cases.items()}
         precision = "bfloat16" if amp and own_device.type == "cuda" else "float32"
         length = epoch_length(len(scans["train"]), options.batch)
         plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
@@ -310,9 +311,16 @@ def train_listed(
             record_training(used, Path(), output / PART.model, earlier=job.made_from)
 
 
-def _in_words(case: ListedCase, all_healthy: bool) -> str:
+def _in_words(case: ListedCase, scan: SegmenterScan) -> str:
     """Say which scan a case is and what is learned from it: lists of one scan may name other label maps."""
-    return f"{case.image_name} {case.label_name}{' healthy' if case.healthy or all_healthy else ''}"
+    return f"{case.image_name} {case.label_name}{' healthy' if scan.healthy else ''}"
+
+
+def _tell_real(scans: Mapping[str, Sequence[SegmenterScan]], say: Callable[[str], None]) -> None:
+    """Say how many cases are real ones, although all were named healthy."""
+    for split, loaded in scans.items():
+        if real := sum(not scan.healthy for scan in loaded):
+            say(f"{split}: {real} of {len(loaded)} cases have tumors in their label maps: real ones, not painted into")
 
 
 def epoch_length(cases: int, batch: int) -> int:

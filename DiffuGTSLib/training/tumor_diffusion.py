@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion
@@ -22,10 +23,12 @@ from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D, depth_first
 from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.data import TrainingScan
+from DiffuGTSLib.training.tumor_sizes import PAINTED_MM, STAGES, keep_stage
 from DiffuGTSLib.training.vqgan import to_network
 
 _DRAWS = 50
-"""After so many windows without a visible tumor the last one is taken as it is."""
+"""After so many windows without a visible tumor of the stage the last one is taken as it is."""
+ALL, EARLY = "all", STAGES[0]
 
 
 class TumorSampler:
@@ -38,28 +41,49 @@ class TumorSampler:
         scans: On the painter's grid.
         side: Of a window in voxels.
         handcrafted: Share of windows whose tumor was painted by hand into a healthy organ; 0 takes outlined ones only.
+        stage: "early" or "late": only tumors of that stage, outlined and painted alike; "all": whatever is there.
 
     Raises:
         InputError: If there are no tumors to learn from, or no healthy organ to paint into.
     """
 
-    def __init__(self, scans: Sequence[TrainingScan], side: int, handcrafted: float) -> None:
-        outlined = sum(bool(scan.tumor.any()) for scan in scans)
-        if handcrafted < 1 and not outlined:
+    def __init__(self, scans: Sequence[TrainingScan], side: int, handcrafted: float, stage: str = ALL) -> None:
+        shown = [of_stage(_within_window(scan), stage) for scan in scans]
+        if handcrafted < 1 and not any(scan.tumor.any() for scan in shown):
+            kind = "tumor" if stage == ALL else f"tumor of the stage '{stage}'"
             raise InputError(
-                f"None of {len(scans)} scans has an outlined tumor to learn from.",
+                f"None of {len(scans)} scans has an outlined {kind} to learn from.",
                 hint="train from handcrafted tumors alone: --set handcrafted=1.",
             )
         mixture = Mixture(real=1 - handcrafted, healthy=0.0, anywhere=0.0, turned=0.5, thick=0.0)
-        self._windows = AnomalySampler([_within_window(scan) for scan in scans], side, mixture)
+        self._windows = AnomalySampler(shown, side, mixture, PAINTED_MM.get(stage))
+        self._stage = stage
 
     def draw(self, rng: np.random.Generator) -> Sample:
         """Draw one window."""
         for _ in range(_DRAWS):
             sample = self._windows.draw(rng)
-            if sample.abnormal:
+            if sample.abnormal and not (self._stage == EARLY and _outgrown(sample)):
                 break
         return sample
+
+
+def of_stage(scan: TrainingScan, stage: str) -> TrainingScan:
+    """Return the scan with the outlines of one stage's tumors; those of the other are marked no more, and not painted near.
+
+    Args:
+        scan: On the painter's grid.
+        stage: "early", "late", or "all", which changes nothing.
+    """
+    if stage == ALL:
+        return scan
+    staged = keep_stage(scan.tumor.astype(np.uint8) * TUMOR, scan.scan.spacing_mm, stage)
+    return replace(scan, tumor=staged.labels == TUMOR)
+
+
+def _outgrown(sample: Sample) -> bool:
+    """Say whether a window shows more than early tumors: scaling it has enlarged one, or two painted ones have met."""
+    return bool(keep_stage(sample.mask.astype(np.uint8) * TUMOR, sample.spacing_mm, EARLY).other_mm)
 
 
 def _within_window(scan: TrainingScan) -> TrainingScan:
@@ -161,11 +185,13 @@ def write_published(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), file)
 
 
-def validation_windows(scans: Sequence[TrainingScan], side: int, handcrafted: float, count: int = 8) -> list[Sample]:
+def validation_windows(
+    scans: Sequence[TrainingScan], side: int, handcrafted: float, count: int = 8, stage: str = ALL
+) -> list[Sample]:
     """Return fixed windows, of the same kinds as those that are trained on.
 
     Raises:
         InputError: As `TumorSampler`.
     """
-    sampler, rng = TumorSampler(scans, side, handcrafted), np.random.default_rng(5)
+    sampler, rng = TumorSampler(scans, side, handcrafted, stage), np.random.default_rng(5)
     return [sampler.draw(rng) for _ in range(count)]

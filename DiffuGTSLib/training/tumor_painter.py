@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,18 +22,25 @@ from DiffuGTSLib.training.distributed import rank, world_size
 from DiffuGTSLib.training.job import Job, Part, networks_sha256
 from DiffuGTSLib.training.trainer import read_state
 from DiffuGTSLib.training.tumor_diffusion import (
+    ALL,
     TumorDiffusionRecipe,
     TumorSampler,
+    of_stage,
     published_state,
     validation_windows,
     write_published,
 )
+from DiffuGTSLib.training.tumor_sizes import STAGES
 from DiffuGTSLib.training.vqgan import VqganLosses, VqganRecipe, load_perceptual
 
 
 @dataclass(frozen=True)
 class PainterSize:
     """Networks of one size, and how they are trained; the defaults are DiffTumor's.
+
+    Not DiffTumor's is the course of the rates, see `TrainingPlan`: both rise over 50 iterations and fall along a cosine
+    to 1 %. DiffTumor's VQGAN kept its rate up to iteration 40000, and took a tenth of it there, at 50000 and at 60000;
+    for its denoiser no course is known.
 
     Attributes:
         view: What both networks are shown.
@@ -41,11 +49,11 @@ class PainterSize:
         critic_channels: Of the discriminators.
         windows: (side, how many a batch) of the VQGAN's training.
         losses: Of the VQGAN's training.
-        vqgan_rate: Its learning rate with one process; multiplied by their number, as DiffTumor does with GPUs.
+        vqgan_rate: Its peak learning rate with one process; multiplied by their number, as DiffTumor does with GPUs.
         vqgan_iterations: Its length.
         batch: Windows a batch of the denoiser's training.
         accumulate: Batches a step.
-        rate: Learning rate of the denoiser.
+        rate: Peak learning rate of the denoiser.
         iterations: Its length.
         average: Decay of the moving average, which is taken every 10 iterations.
         average_after: Before this iteration the average is a copy.
@@ -107,12 +115,14 @@ class VqganOptions:
 
 @dataclass(frozen=True)
 class TumorPainterOptions:
-    """What may be chosen: `--set timesteps=200 --set ddim_steps=50` for later tumors.
+    """What may be chosen: `--set stage=late --set timesteps=200 --set ddim_steps=50` for later tumors.
 
     Attributes:
         size: A key of `SIZES`; the same as the VQGAN's.
-        timesteps: 4 for early tumors, 200 for later ones.
+        timesteps: Of the diffusion: 4 for early tumors, 200 for later ones (DiffTumor). Which it learns says `stage`.
         ddim_steps: How the painter will walk them, see `PainterView`.
+        stage: Tumors that it learns, outlined and painted alike: "early" (a ball of the volume has a radius of 10 mm at
+            most), "late" (more), or "all".
         handcrafted: Share of windows with handcrafted tumors, see `TumorSampler`.
         published: Write `painter.pt` too, in the form of the published files.
     """
@@ -120,12 +130,15 @@ class TumorPainterOptions:
     size: str = "mini"
     timesteps: int = 4
     ddim_steps: int = 0
+    stage: str = ALL
     handcrafted: float = 0.5
     published: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.handcrafted <= 1:
             raise ConfigError(f"handcrafted: expected a share of 0 to 1, got {self.handcrafted:g}.")
+        if self.stage not in (ALL, *STAGES):
+            raise ConfigError(f"stage: expected one of {', '.join((ALL, *STAGES))}, got '{self.stage}'.")
         if self.published and self.size != "published":
             raise ConfigError(
                 f"published: the form of the published files is for size=published only, got size={self.size}.",
@@ -173,10 +186,10 @@ def train_tumor_painter(job: Job) -> None:
     options: TumorPainterOptions = job.options
     size = painter_size(options.size)
     folder = job.output / "painter"
-    vqgan: Vqgan3D = load_module(Vqgan3D, folder / "vqgan").to(job.device)
+    vqgan = _vqgan_of(folder / "vqgan", options.size).to(job.device)
     denoiser = LatentUNet3D(**size.denoiser).to(job.device)
-    sampler = TumorSampler(job.scans["train"], size.view.side, options.handcrafted)
-    windows = validation_windows(job.scans["validation"], size.view.side, options.handcrafted)
+    sampler = TumorSampler(job.scans["train"], size.view.side, options.handcrafted, options.stage)
+    windows = validation_windows(job.scans["validation"], size.view.side, options.handcrafted, stage=options.stage)
     recipe = TumorDiffusionRecipe(denoiser, vqgan, options.timesteps, sampler, windows, size.batch)
     plan = replace(
         job.plan, learning_rate=size.rate, weight_decay=0.0, average=size.average, average_every=10,
@@ -188,8 +201,12 @@ def train_tumor_painter(job: Job) -> None:
     view = replace(size.view, timesteps=options.timesteps, ddim_steps=options.ddim_steps)
     source = {
         "trained by": "diffugts train", "iterations": plan.iterations, "seed": plan.seed,
-        "handcrafted tumors": options.handcrafted,
-        "scans": [scan.case.name for scan in job.scans["train"] if scan.tumor.any() or options.handcrafted],
+        "stage": options.stage, "handcrafted tumors": options.handcrafted,
+        "scans": [
+            scan.case.name
+            for scan in job.scans["train"]
+            if options.handcrafted or of_stage(scan, options.stage).tumor.any()
+        ],
     }  # fmt: skip
     save_painter(folder, vqgan.cpu(), denoiser.cpu(), view, source, torch.float16)
     if options.published:
@@ -199,6 +216,35 @@ def train_tumor_painter(job: Job) -> None:
         )
         write_published(job.output / "painter.pt", published)
     job.report(f"the painter is in {folder}")
+
+
+def _vqgan_of(folder: Path, size: str) -> Vqgan3D:
+    """Return the run's VQGAN.
+
+    Raises:
+        ConfigError: If it is of another size than the painter is to have.
+        WeightsError: If it cannot be read.
+    """
+    vqgan: Vqgan3D = load_module(Vqgan3D, folder)
+    published = {name: parameter.default for name, parameter in inspect.signature(Vqgan3D).parameters.items()}
+    own = {name: vqgan.config[name] for name in published}
+    fitting = [name for name, known in SIZES.items() if {**published, **known.vqgan} == own]
+    if size not in fitting:
+        raise ConfigError(
+            f"size: the VQGAN in {folder} is of {f'size={fitting[0]}' if fitting else 'no size that is known'}, "
+            f"the painter is to be of size={size}.",
+            hint="give the size of the VQGAN, or another --output and train the VQGAN there first.",
+        )
+    return vqgan
+
+
+def _rehearse(job: Job) -> None:
+    """Make what a training would be made of, so that a dry run refuses what it would refuse."""
+    options: TumorPainterOptions = job.options
+    side = painter_size(options.size).view.side
+    _vqgan_of(job.output / "painter" / "vqgan", options.size)
+    for loaded in job.scans.values():
+        TumorSampler(loaded, side, options.handcrafted, options.stage)
 
 
 def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
@@ -224,4 +270,5 @@ TUMOR_PAINTER = Part(
     modalities=("CT",),
     model="painter",
     after=("vqgan", "painter/vqgan"),
+    rehearse=_rehearse,
 )

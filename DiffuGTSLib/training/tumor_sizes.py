@@ -17,6 +17,7 @@ from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES
 from DiffuGTSLib.training.case_lists import HEALTHY_MARKS, ListedCase
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -27,6 +28,11 @@ LEAST_VOXELS = 8
 CYST = 3
 """KiTS's label of cysts; they count as organ."""
 STAGES = ("early", "late")
+PAINTED_MM = {
+    "early": (DIFFTUMOR_SIZES["tiny"].radius_mm, DIFFTUMOR_SIZES["small"].radius_mm),
+    "late": (DIFFTUMOR_SIZES["medium"].radius_mm, DIFFTUMOR_SIZES["large"].radius_mm),
+}
+"""Nominal radii of the painted tumors of a stage; half axes are 0.75 to 1.25 of it, so that early ones end at 10 mm."""
 
 
 @dataclass(frozen=True, eq=False)

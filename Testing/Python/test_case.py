@@ -20,6 +20,7 @@ from DiffuGTSLib.synthesis.case import (
     make_case_record,
     patch_box,
     require_case_folder,
+    require_patch,
     write_case,
 )
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
@@ -137,6 +138,14 @@ def test_tumors_that_do_not_fit_into_the_patch_are_refused_with_the_side_they_ne
     with pytest.raises(InputError, match="reach over 40 mm, the patch over 30 mm") as caught:
         patch_box(Volume(array, Geometry((50, 20, 20), np.eye(4))), 30)
     assert "--patch 40" in caught.value.hint
+
+
+@pytest.mark.parametrize("side_mm", [0.0, -5.0, float("nan"), float("inf")])
+def test_a_patch_whose_side_is_no_length_is_refused(side_mm: float) -> None:
+    with pytest.raises(InputError, match="expected a side above 0 mm"):
+        require_patch(side_mm)
+    with pytest.raises(InputError, match="expected a side above 0 mm"):
+        patch_box(Volume(np.ones((5, 5, 5), np.uint8), Geometry((5, 5, 5), np.eye(4))), side_mm)
 
 
 def test_tumors_that_just_fit_into_the_patch_lie_in_it_whole() -> None:

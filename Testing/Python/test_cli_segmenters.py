@@ -184,6 +184,30 @@ def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_syn_leaves_a_case_with_outlined_tumors_real(a_run: Path, tmp_path: Path) -> None:
+    """SyntheticTumors paints where label 2 is absent: of `a`, tumors would be taught, and judged, as organ."""
+    entry = [{"image": f"scans/{name}.nii.gz", "label": f"labels/{name}.nii.gz"} for name in "ab"]
+    mix = tmp_path / "mix.json"
+    mix.write_text(json.dumps({"training": entry, "validation": entry[:1]}))
+    call = (
+        "difftumor", "main", "--syn", "--max_epochs", "1", "--noamp", "--workers", "0", "--roi_x", "32", "--roi_y", "32",
+        "--roi_z", "32", "--space_x", "4", "--device", "cpu", f"--logdir={tmp_path}/run", "--val_dir", a_run,
+    )  # fmt: skip
+    said = plain(run(*call, "--json_dir", mix).stdout)
+    assert "train: 1 of 2 cases have tumors in their label maps: real ones, not painted into" in said
+    assert "1 real and 1 healthy cases; the best is chosen on 1 scans" in said
+    record = json.loads((tmp_path / "run" / "segmenter" / "begun.json").read_text())
+    assert record["cases"] == ["scans/a.nii.gz labels/a.nii.gz", "scans/b.nii.gz labels/b.nii.gz healthy"]
+
+
+def test_what_is_left_to_difftumors_defaults_is_said_of_synthetictumors_command() -> None:
+    said = difftumor.warn_defaults(difftumor.parse("main", difftumor.MAIN, words(EARLY_TRAIN)))
+    assert said.endswith("SyntheticTumors had --a_min -21 --a_max 189 --painter recipe.")
+    asked = f"{EARLY_TRAIN} --a_min -21 --a_max 189 --painter recipe"
+    for line in (asked, README_TRAIN, EARLY_TRAIN.replace("--syn ", "")):
+        assert difftumor.warn_defaults(difftumor.parse("main", difftumor.MAIN, words(line))) == ""
+
+
 def test_the_early_command_trains_into_the_folder_it_names(a_run: Path) -> None:
     assert load_segmenter(a_run / "runs" / "synt").window_voxels == 32
     assert (a_run / "runs" / "synt" / "segmenter" / "log.csv").is_file()

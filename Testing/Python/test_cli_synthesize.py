@@ -227,6 +227,7 @@ def test_the_help_teaches_and_says_what_is_patented() -> None:
         (("--organ", "liver", "--radius", "0"), "radius of more than 0", ""),
         (("--organ", "liver", "--painter", "monet"), "Unknown painter 'monet'", "handcrafted or recipe"),
         (("--organ", "liver", "--size", "large", "--radius", "30", "--patch", "20"), "the patch over 20 mm", "--patch"),
+        (("--organ", "livr", "--patch", "nan"), "expected a side above 0 mm, got nan", "--patch 96"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused_and_nothing_is_written(

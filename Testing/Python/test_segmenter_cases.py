@@ -23,7 +23,7 @@ def labels_of(phantom: Phantom) -> np.ndarray:
     return (phantom.organ.array + (phantom.lesion.array & phantom.organ.array)).astype(np.uint8)
 
 
-def listed(folder: Path, labels: np.ndarray | None = None, *, healthy: bool = False) -> SegmenterScan:
+def listed(folder: Path, labels: np.ndarray | None = None, *, healthy: bool | None = False) -> SegmenterScan:
     """Write an LPS phantom with thick slices and read it as a case of a list."""
     phantom = ct_phantom(ANISOTROPIC)
     label_map = phantom.organ.with_array(labels_of(phantom) if labels is None else labels)
@@ -83,6 +83,16 @@ def test_a_cyst_counts_as_organ(tmp_path: Path) -> None:
 def test_everything_that_a_healthy_case_labels_is_organ(tmp_path: Path) -> None:
     case = listed(tmp_path, labels_of(ct_phantom(ANISOTROPIC)) * 6, healthy=True)
     assert case.healthy and not case.tumor.any() and np.array_equal(case.places, case.organ)
+
+
+def test_a_case_of_unknown_health_is_healthy_where_its_labels_hold_no_tumor(tmp_path: Path) -> None:
+    """SyntheticTumors paints into those alone; a cyst (3) is organ, there too."""
+    labels = labels_of(ct_phantom(ANISOTROPIC))
+    real = listed(tmp_path, healthy=None)
+    assert not real.healthy and real.tumor.any() and not real.places.any()
+    for value in (1, 3):
+        healthy = listed(tmp_path, np.where(labels == 2, value, labels).astype(np.uint8), healthy=None)
+        assert healthy.healthy and not healthy.tumor.any()
 
 
 def test_a_label_that_no_list_has_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from mini_data import training_scan, write_case
 from phantoms import ct_phantom
+from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.errors import Cancelled, InputError
+from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
 from DiffuGTSLib.synthesis.latent_painter import condition
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
@@ -24,6 +26,7 @@ from DiffuGTSLib.training.trainer import TrainingPlan, train
 from DiffuGTSLib.training.tumor_diffusion import (
     TumorDiffusionRecipe,
     TumorSampler,
+    of_stage,
     published_state,
     validation_windows,
     write_published,
@@ -92,6 +95,50 @@ def test_handcrafted_windows_are_drawn_as_often_as_asked(a_scan: TrainingScan) -
     with pytest.raises(InputError, match="None of 0 scans has an outlined tumor") as caught:
         TumorSampler([], 16, 0.0)
     assert "handcrafted=1" in caught.value.hint
+
+
+def radii_mm(sample: Sample) -> list[float]:
+    """Return the radii of the balls as large as a window's tumors."""
+    parts, _ = ndimage.label(sample.mask)
+    return [
+        ball_radius_mm(float(voxels * np.prod(sample.spacing_mm)) / 1000) for voxels in np.bincount(parts.ravel())[1:]
+    ]
+
+
+@pytest.mark.parametrize("handcrafted", [0.0, 1.0])
+def test_a_stage_keeps_to_its_tumors_outlined_and_painted_alike(a_scan: TrainingScan, handcrafted: float) -> None:
+    """Beside the phantom's tumor, of 11 mm in radius, lies one of 8 mm. An early painter learns tumors up to 10 mm."""
+    small = np.zeros_like(a_scan.tumor)
+    inside = np.argwhere(a_scan.organs["liver"] & a_scan.healthy)
+    small[tuple(np.argwhere(np.ones((4, 3, 3))).T + inside[len(inside) // 2][:, None])] = True
+    scan = replace(a_scan, tumor=a_scan.tumor | small)
+    assert np.array_equal(of_stage(scan, "all").tumor, scan.tumor)
+    assert np.array_equal(of_stage(scan, "early").tumor, small)
+    assert np.array_equal(of_stage(scan, "late").tumor, a_scan.tumor)
+
+    def largest(stage: str) -> list[float]:
+        sampler, rng = TumorSampler([scan], 24, handcrafted, stage), np.random.default_rng(0)
+        return [max(radii_mm(sampler.draw(rng))) for _ in range(30)]
+
+    assert max(largest("early")) <= 10.0
+    assert max(largest("all")) > 10.0 and np.median(largest("late")) > 10.0
+
+
+def test_painted_tumors_are_as_large_as_difftumors_of_their_stage(a_healthy_scan: TrainingScan) -> None:
+    """Nominal radii of 4 to 8 mm (tiny to small), and of 16 to 32 mm (medium to large), cut at the organ's border."""
+    found = {}
+    for stage in ("early", "late"):
+        sampler, rng = TumorSampler([a_healthy_scan], 24, 1.0, stage), np.random.default_rng(0)
+        found[stage] = [max(radii_mm(sampler.draw(rng))) for _ in range(20)]
+    assert min(found["early"]) < 6.0 and max(found["early"]) <= 10.0
+    assert min(found["late"]) > 10.0 and max(found["late"]) > 20.0
+
+
+def test_validation_windows_keep_to_the_stage(a_scan: TrainingScan) -> None:
+    windows = validation_windows([a_scan], 16, 1.0, stage="early")
+    assert max(radius for window in windows for radius in radii_mm(window)) <= 10.0
+    with pytest.raises(InputError, match="None of 1 scans has an outlined tumor of the stage 'early'"):
+        validation_windows([a_scan], 16, 0.5, stage="early")
 
 
 def test_an_organ_that_the_window_does_not_show_is_not_painted_into(a_scan: TrainingScan) -> None:

@@ -13,11 +13,13 @@ import torch
 from mini_data import write_case, write_labels, write_protocol
 from phantoms import ct_phantom, mr_phantom
 
+from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.synthesis.latent_painter import PainterView, load_painter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import TumorWish, synthesize
+from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.training import tumor_painter
 from DiffuGTSLib.training.run import PARTS, train_part
 from DiffuGTSLib.training.tumor_painter import SIZES, TumorPainterOptions, painter_size
@@ -120,7 +122,7 @@ def test_a_dry_run_shows_the_options_and_writes_nothing(a_protocol: Path, tmp_pa
     said = trained("tumor-painter", a_protocol, tmp_path / "run", options={"timesteps": "200"}, dry_run=True)
     assert said[-3:-1] == [
         "tumor-painter: 1 iterations, float32, seed 0, on cpu",
-        "tumor-painter: size mini, timesteps 200, ddim_steps 0, handcrafted 0.5, published False",
+        "tumor-painter: size mini, timesteps 200, ddim_steps 0, stage all, handcrafted 0.5, published False",
     ]
     assert said[-1].startswith("tumor-painter: it needs the vqgan of the run")
     assert not (tmp_path / "run").exists()
@@ -153,10 +155,47 @@ def test_without_outlined_tumors_only_handcrafted_ones_are_left(tmp_path: Path) 
     load_painter(tmp_path / "run" / "painter")
 
 
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_vqgan_of_another_size_is_refused_by_a_dry_run_too(a_protocol: Path, tmp_path: Path) -> None:
+    trained("vqgan", a_protocol, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "published", replace(TINY, vqgan={**TINY.vqgan, "embedding_dim": 4}))
+        for dry_run in (True, False):
+            with pytest.raises(ConfigError, match="is of size=mini, the painter is to be of size=published") as caught:
+                trained("tumor-painter", a_protocol, tmp_path, options={"size": "published"}, dry_run=dry_run)
+            assert "give the size of the VQGAN" in caught.value.hint
+        patch.setitem(SIZES, "mini", SIZES["published"])
+        with pytest.raises(ConfigError, match="is of no size that is known"):
+            trained("tumor-painter", a_protocol, tmp_path, dry_run=True)
+    trained("tumor-painter", a_protocol, tmp_path, dry_run=True)
+
+
+@pytest.mark.usefixtures("tiny_networks")
+def test_a_dry_run_refuses_a_stage_that_no_outlined_tumor_is_of(a_protocol: Path, tmp_path: Path) -> None:
+    """The phantom's tumor has a radius of 11 mm."""
+    trained("vqgan", a_protocol, tmp_path)
+    with pytest.raises(InputError, match="None of 1 scans has an outlined tumor of the stage 'early'"):
+        trained("tumor-painter", a_protocol, tmp_path, options={"stage": "early"}, dry_run=True)
+    trained("tumor-painter", a_protocol, tmp_path, options={"stage": "late"})
+    assert json.loads((tmp_path / "painter" / "painter.json").read_text())["source"]["stage"] == "late"
+
+
+def test_a_use_of_codes_beyond_half_precision_is_kept(tmp_path: Path) -> None:
+    """The sums of a codebook may exceed 65504, the greatest number of float16, in which a trained VQGAN is written."""
+    vqgan = Vqgan3D(**TINY.vqgan)
+    vqgan.codebook.N.fill_(70000.5)
+    vqgan.codebook.z_avg.fill_(-1e6)
+    save_module(vqgan, tmp_path, torch.float16)
+    back = load_module(Vqgan3D, tmp_path)
+    assert (back.codebook.N == 70000.5).all() and (back.codebook.z_avg == -1e6).all()
+
+
 def test_an_unknown_size_and_a_share_beyond_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="Unknown size 'publish'") as caught:
         painter_size("publish")
     assert caught.value.hint == "did you mean 'published'?"
+    with pytest.raises(ConfigError, match="stage: expected one of all, early, late, got 'earl'"):
+        TumorPainterOptions(stage="earl")
     with pytest.raises(ConfigError, match="share of 0 to 1, got 1.5"):
         TumorPainterOptions(handcrafted=1.5)
     with pytest.raises(ConfigError, match="timesteps: expected 1 or more, got 0"):
