@@ -15,7 +15,7 @@ from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseS
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.taps import tapped, tapped_levels
 from DiffuGTSLib.backbones.trained_grid import require_trained_grid
-from DiffuGTSLib.backbones.weights import Module, freeze, load_module
+from DiffuGTSLib.backbones.weights import Module, freeze, load_module, seeded
 from DiffuGTSLib.backbones.windows import OnWindow
 from DiffuGTSLib.config import BackboneConfig, Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
@@ -318,6 +318,5 @@ def _untrained_head(autoencoder: LatentAutoencoder, text_encoder: TextEncoder) -
 
 
 def _seeded(build: Callable[[], Module]) -> Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return freeze(build())

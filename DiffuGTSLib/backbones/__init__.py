@@ -107,10 +107,9 @@ def _tiny(config: BackboneConfig) -> Backbone:
     """Build real networks of a few channels, seeded and untrained: for tests, and refused elsewhere."""
     from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
     from DiffuGTSLib.backbones.schedules import build_schedule
-    from DiffuGTSLib.backbones.weights import freeze
+    from DiffuGTSLib.backbones.weights import freeze, seeded
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         autoencoder = MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4)
         unet = MaisiUNet(
             num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,

@@ -10,6 +10,8 @@ diffusers' own `from_pretrained` fills missing tensors at random and only warns;
 
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +40,8 @@ def load_module(kind: type[Module], folder: Path) -> Module:
         WeightsError: If a file is missing or unreadable, the configuration is another class's, or a tensor is
             missing, unexpected, of another shape, or holds infinite values or NaN.
     """
-    module = from_config(kind, folder)
+    with torch.random.fork_rng(devices=[]):  # what it draws is overwritten
+        module = from_config(kind, folder)
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
@@ -57,6 +60,19 @@ def load_module(kind: type[Module], folder: Path) -> Module:
     require_numbers(tensors, f"{path} holds", "train it again with a smaller learning rate, or copy it again.")
     load_strictly(module, tensors, str(path))
     return freeze(module)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Let what begins without a generator of its own draw by a seed, and leave torch's generators as they were.
+
+    Args:
+        seed: Of every draw within.
+        device: Where else than in main memory is drawn, too.
+    """
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) -> None:

@@ -15,11 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json, seeded
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
@@ -115,14 +113,13 @@ def train_part(
         before = f"train it first: diffugts train {chosen.after[0]} --data {data} -o {output}."
         raise WeightsError(f"{part}: {missing}.", hint=before, code="weights_missing")
     canonical = config.canonical if chosen.grid is None else chosen.grid(own)
-    with process_group(wanted) as own_device:
+    with process_group(wanted) as own_device, seeded(seed, own_device):
         say = report if rank() == 0 else _silence
         cases = training_cases(protocol_path, data, output, write=rank() == 0 and not dry_run, report=say)
         cases = [case for case in cases if case.modality in chosen.modalities]
         scans = {split: load_split(cases, split, data, canonical) for split in ("train", "validation")}
         job = Job(scans, config, plan, output, own_device, say, own, networks)
         _tell(part, job)
-        torch.manual_seed(seed)
         if missing:
             say(f"{part}: {missing}: train that first")
         elif not dry_run:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from DiffuGTSLib.backbones.segmenters import Segmenter
+from DiffuGTSLib.backbones.weights import seeded
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import record_training
@@ -277,7 +278,7 @@ def train_listed(
     chosen = find_device(RuntimeConfig(device=device))
     build_segmenter(options)  # refused before anything is read
     grid, config = options.grid(), load_config("mini")
-    with process_group(chosen) as own_device:
+    with process_group(chosen) as own_device, seeded(seed, own_device):
         say = report if rank() == 0 else _silence
         scans = {
             split: [
@@ -295,7 +296,6 @@ def train_listed(
         precision = "bfloat16" if amp and own_device.type == "cuda" else "float32"
         length = epoch_length(len(scans["train"]), options.batch)
         plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
-        torch.manual_seed(seed)
         learned = digests(
             {split: arrays_sha256(scan.labels() for scan in loaded) for split, loaded in scans.items()},
             {split: [scan.scan.image for scan in loaded] for split, loaded in scans.items()},

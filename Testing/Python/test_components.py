@@ -35,6 +35,32 @@ def test_two_loads_of_the_test_networks_are_one() -> None:
     assert all(torch.equal(tensor, heads[1][name]) for name, tensor in heads[0].items())
 
 
+@pytest.mark.parametrize(
+    ("loaded", "wish", "said"),
+    [
+        ("attention", "residual.feature=projection", "expected residual.feature=projection, got attention"),
+        ("projection", "residual.feature=attention", "expected residual.feature=attention, got projection"),
+        ("attention", "runtime.device=cuda:1", "expected runtime.device=cuda, got cpu"),
+    ],
+)
+def test_components_of_another_configuration_are_refused(loaded: str, wish: str, said: str) -> None:
+    """Else the record would name a residual that nothing was refined by."""
+    parts = load_components(tiny(f"residual.feature={loaded}", "runtime.device=cpu"), allow_untrained=True)
+    parts.require_loaded_for(tiny(f"residual.feature={loaded}", "runtime.device=auto", "runtime.seed=3"))
+    scan = ct_phantom(grid((16, 16, 16), (8.0, 8.0, 8.0))).scan
+    with pytest.raises(ConfigError, match=said) as caught:
+        pipeline.segment(scan, organ_prompts("liver", "CT"), parts, tiny(wish), modality="CT")
+    assert caught.value.code == "components" and "load_components(config)" in caught.value.hint
+
+
+@pytest.mark.parametrize("preset", ["mini", "tiny"])
+def test_loading_leaves_the_draws_of_the_program_around_it_as_they_were(preset: str) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    load_components(load_config(preset, overrides=["runtime.device=cpu"]), allow_untrained=True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_untrained_networks_are_refused_unless_asked_for() -> None:
     with pytest.raises(WeightsError, match=r"preset 'tiny' are untrained; their results mean nothing") as caught:
         load_components(tiny())

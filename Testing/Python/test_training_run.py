@@ -87,6 +87,19 @@ def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:
     assert "validation_dice_CT_liver" in (a_run / "aova/phase_2/log.csv").read_text()
 
 
+@pytest.mark.usefixtures("small_networks")
+def test_training_leaves_the_draws_of_the_program_around_it_as_they_were(a_protocol: Path, tmp_path: Path) -> None:
+    """Two trainings of one notebook would else put all that follows on the same draws. Paths may be strings."""
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    train_part(
+        "autoencoder", protocol_path=str(a_protocol), data=str(a_protocol.parent), output=str(tmp_path / "run"),
+        iterations=1, device="cpu", report=lambda line: None,
+    )  # fmt: skip
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (tmp_path / "run" / "autoencoder" / "phase_1" / "log.csv").is_file()
+
+
 def test_the_model_folder_segments_a_scan(a_run: Path) -> None:
     config = mini_config()
     config = replace(
