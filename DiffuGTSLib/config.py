@@ -298,7 +298,7 @@ def presets() -> dict[str, str]:
     return found
 
 
-def load_config(preset: str = "mini", file: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(preset: str = "mini", file: Path | str | None = None, overrides: Iterable[str] = ()) -> Config:
     """Resolve preset → file → overrides into one checked configuration.
 
     Args:
@@ -316,6 +316,7 @@ def load_config(preset: str = "mini", file: Path | None = None, overrides: Itera
         raise ConfigError(f"Unknown preset '{preset}'.", hint=did_you_mean(preset, known))
     merged = _merged({}, _read_json(resource_path("Presets", f"{preset}.json")), f"preset {preset}")
     if file is not None:
+        file = Path(file)
         own = _read_json(file)
         _require_same_preset(own.get("preset", preset), preset, file)
         merged = _merged(merged, own, str(file))

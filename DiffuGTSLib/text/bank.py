@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from DiffuGTSLib.backbones.interfaces import TextEncoder
-from DiffuGTSLib.errors import WeightsError
+from DiffuGTSLib.errors import PromptError, WeightsError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import sentence_key
 
@@ -110,6 +110,20 @@ class PromptBank:
         return cls(sentences, vectors / norms[:, None], str(found[1]), found[2])
 
 
+def require_sentences(sentences: Sequence[str]) -> None:
+    """Refuse one sentence in the place of several: its letters would be embedded.
+
+    Raises:
+        PromptError: Then (code "sentences").
+    """
+    if isinstance(sentences, str):
+        raise PromptError(
+            f"Expected a list of sentences, got one: '{sentences[:60]}'.",
+            hint="put it in brackets: encode(['...']).",
+            code="sentences",
+        )
+
+
 @final
 class BankedEncoder:
     """Answers from the bank, and loads the text model at the first sentence that the bank does not hold.
@@ -131,8 +145,9 @@ class BankedEncoder:
 
         Raises:
             WeightsError: If a sentence is not in the bank and the text model is not installed or damaged.
-            PromptError: If a sentence is too long for the text model.
+            PromptError: If a sentence is too long for the text model, or as `require_sentences`.
         """
+        require_sentences(sentences)
         found = [self._bank.find(sentence) for sentence in sentences]
         unknown = [sentence for sentence, vector in zip(sentences, found, strict=True) if vector is None]
         fresh = iter(self._encode_unknown(unknown))

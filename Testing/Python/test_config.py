@@ -32,6 +32,7 @@ def test_a_file_wins_over_the_preset_and_an_override_over_the_file(tmp_path: Pat
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"inpainting": {"steps": 20, "seeds": 3}, "canonical": {"mr_clip": False}}))
     config = load_config("mini", file, ["inpainting.steps=30", "inpainting.steps=40"])
+    assert load_config("mini", str(file), ["inpainting.steps=40"]) == config
     assert (config.inpainting.steps, config.inpainting.seeds) == (40, 3)
     assert config.canonical.mr_clip is False
     assert config.canonical.spacing_mm == 2.0

@@ -432,3 +432,11 @@ def test_an_ensemble_is_the_normalized_mean_of_its_phrasings() -> None:
     bank = PromptBank((*normals, *abnormals), torch.tensor(rows), TINY_SHA256, "mean")
     embedded = embed_pair(BankedEncoder(bank, RefusingEncoder), pair, True, "CT")
     assert torch.allclose(embedded, torch.tensor([[2 / math.sqrt(5), 1 / math.sqrt(5)], [0.6, 0.8]]))
+
+
+def test_one_sentence_in_the_place_of_several_is_refused(a_small_bank: PromptBank, a_tiny_bert: Path) -> None:
+    """Its letters would be embedded, each as a sentence."""
+    for encoder in (BankedEncoder(a_small_bank, load_minilm), BertEncoder(a_tiny_bert, "mean", 16)):
+        with pytest.raises(PromptError, match="Expected a list of sentences, got one: 'lung'") as caught:
+            encoder.encode("lung")
+        assert caught.value.code == "sentences"
