@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def reframe(
     cut = tuple(slice(max(0, -b), n - max(0, -a)) for b, a, n in zip(before, after, scan.array.shape, strict=True))
     pad = [(max(0, int(b)), max(0, int(a))) for b, a in zip(before, after, strict=True)]
     return (
-        Volume(np.pad(scan.array[cut], pad, constant_values=fill), geometry, scan.modality),
+        replace(scan, array=np.pad(scan.array[cut], pad, constant_values=fill), geometry=geometry),
         Volume(np.pad(mask.array[cut], pad), geometry),
     )
 

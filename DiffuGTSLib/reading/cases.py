@@ -1,7 +1,7 @@
 """The scans of a reading session: found in a folder or a list, brought to one orientation, cut, put on one grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +156,7 @@ def in_ras_order(volume: Volume) -> Volume:
     turn[permutation, range(3)] = signs
     turn[permutation, 3] = np.where(signs < 0, np.array(array.shape) - 1, 0)
     turn[3, 3] = 1
-    return Volume(array, Geometry(array.shape, volume.geometry.ijk_to_ras @ turn), volume.modality)
+    return replace(volume, array=array, geometry=Geometry(array.shape, volume.geometry.ijk_to_ras @ turn))
 
 
 def resampled(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
@@ -177,7 +177,7 @@ def resampled(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     matrix[:3, 3] = volume.geometry.to_ras(first)
     matrix[:3, :3] = matrix[:3, :3] * ratio
     a, b, c = (int(side) for side in shape)
-    return Volume(array.astype(np.float32), Geometry((a, b, c), matrix), volume.modality)
+    return replace(volume, array=array.astype(np.float32), geometry=Geometry((a, b, c), matrix))
 
 
 def _cut(volume: Volume, center_ras: Float[np.ndarray, "3"], side_mm: float, required_by: Path | None) -> Volume:

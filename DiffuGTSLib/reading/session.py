@@ -223,7 +223,7 @@ def anonymous(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     array = np.round(np.clip(volume.array, *WRITTEN_LIMITS)).astype(np.int16)
     matrix = np.diag([*spacing_mm, 1.0])
     matrix[:3, 3] = -(np.array(array.shape) - 1) / 2 * spacing_mm
-    return Volume(array, Geometry(array.shape, matrix), volume.modality)
+    return dataclasses.replace(volume, array=array, geometry=Geometry(array.shape, matrix))
 
 
 def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told: Told) -> tuple[list[Profile], str]:

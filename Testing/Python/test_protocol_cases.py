@@ -21,6 +21,7 @@ from DiffuGTSLib.evaluation.protocol_cases import (
 )
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.volumes import Volume
+from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.volume import Geometry
 
 
@@ -44,6 +45,13 @@ def test_every_voxel_stays_at_its_place_in_the_world(geometry: Geometry) -> None
         assert np.array_equal(scan.array[within], phantom.scan.array[tuple(source[within].T)])
         assert np.array_equal(mask.array[within], phantom.lesion.array[tuple(source[within].T)])
         assert (scan.array[~within] == AIR_HU).all() and not mask.array[~within].any()
+
+
+def test_what_was_said_of_a_scans_values_holds_in_another_frame() -> None:
+    """A frame may cut all air away: nothing in the values says then that they are HU."""
+    phantom = ct_phantom()
+    scan, _ = reframe(in_hounsfield(phantom.scan, 0), phantom.lesion, AIR_HU, np.random.default_rng(0))
+    assert (scan.offset_hu, scan.modality) == (0, "CT")
 
 
 @pytest.mark.parametrize("geometry", [GRID, oblique()], ids=["upright", "oblique"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,8 @@ def test_an_oblique_scan_keeps_its_voxels() -> None:
     geometry = grid((12, 10, 8), degrees=(10.0, 20.0, 5.0))
     scan = Volume(np.arange(960, dtype=np.float32).reshape(12, 10, 8), geometry)
     assert np.array_equal(in_ras_order(scan).array, scan.array)
+    said = replace(scan, offset_hu=-1024.0)
+    assert resampled(in_ras_order(said), scan.geometry.spacing_mm).offset_hu == -1024, "what its values are stays said"
 
 
 def test_a_crop_has_its_size_and_the_tumor_in_its_middle(a_case: CaseFile) -> None:
