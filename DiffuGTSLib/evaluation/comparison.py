@@ -102,7 +102,8 @@ def permutation_test(differences: Float[np.ndarray, " pairs"], rng: np.random.Ge
     """
     if not len(differences):
         return nan
-    seen = abs(differences.sum()) * (1 - 1e-12)  # the same sum in another order must count as equal
+    # The same sum in another order must count as equal, also where it is 0 but for the rounding of its parts.
+    seen = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
     if len(differences) <= _EXACT_UP_TO:
         signs = np.array(list(product((1.0, -1.0), repeat=len(differences))))
         return float(np.mean(np.abs(signs @ differences) >= seen))

@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.metrics import as_masks
+from DiffuGTSLib.evaluation.metrics import as_solid_masks
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
@@ -158,9 +158,9 @@ def paired_lesions(
     The numbers are those of the box that holds both masks: most of a scan is in neither.
 
     Raises:
-        InputError: If the shapes differ, or a value is neither 0 nor 1.
+        InputError: As `as_solid_masks`.
     """
-    pred, ref = as_masks(pred, ref)
+    pred, ref = as_solid_masks(pred, ref)
     union = pred | ref
     box = bounding_box(union)
     union = union[box]

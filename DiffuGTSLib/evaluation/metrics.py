@@ -66,9 +66,9 @@ def surface_dice(
         both_empty: The value when both are empty.
 
     Raises:
-        InputError: As `dice`; or a spacing that is not positive, or a negative tolerance.
+        InputError: As `as_solid_masks`; or a spacing that is not positive, or a negative tolerance.
     """
-    pred, ref = as_masks(pred, ref)
+    pred, ref = as_solid_masks(pred, ref)
     if len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
         raise InputError(f"Expected three voxel sizes above 0 mm, got {tuple(spacing_mm)}.")
     if not 0 <= tolerance_mm < np.inf:
@@ -127,3 +127,20 @@ def as_masks(
             hint="bring both to the grid of the scan first.",
         )
     return as_mask(pred, "prediction"), as_mask(ref, "reference")
+
+
+def as_solid_masks(
+    pred: Shaped[np.ndarray, "..."], ref: Shaped[np.ndarray, "..."]
+) -> tuple[Bool[np.ndarray, "i j k"], Bool[np.ndarray, "i j k"]]:
+    """Return two 3D arrays as booleans: lesions and their surfaces are those of a volume.
+
+    Raises:
+        InputError: As `as_masks`; or if they are not 3D.
+    """
+    pred, ref = as_masks(pred, ref)
+    if pred.ndim != 3:
+        raise InputError(
+            f"Expected masks of three dimensions, got the shape {pred.shape}.",
+            hint="a slice is one as mask[:, :, None].",
+        )
+    return pred, ref

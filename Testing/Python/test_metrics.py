@@ -1,11 +1,14 @@
 """Overlap and surface metrics: numbers worked by hand, empty masks, units."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.lesion_metrics import match_instances
 from DiffuGTSLib.evaluation.metrics import auroc, dice, surface_dice
 
 EMPTY = np.zeros((8, 8, 8), dtype=np.uint8)
@@ -158,3 +161,20 @@ def test_scores_and_labels_of_different_number_are_refused() -> None:
 def test_a_score_that_is_not_finite_is_refused() -> None:
     with pytest.raises(InputError, match=r"1 NaN or infinite"):
         auroc([0.1, float("nan")], [True, False])
+
+
+@pytest.mark.usefixtures("an_unchecked_library")
+def test_a_slice_is_no_volume() -> None:
+    """Its lesions and its surface are none of a volume; as one slice of a volume they are."""
+    flat = np.eye(6, dtype=bool)
+    judges: list[Callable[[np.ndarray], object]] = [
+        lambda mask: surface_dice(mask, mask, (1.0, 1.0, 1.0), 1.0),
+        lambda mask: detect(mask, mask, (1.0, 1.0, 1.0)),
+        lambda mask: match_instances(mask, mask),
+    ]
+    for judge in judges:
+        with pytest.raises(InputError, match=r"masks of three dimensions, got the shape \(6, 6\)") as caught:
+            judge(flat)
+        assert "mask[:, :, None]" in caught.value.hint
+        judge(flat[:, :, None])
+    assert dice(flat, flat) == 1
