@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from DiffuGTSLib.masks import largest_part
 from DiffuGTSLib.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +51,12 @@ class TrainingScan:
     def painted(self) -> bool:
         """Whether it is a label map, of which every window is painted: see `paint_labels`."""
         return self.case.modality == "labels"
+
+    @property
+    def nbytes(self) -> int:
+        """How much main memory its arrays take."""
+        arrays = (self.scan.image, self.tumor, self.healthy, *self.organs.values())
+        return sum(array.nbytes for array in arrays)
 
     def paint_labels(self, labels: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """Paint a window of a label map as an MR of random contrast, or as the CT that it stands for; in [0, 1]."""
@@ -127,13 +130,25 @@ def _outlined_organs(case: Case, root: Path, scan: CanonicalScan, grid: Geometry
     return organs
 
 
-def load_split(cases: Sequence[Case], split: str, root: Path, config: CanonicalConfig) -> list[TrainingScan]:
-    """Load every case of one split, in the protocol's order."""
+def split_cases(cases: Sequence[Case], split: str) -> list[Case]:
+    """Return the cases of one split, in the protocol's order.
+
+    Raises:
+        InputError: If there is none.
+    """
     chosen = [case for case in cases if case.split == split]
     if not chosen:
         raise InputError(f"The protocol has no case in split '{split}'.")
-    logger.info("loading %d cases of split '%s'", len(chosen), split)
-    return [load_case(case, root, config) for case in chosen]
+    return chosen
+
+
+def load_cases(
+    cases: Sequence[Case], root: Path, config: CanonicalConfig, report: Callable[[str], None]
+) -> Iterator[TrainingScan]:
+    """Load one case after the other; say which before each."""
+    for number, case in enumerate(cases, start=1):
+        report(f"reading {case.split} {number} of {len(cases)}: {case.name}")
+        yield load_case(case, root, config)
 
 
 def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:

@@ -19,14 +19,14 @@ from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json, seeded
 from DiffuGTSLib.components import find_device
-from DiffuGTSLib.config import Config, RuntimeConfig, load_config
+from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.cases import training_cases
-from DiffuGTSLib.training.data import load_split
+from DiffuGTSLib.training.data import TrainingScan, load_cases, split_cases
 from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
 from DiffuGTSLib.training.distributed import process_group, rank, world_size
 from DiffuGTSLib.training.head_options import BY_MODE
@@ -83,7 +83,7 @@ def train_part(
         device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
         options: The part's own choices by name, see `Part.options`; with a dot, as in "text.encoder", the preset's.
         tensorboard: Write the log as TensorBoard's curves too.
-        dry_run: Load the data, say what would be done, and stop.
+        dry_run: Say what would be done, read every scan, and stop; where another part is missing, stop before that.
         report: Receives one line at a time.
 
     Raises:
@@ -118,15 +118,33 @@ def train_part(
         say = report if rank() == 0 else _silence
         cases = training_cases(protocol_path, data, output, write=rank() == 0 and not dry_run, report=say)
         cases = [case for case in cases if case.modality in chosen.modalities]
-        scans = {split: load_split(cases, split, data, canonical) for split in ("train", "validation")}
-        job = Job(scans, config, plan, output, own_device, say, own, networks)
-        _tell(part, job)
+        splits = {split: split_cases(cases, split) for split in ("train", "validation")}
+        job = Job({}, config, plan, output, own_device, say, own, networks)
+        _tell(part, job, splits)
         if missing:
             say(f"{part}: {missing}: train that first")
-        elif not dry_run:
+            return
+        loaded = _load(part, splits, data, canonical, keep=not dry_run or chosen.rehearse is not None, report=say)
+        job = replace(job, scans=loaded)
+        if not dry_run:
             _train(chosen, job, data)
         elif chosen.rehearse is not None:
             chosen.rehearse(job)
+
+
+def _load(
+    part: str, splits: Mapping[str, Sequence[Case]], data: Path, canonical: CanonicalConfig, *, keep: bool, report: Report
+) -> dict[str, list[TrainingScan]]:  # fmt: skip
+    """Read all scans, one after the other, and say what memory they take; with `keep` off they are not kept."""
+    loaded: dict[str, list[TrainingScan]] = {split: [] for split in splits}
+    taken = 0
+    for split, cases in splits.items():
+        for scan in load_cases(cases, data, canonical, report):
+            taken += scan.nbytes
+            if keep:
+                loaded[split].append(scan)
+    report(f"{part}: the scans take {taken / 1e9:.2f} GB of main memory")
+    return loaded
 
 
 def _train(part: Part, job: Job, data: Path) -> None:
@@ -206,10 +224,10 @@ _SAID = {"": "-", BY_MODE: "by mode"}
 """What is said of an option that leaves something to others."""
 
 
-def _tell(part: str, job: Job) -> None:
-    """Say on what, for how long and with which choices."""
-    for split, loaded in job.scans.items():
-        job.report(f"{split}: {len(loaded)} scans of {len({scan.case.patient for scan in loaded})} patients")
+def _tell(part: str, job: Job, splits: Mapping[str, Sequence[Case]]) -> None:
+    """Say on what, for how long and with which choices, before anything is read."""
+    for split, cases in splits.items():
+        job.report(f"{split}: {len(cases)} scans of {len({case.patient for case in cases})} patients")
     together = f", {world_size()} processes" if world_size() > 1 else ""
     plan = job.plan
     steps = PARTS[part].iterations != 1  # one that chooses and learns nothing has no length

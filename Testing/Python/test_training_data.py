@@ -16,7 +16,16 @@ from scipy.spatial.transform import Rotation
 from DiffuGTSLib import protocol
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.training.data import Crop, View, body_mask, load_split, lung_by_air, random_crop, random_view
+from DiffuGTSLib.training.data import (
+    Crop,
+    View,
+    body_mask,
+    load_cases,
+    lung_by_air,
+    random_crop,
+    random_view,
+    split_cases,
+)
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical, write_volume
 
 
@@ -150,18 +159,26 @@ def test_a_mask_on_another_grid_is_refused(tmp_path: Path, a_case_row: dict[str,
         training_scan(tmp_path, a_case_row)
 
 
-def test_a_split_is_loaded_in_the_protocol_s_order(tmp_path: Path) -> None:
+def test_a_split_is_loaded_in_the_protocol_s_order_and_each_case_is_told_before_it_is_read(tmp_path: Path) -> None:
     rows = [
         write_case(tmp_path, name, ct_phantom(GRID), split)
         for name, split in (("b", "train"), ("a", "train"), ("c", "test"))
     ]
     cases = [Case(**row) for row in rows]
-    assert [scan.case.name for scan in load_split(cases, "train", tmp_path, canonical())] == ["b", "a"]
+    said: list[str] = []
+    loading = load_cases(split_cases(cases, "train"), tmp_path, canonical(), said.append)
+    assert next(loading).case.name == "b" and said == ["reading train 1 of 2: b"]
+    assert [scan.case.name for scan in loading] == ["a"] and said[1:] == ["reading train 2 of 2: a"]
+
+
+def test_a_scan_s_size_in_memory_is_that_of_its_picture_and_masks(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
+    scan = training_scan(tmp_path, a_case_row)
+    assert scan.nbytes == 32**3 * (4 + 1 + 1 + len(scan.organs)), "float32, then tumor, healthy tissue and organs"
 
 
 def test_a_split_without_cases_is_refused(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="no case in split 'validation'"):
-        load_split([Case(**a_case_row)], "validation", tmp_path, canonical())
+        split_cases([Case(**a_case_row)], "validation")
 
 
 # Windows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
-from DiffuGTSLib.training import run
+from DiffuGTSLib.training import data, run
 from DiffuGTSLib.training.job import learned_with
 from DiffuGTSLib.training.run import train_part
 
@@ -245,8 +246,40 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(a_protocol: Path, 
         "train: 3 scans of 3 patients",
         "validation: 2 scans of 2 patients",
         "autoencoder: 2250 iterations, float32, seed 3, on cpu",
+        "reading train 1 of 3: ct_1",
+        "reading train 2 of 3: mr_1",
+        "reading train 3 of 3: labels_1",
+        "reading validation 1 of 2: ct_2",
+        "reading validation 2 of 2: mr_2",
+        "autoencoder: the scans take 0.00 GB of main memory",
     ]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_dry_run_keeps_no_scan_that_nothing_is_rehearsed_with(
+    a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, held, load = weakref.WeakSet[data.TrainingScan](), [], data.load_case
+
+    def counted(*arguments: Any) -> data.TrainingScan:
+        held.append(len(kept))
+        scan = load(*arguments)
+        kept.add(scan)
+        return scan
+
+    monkeypatch.setattr(data, "load_case", counted)
+    trained("autoencoder", a_protocol, tmp_path / "run", dry_run=True)
+    assert held == [0, 1, 1, 1, 1], "the one before, while the next is read"
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_what_can_be_said_without_a_scan_is_said_before_one_is_read(
+    a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "load_case", lambda *_: pytest.fail("a scan was read"))
+    said = trained("aova", a_protocol, tmp_path / "run", dry_run=True)
+    assert said[0] == "train: 3 scans of 3 patients" and said[-1].endswith("train that first")
 
 
 @pytest.mark.usefixtures("small_networks")
@@ -332,7 +365,8 @@ def test_a_graphics_card_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_networks")
 def test_the_device_may_choose_itself(a_protocol: Path, tmp_path: Path) -> None:
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
-    assert trained("autoencoder", a_protocol, tmp_path, dry_run=True, device="auto")[-1].endswith(f"on {chosen}")
+    said = trained("autoencoder", a_protocol, tmp_path, dry_run=True, device="auto")
+    assert any(line.endswith(f"seed 0, on {chosen}") for line in said)
 
 
 @pytest.mark.usefixtures("small_networks")
