@@ -44,7 +44,7 @@ def test_a_dry_run_shows_a_part_s_options(a_training_case: tuple[str | Path, ...
     done = run("train", "tumor-painter", *a_training_case, "--dry-run", "--set", "timesteps=200", "--iterations", "9")
     assert done.exit_code == 0, done.stderr
     assert "tumor-painter: 9 iterations, float32, seed 0, on cpu" in done.stdout
-    assert "size mini, timesteps 200, ddim_steps 0, handcrafted 0.5" in done.stdout
+    assert "size mini, timesteps 200, ddim_steps 0, stage all, handcrafted 0.5" in done.stdout
     for model in (("--set", "model=nnunet"), ("--model", "nnunet")):
         done = run("train", "segmenter", *a_training_case, "--dry-run", *model)
         assert done.exit_code == 0, done.stderr
