@@ -80,9 +80,9 @@ class Components:
         """
         parts = (self.autoencoder, self.denoiser, self.head)
         modules = [part for part in parts if isinstance(part, torch.nn.Module)]
-        tensors = [tensor for part in modules for tensor in (*part.parameters(), *part.buffers())]
-        changes = [0 if each.is_inference() else each._version for each in tensors]  # noqa: SLF001, torch's own count
-        return *map(weakref.ref, parts), *map(id, tensors), *changes
+        weights = [weight for part in modules for weight in part.parameters()]  # on whatever device they wait
+        changes = [0 if each.is_inference() else each._version for each in weights]  # noqa: SLF001, torch's own count
+        return *map(weakref.ref, parts), *map(id, weights), *changes
 
     def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what the head looks at a scan through: the autoencoder, with the denoiser's features if it wants them."""
