@@ -39,5 +39,5 @@ def a_panel(a_coarse_scan: Any, a_qt_application: Any, tmp_path: Path) -> Iterat
     yield opened
     setSetting(ORGAN_KEY, "")
     gui.unloadModule(opened.widget)
-    assert gui.spin(lambda: not opened.logic.client.isWarm, 10)
+    assert gui.spin(lambda: not opened.logic.client.isWarm)
     assert jobFolders() == []

@@ -44,14 +44,14 @@ class Opened:
         """Say what the worker does from the next run on."""
         self.steps.write_text(json.dumps(steps))
 
-    def finish(self, timeout_s: float = 60) -> None:
+    def finish(self, timeout_s: float = gui.PATIENCE_S) -> None:
         """Let the run come to its end, and the findings be measured."""
         assert gui.spin(lambda: not self.logic.isRunning, timeout_s), self.ui.logText.plainText
         self.settle()
 
     def settle(self) -> None:
         """Let the findings be measured."""
-        assert gui.spin(lambda: not self.panel.review.isMeasuring, 20)
+        assert gui.spin(lambda: not self.panel.review.isMeasuring)
 
     def segment(self) -> None:
         """Press the button and wait."""

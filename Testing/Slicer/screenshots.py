@@ -212,7 +212,7 @@ def main(folder: Path) -> None:
     the_synthesis(widget, camera, folder)
     an_error(widget, camera)
     gui.unloadModule(widget)
-    gui.spin(lambda: not widget.logic.client.isWarm, 10)
+    gui.spin(lambda: not widget.logic.client.isWarm)
 
 
 if __name__ == "__main__":

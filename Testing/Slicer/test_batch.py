@@ -44,7 +44,7 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Cal
     yield make
     for logic in made:
         logic.cleanup()
-        assert gui.spin(lambda each=logic: not each.client.isWarm, 10)
+        assert gui.spin(lambda each=logic: not each.client.isWarm)
 
 
 def scans(count: int) -> list[Any]:
@@ -63,7 +63,7 @@ def test_every_scan_gets_results_of_its_own_from_one_worker(a_logic) -> None:
     nodes = scans(3)
     batch = logic.startBatch(nodes, LUNG, lambda case: told.append((case.name, case.status)), ended.append)
     assert states(batch) == [WAITING] * 3 and logic.isRunning
-    assert gui.spin(lambda: ended, 30), states(batch)
+    assert gui.spin(lambda: ended), states(batch)
     assert ended == [batch] and states(batch) == [DONE] * 3 and not logic.isRunning
     assert told == [(node.GetName(), status) for node in nodes for status in ("running", "done")]
     segmentations = [case.run.nodes["segmentation"] for case in batch.cases]
@@ -81,7 +81,7 @@ def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
     sheared.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
     batch = logic.startBatch([sheared, gone, good], LUNG)
     slicer.mrmlScene.RemoveNode(gone)
-    assert gui.spin(lambda: batch.isOver, 30)
+    assert gui.spin(lambda: batch.isOver)
     assert states(batch) == [FAILED, FAILED, DONE]
     assert "sheared" in batch.cases[0].message and "resample" in batch.cases[0].message
     assert "no longer in the scene" in batch.cases[1].message
@@ -91,10 +91,10 @@ def test_a_scan_that_is_deleted_while_it_is_segmented_leaves_nothing_and_says_so
     logic = a_logic(["artifact", "aova"], ["artifact", "coarse_mask"], ["sleep", 2], *GOOD)
     first, second = scans(2)
     batch = logic.startBatch([first, second], LUNG)
-    assert gui.spin(lambda: logic.run is not None and "coarse_mask" in logic.run.nodes, 30)
+    assert gui.spin(lambda: logic.run is not None and "coarse_mask" in logic.run.nodes)
     made = list(logic.run.nodes.values())
     slicer.mrmlScene.RemoveNode(first)
-    assert gui.spin(lambda: batch.isOver, 30)
+    assert gui.spin(lambda: batch.isOver)
     assert not any(slicer.mrmlScene.IsNodePresent(node) for node in made)
     assert states(batch) == [CANCELLED, DONE] and batch.cases[0].message == "The scan was deleted."
 
@@ -103,7 +103,7 @@ def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypat
     logic = a_logic(*GOOD)
     monkeypatch.setattr("DiffuGTSSlicer.logic.Run", None)
     batch = logic.startBatch(scans(2), LUNG)
-    assert gui.spin(lambda: batch.isOver, 30) and not logic.isRunning
+    assert gui.spin(lambda: batch.isOver) and not logic.isRunning
     assert states(batch) == [FAILED, FAILED] and "TypeError" in batch.cases[0].message
     monkeypatch.undo()
     assert states(logic.processMany(scans(1), LUNG)) == [DONE]
@@ -179,9 +179,9 @@ def test_cancel_stops_the_case_under_way_and_those_that_wait(a_logic) -> None:
     logic = a_logic(["artifact", "aova"], ["stage", "repaint", 0.1], ["sleep", 60])
     ended = []
     batch = logic.startBatch(scans(3), LUNG, onDone=ended.append)
-    assert gui.spin(lambda: logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: logic.progress.stage == "repaint")
     logic.cancel()
-    assert gui.spin(lambda: ended, 10)
+    assert gui.spin(lambda: ended)
     assert states(batch) == [CANCELLED] * 3 and len(ended) == 1
     assert batch.cases[0].run.nodes["aova"].GetAttribute("DiffuGTS.Partial") == "1"
 
@@ -190,15 +190,15 @@ def test_cancel_before_the_first_case_begins_leaves_all_of_them(a_logic) -> None
     ended = []
     batch = a_logic(*GOOD).startBatch(scans(2), LUNG, onDone=ended.append)
     batch.cancel()
-    assert gui.spin(lambda: ended, 10) and states(batch) == [CANCELLED] * 2
+    assert gui.spin(lambda: ended) and states(batch) == [CANCELLED] * 2
 
 
 def test_a_closing_scene_cancels_the_batch(a_logic) -> None:
     logic = a_logic(["stage", "repaint", 0.1], ["sleep", 60])
     batch = logic.startBatch(scans(2), LUNG)
-    assert gui.spin(lambda: logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: logic.progress.stage == "repaint")
     slicer.mrmlScene.Clear()
-    assert gui.spin(lambda: batch.isOver, 10) and states(batch) == [CANCELLED] * 2
+    assert gui.spin(lambda: batch.isOver) and states(batch) == [CANCELLED] * 2
 
 
 def test_files_are_loaded_when_their_turn_comes(a_logic, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Dif
     logic.client.arguments = [str(SCRIPT), "", str(steps)]
     yield logic
     logic.cleanup()
-    assert gui.spin(lambda: not logic.client.isWarm, 10)
+    assert gui.spin(lambda: not logic.client.isWarm)
 
 
 def a_large_scan(slices: int) -> Any:
@@ -125,7 +125,7 @@ def test_the_panel_around_it_does_not_freeze_either(
         assert opened.logic.run.state == DONE and opened.panel.review.findings.rows
     finally:
         gui.unloadModule(opened.widget)
-        assert gui.spin(lambda: not opened.logic.client.isWarm, 10)
+        assert gui.spin(lambda: not opened.logic.client.isWarm)
 
 
 @pytest.mark.slow
@@ -145,4 +145,4 @@ def test_the_real_worker_on_the_demo_scan_does_not_freeze_the_interface(
         assert run.state == DONE, run.failure
     finally:
         logic.cleanup()
-        assert gui.spin(lambda: not logic.client.isWarm, 10)
+        assert gui.spin(lambda: not logic.client.isWarm)

@@ -55,7 +55,7 @@ def the_logic() -> Iterator[DiffuGTSLogic]:
     logic = DiffuGTSLogic()
     yield logic
     logic.cleanup()
-    gui.spin(lambda: not logic.client.isWarm, 10)
+    gui.spin(lambda: not logic.client.isWarm)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def a_logic(a_qt_application: Any, the_logic: DiffuGTSLogic) -> Iterator[DiffuGT
     yield the_logic
     if the_logic.isRunning:
         the_logic.cancel()
-        gui.spin(lambda: not the_logic.isRunning, 20)
+        gui.spin(lambda: not the_logic.isRunning)
     the_logic.onEvent = lambda event: None
     the_logic.forget()
 
@@ -154,7 +154,7 @@ def cancelDuringDiffusion(logic: DiffuGTSLogic, scan: Any, wish: RunParameters) 
     assert gui.spin(lambda: logic.progress.stage == "repaint" and logic.progress.stageShare > 0, 120), run.failure
     begin = time.monotonic()
     logic.cancel()
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     return run, time.monotonic() - begin
 
 
@@ -178,7 +178,7 @@ def test_cancel_during_the_diffusion_of_the_real_model_ends_the_run_within_three
         assert took < 3 and run.state == CANCELLED and "aova" in run.nodes and jobFolders() == []
     finally:
         logic.cleanup()
-        assert gui.spin(lambda: not logic.client.isWarm, 10)
+        assert gui.spin(lambda: not logic.client.isWarm)
 
 
 def test_cancel_while_the_scan_is_still_written_starts_no_worker(a_small_scan: Any, a_qt_application: Any) -> None:
@@ -188,7 +188,7 @@ def test_cancel_while_the_scan_is_still_written_starts_no_worker(a_small_scan: A
     )
     logic.cancel()
     logic.cancel()
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and told == ["cancelled"] and not logic.client.isWarm and jobFolders() == []
 
 
@@ -291,7 +291,7 @@ def test_closing_the_scene_drops_the_run(a_small_scan: Any, a_logic: DiffuGTSLog
     run = a_logic.process(a_small_scan, tiny(steps=1000), waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "repaint", 120)
     slicer.mrmlScene.Clear(0)
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and run.isDropped
     assert jobFolders() == [] and slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
@@ -306,7 +306,7 @@ def test_deleting_the_scan_drops_the_run_and_deleting_another_node_does_not(
     assert gui.spin(lambda: "aova" in run.nodes, 120)
     slicer.mrmlScene.RemoveNode(a_small_scan)
     assert run.isDropped
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and "pseudo_healthy" not in run.nodes and jobFolders() == []
 
 
@@ -324,7 +324,7 @@ def test_a_killed_worker_is_a_clear_failure_and_the_next_run_works(a_small_scan:
     run = a_logic.process(a_small_scan, tiny(steps=1000), waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "repaint", 120)
     killOne(a_logic.client.processId)
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     assert jobFolders() == []
     assert a_logic.process(a_small_scan, tiny()).state == DONE
@@ -366,9 +366,9 @@ def test_cleanup_ends_worker_and_files(a_small_scan: Any, a_qt_application: Any)
     assert gui.spin(lambda: logic.client.processId, 60)
     worker = logic.client.processId
     logic.cleanup()
-    assert gui.spin(lambda: not isAlive(worker), 5)
+    assert gui.spin(lambda: not isAlive(worker))
     assert jobFolders() == []
-    assert gui.spin(lambda: run.isOver, 5)
+    assert gui.spin(lambda: run.isOver)
 
 
 def test_logics_of_one_line_leave_neither_worker_nor_file(
@@ -387,10 +387,10 @@ def test_logics_of_one_line_leave_neither_worker_nor_file(
     assert logic().process(a_small_scan, TINY).state == DONE
     assert [case.status for case in logic().processMany([a_small_scan], TINY).cases] == [DONE]
     begun = logic().process(a_small_scan, TINY, waitForCompletion=False)
-    assert gui.spin(lambda: begun.isOver, 30) and begun.state == DONE
+    assert gui.spin(lambda: begun.isOver) and begun.state == DONE
     gc.collect()
     assert len(set(workers) - {0}) == 3
-    assert gui.spin(lambda: not any(isAlive(each) for each in set(workers) - {0}), 10)
+    assert gui.spin(lambda: not any(isAlive(each) for each in set(workers) - {0}))
     assert jobFolders() == []
 
 

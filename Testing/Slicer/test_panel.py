@@ -93,7 +93,7 @@ def test_a_scene_is_bound_once_and_let_go_of(a_panel: Opened) -> None:
 def test_closing_the_scene_during_a_run_leaves_an_empty_panel(a_panel: Opened) -> None:
     a_panel.script(["artifact", "aova"], ["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: a_panel.state.aova is not None, 30)
+    assert gui.spin(lambda: a_panel.state.aova is not None)
     slicer.mrmlScene.Clear(0)
     a_panel.finish(10)
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
@@ -103,7 +103,7 @@ def test_closing_the_scene_during_a_run_leaves_an_empty_panel(a_panel: Opened) -
 def test_deleting_the_scan_during_a_run_cancels_it(a_panel: Opened, a_coarse_scan: Any) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint")
     slicer.mrmlScene.RemoveNode(a_coarse_scan)
     a_panel.finish(10)
     assert not a_panel.ui.runButton.enabled
@@ -159,7 +159,7 @@ def test_the_module_offers_the_demo_scan_with_its_checksum(a_panel: Opened) -> N
 def test_no_message_outlives_its_scene(a_panel: Opened, steps: list[Any]) -> None:
     a_panel.script(*steps)
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning)
     a_panel.logic.cancel()
     a_panel.finish(10)
     assert a_panel.ui.messageLabel.text.startswith(("Canceled.", "Too big."))
@@ -172,7 +172,7 @@ def test_no_message_outlives_its_scene(a_panel: Opened, steps: list[Any]) -> Non
 def test_a_run_that_its_scene_has_left_says_nothing_in_the_next_one(a_panel: Opened) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint")
     slicer.mrmlScene.Clear(0)
     a_panel.finish(10)
     assert a_panel.ui.messageLabel.text == "Load a volume and choose it under Inputs."

@@ -60,7 +60,7 @@ def test_checked_scans_are_segmented_one_after_the_other(three_scans: list[Any],
     ui.batchButton.click()
     assert ui.batchButton.text == "Cancel batch" and ui.runButton.text == "&Cancel"
     a_panel.finish()
-    gui.spin(lambda: bool(ui.batchMessageLabel.text), 5)
+    gui.spin(lambda: bool(ui.batchMessageLabel.text))
     # The scripted worker lists no findings; those that are drawn are counted under Review.
     assert rows(a_panel) == {"Scan": ["", ""], "Second": ["done", "0"], "Third": ["done", "0"]}
     assert ui.batchMessageLabel.text == "2 of 2 scans done"
@@ -73,7 +73,7 @@ def test_a_case_that_fails_is_named_and_stops_no_other(three_scans: list[Any], a
     check(a_panel, "Scan", "Second", "Third")
     a_panel.ui.batchButton.click()
     a_panel.finish()
-    gui.spin(lambda: "failed" in a_panel.ui.batchMessageLabel.text, 5)
+    gui.spin(lambda: "failed" in a_panel.ui.batchMessageLabel.text)
     assert [state for state, _count in rows(a_panel).values()] == ["done", "failed", "done"]
     assert a_panel.ui.batchMessageLabel.text == "2 of 3 scans done, 1 failed: click one to see why"
     click(a_panel, "Second")
@@ -101,11 +101,11 @@ def test_cancel_leaves_the_scans_that_wait(three_scans: list[Any], a_panel: Open
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     check(a_panel, "Scan", "Third")
     a_panel.ui.batchButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint")
     assert rows(a_panel)["Scan"][0] == "running" and rows(a_panel)["Third"][0] == "waiting"
     a_panel.ui.batchButton.click()
     a_panel.finish(10)
-    gui.spin(lambda: bool(a_panel.ui.batchMessageLabel.text), 5)
+    gui.spin(lambda: bool(a_panel.ui.batchMessageLabel.text))
     assert [rows(a_panel)[name][0] for name in ("Scan", "Third")] == ["canceled", "canceled"]
     assert a_panel.ui.batchMessageLabel.text == "0 of 2 scans done, 2 canceled"
     a_panel.script(*WHOLE_RUN)
@@ -118,7 +118,7 @@ def test_the_results_become_a_table_of_the_scene(three_scans: list[Any], a_panel
     check(a_panel, "Second")
     a_panel.ui.batchButton.click()
     a_panel.finish()
-    gui.spin(lambda: a_panel.ui.batchToTableButton.enabled, 5)
+    gui.spin(lambda: a_panel.ui.batchToTableButton.enabled)
     a_panel.ui.batchToTableButton.click()
     [table] = slicer.util.getNodesByClass("vtkMRMLTableNode")
     assert table.GetNumberOfRows() == 1 and table.GetCellText(0, 0) == "Second"
@@ -167,7 +167,7 @@ def test_a_message_about_one_case_does_not_stand_over_another(three_scans: list[
     for end in (["sleep", 60], ["error", "oom", "Too big.", ""]):
         a_panel.script(["stage", "repaint", 0.1], end)
         a_panel.ui.runButton.click()
-        assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+        assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning)
         a_panel.logic.cancel()
         a_panel.finish(10)
         assert a_panel.ui.messageLabel.text.startswith(("Canceled.", "Too big."))
@@ -181,7 +181,7 @@ def test_a_batch_goes_with_its_scene(three_scans: list[Any], a_panel: Opened, is
         a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     check(a_panel, "Second")
     a_panel.ui.batchButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning, 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint" or not a_panel.logic.isRunning)
     if not isUnderWay:
         a_panel.finish()
     slicer.mrmlScene.Clear(0)

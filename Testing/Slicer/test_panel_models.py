@@ -42,7 +42,7 @@ def row_of(window: Any, name: str) -> list[str]:
 def checked(window: Any) -> str:
     """Compare the chosen model's checksums, and return what is said."""
     window.check()
-    assert gui.spin(lambda: not window.isChecking, 20)
+    assert gui.spin(lambda: not window.isChecking)
     return str(window.label.text)
 
 

@@ -221,7 +221,7 @@ def test_a_run_that_is_cut_short_brings_the_earlier_result_back_whole(
     a_panel.script(*MAPS_ONLY, ["sleep", 60] if end == "canceled" else ["error", "oom", "Too big.", "Smaller."])
     a_panel.ui.runButton.click()
     if end == "canceled":
-        assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+        assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes)
         assert slicer.util.arrayFromVolume(state.aova).max() > 0.9, "the new map is shown as soon as it is there"
         a_panel.ui.runButton.click()
     a_panel.finish(20)
@@ -239,7 +239,7 @@ def test_a_module_that_goes_away_during_a_run_brings_the_earlier_result_back(a_p
     slicer.util.updateVolumeFromArray(state.aova, np.full(GRID.shape[::-1], 0.25, np.float32))
     a_panel.script(*MAPS_ONLY, ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes, 30)
+    assert gui.spin(lambda: "coarse_mask" in a_panel.logic.run.nodes)
     a_panel.logic.cleanup()
     assert slicer.util.arrayFromVolume(state.aova).max() == 0.25
     assert not [name for name in nodeNames() if "partial" in name]
@@ -256,7 +256,7 @@ def test_what_the_user_painted_during_a_run_is_not_taken_back_with_it(
     a_panel.script(*MAPS_ONLY, ["sleep", 60])
     a_panel.ui.runButton.click()
     nodes = a_panel.logic.run.nodes
-    assert gui.spin(lambda: "coarse_mask" in nodes and state.candidate is nodes["coarse_mask"], 30)
+    assert gui.spin(lambda: "coarse_mask" in nodes and state.candidate is nodes["coarse_mask"])
     painted, where = blob(GRID, (18, 17, 10), 4).T, (state.candidate, state.candidateSegmentId)
     set_segment_mask(painted, a_coarse_scan, *where)
     a_panel.ui.runButton.click()

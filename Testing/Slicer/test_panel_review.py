@@ -21,14 +21,14 @@ def test_the_threshold_is_shown_at_once_and_counted_when_it_stays(
 ) -> None:
     a_panel.segment()
     slider, label, aova = a_panel.ui.overlayThresholdSlider, a_panel.ui.voxelCountLabel, a_panel.state.aova
-    assert gui.spin(lambda: "voxels" in label.text, 5)
+    assert gui.spin(lambda: "voxels" in label.text)
     counted: list[float] = []
     monkeypatch.setattr(display, "voxelsFrom", lambda _node, value: counted.append(value) or 7)
     for value in (0.9, 0.8, 0.7, 0.6):
         slider.value = value
         assert aova.GetDisplayNode().GetLowerThreshold() == pytest.approx(value)
     assert counted == []
-    assert gui.spin(lambda: label.text.startswith("7 voxels"), 5)
+    assert gui.spin(lambda: label.text.startswith("7 voxels"))
     assert counted == [pytest.approx(0.6)]
     slider.value = 0.5
     slicer.mrmlScene.RemoveNode(aova)

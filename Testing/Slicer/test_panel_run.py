@@ -28,7 +28,7 @@ def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_coarse_scan: A
     a_panel.script(*WHOLE_RUN[:4], ["sleep", 0.4], *WHOLE_RUN[4:])
     ui.runButton.click()
     assert ui.runButton.text == "&Cancel" and not ui.segmentationSelector.enabled and not ui.refineButton.enabled
-    assert gui.spin(lambda: state.aova is not None, 30)
+    assert gui.spin(lambda: state.aova is not None)
     assert a_panel.logic.isRunning and state.overlay == "aova", "AOVA is shown while the rest is computed"
     layers = slicer.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceCompositeNode()
     assert layers.GetForegroundVolumeID() == state.aova.GetID()
@@ -61,7 +61,7 @@ def test_the_overlay_begins_where_candidates_do(a_panel: Opened, rule: str, monk
 def test_the_button_cancels_and_says_so(a_panel: Opened) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint", 30)
+    assert gui.spin(lambda: a_panel.logic.progress.stage == "repaint")
     assert "Repainting" in a_panel.ui.stageLabel.text and a_panel.ui.progressBar.value > 0
     a_panel.ui.runButton.click()
     assert a_panel.ui.runButton.text == "Canceling…" and not a_panel.ui.runButton.enabled
@@ -99,7 +99,7 @@ def test_the_next_step_is_one_that_the_panel_offers_then(a_panel: Opened) -> Non
 def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["say", "last words"], ["sleep", 60])
     a_panel.ui.runButton.click()
-    assert gui.spin(lambda: "last words" in a_panel.ui.logText.plainText, 30)
+    assert gui.spin(lambda: "last words" in a_panel.ui.logText.plainText)
     killOne(a_panel.logic.client.processId)
     a_panel.finish()
     assert "memory was full" in a_panel.ui.messageLabel.text and "Crop the scan" in a_panel.ui.messageLabel.text
@@ -199,5 +199,5 @@ def test_the_real_worker_segments_the_demo_scan(a_demo_scan: Any, a_qt_applicati
     widget.ui.runButton.click()
     assert gui.spin(lambda: not widget.logic.isRunning, 540), widget.ui.logText.plainText
     assert widget.logic.run.state == "done", widget.ui.messageLabel.text
-    assert gui.spin(lambda: widget.ui.findingsTable.rowCount >= 1, 20)
+    assert gui.spin(lambda: widget.ui.findingsTable.rowCount >= 1)
     gui.unloadModule(widget)

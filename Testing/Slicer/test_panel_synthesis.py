@@ -218,7 +218,7 @@ def test_the_button_cancels_and_segmenting_waits_meanwhile(a_panel_with_an_organ
     panel, ui = a_panel_with_an_organ, a_panel_with_an_organ.ui
     panel.script(["stage", "synthesize", 0.4], ["sleep", 60])
     ui.synthesizeButton.click()
-    assert gui.spin(lambda: panel.logic.progress.stage == "synthesize", 30)
+    assert gui.spin(lambda: panel.logic.progress.stage == "synthesize")
     assert "Painting" in ui.synthesisStageLabel.text and ui.synthesisProgressBar.value > 0
     panel.panel.run.start()
     ui.synthesizeButton.click()
@@ -315,7 +315,7 @@ def test_closing_the_scene_while_painting_leaves_an_empty_section(a_panel_with_a
     panel, ui = a_panel_with_an_organ, a_panel_with_an_organ.ui
     panel.script(["stage", "synthesize", 0.4], ["sleep", 60])
     ui.synthesizeButton.click()
-    assert gui.spin(lambda: panel.logic.progress.stage == "synthesize", 30)
+    assert gui.spin(lambda: panel.logic.progress.stage == "synthesize")
     slicer.mrmlScene.Clear(0)
     panel.finish(10)
     assert not ui.synthesizeButton.enabled and ui.synthesisResultLabel.text == ""

@@ -38,7 +38,7 @@ def a_logic(a_scene: Any, a_qt_application: Any, tmp_path: Path) -> Iterator[Dif
     logic.client.arguments = [str(SCRIPT), "", str(steps)]
     yield logic
     logic.cleanup()
-    assert gui.spin(lambda: not logic.client.isWarm, 10)
+    assert gui.spin(lambda: not logic.client.isWarm)
 
 
 def sequenceOn(geometry: Geometry) -> tuple[Any, Any]:

@@ -66,7 +66,7 @@ def the_logic() -> Iterator[DiffuGTSLogic]:
     logic = DiffuGTSLogic()
     yield logic
     logic.cleanup()
-    gui.spin(lambda: not logic.client.isWarm, 10)
+    gui.spin(lambda: not logic.client.isWarm)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def a_logic(a_qt_application: Any, the_logic: DiffuGTSLogic) -> Iterator[DiffuGT
     yield the_logic
     if the_logic.isRunning:
         the_logic.cancel()
-        gui.spin(lambda: not the_logic.isRunning, 20)
+        gui.spin(lambda: not the_logic.isRunning)
     assert jobFolders() == []
 
 
@@ -295,7 +295,7 @@ def test_cancel_ends_a_synthesis_and_the_next_one_works(
         a_logic.process(scan, tiny())
     assert busy.value.code == "busy"
     a_logic.cancel()
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and run.nodes == {} and jobFolders() == []
     assert a_logic.synthesize(scan, wish).state == DONE
 
@@ -308,12 +308,12 @@ def test_a_killed_worker_is_a_clear_failure_and_a_closed_scene_drops_the_run(
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     killOne(a_logic.client.processId)
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == FAILED and run.failure.code == "oom" and run.failure.nextStep
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     slicer.mrmlScene.Clear(0)
-    assert gui.spin(lambda: run.isOver, 10)
+    assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and run.isDropped
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 

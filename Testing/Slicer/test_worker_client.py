@@ -39,13 +39,13 @@ class Listener:
         """Return the newest event of a name."""
         return next(event for event in reversed(self.events) if event["event"] == name)
 
-    def wait(self, name: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    def wait(self, name: str, timeout_s: float = gui.PATIENCE_S) -> dict[str, Any]:
         """Wait for one more event of a name and return it."""
         count = self.names().count(name)
         assert gui.spin(lambda: self.names().count(name) > count, timeout_s), (name, self.events, self.lines)
         return self.last(name)
 
-    def waitIdle(self, timeout_s: float = 20.0) -> None:
+    def waitIdle(self, timeout_s: float = gui.PATIENCE_S) -> None:
         """Wait until no run is going on."""
         assert gui.spin(lambda: not self.client.isBusy, timeout_s), (self.client.state, self.events)
 
@@ -61,7 +61,7 @@ def a_listener(a_qt_application: Any) -> Iterator[Callable[..., Listener]]:
     yield make
     for listener in made:
         listener.client.stop()
-        assert gui.spin(lambda each=listener: not each.client.isWarm, 10)
+        assert gui.spin(lambda each=listener: not each.client.isWarm)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_run_is_told_from_its_beginning_to_its_end(a_listener, a_job) -> None:
     listener.client.run(a_job(["stage", "aova", 0.5], ["say", "hello there"], ["artifact", "aova"], ["done"]))
     listener.wait("done")
     assert listener.names() == ["hello", "ready", "started", "stage", "artifact", "done"]
-    assert gui.spin(lambda: "hello there" in listener.lines, 5)
+    assert gui.spin(lambda: "hello there" in listener.lines)
     assert listener.states == [STARTING, RUNNING, IDLE]
 
 
@@ -127,7 +127,7 @@ def test_cancel_before_the_worker_said_hello_ends_it(a_listener, a_job) -> None:
     listener.client.run(a_job(["done"]))
     listener.client.cancel()
     listener.wait("cancelled")
-    assert gui.spin(lambda: not listener.client.isWarm, 5)
+    assert gui.spin(lambda: not listener.client.isWarm)
 
 
 def test_a_deaf_worker_is_terminated_then_killed_with_its_children_within_three_seconds(
@@ -141,7 +141,7 @@ def test_a_deaf_worker_is_terminated_then_killed_with_its_children_within_three_
     assert isAlive(worker) and isAlive(child)
     begin = time.monotonic()
     listener.client.cancel()
-    assert gui.spin(lambda: not isAlive(worker) and not isAlive(child), 10)
+    assert gui.spin(lambda: not isAlive(worker) and not isAlive(child))
     listener.waitIdle()
     took = time.monotonic() - begin
     record_property("cancel_s", round(took, 3))
@@ -195,8 +195,8 @@ def test_a_worker_that_was_only_warmed_up_leaves_too_and_without_a_time_it_stays
     staying.client.idleTimeoutS, leaving.client.idleTimeoutS = 0, 0.2
     staying.client.warmUp()
     leaving.client.warmUp()
-    assert gui.spin(lambda: staying.client.processId, 20)
-    assert gui.spin(lambda: "ended" in leaving.names(), 20)
+    assert gui.spin(lambda: staying.client.processId)
+    assert gui.spin(lambda: "ended" in leaving.names())
     assert staying.client.isWarm
 
 
@@ -271,7 +271,7 @@ def test_a_worker_of_another_version_is_refused_and_ended(a_listener, a_job) -> 
     listener = a_listener("foreign")
     listener.client.run(a_job(["done"]))
     assert listener.wait("error")["code"] == "protocol"
-    assert gui.spin(lambda: not listener.client.isWarm, 5)
+    assert gui.spin(lambda: not listener.client.isWarm)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_a_worker_that_never_says_hello_is_given_up(a_listener, a_job) -> None:
     listener.client.run(a_job(["done"]))
     error = listener.wait("error")
     assert error["code"] == "crashed" and "said nothing" in error["message"]
-    assert gui.spin(lambda: not listener.client.isWarm, 5)
+    assert gui.spin(lambda: not listener.client.isWarm)
 
 
 def test_a_program_that_does_not_exist_is_an_error(a_listener, a_job) -> None:
@@ -391,7 +391,7 @@ def test_killing_the_parent_leaves_no_worker(tmp_path: Path, a_job) -> None:
         "seen = []\n"
         "client.onEvent = lambda event: seen.append(event['event'])\n"
         "client.run(Path({job!r}))\n"
-        "gui.spin(lambda: 'stage' in seen, 30)\n"
+        "gui.spin(lambda: 'stage' in seen)\n"
         "print('worker', client.processId, flush=True)\n"
         "gui.spin(lambda: False, 60)\n"
     )

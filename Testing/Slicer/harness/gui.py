@@ -80,7 +80,11 @@ def unloadModule(widget: Any) -> None:
     spin(lambda: True)
 
 
-def spin(until: Callable[[], object], timeout_s: float = 10.0) -> bool:
+PATIENCE_S = 90.0
+"""As long as the slowest shared computer may take for what takes a second here; only a fault waits it out."""
+
+
+def spin(until: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
     """Let Qt work until something is true; say whether it came true in time."""
     end = time.monotonic() + timeout_s
     while True:
