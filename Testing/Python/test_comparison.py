@@ -47,7 +47,7 @@ def test_wilcoxon_is_that_of_every_pattern_of_signs() -> None:
 def test_four_patients_that_all_gain_have_a_p_of_one_eighth() -> None:
     # Of 16 patterns of signs only all plus and all minus are as far out.
     assert permutation_test(np.array([0.1, 0.2, 0.3, 0.4]), np.random.default_rng(0)) == 2 / 16
-    nothing = np.array([0.1, 0.2, -0.3])
+    nothing = np.array([0.1, 0.1, 0.1, -0.3])
     assert 0 < abs(nothing.sum()) < 1e-15, "0 but for rounding"
     assert permutation_test(nothing, np.random.default_rng(0)) == 1
 
