@@ -295,7 +295,7 @@ def _candidates(
     elif drawn is not None:
         coarse = drawn.given.array > 0
     else:
-        coarse = (scan.restore(candidate) > 0.5) & within(region)
+        coarse = scan.restore_mask(candidate) & within(region)
         coarse = drop_small(coarse, scan.source.spacing_mm, config.masks.minimum_ml)
     return coarse.astype(np.uint8)
 
@@ -304,7 +304,7 @@ def _refinement(
     scan: CanonicalScan, maps: ResidualMaps, repainted: np.ndarray, region: Volume | None, config: Config,
     drawn: Drawn | None,
 ) -> Refinement:  # fmt: skip
-    inside = (scan.restore(repainted) > 0.5) & within(region)
+    inside = scan.restore_mask(repainted) & within(region)
     by_hand = None if drawn is None else drawn.given.array > 0
     return Refinement(scan, bounding_box(repainted), repainted, inside, maps.cpu(), config.masks.minimum_ml, by_hand)
 
@@ -317,12 +317,12 @@ def _composite(
     So is every voxel outside the region, over whose border the soft edges of the coarser grid reach.
     """
     healthy = pasted(twins, [each.healthy for each in twins], torch.from_numpy(scan.image)).numpy()
-    soft = scan.restore(repainted)
-    if region is not None:
-        soft[region.array == 0] = 0
-    painted = scan.intensity.to_native(scan.restore(healthy))
-    native = volume.array.astype(np.float32)
-    return np.where(soft > 0, soft * painted + (1 - soft) * native, native).astype(np.float32)
+    mask, native = repainted.astype(np.float32), volume.array.astype(np.float32)
+    for piece in scan.pieces(bounding_box(repainted)):
+        soft, own = scan.restore(mask, piece) * within(region, piece), native[piece]
+        painted = scan.intensity.to_native(scan.restore(healthy, piece))
+        native[piece] = np.where(soft > 0, soft * painted + (1 - soft) * own, own)
+    return native
 
 
 def _found(mask: np.ndarray, refinement: Refinement | None, config: Config, drawn: Drawn | None) -> str:

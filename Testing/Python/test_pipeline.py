@@ -23,7 +23,7 @@ from DiffuGTSLib.errors import (
 from DiffuGTSLib.masks import dilate_mm
 from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
 from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
-from DiffuGTSLib.volumes import Geometry, Volume, to_canonical
+from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, to_canonical
 
 ROOT = Path(__file__).parents[2]
 LIVER = organ_prompts("liver", "CT")
@@ -113,6 +113,18 @@ def test_the_twin_is_the_scan_itself_outside_what_was_repainted(a_result: Segmen
     assert same[outside_of(phantom.lesion, tiny())].all()
     assert not same[phantom.lesion.array > 0].any()
     assert a_result.pseudo_healthy.array.min() >= -1000 - 1e-3 and a_result.pseudo_healthy.array.max() < 1500
+
+
+def test_the_attention_alone_is_carried_back_at_once_and_the_rest_slab_by_slab_where_it_is(
+    some_components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phantom, pieces, restore = ct_phantom(), [], CanonicalScan.restore
+    monkeypatch.setattr(CanonicalScan, "restore", lambda *scan: pieces.append(scan[2:]) or restore(*scan))
+    monkeypatch.setattr("DiffuGTSLib.volumes.canonical._PLANES", 4)
+    segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion)
+    assert pieces.count(()) == 1 and len(pieces) > 8
+    voxels = sum(phantom.scan.array[piece[0]].size for piece in pieces if piece)
+    assert voxels < 4 * phantom.scan.array.size / 2, "of mask, twin, place and residual"
 
 
 def test_a_drawn_candidate_is_kept_and_the_refined_one_stays_near_it(a_result: Segmentation) -> None:
