@@ -12,7 +12,7 @@ from DiffuGTSLib.config import Config, from_dict
 from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.overview import write_overview
-from DiffuGTSLib.pipeline import Cache, Components, Segmentation
+from DiffuGTSLib.pipeline import Cache, Components, Progress, Segmentation
 from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
@@ -136,6 +136,7 @@ def write_results(
     notes: Mapping[str, Any] | None = None,
     force: bool = False,
     digest: str | None = None,
+    on_progress: Progress | None = None,
 ) -> list[Finding]:
     """Write the whole result folder and return the findings, largest first.
 
@@ -154,6 +155,7 @@ def write_results(
         notes: More entries for the record, JSON values: what the user asked for beside the configuration.
         force: Replace an earlier result.
         digest: The scan's SHA-256, which goes on record, by `scan_sha256` before it was read; None: as the file is now.
+        on_progress: Called with ("write", share done) after each image; what it raises leaves an earlier result as it was.
 
     Raises:
         InputError: If `image_format` is another word; else as `require_result_folder`.
@@ -163,13 +165,15 @@ def write_results(
     if image_format not in FORMATS:
         raise InputError(f"Unknown format '{image_format}'.", hint=did_you_mean(image_format, FORMATS))
     require_result_folder(folder, force)
+    report = on_progress or (lambda stage, share: None)
+    report("write", 0.0)
     findings = find_lesions(result.mask, result.aova, scan, result.pseudo_healthy)
     about = {"region": region is not None, "stages": list(stages), "format": image_format, "findings": len(findings)}
     outcome = {"outcome": _outcome_of_all_files(result)}
     digest = scan_sha256(scan_path) if digest is None else digest
     record = {**make_record(scan, scan_path, digest, result, components), **outcome, **about, **(notes or {})}
     with whole_folder(folder, NAMES) as staging:
-        _write_images(staging, scan, result, image_format)
+        _write_images(staging, scan, result, image_format, report)
         write_findings(findings, staging / FINDINGS)
         write_overview(
             staging / OVERVIEW, scan, result.mask, result.aova, result.pseudo_healthy, result.residual,
@@ -178,6 +182,7 @@ def write_results(
         )  # fmt: skip
         (staging / CACHE).write_bytes(packed_cache(result.cache, region, record["input"]["sha256"]))
         (staging / RECORD).write_text(record_text(record), encoding="utf-8")
+    report("write", 1.0)
     return findings
 
 
@@ -338,12 +343,16 @@ def _in_steps(shares: Volume) -> Volume:
     return shares.with_array(np.round(shares.array * _STEPS) / np.float32(_STEPS))
 
 
-def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format: str) -> None:
-    zero = scan.with_array(np.zeros(scan.geometry.shape, dtype=np.float32))
-    write_volume(result.mask, folder / SEGMENTATION)
-    write_volume(result.coarse_mask, folder / COARSE_MASK)
-    write_volume(_in_steps(result.aova), folder / AOVA)
-    write_volume(result.pseudo_healthy or scan, folder / PSEUDO_HEALTHY)
-    write_volume(_in_steps(result.residual or zero), folder / RESIDUAL)
+def _write_images(folder: Path, scan: Volume, result: Segmentation, image_format: str, report: Progress) -> None:
+    images = {
+        SEGMENTATION: result.mask,
+        COARSE_MASK: result.coarse_mask,
+        AOVA: result.aova,
+        PSEUDO_HEALTHY: result.pseudo_healthy or scan,
+        RESIDUAL: result.residual or scan.with_array(np.zeros(scan.geometry.shape, dtype=np.float32)),
+    }
+    for number, (name, image) in enumerate(images.items(), start=1):
+        write_volume(_in_steps(image) if name in (AOVA, RESIDUAL) else image, folder / name)
+        report("write", number / (len(images) + 1))  # the last share is the overview's
     if image_format == "nrrd":
         write_segmentation(result.mask, folder / SLICER_SEGMENTATION, result.prompts.abnormal, _COLOR)

@@ -139,13 +139,10 @@ class Wish:
                 coarse_mask=drawn, stages=stages, on_progress=progress,
             )  # fmt: skip
             result = replace(result, modality_reason=reason)
-            progress("write", 0.0)
-            findings = results.write_results(
+            return results.write_results(
                 output, volume, scan, result, components, stages=stages, region=region, image_format=self.image_format,
-                notes=notes, force=self.force, digest=digest,
+                notes=notes, force=self.force, digest=digest, on_progress=progress,
             )  # fmt: skip
-            progress("write", 1.0)
-        return findings
 
 
 def asked(

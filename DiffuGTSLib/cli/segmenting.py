@@ -179,13 +179,11 @@ def refine(
             region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)
-        progress("write", 0.0)
         findings = results.write_results(
             folder, stored.scan, stored.scan_path, result, components, stages=pipeline.STAGES, region=stored.region,
             image_format=stored.image_format, force=True, digest=stored.record["input"]["sha256"],
-            notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)},
+            notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)}, on_progress=progress,
         )  # fmt: skip
-        progress("write", 1.0)
     with printing(f"The result is whole in {folder}"):
         show_result(folder, findings, quiet, as_json)
 

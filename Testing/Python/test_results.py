@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.config import from_dict, load_config
-from DiffuGTSLib.errors import DiffuGTSError, GeometryError, InputError, StorageError, WeightsError
+from DiffuGTSLib.errors import Cancelled, DiffuGTSError, GeometryError, InputError, StorageError, WeightsError
 from DiffuGTSLib.pipeline import STAGES, Components, Segmentation, load_components, segment
 from DiffuGTSLib.results import (
     AOVA,
@@ -122,6 +122,25 @@ def test_maps_are_written_in_steps_without_digits_that_say_nothing(a_case: Case,
     assert np.array_equal(written * 4096, np.round(written * 4096))
     assert a_case.result.residual is not None
     assert np.abs(read_volume(a_written_folder / RESIDUAL).array - a_case.result.residual.array).max() <= 0.5 / 4096
+
+
+def test_each_image_that_is_written_is_told_and_a_stop_between_two_leaves_the_earlier_result(
+    a_case: Case, a_result_folder: Path
+) -> None:
+    told: list[tuple[str, float]] = []
+    a_case.write(a_result_folder, force=True, on_progress=lambda *share: told.append(share))
+    assert {stage for stage, _ in told} == {"write"}
+    shares = [share for _, share in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == 1 and len(shares) == 7
+    before = _contents(a_result_folder)
+
+    def stop(stage: str, share: float) -> None:
+        if share > 0.3:
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        a_case.write(a_result_folder, force=True, on_progress=stop)
+    assert _contents(a_result_folder) == before
 
 
 def test_the_format_nrrd_adds_a_slicer_segmentation(a_case: Case, tmp_path: Path) -> None:
