@@ -20,6 +20,7 @@ _ANSWERS = {
     "get_device_capability": (8, 9), "get_arch_list": ["sm_89"], "mem_get_info": (24 * 10**9, 24 * 10**9),
     "memory_reserved": 0, "memory_allocated": 0, "max_memory_allocated": 0, "empty_cache": None, "synchronize": None,
     "reset_peak_memory_stats": None, "set_device": None,
+    "get_rng_state": None, "set_rng_state": None,  # what is drawn there is drawn in main memory, whose state is kept
 }  # fmt: skip
 _FROM_EVERYWHERE = (
     "__getitem__",
