@@ -336,7 +336,8 @@ def _outcome_of_all_files(result: Segmentation) -> str:
 
 
 _STEPS = 4096
-"""Of a map from 0 to 1 in a file: finer digits say nothing, and an attention map with them takes five times the room."""
+"""Of a map from 0 to 1 in a file. Finer digits say nothing: `mini`'s attention on the bundled chest CT takes 2.9 MB with
+them, and 0.08 MB so."""
 
 
 def _in_steps(shares: Volume) -> Volume:
