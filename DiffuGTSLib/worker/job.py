@@ -58,8 +58,10 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
             plan = plan_here(scan.geometry, plan.config, grid_fixed=True, given_up=plan.differs_from_asked)
         config = plan.config
         components = model.components(config, spec.allow_untrained)
-        made_of = digest_of_look(look_of(scan, prompts, modality, components, config), scan, config)
-        cache = earlier_look(folder / spec.cache, scan, made_of, teller) if spec.cache else None
+        cache = None
+        if spec.cache:
+            made_of = digest_of_look(look_of(scan, prompts, modality, components, config), scan, config)
+            cache = earlier_look(folder / spec.cache, scan, made_of, teller)
 
     def show(kind: str, made: Volume) -> None:
         write_volume(made, folder / ARTIFACT_FILES[kind], compressed=False)
