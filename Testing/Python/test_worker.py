@@ -197,13 +197,16 @@ def test_a_run_tells_its_stages_and_shows_its_files_as_they_come(
 
 
 def test_a_second_run_finds_the_networks_loaded_and_a_release_forgets_them(a_worker: Client, a_job: Path) -> None:
+    """By the shortest of three times each: what another program takes falls on one of them."""
     assert_idle_and_well(a_worker, a_job)
-    warm = a_worker.run(a_job, stages=["aova"])[-1]
-    a_worker.send("release")
-    assert names(a_worker.hear("released")) == ["released"]
-    cold = a_worker.run(a_job, stages=["aova"])[-1]
-    assert warm["timings_s"]["load"] < cold["timings_s"]["load"]
-    assert warm["outcome"] == cold["outcome"]
+    warm = [a_worker.run(a_job, stages=["aova"])[-1] for _ in range(3)]
+    cold = []
+    for _ in range(3):
+        a_worker.send("release")
+        assert names(a_worker.hear("released")) == ["released"]
+        cold.append(a_worker.run(a_job, stages=["aova"])[-1])
+    assert min(run["timings_s"]["load"] for run in warm) < min(run["timings_s"]["load"] for run in cold)
+    assert len({run["outcome"] for run in warm + cold}) == 1
 
 
 def test_an_empty_result_is_no_error(a_worker: Client, a_job: Path) -> None:
