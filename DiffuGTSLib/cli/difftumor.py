@@ -57,7 +57,7 @@ class Flag:
 
 _UPSTREAM = "upstream parses it and never reads it"
 _TORCHRUN = "several processes are started by torchrun, which says all of this"
-_MEMORY = "cases are read once and kept in memory"
+_MEMORY = "cases are read once and kept in memory, or in the folder of --prepared"
 _FIXED = "the network of that name has its published shape"
 
 _SHARED = (
@@ -77,7 +77,7 @@ MAIN = (
     Flag("organ_model", str, ""), Flag("max_epochs", int, 3000), Flag("batch_size", int, 1), Flag("optim_lr", float, 4e-4),
     Flag("optim_name", str, "adamw"), Flag("reg_weight", float, 1e-5), Flag("lrschedule", str, "warmup_cosine"),
     Flag("warmup_epochs", int, 100), Flag("val_every", int, 200), Flag("workers", int, 4), Flag("noamp", bool, False),
-    Flag("painter", str, "handcrafted"), Flag("seed", int, 0),
+    Flag("painter", str, "handcrafted"), Flag("seed", int, 0), Flag("prepared"),
     Flag("save_checkpoint", bool, False, "checkpoints are always written"),
     Flag("cache_rate", float, 0.5, _MEMORY), Flag("cache_num", int, 200, _MEMORY),
     Flag("distributed", bool, False, _TORCHRUN), Flag("world_size", int, 1, _TORCHRUN), Flag("rank", int, 0, _TORCHRUN),
@@ -142,7 +142,7 @@ def main(words: Words = None) -> None:
             train_listed(
                 cases, options, epochs=given["max_epochs"], output=Path(given["logdir"]), amp=not given["noamp"],
                 seed=given["seed"], device=given["device"], all_healthy=given["syn"] and given["json_dir"] is not None,
-                report=report,
+                prepared=None if given["prepared"] is None else Path(given["prepared"]), report=report,
             )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(Path(given["logdir"]) / "segmenter") from None

@@ -46,6 +46,15 @@ Preset = Annotated[
     ),
 ]
 
+Prepared = Annotated[
+    Path | None,
+    typer.Option(
+        "--prepared",
+        help="Keep the scans, once brought to the grid, in files of this folder: the next start takes them from there, "
+        "the processes of a training share them, and they need not fit into main memory. A dry run fills it, too.",
+    ),
+]
+
 
 def train(
     part: Annotated[PartName, typer.Argument(help="What to train.")],
@@ -83,6 +92,7 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's curves beside log.csv.")
     ] = False,
+    prepared: Prepared = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
@@ -99,8 +109,8 @@ def train(
     try:
         train_part(
             part, protocol_path=path, data=data, output=output, preset=preset, iterations=iterations,
-            precision=precision, seed=seed, device=device, options=options, tensorboard=tensorboard, dry_run=dry_run,
-            report=report,
+            precision=precision, seed=seed, device=device, options=options, tensorboard=tensorboard, prepared=prepared,
+            dry_run=dry_run, report=report,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(output / part) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from scipy.spatial.transform import Rotation
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.masks import largest_part
-from DiffuGTSLib.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan
+from DiffuGTSLib.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan, row_of
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
+from DiffuGTSLib.training.prepared import Prepared, PreparedFolder, digest_of, facts_of, scan_of
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical
+from DiffuGTSLib.volumes.digest import scan_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class TrainingScan:
         outlined: Of `organs`, those whose mask is their outline, so that outside of it is another organ; a mask that only says where one
             may paint, as the depth below the skin does, is not.
         tissue_hu: Of a label map that is painted as a CT: (labels, 2), see `paint_ct_anatomy`.
+        made_of: Its name in a folder of prepared scans; "" where it is held in memory alone.
     """
 
     case: Case
@@ -43,6 +46,7 @@ class TrainingScan:
     healthy: NDArray[np.bool_]
     outlined: frozenset[str] = frozenset()
     tissue_hu: NDArray[np.float32] | None = None
+    made_of: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outlined", self.outlined.intersection(self.organs))
@@ -76,8 +80,56 @@ HEALTHY_MARGIN_MM = 10.0
 """Tissue this close to an outlined tumor (edema, infiltration) does not count as healthy."""
 
 
-def load_case(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
-    """Read one case and bring it to the canonical grid."""
+def load_case(case: Case, root: Path, config: CanonicalConfig, prepared: PreparedFolder | None = None) -> TrainingScan:
+    """Read one case and bring it to the canonical grid, or take it from where it was kept when that was done before.
+
+    Args:
+        case: Which.
+        root: Folder that its paths start from.
+        config: The grid.
+        prepared: Where scans on the grid are kept; None holds them in memory.
+
+    Raises:
+        InputError: As the case's files are read.
+        StorageError: If what is kept cannot be written, or is damaged.
+    """
+    if prepared is None:
+        return _prepare(case, root, config)
+    told = {key: value for key, value in row_of(case).items() if key not in ("name", "patient", "split")}
+    files = [scan_sha256(named_file(root, file)) for file in case.files]
+    made_of = digest_of(case=told, files=files, grid=asdict(config))
+    return _unpacked(case, made_of, prepared.take(made_of, lambda: _packed(_prepare(case, root, config))))
+
+
+_TUMOR, _HEALTHY, _ORGAN = "tumor", "healthy", "organ "
+"""Names of a scan's masks among its prepared arrays; an organ's own follows."""
+
+
+def _packed(scan: TrainingScan) -> Prepared:
+    organs = {f"{_ORGAN}{name}": mask for name, mask in scan.organs.items()}
+    tissue_hu = None if scan.tissue_hu is None else scan.tissue_hu.tolist()
+    return Prepared(
+        {"image": scan.scan.image, _TUMOR: scan.tumor, _HEALTHY: scan.healthy, **organs},
+        {
+            "scan": facts_of(scan.scan),
+            "organs": [*scan.organs],
+            "outlined": sorted(scan.outlined),
+            "tissue_hu": tissue_hu,
+        },
+    )
+
+
+def _unpacked(case: Case, made_of: str, prepared: Prepared) -> TrainingScan:
+    arrays, facts = prepared.arrays, prepared.facts
+    tissue_hu = None if facts["tissue_hu"] is None else np.array(facts["tissue_hu"], dtype=np.float32)
+    organs = {name: arrays[f"{_ORGAN}{name}"] for name in facts["organs"]}
+    scan = scan_of(arrays["image"], facts["scan"])
+    return TrainingScan(
+        case, scan, arrays[_TUMOR], organs, arrays[_HEALTHY], frozenset(facts["outlined"]), tissue_hu, made_of
+    )
+
+
+def _prepare(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
     volume, tissue_hu = read_scan(case, root), None
     if case.modality == "labels":
         scan = _label_scan(volume, config, case.painted_as)
@@ -143,12 +195,16 @@ def split_cases(cases: Sequence[Case], split: str) -> list[Case]:
 
 
 def load_cases(
-    cases: Sequence[Case], root: Path, config: CanonicalConfig, report: Callable[[str], None]
+    cases: Sequence[Case],
+    root: Path,
+    config: CanonicalConfig,
+    report: Callable[[str], None],
+    prepared: PreparedFolder | None = None,
 ) -> Iterator[TrainingScan]:
     """Load one case after the other; say which before each."""
     for number, case in enumerate(cases, start=1):
         report(f"reading {case.split} {number} of {len(cases)}: {case.name}")
-        yield load_case(case, root, config)
+        yield load_case(case, root, config, prepared)
 
 
 def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:

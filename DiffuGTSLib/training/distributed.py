@@ -8,9 +8,10 @@ makes more of the cores than one process with as many threads: measured on the h
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -66,6 +67,17 @@ def wait_for_all() -> None:
     """Go on when every process has come so far."""
     if world_size() > 1:
         distributed.barrier()
+
+
+def prepare_together(cases: Sequence[Any], load: Callable[[Any], object]) -> None:
+    """Let each process load its share of some cases, so that all find what is kept of every one.
+
+    One process alone has nobody to share with, and does nothing here.
+    """
+    if world_size() > 1:
+        for case in cases[rank() :: world_size()]:
+            load(case)
+        wait_for_all()
 
 
 def average_gradients(model: nn.Module) -> None:

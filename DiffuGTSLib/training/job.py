@@ -28,6 +28,7 @@ from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all, world_size
 from DiffuGTSLib.training.model_folder import adopt
+from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, read_state, train
 
 Report = Callable[[str], None]
@@ -48,6 +49,7 @@ class Job:
         networks: Model folder with the frozen networks to train on; None takes the run's own.
         listed: The cases by split, in words that tell them apart, where they come from lists and not as `scans`.
         listed_sha256: Of these what `scans_sha256` says of others.
+        prepared: Where scans on their grid are kept; None holds them in memory.
     """
 
     scans: dict[str, list[TrainingScan]]
@@ -60,6 +62,7 @@ class Job:
     networks: Path | None = None
     listed: Mapping[str, Sequence[str]] | None = None
     listed_sha256: Mapping[str, str] = field(default_factory=dict)
+    prepared: PreparedFolder | None = None
 
     @property
     def base(self) -> Path:

@@ -26,15 +26,16 @@ from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.cases import training_cases
-from DiffuGTSLib.training.data import TrainingScan, load_cases, split_cases
+from DiffuGTSLib.training.data import TrainingScan, load_case, load_cases, split_cases
 from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
-from DiffuGTSLib.training.distributed import process_group, rank, world_size
+from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, world_size
 from DiffuGTSLib.training.head_options import BY_MODE
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.head_run import RECORD as HEAD_RECORD
 from DiffuGTSLib.training.job import Job, Part, Report, learned_with, networks_sha256
 from DiffuGTSLib.training.job import overrides as differences
 from DiffuGTSLib.training.model_folder import looks_through_denoiser, model_of, require_same_networks, write_index
+from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.thresholds import PART as THRESHOLDS
@@ -64,6 +65,7 @@ def train_part(
     device: str = "auto",
     options: Mapping[str, str] | None = None,
     tensorboard: bool = False,
+    prepared: Path | str | None = None,
     dry_run: bool = False,
     report: Report = print,
 ) -> None:
@@ -83,6 +85,8 @@ def train_part(
         device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
         options: The part's own choices by name, see `Part.options`; with a dot, as in "text.encoder", the preset's.
         tensorboard: Write the log as TensorBoard's curves too.
+        prepared: Folder of scans that were brought to their grid before, and where the others are kept now; None holds
+            them in memory.
         dry_run: Say what would be done, read every scan, and stop; where another part is missing, stop before that.
         report: Receives one line at a time.
 
@@ -119,13 +123,15 @@ def train_part(
         cases = training_cases(protocol_path, data, output, write=rank() == 0 and not dry_run, report=say)
         cases = [case for case in cases if case.modality in chosen.modalities]
         splits = {split: split_cases(cases, split) for split in ("train", "validation")}
-        job = Job({}, config, plan, output, own_device, say, own, networks)
+        kept = None if prepared is None else PreparedFolder(Path(prepared))
+        job = Job({}, config, plan, output, own_device, say, own, networks, prepared=kept)
         _tell(part, job, splits)
         if missing:
             say(f"{part}: {missing}: train that first")
             return
-        loaded = _load(part, splits, data, canonical, keep=not dry_run or chosen.rehearse is not None, report=say)
-        job = replace(job, scans=loaded)
+        job = replace(
+            job, scans=_load(part, job, splits, data, canonical, keep=not dry_run or chosen.rehearse is not None)
+        )
         if not dry_run:
             _train(chosen, job, data)
         elif chosen.rehearse is not None:
@@ -133,17 +139,21 @@ def train_part(
 
 
 def _load(
-    part: str, splits: Mapping[str, Sequence[Case]], data: Path, canonical: CanonicalConfig, *, keep: bool, report: Report
-) -> dict[str, list[TrainingScan]]:  # fmt: skip
+    part: str, job: Job, splits: Mapping[str, Sequence[Case]], data: Path, canonical: CanonicalConfig, *, keep: bool
+) -> dict[str, list[TrainingScan]]:
     """Read all scans, one after the other, and say what memory they take; with `keep` off they are not kept."""
     loaded: dict[str, list[TrainingScan]] = {split: [] for split in splits}
     taken = 0
+    if job.prepared is not None:
+        every = [case for cases in splits.values() for case in cases]
+        prepare_together(every, lambda case: load_case(case, data, canonical, job.prepared))
     for split, cases in splits.items():
-        for scan in load_cases(cases, data, canonical, report):
+        for scan in load_cases(cases, data, canonical, job.report, job.prepared):
             taken += scan.nbytes
             if keep:
                 loaded[split].append(scan)
-    report(f"{part}: the scans take {taken / 1e9:.2f} GB of main memory")
+    where = "of main memory" if job.prepared is None else f"in {job.prepared.folder}"
+    job.report(f"{part}: the scans take {taken / 1e9:.2f} GB {where}")
     return loaded
 
 

@@ -25,8 +25,9 @@ from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segment
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
-from DiffuGTSLib.training.distributed import process_group, rank, wait_for_all, world_size
+from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, wait_for_all, world_size
 from DiffuGTSLib.training.job import Job, Part, arrays_sha256, digests
+from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe, forget_best
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
@@ -253,6 +254,7 @@ def train_listed(
     seed: int = 0,
     device: str = "auto",
     all_healthy: bool = False,
+    prepared: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
     """Train on the cases of DiffTumor's lists; a list names no patients, so that each scan is recorded as its own.
@@ -267,6 +269,8 @@ def train_listed(
         device: "auto", "cpu", "cuda", "cuda:1".
         all_healthy: Take every case for healthy, whatever its label's path says, that holds no tumor (SyntheticTumors'
             --syn); one that does stays a real case.
+        prepared: Folder of cases that were brought to the grid before, and where the others are kept now; None holds
+            them in memory.
         report: Receives one line at a time.
 
     Raises:
@@ -278,18 +282,18 @@ def train_listed(
     chosen = find_device(RuntimeConfig(device=device))
     build_segmenter(options)  # refused before anything is read
     grid, config = options.grid(), load_config("mini")
+    kept = None if prepared is None else PreparedFolder(prepared)
     with process_group(chosen) as own_device, seeded(seed, own_device):
         say = report if rank() == 0 else _silence
-        scans = {
-            split: [
-                load_listed(
-                    case.name, case.image, case.label, options.organ_names[0], config=grid,
-                    healthy=case.healthy or (None if all_healthy else False),
-                )
-                for case in listed
-            ]
-            for split, listed in cases.items()
-        }  # fmt: skip
+
+        def load(case: ListedCase) -> SegmenterScan:
+            healthy = case.healthy or (None if all_healthy else False)
+            organ = options.organ_names[0]
+            return load_listed(case.name, case.image, case.label, organ, healthy=healthy, config=grid, prepared=kept)
+
+        if kept is not None:
+            prepare_together([case for listed in cases.values() for case in listed], load)
+        scans = {split: [load(case) for case in listed] for split, listed in cases.items()}
         if all_healthy:
             _tell_real(scans, say)
         listed = {split: list(map(_in_words, of_split, scans[split])) for split, of_split in cases.items()}
@@ -374,8 +378,8 @@ def _shown(job: Job) -> dict[str, list[SegmenterScan]]:
         split: [
             scan
             for case in loaded
-            for scan in (from_protocol(case, options.organ_names, real=True) if real else [])
-            or from_protocol(case, options.organ_names, real=False)
+            for scan in (from_protocol(case, options.organ_names, real=True, prepared=job.prepared) if real else [])
+            or from_protocol(case, options.organ_names, real=False, prepared=job.prepared)
         ]
         for split, loaded in job.scans.items()
     }
