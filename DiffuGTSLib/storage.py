@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import shutil
@@ -79,6 +80,27 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """Return the SHA-256 of a value as JSON has it, in hexadecimal; the order of its keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path | str, value: Any, *, indent: int = 1, ensure_ascii: bool = True) -> None:
+    """Write a value as a JSON file, whole or not at all.
+
+    Args:
+        path: In a folder that is there.
+        value: As JSON has it, see `for_json`.
+        indent: Blanks a level.
+        ensure_ascii: Off: letters beyond ASCII stand as they are, as people read them.
+
+    Raises:
+        StorageError: As `whole_file`.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=indent, ensure_ascii=ensure_ascii) + "\n", encoding="utf-8")
 
 
 def for_json(value: Any) -> Any:

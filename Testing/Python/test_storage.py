@@ -16,6 +16,7 @@ from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.storage import (
     copy_contents,
     for_json,
+    json_sha256,
     mend_folder,
     new_folder,
     require_folder_for,
@@ -24,6 +25,7 @@ from DiffuGTSLib.storage import (
     shown,
     whole_file,
     whole_folder,
+    write_json,
 )
 
 
@@ -307,6 +309,19 @@ def test_what_killed_runs_left_is_removed_and_a_run_that_writes_is_left_alone(tm
 def test_the_checksum_of_nothing_is_the_known_one(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_checksum_of_a_value_is_that_of_its_json_whatever_the_order_of_its_keys(tmp_path: Path) -> None:
+    (tmp_path / "value.json").write_text('{"a": [1.5, null], "b": true}', encoding="utf-8")
+    expected = sha256(tmp_path / "value.json")
+    assert json_sha256({"b": True, "a": (1.5, None)}) == json_sha256({"a": [1.5, None], "b": True}) == expected
+
+
+def test_a_json_file_ends_in_a_new_line_and_keeps_its_letters_where_people_read_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "plain.json", {"organ": "größer"})
+    assert (tmp_path / "plain.json").read_bytes() == b'{\n "organ": "gr\\u00f6\\u00dfer"\n}\n'
+    write_json(tmp_path / "read.json", {"organ": "größer"}, indent=2, ensure_ascii=False)
+    assert (tmp_path / "read.json").read_bytes() == '{\n  "organ": "größer"\n}\n'.encode()
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
