@@ -104,8 +104,7 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
         WeightsError: If a file is missing, damaged, of another network, or not the one that `checksums.json` lists.
     """
     folder = find_segmenter(folder)
-    if (folder / CHECKSUMS_FILE).is_file():  # earlier versions wrote none
-        verify_checksums(folder)
+    verify_checksums(folder)
     network = load_module(Segmenter, folder)
     values = read_json(folder / GRID_FILE)
     try:
@@ -114,7 +113,7 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
         }
         grid = CanonicalConfig(**canonical)
         window_voxels = int(values["window_voxels"])
-        modalities, organs = (tuple(map(str, values.get(key, ()))) for key in ("modalities", "organs"))
+        modalities, organs = (tuple(map(str, values[key])) for key in ("modalities", "organs"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / GRID_FILE} does not describe a grid: {error}.") from error
     return TrainedSegmenter(network.to(device or torch.device("cpu")), grid, window_voxels, modalities, organs)

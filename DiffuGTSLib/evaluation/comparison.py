@@ -218,9 +218,9 @@ def _require_same_case(one: Mapping[str, Any], other: Mapping[str, Any], name: s
         InputError: Naming what differs (code "other_scan").
     """
     for key in (*_OF_THE_CASE, "tumor_values", "framed_on_tumor", "offset_hu"):
-        first, second = one.get(key), other.get(key)
-        if first is None or second is None:  # a report of before does not tell
+        if key not in one or key not in other:  # a segmenter's report tells less
             continue
+        first, second = one[key], other[key]
         numbers = isinstance(first, int | float) and isinstance(second, int | float)
         if not (isclose(first, second, rel_tol=1e-6) if numbers else first == second):
             raise InputError(

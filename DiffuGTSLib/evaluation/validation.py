@@ -66,10 +66,9 @@ def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[st
     record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": list(what), "how": asdict(how)}
     try:
         earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        earlier["how"].setdefault("offset_hu", None)  # earlier versions had no such choice
     except FileNotFoundError:
         earlier = record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         earlier = None
     if earlier != record:
         raise InputError(

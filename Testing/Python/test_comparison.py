@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_a_case_that_is_another_scan_is_refused(tmp_path: Path) -> None:
     ("key", "value"), [("reference_ml", 55.0), ("lesions", 2), ("organ", "spleen"), ("kind", "healthy")]
 )
 def test_a_case_with_another_reference_is_refused(tmp_path: Path, key: str, value: str | float) -> None:
-    """As two protocols give it that name other values of one label map tumor; reports of before tell it by their rows."""
+    """As two protocols give it that name other values of one label map tumor; the rows alone tell it."""
     row = {"case": "a", "organ": "liver", "kind": "tumor", "lesions": 1, "reference_ml": 10.0, "dice_refined": 0.5}
     for folder, changes in (("a", {}), ("b", {key: value}), ("c", {"reference_ml": 10.0 + 1e-9})):
         (tmp_path / folder).mkdir()
@@ -171,12 +172,14 @@ def test_a_case_with_another_reference_is_refused(tmp_path: Path, key: str, valu
     assert compare_reports(tmp_path / "a", tmp_path / "c")
 
 
-def test_a_case_that_was_read_in_another_way_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{"framed_on_tumor": True}, {"offset_hu": -1024.0}])
+def test_a_case_that_was_read_in_another_way_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     folders = [a_report(tmp_path / name) for name in "ab"]
-    for folder, case in zip(folders, (a_case("a"), replace(a_case("a"), framed_on_tumor=True)), strict=True):
+    for folder, case in zip(folders, (a_case("a"), replace(a_case("a"), **changes)), strict=True):
         report = json.loads((folder / "report.json").read_text())
         (folder / "report.json").write_text(json.dumps(report | {"read_as": {"a": read_as(case)}}))
-    with pytest.raises(InputError, match="has another framed_on_tumor in the second report: True"):
+    ((key, value),) = changes.items()
+    with pytest.raises(InputError, match=f"has another {key} in the second report: {value}"):
         compare_reports(*folders)
 
 

@@ -234,7 +234,7 @@ def test_of_a_protocol_a_segmenter_is_scored_on_its_own_organs_and_modalities(tm
 
     assert scored(("CT",), ("liver",)) == ["ct_3"]
     assert scored(("MR",), ("liver", "brain")) == ["mr_3"], "one that learned from MR is not scored on CT"
-    assert scored((), ()) == ["ct_3", "other"], "an older one does not say"
+    assert scored((), ()) == ["ct_3", "other"], "one that does not say is scored on all of CT"
     assert scored(("CT",), ("liver",), ("kidney",)) == ["other"], "a wish counts"
     with pytest.raises(InputError, match="no CT case of the lung with a mask in split 'test'") as caught:
         scored(("CT",), ("lung",))
