@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from DiffuGTSLib.backbones.interfaces import Denoiser, LatentAutoencoder, NoiseSchedule
 from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
@@ -107,7 +105,7 @@ def _tiny(config: BackboneConfig) -> Backbone:
     """Build real networks of a few channels, seeded and untrained: for tests, and refused elsewhere."""
     from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
     from DiffuGTSLib.backbones.schedules import build_schedule
-    from DiffuGTSLib.backbones.weights import freeze, seeded
+    from DiffuGTSLib.backbones.weights import draw_where_zero, freeze, seeded
 
     with seeded(0):
         autoencoder = MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4)
@@ -115,11 +113,7 @@ def _tiny(config: BackboneConfig) -> Backbone:
             num_channels=(8, 16), attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1,
             norm_num_groups=4, num_class_embeds=16, resblock_updown=False,
         )  # fmt: skip
-        # MONAI starts the last convolution of the network and of every block at zero: untrained, it would predict
-        # exactly nothing, and whatever its conditions.
-        for weight in unet.parameters():
-            if weight.dim() > 1 and not weight.any():
-                torch.nn.init.normal_(weight, std=0.05)
+        draw_where_zero(unet)
     schedule = build_schedule(FLOW_SCHEDULER)
     denoiser = MaisiDenoiser(freeze(unet), schedule, "flow", config.class_label)
     return Backbone(freeze(autoencoder), denoiser, schedule, {}, None)

@@ -75,6 +75,17 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         yield
 
 
+def draw_where_zero(network: nn.Module) -> None:
+    """Draw the weights that MONAI starts at zero.
+
+    They are the last convolution of a denoiser and of each of its blocks: untrained, it would predict exactly nothing,
+    whatever its conditions.
+    """
+    for weight in network.parameters():
+        if weight.dim() > 1 and not weight.is_meta and not weight.any():
+            nn.init.normal_(weight, std=0.05)
+
+
 def require_numbers(tensors: dict[str, torch.Tensor], whose: str, hint: str) -> None:
     """Refuse weights that came apart: every map that they make is NaN.
 

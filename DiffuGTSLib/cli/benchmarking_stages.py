@@ -117,12 +117,12 @@ def parse_shape(text: str) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """Something to run; `windows` counts while it runs, `tflop` is of one window."""
+    """Something to run; `windows` counts while it runs, `flop` is of one window."""
 
     name: str
     run: Callable[[], Tensor]
     windows: Callable[[], int]
-    tflop: float
+    flop: float
 
 
 def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
@@ -131,15 +131,12 @@ def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
     Raises:
         ConfigError: Unknown model.
     """
-    import torch
-
     from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet, published_networks
-    from DiffuGTSLib.backbones.weights import freeze
+    from DiffuGTSLib.backbones.weights import draw_where_zero, freeze, seeded
 
     if model not in MODELS:
         raise ConfigError(f"Unknown model '{model}'.", hint=did_you_mean(model, MODELS))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         if model == "tiny":
             autoencoder = MaisiAutoencoder((8, 8, 8), (1, 1, 1), norm_num_groups=4)
             unet = MaisiUNet(
@@ -148,9 +145,7 @@ def random_networks(model: str) -> tuple[MaisiAutoencoder, MaisiUNet]:
             )  # fmt: skip
         else:
             autoencoder, unet = published_networks(model)
-        for weight in unet.parameters():  # MONAI starts some at zero: nothing would be there to compare
-            if weight.dim() > 1 and not weight.is_meta and not weight.any():
-                torch.nn.init.normal_(weight, std=0.05)
+        draw_where_zero(unet)
     return freeze(autoencoder), freeze(unet)
 
 
@@ -204,13 +199,13 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any, precision:
     box = cell_box(bounding_box(lesion.cpu().numpy()), lesion.shape, 1, unet.side_multiple, margin_mm, SPACING_MM)
     box_window = tuple(min(side, autoencoder.downsampling * (part.stop - part.start)) for part in box)
     prompts = torch.eye(2, TEXT_DIM, device=device)[None]
-    flop = _Flop(model, window, shape)
+    flop, flop_of_box = _flop(model, window, shape), _flop(model, box_window, shape)
     return [
-        _Stage("encode", encode, autoencoder_calls.taken, flop.encode),
-        _Stage("attend", attend, lambda: 1, flop.attend),
-        _Stage("denoise step", denoise, lambda: 1, flop.denoise),
-        _Stage("decode", decode, autoencoder_calls.taken, flop.decode),
-        _Stage("decode box", decode_box, autoencoder_calls.taken, _Flop(model, box_window, shape).decode),
+        _Stage("encode", encode, autoencoder_calls.taken, flop["encode"]),
+        _Stage("attend", attend, lambda: 1, flop["attend"]),
+        _Stage("denoise step", denoise, lambda: 1, flop["denoise step"]),
+        _Stage("decode", decode, autoencoder_calls.taken, flop["decode"]),
+        _Stage("decode box", decode_box, autoencoder_calls.taken, flop_of_box["decode"]),
     ]
 
 
@@ -227,16 +222,16 @@ def _plain_stages(model: str, shape: tuple[int, int, int], device: Any) -> list[
     windows = window_count(shape, window, maisi_plain.OVERLAP)
     cell_windows = window_count(cells, cell_window, maisi_plain.OVERLAP)
     decoded = tuple(side * image.shape[2] // cells[0] for side in cell_window)
+    flop, flop_of_decoded = _flop(model, window, shape), _flop(model, decoded, shape)
+
+    def denoise() -> Tensor:
+        return plain.velocity(noisy, TIMESTEP, SPACING_MM, 1).float()
+
     return [
-        _Stage("encode", lambda: plain.encode(image).float(), lambda: windows, _Flop(model, window, shape).encode),
-        _Stage(
-            "denoise step", lambda: plain.velocity(noisy, TIMESTEP, SPACING_MM, 1).float(), lambda: 1,
-            _Flop(model, window, shape).denoise,
-        ),
-        _Stage(
-            "decode", lambda: plain.decode(noisy).float(), lambda: cell_windows, _Flop(model, decoded, shape).decode
-        ),
-    ]  # fmt: skip
+        _Stage("encode", lambda: plain.encode(image).float(), lambda: windows, flop["encode"]),
+        _Stage("denoise step", denoise, lambda: 1, flop["denoise step"]),
+        _Stage("decode", lambda: plain.decode(noisy).float(), lambda: cell_windows, flop_of_decoded["decode"]),
+    ]
 
 
 class _Calls:
@@ -281,16 +276,12 @@ def _inputs(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _random_head(autoencoder: MaisiAutoencoder) -> AovaHead:
     """Return a head of the bundled one's form for these features."""
-    import torch
-
     from DiffuGTSLib.aova import AovaHead
-    from DiffuGTSLib.backbones.weights import freeze
+    from DiffuGTSLib.backbones.weights import freeze, seeded
+    from DiffuGTSLib.planning.costs import HEAD_FORM
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        head: AovaHead = freeze(
-            AovaHead(autoencoder.feature_channels, TEXT_DIM, adapter="context", alpha=0.5, fuse="logit", elsewhere=True)
-        )
+    with seeded(0):
+        head: AovaHead = freeze(AovaHead(autoencoder.feature_channels, TEXT_DIM, **HEAD_FORM))
     return head
 
 
@@ -320,68 +311,36 @@ def _measured(stage: _Stage, device: Any, repeats: int, folder: Path) -> Figures
     windows = stage.windows()
     np.save(folder / f"{stage.name}.npy", output.cpu().numpy())
     seconds, cpu_seconds = (round(min(column), 4) for column in zip(*times, strict=True))
-    return Figures(
-        stage.name, seconds, cpu_seconds, windows, round(windows * stage.tflop, 6), base_mb, _peak_mb(device)
-    )
+    tflop = round(windows * stage.flop / 1e12, 6)
+    return Figures(stage.name, seconds, cpu_seconds, windows, tflop, base_mb, _peak_mb(device))
 
 
-class _Flop:
-    """Counts a stage's floating-point operations on networks without memory, in 10^12.
+def _flop(model: str, window: tuple[int, ...], shape: tuple[int, int, int]) -> dict[str, float]:
+    """Return the floating-point operations of each stage: of one window of the autoencoder, of one step of the scan.
 
     Args:
         model: Whose size.
         window: What the autoencoder sees at once, voxels.
         shape: Of the scan, whose latent the denoiser sees whole.
     """
-
-    def __init__(self, model: str, window: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-        import torch
-
-        with torch.device("meta"):
-            self._autoencoder, self._unet = random_networks(model)
-            self._head = _random_head(self._autoencoder)
-        self._window, self._shape = window, shape
-
-    @property
-    def encode(self) -> float:
-        """Of one window."""
-        return _tflop(lambda: self._autoencoder.encode(_meta(1, *self._window)))
-
-    @property
-    def attend(self) -> float:
-        """Of one window, its features at hand."""
-        sides = zip(self._autoencoder.feature_channels, self._autoencoder.feature_strides, strict=True)
-        features = [_meta(channels, *(side // stride for side in self._window)) for channels, stride in sides]
-        return _tflop(lambda: self._head(features, _meta(2, TEXT_DIM)))
-
-    @property
-    def denoise(self) -> float:
-        """Of one step on the whole latent."""
-        import torch
-
-        label = torch.ones(1, dtype=torch.long, device="meta")
-        noisy = _meta(4, *(side // 4 for side in self._shape))
-        return _tflop(lambda: self._unet(noisy, _meta(), _meta(3), label))
-
-    @property
-    def decode(self) -> float:
-        """Of one window."""
-        return _tflop(lambda: self._autoencoder.decode(_meta(4, *(side // 4 for side in self._window))))
-
-
-def _meta(*sides: int) -> Tensor:
     import torch
 
-    return torch.empty(1, *sides, device="meta")
+    from DiffuGTSLib.backbones import FLOW_SCHEDULER
+    from DiffuGTSLib.backbones.maisi import MaisiDenoiser
+    from DiffuGTSLib.backbones.schedules import build_schedule
+    from DiffuGTSLib.planning.costs import Sketch, decode_cost, encode_cost, look_cost, step_cost
 
-
-def _tflop(run: Callable[[], object]) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with counter:
-        run()
-    return float(counter.get_total_flops()) / 1e12
+    with torch.device("meta"):
+        autoencoder, unet = random_networks(model)
+        head = _random_head(autoencoder)
+    networks = Sketch(autoencoder, MaisiDenoiser(unet, build_schedule(FLOW_SCHEDULER), "flow", {"CT": 1}), head, "CT")
+    encode = encode_cost(networks, window, "float32").flop
+    return {
+        "encode": encode,
+        "attend": look_cost(networks, window, "float32").flop - encode,
+        "denoise step": step_cost(networks, shape, "float32").flop,
+        "decode": decode_cost(networks, window, "float32").flop,
+    }
 
 
 def matmul_tflops(device: Any, half: bool) -> dict[str, float]:

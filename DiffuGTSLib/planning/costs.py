@@ -37,7 +37,7 @@ _META = torch.device("meta")
 _SPACING_MM = (1.5, 1.5, 1.5)
 _TEXT_DIM = {"minilm": 384, "clinicalbert": 768}
 """Of sentence encoders whose head does not exist yet."""
-_HEAD = {"adapter": "context", "alpha": 0.5, "fuse": "logit", "elsewhere": True}
+HEAD_FORM = {"adapter": "context", "alpha": 0.5, "fuse": "logit", "elsewhere": True}
 """A head as the bundled model's, for published networks without one."""
 
 
@@ -97,7 +97,7 @@ def sketch(config: Config) -> Sketch:
         head = _described(AovaHead, folder / "aova")
     else:
         with _META:
-            head = AovaHead(autoencoder.feature_channels, _TEXT_DIM.get(config.text.encoder, 768), **_HEAD)
+            head = AovaHead(autoencoder.feature_channels, _TEXT_DIM.get(config.text.encoder, 768), **HEAD_FORM)
     return Sketch(autoencoder, denoiser, head, next(iter(config.backbone.class_label), "CT"))
 
 
@@ -112,6 +112,13 @@ def look_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
         return encoding.latent, networks.head(encoding.features, prompts)
 
     return counted(look, precision, image)
+
+
+@lru_cache(maxsize=64)
+def encode_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
+    """Return the cost of encoding one window without attending to it."""
+    image = torch.empty(1, 1, *shape, device=_META)
+    return counted(lambda: networks.autoencoder.encode(image), precision, image)
 
 
 @lru_cache(maxsize=64)

@@ -55,14 +55,3 @@ def test_operations_are_those_worked_by_hand_for_a_product() -> None:
     """Of a rate only the sense can be tested: it is positive, and no processor does 10^17 a second."""
     rates = matmul_tflops(torch.device("cpu"), half=False)
     assert all(0 < rate < 1e5 for rate in rates.values())
-
-
-@pytest.mark.slow
-def test_the_true_size_is_counted_without_memory() -> None:
-    """Worked out before from the layers: 3.18, 6.79 and 0.299 TFLOP at 128³."""
-    from DiffuGTSLib.cli.benchmarking_stages import _Flop
-
-    flop = _Flop("maisi-ct", (128, 128, 128), (128, 128, 128))
-    assert flop.encode == pytest.approx(3.18, rel=0.01)
-    assert flop.decode == pytest.approx(6.79, rel=0.01)
-    assert flop.denoise == pytest.approx(0.299, rel=0.02)
