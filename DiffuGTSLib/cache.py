@@ -1,7 +1,5 @@
 """What a second look at the same scan re-uses, and by what it is known to be of that scan and that question."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -10,6 +8,7 @@ import numpy as np
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.storage import json_sha256
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.digest import voxels_sha256
@@ -60,11 +59,7 @@ def look_of(
     return {
         "scan": voxels_sha256(volume),
         "modality": modality,
-        "grid or intensity window": _digest(asdict(config.canonical)),
-        "pair of sentences": _digest([asdict(prompts), config.text.encoder, config.text.ensemble]),
-        "model": _digest(components.weights),
+        "grid or intensity window": json_sha256(asdict(config.canonical)),
+        "pair of sentences": json_sha256([asdict(prompts), config.text.encoder, config.text.ensemble]),
+        "model": json_sha256(components.weights),
     }
-
-
-def _digest(values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -195,8 +195,7 @@ def write_protocol(path: Path, cases: Sequence[Case], description: str, **header
         StorageError: If it cannot be written.
     """
     content = {"format": 1, "description": description, **header, "cases": [row_of(case) for case in cases]}
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, content, ensure_ascii=False)
 
 
 def with_known_organs(case: Case) -> Case:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.protocol import Case, spelling_key
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.volumes import read_volume
 from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256
 
@@ -86,8 +86,7 @@ def record_training(
     if incomplete:
         content["incomplete"] = True
     model_folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(model_folder / TRAINING_CASES) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(model_folder / TRAINING_CASES, content, ensure_ascii=False)
 
 
 def _voxels_sha256(scan: Path) -> str:

@@ -29,7 +29,7 @@ from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_chec
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.storage import new_folder, sha256, whole_file
+from DiffuGTSLib.storage import new_folder, sha256, write_json
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import NOT_WRITTEN, OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
@@ -423,8 +423,7 @@ def _filled_vqgan(tensors: dict[str, Tensor], origin: str) -> tuple[Vqgan3D, Vqg
 def _write_source(report: CheckpointReport, folder: Path) -> None:
     write_checksums(folder)
     values = {"format": FORMAT, **asdict(report), "rights": NOTICE, "versions": versions()}
-    with whole_file(folder / SOURCE_FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / SOURCE_FILE, values)
 
 
 def _made_from(folder: Path) -> str:

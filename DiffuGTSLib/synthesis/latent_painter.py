@@ -11,7 +11,6 @@ painter's folder:
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.nn import functional
 from DiffuGTSLib.backbones.weights import load_module, read_json, save_module, verify_checksums, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, WeightsError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.synthesis.handcrafted import reference_tissue
 from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion, Generators
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
@@ -231,8 +230,7 @@ def save_painter(
     save_module(vqgan, folder / "vqgan", dtype)
     save_module(denoiser, folder / "denoiser", dtype)
     values = {"format": FORMAT, **dataclasses.asdict(view), "source": dict(source or {})}
-    with whole_file(folder / PAINTER_FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / PAINTER_FILE, values)
     write_checksums(folder)
 
 

@@ -6,7 +6,6 @@ other choices does not go on with these.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.weights import read_json
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, write_json
 from DiffuGTSLib.text.encoder import build_encoder
 from DiffuGTSLib.training.anomalies import AnomalySampler
 from DiffuGTSLib.training.aova import HeadRecipe
@@ -263,8 +262,7 @@ def _write_record(job: Job, training: HeadTraining) -> None:
     record = {**job.begun(job.plan.seed), "frozen": training.frozen, **scales}
     folder = job.output / "aova"
     make_folder(folder)
-    with whole_file(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / RECORD, record, ensure_ascii=False)
 
 
 def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:

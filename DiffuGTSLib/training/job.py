@@ -23,7 +23,7 @@ from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, 
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import MODALITIES, row_of
-from DiffuGTSLib.storage import make_folder, sha256, whole_file
+from DiffuGTSLib.storage import make_folder, sha256, write_json
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all, world_size
@@ -173,8 +173,7 @@ class Job:
         wait_for_all()
         if rank() == 0:
             make_folder(folder)
-            with whole_file(record) as temporary:
-                temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+            write_json(record, now)
 
     def looking_with(self, model: Path) -> Config:
         """Return the configuration to look at scans with a whole model: on the job's device, in the precision asked for."""

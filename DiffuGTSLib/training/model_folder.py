@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.model_store.store import SOURCE_FILE, require_stored
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import copy_contents, make_folder, new_folder, whole_file
+from DiffuGTSLib.storage import copy_contents, make_folder, new_folder, whole_file, write_json
 
 INDEX_FILE = "model_index.json"
 FROZEN = ("autoencoder", "denoiser", "scheduler")
@@ -120,8 +119,7 @@ def write_index(model: Path) -> None:
     for name, (module, part) in _CLASSES.items():
         if (model / name).is_dir():
             index[name] = [module, part.__name__]
-    with whole_file(model / INDEX_FILE) as temporary:
-        temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_json(model / INDEX_FILE, index)
     write_checksums(model)
 
 

@@ -6,7 +6,6 @@ main memory is read from the disk when it is looked at.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.errors import StorageError
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import json_sha256, make_folder, whole_file
 from DiffuGTSLib.volumes import CanonicalScan, Geometry
 from DiffuGTSLib.volumes.canonical import IntensityMap
 
@@ -70,8 +69,7 @@ class PreparedFolder:
 
 def digest_of(**made_of: Any) -> str:
     """Return a name for what is made of something: another one where that, the version or the way is another."""
-    told = json.dumps({"format": FORMAT, "version": __version__, **made_of}, sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    return json_sha256({"format": FORMAT, "version": __version__, **made_of})
 
 
 def _write(path: Path, made: Prepared) -> None:

@@ -23,7 +23,7 @@ from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_conf
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
 from DiffuGTSLib.training.cases import training_cases
 from DiffuGTSLib.training.data import TrainingScan, load_case, load_cases, split_cases
@@ -315,8 +315,7 @@ def _train_denoiser(job: Job) -> None:
     if rank() == 0:
         scheduler = job.output / "model" / "scheduler"
         scheduler.mkdir(parents=True, exist_ok=True)
-        with whole_file(scheduler / "scheduler_config.json") as temporary:
-            temporary.write_text(json.dumps(FLOW_SCHEDULER, indent=1) + "\n", encoding="utf-8")
+        write_json(scheduler / "scheduler_config.json", FLOW_SCHEDULER)
 
 
 PARTS: dict[str, Part] = {

@@ -35,7 +35,7 @@ from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask, smoothed_map
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, whole_file, write_json
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import (
@@ -200,8 +200,7 @@ def require_repaintable(
 
 def _write_chosen(folder: Path, chosen: dict[str, dict[str, Any]]) -> None:
     content = {**chosen, TUNED_ON: [asdict(case) for case in read_training_cases(folder) or ()]}
-    with whole_file(folder / "chosen.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "chosen.json", content, ensure_ascii=False)
 
 
 def _chosen(config: MasksConfig | ResidualConfig, keys: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ names its steps itself; they are taken in turn, each with an optimizer of its ow
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import pickle
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from DiffuGTSLib.errors import Cancelled, ConfigError, WeightsError, did_you_mean
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, whole_file, write_json
 from DiffuGTSLib.training.distributed import average_gradients, rank, told_by_first, wait_for_all, world_size
 from DiffuGTSLib.training.log import Progress, row_teller
 from DiffuGTSLib.training.stopping import stops_held
@@ -333,8 +332,7 @@ class _Run:
 
     def _write(self) -> None:
         """Write the plan, and the state that `resume` reads."""
-        with whole_file(self._folder / "plan.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self._plan), indent=1) + "\n", encoding="utf-8")
+        write_json(self._folder / "plan.json", asdict(self._plan))
         state = {
             "iteration": self.done,
             "unchecked": self.unchecked,

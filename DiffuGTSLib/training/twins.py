@@ -1,7 +1,6 @@
 """Training windows with their pseudo-healthy twins, made once by the frozen networks and kept as safetensors."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask, dilate_mm
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import json_sha256, make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import Sample
@@ -256,7 +255,7 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
     how["backbone"].pop("folder")
     how["runtime"] = how["runtime"]["precision"]
     made_of = [_MADE, frozen, how, repr(candidates), seed]
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return json_sha256(made_of)
 
 
 def _keep(window: TwinnedWindow, path: Path, made_of: str) -> None:
