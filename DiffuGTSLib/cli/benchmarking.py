@@ -29,7 +29,7 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.cli.segment_run import chosen_prompts, require_prompt_choice
+from DiffuGTSLib.cli.segment_run import Wish
 from DiffuGTSLib.cli.segmenting import Abnormal, Normal, Organ
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.resources import resource_path
@@ -119,7 +119,7 @@ def bench_case(
     """Time one scan in this process and print JSON: what bench starts for each of its scans."""
     started_s = time.perf_counter()
     config = configured(preset, config_file, overrides, device=device, seed=seed)
-    require_prompt_choice(organ, normal, abnormal)
+    wish = Wish(config, organ, normal, abnormal)
 
     from DiffuGTSLib.pipeline import STAGES, load_components, segment
     from DiffuGTSLib.results import write_results
@@ -129,7 +129,7 @@ def bench_case(
     meter = _Meter(started_s)
     meter.end("import")
     volume = read_volume(scan)
-    prompts = chosen_prompts(organ, normal, abnormal, guess_modality(volume)[0])
+    prompts = wish.prompts(guess_modality(volume)[0])
     meter.end("open")
     components = load_components(config, allow_untrained=allow_untrained)
     meter.end("load")

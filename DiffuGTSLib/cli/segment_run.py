@@ -12,9 +12,9 @@ from rich.text import Text
 from DiffuGTSLib.cli.door import ERR, stop_if_asked
 from DiffuGTSLib.cli.scan_inputs import allowed_region, open_mask, open_scan
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.errors import ConfigError, PromptError, did_you_mean
+from DiffuGTSLib.errors import ConfigError, did_you_mean
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
+from DiffuGTSLib.text.prompts import PromptPair, chosen_prompts, require_choice
 
 if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
@@ -53,7 +53,8 @@ class Wish:
     offset_hu: float | None = None
 
     def __post_init__(self) -> None:
-        require_prompt_choice(self.organ, self.normal, self.abnormal)
+        hint = "write --organ liver, or both --normal and --abnormal sentences of your own."
+        require_choice(self.organ, self.normal, self.abnormal, hint)
 
     def prompts(self, modality: str) -> PromptPair:
         """Return the organ's built-in pair, or the user's own.
@@ -178,29 +179,6 @@ def tell_aloud(said: str) -> None:
     """Say what a quiet run says, too: that memory ran out, or that some of what was drawn was cut off; not nothing."""
     if said:
         ERR.print(Text(said, style="yellow"), soft_wrap=True)
-
-
-def require_prompt_choice(organ: str | None, normal: str | None, abnormal: str | None) -> None:
-    """Refuse anything but an organ, or both sentences.
-
-    Raises:
-        PromptError: Saying which is missing or too many.
-    """
-    hint = "write --organ liver, or both --normal and --abnormal sentences of your own."
-    if organ is not None and (normal is not None or abnormal is not None):
-        raise PromptError("Expected an organ or sentences of your own, got both.", hint=hint, code="choice")
-    if organ is None and (normal is None or abnormal is None):
-        missing = "nothing to look for" if normal is None and abnormal is None else "only one of two sentences"
-        raise PromptError(f"Expected an organ or two sentences, got {missing}.", hint=hint, code="choice")
-
-
-def chosen_prompts(organ: str | None, normal: str | None, abnormal: str | None, modality: str) -> PromptPair:
-    """Return the organ's built-in pair, or the user's own.
-
-    Raises:
-        PromptError: As `organ_prompts` and `free_prompts`.
-    """
-    return organ_prompts(organ, modality) if organ is not None else free_prompts(normal or "", abnormal or "")
 
 
 def chosen_stages(text: str | None, known: Sequence[str]) -> tuple[str, ...]:

@@ -45,6 +45,29 @@ class PromptPair:
     abnormal: str
 
 
+def require_choice(organ: str | None, normal: str | None, abnormal: str | None, hint: str) -> None:
+    """Refuse anything but an organ, or both sentences; None stands for what was left away.
+
+    Raises:
+        PromptError: Saying which is missing or too many, with this hint (code "choice").
+    """
+    sentences = [sentence for sentence in (normal, abnormal) if sentence is not None]
+    if organ is not None and sentences:
+        raise PromptError("Expected an organ or sentences of your own, got both.", hint=hint, code="choice")
+    if organ is None and len(sentences) < 2:
+        missing = "only one of two sentences" if sentences else "nothing to look for"
+        raise PromptError(f"Expected an organ or two sentences, got {missing}.", hint=hint, code="choice")
+
+
+def chosen_prompts(organ: str | None, normal: str | None, abnormal: str | None, modality: str) -> PromptPair:
+    """Return the organ's built-in pair, or the user's own where no organ is named.
+
+    Raises:
+        PromptError: As `organ_prompts` and `free_prompts`.
+    """
+    return organ_prompts(organ, modality) if organ is not None else free_prompts(normal or "", abnormal or "")
+
+
 def organ_prompts(organ: str, modality: str) -> PromptPair:
     """Return the built-in pair of an organ.
 

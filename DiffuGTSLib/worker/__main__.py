@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import Cancelled, InputError, WorkerError
-from DiffuGTSLib.text.prompts import find_organ, free_prompts
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.worker.channel import EventPipe, Inbox, Run
 from DiffuGTSLib.worker.failures import Failure, describe
 from DiffuGTSLib.worker.library import Library
-from DiffuGTSLib.worker.protocol import PROTOCOL, JobSpec, SynthesisSpec, read_job
+from DiffuGTSLib.worker.protocol import PROTOCOL, SynthesisSpec, read_job
 from DiffuGTSLib.worker.teller import Teller
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Worker:
             perform_synthesis(folder, spec, teller)
             return
         config = load_config(spec.preset, overrides=spec.overrides)
-        require_prompts(spec)
+        spec.prompts(spec.modality or "CT")  # an organ is known in both, or in none
         teller.progress("load", 0.0)
         self._library.wait(run.check)
 
@@ -110,18 +109,6 @@ class Worker:
             from DiffuGTSLib.worker.model import give_memory_back
 
             give_memory_back()
-
-
-def require_prompts(spec: JobSpec) -> None:
-    """Refuse an organ that is unknown, or sentences that no encoder understands.
-
-    Raises:
-        PromptError: Saying what is wrong.
-    """
-    if spec.organ:
-        find_organ(spec.organ)
-    else:
-        free_prompts(spec.normal, spec.abnormal)
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import whole_file
-from DiffuGTSLib.text.prompts import PromptPair, free_prompts, organ_prompts
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
@@ -47,7 +46,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         scan = read_volume(folder / spec.scan)
         require_scan(scan)
         modality, reason = (spec.modality, AS_ASKED) if spec.modality else guess_modality(scan)
-        prompts = chosen_prompts(spec, modality)
+        prompts = spec.prompts(modality)
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
         if region is not None and drawn is not None:
@@ -111,15 +110,6 @@ def drawn_within(drawn: Volume, region: Volume, teller: Teller) -> Volume:
     lost_ml = lost * drawn.geometry.voxel_volume_ml
     teller.tell("warning", message=f"{lost_ml:.2f} ml of the candidates lie outside the region and are left away.")
     return drawn.with_array(inside)
-
-
-def chosen_prompts(spec: JobSpec, modality: str) -> PromptPair:
-    """Return the organ's built-in sentences, or the user's own.
-
-    Raises:
-        PromptError: As `organ_prompts` and `free_prompts`.
-    """
-    return organ_prompts(spec.organ, modality) if spec.organ else free_prompts(spec.normal, spec.abnormal)
 
 
 def digest_of_look(look: Mapping[str, str], scan: Volume, config: Config) -> str:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.errors import PromptError, WorkerError, did_you_mean
+from DiffuGTSLib.errors import WorkerError, did_you_mean
 from DiffuGTSLib.storage import for_json, whole_file
+from DiffuGTSLib.text.prompts import PromptPair, chosen_prompts, require_choice
 
 PROTOCOL = 1
 """Told in `hello`. Another number on the other side: the two come from different versions of DiffuGTS."""
@@ -150,21 +151,17 @@ class JobSpec(Wish):
             raise _foreign(f"The job's modality: expected CT, MR or nothing, got '{self.modality}'.")
         if self.cache and not self.coarse_mask:
             raise _foreign("The job names a cache, which is of use with a coarse mask only.")
-        self._require_prompts()
+        hint = "choose an organ, or write the healthy sentence and the one with a tumor."
+        organ, normal, abnormal = (text.strip() or None for text in (self.organ, self.normal, self.abnormal))
+        require_choice(organ, normal, abnormal, hint)
 
-    def _require_prompts(self) -> None:
-        sentences = (self.normal.strip(), self.abnormal.strip())
-        if self.organ.strip() and any(sentences):
-            raise PromptError(
-                "Expected an organ or sentences of your own, got both.", hint="leave one away.", code="choice"
-            )
-        if not self.organ.strip() and not all(sentences):
-            missing = "only one of two sentences" if any(sentences) else "nothing to look for"
-            raise PromptError(
-                f"Expected an organ or two sentences, got {missing}.",
-                hint="choose an organ, or write the healthy sentence and the one with a tumor.",
-                code="choice",
-            )
+    def prompts(self, modality: str) -> PromptPair:
+        """Return the organ's built-in sentences, or the user's own.
+
+        Raises:
+            PromptError: As `organ_prompts` and `free_prompts`.
+        """
+        return chosen_prompts(self.organ or None, self.normal, self.abnormal, modality)
 
 
 @dataclass(frozen=True)
