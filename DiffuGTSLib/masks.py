@@ -157,16 +157,16 @@ def largest_part(mask: Shaped[np.ndarray, "X Y Z"], by_faces: bool = False) -> B
     return np.asarray(parts == 1 + np.argmax(np.bincount(parts[parts > 0])[1:]))
 
 
-def otsu(values: Shaped[np.ndarray, " *any"], bins: int = 256) -> float:
+def otsu(values: Shaped[np.ndarray, " *any"]) -> float:
     """Return the threshold that parts intensities into two classes furthest from each other (Otsu, 1979).
 
-    The edge between two of `bins` equal bins; where several part equally well, the middle of them. Constant values
+    The edge between two of 256 equal bins; where several part equally well, the middle of them. Constant values
     are their own threshold, so that nothing lies above it.
     """
     if values.size == 0 or values.min() == values.max():
         return float(values.max()) if values.size else 0.0
     values = values.astype(np.float64)  # the bins of nearly equal float32 values would have no width
-    counts, edges = np.histogram(values, bins=bins)
+    counts, edges = np.histogram(values, bins=256)
     centers = (edges[:-1] + edges[1:]) / 2.0
     below = np.cumsum(counts)[:-1].astype(np.float64)
     above = counts.sum() - below

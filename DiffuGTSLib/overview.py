@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _BACKGROUND, _PANEL, _TEXT, _MUTED, _ACCENT, _WARNING = "#0e1116", "#000000", "#f2f4f7", "#8f9aa8", "#35e0d2", "#ffb454"
 _FONT = "DejaVu Sans"  # the one that matplotlib carries, so that the picture is the same everywhere
 _DPI = 140
+_FIELD_MM = 160.0  # side of the view about the finding; larger when the finding is, smaller when the scan is
 
 # Inches; panels are squares.
 _SIDE, _GAP, _LEFT, _BOTTOM = 3.3, 0.12, 0.66, 1.15
@@ -46,7 +47,6 @@ def write_overview(
     prompts: tuple[str, str] | None = None,
     modality: str | None = None,
     note: str = "",
-    field_mm: float = 160.0,
 ) -> None:
     """Write overview.png: the picture of `draw_overview`, replaced as a whole.
 
@@ -64,7 +64,6 @@ def write_overview(
         prompts=prompts,
         modality=modality,
         note=note,
-        field_mm=field_mm,
     )
     with whole_file(path) as temporary, warnings.catch_warnings():
         # A prompt in a script that the font lacks is drawn as boxes; the record holds it as given.
@@ -83,7 +82,6 @@ def draw_overview(
     prompts: tuple[str, str] | None = None,
     modality: str | None = None,
     note: str = "",
-    field_mm: float = 160.0,
 ) -> "matplotlib.figure.Figure":
     """Return the picture: axial, coronal and sagittal cuts of scan, AOVA map, pseudo-healthy image and residual.
 
@@ -99,7 +97,6 @@ def draw_overview(
         prompts: (normal, abnormal) as the user gave them.
         modality: "CT" or "MR"; None: as the scan says. CT is shown in a fixed window of HU, all else by percentiles.
         note: One sentence of warning under the title, for example that the weights are untrained.
-        field_mm: Side of the view about the finding; larger when the finding is, smaller when the scan is.
 
     Raises:
         GeometryError: If one of the volumes is not on the scan's grid.
@@ -113,7 +110,7 @@ def draw_overview(
     modality = modality or scan.modality
     volumes = {"scan": scan, "mask": mask, "aova": aova, "healthy": pseudo_healthy, "residual": residual}
     computed = {name: volume for name, volume in volumes.items() if volume is not None}
-    cuts = arrange(computed, findings, modality, field_mm)
+    cuts = arrange(computed, findings, modality, _FIELD_MM)
 
     from matplotlib.figure import Figure  # here, so that nothing else in the library waits for it
 

@@ -18,11 +18,10 @@ TRUTH_COLOR, SEEN_COLOR = "#ffd23f", "#35e0d2"
 _DPI, _SIDE = 110, 1.9
 _QUALITY = 84
 _LINE = 1.1
+_FIELD_MM = 130.0  # side of the view; larger where the lesion is
 
 
-def case_picture(
-    scan: Volume, truth: Volume, seen: Volume, aova: Volume, modality: str, field_mm: float = 130.0
-) -> bytes:
+def case_picture(scan: Volume, truth: Volume, seen: Volume, aova: Volume, modality: str) -> bytes:
     """Return a JPEG: above the scan with both outlines, below the AOVA map over it; axial, coronal, sagittal.
 
     The planes go through the largest lesion of the reference; of the prediction where there is none; through the
@@ -34,7 +33,6 @@ def case_picture(
         seen: The predicted mask on its grid.
         aova: 0 to 1, on its grid.
         modality: "CT" or "MR".
-        field_mm: Side of the view; larger where the lesion is.
 
     Raises:
         GeometryError: If one of them lies on another grid.
@@ -44,7 +42,7 @@ def case_picture(
     focus = truth if truth.array.any() else seen
     findings = find_lesions(focus, aova, scan, None)
     volumes = {"scan": scan, "mask": focus, "truth": truth, "seen": seen, "aova": aova}
-    cuts = arrange(volumes, findings, modality, field_mm)
+    cuts = arrange(volumes, findings, modality, _FIELD_MM)
     figure = Figure(figsize=(3 * _SIDE, 2 * _SIDE), dpi=_DPI, facecolor="#000000")
     for row in range(2):
         for column, plane in enumerate(PLANES):

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.stats import wilcoxon
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean
+from DiffuGTSLib.evaluation.report import SEED, Estimate, Row, bootstrap_mean
 
 PERMUTATIONS = 10_000
 _EXACT_UP_TO = 13
@@ -55,14 +55,13 @@ class Paired:
     wilcoxon_p: float
 
 
-def compare(a: Sequence[float], b: Sequence[float], patients: Sequence[str], *, seed: int = 0) -> Paired:
+def compare(a: Sequence[float], b: Sequence[float], patients: Sequence[str]) -> Paired:
     """Compare two variants on the same cases.
 
     Args:
         a: One figure a case; NaN where it does not apply.
         b: The same of the other variant.
         patients: The patient of each case.
-        seed: Of bootstrap and permutations.
 
     Raises:
         InputError: If the lengths differ.
@@ -77,10 +76,10 @@ def compare(a: Sequence[float], b: Sequence[float], patients: Sequence[str], *, 
     return Paired(
         float(first[both].mean()) if both.any() else nan,
         float(second[both].mean()) if both.any() else nan,
-        bootstrap_mean(gaps.tolist(), list(patients), seed=seed),
-        bootstrap_mean(means.tolist(), seed=seed),
+        bootstrap_mean(gaps.tolist(), list(patients)),
+        bootstrap_mean(means.tolist()),
         len(means),
-        permutation_test(means, np.random.default_rng(seed)),
+        permutation_test(means, np.random.default_rng(SEED)),
         _signed_ranks(means),
     )
 
@@ -121,7 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = (), *, seed: int = 0) -> list[Row]:
+def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = ()) -> list[Row]:
     """Return one row a figure of two reports: both means, difference by case and by patient, and p-values.
 
     Args:
@@ -129,7 +128,6 @@ def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = (),
         folder_b: The other.
         columns: Figures to compare; empty: all that both have, but for `NOT_COMPARED`. Each is one more chance of a false alarm, so that
             the adjusted p grows with their number: name the one that the question is about.
-        seed: As in `compare`.
 
     Raises:
         InputError: If a report cannot be read, the two have no case in common, or a case whose scan, reference or organ differs
@@ -144,8 +142,7 @@ def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = (),
     patients = [str(row.get("patient", row["case"])) for row, _ in pairs]
     chosen = list(columns) or [name for name in known if name not in NOT_COMPARED]
     results = [
-        compare([_number(x[name]) for x, _ in pairs], [_number(y[name]) for _, y in pairs], patients, seed=seed)
-        for name in chosen
+        compare([_number(x[name]) for x, _ in pairs], [_number(y[name]) for _, y in pairs], patients) for name in chosen
     ]
     adjusted = holm([result.permutation_p for result in results])
     return [_row(name, result, p) for name, result, p in zip(chosen, results, adjusted, strict=True)]

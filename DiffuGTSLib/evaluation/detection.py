@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import inf, nan
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
@@ -20,6 +20,9 @@ from DiffuGTSLib.evaluation.metrics import as_solid_masks
 from DiffuGTSLib.findings import ball_radius_mm
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
+
+MINIMUM_IOU = 0.1
+"""Overlap with one lesion from which a lesion counts as matched, unless a study asks for another."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,10 @@ class Detection:
     Attributes:
         reference: Lesions that are there, in the order of the grid.
         predicted: Lesions that were seen, in the order of the grid.
-        minimum_iou: The rule they were matched with.
-        minimum_coverage: Its other half.
     """
 
     reference: tuple[Lesion, ...]
     predicted: tuple[Lesion, ...]
-    minimum_iou: float
-    minimum_coverage: float = 0.0
 
     @property
     def found(self) -> int:
@@ -87,7 +86,7 @@ def detect(
     pred: Shaped[np.ndarray, "_ _ _"],
     ref: Shaped[np.ndarray, "_ _ _"],
     spacing_mm: tuple[float, float, float],
-    minimum_iou: float = 0.1,
+    minimum_iou: float = MINIMUM_IOU,
     minimum_coverage: float = 0.0,
 ) -> Detection:
     """Match the lesions of a prediction to those of a reference.
@@ -111,23 +110,13 @@ def detect(
     return Detection(
         reference=_lesions(reference, pairs, spacing_mm, rule),
         predicted=_lesions(predicted, pairs.T, spacing_mm, rule),
-        minimum_iou=minimum_iou,
-        minimum_coverage=minimum_coverage,
     )
 
 
-def false_positive_count(
-    pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"], minimum_iou: float = 0.1
-) -> int:
-    """Return `detect(…).false_positives`; no lesion is measured, which takes most of the time where hundreds of masks are judged.
-
-    Args:
-        pred: As `detect`.
-        ref: As `detect`.
-        minimum_iou: As `detect`.
-    """
+def false_positive_count(pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]) -> int:
+    """Return `detect(…).false_positives`; no lesion is measured, which takes most of the time where hundreds of masks are judged."""
     _, _, pairs = paired_lesions(pred, ref)
-    return sum(not _matched(*figures, (minimum_iou, 0.0)) for figures in _overlaps(pairs.T))
+    return sum(not _matched(*figures, (MINIMUM_IOU, 0.0)) for figures in _overlaps(pairs.T))
 
 
 def by_size(
@@ -171,13 +160,18 @@ def paired_lesions(
     return predicted, reference, pairs
 
 
+def iou_table(pairs: Int[np.ndarray, "own other"]) -> Float[np.ndarray, "lesions others"]:
+    """Return the IoU of every lesion of one mask with every one of the other, from what `paired_lesions` counted."""
+    shared = pairs[1:, 1:]
+    either = pairs[1:].sum(axis=1)[:, None] + pairs[:, 1:].sum(axis=0)[None] - shared
+    iou: Float[np.ndarray, "lesions others"] = shared / np.maximum(either, 1)
+    return iou
+
+
 def _overlaps(pairs: Int[np.ndarray, "own other"]) -> list[tuple[float, float]]:
     """Return of each of one mask's lesions its best IoU and its coverage."""
-    shared = pairs[1:, 1:]
-    own = pairs[1:].sum(axis=1)
-    either = own[:, None] + pairs.sum(axis=0)[None, 1:] - shared
-    iou = (shared / np.maximum(either, 1)).max(axis=1, initial=0.0)
-    coverage = shared.sum(axis=1) / np.maximum(own, 1)
+    iou = iou_table(pairs).max(axis=1, initial=0.0)
+    coverage = pairs[1:, 1:].sum(axis=1) / np.maximum(pairs[1:].sum(axis=1), 1)
     return [(float(one), float(other)) for one, other in zip(iou, coverage, strict=True)]
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation.detection import MINIMUM_IOU
+from DiffuGTSLib.evaluation.report import SEED
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 from DiffuGTSLib.volumes.mask import as_mask
@@ -21,15 +23,14 @@ from DiffuGTSLib.volumes.mask import as_mask
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives a scan at which sensitivity is read."""
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-MINIMUM_IOU = 0.1
-"""The rule of `DiffuGTSLib.evaluation.detection`, so that a curve and the figures beside it speak of the same thing."""
+"""0.05 to 0.95: where a map is cut."""
 
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class CaseCandidates:
-    """One scan at every threshold.
+    """One scan at every threshold of `THRESHOLDS`.
 
     Attributes:
         lesions: Reference lesions; 0 in a healthy scan.
@@ -56,7 +57,7 @@ class Froc:
     """All scans together.
 
     Attributes:
-        thresholds: Rising.
+        thresholds: `THRESHOLDS`.
         sensitivity: Share of all lesions that are found at each threshold; NaN without any lesion.
         false_positives_per_scan: At each threshold, over all scans.
         at_rates: The best sensitivity of a threshold with at most so many false positives a scan, for each of `RATES`;
@@ -79,10 +80,8 @@ def candidates(
     probabilities: Shaped[np.ndarray, "_ _ _"],
     truth: Shaped[np.ndarray, "_ _ _"],
     spacing_mm: tuple[float, float, float],
-    thresholds: Sequence[float] = THRESHOLDS,
     *,
     minimum_ml: float = 0.0,
-    minimum_iou: float = MINIMUM_IOU,
 ) -> CaseCandidates:
     """Count what is found and what is false in one scan at each threshold.
 
@@ -90,9 +89,7 @@ def candidates(
         probabilities: 0 to 1, on the scan's grid.
         truth: The reference mask, boolean or 0 and 1; empty for a healthy scan.
         spacing_mm: Voxel size.
-        thresholds: Voxels above one are its candidates.
         minimum_ml: Smaller candidates are dropped, as the method itself drops them.
-        minimum_iou: From which a candidate and a lesion match; at 0 a single voxel is enough.
 
     Raises:
         InputError: If a probability lies outside 0 to 1 or is NaN, the shapes differ, or the reference is no mask.
@@ -105,43 +102,33 @@ def candidates(
             f"Expected probabilities of 0 to 1, got {probabilities.min()} to {probabilities.max()}.",
             code="not_a_probability",
         )
-    box = bounding_box((probabilities > min(thresholds)) | truth)
+    box = bounding_box((probabilities > min(THRESHOLDS)) | truth)
     near, (reference, lesions) = probabilities[box], label_lesions(truth[box])
     minimum_voxels = minimum_ml * 1000.0 / float(np.prod(spacing_mm)) * (1 - 1e-9)
-    counted = [_at_threshold(near > cut, reference, lesions, minimum_voxels, minimum_iou) for cut in thresholds]
+    counted = [_at_threshold(near > cut, reference, lesions, minimum_voxels) for cut in THRESHOLDS]
     return CaseCandidates(lesions, tuple(found for found, _ in counted), tuple(false for _, false in counted))
 
 
-def froc(
-    cases: Sequence[CaseCandidates],
-    patients: Sequence[str] | None = None,
-    thresholds: Sequence[float] = THRESHOLDS,
-    *,
-    seed: int = 0,
-) -> Froc:
+def froc(cases: Sequence[CaseCandidates], patients: Sequence[str] | None = None) -> Froc:
     """Pool many scans into one curve.
 
     Args:
-        cases: All with the same thresholds.
+        cases: Of any number of scans.
         patients: The patient of each: patients are drawn for the interval, not scans.
-        thresholds: Those of the cases.
-        seed: Of the draws.
 
     Raises:
         InputError: If there are no cases, or numbers of thresholds or patients do not fit.
     """
-    if not cases or any(len(case.found) != len(thresholds) for case in cases):
-        raise InputError(f"Expected cases with {len(thresholds)} thresholds each, got {len(cases)} cases.")
+    if not cases or any(len(case.found) != len(THRESHOLDS) for case in cases):
+        raise InputError(f"Expected cases with {len(THRESHOLDS)} thresholds each, got {len(cases)} cases.")
     if patients is not None and len(patients) != len(cases):
         raise InputError(f"Expected one patient a case, got {len(cases)} cases and {len(patients)} patients.")
     table = np.array([[case.lesions, 1, *case.found, *case.false_positives] for case in cases], dtype=np.float64)
     sensitivity, rates = _curve(table.sum(axis=0)[None])
     at_rates = _at_rates(sensitivity, rates)
     score = float(at_rates.mean())
-    low, high = _interval(table, list(patients or map(str, range(len(cases)))), seed)
-    return Froc(
-        tuple(thresholds), _floats(sensitivity[0]), _floats(rates[0]), _floats(at_rates[0]), score, low, high
-    )  # fmt: skip
+    low, high = _interval(table, list(patients or map(str, range(len(cases)))))
+    return Froc(THRESHOLDS, _floats(sensitivity[0]), _floats(rates[0]), _floats(at_rates[0]), score, low, high)
 
 
 def _at_threshold(
@@ -149,7 +136,6 @@ def _at_threshold(
     reference: Int[np.ndarray, "i j k"],
     lesions: int,
     minimum_voxels: float,
-    minimum_iou: float,
 ) -> tuple[int, int]:
     """Return how many lesions are found and how many candidates are false."""
     labels, count = label_lesions(seen)
@@ -162,7 +148,7 @@ def _at_threshold(
     shared = np.bincount(place, minlength=lesions * (count + 1)).reshape(lesions, count + 1)
     own, shared = shared.sum(axis=1), shared[:, 1:]
     iou = shared / (own[:, None] + sizes[None] - shared)
-    matched = (shared > 0) & (iou >= minimum_iou) & kept[None]
+    matched = (shared > 0) & (iou >= MINIMUM_IOU) & kept[None]
     return int(matched.any(axis=1).sum()), int((kept & ~matched.any(axis=0)).sum())
 
 
@@ -180,14 +166,14 @@ def _at_rates(sensitivity: np.ndarray, rates: np.ndarray) -> Float[np.ndarray, "
     return np.where(none[:, None], nan, np.stack(reached, axis=1))
 
 
-def _interval(table: Float[np.ndarray, "cases columns"], patients: list[str], seed: int) -> tuple[float, float]:
+def _interval(table: Float[np.ndarray, "cases columns"], patients: list[str]) -> tuple[float, float]:
     members = np.unique(patients, return_inverse=True)[1]
     groups = int(members.max()) + 1
     if groups < 2:
         return nan, nan  # one patient says nothing about others
     sums = np.zeros((groups, table.shape[1]))
     np.add.at(sums, members, table)
-    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES)
+    drawn = np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES)
     scores = _at_rates(*_curve(drawn @ sums)).mean(axis=1)
     scores = scores[~np.isnan(scores)]  # draws of healthy scans only have none
     if not len(scores):

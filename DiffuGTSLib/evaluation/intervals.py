@@ -7,6 +7,8 @@ from scipy.stats import norm
 
 from DiffuGTSLib.errors import InputError
 
+_Z = float(norm.ppf(0.5 + 0.95 / 2))
+
 
 @dataclass(frozen=True)
 class Proportion:
@@ -35,8 +37,8 @@ class Proportion:
         return f"{self.share:.3f} ({self.low:.3f} to {self.high:.3f}; {self.count} of {self.total})"
 
 
-def wilson(count: int, total: int, confidence: float = 0.95) -> Proportion:
-    """Return a share with its Wilson score interval.
+def wilson(count: int, total: int) -> Proportion:
+    """Return a share with its 95 % Wilson score interval.
 
     Unlike the textbook's p ± 1.96 standard errors it stays within 0 and 1 and has a width at 0 of n and n of n, which
     is where small studies end. Wilson, J. Am. Stat. Assoc. 22, 1927.
@@ -44,21 +46,17 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> Proportion:
     Args:
         count: How many did; 0 to `total`.
         total: How many could have.
-        confidence: How often such intervals hold the truth; above 0, below 1.
 
     Raises:
         InputError: If the numbers are not as above.
     """
     if not 0 <= count <= total:
         raise InputError(f"Expected a count of 0 to {total}, got {count}.")
-    if not 0 < confidence < 1:
-        raise InputError(f"Expected a confidence above 0 and below 1, got {confidence}.")
     if not total:
         return Proportion(count, total, nan, nan)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    share, weight = count / total, 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / weight
-    half = z / weight * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    share, weight = count / total, 1 + _Z * _Z / total
+    middle = (share + _Z * _Z / (2 * total)) / weight
+    half = _Z / weight * sqrt(share * (1 - share) / total + _Z * _Z / (4 * total * total))
     low = 0.0 if count == 0 else middle - half  # exact there; rounding would leave 1e-17
     high = 1.0 if count == total else middle + half
     return Proportion(count, total, low, high)

@@ -2,17 +2,16 @@
 
 `DiffuGTSLib.evaluation.detection` asks what a radiologist asks (was it found, what was false), with a lenient rule and
 several references to one prediction. Here is the strict rule of the instance literature beside it: panoptica's default,
-an IoU of at least 0.5, one to one, the best pairs first.
+an IoU of at least 0.5, one to one.
 """
 
 from dataclasses import dataclass
 from math import nan
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.detection import Detection, paired_lesions
+from DiffuGTSLib.evaluation.detection import Detection, iou_table, paired_lesions
 from DiffuGTSLib.evaluation.metrics import BOTH_EMPTY
 
 PANOPTIC_IOU = 0.5
@@ -48,36 +47,21 @@ class Instances:
         return self.recognition_quality * self.segmentation_quality if self.matched_iou else self.recognition_quality
 
 
-def match_instances(
-    pred: Shaped[np.ndarray, "_ _ _"],
-    ref: Shaped[np.ndarray, "_ _ _"],
-    minimum_iou: float = PANOPTIC_IOU,
-) -> Instances:
-    """Pair the lesions of two masks one to one, those of the highest IoU first.
+def match_instances(pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]) -> Instances:
+    """Pair the lesions of two masks one to one, from an IoU of `PANOPTIC_IOU` on.
 
-    From an IoU above 0.5 on there is only one way to pair them; below, the order decides.
+    None has two partners: each would hold half of it and nothing else, and halves of one lesion touch.
 
     Args:
         pred: Mask, boolean or 0 and 1; its lesions are 26-connected components.
         ref: Mask on the same grid.
-        minimum_iou: From which a pair counts, equality included; above 0.
 
     Raises:
-        InputError: If the shapes differ, a value is neither 0 nor 1, or the IoU is not above 0 and at most 1.
+        InputError: If the shapes differ, or a value is neither 0 nor 1.
     """
-    if not 0 < minimum_iou <= 1:
-        raise InputError(f"Expected a minimum IoU above 0 and at most 1, got {minimum_iou}.")
-    iou = _iou_table(pred, ref)
-    free_refs, free_preds, matched = set(range(iou.shape[0])), set(range(iou.shape[1])), []
-    for place in np.argsort(-iou, axis=None, kind="stable"):
-        row, column = divmod(int(place), iou.shape[1])
-        if iou[row, column] < minimum_iou:
-            break
-        if row in free_refs and column in free_preds:
-            free_refs.remove(row)
-            free_preds.remove(column)
-            matched.append(float(iou[row, column]))
-    return Instances(tuple(matched), len(free_refs), len(free_preds))
+    iou = iou_table(paired_lesions(pred, ref)[2])
+    matched = np.sort(iou[iou >= PANOPTIC_IOU])[::-1].tolist()
+    return Instances(tuple(matched), iou.shape[0] - len(matched), iou.shape[1] - len(matched))
 
 
 def lesion_f1(detection: Detection) -> float:
@@ -93,12 +77,3 @@ def f1(matched: int, missed: int, false_positives: int) -> float:
     if not (matched or missed or false_positives):
         return BOTH_EMPTY
     return 2 * matched / (2 * matched + missed + false_positives)
-
-
-def _iou_table(pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]) -> Float[np.ndarray, "refs preds"]:
-    """Return the IoU of every reference lesion with every predicted one."""
-    _, _, pairs = paired_lesions(pred, ref)
-    shared = pairs[1:, 1:]
-    either = pairs[1:].sum(axis=1)[:, None] + pairs[:, 1:].sum(axis=0)[None] - shared
-    iou: Float[np.ndarray, "refs preds"] = shared / np.maximum(either, 1)
-    return iou

@@ -14,7 +14,7 @@ from DiffuGTSLib.evaluation.case_scores import HEALTHY, CaseScore
 from DiffuGTSLib.evaluation.comparison import compare
 from DiffuGTSLib.evaluation.froc import RATES, Froc, froc
 from DiffuGTSLib.evaluation.metrics import auroc
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean
+from DiffuGTSLib.evaluation.report import SEED, Estimate, Row, bootstrap_mean
 from DiffuGTSLib.evaluation.size_sensitivity import DIAMETER_BINS, RADIUS_BINS, SizeRow, as_row, sensitivity_by_size
 
 _RESAMPLES = 2000
@@ -101,16 +101,13 @@ def pool(scores: Sequence[CaseScore]) -> Pooled:
     )
 
 
-def scan_auroc(
-    anomaly_scores: Sequence[float], abnormal: Sequence[bool], patients: Sequence[str], *, seed: int = 0
-) -> ScanAuroc:
-    """Return the AUROC of one score a scan, with an interval over patients.
+def scan_auroc(anomaly_scores: Sequence[float], abnormal: Sequence[bool], patients: Sequence[str]) -> ScanAuroc:
+    """Return the AUROC of one score a scan, with an interval over patients; draws of one kind of scan are passed over.
 
     Args:
         anomaly_scores: Of each scan.
         abnormal: Whether it holds a tumor.
         patients: Whose it is.
-        seed: Of the draws. Draws with one kind of scan only are passed over.
     """
     values, truth = np.asarray(anomaly_scores, dtype=np.float64), np.asarray(abnormal, dtype=bool)
     healthy = int((~truth).sum())
@@ -119,7 +116,7 @@ def scan_auroc(
     own = [np.flatnonzero(members == number) for number in range(int(members.max()) + 1)]
     if min(len(set(members[truth])), len(set(members[~truth]))) < 2:  # one patient says nothing about others
         return ScanAuroc(value, nan, nan, healthy, len(truth) - healthy)
-    rng, drawn = np.random.default_rng(seed), []
+    rng, drawn = np.random.default_rng(SEED), []
     for _ in range(_RESAMPLES):
         chosen = np.concatenate([own[number] for number in rng.integers(len(own), size=len(own))])
         drawn.append(auroc(values[chosen].tolist(), truth[chosen].tolist()))

@@ -18,6 +18,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.digest import scan_sha256
 
 AIR_HU = -1000.0
+_REACH_MM = 40.0
 
 
 def choose_cases(cases: Sequence[Case], split: str, *, allow_seen: bool = False) -> list[Case]:
@@ -126,10 +127,8 @@ class BaselineRules:
         return self.rules[modality]
 
 
-def reframe(
-    scan: Volume, mask: Volume, fill: float, rng: np.random.Generator, reach_mm: float = 40.0
-) -> tuple[Volume, Volume]:
-    """Cut or pad each of the six sides at random, so that the frame no longer says where the tumor is.
+def reframe(scan: Volume, mask: Volume, fill: float, rng: np.random.Generator) -> tuple[Volume, Volume]:
+    """Cut or pad each of the six sides at random by up to 40 mm, so that the frame no longer says where the tumor is.
 
     No side cuts closer than 5 mm to the tumor. Padding is filled with `fill` and keeps the grid's directions.
 
@@ -140,7 +139,7 @@ def reframe(
     if not mask.array.any():
         raise InputError("The tumor mask is empty: there is no frame to move around it.", code="empty_mask")
     first, end = np.array([(side.start, side.stop) for side in bounding_box(mask.array > 0)]).T
-    reach = np.round(rng.uniform(-reach_mm, reach_mm, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
+    reach = np.round(rng.uniform(-_REACH_MM, _REACH_MM, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
     keep = np.ceil(5.0 / spacing).astype(int)
     before = np.maximum(reach[0], -np.maximum(0, first - keep))
     after = np.maximum(reach[1], -np.maximum(0, np.array(scan.array.shape) - end - keep))

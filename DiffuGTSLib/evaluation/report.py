@@ -21,6 +21,8 @@ from DiffuGTSLib.storage import for_json, whole_file
 
 Row = Mapping[str, str | int | float | np.integer[Any]]
 
+SEED = 0
+"""Of every draw: the same figures have the same interval."""
 _RESAMPLES = 10_000
 
 
@@ -45,16 +47,12 @@ class Estimate:
     not_applicable: int
 
 
-def bootstrap_mean(
-    values: Sequence[float], groups: Sequence[str] | None = None, *, seed: int = 0, resamples: int = _RESAMPLES
-) -> Estimate:
+def bootstrap_mean(values: Sequence[float], groups: Sequence[str] | None = None) -> Estimate:
     """Return the mean of some values with its 95 % percentile bootstrap interval.
 
     Args:
         values: One a case; NaN is left out and counted.
         groups: The patient of each value: patients are drawn, not scans, since scans of one patient are alike.
-        seed: Of numpy's generator; the same seed gives the same interval.
-        resamples: Number of draws.
 
     Raises:
         InputError: If the numbers of values and groups differ, or a value is infinite.
@@ -70,17 +68,16 @@ def bootstrap_mean(
         return Estimate(nan, nan, nan, nan, 0, dropped)
     names = np.arange(len(array)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     _, members = np.unique(names[kept], return_inverse=True)
-    low, high = _interval(np.bincount(members, weights=array[kept]), np.bincount(members), seed, resamples)
+    low, high = _interval(np.bincount(members, weights=array[kept]), np.bincount(members))
     return Estimate(float(array[kept].mean()), low, high, float(np.median(array[kept])), int(kept.sum()), dropped)
 
 
-def summarize(rows: Sequence[Row], group_by: str | None = None, *, seed: int = 0) -> dict[str, Estimate]:
+def summarize(rows: Sequence[Row], group_by: str | None = None) -> dict[str, Estimate]:
     """Return an estimate for every column of numbers, in the order of the columns.
 
     Args:
         rows: All with the same columns.
         group_by: The column that names the patient; None: every row is a patient of its own.
-        seed: As in `bootstrap_mean`.
 
     Raises:
         InputError: If there are no rows, columns differ between rows, a column mixes text and numbers, or
@@ -91,7 +88,7 @@ def summarize(rows: Sequence[Row], group_by: str | None = None, *, seed: int = 0
         raise InputError(f"No column '{group_by}' to group by; there are {', '.join(columns)}.")
     groups = None if group_by is None else [str(row[group_by]) for row in rows]
     return {
-        column: bootstrap_mean([float(row[column]) for row in rows], groups, seed=seed)
+        column: bootstrap_mean([float(row[column]) for row in rows], groups)
         for column in columns
         if column != group_by and not isinstance(rows[0][column], str)
     }
@@ -104,7 +101,6 @@ def write_report(
     title: str,
     notes: Sequence[str] = (),
     group_by: str | None = None,
-    seed: int = 0,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, Estimate]:
     """Write cases.csv, report.json and report.md into an existing folder and return the estimates.
@@ -115,16 +111,15 @@ def write_report(
         title: What was measured on what.
         notes: Sentences below the table: tolerances, splits, what the numbers do not show.
         group_by: As in `summarize`.
-        seed: As in `bootstrap_mean`.
         more: Further entries of report.json: what no mean over cases tells.
 
     Raises:
         InputError: As `summarize`.
         StorageError: If a file cannot be written.
     """
-    estimates = summarize(rows, group_by, seed=seed)
+    estimates = summarize(rows, group_by)
     drawn = "patients" if group_by is not None else "cases"
-    method = f"mean with 95 % percentile bootstrap interval, {_RESAMPLES} draws of {drawn}, seed {seed}"
+    method = f"mean with 95 % percentile bootstrap interval, {_RESAMPLES} draws of {drawn}, seed {SEED}"
     folder = Path(folder)
     write_rows(rows, folder / "cases.csv")
     report = {
@@ -216,12 +211,10 @@ def _summary_cells(estimate: Estimate) -> tuple[str, str, str, str]:
     return f"**{_cell(estimate.mean, '.3f')}**", interval, _cell(estimate.median, ".3f"), counted
 
 
-def _interval(
-    sums: Float[np.ndarray, " groups"], counts: Int[np.ndarray, " groups"], seed: int, resamples: int
-) -> tuple[float, float]:
+def _interval(sums: Float[np.ndarray, " groups"], counts: Int[np.ndarray, " groups"]) -> tuple[float, float]:
     if len(sums) < 2:
         return nan, nan  # one patient says nothing about others
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    drawn = np.random.default_rng(SEED).integers(len(sums), size=(_RESAMPLES, len(sums)))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -232,8 +232,8 @@ def test_the_largest_part_hangs_together_by_corners_or_by_faces_only() -> None:
 
 
 def test_otsu_parts_two_groups_in_the_middle_of_the_empty_gap() -> None:
-    # Ten bins over 0 to 10; 0, 0, 0 and 10, 10: every inner edge 1 to 9 parts them alike, so their middle, 5.
-    assert otsu(np.array([0.0, 0.0, 0.0, 10.0, 10.0]), bins=10) == pytest.approx(5.0)
+    # Every inner edge between 0 and 10 parts 0, 0, 0 and 10, 10 alike, so their middle, 5.
+    assert otsu(np.array([0.0, 0.0, 0.0, 10.0, 10.0])) == pytest.approx(5.0)
 
 
 def test_otsu_of_three_groups_joins_the_two_close_ones() -> None:
@@ -242,9 +242,9 @@ def test_otsu_of_three_groups_joins_the_two_close_ones() -> None:
 
 
 def test_otsu_worked_by_hand() -> None:
-    # Four bins over 0 to 4, values at 0, 1, 1 and 4 lie in bins with the centers 0.5, 1.5, 1.5 and 3.5.
-    # n0 n1 (m0 - m1)²: cut at 1: 1 * 3 * (0.5 - 2.1667)² = 8.33; at 2 or 3: 3 * 1 * (1.1667 - 3.5)² = 16.33.
-    assert otsu(np.array([0, 1, 1, 4]), bins=4) == pytest.approx(2.5)
+    # 256 bins of 1/64 over 0 to 4. n0 n1 (m0 - m1)²: cut below 1: 1 * 3 * (0 - 2)² = 12; above: 3 * 1 * (0.67 - 4)² = 33.
+    # The edges above are 1 + 1/64 to 4 - 1/64, their middle 2.5.
+    assert otsu(np.array([0, 1, 1, 4])) == pytest.approx(2.5)
 
 
 def test_constant_values_are_their_own_threshold_so_that_nothing_lies_above() -> None:

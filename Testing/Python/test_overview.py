@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,12 @@ def test_the_patient_is_shown_from_below_and_true_to_millimeters(tmp_path: Path,
 
 def test_the_view_zooms_to_the_field_and_then_shows_where_it_is() -> None:
     result = a_result()
-    figure = draw_overview(**result, field_mm=70.0)
+    grid = result["scan"].geometry
+    twice = Geometry(grid.shape, np.diag([2, 2, 2, 1]) @ grid.ijk_to_ras)  # 240 mm a side, more than the field of 160
+    figure = draw_overview(**{name: replace(volume, geometry=twice) for name, volume in result.items()})
     assert len(figure.axes) == len(draw_overview(**result).axes) + 3
     rectangles: list[Any] = [patch for axes in figure.axes for patch in axes.patches]
-    assert [patch.get_width() for patch in rectangles] == pytest.approx([70.0] * 3)
+    assert [patch.get_width() for patch in rectangles] == pytest.approx([160.0] * 3)
 
 
 def test_title_prompts_volume_and_warning_are_on_the_picture() -> None:
