@@ -1,4 +1,4 @@
-"""Recipe: train a segmenter on real tumors, on painted ones, or on both; the best one by tumor Dice is kept.
+"""Recipe: train a segmenter on real tumors, on painted ones, or on both.
 
 Follows the approach of DiffTumor, section 1.4 of our description: DiceCE, AdamW, a learning rate that rises for 100
 epochs and falls along a cosine, one value an epoch. Differs from upstream, where a resumed run began its schedule anew:
@@ -7,13 +7,10 @@ the house's trainer keeps optimizer and iteration.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,12 +18,10 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from DiffuGTSLib.backbones.segmenters import BACKGROUND, TUMOR, Segmenter
-from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.segmenter import TrainedSegmenter, class_probs
-from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.segmenter_cases import SegmenterScan
 from DiffuGTSLib.training.segmenter_data import SegmenterSampler
 from DiffuGTSLib.training.trainer import TrainingPlan
@@ -97,7 +92,6 @@ class SegmenterRecipe:
         grid: What its scans were brought to; kept with the result.
         sampler: Draws its windows.
         validation: Scans to choose the best by: with real tumors, or with painted ones that stay the same.
-        folder: Where the best network is kept: `best/` and `best.json`.
         side: Window side in voxels.
         batch: Windows a step in each process.
         workers: Threads that draw them; every window has a generator of its own, so that their number changes nothing.
@@ -113,7 +107,6 @@ class SegmenterRecipe:
         grid: CanonicalConfig,
         sampler: SegmenterSampler,
         validation: Sequence[SegmenterScan],
-        folder: Path,
         *,
         side: int,
         batch: int = 1,
@@ -129,7 +122,6 @@ class SegmenterRecipe:
         self._trained = TrainedSegmenter(segmenter, grid, side)
         self._sampler = sampler
         self._validation = validation
-        self.best = BestModel(folder)
         self._batch = batch
         self._workers = workers
         self._overlap = overlap
@@ -149,7 +141,7 @@ class SegmenterRecipe:
         return {"total": segmentation_loss(self.trainable(images).float(), labels, known)}
 
     def validate(self) -> dict[str, float]:
-        """Return mean organ and tumor Dice of the validation scans, and keep the network if tumors were never better.
+        """Return mean organ and tumor Dice of the validation scans.
 
         A scan without a tumor, in which none was found, is left out of the mean; one that was found counts as 0.
         """
@@ -159,43 +151,4 @@ class SegmenterRecipe:
             tumors.append(dice((found == TUMOR) & scan.known, scan.tumor & scan.known))
             organs.append(dice((found > 0) & scan.known, scan.organ & scan.known))
         tumor_dice = float(np.nanmean(tumors))
-        self.best.offer(self.trainable, tumor_dice)
-        return {"tumor_dice": tumor_dice, "organ_dice": float(np.nanmean(organs)), "best_tumor_dice": self.best.value}
-
-
-def forget_best(folder: Path) -> None:
-    """Remove the best network of an earlier run from a folder without a checkpoint: what begins anew has none yet."""
-    if not (folder / "state.pt").is_file():
-        (folder / "best.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / "best", ignore_errors=True)
-
-
-class BestModel:
-    """The best network so far, in a folder; a resumed run goes on from what lies there.
-
-    Args:
-        folder: Of the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        path = folder / "best.json"
-        self.value = float(read_json(path).get("tumor_dice", -1.0)) if path.is_file() else -1.0
-
-    def offer(self, segmenter: Segmenter, tumor_dice: float) -> None:
-        """Keep the network if its tumor Dice is higher than any before."""
-        if not tumor_dice > self.value:
-            return
-        self.value = tumor_dice
-        save_module(segmenter, self._folder / "best")
-        with whole_file(self._folder / "best.json") as temporary:
-            temporary.write_text(json.dumps({"tumor_dice": tumor_dice}) + "\n", encoding="utf-8")
-
-    def load(self) -> Segmenter:
-        """Return the best network.
-
-        Raises:
-            WeightsError: If there is none, or it is damaged.
-        """
-        best: Segmenter = load_module(Segmenter, self._folder / "best")
-        return best
+        return {"tumor_dice": tumor_dice, "organ_dice": float(np.nanmean(organs))}

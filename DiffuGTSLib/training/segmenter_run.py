@@ -25,10 +25,10 @@ from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segment
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
-from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, wait_for_all, world_size
+from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, world_size
 from DiffuGTSLib.training.job import Job, Part, arrays_sha256, digests
 from DiffuGTSLib.training.prepared import PreparedFolder
-from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe, forget_best
+from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
     PaintedTumors,
@@ -225,11 +225,8 @@ def train_segmenter(
         judged = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
     network = build_segmenter(options).to(job.device)
     folder = job.output / "segmenter"
-    if rank() == 0:
-        forget_best(folder)
-    wait_for_all()  # the recipe reads what is left there
     recipe = SegmenterRecipe(
-        network, grid, sampler, judged, folder, side=options.window, batch=options.batch, workers=options.workers,
+        network, grid, sampler, judged, side=options.window, batch=options.batch, workers=options.workers,
         overlap=options.overlap,
     )  # fmt: skip
     job.report(
@@ -238,9 +235,8 @@ def train_segmenter(
     )
     job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
     if rank() == 0:
-        best = recipe.best.load() if recipe.best.value >= 0 else network
         modalities = tuple(sorted({scan.scan.modality for scan in train_scans}))
-        trained = TrainedSegmenter(best.cpu(), grid, options.window, modalities, options.organ_names)
+        trained = TrainedSegmenter(network.cpu(), grid, options.window, modalities, options.organ_names)
         save_segmenter(trained, folder / "model")
 
 
@@ -349,7 +345,7 @@ def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> Segmente
         iterations=plan.iterations, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
         warmup=min(options.warmup_epochs * length, plan.iterations // 2), every=length,
         checkpoint_every=validate_every * length, save_every=SAVE_EVERY, precision=plan.precision, seed=plan.seed,
-        tensorboard=plan.tensorboard, epoch_iterations=length, schedule=options.schedule,
+        tensorboard=plan.tensorboard, epoch_iterations=length, schedule=options.schedule, watch="tumor_dice",
     )  # fmt: skip
 
 

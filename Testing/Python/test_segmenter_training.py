@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.training import segmenter_run
 from DiffuGTSLib.training.job import Job
 from DiffuGTSLib.training.run import PARTS, train_part
-from DiffuGTSLib.training.segmenter import BestModel, SegmenterPlan, SegmenterRecipe, segmentation_loss
+from DiffuGTSLib.training.segmenter import SegmenterPlan, SegmenterRecipe, segmentation_loss
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID
 from DiffuGTSLib.training.segmenter_data import PaintedTumors, SegmenterSampler, painted_windows
 from DiffuGTSLib.training.segmenter_run import (
@@ -45,11 +44,11 @@ def a_network(seed: int = 0) -> Segmenter:
         return Segmenter("unet", channels=(4, 8, 8))
 
 
-def a_recipe(folder: Path, *, workers: int = 0, seed: int = 0) -> SegmenterRecipe:
+def a_recipe(*, workers: int = 0, seed: int = 0) -> SegmenterRecipe:
     source = PaintedTumors(HandcraftedPainter())
     sampler = SegmenterSampler([a_case(), a_case(healthy=False)], SIDE, source)
     windows = painted_windows([a_case()], SIDE, source, per_scan=2)
-    return SegmenterRecipe(a_network(seed), FINE, sampler, windows, folder, side=SIDE, batch=2, workers=workers)
+    return SegmenterRecipe(a_network(seed), FINE, sampler, windows, side=SIDE, batch=2, workers=workers)
 
 
 def plan_of(epochs: int, **changes: object) -> SegmenterPlan:
@@ -116,10 +115,10 @@ def test_unknown_voxels_carry_no_loss_and_no_gradient() -> None:
 
 
 def test_two_epochs_train_and_a_stopped_run_goes_on_with_its_schedule_and_optimizer(tmp_path: Path) -> None:
-    train(a_recipe(tmp_path / "whole"), plan_of(3), tmp_path / "whole")
-    train(a_recipe(tmp_path / "stopped"), plan_of(1), tmp_path / "stopped")
+    train(a_recipe(), plan_of(3), tmp_path / "whole")
+    train(a_recipe(), plan_of(1), tmp_path / "stopped")
     assert torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)["iteration"] == 2
-    train(a_recipe(tmp_path / "stopped", seed=9), plan_of(3), tmp_path / "stopped")
+    train(a_recipe(seed=9), plan_of(3), tmp_path / "stopped")
     whole, stopped = log(tmp_path / "whole"), log(tmp_path / "stopped")
     assert [row["iteration"] for row in stopped] == ["2", "4", "6"]
     for one, other in zip(whole, stopped, strict=True):
@@ -127,33 +126,22 @@ def test_two_epochs_train_and_a_stopped_run_goes_on_with_its_schedule_and_optimi
         assert float(one["total"]) == pytest.approx(float(other["total"]), rel=1e-5)
 
 
-def test_the_same_iteration_draws_the_same_windows_however_many_threads_draw(tmp_path: Path) -> None:
-    alone, together = (a_recipe(tmp_path / str(n), workers=n) for n in (0, 2))
+def test_the_same_iteration_draws_the_same_windows_however_many_threads_draw() -> None:
+    alone, together = (a_recipe(workers=n) for n in (0, 2))
     losses = [float(recipe.losses(np.random.default_rng(4))["total"].detach()) for recipe in (alone, together)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_the_best_network_is_chosen_by_its_tumors(tmp_path: Path) -> None:
-    best = BestModel(tmp_path)
-    for seed, tumor_dice in ((1, 0.3), (2, 0.5), (3, 0.4), (4, float("nan"))):
-        best.offer(a_network(seed), tumor_dice)
-    assert best.value == 0.5 and json.loads((tmp_path / "best.json").read_text()) == {"tumor_dice": 0.5}
-    kept = best.load().state_dict()
-    assert all(torch.equal(kept[name], value) for name, value in a_network(2).state_dict().items())
-    assert BestModel(tmp_path).value == 0.5, "a resumed run goes on from there"
+def test_validation_says_how_well_organ_and_tumors_are_found() -> None:
+    figures = a_recipe().validate()
+    assert set(figures) == {"tumor_dice", "organ_dice"}
+    assert all(0 <= figure <= 1 for figure in figures.values())
 
 
-def test_validation_says_how_well_organ_and_tumors_are_found(tmp_path: Path) -> None:
-    recipe = a_recipe(tmp_path)
-    figures = recipe.validate()
-    assert set(figures) == {"tumor_dice", "organ_dice", "best_tumor_dice"}
-    assert 0 <= figures["organ_dice"] <= 1 and figures["best_tumor_dice"] == figures["tumor_dice"]
-
-
-def test_a_recipe_without_a_tumor_to_choose_by_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_without_a_tumor_to_choose_by_is_refused() -> None:
     sampler = SegmenterSampler([a_case()], SIDE)
     with pytest.raises(InputError, match="None of 1 validation scans holds a tumor"):
-        SegmenterRecipe(a_network(), FINE, sampler, [a_case()], tmp_path, side=SIDE)
+        SegmenterRecipe(a_network(), FINE, sampler, [a_case()], side=SIDE)
 
 
 OPTIONS = SegmenterOptions(channels="4,8,8", window=32, spacing_mm=4.0, batch=2, warmup_epochs=1, validate_every=1)
@@ -173,7 +161,7 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     assert trained.window_voxels == 32 and trained.grid == OPTIONS.grid() and trained.modalities == ("CT",)
     assert trained.organs == OPTIONS.organ_names
     assert (tmp_path / "segmenter" / "model" / "checksums.json").is_file()
-    assert {path.name for path in (tmp_path / "segmenter").iterdir()} >= {"best", "best.json", "log.csv", "model"}
+    assert {path.name for path in (tmp_path / "segmenter").iterdir()} >= {"state.pt", "log.csv", "model"}
     assert re.fullmatch(
         r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
     )
@@ -188,7 +176,6 @@ def test_a_run_that_is_stopped_before_its_first_validation_goes_on_from_where_it
     with pytest.raises(Cancelled):
         train_segmenter([a_case()], [a_case()], options, plan, job)
     assert torch.load(tmp_path / "segmenter" / "state.pt", weights_only=True)["iteration"] == 3
-    assert not (tmp_path / "segmenter" / "best.json").exists()
     with pytest.raises(Cancelled):
         train_segmenter([a_case()], [a_case()], options, plan, replace(job, report=stop_after("segmenter 4/40", lines)))
     assert [line.split(":")[0] for line in lines if "/40" in line] == [f"segmenter {n}/40" for n in (1, 2, 3, 4)]
@@ -211,18 +198,17 @@ def test_the_default_intervals_are_a_tenth_of_a_run_or_200_epochs(cases: int, va
     assert _plan(TrainingPlan(3000 * cases), SegmenterOptions(), cases).checkpoint_every == 200 * cases
 
 
-def test_the_best_of_an_earlier_run_is_not_kept_where_its_checkpoint_is_gone(tmp_path: Path) -> None:
-    """Its figure may be of other scans, and none of the new networks would ever be better."""
+def test_the_network_that_is_best_by_its_tumors_is_kept_and_a_run_that_goes_on_knows_it(tmp_path: Path) -> None:
     train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path))
-    best = tmp_path / "segmenter" / "best.json"
-    best.write_text(json.dumps({"tumor_dice": 2.0}))
+    path = tmp_path / "segmenter" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    judged = [float(row["validation_tumor_dice"]) for row in log(path.parent)]
+    assert state["best"]["value"] == pytest.approx(max(judged), rel=1e-5)
+    state["best"] |= {"value": 2.0, "weights": a_network(2).state_dict()}  # none of the next epochs is better
+    torch.save(state, path)
     train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(3), a_job(tmp_path))
-    assert json.loads(best.read_text()) == {"tumor_dice": 2.0}, "a run that goes on keeps its best"
-    (tmp_path / "segmenter" / "state.pt").unlink()
-    train_segmenter([a_case()], [a_case()], OPTIONS, TrainingPlan(2), a_job(tmp_path))
-    assert 0 <= json.loads(best.read_text())["tumor_dice"] <= 1
-    ours, kept = load_segmenter(tmp_path).network, BestModel(tmp_path / "segmenter").load()
-    assert all(torch.equal(value, kept.state_dict()[name]) for name, value in ours.state_dict().items())
+    kept = load_segmenter(tmp_path).network.state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in a_network(2).state_dict().items())
 
 
 def test_real_tumors_choose_the_best_unless_none_is_trained_on(tmp_path: Path) -> None:
