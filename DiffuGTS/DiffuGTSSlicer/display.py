@@ -239,6 +239,16 @@ def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> 
             _bringIntoView(view, scanNode)
 
 
+def isInView(volumeNode: Any) -> bool:
+    """Say whether a slice view of the layout has a volume as its background."""
+    manager = slicer.app.layoutManager()
+    names = None if manager is None else manager.sliceViewNames()
+    return any(
+        layers.GetBackgroundVolumeID() == volumeNode.GetID() and (names is None or view.GetLayoutName() in names)
+        for view, layers in _views()
+    )
+
+
 def takeOff(overlayNodes: Iterable[Any]) -> None:
     """Take maps off the slice views that show them, as where their scan is gone."""
     ids = {node.GetID() for node in overlayNodes}

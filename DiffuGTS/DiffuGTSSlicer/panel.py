@@ -87,6 +87,11 @@ class Panel(VTKObservationMixin):
         shortcut.connect("activated()", self.run.start)
         return shortcut
 
+    @property
+    def mayDraw(self) -> bool:
+        """Whether the slice views are the panel's: not in another module, and not while a case is read."""
+        return self.isShown and not self.reading.isReading
+
     def enter(self) -> None:
         """The module is shown: take up the scene's state."""
         self.isShown = True

@@ -16,7 +16,7 @@ from DiffuGTSLib.reading.answers import REAL, SYNTHETIC, UNSURE
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_binding import Section, door
-from DiffuGTSSlicer.reading import Reading, removeCases, showCase
+from DiffuGTSSlicer.reading import Reading, hideRest, isCaseInView, removeCases, showCase
 
 SETTING = "DiffuGTS/reader"
 BOUNCE_S = 0.35
@@ -55,8 +55,9 @@ class ReadingSection(Section, VTKObservationMixin):
         self._shortcuts = [self._shortcut(uiWidget, key, slot) for key, slot in keys]
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
-        self._timer.connect("timeout()", self._tick)
+        self._timer.connect("timeout()", self._look)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneCame)
         self.tell("")
         self.refresh()
 
@@ -91,6 +92,8 @@ class ReadingSection(Section, VTKObservationMixin):
         ui.readingProgressBar.setValue(reading.answered if isOpen else 0)
         for shortcut in self._shortcuts:
             shortcut.setEnabled(isOpen and not self.isPaused)
+        if self.isReading:  # a run may have brought an outline
+            hideRest()
         self._tick()
 
     def close(self) -> None:
@@ -156,15 +159,15 @@ class ReadingSection(Section, VTKObservationMixin):
             self._show()
         else:
             self._pause()
-            removeCases()
 
     @door
     def onClose(self) -> None:
         """End reading."""
         self._end()
-        self.refresh()
+        self._share()
 
     def _answer(self, word: str) -> None:
+        self._look()
         if self.isReading and time.monotonic() - self._shownAt >= BOUNCE_S:
             self.reading.answer(word)
             self._show()
@@ -182,12 +185,26 @@ class ReadingSection(Section, VTKObservationMixin):
             self.reading.start()
         else:
             removeCases()
+        self._share()
+
+    def _share(self) -> None:
+        """Show where the reader is, and have the panel leave the slice views alone, or take them back."""
         self.refresh()
+        self.panel.refresh()
+
+    def _look(self) -> None:
+        """Pause where the case is not to be seen any more, whoever has put something else there; show the time."""
+        if self.isReading and not isCaseInView():
+            self._pause()
+            self.tell(_("The case is no longer in view, so reading is paused. Press Go on to see it again."))
+        self._tick()
 
     def _pause(self) -> None:
+        """Stop the clock and take the scan away."""
         self.reading.stop()
         self.isPaused = bool(self.reading.case)
-        self.refresh()
+        removeCases()
+        self._share()
 
     def _end(self) -> None:
         self._timer.stop()
@@ -199,6 +216,13 @@ class ReadingSection(Section, VTKObservationMixin):
 
     def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
         """The scan goes with the scene: the reader goes on when ready."""
+        if self.isReading:
+            self.reading.stop()
+            self.isPaused = True
+            self.refresh()
+
+    def _onSceneCame(self, _caller: Any, _event: Any) -> None:
+        """A scene that was added has put its own volumes into the views."""
         if self.isReading:
             self._pause()
 

@@ -122,7 +122,8 @@ class ReviewSection(Section):
         """Show what there is to review."""
         ui, state = self.ui, self.state
         maps = self.maps()
-        hasScan = state is not None and state.resultVolume is not None
+        isReading = self.panel.reading.isReading
+        hasScan = state is not None and state.resultVolume is not None and not isReading
         for widget in (ui.overlayComboBox, ui.opacitySlider, ui.overlayLayoutButton, ui.fourUpLayoutButton):
             widget.enabled = hasScan
         ui.overlayThresholdSlider.enabled = ui.legendCheckBox.enabled = hasScan and "aova" in maps
@@ -139,10 +140,10 @@ class ReviewSection(Section):
         self._hideOthers()
         if hasScan:
             self._applyThreshold()
-            if self.panel.isShown:  # the views belong to whoever works in another module meanwhile
+            if self.panel.mayDraw:
                 self._applyOverlay()
-        elif self.panel.isShown and (self._shown or self._comparing):  # nothing is left here that could take it off
-            self.stopComparing()
+        elif (self.panel.isShown or isReading) and (self._shown or self._comparing):
+            self.stopComparing()  # nothing is left here that could take it off
             display.takeOff(maps.values())
             self._shown = ()
         if not self.logic.isRunning:
@@ -203,7 +204,9 @@ class ReviewSection(Section):
             self.state.overlay = overlay
 
     def _applyOverlay(self) -> None:
-        """Lay the chosen map over the scan; the views are touched only when the choice changed."""
+        """Lay the chosen map over the scan; the views are touched only when the choice changed, and never while reading."""
+        if self.panel.reading.isReading:
+            return
         state, maps = self.state, self.maps()
         node = maps.get(state.overlay)
         wish = (state.resultVolume, node, state.opacity, state.legend)

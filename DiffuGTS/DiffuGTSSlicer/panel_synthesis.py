@@ -84,7 +84,7 @@ class SynthesisSection(Section):
         state = self.state
         if state is None or state.inputVolume is None:
             return _("Load a healthy scan and choose it under Inputs.")
-        if state.organSegmentation is None or not state.organSegmentId:
+        if not self._hasOrgan():
             return failureOf("no_organ", _("There is no segment of the organ.")).text()
         # A scene from elsewhere must not choose what the worker opens: names stand for files of ours, paths do not.
         if (state.synthesisOrgan or state.organ) not in organ_names():
@@ -94,6 +94,10 @@ class SynthesisSection(Section):
         if state.painter == PAINTER_FOLDER and not setting(PAINTER_FOLDER_KEY):
             return _("Choose the folder of the trained painter.")
         return ""
+
+    def _hasOrgan(self) -> bool:
+        organ, segmentId = self.state.organSegmentation, self.state.organSegmentId
+        return bool(organ and segmentId) and organ.GetSegmentation().GetSegment(segmentId) is not None
 
     def refresh(self) -> None:
         """Show choices, button, progress and what was painted."""
@@ -112,7 +116,7 @@ class SynthesisSection(Section):
         self.showProgress()
         if state is None:
             return
-        if self._unseen is not None and self.panel.isShown:  # the views are left to another module until then
+        if self._unseen is not None and self.panel.mayDraw:  # the views are left to whoever has them until then
             run, self._unseen = self._unseen, None
             self._show(run)
         self._organ.show(state.synthesisOrgan)
@@ -123,7 +127,7 @@ class SynthesisSection(Section):
         ui.placeHereButton.enabled = state.inputVolume is not None
         for widget in (ui.painterFolderLabel, ui.painterFolderPathEdit):
             widget.setVisible(state.painter == PAINTER_FOLDER)
-        ui.beforeAfterButton.enabled = self._scanOfPainted() is not None
+        ui.beforeAfterButton.enabled = self._scanOfPainted() is not None and not self.panel.reading.isReading
         text = self._resultText()
         ui.synthesisResultLabel.setText(text)
         ui.synthesisResultLabel.setVisible(bool(text))

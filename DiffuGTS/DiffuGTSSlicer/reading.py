@@ -26,9 +26,13 @@ from DiffuGTSLib.reading.answers import (
     write_answers,
 )
 from DiffuGTSLib.volumes.io import read_volume
+from DiffuGTSSlicer import display
 
 CASE_ATTRIBUTE = "DiffuGTS.ReadingCase"
 """Marks the volume of a case, so that one in a scene that was saved in between is found and removed."""
+_HIDDEN = "DiffuGTS.HiddenWhileReading"
+"""Attribute of the display of what `hideRest` has hidden."""
+_DRAWN = ("vtkMRMLSegmentationDisplayNode", "vtkMRMLMarkupsDisplayNode", "vtkMRMLModelDisplayNode")
 
 
 class Reading:
@@ -112,6 +116,7 @@ class Reading:
             self._save()
         except BaseException:
             del self._answers[self.case]
+            self.start()  # the case is still in view
             raise
         self.case = self._firstOpen()
 
@@ -131,6 +136,7 @@ class Reading:
             self._save()
         except BaseException:
             self._answers[case] = taken
+            self.start()
             raise
         self.case = case
 
@@ -179,22 +185,49 @@ def showCase(reading: Reading) -> Any:
     """
     removeCases()
     volume = read_volume(reading.file())
+    hideRest()
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("Case {number}").format(number=reading.case))
     node.SetAttribute(CASE_ATTRIBUTE, str(reading.case))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.geometry.ijk_to_ras))
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array.T.astype(np.int16)))
     node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
     if reading.card.window is not None:
-        low, high = reading.card.window
-        display.AutoWindowLevelOff()
-        display.SetWindowLevelMinMax(low, high)
+        node.GetDisplayNode().AutoWindowLevelOff()
+        node.GetDisplayNode().SetWindowLevelMinMax(*reading.card.window)
     slicer.util.setSliceViewerLayers(background=node, foreground=None, label=None, fit=True)
     return node
 
 
 def removeCases() -> None:
-    """Take every case out of the scene, one of an earlier reading in a saved scene too."""
-    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
-        if node.GetAttribute(CASE_ATTRIBUTE) is not None:
-            slicer.mrmlScene.RemoveNode(node)
+    """Take every case out of the scene, one of an earlier reading in a saved scene too, and show the rest again."""
+    for node in _cases():
+        slicer.mrmlScene.RemoveNode(node)
+    for shown in _displays():
+        if shown.GetAttribute(_HIDDEN) is not None:
+            shown.RemoveAttribute(_HIDDEN)
+            shown.SetVisibility(True)
+
+
+def isCaseInView() -> bool:
+    """Say whether a case is in the scene and a slice view of the layout shows it."""
+    return any(display.isInView(node) for node in _cases())
+
+
+def hideRest() -> None:
+    """Hide outlines, points and surfaces until `removeCases`: over a case they would be those of another scan."""
+    for shown in _displays():
+        if shown.GetVisibility():
+            shown.SetAttribute(_HIDDEN, "1")
+            shown.SetVisibility(False)
+
+
+def _cases() -> list[Any]:
+    nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node for node in nodes if node.GetAttribute(CASE_ATTRIBUTE) is not None]
+
+
+def _displays() -> list[Any]:
+    """Return the displays of what may be drawn over a slice; Slicer's own helpers, as its slices in 3D, are none of them."""
+    displays = [each for kind in _DRAWN for each in slicer.util.getNodesByClass(kind)]
+    nodes = [(each, each.GetDisplayableNode()) for each in displays]
+    return [each for each, node in nodes if node is not None and not node.GetHideFromEditors()]

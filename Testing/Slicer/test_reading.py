@@ -76,6 +76,26 @@ def test_answers_are_on_the_disk_before_the_next_case(a_session: Path, a_clock: 
     assert reading.case == 2 and reading.timeS == 0
 
 
+def test_the_clock_goes_on_where_an_answer_cannot_be_kept(
+    a_session: Path, a_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Reading(a_session, "R1", a_clock)
+
+    def full(*_: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    for go_on in (lambda: reading.answer("real"), reading.back):
+        reading.start()
+        a_clock.now += 1
+        with monkeypatch.context() as patch, pytest.raises(StorageError):
+            patch.setattr("DiffuGTSSlicer.reading.write_answers", full)
+            go_on()
+        a_clock.now += 2
+        assert reading.timeS == 3.0
+        reading.answer("real")
+        assert reading.answers[-1].time_s == 3.0
+
+
 def test_the_clock_runs_while_the_case_is_in_view(a_session: Path, a_clock: Clock) -> None:
     reading = Reading(a_session, "R1", a_clock)
     reading.start()

@@ -14,10 +14,14 @@ import qt
 import slicer
 from DiffuGTSSlicer import panel_reading
 from DiffuGTSSlicer.panel_reading import SETTING, ReadingSection
+from panel_parts import GRID, PAINTING, Opened
+from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_reading import cases, write_session
 
 from DiffuGTSLib.reading.answers import read_answers
 from DiffuGTSLib.resources import resource_path
+
+pytest_plugins = ["panel_fixtures"]
 
 
 @pytest.fixture
@@ -30,7 +34,8 @@ def a_section(a_scene: Any, a_qt_application: Any, monkeypatch: pytest.MonkeyPat
     disclaimer = qt.QLabel("Research use only")
     window.layout().addWidget(disclaimer)
     window.layout().addStretch(1)
-    section = ReadingSection(SimpleNamespace(ui=SimpleNamespace(disclaimerLabel=disclaimer)), window)
+    panel = SimpleNamespace(ui=SimpleNamespace(disclaimerLabel=disclaimer), refresh=lambda: None)
+    section = ReadingSection(panel, window)
     section.ui.readingCollapsibleButton.collapsed = False
     window.show()
     yield section
@@ -148,6 +153,50 @@ def test_a_closed_scene_pauses(a_section: ReadingSection, a_session: Path) -> No
     assert [node.GetName() for node in cases()] == ["Case 1"]
 
 
+@pytest.mark.parametrize("way", ["another scan is put into the views", "the case is deleted"])
+def test_a_case_that_is_not_in_view_takes_no_answer_and_its_clock_stands(
+    a_section: ReadingSection, a_session: Path, way: str
+) -> None:
+    ui = opened(a_section, a_session).ui
+    if way == "the case is deleted":
+        slicer.mrmlScene.RemoveNode(cases()[0])
+    else:
+        slicer.util.setSliceViewerLayers(background=scan_node(GRID, noise(GRID), "Scan"))
+    press(a_section, "R")
+    assert said(a_session) == [] and a_section.isPaused and cases() == []
+    assert "no longer in view" in ui.readingMessageLabel.text and "Press Go on" in ui.readingMessageLabel.text
+    ui.pauseReadingButton.click()
+    press(a_section, "R")
+    assert said(a_session) == ["real"] and ui.readingMessageLabel.text == ""
+
+
+def test_reading_pauses_by_itself_where_the_case_leaves_the_views(a_section: ReadingSection, a_session: Path) -> None:
+    opened(a_section, a_session)
+    slicer.mrmlScene.RemoveNode(cases()[0])
+    assert gui.spin(lambda: a_section.isPaused, 3)
+
+
+def test_what_is_drawn_in_the_scene_is_hidden_while_a_case_is_read(a_section: ReadingSection, a_session: Path) -> None:
+    kinds = ("vtkMRMLSegmentationNode", "vtkMRMLMarkupsFiducialNode", "vtkMRMLModelNode")
+    nodes = [slicer.mrmlScene.AddNewNodeByClass(kind) for kind in kinds]
+    for node in nodes:
+        node.CreateDefaultDisplayNodes()
+    hidden = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Hidden")
+    hidden.CreateDefaultDisplayNodes()
+    hidden.GetDisplayNode().SetVisibility(False)
+    shown = lambda: [bool(node.GetDisplayNode().GetVisibility()) for node in (*nodes, hidden)]  # noqa: E731
+    ui = opened(a_section, a_session).ui
+    assert shown() == [False] * 4
+    ui.realButton.click()
+    assert shown() == [False] * 4
+    ui.pauseReadingButton.click()
+    assert shown() == [True, True, True, False]
+    ui.pauseReadingButton.click()
+    assert shown() == [False] * 4
+    ui.closeSessionButton.click()
+    assert shown() == [True, True, True, False]
+
+
 def test_a_closed_session_goes_on_later(a_section: ReadingSection, a_session: Path) -> None:
     ui = opened(a_section, a_session).ui
     ui.realButton.click()
@@ -234,6 +283,53 @@ def test_the_section_lives_in_the_panel(a_scene: Any, a_qt_application: Any, a_s
     section.close()
     gui.unloadModule(widget)
     assert cases() == []
+
+
+def backgrounds() -> set[str]:
+    """Return the names of what the slice views show."""
+    ids = [node.GetBackgroundVolumeID() for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")]
+    return {slicer.mrmlScene.GetNodeByID(each).GetName() if each else "" for each in ids}
+
+
+def test_while_a_case_is_read_the_panel_leaves_the_views_alone(a_panel: Opened, a_session: Path) -> None:
+    a_panel.segment()
+    ui, section, result = a_panel.ui, a_panel.panel.reading, a_panel.state.segmentation
+    ui.rockButton.setChecked(True)
+    opened(section, a_session)
+    assert backgrounds() == {"Case 1"} and not ui.rockButton.checked and not result.GetDisplayNode().GetVisibility()
+    for control in (ui.opacitySlider, ui.overlayComboBox, ui.fourUpLayoutButton, ui.rockButton):
+        assert not control.enabled
+    a_panel.state.opacity = 0.3
+    a_panel.segment()
+    assert backgrounds() == {"Case 1"} and section.isReading and not result.GetDisplayNode().GetVisibility()
+    section.ui.closeSessionButton.click()
+    assert backgrounds() == {"Scan"} and ui.opacitySlider.enabled and result.GetDisplayNode().GetVisibility()
+
+
+def test_tumors_that_are_painted_while_a_case_is_read_are_shown_afterwards(a_panel: Opened, a_session: Path) -> None:
+    organs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
+    organs.GetSegmentation().AddEmptySegment("liver", "liver")
+    set_segment_mask(blob(GRID, (18, 17, 10), 6).T, a_panel.state.inputVolume, organs, "liver")
+    a_panel.state.organSegmentation, a_panel.state.synthesisOrgan = organs, "liver"
+    a_panel.script(*PAINTING)
+    opened(a_panel.panel.reading, a_session)
+    a_panel.ui.synthesizeButton.click()
+    a_panel.finish()
+    assert backgrounds() == {"Case 1"} and not a_panel.ui.beforeAfterButton.enabled
+    a_panel.panel.reading.ui.pauseReadingButton.click()
+    assert backgrounds() == {a_panel.state.painted.GetName()} and a_panel.ui.beforeAfterButton.enabled
+
+
+def test_a_scene_that_is_added_pauses(a_panel: Opened, a_session: Path, tmp_path: Path) -> None:
+    a_panel.segment()
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(0)
+    section = opened(a_panel.panel.reading, a_session)
+    slicer.util.loadScene(path, {"clear": False})
+    assert section.isPaused and cases() == [] and not section.ui.realButton.enabled
+    section.ui.pauseReadingButton.click()
+    assert backgrounds() == {"Case 1"}
 
 
 def test_nothing_has_a_style_of_its_own() -> None:
