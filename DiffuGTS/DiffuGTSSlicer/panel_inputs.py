@@ -27,6 +27,7 @@ class InputsSection(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         modalities = [("", _("Guess from the scan")), ("CT", _("CT")), ("MR", _("MR"))]
+        self._chosenIn: Any = None
         self._modality = ChoiceBox(self.ui.modalityComboBox, modalities, self._chooseModality)
         self._segment = ChoiceBox(self.ui.organSegmentComboBox, [], self._chooseSegment)
         self.ui.fitRoiButton.connect("clicked()", self.onFitRoi)
@@ -36,6 +37,7 @@ class InputsSection(Section):
         state = self.state
         self.ui.inputsCollapsibleButton.enabled = state is not None
         if state is None:
+            self._chosenIn = None
             return
         self._modality.show(state.modality)
         segments = self._segments()
@@ -43,14 +45,24 @@ class InputsSection(Section):
         self.ui.organSegmentComboBox.enabled = bool(segments)
         for widget in (self.ui.organSegmentLabel, self.ui.organSegmentComboBox):
             widget.setVisible(bool(segments))
-        known = [segmentId for segmentId, _name in segments]
-        if known and state.organSegmentId not in known:  # without any, a choice waits for its segmentation
-            state.organSegmentId = known[0]
+        if segments:  # without any, a choice waits for its segmentation
+            self._chooseFirst([segmentId for segmentId, _name in segments])
         self._segment.show(state.organSegmentId)
         ui = self.ui
         ui.fitRoiButton.enabled = state.inputVolume is not None
         ui.fitRoiButton.setText(_("Fit to organ") if segments else _("Fit to scan"))
         ui.fitMarginSpinBox.enabled = bool(segments)
+
+    def _chooseFirst(self, known: list[str]) -> None:
+        """Choose a segmentation's first segment where that is new here, or no segment was chosen.
+
+        A choice that is gone stays, and a run is refused: another organ would be searched without a word.
+        """
+        state, before = self.state, self._chosenIn
+        self._chosenIn = state.organSegmentation
+        isNew = before is not None and before is not state.organSegmentation
+        if not state.organSegmentId or (isNew and state.organSegmentId not in known):
+            state.organSegmentId = known[0]
 
     def _segments(self) -> list[tuple[str, str]]:
         node = self.state.organSegmentation

@@ -53,6 +53,30 @@ def test_segments_of_the_chosen_segmentation_are_offered(a_panel: Opened) -> Non
     assert a_panel.state.organSegmentId == "spleen", "without segments, nobody has chosen another one"
 
 
+def test_an_organ_whose_segment_is_gone_is_not_replaced_by_another_one(a_panel: Opened, a_coarse_scan: Any) -> None:
+    node, other = (slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name) for name in ("Organs", "Others"))
+    for name in ("spleen", "lung"):
+        node.GetSegmentation().AddEmptySegment(name, name)
+        set_segment_mask(blob(GRID, (18, 17, 10), 3).T, a_coarse_scan, node, name)
+    other.GetSegmentation().AddEmptySegment("liver", "liver")
+    ui, state, box = a_panel.ui, a_panel.state, a_panel.ui.organSegmentComboBox
+    ui.organSegmentationSelector.setCurrentNode(node)
+    box.setCurrentIndex(1)
+    state.synthesisOrgan = "lung"
+    assert state.organSegmentId == "lung" and ui.synthesizeButton.enabled
+    a_panel.panel.exit()
+    node.GetSegmentation().RemoveSegment("lung")  # in the Segment Editor
+    a_panel.panel.enter()
+    assert state.organSegmentId == "lung" and box.currentText == ""
+    assert not ui.synthesizeButton.enabled and "choose its segment" in ui.synthesizeButton.toolTip
+    a_panel.segment()
+    assert "'Organs' has no segment 'lung'" in ui.messageLabel.text and "again under Inputs" in ui.messageLabel.text
+    ui.organSegmentationSelector.setCurrentNode(other)
+    assert state.organSegmentId == "liver", "another segmentation begins with its first segment"
+    ui.organSegmentationSelector.setCurrentNode(node)
+    assert state.organSegmentId == "spleen" and box.currentText == "spleen"
+
+
 def test_the_chosen_segment_comes_back_with_the_scene(
     a_panel: Opened, a_coarse_scan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
