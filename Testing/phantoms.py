@@ -144,6 +144,7 @@ def write_dicom(
     tags: Mapping[str, str] | None = None,
     slice_tags: Mapping[int, Mapping[str, str]] | None = None,
     series: int = 1,
+    codec: str = "",
 ) -> list[Path]:
     """Write a scan as one DICOM file a slice (along k) and return the files in order of k.
 
@@ -153,6 +154,7 @@ def write_dicom(
         tags: More tags or other values, "group|element" in hex → text, for every slice.
         slice_tags: The same for some slices: k → tags. With rescale tags (0028|1052, 0028|1053) give native values as floats.
         series: Number in the series UID and the file names.
+        codec: "JPEG2000" or "JPEG" (both lossless); none for plain voxels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     to_lps = np.diag([-1.0, -1.0, 1.0])
@@ -184,6 +186,8 @@ def write_dicom(
         path = folder / f"s{series}_{volume.array.shape[2] - k:03d}.dcm"
         writer = sitk.ImageFileWriter()
         writer.KeepOriginalImageUIDOn()
+        writer.SetUseCompression(bool(codec))
+        writer.SetCompressor(codec)
         writer.SetFileName(str(path))
         writer.Execute(image)
         files.append(path)

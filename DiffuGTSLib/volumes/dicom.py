@@ -6,6 +6,10 @@ into a box of some average spacing. Positions are compared along the slice norma
 
 from __future__ import annotations
 
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +31,27 @@ DRIFT_TOLERANCE_MM = 0.1
 DIRECTION_TOLERANCE = 1e-4
 """Largest difference between direction cosines of slices of one orientation."""
 
+_DARK_IS_MORE = "MONOCHROME1"
+_PHOTOMETRIC = re.compile(rb"((?:\x28\0\x04\0(?:CS\x0c\0|\x0c\0{3})|\0\x28\0\x04CS\0\x0c)MONOCHROME)1")
+"""The element 0028,0004 as it stands in a file that says MONOCHROME1: explicit, implicit, big-endian."""
+
 _NOT_A_BOX = "load it in 3D Slicer, which can straighten acquisitions, and save the volume as .nrrd."
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One file of a series as far as geometry goes; mm, in the patient frame of DICOM."""
+    """One file of a series as far as geometry goes; mm, in the patient frame of DICOM.
+
+    Attributes:
+        is_inverted: Whether it is to be shown with its largest value black (MONOCHROME1), see `stored_files`.
+    """
 
     file: str
     position: NDArray[np.float64]
     row: NDArray[np.float64]
     column: NDArray[np.float64]
     grid: tuple[int, int, float, float]
+    is_inverted: bool = False
 
     @property
     def name(self) -> str:
@@ -127,6 +140,39 @@ def ordered_slices(series: Series) -> list[Slice]:
         ) from None
 
 
+@contextmanager
+def stored_files(slices: Sequence[Slice]) -> Iterator[list[str]]:
+    """Yield the files of slices such that GDCM reads the values that are stored in them.
+
+    Where a file says MONOCHROME1, GDCM mirrors what is stored, before the rescale and by a range that depends on the codec. That
+    is how to show an image, not what it measures: HU would come out mirrored. Such a file is read from a copy that says
+    MONOCHROME2.
+
+    Raises:
+        InputError: If the word is not found in a file, as in a deflated one (code "dicom_inverted").
+    """
+    with tempfile.TemporaryDirectory(prefix="diffugts-dicom-") as folder:
+        yield [
+            _upright(each.file, Path(folder, f"{number}.dcm")) if each.is_inverted else each.file
+            for number, each in enumerate(slices)
+        ]
+
+
+def _upright(file: str, copy: Path) -> str:
+    copy.write_bytes(_PHOTOMETRIC.sub(rb"\g<1>2", Path(file).read_bytes()))
+    if _is_inverted(_header(str(copy))):
+        raise InputError(
+            f"{file} is MONOCHROME1 and deflated or written oddly; its values would be read mirrored.",
+            hint="write it with an explicit VR and little-endian first, for example with dcmconv +te.",
+            code="dicom_inverted",
+        )
+    return str(copy)
+
+
+def _is_inverted(header: sitk.ImageFileReader) -> bool:
+    return _tag(header, "0028|0004") == _DARK_IS_MORE
+
+
 def _header(file: str) -> sitk.ImageFileReader:
     require_name(Path(file))
     reader = sitk.ImageFileReader()
@@ -156,7 +202,8 @@ def _slice(file: str) -> Slice:
     position = _numbers(header, "0020|0032", 3, file, "ImagePositionPatient")
     cosines = _numbers(header, "0020|0037", 6, file, "ImageOrientationPatient")
     vertical, horizontal = _numbers(header, "0028|0030", 2, file, "PixelSpacing").tolist()
-    return Slice(file, position, cosines[:3], cosines[3:], (size[0], size[1], horizontal, vertical))
+    grid = (size[0], size[1], horizontal, vertical)
+    return Slice(file, position, cosines[:3], cosines[3:], grid, _is_inverted(header))
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str, count: int, file: str, name: str) -> NDArray[np.float64]:

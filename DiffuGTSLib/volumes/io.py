@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import require_name, whole_file
-from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, the_scan
+from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, stored_files, the_scan
 from DiffuGTSLib.volumes.intact import require_intact
 from DiffuGTSLib.volumes.volume import ORTHOGONALITY_TOLERANCE, Geometry, Volume, require_same_grid
 
@@ -91,7 +91,8 @@ def read_volume(path: Path | str | Source) -> Volume:
     """Read a scan from a NIfTI, NRRD or MetaImage file, or from a folder that holds one DICOM series.
 
     Voxels become float32: whole numbers are kept exactly (refused where float32 could not), float64 is
-    rounded. Slope and intercept of NIfTI and DICOM are applied. The modality is known for DICOM only.
+    rounded. Slope and intercept of NIfTI and DICOM are applied to what is stored, also where DICOM says that the largest
+    value is black (MONOCHROME1). The modality is known for DICOM only.
 
     Raises:
         InputError: If the path is missing, of unknown format, damaged, or not one value a voxel in 3D.
@@ -267,10 +268,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _read_slices(slices: Sequence[Slice]) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([each.file for each in slices])
     # Without it the first slice's type would cut the fractions off later slices with another rescale slope.
     reader.SetOutputPixelType(sitk.sitkFloat32)
-    image: sitk.Image = reader.Execute()
+    with stored_files(slices) as files:
+        reader.SetFileNames(files)
+        image: sitk.Image = reader.Execute()
     _require_place(image, slices)
     return image
 

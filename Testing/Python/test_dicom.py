@@ -260,3 +260,33 @@ def test_what_is_no_slice_may_lie_beside_the_scan(tmp_path: Path, a_small_ct: Vo
     (tmp_path / "readme.txt").write_text("seven slices")
     (tmp_path / "empty.txt").touch()
     assert np.array_equal(read_volume(tmp_path).array, a_small_ct.array)
+
+
+_STORED_UNSIGNED = {"0028|0101": "12", "0028|0102": "11", "0028|0103": "0", "0028|1053": "1.5", "0028|1052": "-1024"}
+
+
+@pytest.mark.parametrize("tags", [{}, {"0028|1053": "0.25", "0028|1052": "-4"}, _STORED_UNSIGNED])
+@pytest.mark.parametrize("codec", ["", "JPEG2000", "JPEG"])
+def test_what_is_to_be_shown_inverted_is_read_as_it_is_stored(tmp_path: Path, tags: dict[str, str], codec: str) -> None:
+    """MONOCHROME1 says that the largest value is black; HU are slope · stored + intercept all the same."""
+    slope, intercept = float(tags.get("0028|1053", 1)), float(tags.get("0028|1052", 0))
+    stored = np.arange(16 * 18 * 3).reshape(16, 18, 3)
+    scan = Volume(stored * slope + intercept, grid(stored.shape, (0.7, 0.7, 2.5), np.diag([-1.0, -1.0, 1.0])), "CT")
+    for file in write_dicom(scan, tmp_path, tags, codec=codec):
+        _inverted(file)
+    assert np.array_equal(read_volume(tmp_path).array, scan.array)
+
+
+def _inverted(file: Path) -> None:
+    """Make a file say MONOCHROME1, its stored values untouched."""
+    content = file.read_bytes()
+    assert b"MONOCHROME2" in content
+    file.write_bytes(content.replace(b"MONOCHROME2", b"MONOCHROME1"))
+
+
+def test_an_inverted_file_that_cannot_be_read_as_stored_is_refused(tmp_path: Path, a_small_ct: Volume) -> None:
+    for file in write_dicom(a_small_ct, tmp_path):
+        file.write_bytes(file.read_bytes().replace(b"MONOCHROME2 ", b" MONOCHROME1"))
+    with pytest.raises(InputError, match=r"\.dcm is MONOCHROME1 and deflated or written oddly") as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == "dicom_inverted"
