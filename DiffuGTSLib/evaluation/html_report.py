@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_picture import SEEN_COLOR, TRUTH_COLOR
@@ -126,6 +127,7 @@ def page_text(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     about = report["about"]
     patients = len({row["patient"] for row in report["cases"]})
     version, untrained = about["versions"]["diffugts"], "" if about["trained"] else UNTRAINED
+    pictured, shown = _pictures(report["cases"], pictures)
     made = f"{len(report['cases'])} scans of {patients} patients · DiffuGTS {version} · {about['created']}"
     parts = [
         f'<p class="muted">{escaped(made)}</p>',
@@ -135,8 +137,8 @@ def page_text(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<h2>Does each step earn its place?</h2>", _steps(report["pooled"]["steps"]),
         "<h2>Plots</h2>", _plots(report),
         "<h2>By modality and organ</h2>", _groups(report["pooled"]["groups"]),
-        "<h2>Cases in pictures</h2>", _pictures(report["cases"], pictures),
-        "<h2>Every case</h2>", _cases(report["cases"], pictures),
+        "<h2>Cases in pictures</h2>", pictured,
+        "<h2>Every case</h2>", _cases(report["cases"], shown),
         "<h2>How it was measured</h2>", _method(report),
     ]  # fmt: skip
     return document(report["title"], parts)
@@ -277,7 +279,8 @@ def _groups(groups: Sequence[Mapping[str, Any]]) -> str:
     return table(heads, rows)
 
 
-def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> str:
+def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> tuple[str, set[str]]:
+    """Return the pictures, `MOST_PICTURES` at most, and the names of the cases that they are of."""
     ranked = [row for row in cases if row["dice_refined"] is not None and row["case"] in pictures]
     ranked.sort(key=lambda row: (row["dice_refined"], row["case"]))
     few = min(SHOWN, len(ranked) // 2)
@@ -300,8 +303,9 @@ def _pictures(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes])
         few_others = others[: MOST_PICTURES - len(shown)]
         told = "All others" if len(few_others) == len(others) else f"{len(few_others)} of {len(others)} others"
         inside = "".join(_picture(row, pictures) for row in few_others)
+        shown |= {row["case"] for row in few_others}
         parts.append(f'<details><summary>{told}</summary><div class="pictures">{inside}</div></details>')
-    return "\n".join(parts)
+    return "\n".join(parts), shown
 
 
 def _picture(row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -316,14 +320,15 @@ def _picture(row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     )
 
 
-def _cases(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> str:
+def _cases(cases: Sequence[Mapping[str, Any]], pictured: Set[str]) -> str:
+    """Return the table; the name of a case with a picture on the page leads to it."""
     columns = [name for name in _CASE_COLUMNS if name in cases[0]]
     texts = {name for name in columns if isinstance(cases[0][name], str)}
     heads = "".join(
         f'<th class="{"text" if name in texts else ""}" scope="col"><button type="button">{_CASE_COLUMNS[name]}</button></th>'
         for name in columns
     )
-    rows = "".join(f"<tr>{''.join(_case_cell(row, name, pictures) for name in columns)}</tr>\n" for row in cases)
+    rows = "".join(f"<tr>{''.join(_case_cell(row, name, pictured) for name in columns)}</tr>\n" for row in cases)
     return (
         '<input type="search" hidden aria-label="Filter the cases" placeholder="Filter: a case, organ, modality">'
         f'<div class="scroll"><table class="cases"><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>'
@@ -331,11 +336,11 @@ def _cases(cases: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) ->
     )
 
 
-def _case_cell(row: Mapping[str, Any], name: str, pictures: Mapping[str, bytes]) -> str:
+def _case_cell(row: Mapping[str, Any], name: str, pictured: Set[str]) -> str:
     value = row[name]
     if name == "case":
-        text = escaped(value)
-        return f'<td class="text">{f"""<a href="#case-{text}">{text}</a>""" if value in pictures else text}</td>'
+        text, link = escaped(value), quote(value)
+        return f'<td class="text">{f"""<a href="#case-{link}">{text}</a>""" if value in pictured else text}</td>'
     if isinstance(value, str):
         return f'<td class="text">{escaped(value)}</td>'
     places = {"lesions": 0, "false_positives": 0, "reference_ml": 1, "volume_ml": 1, "seconds": 1}.get(name, 3)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from browser import Browser
 from scored_cases import a_phantom, a_result, scored
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.evaluation import html_report
 from DiffuGTSLib.evaluation.case_picture import case_picture
 from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file
 from DiffuGTSLib.evaluation.html_report import FIGURES, page_text, repeat_command, write_page
@@ -57,6 +60,13 @@ def a_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def a_page(a_report: Path) -> str:
     return write_page(a_report).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def a_page_of_odd_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Better, worse and folded away; the last has a percent sign, one is too long for a line."""
+    scores = [scored("case 0", 0), scored("thorax_abdomen_pelvis_" * 6, 9), scored("all 100%", healthy=True)]
+    return write_page(write(tmp_path_factory.mktemp("odd_names"), scores))
 
 
 class Reader(HTMLParser):
@@ -138,6 +148,33 @@ def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no report of a protocol") as caught:
         write_page(tmp_path)
     assert caught.value.code == "report"
+
+
+def test_a_name_leads_to_a_picture_only_where_the_page_has_it(a_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_report, "MOST_PICTURES", 7)
+    report = json.loads((a_report / "report.json").read_text(encoding="utf-8"))
+    page = page_text(report, {row["case"]: b"a picture" for row in report["cases"]})
+    links = [unquote(link) for link in re.findall(r'href="#(case-.*?)"', page)]
+    targets = [html.unescape(name) for name in re.findall(r'<figure id="(case-.*?)"', page)]
+    assert len(targets) == 7 and sorted(links) == sorted(targets), "one of eight is not shown"
+
+
+def test_a_printed_page_loses_no_column(a_page_of_odd_names: Path) -> None:
+    with Browser(980, 700) as browser:  # a US letter on its side, less its margins
+        browser.open(a_page_of_odd_names)
+        browser.ask("Emulation.setEmulatedMedia", media="print")
+        assert browser.value("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+        right = "Math.max(...[...document.querySelectorAll('th, td')].map(c => c.getBoundingClientRect().right))"
+        assert browser.value(f"{right} <= window.innerWidth")
+
+
+def test_a_name_with_a_percent_sign_unfolds_its_picture(a_page_of_odd_names: Path) -> None:
+    with Browser() as browser:
+        browser.open(a_page_of_odd_names)
+        browser.value("[...document.querySelectorAll('.cases a')].find(a => a.textContent === 'all 100%').click()")
+        browser.until("document.querySelector('details').open")
+        assert browser.value("document.querySelector('figure:target b').textContent") == "all 100%"
+        assert browser.problems == []
 
 
 def test_a_reader_sorts_filters_and_unfolds(a_report: Path, a_page: str) -> None:
