@@ -1,5 +1,7 @@
 """What a segment holds, lesion by lesion, measured in the world; each can be dropped and taken back.
 
+A segment is measured on the grid that it is kept on, as Segment Statistics does: that of an edited one may be finer than the
+scan's. Attention and change are those of the scan's voxels that are nearest to the segment's.
 What was dropped stays with the segment as a tag, so that it comes back after the scene was saved and read, too.
 """
 
@@ -24,21 +26,22 @@ from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer import display
+from DiffuGTSSlicer.boxed_mask import EMPTY_BOX, BoxedMask, hull, toRasIndices
 from DiffuGTSSlicer.grids import (
-    EMPTY_BOX,
-    BoxedMask,
-    hull,
+    isLinear,
+    ownMask,
     requireWritable,
     segmentBox,
     segmentMask,
     setSegmentBox,
-    toRasIndices,
     volumeGeometry,
     worldFromNode,
 )
 from DiffuGTSSlicer.scene import DROPPED_TAG
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 from DiffuGTSSlicer.time_point import isOfShown
+
+_NOTHING = BoxedMask(EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.uint8))
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Finding:
     Attributes:
         number: 1 for the largest; keeps its number when it is dropped.
         volumeMl: Voxels times their size in the world.
-        diameterMm: The longest within one acquired slice, pixels with their width.
+        diameterMm: The longest within one slice of the segment's grid, pixels with their width.
         centroidRas: Mean of the voxel centers in the world, mm. May lie outside a crescent.
         meanAova: Mean abnormal attention, 0 to 1; NaN without a map, or where the lesion lies outside of the scan.
         maxAova: Highest abnormal attention; NaN without a map.
@@ -108,13 +111,20 @@ class Findings:
             if node is not None:
                 require_same_grid(geometry, volumeGeometry(node), name)
                 _requireTogether(self._scanNode, node, name)
-        present = yield from self._present()
+        scanToWorld = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
+        present, toWorld = yield from self._present()
         dropped = self._dropped()
-        matrix = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
-        lesions = yield from inBackground(_lesions, present, dropped)
+        if toWorld is None:
+            lesions = yield from inBackground(_lesions, present, dropped, scanToWorld)
+        else:
+            lesions = yield from inBackground(
+                _lesions, present, _NOTHING, toWorld, np.linalg.inv(scanToWorld) @ toWorld
+            )
+            lesions += yield from inBackground(_lesions, _NOTHING, dropped, scanToWorld)
+            lesions.sort(key=_Lesion.rank)
         rows = []
         for number, lesion in enumerate(lesions, start=1):
-            rows.append((yield from self._measured(number, lesion, present, matrix)))
+            rows.append((yield from self._measured(number, lesion)))
         self._lesions, self.rows = lesions, tuple(rows)
         return self.rows
 
@@ -128,7 +138,7 @@ class Findings:
         """
         lesion = self._lesion(number)
         stored = segmentBox(self._segmentationNode, self._segmentId, self._scanNode)
-        if stored is None:
+        if stored is None or lesion.toScan is not None:
             requireWritable(self._segmentationNode)
             raise InputError(
                 _(
@@ -157,9 +167,8 @@ class Findings:
         Raises:
             InputError: If there is no finding of that number.
         """
-        matrix = worldFromNode(self._scanNode) @ volumeGeometry(self._scanNode).ijk_to_ras
         lesion = self._lesion(number)
-        points = lesion.indices() @ matrix[:3, :3].T + matrix[:3, 3]
+        points = lesion.indices() @ lesion.toWorld[:3, :3].T + lesion.toWorld[:3, 3]
         distances = np.linalg.norm(points - self.rows[number - 1].centroidRas, axis=1)
         display.jumpTo(points[distances.argmin()])
 
@@ -169,21 +178,20 @@ class Findings:
             raise InputError(words.format(number=number, count=len(self._lesions)), code="no_finding")
         return self._lesions[number - 1]
 
-    def _measured(self, number: int, lesion: _Lesion, present: BoxedMask, matrix: NDArray[np.float64]) -> Work[Finding]:
-        remaining = lesion.voxels & present.within(lesion.box)
-        kept = bool(remaining.any())
-        voxels = remaining if kept else lesion.voxels
-        meanAova, maxAova = yield from _meanAndMax(voxels, lesion.box, self._aovaNode)
-        meanScan, _most = yield from _meanAndMax(voxels, lesion.box, self._scanNode)
+    def _measured(self, number: int, lesion: _Lesion) -> Work[Finding]:
+        kept = bool(lesion.present.any())
+        voxels, matrix = lesion.present if kept else lesion.voxels, lesion.toWorld
+        meanAova, maxAova = yield from _meanAndMax(lesion, voxels, self._aovaNode)
+        meanScan, _most = yield from _meanAndMax(lesion, voxels, self._scanNode)
         isComparable = self._healthyNode is not None and isOfShown(self._healthyNode, self._scanNode)
         healthy = self._healthyNode if isComparable else None
-        meanHealthy, _most = yield from _meanAndMax(voxels, lesion.box, healthy)
+        meanHealthy, _most = yield from _meanAndMax(lesion, voxels, healthy)
         spacingMm = tuple(np.linalg.norm(matrix[:3, :3], axis=0))
         diameterMm = yield from inBackground(longest_in_plane_diameter_mm, voxels.T, spacingMm)
         r, a, s = matrix[:3, :3] @ (_meanIndex(voxels) + _corner(lesion.box)[::-1]) + matrix[:3, 3]
         return Finding(
             number=number,
-            volumeMl=float(np.count_nonzero(voxels) * abs(np.linalg.det(matrix[:3, :3])) / 1000),
+            volumeMl=_volumeMl(voxels, matrix),
             diameterMm=diameterMm,
             centroidRas=(float(r), float(a), float(s)),
             meanAova=meanAova,
@@ -195,14 +203,19 @@ class Findings:
     def _segment(self) -> Any:
         return self._segmentationNode.GetSegmentation().GetSegment(self._segmentId)
 
-    def _present(self) -> Work[BoxedMask]:
-        """Return the segment as it is now; one on another grid is resampled, which takes longer."""
+    def _present(self) -> Work[tuple[BoxedMask, NDArray[np.float64] | None]]:
+        """Return the segment as it is now, and the matrix from its own grid's (i, j, k) to the world where that is another.
+
+        Under a transform that bends space there is no such matrix, and it is resampled onto the scan's grid.
+        """
         where = (self._segmentationNode, self._segmentId, self._scanNode)
         stored = yield from segmentBox.steps(*where)
         if stored is not None:
-            return stored
+            return stored, None
+        if isLinear(self._segmentationNode):
+            return (yield from ownMask.steps(*where[:2]))
         mask = yield from segmentMask.steps(*where)
-        return (yield from inBackground(BoxedMask.of, mask))
+        return (yield from inBackground(BoxedMask.of, mask)), None
 
     def _dropped(self) -> BoxedMask:
         text = vtk.reference("")
@@ -218,17 +231,37 @@ class Findings:
 
 @dataclass(frozen=True, eq=False)
 class _Lesion:
-    """Voxels of one lesion within their box (k, j, i), dropped or not."""
+    """One lesion within its box.
+
+    Attributes:
+        box: Ranges (k, j, i) of its grid.
+        voxels: All of it, dropped or not.
+        present: What of it is in the segment.
+        toWorld: The matrix (4, 4) from its grid's (i, j, k) to the world.
+        toScan: The one to the scan's grid; None where it lies on that one.
+    """
 
     box: tuple[slice, slice, slice]
     voxels: NDArray[np.bool_]
+    present: NDArray[np.bool_]
+    toWorld: NDArray[np.float64]
+    toScan: NDArray[np.float64] | None
 
     def indices(self) -> NDArray[np.intp]:
-        """Return the indices (n, 3) of its voxels in the scan, as (i, j, k)."""
-        return (np.argwhere(self.voxels) + [side.start for side in self.box])[:, ::-1]
+        """Return the indices (n, 3) of its voxels in its grid, as (i, j, k)."""
+        return (np.argwhere(self.voxels) + _corner(self.box))[:, ::-1]
+
+    def rank(self) -> tuple[float, tuple[int, ...]]:
+        """Return what sorts lesions: the largest first, those of one size in the order of the grid."""
+        return -_volumeMl(self.voxels, self.toWorld), _corner(self.box)
 
 
-def _lesions(present: BoxedMask, dropped: BoxedMask) -> list[_Lesion]:
+def _lesions(
+    present: BoxedMask,
+    dropped: BoxedMask,
+    toWorld: NDArray[np.float64],
+    toScan: NDArray[np.float64] | None = None,
+) -> list[_Lesion]:
     """Return all lesions, dropped or not, the largest first; those of one size in the order of the grid.
 
     Dropping changes no size, so that one segment always has one numbering.
@@ -241,8 +274,9 @@ def _lesions(present: BoxedMask, dropped: BoxedMask) -> list[_Lesion]:
     for part in _parts(whole):  # far ones apart: what lies between them need not be looked at voxel by voxel
         labels, _count = label_lesions(part.voxels)
         for label, box in enumerate(ndimage.find_objects(labels), start=1):
-            found.append(_Lesion(_moved(box, part.corner), labels[box] == label))
-    return sorted(found, key=lambda each: (-np.count_nonzero(each.voxels), _corner(each.box)))
+            where, voxels = _moved(box, part.corner), labels[box] == label
+            found.append(_Lesion(where, voxels, voxels & present.within(where), toWorld, toScan))
+    return sorted(found, key=_Lesion.rank)
 
 
 def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
@@ -276,6 +310,10 @@ def _requireTogether(scanNode: Any, node: Any, name: str) -> None:
         )
 
 
+def _volumeMl(voxels: NDArray[np.bool_], toWorld: NDArray[np.float64]) -> float:
+    return float(np.count_nonzero(voxels) * abs(np.linalg.det(toWorld[:3, :3])) / 1000)
+
+
 def _corner(box: tuple[slice, ...]) -> tuple[int, ...]:
     return tuple(side.start for side in box)
 
@@ -285,24 +323,36 @@ def _moved(box: tuple[slice, ...], by: tuple[int, ...]) -> tuple[slice, slice, s
     return k, j, i
 
 
-def _meanAndMax(voxels: NDArray[np.bool_], box: tuple[slice, ...], node: Any) -> Work[tuple[float, float]]:
-    """Return mean and maximum of a volume within a lesion, slices by slices; NaN without a volume.
+def _meanAndMax(lesion: _Lesion, voxels: NDArray[np.bool_], node: Any) -> Work[tuple[float, float]]:
+    """Return mean and maximum of a volume on the scan's grid within voxels of a lesion's box; NaN without a volume.
 
     A lesion may reach past the scan, where somebody drew it in a longer series: there is nothing to measure there.
     """
     if node is None:
         return nan, nan
-    box, voxels = _within(slicer.util.arrayFromVolume(node).shape, box, voxels)
-    if not voxels.any():
-        return nan, nan
-    total, highest = 0.0, -np.inf
-    for slab in slabs(voxels.shape):
+    box, count, total, highest = lesion.box, 0, 0.0, -np.inf
+    if lesion.toScan is None:
+        box, voxels = _within(slicer.util.arrayFromVolume(node).shape, box, voxels)
+    for slab in slabs(voxels.shape):  # slices by slices
         yield None
-        values = slicer.util.arrayFromVolume(node)[box][slab][voxels[slab]]
+        array = slicer.util.arrayFromVolume(node)
+        if lesion.toScan is None:
+            values = array[box][slab][voxels[slab]]
+        else:
+            start = np.add(_corner(box), (slab.start, 0, 0))
+            values = _nearest(array, (np.argwhere(voxels[slab]) + start)[:, ::-1], lesion.toScan)
         if len(values):
+            count += len(values)
             total += float(values.sum(dtype=np.float64))
             highest = max(highest, float(values.max()))
-    return total / np.count_nonzero(voxels), highest
+    return (total / count, highest) if count else (nan, nan)
+
+
+def _nearest(array: NDArray[Any], indices: NDArray[np.intp], toScan: NDArray[np.float64]) -> NDArray[Any]:
+    """Return the values (k, j, i) of a scan at the voxels that are nearest to those of another grid (n, 3), (i, j, k)."""
+    at = np.rint(indices @ toScan[:3, :3].T + toScan[:3, 3]).astype(np.intp)[:, ::-1]
+    values: NDArray[Any] = array[tuple(at[((at >= 0) & (at < array.shape)).all(axis=1)].T)]
+    return values
 
 
 def _within(
@@ -338,15 +388,14 @@ def _packed(mask: BoxedMask, shape: tuple[int, ...]) -> str:
 
 def _unpacked(text: str, shape: tuple[int, ...]) -> BoxedMask:
     """Return the mask; nothing is dropped where the text is empty, damaged, or of another grid."""
-    nothing = BoxedMask(EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.uint8))
     try:
         *numbers, bits = text.split(",")
         values = [int(number) for number in numbers]
         if tuple(values[:3]) != shape:
-            return nothing
+            return _NOTHING
         k, j, i = (slice(values[3 + 2 * axis], values[4 + 2 * axis]) for axis in range(3))
         sides = [side.stop - side.start for side in (k, j, i)]
         packed = np.frombuffer(zlib.decompress(base64.b64decode(bits, validate=True)), dtype=np.uint8)
         return BoxedMask((k, j, i), np.unpackbits(packed, count=int(np.prod(sides))).reshape(sides))
     except (ValueError, IndexError, zlib.error):
-        return nothing
+        return _NOTHING

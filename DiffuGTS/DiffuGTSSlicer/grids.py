@@ -1,13 +1,11 @@
 """Masks of the scene on a scan's grid: segments and boxes, under whatever transforms they and the scan lie.
 
-With `scene` the only place on Slicer's side that knows (k, j, i).
+With `boxed_mask` and `scene` the only place on Slicer's side that knows (k, j, i).
 """
 
 from __future__ import annotations
 
 import itertools
-import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,10 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError, did_you_mean
-from DiffuGTSLib.volumes.volume import Geometry, closest_ras
+from DiffuGTSLib.volumes.volume import Geometry
+from DiffuGTSSlicer.boxed_mask import BoxedMask, reindexed
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 
-LATTICE_TOLERANCE_VOXELS = 1e-3
-"""A labelmap whose voxels lie closer to the scan's is pasted; any other one is resampled."""
 _LABELMAP = "Binary labelmap"
 _SCALARS = "ImageScalars"
 """As VTK calls the voxels of an image. Slicer's DICOM export takes a segment without an array of this name for empty."""
@@ -64,17 +61,22 @@ def volumeGeometry(volumeNode: Any) -> Geometry:
         raise GeometryError(f"'{name}': {error.message}", hint=error.hint) from error
 
 
+def isLinear(node: Any) -> bool:
+    """Say whether a node lies in the world as it is, or under transforms that bend no space."""
+    parent = node.GetParentTransformNode()
+    return parent is None or bool(parent.IsTransformToWorldLinear())
+
+
 def requireLinear(node: Any) -> None:
     """Refuse a node under a transform that bends space: results could not follow it voxel by voxel.
 
     Raises:
         GeometryError: Naming the transform.
     """
-    parent = node.GetParentTransformNode()
-    if parent is not None and not parent.IsTransformToWorldLinear():
+    if not isLinear(node):
         words = _("'{name}' lies under '{transform}', which is not linear; expected a rigid or affine transform.")
         raise GeometryError(
-            words.format(name=node.GetName(), transform=parent.GetName()),
+            words.format(name=node.GetName(), transform=node.GetParentTransformNode().GetName()),
             hint=_("harden the transform on a copy (Transforms module), or move the node out of it."),
             code="transform",
         )
@@ -92,6 +94,15 @@ def worldFromNode(node: Any) -> NDArray[np.float64]:
     if parent is not None:
         parent.GetMatrixTransformToWorld(matrix)
     return np.array(slicer.util.arrayFromVTKMatrix(matrix))
+
+
+def worldScale(node: Any) -> float:
+    """Return how many times larger a node's volumes are in the world than in its own frame: 1 under a rigid transform.
+
+    Raises:
+        GeometryError: As `requireLinear`.
+    """
+    return float(abs(np.linalg.det(worldFromNode(node)[:3, :3])))
 
 
 def scanState(scanNode: Any) -> tuple[Any, ...]:
@@ -160,73 +171,6 @@ def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
     return mask
 
 
-EMPTY_BOX = (slice(0, 0), slice(0, 0), slice(0, 0))
-
-
-@dataclass(frozen=True, eq=False)
-class BoxedMask:
-    """A mask as the box that holds all of it, which is small where a lesion is.
-
-    Attributes:
-        box: Ranges (k, j, i) in the scan's grid; empty ones for an empty mask.
-        voxels: What lies in the box, 0 and 1.
-    """
-
-    box: tuple[slice, slice, slice]
-    voxels: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, mask: NDArray[Any], corner: tuple[int, ...] = (0, 0, 0)) -> BoxedMask:
-        """Find the box of a mask (k, j, i) whose first voxel is at a corner of the scan's grid."""
-        lines = [mask.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
-        spans = [_span(line) for line in lines]
-        voxels = np.ascontiguousarray(mask[tuple(spans)] > 0).view(np.uint8)
-        if not voxels.size:
-            return cls(EMPTY_BOX, voxels)
-        k, j, i = (slice(side.start + low, side.stop + low) for side, low in zip(spans, corner, strict=True))
-        return cls((k, j, i), voxels)
-
-    @property
-    def corner(self) -> tuple[int, int, int]:
-        """Index (k, j, i) of the first voxel of the box."""
-        return self.box[0].start, self.box[1].start, self.box[2].start
-
-    def within(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-        """Return the mask in another box, which may hold all of it, a part, or nothing."""
-        cut = np.zeros([side.stop - side.start for side in box], dtype=np.bool_)
-        low = [max(mine.start, side.start) for mine, side in zip(self.box, box, strict=True)]
-        high = [min(mine.stop, side.stop) for mine, side in zip(self.box, box, strict=True)]
-        if all(start < stop for start, stop in zip(low, high, strict=True)):
-            there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))
-            here = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, self.box, strict=True))
-            cut[there] = self.voxels[here] > 0
-        return cut
-
-    def reindexed(self, matrix: NDArray[np.float64]) -> BoxedMask:
-        """Return the mask on the same grid counted in another way: see `toRasIndices`."""
-        placed = _reindexed(self.voxels, self.corner, matrix) if self.voxels.size else None
-        return self if placed is None else BoxedMask.of(*placed)
-
-    @property
-    def digest(self) -> str:
-        """A checksum of which voxels of its grid are in the mask."""
-        place = repr([(side.start, side.stop) for side in self.box]).encode("ascii")
-        return f"{zlib.crc32(np.packbits(self.voxels).tobytes(), zlib.crc32(place)):08x}"
-
-
-def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
-    """Return the matrix (4, 4) from a grid's (i, j, k) to those of the same voxels counted along R, A and S.
-
-    What is kept with a scan is counted so: Slicer turns an axis of a left-handed scan around when it reads it.
-    """
-    axes, signs = closest_ras(geometry)
-    matrix = np.diag([0.0, 0.0, 0.0, 1.0])
-    for row, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
-        matrix[row, axis] = sign
-        matrix[row, 3] = 0 if sign > 0 else geometry.shape[axis] - 1
-    return matrix
-
-
 @stepwise
 def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[BoxedMask | None]:
     """Return a segment as it is stored, or None where that is not on the scan's own grid.
@@ -247,6 +191,23 @@ def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any, isInWorld: 
     between = _between(segmentationNode, scanNode) if isInWorld else np.eye(4)
     placed = _placed(labelmap, between, geometry)
     return None if placed is None else (yield from inBackground(BoxedMask.of, *placed))
+
+
+@stepwise
+def ownMask(segmentationNode: Any, segmentId: str) -> Work[tuple[BoxedMask, NDArray[np.float64]]]:
+    """Return a segment as it is stored, and the matrix (4, 4) from its own grid's (i, j, k) to the world.
+
+    Raises:
+        InputError: If there is no such segment.
+        GeometryError: As `requireLinear`.
+    """
+    labelmap = _labelmap(segmentationNode, _knownSegment(segmentationNode, segmentId))
+    matrix = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(matrix)
+    toWorld = worldFromNode(segmentationNode) @ slicer.util.arrayFromVTKMatrix(matrix)
+    if labelmap.IsEmpty():
+        return BoxedMask.of(np.zeros((1, 1, 1), dtype=np.uint8)), toWorld
+    return (yield from inBackground(BoxedMask.of, _voxels(labelmap), _corner(labelmap))), toWorld
 
 
 def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
@@ -303,18 +264,6 @@ def requireWritable(segmentationNode: Any) -> None:
         )
 
 
-def hull(*boxes: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds all of several boxes; empty ones do not count."""
-    full = [box for box in boxes if box != EMPTY_BOX] or [EMPTY_BOX]
-    k, j, i = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*full, strict=True))
-    return k, j, i
-
-
-def _span(line: NDArray[np.bool_]) -> slice:
-    where = np.flatnonzero(line)
-    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
-
-
 def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
     """Return a segment's ID; the only one there is needs no name.
 
@@ -359,33 +308,7 @@ def _placed(
     matrix = vtk.vtkMatrix4x4()
     labelmap.GetImageToWorldMatrix(matrix)
     toScan = np.linalg.inv(geometry.ijk_to_ras) @ between @ slicer.util.arrayFromVTKMatrix(matrix)
-    return _reindexed(_voxels(labelmap), _corner(labelmap), toScan)
-
-
-def _reindexed(
-    voxels: NDArray[Any], corner: tuple[int, ...], matrix: NDArray[np.float64]
-) -> tuple[NDArray[Any], tuple[int, ...]] | None:
-    """Count voxels (k, j, i) as another grid does.
-
-    Args:
-        voxels: Of a box.
-        corner: Index (k, j, i) of its first voxel.
-        matrix: From the one grid's (i, j, k) to the other's.
-
-    Returns:
-        Voxels and corner there; None where the grids' voxels are others, and not the same in another order.
-    """
-    turn, shift = np.rint(matrix[:3, :3]).astype(int), np.rint(matrix[:3, 3]).astype(int)
-    axes = np.abs(turn).argmax(axis=1)
-    if np.abs(turn).sum() != 3 or sorted(axes) != [0, 1, 2]:
-        return None
-    first = np.array(corner[::-1])
-    ends = np.array(list(itertools.product(*zip(first, first + voxels.shape[::-1] - 1, strict=True))))
-    moved = ends @ turn.T + shift
-    if np.abs(ends @ matrix[:3, :3].T + matrix[:3, 3] - moved).max() >= LATTICE_TOLERANCE_VOXELS:
-        return None
-    ways = tuple(slice(None, None, int(turn[row, axis])) for row, axis in enumerate(axes))
-    return voxels.T.transpose(axes)[ways].T, tuple(int(start) for start in moved.min(axis=0)[::-1])
+    return reindexed(_voxels(labelmap), _corner(labelmap), toScan)
 
 
 def _between(segmentationNode: Any, volumeNode: Any) -> NDArray[np.float64] | None:
@@ -393,7 +316,7 @@ def _between(segmentationNode: Any, volumeNode: Any) -> NDArray[np.float64] | No
     parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
     if parents[0] is parents[1]:
         return np.eye(4)
-    if parents[0] is not None and not parents[0].IsTransformToWorldLinear():
+    if not isLinear(segmentationNode):
         return None
     return np.linalg.inv(worldFromNode(volumeNode)) @ worldFromNode(segmentationNode)
 

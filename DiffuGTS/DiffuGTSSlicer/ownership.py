@@ -10,7 +10,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import BoxedMask, segmentBox, setSegmentBox, toRasIndices, volumeGeometry
+from DiffuGTSSlicer.boxed_mask import BoxedMask, toRasIndices
+from DiffuGTSSlicer.grids import segmentBox, setSegmentBox, volumeGeometry
 from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS, freeSegmentName
 from DiffuGTSSlicer.steps import Work, stepwise
 

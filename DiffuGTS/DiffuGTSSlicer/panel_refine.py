@@ -11,7 +11,8 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
-from DiffuGTSSlicer.grids import BoxedMask, requireWritable, segmentBox
+from DiffuGTSSlicer.boxed_mask import BoxedMask
+from DiffuGTSSlicer.grids import requireWritable, segmentBox
 from DiffuGTSSlicer.ownership import setAside, whyUsers
 from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor

@@ -10,7 +10,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display, scene
-from DiffuGTSSlicer.grids import BoxedMask, segmentBox
+from DiffuGTSSlicer.boxed_mask import BoxedMask
+from DiffuGTSSlicer.grids import segmentBox
 from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAside, volumeBack, whyUsers
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run

@@ -25,14 +25,13 @@ from DiffuGTSLib import __version__, volumes
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
+from DiffuGTSSlicer.boxed_mask import BoxedMask, toRasIndices
 from DiffuGTSSlicer.display import shownSegments, styleSegmentation
 from DiffuGTSSlicer.grids import (
-    BoxedMask,
     roiMask,
     scanState,
     segmentMask,
     setSegmentBox,
-    toRasIndices,
     volumeGeometry,
     worldFromNode,
 )

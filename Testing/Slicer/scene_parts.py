@@ -10,6 +10,7 @@ import numpy as np
 import slicer
 import vtk
 from DiffuGTSSlicer import grids, provenance, scene
+from DiffuGTSSlicer.boxed_mask import BoxedMask
 from numpy.typing import NDArray
 from phantoms import grid, rotation
 
@@ -47,7 +48,7 @@ def on_disk(geometry: Geometry, array: NDArray[Any], path: Path) -> Path:
 
 def set_segment_mask(mask: NDArray[Any], scan: Any, segmentation: Any, segment_id: str) -> None:
     """Replace a segment by a mask (k, j, i) on the scan's grid."""
-    grids.setSegmentBox(grids.BoxedMask.of(mask), scan, segmentation, segment_id)
+    grids.setSegmentBox(BoxedMask.of(mask), scan, segmentation, segment_id)
 
 
 def import_mask(path: Path, scan: Any, segmentation: Any, name: str, organ: str = "", **about: Any) -> str:

@@ -9,7 +9,8 @@ import pytest
 import slicer
 import vtk
 import vtk_messages
-from DiffuGTSSlicer import grids, scene, steps
+from DiffuGTSSlicer import boxed_mask, grids, scene, steps
+from DiffuGTSSlicer.boxed_mask import BoxedMask
 from phantoms import grid
 from scene_parts import (
     LEFT_HANDED,
@@ -224,7 +225,7 @@ def test_a_segment_on_the_scans_own_grid_is_pasted_as_it_would_be_resampled(a_sc
     mask = blob(OBLIQUE, (9, 12, 8), 5).T
     set_segment_mask(mask, a_scan, segmentation, "tumor")
     pasted = grids.segmentMask(segmentation, "tumor", a_scan)
-    monkeypatch.setattr(grids, "LATTICE_TOLERANCE_VOXELS", -1.0)
+    monkeypatch.setattr(boxed_mask, "LATTICE_TOLERANCE_VOXELS", -1.0)
     assert np.array_equal(pasted, mask) and np.array_equal(grids.segmentMask(segmentation, "tumor", a_scan), mask)
 
 
@@ -233,14 +234,14 @@ def test_a_segment_tells_its_box_and_its_checksum_only_on_the_scans_own_grid(a_s
     for each in ("tumor", "other", "nothing"):
         segmentation.GetSegmentation().AddEmptySegment(each, each)
     mask = blob(OBLIQUE, (9, 12, 8), 3).T
-    expected = grids.BoxedMask.of(mask)
+    expected = BoxedMask.of(mask)
     set_segment_mask(mask, a_scan, segmentation, "tumor")
     set_segment_mask(blob(OBLIQUE, (16, 3, 3), 2).T, a_scan, segmentation, "other")
     found = grids.segmentBox(segmentation, "tumor", a_scan)
     assert found.box == expected.box and np.array_equal(found.voxels, expected.voxels)
     assert found.digest == expected.digest != grids.segmentBox(segmentation, "other", a_scan).digest
     nothing = grids.segmentBox(segmentation, "nothing", a_scan)
-    assert nothing.digest == grids.BoxedMask.of(np.zeros_like(mask)).digest and not nothing.voxels.size
+    assert nothing.digest == BoxedMask.of(np.zeros_like(mask)).digest and not nothing.voxels.size
     moved = np.roll(mask, 1, axis=2)
-    assert grids.BoxedMask.of(moved).digest != expected.digest, "the same shape elsewhere"
+    assert BoxedMask.of(moved).digest != expected.digest, "the same shape elsewhere"
     assert grids.segmentBox(*an_organ_on_another_grid[:2], a_scan) is None

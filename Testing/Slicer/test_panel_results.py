@@ -10,7 +10,8 @@ import pytest
 import qt
 import slicer
 import vtk
-from DiffuGTSSlicer.grids import BoxedMask, segmentMask
+from DiffuGTSSlicer.boxed_mask import BoxedMask
+from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.result_set import isClone
 from DiffuGTSSlicer.scene import DIGEST_TAG, SCAN_ROLE
 from DiffuGTSSlicer.terminology import namesPlace

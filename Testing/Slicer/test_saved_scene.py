@@ -13,8 +13,9 @@ import pytest
 import slicer
 import vtk_messages
 from DiffuGTSSlicer import display, provenance, scene
+from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import BoxedMask, segmentMask
+from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.ownership import isEdited
 from results_on_demo import results_on
 from scene_parts import LEFT_HANDED, blob, matrix_of, noise, record_of, scan_node, set_segment_mask

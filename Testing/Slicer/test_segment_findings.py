@@ -10,8 +10,9 @@ import pytest
 import slicer
 import vtk
 from DiffuGTSSlicer import findings, scene
+from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.findings import Findings
-from DiffuGTSSlicer.grids import BoxedMask, segmentMask, worldFromNode
+from DiffuGTSSlicer.grids import segmentMask, worldFromNode
 from DiffuGTSSlicer.ownership import isEdited, markEdited, whyUsers
 from heartbeat import least
 from phantoms import grid
@@ -234,7 +235,7 @@ def test_lesions_are_those_of_the_whole_grid_however_they_lie_to_each_other() ->
     for seed in range(6):
         mask = np.random.default_rng(seed).random((9, 11, 13)) > 0.93
         labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-        lesions = findings._lesions(BoxedMask.of(mask), BoxedMask.of(np.zeros((0, 0, 0))))
+        lesions = findings._lesions(BoxedMask.of(mask), BoxedMask.of(np.zeros((0, 0, 0))), np.eye(4))
         assert len(lesions) == count > 3
         for lesion in lesions:
             at = labels[lesion.box][lesion.voxels]
@@ -337,6 +338,62 @@ def test_a_lesion_that_reaches_past_the_scan_is_measured_where_the_scan_is(a_res
     assert [row.kept for row in table.rows] == [True, True, False]
     table.keep(3, True)
     assert np.array_equal(segmentMask(segmentation, segment, series).T, mask)
+
+
+def finer_by(times: int, geometry: Geometry) -> Geometry:
+    """Return the grid of Segment Editor's oversampling: each voxel is cut into as many along each axis."""
+    corner = rigid((0, 0, 0), (0.5 / times - 0.5,) * 3)
+    return Geometry(
+        tuple(times * side for side in geometry.shape),
+        geometry.ijk_to_ras @ corner @ np.diag([1 / times, 1 / times, 1 / times, 1.0]),
+    )
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("place", [np.eye(4), rigid((0, 0, 30), (100, 0, 0)) @ np.diag([2.0, 2.0, 2.0, 1.0])])
+def test_a_segment_on_a_finer_grid_has_the_numbers_of_its_own_voxels(a_result, times: int, place: np.ndarray) -> None:
+    segmentation, segment, scan, aova, healthy = a_result
+    fine = finer_by(times, GRID)
+    distance = lambda ras: np.linalg.norm(fine.to_ras(np.moveaxis(np.indices(fine.shape), 0, -1)) - ras, axis=-1)  # noqa: E731
+    center = GRID.to_ras(np.array([15.2, 12.4, 9.5]))
+    ball = (distance(center) <= 3).astype(np.uint8)
+    speck = np.zeros_like(ball)
+    speck[3, 3, 3] = 1  # smaller than a voxel of the scan
+    set_segment_mask((ball | speck).T, scan_node(fine, ball, "Finer"), segmentation, segment)
+    for node in (segmentation, scan, aova, healthy):
+        under(node, linear_transform(place))
+    first, second = Findings(*a_result).rows
+    scale = round(np.linalg.det(place[:3, :3]) ** (1 / 3))
+    voxel_ml = 1.1 * 0.7 * 2.5 / 1000 / times**3 * scale**3
+    assert (first.volumeMl, second.volumeMl) == pytest.approx((ball.sum() * voxel_ml, voxel_ml))
+    assert first.volumeMl == pytest.approx(4 / 3 * np.pi * 3**3 / 1000 * scale**3, rel=0.1)
+    assert first.diameterMm == pytest.approx(6 * scale, rel=0.1)
+    assert first.centroidRas == pytest.approx(tuple((place @ [*center, 1])[:3]), abs=0.2 * scale)
+    coarse = np.argwhere(ball) // times
+    attention, before, after = (slicer.util.arrayFromVolume(node).T[tuple(coarse.T)] for node in (aova, scan, healthy))
+    assert (first.meanAova, first.maxAova) == pytest.approx((attention.mean(), attention.max()))
+    assert first.meanChange == pytest.approx((before - after).mean(), rel=1e-4)
+    one = tuple(np.array([3, 3, 3]) // times)
+    assert second.meanAova == pytest.approx(slicer.util.arrayFromVolume(aova).T[one])
+    Findings(*a_result).jump(1)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode").GetCrosshairRAS()
+    assert np.linalg.norm(np.subtract(crosshair, first.centroidRas)) < 2.5 * scale
+
+
+def test_what_was_dropped_before_a_segment_got_a_finer_grid_stays_in_the_table(a_result) -> None:
+    segmentation, segment, *_ = a_result
+    table = Findings(*a_result)
+    before = table.rows
+    table.keep(2, False)
+    fine = finer_by(2, GRID)
+    mask = np.kron(LARGE | SMALL, np.ones((2, 2, 2), np.uint8))
+    set_segment_mask(mask.T, scan_node(fine, mask, "Finer"), segmentation, segment)
+    rows = table.update()
+    assert [row.kept for row in rows] == [True, False, True]
+    assert [row.volumeMl for row in rows] == pytest.approx([row.volumeMl for row in before])
+    assert [row.meanAova for row in rows] == pytest.approx([row.meanAova for row in before])
+    with pytest.raises(InputError, match="kept on another grid"):
+        table.keep(2, True)
 
 
 def test_dropping_a_finding_leaves_finer_edits_alone(a_result) -> None:

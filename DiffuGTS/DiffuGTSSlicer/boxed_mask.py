@@ -1,0 +1,122 @@
+"""A mask on a scan's grid as the box that holds all of it, and the same voxels counted in another order; no node is needed.
+
+With `grids` and `scene` the only place on Slicer's side that knows (k, j, i).
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from DiffuGTSLib.volumes.volume import Geometry, closest_ras
+
+LATTICE_TOLERANCE_VOXELS = 1e-3
+"""A labelmap whose voxels lie closer to the scan's is pasted; any other one is resampled."""
+EMPTY_BOX = (slice(0, 0), slice(0, 0), slice(0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedMask:
+    """A mask as the box that holds all of it, which is small where a lesion is.
+
+    Attributes:
+        box: Ranges (k, j, i) in the scan's grid; empty ones for an empty mask.
+        voxels: What lies in the box, 0 and 1.
+    """
+
+    box: tuple[slice, slice, slice]
+    voxels: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mask: NDArray[Any], corner: tuple[int, ...] = (0, 0, 0)) -> BoxedMask:
+        """Find the box of a mask (k, j, i) whose first voxel is at a corner of the scan's grid."""
+        lines = [mask.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+        spans = [_span(line) for line in lines]
+        voxels = np.ascontiguousarray(mask[tuple(spans)] > 0).view(np.uint8)
+        if not voxels.size:
+            return cls(EMPTY_BOX, voxels)
+        k, j, i = (slice(side.start + low, side.stop + low) for side, low in zip(spans, corner, strict=True))
+        return cls((k, j, i), voxels)
+
+    @property
+    def corner(self) -> tuple[int, int, int]:
+        """Index (k, j, i) of the first voxel of the box."""
+        return self.box[0].start, self.box[1].start, self.box[2].start
+
+    def within(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
+        """Return the mask in another box, which may hold all of it, a part, or nothing."""
+        cut = np.zeros([side.stop - side.start for side in box], dtype=np.bool_)
+        low = [max(mine.start, side.start) for mine, side in zip(self.box, box, strict=True)]
+        high = [min(mine.stop, side.stop) for mine, side in zip(self.box, box, strict=True)]
+        if all(start < stop for start, stop in zip(low, high, strict=True)):
+            there = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, box, strict=True))
+            here = tuple(slice(a - s.start, b - s.start) for a, b, s in zip(low, high, self.box, strict=True))
+            cut[there] = self.voxels[here] > 0
+        return cut
+
+    def reindexed(self, matrix: NDArray[np.float64]) -> BoxedMask:
+        """Return the mask on the same grid counted in another way: see `toRasIndices`."""
+        placed = reindexed(self.voxels, self.corner, matrix) if self.voxels.size else None
+        return self if placed is None else BoxedMask.of(*placed)
+
+    @property
+    def digest(self) -> str:
+        """A checksum of which voxels of its grid are in the mask."""
+        place = repr([(side.start, side.stop) for side in self.box]).encode("ascii")
+        return f"{zlib.crc32(np.packbits(self.voxels).tobytes(), zlib.crc32(place)):08x}"
+
+
+def hull(*boxes: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
+    """Return the smallest box that holds all of several boxes; empty ones do not count."""
+    full = [box for box in boxes if box != EMPTY_BOX] or [EMPTY_BOX]
+    k, j, i = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*full, strict=True))
+    return k, j, i
+
+
+def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
+    """Return the matrix (4, 4) from a grid's (i, j, k) to those of the same voxels counted along R, A and S.
+
+    What is kept with a scan is counted so: Slicer turns an axis of a left-handed scan around when it reads it.
+    """
+    axes, signs = closest_ras(geometry)
+    matrix = np.diag([0.0, 0.0, 0.0, 1.0])
+    for row, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        matrix[row, axis] = sign
+        matrix[row, 3] = 0 if sign > 0 else geometry.shape[axis] - 1
+    return matrix
+
+
+def reindexed(
+    voxels: NDArray[Any], corner: tuple[int, ...], matrix: NDArray[np.float64]
+) -> tuple[NDArray[Any], tuple[int, ...]] | None:
+    """Count voxels (k, j, i) as another grid does.
+
+    Args:
+        voxels: Of a box.
+        corner: Index (k, j, i) of its first voxel.
+        matrix: From the one grid's (i, j, k) to the other's.
+
+    Returns:
+        Voxels and corner there; None where the grids' voxels are others, and not the same in another order.
+    """
+    turn, shift = np.rint(matrix[:3, :3]).astype(int), np.rint(matrix[:3, 3]).astype(int)
+    axes = np.abs(turn).argmax(axis=1)
+    if np.abs(turn).sum() != 3 or sorted(axes) != [0, 1, 2]:
+        return None
+    first = np.array(corner[::-1])
+    ends = np.array(list(itertools.product(*zip(first, first + voxels.shape[::-1] - 1, strict=True))))
+    moved = ends @ turn.T + shift
+    if np.abs(ends @ matrix[:3, :3].T + matrix[:3, 3] - moved).max() >= LATTICE_TOLERANCE_VOXELS:
+        return None
+    ways = tuple(slice(None, None, int(turn[row, axis])) for row, axis in enumerate(axes))
+    return voxels.T.transpose(axes)[ways].T, tuple(int(start) for start in moved.min(axis=0)[::-1])
+
+
+def _span(line: NDArray[np.bool_]) -> slice:
+    where = np.flatnonzero(line)
+    return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)
