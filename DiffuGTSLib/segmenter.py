@@ -6,7 +6,6 @@ are looked for inside it; otherwise the network's own organ may take its place.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from DiffuGTSLib.backbones.windows import over_windows
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.masks import dilate_mm, drop_small, largest_part
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.volume import require_same_grid
 
@@ -77,8 +76,7 @@ def save_grid(trained: TrainedSegmenter, folder: Path) -> None:
         "canonical": asdict(trained.grid), "window_voxels": trained.window_voxels, "modalities": trained.modalities,
         "organs": trained.organs,
     }  # fmt: skip
-    with whole_file(folder / GRID_FILE) as temporary:
-        temporary.write_text(json.dumps(grid, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / GRID_FILE, grid)
 
 
 def find_segmenter(folder: Path) -> Path:

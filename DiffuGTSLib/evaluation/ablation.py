@@ -16,11 +16,12 @@ from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import TrainedCase, check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.ablation_measure import CUTS, Figures, Subject, measure, tuning_curves
+from DiffuGTSLib.evaluation.ablation_measure import Figures, Subject, measure, tuning_curves
 from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
 from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, Wish, mixtures, variants
 from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
+from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.protocol import Case, read_protocol
@@ -30,9 +31,9 @@ CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
 TUNING_SPLIT = "validation"
 SCHEMA = 1
+"""Raised whenever a figure changes its meaning."""
 _BASELINE = "threshold baseline"
 """Beside the studies of a kept case: the rule that its figures of one plain threshold are of."""
-"""Raised whenever a figure changes its meaning."""
 
 OnCase = Callable[[str, float], None]
 """Called with (case, share of all cases done); may raise `Cancelled`."""
@@ -106,12 +107,14 @@ def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
 
 
 def best_cuts(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-    """Return mixture → the threshold of `CUTS` with the highest mean Dice over cases; nothing without cases.
+    """Return mixture → the threshold of `THRESHOLDS` with the highest mean Dice over cases; nothing without cases.
 
     A case whose mask is empty has no say: its NaN would win against every number.
     """
     told = [curve for curve in curves if _has_tumor(curve)]
-    return {name: CUTS[int(np.mean([curve[name] for curve in told], axis=0).argmax())] for name in (told or [{}])[0]}
+    return {
+        name: THRESHOLDS[int(np.mean([curve[name] for curve in told], axis=0).argmax())] for name in (told or [{}])[0]
+    }
 
 
 def _has_tumor(curve: Mapping[str, Sequence[float]]) -> bool:

@@ -20,15 +20,13 @@ from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pair
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import count_voxels
 from DiffuGTSLib.evaluation.detection import detect
+from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
 from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.boxes import bounding_box
-
-CUTS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Thresholds that are tried for a mixture on tuning cases."""
 
 Figures = dict[str, float]
 
@@ -131,20 +129,20 @@ def measure(
 
 
 def tuning_curves(subject: Subject) -> dict[str, list[float]]:
-    """Return mixture → Dice of its residual at each of `CUTS`, on a case that thresholds may be chosen on.
+    """Return mixture → Dice of its residual at each of `THRESHOLDS`, on a case that thresholds may be chosen on.
 
     NaN where the case's mask is empty: at no threshold is there anything to find.
     """
     mixes = mixtures(subject.config.residual)
     if not subject.truth.any():
-        return {name: [nan] * len(CUTS) for name in mixes}
+        return {name: [nan] * len(THRESHOLDS) for name in mixes}
     refinement = subject.repaint(subject.look().cache).refinement
     if refinement is None:
-        return {name: [0.0] * len(CUTS) for name in mixes}
+        return {name: [0.0] * len(THRESHOLDS) for name in mixes}
     curves = {}
     for name, mixture in mixes.items():
         _, soft = refinement.outlined(mixture)
-        levels = [refinement.threshold(replace(mixture, threshold=cut)) for cut in CUTS]
+        levels = [refinement.threshold(replace(mixture, threshold=cut)) for cut in THRESHOLDS]
         curves[name] = [dice(refinement.cut(soft, level), subject.truth) for level in levels]
     return curves
 

@@ -8,7 +8,7 @@ from math import isnan
 from DiffuGTSLib.evaluation.case_scores import HEALTHY
 from DiffuGTSLib.evaluation.html_parts import number_text
 from DiffuGTSLib.evaluation.pooled import ScanAuroc
-from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean
+from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_line
 
 TABLES = "tables.md"
 _HEADS = ("scan", "asked for", "Dice ellipsoid", "Dice threshold", "Dice coarse", "Dice refined", "NSD", "found", "false positives")  # fmt: skip
@@ -36,7 +36,7 @@ def card_tables(rows: Sequence[Row], scan_auroc: ScanAuroc) -> str:
 
 
 def _tumors(rows: Sequence[Row]) -> str:
-    lines = [_line(_HEADS), "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"]
+    lines = [table_line(_HEADS), "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |"]
     organs = _organs(rows)
     for organ in organs:
         own = [row for row in rows if row["organ"] == organ]
@@ -52,7 +52,9 @@ def _scan(row: Row) -> str:
     shares = [number_text(float(row[name]), 2) for name in _SHARES]
     found, lesions = _found(row)
     said = ("no", "yes")[found] if lesions == 1 else f"{found} of {lesions}"
-    return _line((str(row["case"]), str(row["organ"]), *shares, said, number_text(float(row["false_positives"]), 0)))
+    return table_line(
+        (str(row["case"]), str(row["organ"]), *shares, said, number_text(float(row["false_positives"]), 0))
+    )
 
 
 def _found(row: Row) -> tuple[int, int]:
@@ -69,7 +71,7 @@ def _mean(name: str, rows: Sequence[Row]) -> str:
     found, lesions = (sum(numbers) for numbers in zip(*counts, strict=True))
     false = bootstrap_mean([float(row["false_positives"]) for row in rows]).mean
     cells = (name, "", *means, f"{scans} of {len(rows)} scans ({found} of {lesions} lesions)", number_text(false, 1))
-    return _line([f"**{cell}**" if cell else "" for cell in cells])
+    return table_line([f"**{cell}**" if cell else "" for cell in cells])
 
 
 def _intervals(rows: Sequence[Row]) -> list[str]:
@@ -92,15 +94,15 @@ def _told(estimate: Estimate) -> str:
 
 
 def _healthy(rows: Sequence[Row]) -> str:
-    lines = [_line(_HEALTHY_HEADS), "| --- | --- | ---: | ---: |"]
+    lines = [table_line(_HEALTHY_HEADS), "| --- | --- | ---: | ---: |"]
     for row in rows:
         score, false = number_text(float(row["anomaly_score"]), 2), number_text(float(row["false_positives"]), 0)
-        lines.append(_line((str(row["case"]), str(row["organ"]), score, false)))
+        lines.append(table_line((str(row["case"]), str(row["organ"]), score, false)))
     if len(rows) > 1:
         means = [
             bootstrap_mean([float(row[each]) for row in rows]).mean for each in ("anomaly_score", "false_positives")
         ]
-        lines.append(_line((f"**mean of the {len(rows)} healthy scans**", "", *(f"**{number_text(m, d)}**" for m, d in zip(means, (2, 1), strict=True)))))  # fmt: skip
+        lines.append(table_line((f"**mean of the {len(rows)} healthy scans**", "", *(f"**{number_text(m, d)}**" for m, d in zip(means, (2, 1), strict=True)))))  # fmt: skip
     return "\n".join(lines)
 
 
@@ -115,7 +117,3 @@ def _parted(scan_auroc: ScanAuroc) -> str:
 def _organs(rows: Sequence[Row]) -> list[str]:
     """Return the organs in the order of the protocol."""
     return list(dict.fromkeys(str(row["organ"]) for row in rows))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -6,7 +6,6 @@ maps are gone before the next case is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from DiffuGTSLib.evaluation.lesion_metrics import lesion_f1, match_instances
 from DiffuGTSLib.evaluation.metrics import BRAIN_NSD_TOLERANCE_MM, NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.storage import for_json, whole_file
+from DiffuGTSLib.storage import for_json, json_sha256, whole_file
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume
 
@@ -124,7 +123,7 @@ def fingerprint(case: Case, digests: Mapping[str, str], config: Config, weights:
         "schema": SCHEMA, "diffugts": __version__, "case": asdict(case), "files": dict(digests), "config": config.to_dict(),
         "weights": dict(weights),
     }  # fmt: skip
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return json_sha256(made_of)
 
 
 def kept_score(folder: Path, name: str, made_of: str) -> CaseScore | None:

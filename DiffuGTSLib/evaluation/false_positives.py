@@ -14,14 +14,13 @@ from jaxtyping import Bool, Shaped
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
 from DiffuGTSLib.evaluation.detection import Lesion, detect
+from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.report import Estimate, Row, bootstrap_mean, table_lines, write_rows, write_study
 from DiffuGTSLib.storage import whole_file, whole_folder
 from DiffuGTSLib.volumes import read_volume
 from DiffuGTSLib.volumes.boxes import bounding_box
 
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""0.05 to 0.95: where a probability map is cut when nothing else is asked for."""
 MINIMUM_RADIUS_MM = 3.0
 """Components smaller than the ball of this radius are dropped (DiffTumor, post-processing)."""
 

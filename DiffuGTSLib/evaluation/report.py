@@ -5,7 +5,6 @@ it is shown as such, counted, and left out of the mean.
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from DiffuGTSLib import storage
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.findings import NOT_APPLICABLE
 from DiffuGTSLib.storage import for_json, whole_file
@@ -156,8 +156,7 @@ def write_json(value: Any, path: Path | str) -> None:
     Raises:
         StorageError: If the file cannot be written.
     """
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(for_json(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    storage.write_json(path, for_json(value), indent=2)
 
 
 def write_study(folder: Path, title: str, lines: Sequence[str], notes: Sequence[str], **content: Any) -> None:
@@ -187,7 +186,11 @@ def table_lines(rows: Sequence[Row], form: str = ".3f") -> list[str]:
     """
     columns = _checked_columns(rows)
     edges = ["---" if isinstance(rows[0][name], str) else "---:" for name in columns]
-    return [_line(columns), _line(edges), *(_line([_cell(row[name], form) for name in columns]) for row in rows)]
+    return [
+        table_line(columns),
+        table_line(edges),
+        *(table_line([_cell(row[name], form) for name in columns]) for row in rows),
+    ]
 
 
 def markdown(
@@ -199,7 +202,7 @@ def markdown(
     summary = {name: _summary_cells(estimate) for name, estimate in estimates.items()}
     for number, name in enumerate(("**mean**", "95 % CI", "median", "cases (n/a)")):
         cells = [summary[column][number] if column in summary else "" for column in columns]
-        lines.append(_line([cells[0] or name, *cells[1:]]))
+        lines.append(table_line([cells[0] or name, *cells[1:]]))
     lines += ["", f"{method[0].upper()}{method[1:]}; n/a: not applicable, left out of the mean."]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
@@ -233,7 +236,8 @@ def _checked_columns(rows: Sequence[Row]) -> list[str]:
     return columns
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """Return cells as a line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 

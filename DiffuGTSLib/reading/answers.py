@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 
 REAL, SYNTHETIC, UNSURE = "real", "synthetic", "unsure"
 ANSWERS = (REAL, SYNTHETIC, UNSURE)
@@ -150,8 +150,7 @@ def write_answers(sheet: AnswerSheet, path: Path | str) -> None:
         "reader": sheet.reader,
         "answers": [{"case": a.case, "answer": a.answer, "seconds": round(a.time_s, 1)} for a in sheet.answers],
     }
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, record, ensure_ascii=False)
 
 
 def read_answers(path: Path | str) -> AnswerSheet:

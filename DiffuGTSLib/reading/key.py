@@ -8,7 +8,7 @@ from typing import Any
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.reading.answers import REAL, SYNTHETIC, VERSION
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 
 KEY_FORMAT = "diffugts-reading-key"
 
@@ -62,8 +62,7 @@ def write_key(key: Key, path: Path | str) -> None:
         "cases": [asdict(case) for case in key.cases],
         "made": dict(key.made),
     }
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, record, ensure_ascii=False)
 
 
 def read_key(path: Path | str) -> Key:

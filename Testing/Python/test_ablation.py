@@ -17,8 +17,8 @@ from terminal import refused, run
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError, PromptError
 from DiffuGTSLib.evaluation.ablation import Study, best_cuts, run_ablation, tuning_cases
-from DiffuGTSLib.evaluation.ablation_measure import CUTS
 from DiffuGTSLib.evaluation.ablation_variants import COARSE, FULL, RIGHT, Wish
+from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import read_case
 from DiffuGTSLib.pipeline import load_components, segment
@@ -163,16 +163,16 @@ def test_a_folder_of_another_report_is_left_alone(a_study: Study, tmp_path: Path
 
 
 def test_thresholds_are_those_with_the_best_mean() -> None:
-    one, two = [0.0] * len(CUTS), [0.0] * len(CUTS)
+    one, two = [0.0] * len(THRESHOLDS), [0.0] * len(THRESHOLDS)
     one[3], one[4], two[4] = 0.9, 0.8, 0.4
-    assert best_cuts([{"a": one}, {"a": two}]) == {"a": CUTS[4]} and best_cuts([]) == {}
+    assert best_cuts([{"a": one}, {"a": two}]) == {"a": THRESHOLDS[4]} and best_cuts([]) == {}
 
 
 def test_a_case_with_nothing_to_find_has_no_say_in_thresholds() -> None:
-    one = [0.0] * len(CUTS)
+    one = [0.0] * len(THRESHOLDS)
     one[3] = 0.9
-    nothing = [0.0] * 5 + [nan] * (len(CUTS) - 5)
-    assert best_cuts([{"a": one}, {"a": nothing}]) == {"a": CUTS[3]} and best_cuts([{"a": nothing}]) == {}
+    nothing = [0.0] * 5 + [nan] * (len(THRESHOLDS) - 5)
+    assert best_cuts([{"a": one}, {"a": nothing}]) == {"a": THRESHOLDS[3]} and best_cuts([{"a": nothing}]) == {}
 
 
 def test_a_validation_scan_with_an_empty_mask_tunes_nothing_and_is_read_again(a_study: Study, tmp_path: Path) -> None:
