@@ -14,6 +14,9 @@ from torch.nn import functional
 from DiffuGTSLib.aova import ABNORMAL, ELSEWHERE, NORMAL, Attention
 from DiffuGTSLib.errors import ConfigError
 
+TEMPERATURE = 0.07
+"""τ of the similarity terms."""
+
 
 @dataclass(frozen=True)
 class HeadLossWeights:
@@ -81,38 +84,36 @@ def anomaly_loss(score_logits: Tensor, abnormal: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(score_logits, abnormal.float())
 
 
-def similarity_loss(class_embeddings: Tensor, prompts: Tensor, temperature: float = 0.07) -> Tensor:
+def similarity_loss(class_embeddings: Tensor, prompts: Tensor) -> Tensor:
     """L_sim = ½ [CE(S, I) + CE(Sᵀ, I)], S_nm = cos(g_n, T_m) / τ: each map belongs to its own prompt."""
     similarity = torch.einsum(
         "bnd,bmd->bnm", functional.normalize(class_embeddings, dim=-1), functional.normalize(prompts, dim=-1)
     )
-    similarity = similarity / temperature
+    similarity = similarity / TEMPERATURE
     own = torch.arange(similarity.shape[1], device=similarity.device).repeat(len(similarity))
     rows = functional.cross_entropy(similarity.flatten(0, 1), own)
     columns = functional.cross_entropy(similarity.transpose(1, 2).flatten(0, 1), own)
     return 0.5 * (rows + columns)
 
 
-def labeled_similarity_loss(
-    class_embeddings: Tensor, prompts: Tensor, abnormal: Tensor, temperature: float = 0.07
-) -> Tensor:
+def labeled_similarity_loss(class_embeddings: Tensor, prompts: Tensor, abnormal: Tensor) -> Tensor:
     """L_sim = CE([cos(ḡ, T_normal) / τ, cos(ḡ, T_abnormal) / τ], y), ḡ = max_n g_n: an image belongs to its label's prompt.
 
     The other form never looks at y, so that it says nothing on whether a tumor is there. Paper not available to us; we
     chose the maximum over maps, from which the anomaly score is read as well.
     """
     image = functional.normalize(class_embeddings.amax(1), dim=-1)
-    similarity = torch.einsum("bd,bnd->bn", image, functional.normalize(prompts, dim=-1)) / temperature
+    similarity = torch.einsum("bd,bnd->bn", image, functional.normalize(prompts, dim=-1)) / TEMPERATURE
     return functional.cross_entropy(similarity, torch.where(abnormal > 0, ABNORMAL, NORMAL))
 
 
-def dice_loss(probability: Tensor, mask: Tensor, abnormal: Tensor, smooth: float = 1.0) -> Tensor:
-    """L_dice = 1 - (2 Σ p m + ε) / (Σ p + Σ m + ε), over the abnormal images of the batch only; 0 if there is none."""
+def dice_loss(probability: Tensor, mask: Tensor, abnormal: Tensor) -> Tensor:
+    """L_dice = 1 - (2 Σ p m + 1) / (Σ p + Σ m + 1), over the abnormal images of the batch only; 0 if there is none."""
     chosen = abnormal > 0
     if not bool(chosen.any()):
         return 0 * probability.sum()  # a slope of 0, not none: it may be the only term that is on
     p, m = probability[chosen].flatten(1), mask[chosen].flatten(1)
-    dice = (2 * (p * m).sum(1) + smooth) / (p.sum(1) + m.sum(1) + smooth)
+    dice = (2 * (p * m).sum(1) + 1) / (p.sum(1) + m.sum(1) + 1)
     return 1 - dice.mean()
 
 

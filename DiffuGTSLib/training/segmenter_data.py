@@ -195,7 +195,6 @@ class SegmenterWindow:
         known: Where the labels may be learned (X, Y, Z).
         kind: "real", "healthy" or "synthetic".
         size: Of the painted tumors, "" without any.
-        attempts: Windows that were drawn before this one was taken.
     """
 
     image: NDArray[np.float32]
@@ -203,7 +202,6 @@ class SegmenterWindow:
     known: NDArray[np.bool_]
     kind: str
     size: str = ""
-    attempts: int = 1
 
 
 class SegmenterSampler:
@@ -259,13 +257,12 @@ class SegmenterSampler:
 
     def _healthy_window(self, scan: SegmenterScan, rng: np.random.Generator) -> SegmenterWindow:
         radius_mm = self._source.minimum_radius_mm(scan.organ_name) if self._source else 0.0
-        found = healthy_crop(scan, self._side, radius_mm, rng)
-        image, known = found.crop.cut(scan.scan.image), found.crop.cut(scan.known)
-        window = SegmenterWindow(image, scan.labels(found.crop), known, "healthy", attempts=found.attempts)
+        crop = healthy_crop(scan, self._side, radius_mm, rng).crop
+        window = SegmenterWindow(crop.cut(scan.scan.image), scan.labels(crop), crop.cut(scan.known), "healthy")
         size = self._chances.draw(rng)
         if size is None or self._source is None:
             return window
-        return paint_window(window, scan, found.crop, self._source, (size, self._chances.draw_count(size, rng)), rng)
+        return paint_window(window, scan, crop, self._source, (size, self._chances.draw_count(size, rng)), rng)
 
 
 def paint_window(
@@ -303,13 +300,13 @@ def paint_window(
 
 
 def painted_windows(
-    scans: Sequence[SegmenterScan], side: int, source: TumorSource, per_scan: int = 6, seed: int = 11
+    scans: Sequence[SegmenterScan], side: int, source: TumorSource, per_scan: int = 6
 ) -> list[SegmenterScan]:
     """Return windows of healthy cases with painted tumors that are always the same: to choose a network by.
 
     Sizes take turns from small to large. A window in which nothing found room is left out.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(11)
     windows = []
     for scan in scans:
         for number in range(per_scan):

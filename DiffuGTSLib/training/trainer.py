@@ -195,10 +195,10 @@ def train(recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Progress |
     return run.finish()
 
 
-def rehearse(recipe: Recipe, plan: TrainingPlan, iterations: int = 2) -> list[float]:
-    """Take the first iterations without writing anything, and return the seconds of each; the weights are used up."""
+def rehearse(recipe: Recipe, plan: TrainingPlan) -> list[float]:
+    """Take the first two iterations without writing anything, and return the seconds of each; the weights are used up."""
     run, seconds = _Run(recipe, plan, Path()), []
-    for _ in range(iterations):
+    for _ in range(2):
         clock = time.perf_counter()
         run.iterate()  # ends with reading the losses, so that a GPU is waited for
         seconds.append(time.perf_counter() - clock)

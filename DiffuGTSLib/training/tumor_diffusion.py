@@ -185,13 +185,11 @@ def write_published(path: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), file)
 
 
-def validation_windows(
-    scans: Sequence[TrainingScan], side: int, handcrafted: float, count: int = 8, stage: str = ALL
-) -> list[Sample]:
-    """Return fixed windows, of the same kinds as those that are trained on.
+def validation_windows(scans: Sequence[TrainingScan], side: int, handcrafted: float, stage: str = ALL) -> list[Sample]:
+    """Return eight fixed windows, of the same kinds as those that are trained on.
 
     Raises:
         InputError: As `TumorSampler`.
     """
     sampler, rng = TumorSampler(scans, side, handcrafted, stage), np.random.default_rng(5)
-    return [sampler.draw(rng) for _ in range(count)]
+    return [sampler.draw(rng) for _ in range(8)]

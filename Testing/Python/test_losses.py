@@ -30,36 +30,33 @@ def test_the_anomaly_loss_is_cross_entropy_of_the_score() -> None:
 
 
 def test_the_similarity_loss_of_each_map_with_its_own_prompt() -> None:
-    """Orthogonal prompts: S = I / τ, each row and column costs ln(1 + e^(-1/τ)), at τ = 1 ln(1 + 1/e) = 0.31326."""
+    """Orthogonal prompts: S = I / τ, each row and column costs ln(1 + e^(-1/τ))."""
     prompts = torch.eye(2)[None]
-    assert float(similarity_loss(prompts, prompts, temperature=1.0)) == pytest.approx(0.313262, abs=1e-6)
     assert float(similarity_loss(prompts, prompts)) == pytest.approx(math.log1p(math.exp(-1 / 0.07)), abs=1e-7)
 
 
 def test_the_similarity_loss_of_swapped_maps_costs_one_over_tau_more() -> None:
-    """S has its ones off the diagonal: ln(1 + e) = 1.31326 at τ = 1."""
+    """S has its ones off the diagonal: ln(1 + e^(1/0.07)) = 14.28571."""
     prompts = torch.eye(2)[None]
-    assert float(similarity_loss(prompts.flip(1), prompts, temperature=1.0)) == pytest.approx(1.313262, abs=1e-6)
+    assert float(similarity_loss(prompts.flip(1), prompts)) == pytest.approx(14.28571, abs=1e-5)
 
 
 def test_the_similarity_loss_sees_directions_only() -> None:
     prompts = torch.eye(2)[None]
-    assert float(similarity_loss(7 * prompts, prompts, 1.0)) == pytest.approx(0.313262, abs=1e-6)
+    assert float(similarity_loss(7 * prompts.flip(1), prompts)) == pytest.approx(14.28571, abs=1e-5)
 
 
 def test_the_similarity_loss_averages_over_the_batch() -> None:
     prompts = torch.eye(2).expand(2, 2, 2)
     maps = torch.stack([torch.eye(2), torch.eye(2).flip(0)])
-    assert float(similarity_loss(maps, prompts, 1.0)) == pytest.approx((0.313262 + 1.313262) / 2, abs=1e-6)
+    assert float(similarity_loss(maps, prompts)) == pytest.approx(14.28571 / 2, abs=1e-5)
 
 
 def test_the_labeled_similarity_loss_draws_an_image_to_its_label_s_prompt() -> None:
-    """ḡ = max((0, 1), (0, 0.5)) lies on the abnormal prompt: ln(1 + 1/e) where that is the label, and 1 more else."""
+    """ḡ = max((0, 1), (0, 0.5)) lies on the abnormal prompt: ln(1 + e^(-1/τ)) where that is the label, and 1/τ more else."""
     prompts, maps = torch.eye(2)[None], torch.tensor([[[0.0, 1.0], [0.0, 0.5]]])
-    abnormal, normal = (
-        float(labeled_similarity_loss(maps, prompts, torch.tensor([label]), 1.0)) for label in (True, False)
-    )
-    assert abnormal == pytest.approx(0.313262, abs=1e-6) and normal == pytest.approx(1.313262, abs=1e-6)
+    abnormal, normal = (float(labeled_similarity_loss(maps, prompts, torch.tensor([label]))) for label in (True, False))
+    assert abnormal == pytest.approx(0, abs=1e-6) and normal == pytest.approx(14.28571, abs=1e-5)
     between = labeled_similarity_loss(torch.eye(2)[None], prompts, torch.tensor([True]))
     assert float(between) == pytest.approx(LN2), "as near to the one as to the other"
 

@@ -153,7 +153,7 @@ def test_an_organ_that_the_window_does_not_show_is_not_painted_into(a_scan: Trai
 
 
 def test_validation_windows_are_fixed(a_scan: TrainingScan) -> None:
-    first, second = (validation_windows([a_scan], 16, 0.5, count=3) for _ in range(2))
+    first, second = (validation_windows([a_scan], 16, 0.5) for _ in range(2))
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
 
 
