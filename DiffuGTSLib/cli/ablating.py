@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import (
     AsJson,
@@ -109,6 +109,6 @@ def ablate(
 def _show(output: Path, quiet: bool, as_json: bool) -> None:
     warn_of_training(output, quiet)
     if as_json:
-        typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"], indent=1))
+        print_json(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"])
     elif not quiet:
-        OUT.print(f"Report: {output / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        say(f"Report: {output / 'report.html'}")

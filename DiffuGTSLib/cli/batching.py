@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan
@@ -14,7 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, printing, stop_if_asked, tell_any
+from DiffuGTSLib.cli.door import OUT, aside, print_json, printing, say, stop_if_asked, tell_any
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     AsJson,
@@ -136,7 +135,7 @@ def batch(
     work, rows = _Batch(wish), []
     for number, case in enumerate(cases, start=1):
         if not quiet:
-            ERR.print(Text(f"{number} of {len(cases)}: {shown(case.name)}"), soft_wrap=True)
+            aside(f"{number} of {len(cases)}: {shown(case.name)}")
         rows.append(work.do(case))
         write_tables(output, cases, rows)
     with printing(f"The results are whole in {output}"):
@@ -326,11 +325,11 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
     from DiffuGTSLib.record import RESEARCH_USE
 
     if as_json:
-        typer.echo(json.dumps(for_json([asdict(row) for row in rows]), indent=1, allow_nan=False))
+        print_json([asdict(row) for row in rows])
     elif not quiet:
         OUT.print(_table(rows))
-        OUT.print(Text(f"Tables: {output / CASES}, {output / ALL_FINDINGS}"), soft_wrap=True)
-        OUT.print(Text(RESEARCH_USE, style="dim"))
+        say(f"Tables: {output / CASES}, {output / ALL_FINDINGS}")
+        say(RESEARCH_USE, "dim")
     failed = sum(row.status == FAILED for row in rows)
     if failed:
         raise InputError(

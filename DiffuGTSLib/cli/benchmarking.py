@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib.cli.benchmarking_stages import peak_memory_mb
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import OUT, aside, stop_if_asked
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     ConfigFile,
@@ -90,7 +90,7 @@ def bench(
     cases = []
     for path in scans:
         if not quiet:
-            ERR.print(f"Timing {path} …", markup=False, highlight=False, soft_wrap=True)
+            aside(f"Timing {path} …")
         cases.append(_case_in_its_own_process(path, arguments))
     if output is not None:
         from DiffuGTSLib.versions import versions

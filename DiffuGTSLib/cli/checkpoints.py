@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT
+from DiffuGTSLib.cli.door import OUT, print_json, say
 from DiffuGTSLib.cli.options import AsJson, examples
 
 if TYPE_CHECKING:
@@ -68,13 +67,13 @@ def convert(
     report = convert_checkpoint(file, output, ReadingLimits(seconds, memory))
     _show(report, as_json)
     if not as_json:
-        OUT.print(Text(f"Written to {output}."), soft_wrap=True)
-        OUT.print(Text(NOTICE), soft_wrap=True)
+        say(f"Written to {output}.")
+        say(NOTICE)
 
 
 def _show(report: CheckpointReport, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=1))
+        print_json(asdict(report))
         return
     table = Table(title=report.name, show_header=False)
     rows = {

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import InputError
@@ -45,12 +43,12 @@ def dicom_to_nifti(
     for row in rows:
         if row.remarks and (row.status == FAILED or not quiet):
             style = "red" if row.status == FAILED else "yellow"
-            ERR.print(Text(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style=style), soft_wrap=True)
+            aside(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style)
     failed = sum(row.status == FAILED for row in rows)
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=1))
+        print_json([asdict(row) for row in rows])
     elif not quiet:
-        OUT.print(Text(f"{len(rows) - failed} of {len(rows)} studies. Log: {output / LOG}"), soft_wrap=True)
+        say(f"{len(rows) - failed} of {len(rows)} studies. Log: {output / LOG}")
     if failed == len(rows):
         raise InputError(
             "No study could be converted.", hint=f"the reasons stand in {output / LOG}.", code="nothing_converted"

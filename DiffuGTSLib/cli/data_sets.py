@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, say, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numbers
 from DiffuGTSLib.errors import InputError
@@ -94,8 +94,8 @@ def protocol(
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
     OUT.print(_counted(counts(cases)))
     for line in [*_meanings(cases), *unknown_said(cases)]:
-        OUT.print(line, markup=False, highlight=False, soft_wrap=True)
-    OUT.print(f"Protocol: {output}", markup=False, highlight=False, soft_wrap=True)
+        say(line)
+    say(f"Protocol: {output}")
 
 
 def check(
@@ -155,7 +155,7 @@ def split(
     for made, path in zip(derived, files, strict=True):
         write_protocol(path, made.cases, made.description, kind=kind, made_from=[each.stem for each in paths])
         OUT.print(_counted(counts(made.cases), title=made.name))
-        OUT.print(f"Protocol: {path}", markup=False, highlight=False, soft_wrap=True)
+        say(f"Protocol: {path}")
 
 
 def _require_new(path: Path | None, force: bool, read: Sequence[Path] = ()) -> None:

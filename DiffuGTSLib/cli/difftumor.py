@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import report, say, stop_if_asked, warn
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.cli.training import stopped
@@ -133,10 +132,6 @@ def main(words: Words = None) -> None:
         )
     from DiffuGTSLib.training.segmenter_run import train_listed
 
-    def report(line: str) -> None:
-        stop_if_asked()
-        OUT.print(Text(line), soft_wrap=True)
-
     try:
         with _hu_in_files():
             train_listed(
@@ -190,7 +185,7 @@ def validation(words: Words = None) -> None:
         )
     for row in rows:
         figures = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
-        OUT.print(Text(f"{row['name']}: {figures}"), soft_wrap=True)
+        say(f"{row['name']}: {figures}")
 
 
 @contextmanager
@@ -262,7 +257,7 @@ def warn_idle(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str
     if given.get("optim_name", "adamw") != "adamw":
         said.append(f"--optim_name {given['optim_name']} does nothing: segmenters are trained with AdamW.")
     for line in said:
-        ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
+        warn(line)
     return said
 
 
@@ -276,7 +271,7 @@ def warn_defaults(given: dict[str, Any]) -> str:
     if not (given["syn"] and given["json_dir"] is not None and other):
         return ""
     line = f"What is not given is as in DiffTumor; SyntheticTumors had {' '.join(other)}."
-    ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
+    warn(line)
     return line
 
 
@@ -352,9 +347,9 @@ def converted(path: Path, folder: Path) -> Path:
         return path
     from DiffuGTSLib.synthesis.checkpoints import convert_checkpoint
 
-    report = convert_checkpoint(path, folder)
-    if report.kind != "segmenter":
-        raise InputError(f"{path} holds a {report.kind}, not a segmenter.", hint="check --checkpoint.")
+    made = convert_checkpoint(path, folder)
+    if made.kind != "segmenter":
+        raise InputError(f"{path} holds a {made.kind}, not a segmenter.", hint="check --checkpoint.")
     return folder
 
 

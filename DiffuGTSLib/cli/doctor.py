@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli.door import OUT, as_known
+from DiffuGTSLib.cli.door import OUT, as_known, say
 from DiffuGTSLib.cli.options import Overrides, Preset, configured
 from DiffuGTSLib.errors import DiffuGTSError, StorageError
 from DiffuGTSLib.model_store.store import models_folder, size_text, stored_models
@@ -63,11 +63,9 @@ def doctor(preset: Preset = "mini", overrides: Overrides = None) -> None:
             OUT.print(Text.assemble((f"{check.name}: ", "bold"), check.todo), soft_wrap=True)
     problems = sum(check.state == "problem" for check in checks)
     if problems:
-        OUT.print(
-            Text(f"{problems} problem{'s' if problems > 1 else ''}: preset {preset} cannot run.", style="bold red")
-        )
+        say(f"{problems} problem{'s' if problems > 1 else ''}: preset {preset} cannot run.", "bold red")
         raise typer.Exit(1)
-    OUT.print(Text(f"Preset {preset} can run.", style="green"))
+    say(f"Preset {preset} can run.", "green")
 
 
 def system_checks() -> Iterator[Check]:

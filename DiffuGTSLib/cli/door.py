@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import sys
 import threading
@@ -19,10 +20,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError, StorageError, says_out_of_memory
-from DiffuGTSLib.storage import shown
+from DiffuGTSLib.storage import for_json, shown
 
-OUT = Console()
-ERR = Console(stderr=True)
+OUT = Console(markup=False, emoji=False)
+ERR = Console(stderr=True, markup=False, emoji=False)
+"""Names from data are printed as they are: "ct [arterial]" is no style and "ct:heart:" no picture."""
 
 _USAGE: type[Exception] = typer.BadParameter.__mro__[2]
 """Typer's own complaints about a command line, which typer shows itself: exit code 2."""
@@ -112,6 +114,36 @@ def stop_if_asked() -> None:
     interrupt = _INTERRUPT.get()
     if interrupt is not None and interrupt.pressed:
         raise Cancelled(_STOPPED)
+
+
+def say(line: str, style: str = "") -> None:
+    """Print a line on stdout as it is, however long, in one of rich's styles."""
+    OUT.print(Text(line, style=style), soft_wrap=True)
+
+
+def aside(line: str, style: str = "") -> None:
+    """Print a line on stderr as it is, however long."""
+    ERR.print(Text(line, style=style), soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Print a warning on stderr."""
+    ERR.print(Text.assemble(("Warning: ", "yellow"), line), soft_wrap=True)
+
+
+def report(line: str) -> None:
+    """Print on stdout a line of work that goes on, or stop it.
+
+    Raises:
+        Cancelled: If somebody wished that it stops.
+    """
+    stop_if_asked()
+    say(line)
+
+
+def print_json(value: Any) -> None:
+    """Print a value on stdout as JSON, in ASCII, since a pipe on Windows may take no more; NaN becomes null."""
+    typer.echo(json.dumps(for_json(value), indent=1))
 
 
 class Door(TyperGroup):

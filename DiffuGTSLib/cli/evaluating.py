@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
 from DiffuGTSLib.cli.study_reports import show
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import for_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -96,7 +94,7 @@ def evaluate(
     elif result is not None and reference is not None and compare is None and many == none:
         rows = judged(result, reference, reference_label or ())
         if as_json:
-            typer.echo(json.dumps(for_json(rows), indent=1))
+            print_json(rows)
         else:
             OUT.print(_table(rows))
     elif protocol is not None and data is not None and output is not None and compare is None and one == none:
@@ -136,11 +134,11 @@ def _judge_protocol(
         progress("cases", 1.0)
     warn_of_training(output, quiet)
     if as_json:
-        typer.echo(json.dumps(json.loads((output / "report.json").read_text(encoding="utf-8")), indent=1))
+        print_json(json.loads((output / "report.json").read_text(encoding="utf-8")))
     elif not quiet:
         tables = (output / TABLES).read_text(encoding="utf-8")
-        OUT.print(tables, markup=False, highlight=False, soft_wrap=True)
-        OUT.print(f"Report: {output / PAGE}", markup=False, highlight=False, soft_wrap=True)
+        say(tables)
+        say(f"Report: {output / PAGE}")
 
 
 def warn_of_training(output: Path, quiet: bool) -> None:
@@ -149,7 +147,7 @@ def warn_of_training(output: Path, quiet: bool) -> None:
 
     for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:
         if WARNING in note and not quiet:
-            ERR.print(Text(note[note.index(WARNING) :], style="yellow"), soft_wrap=True)
+            aside(note[note.index(WARNING) :], "yellow")
 
 
 def _compare(
@@ -165,7 +163,7 @@ def _compare(
     shown = [dict(row) if as_json else _difference(row) for row in rows]
     show(shown, f"b: {folders[1]}\na: {folders[0]}\nHolm: {number_of_tests(rows)} tests", output, quiet, as_json)
     if unpaired and not quiet:
-        ERR.print(Text(f"In one report only, left out: {', '.join(unpaired)}", style="yellow"), soft_wrap=True)
+        aside(f"In one report only, left out: {', '.join(unpaired)}", "yellow")
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:

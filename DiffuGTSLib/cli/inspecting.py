@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib import config
-from DiffuGTSLib.cli.door import OUT
+from DiffuGTSLib.cli.door import OUT, say
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.text import prompts as built_in
 
@@ -33,7 +33,7 @@ def prompts(
         for name, synonyms in built_in.organs().items():
             table.add_row(Text(name), Text(", ".join(synonyms)))
         OUT.print(table)
-        OUT.print(Text("Any other organ: write --normal and --abnormal sentences of your own."))
+        say("Any other organ: write --normal and --abnormal sentences of your own.")
         return
     name = built_in.find_organ(organ)
     table = Table("", "Normal", "Abnormal", title=Text(name))

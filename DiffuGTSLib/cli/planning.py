@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT
+from DiffuGTSLib.cli.door import OUT, print_json, say
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Memory, Overrides, Preset, Steps, configured, examples
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def plan(
     made = make_plan(geometry, config, machine, networks=networks)
     if as_json:
         shown = {"scan": str(scan.absolute()), "preset": preset, **made.to_dict()}
-        typer.echo(json.dumps(shown, indent=1, allow_nan=False))  # ASCII: a pipe on Windows may take no more
+        print_json(shown)
         return
     show_plan(made)
 
@@ -97,11 +96,8 @@ def show_plan(plan: Plan) -> None:
     beside = f" Beside it {plan.host_bytes / 1e9:.1f} GB of main memory" if plan.host_bytes else ""
     if beside and machine.main_memory_bytes is not None:
         beside += f", of {machine.main_memory_bytes / 1e9:.1f} ({machine.main_memory_source})"
-    OUT.print(
-        Text(
-            f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
-            f"again, or less), memory for one that fills the scan.{beside}{'.' if beside else ''}",
-            style="dim",
-        ),
-        soft_wrap=True,
+    say(
+        f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
+        f"again, or less), memory for one that fills the scan.{beside}{'.' if beside else ''}",
+        "dim",
     )

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
 from DiffuGTSLib.cli import data_sets
-from DiffuGTSLib.cli.door import OUT, stop_if_asked
+from DiffuGTSLib.cli.door import report
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.errors import InputError
@@ -72,10 +71,6 @@ def filter_tumors(
         lists = {f"{split}.txt": cases for split, cases in found.items() if cases}
     else:
         lists = {case_list.name: read_list(case_list, data)}
-
-    def report(line: str) -> None:
-        stop_if_asked()
-        OUT.print(Text(line), soft_wrap=True)
 
     for name, cases in lists.items():
         filtered = filter_cases(cases, stage, output, name, report)

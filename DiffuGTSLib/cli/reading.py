@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
@@ -120,14 +120,14 @@ def build(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         built = build_session(real, synthetic, output, wish, key_path=key, told=progress)
     for words in built.changed:
-        ERR.print(f"Changed: {words}.", markup=False, highlight=False, soft_wrap=True)
+        aside(f"Changed: {words}.")
     if not quiet:
         page = "" if no_page else f", page of {built.page_mb:.1f} MB"
         lines = (
             f"Session: {output}, {len(built.card.files)} scans{page}. For the readers.",
             f"Key:     {key or key_path_of(output)}. Not for the readers.",
         )
-        OUT.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        say("\n".join(lines))
 
 
 @app.command("score", epilog=EXAMPLES)
@@ -164,7 +164,7 @@ def _show(study: Study) -> None:
     if study.agreement:
         OUT.print(_agreement(study.agreement))
     for note in study.notes:
-        OUT.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+        say(f"- {note}")
 
 
 def _rates(study: Study) -> Table:
@@ -205,6 +205,7 @@ def _agreement(agreement: tuple[Agreement, ...]) -> Table:
     for heading in ("Readers", "Cases", "Agree", "Kappa"):
         table.add_column(heading, justify="left" if heading == "Readers" else "right")
     for row in agreement:
+        observed = "–" if row.observed is None else f"{100 * row.observed:.0f} %"
         kappa = "–" if row.kappa is None else f"{row.kappa:.2f}"
-        table.add_row(", ".join(row.readers), str(row.cases), f"{100 * row.observed:.0f} %", kappa)
+        table.add_row(", ".join(row.readers), str(row.cases), observed, kappa)
     return table

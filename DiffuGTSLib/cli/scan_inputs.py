@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from DiffuGTSLib.cli.door import ERR
+from DiffuGTSLib.cli.door import aside
 from DiffuGTSLib.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def open_scan(
     if kind == "CT":
         require_hu(volume)
     if modality is None and not quiet:
-        ERR.print(f"Modality: {kind}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
+        aside(f"Modality: {kind}, since {reason}.")
     elif modality is None and kind == "MR" and volume.modality is None:
         warn_of_mr(path.name, reason)
     return volume, kind, reason
@@ -51,7 +49,7 @@ def open_scan(
 def warn_of_mr(name: str, reason: str) -> None:
     """Say that a scan was taken for MR: a CT whose offset was lost looks like one."""
     said = f"Warning: {name} is taken for MR, since {reason}; say --modality MR, or CT with --offset-hu."
-    ERR.print(Text(said, style="yellow"), soft_wrap=True)
+    aside(said, "yellow")
 
 
 def with_offset(volume: Volume, offset_hu: float | None, modality: str | None = None) -> Volume:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from DiffuGTSLib.cli.door import ERR, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, aside, stop_if_asked
 from DiffuGTSLib.cli.scan_inputs import allowed_region, open_mask, open_scan
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, did_you_mean
@@ -169,16 +167,16 @@ def tell_rung(plan: Plan, quiet: bool) -> None:
     if quiet:
         return
     if plan.notes:
-        ERR.print(Text(f"Beware: {'; '.join(plan.notes)}."), soft_wrap=True)
+        aside(f"Beware: {'; '.join(plan.notes)}.")
     if plan.rung:
         asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
-        ERR.print(Text(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}."), soft_wrap=True)
+        aside(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}.")
 
 
 def tell_aloud(said: str) -> None:
     """Say what a quiet run says, too: that memory ran out, or that some of what was drawn was cut off; not nothing."""
     if said:
-        ERR.print(Text(said, style="yellow"), soft_wrap=True)
+        aside(said, "yellow")
 
 
 def chosen_stages(text: str | None, known: Sequence[str]) -> tuple[str, ...]:

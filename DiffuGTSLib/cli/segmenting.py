@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, printing, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, printing, say, stop_if_asked
 from DiffuGTSLib.cli.options import (
     AllowUntrained,
     AsJson,
@@ -31,7 +29,7 @@ from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
 from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import for_json, mend_folder
+from DiffuGTSLib.storage import mend_folder
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -165,7 +163,7 @@ def refine(
     tell_aloud(inside_region(drawn, stored.region)[1])
     config, reset = config_here(stored, model, device, seed, memory, quiet)
     if stored.cache is None and not quiet:
-        ERR.print(f"{results.CACHE} is gone, or an earlier version's: the scan is encoded again.", highlight=False)
+        aside(f"{results.CACHE} is gone, or an earlier version's: the scan is encoded again.")
     given_up = [key for key in stored.given_up_before if key not in reset]
     plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=given_up)
     tell_rung(plan, quiet)
@@ -211,7 +209,7 @@ def config_here(
     said = [sentence for key, sentence in words.items() if key in reset]
     if said and not quiet:
         place = "CPU" if find_device(here).type == "cpu" else "card"
-        ERR.print(f"On this {place}: {', '.join(said)}; the result was made otherwise.", highlight=False)
+        aside(f"On this {place}: {', '.join(said)}; the result was made otherwise.")
     if memory is not None:
         here = dataclasses.replace(here, memory_gb=parse_size_gb(memory))
     backbone = stored.config.backbone
@@ -233,17 +231,16 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
 
     record = results.read_record(folder)
     if as_json:
-        rows = for_json([dataclasses.asdict(finding) for finding in findings])
-        shown = {"folder": str(folder.absolute()), "record": record, "findings": rows}
-        typer.echo(json.dumps(shown, indent=1, allow_nan=False))  # ASCII: a pipe on Windows may take no more
+        rows = [dataclasses.asdict(finding) for finding in findings]
+        print_json({"folder": str(folder.absolute()), "record": record, "findings": rows})
         return
     if quiet:
         return
     outcome = record["outcome"]
-    OUT.print(Text(f"{outcome[:1].upper()}{outcome[1:]}."), soft_wrap=True)
+    say(f"{outcome[:1].upper()}{outcome[1:]}.")
     if findings:
         OUT.print(findings_table(findings))
     if not record["trained"]:
-        OUT.print(Text(results.UNTRAINED, style="yellow"))
-    OUT.print(Text(f"Overview: {folder / results.OVERVIEW}"), soft_wrap=True)
-    OUT.print(Text(RESEARCH_USE, style="dim"))
+        say(results.UNTRAINED, "yellow")
+    say(f"Overview: {folder / results.OVERVIEW}")
+    say(RESEARCH_USE, "dim")

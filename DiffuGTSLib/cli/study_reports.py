@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT
+from DiffuGTSLib.cli.door import OUT, print_json, say
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.storage import for_json, require_folder_for
+from DiffuGTSLib.storage import require_folder_for
 
 RULE, WHERE = "What counts", "Where"
 
@@ -115,7 +115,7 @@ def require_table(output: Path, columns: Sequence[str]) -> None:
 def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet: bool, as_json: bool) -> None:
     """Print a table, or the same as JSON; and where the report is, if one was written."""
     if as_json:
-        typer.echo(json.dumps(for_json(list(rows)), indent=1))
+        print_json(list(rows))
     elif not quiet:
         table = Table(title=title)
         for name, value in rows[0].items() if rows else ():
@@ -124,7 +124,7 @@ def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet:
             table.add_row(*(Text(_cell(value)) for value in row.values()))
         OUT.print(table)
         if output is not None:
-            OUT.print(Text(f"Report: {output}"), soft_wrap=True)
+            say(f"Report: {output}")
 
 
 def _cell(value: str | float) -> str:

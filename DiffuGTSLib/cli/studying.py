@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from DiffuGTSLib.cli import studying_tumors
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked, warn
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers
 from DiffuGTSLib.cli.study_reports import (
@@ -135,7 +133,8 @@ def false_positives(
     cuts = None if thresholds is None else numbers(thresholds, "--thresholds")
 
     from DiffuGTSLib.evaluation.case_files import pair_cases
-    from DiffuGTSLib.evaluation.false_positives import FILES, THRESHOLDS, TITLE, as_row, study_false_positives
+    from DiffuGTSLib.evaluation.false_positives import FILES, TITLE, as_row, study_false_positives
+    from DiffuGTSLib.evaluation.froc import THRESHOLDS
 
     require_report_folder(output, force, TITLE, FILES)
     cases = pair_cases("predictions", {"predictions": predictions, "organs": organs})
@@ -179,15 +178,13 @@ def detection(
         progress("cases", 1.0)
     for row in rows:
         for problem in () if quiet else row.problems:
-            ERR.print(Text(f"{'/'.join(row.place)}: {problem}", style="yellow"), soft_wrap=True)
+            aside(f"{'/'.join(row.place)}: {problem}", "yellow")
     if as_json:
-        typer.echo(
-            json.dumps([{"place": r.place, "detected": r.detected, "problems": r.problems} for r in rows], indent=1)
-        )
+        print_json([{"place": row.place, "detected": row.detected, "problems": row.problems} for row in rows])
     elif not quiet:
         counts = {name: sum(row.detected[name] == 1 for row in rows) for name in rows[0].detected}
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        OUT.print(Text(f"{len(rows)} series. Tumors detected: {told}. Table: {output}"), soft_wrap=True)
+        say(f"{len(rows)} series. Tumors detected: {told}. Table: {output}")
 
 
 def groups(
@@ -204,12 +201,16 @@ def groups(
 ) -> None:
     """Group figures by sex, decade of age, or any other column of metadata."""
     from DiffuGTSLib.evaluation.report import write_rows
-    from DiffuGTSLib.evaluation.strata import FIRST_COLUMNS, group_figures, read_table
+    from DiffuGTSLib.evaluation.strata import FIRST_COLUMNS, group_figures, read_table, unmatched
 
     require_not_read([output], [cases, metadata])
     require_table(output, FIRST_COLUMNS)
-    rows = group_figures(read_table(cases), read_table(metadata), by, patient=patient)
+    figures, known = read_table(cases), read_table(metadata)
+    rows = group_figures(figures, known, by, patient=patient)
     write_rows(rows, output)
+    if missing := unmatched(figures, known):
+        listed = ", ".join(missing[:5]) + ("…" if len(missing) > 5 else "")
+        warn(f"{metadata} has no row of {len(missing)} of {len(figures)} cases, which are 'unknown': {listed}")
     show(rows, "Figures by group", output, quiet, as_json)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
@@ -17,7 +15,6 @@ from DiffuGTSLib.cli.segmenting import OffsetHu
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import for_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.evaluation.robustness import Axis
@@ -86,12 +83,12 @@ def robustness(
         progress("cases", 1.0)
     skipped = [row for row in manifest["scans"] if "skipped" in row]
     for row in () if quiet else skipped:
-        ERR.print(Text(f"{row['name']}: {row['skipped']}", style="yellow"), soft_wrap=True)
+        aside(f"{row['name']}: {row['skipped']}", "yellow")
     if as_json:
-        typer.echo(json.dumps(manifest, indent=1))
+        print_json(manifest)
     elif not quiet:
         made = len(manifest["scans"]) - len(skipped)
-        OUT.print(Text(f"{made} scans in {output / 'scans'}, {len(skipped)} found no place."), soft_wrap=True)
+        say(f"{made} scans in {output / 'scans'}, {len(skipped)} found no place.")
 
 
 def robustness_score(
@@ -135,9 +132,9 @@ def similarity(
         progress("cases", 1.0)
     if as_json:
         found = {"accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value}
-        typer.echo(json.dumps(for_json(found), indent=1))
+        print_json(found)
     elif not quiet:
-        OUT.print(Text((output / "report.md").read_text(encoding="utf-8").strip()), soft_wrap=True)
+        say((output / "report.md").read_text(encoding="utf-8").strip())
 
 
 def realism(
@@ -174,10 +171,10 @@ def realism(
             "histograms": [vars(row) for row in histogram_distances(measured)],
             "features": [vars(row) for row in compare(measured)],
         }
-        typer.echo(json.dumps(for_json(found), indent=1))
+        print_json(found)
     elif not quiet:
-        OUT.print(Text((output / "report.md").read_text(encoding="utf-8").strip()), soft_wrap=True)
-        OUT.print(Text(f"Pictures: {output / 'sheet.png'}"), soft_wrap=True)
+        say((output / "report.md").read_text(encoding="utf-8").strip())
+        say(f"Pictures: {output / 'sheet.png'}")
 
 
 def chosen_axes(asked: list[str] | None, known: dict[str, Axis]) -> dict[str, Axis] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked, tell
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, stop_if_asked, tell, warn
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan, require_mask_each
 from DiffuGTSLib.cli.segmenting import OffsetHu
@@ -162,7 +161,7 @@ def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: boo
         InputError: If a case failed (code "cases_failed").
     """
     if as_json:
-        typer.echo(json.dumps([{"folder": str(case.folder), **record} for case, record in rows], indent=1))
+        print_json([{"folder": str(case.folder), **record} for case, record in rows])
     elif not quiet:
         OUT.print(_table(rows))
     failed = [record for _, record in rows if "error" in record]
@@ -287,7 +286,7 @@ class _How:
         for number, case in enumerate(cases, start=1):
             is_kept = is_case(case.folder) and not self.force
             if not (self.quiet or is_kept):
-                ERR.print(Text(f"{number} of {len(cases)}: {case.folder}"), soft_wrap=True)
+                aside(f"{number} of {len(cases)}: {case.folder}")
             try:
                 if is_kept:
                     record = kept_record(
@@ -299,7 +298,7 @@ class _How:
                         said = (
                             f"{case.folder} is kept without {PREVIEW}: it was painted without; --force paints it again."
                         )
-                        ERR.print(Text.assemble(("Warning: ", "yellow"), said), soft_wrap=True)
+                        warn(said)
                     yield case, record
                 else:
                     yield case, self.paint(case)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, stop_if_asked
+from DiffuGTSLib.cli.door import report
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.errors import Cancelled, ConfigError
@@ -101,10 +100,6 @@ def train(
     require_folder(data, "--data")
 
     from DiffuGTSLib.training.run import train_part
-
-    def report(line: str) -> None:
-        stop_if_asked()
-        OUT.print(Text(line), soft_wrap=True)
 
     try:
         train_part(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
 from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import require_ct, require_mask_each, warn_of_mr
@@ -190,7 +190,7 @@ def _require_meant(
 def _tell_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
     """Say what a scan was taken for, as `segment` does."""
     if not quiet:
-        ERR.print(f"{name}: {modality}, since {reason}.", markup=False, highlight=False, soft_wrap=True)
+        aside(f"{name}: {modality}, since {reason}.")
     elif modality == "MR":
         warn_of_mr(name, reason)
 
@@ -240,8 +240,8 @@ def _show(rows: list[dict[str, str | float]], output: Path) -> None:
     if rows:
         OUT.print(_table(rows))
         note = (output / SEEN_NOTE).read_text(encoding="utf-8").rstrip()
-        OUT.print(note, markup=False, highlight=False, soft_wrap=True)
-    OUT.print(f"Written: {output}", markup=False, highlight=False, soft_wrap=True)
+        say(note)
+    say(f"Written: {output}")
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.model_store.manifest import License, PublishedFile, PublishedModel, catalog, find_model, with_checksums
@@ -72,7 +72,7 @@ def list_models(
     if name is not None:
         models = {name: find_model(name, models)}
     if as_json:
-        typer.echo(json.dumps({key: _facts(model) for key, model in models.items()}, indent=1))
+        print_json({key: _facts(model) for key, model in models.items()})
     elif name is not None:
         _show_model(models[name])
     else:
@@ -95,7 +95,7 @@ def fetch(
     _require_precision(precision)
     stored = find_stored(name)
     if stored is not None:
-        OUT.print(Text(f"{name} is here already: {stored.folder}"), soft_wrap=True)
+        say(f"{name} is here already: {stored.folder}")
         return
     require_free(name)
     accept_licenses(model, accept_license or [])
@@ -169,19 +169,16 @@ def verify(
 
     models = stored_models() if name is None else [require_stored(name)]
     if not models:
-        OUT.print(Text(f"{models_folder()} holds no model."), soft_wrap=True)
+        say(f"{models_folder()} holds no model.")
     broken = {}
     for model in models:
         try:
             checked = verify_checksums(model.folder)
         except WeightsError as error:
             broken[model.name] = error
-            OUT.print(Text(f"{model.name}: {error.message}", style="bold red"), soft_wrap=True)
+            say(f"{model.name}: {error.message}", "bold red")
         else:
-            OUT.print(
-                Text(f"{model.name}: {len(checked)} weight files and what describes them, as they were written."),
-                soft_wrap=True,
-            )
+            say(f"{model.name}: {len(checked)} weight files and what describes them, as they were written.")
     if broken:
         names = ", ".join(broken)
         raise WeightsError(
@@ -203,10 +200,10 @@ def remove(name: Name) -> None:
         with alone(_tell_waiting):
             freed = forget_parts(models[name]) + remove_leftovers(name)
             if freed and stored_folder(name) is None:
-                OUT.print(Text(f"Removed {size_text(freed)} that a fetch or an import of {name} had left."))
+                say(f"Removed {size_text(freed)} that a fetch or an import of {name} had left.")
                 return
             model = remove_stored(name)
-    OUT.print(Text(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again."))
+    say(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again.")
 
 
 def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[str], str] | None = None) -> None:
@@ -241,7 +238,7 @@ def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[s
 
 
 def _tell_waiting() -> None:
-    ERR.print("Another process fetches, imports or removes weights: waiting for its end …", highlight=False)
+    aside("Another process fetches, imports or removes weights: waiting for its end …")
 
 
 def _prompt(text: str) -> str:
@@ -249,9 +246,9 @@ def _prompt(text: str) -> str:
 
 
 def _show_license(model: PublishedModel, license_: License) -> None:
-    ERR.print(Text(f"{model.name}: {license_.title}", style="bold"))
+    aside(f"{model.name}: {license_.title}", "bold")
     for line in (license_.terms, f"Text: {license_.url}", f"Cite: {model.citation}"):
-        ERR.print(Text(line), soft_wrap=True)
+        aside(line)
 
 
 def _require_precision(precision: str) -> None:
@@ -271,7 +268,7 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
         accept_licenses(model, accepted)
     for model, files in found:
         if find_stored(model.name) is not None and len(found) > 1:
-            OUT.print(Text(f"{model.name} is here already."))
+            say(f"{model.name} is here already.")
             continue
         with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
             remove_leftovers(model.name)
@@ -312,17 +309,16 @@ def _model_of(folder: Path) -> str:
 def _tell_done(model: PublishedModel, folder: Path, quiet: bool) -> None:
     if quiet:
         return
-    OUT.print(Text(f"{model.name} is in {folder}."), soft_wrap=True)
+    say(f"{model.name} is in {folder}.")
     for license_ in model.licenses:
-        OUT.print(Text(f"{license_.notice}."), soft_wrap=True)
-    OUT.print(Text(f"Cite: {model.citation}."), soft_wrap=True)
+        say(f"{license_.notice}.")
+    say(f"Cite: {model.citation}.")
     stored = find_stored(model.name)
     if stored is not None and not stored.has_head:
-        OUT.print(
-            Text("It holds the published networks only. Segmenting needs a head that was trained on its features: "
-                 "diffugts train aova makes one, and with it a model folder for --set backbone.folder; see docs/weights.md."),
-            soft_wrap=True,
-        )  # fmt: skip
+        say(
+            "It holds the published networks only. Segmenting needs a head that was trained on its features: diffugts "
+            "train aova makes one, and with it a model folder for --set backbone.folder; see docs/weights.md."
+        )
 
 
 def _facts(model: PublishedModel) -> dict[str, Any]:
@@ -353,7 +349,7 @@ def _show_models(models: dict[str, PublishedModel]) -> None:
         here = f"{size_text(stored.size_bytes)}{'' if stored.has_head else ', no head'}" if stored else ""
         table.add_row(Text(name), Text(model.title), Text(f"about {download}"), Text(titles), Text(here))
     OUT.print(table)
-    OUT.print(Text(f"Models lie in {models_folder()}."), soft_wrap=True)
+    say(f"Models lie in {models_folder()}.")
 
 
 def _show_model(model: PublishedModel) -> None:
