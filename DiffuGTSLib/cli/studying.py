@@ -9,8 +9,8 @@ import typer
 
 from DiffuGTSLib.cli import studying_tumors
 from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked, warn
-from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers
+from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.cli.study_reports import (
     RULE,
     WHERE,

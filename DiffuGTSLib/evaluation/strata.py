@@ -1,6 +1,7 @@
 """Figures by who the patients are: sex, decade of age, scanner, or whatever a table of metadata tells."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -46,19 +47,28 @@ def stratum(value: str, column: str) -> str:
 
     Args:
         value: As the table has it.
-        column: An age where its name is or ends in "age" or "age_years"; DICOM's "057Y" is understood too.
+        column: An age where its name's last word is "age", or "age" and "years": "age_years", DICOM's "PatientAge".
     """
     if not value or value.lower() in (NOT_APPLICABLE, "na", "nan", UNKNOWN):
         return UNKNOWN
-    if column.lower().removesuffix("_years").split("_")[-1] != "age":
+    words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", column)]
+    if (words[:-1] if words[-1:] == ["years"] else words)[-1:] != ["age"]:
         return value
-    try:
-        age = float(value.upper().removesuffix("Y"))
-    except ValueError:
+    age = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([YMWD]?)", value.upper())
+    if age is None:
         return UNKNOWN
-    if not (isfinite(age) and age >= 0):
-        return UNKNOWN
-    return f"{int(age // 10) * 10} to {int(age // 10) * 10 + 9}"
+    decade = int(float(age[1]) / _IN_A_YEAR[age[2]] // 10) * 10
+    return f"{decade} to {decade + 9}"
+
+
+_IN_A_YEAR = {"": 1, "Y": 1, "M": 12, "W": 365.25 / 7, "D": 365.25}
+"""By DICOM's letter of an age, as "057Y" or, of an infant, "006M"; a plain number is years."""
+
+
+def unmatched(cases: Sequence[Mapping[str, str]], metadata: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the names of the cases that the metadata have no row of."""
+    known = {row[CASE] for row in metadata}
+    return [case[CASE] for case in cases if case[CASE] not in known]
 
 
 def group_figures(
@@ -77,7 +87,7 @@ def group_figures(
             scans. Where it is None or says nothing of a case, the cases' own column `PATIENT` counts, if there is one.
 
     Raises:
-        InputError: If a column is not there, there are no cases, or no figure in them.
+        InputError: If a column is not there, there are no cases, no figure in them, or no metadata of any.
     """
     if not cases:
         raise InputError("There are no cases to group.", code="missing")
@@ -86,6 +96,12 @@ def group_figures(
     for name in [*by, *([patient] if patient and patient not in cases[0] else [])]:
         if name not in columns:
             raise InputError(f"The metadata have no column '{name}'.", hint=did_you_mean(name, columns), code="column")
+    if by and len(unmatched(cases, metadata)) == len(cases):
+        raise InputError(
+            f"The metadata name none of the {len(cases)} cases: expected '{cases[0][CASE]}', got '{metadata[0][CASE]}'.",
+            hint=f"write the names in column '{CASE}' alike; capital letters and leading zeros count.",
+            code="missing",
+        )
     names = {*_NAMES, patient}
     figures = [name for name in cases[0] if name not in names and all(_is_number(case[name]) for case in cases)]
     if not figures:

@@ -99,13 +99,13 @@ class Agreement:
     Attributes:
         readers: Two (Cohen's kappa), or all of three and more (Fleiss' kappa).
         cases: That all of them answered.
-        observed: Share of agreeing pairs of answers.
+        observed: Share of agreeing pairs of answers; None without a case.
         kappa: Beyond chance; None where it is not defined: no case, or everybody always says one thing.
     """
 
     readers: tuple[str, ...]
     cases: int
-    observed: float
+    observed: float | None
     kappa: float | None
 
 
@@ -255,7 +255,8 @@ def _agreements(sheets: Sequence[AnswerSheet]) -> tuple[Agreement, ...]:
     for one, other in itertools.combinations(said, 2):
         cases = sorted(said[one].keys() & said[other].keys())
         first, second = ([said[name][case] for case in cases] for name in (one, other))
-        observed = sum(a == b for a, b in zip(first, second, strict=True)) / max(1, len(cases))
+        same = sum(a == b for a, b in zip(first, second, strict=True))
+        observed = same / len(cases) if cases else None
         found.append(Agreement((one, other), len(cases), observed, cohen_kappa(first, second)))
     if len(said) > 2:
         cases = sorted(set.intersection(*(set(answers) for answers in said.values())))

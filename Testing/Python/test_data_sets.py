@@ -81,6 +81,13 @@ def test_many_findings_of_a_kind_are_shown_by_the_first_five_and_json_has_all(a_
     assert json.loads(done.stdout)["warnings"] == 10
 
 
+def test_a_name_with_brackets_is_printed_as_it_is(a_folder: Path) -> None:
+    path = made(a_folder, "kits23", "kits")
+    path.write_text(path.read_text().replace('"case_00001"', '"ct [arterial]"'))
+    (a_folder / "kits23" / "case_00001" / "segmentation.nii.gz").write_bytes(b"")
+    assert "ct [arterial]" in plain(run("data", "check", path, "--data", a_folder).stdout)
+
+
 def test_two_data_sets_make_a_protocol_for_each_tumor_left_out(a_folder: Path, tmp_path: Path) -> None:
     paths = (made(a_folder, "Task03_Liver", "msd"), made(a_folder, "kits23", "kits"))
     done = run("data", "split", *paths, "--kind", "leave-one-out", "-o", tmp_path / "protocols")

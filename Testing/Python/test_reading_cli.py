@@ -80,6 +80,17 @@ def test_a_reader_who_is_always_unsure_is_shown_with_dashes(a_study: Path) -> No
     assert done.exit_code == 0 and "–" in done.stdout
 
 
+def test_readers_who_share_no_case_have_no_agreement_and_keep_their_names(a_study: Path, tmp_path: Path) -> None:
+    key = read_key(a_study / "session_key.json")
+    for number, reader in enumerate(("Dr. A [site 1]", "Dr. B :heart:")):
+        answers = tuple(Answer(c.case, "real", 1.0) for c in key.cases if c.case % 2 == number)
+        write_answers(AnswerSheet(key.session, reader, answers), tmp_path / f"{number}.json")
+    sheets = (tmp_path / "0.json", tmp_path / "1.json", "--key", a_study / "session_key.json")
+    done = run("reading", "score", *sheets, "--allow-incomplete")
+    row = next(line for line in done.stdout.splitlines() if "Dr. A [site 1], Dr. B :heart:" in line)
+    assert row.split()[-5:] == ["│", "–", "│", "–", "│"]
+
+
 def test_answers_of_another_session_are_refused(a_study: Path, tmp_path: Path) -> None:
     write_answers(AnswerSheet("ffffffffffffffff", "R1", (Answer(1, "real", 1.0),)), tmp_path / "a.json")
     done = run("reading", "score", tmp_path / "a.json", "--key", a_study / "session_key.json")

@@ -128,6 +128,12 @@ def test_readers_are_compared_in_pairs_and_all_together() -> None:
     assert study.agreement[1].observed == pytest.approx(3 / 6)
 
 
+def test_of_readers_who_share_no_case_no_agreement_is_known() -> None:
+    sheets = [sheet("rrr...", "R1"), sheet("...sss", "R2")]
+    row = score_study(sheets, key("rrrsss"), allow_incomplete=True).agreement[0]
+    assert (row.cases, row.observed, row.kappa) == (0, None, None)
+
+
 def test_pooled_readings_are_counted_together_and_drawn_by_case() -> None:
     study = score_study([sheet("rrrsss", "R1"), sheet("sssrrr", "R2")], key("rrrsss"))
     assert study.pooled is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.strata import group_figures, read_table, stratum
+from DiffuGTSLib.evaluation.strata import group_figures, read_table, stratum, unmatched
 
 CASES = [
     {"case": "a", "organ": "liver", "dice": "0.2", "found": "0"},
@@ -33,6 +33,10 @@ def test_each_group_has_its_mean_and_all_stand_first() -> None:
     assert shown["age", "50 to 59", "dice"] == (2, pytest.approx(0.3))
     assert shown["age", "60 to 69", "dice"][0] == 0
     assert not any(row["figure"] == "organ" for row in rows)
+
+
+def test_cases_without_metadata_are_named() -> None:
+    assert unmatched(CASES, METADATA) == ["d"]
 
 
 def test_scans_of_one_patient_are_no_two_patients() -> None:
@@ -65,7 +69,10 @@ def test_the_numbers_of_patients_are_no_figure_and_tell_whose_the_scans_are() ->
     [
         ("0", "age", "0 to 9"), ("39.9", "patient_age", "30 to 39"), ("040Y", "Age_Years", "40 to 49"),
         ("old", "age", "unknown"), ("-1", "age", "unknown"), ("inf", "age", "unknown"), ("", "sex", "unknown"),
-        ("n/a", "sex", "unknown"), ("F", "sex", "F"), ("53", "stage", "53"),
+        ("n/a", "sex", "unknown"), ("F", "sex", "F"), ("53", "stage", "53"), ("053Y", "PatientAge", "50 to 59"),
+        ("53", "AGE", "50 to 59"), ("53", "Patient's Age (years)", "50 to 59"), ("006M", "age", "0 to 9"),
+        ("120M", "age", "10 to 19"), ("008W", "age", "0 to 9"), ("060D", "age", "0 to 9"), ("53", "StageImage", "53"),
+        ("5Y6M", "age", "unknown"), ("F", "", "F"),
     ],
 )  # fmt: skip
 def test_a_value_has_its_group(value: str, column: str, group: str) -> None:
@@ -96,5 +103,8 @@ def test_groups_that_cannot_be_made_are_refused() -> None:
     assert caught.value.hint == "did you mean 'sex'?"
     with pytest.raises(InputError, match="no column 'sex'"):
         group_figures(CASES, [], ["sex"])
+    with pytest.raises(InputError, match="name none of the 4 cases: expected 'a', got 'A'") as caught:
+        group_figures(CASES, [{"case": "A", "sex": "F"}], ["sex"])
+    assert "capital letters" in caught.value.hint
     with pytest.raises(InputError, match="no column of numbers"):
         group_figures([{"case": "a", "organ": "liver"}], METADATA, ["sex"])

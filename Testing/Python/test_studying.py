@@ -105,6 +105,14 @@ def test_figures_are_grouped_by_metadata(some_masks: tuple[Path, Path], tmp_path
     assert (tmp_path / "groups.csv").read_text().startswith("by,group,figure,cases,mean,low,high")
 
 
+def test_cases_of_which_the_metadata_know_nothing_are_told(tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text("case,dice\na,0.5\nb,0.7\n")
+    (tmp_path / "who.csv").write_text("case,sex\na,F\nB,M\n")
+    command = ("study", "groups", tmp_path / "cases.csv", "--metadata", tmp_path / "who.csv", "--by", "sex")
+    done = run(*command, "-o", tmp_path / "groups.csv")
+    assert done.exit_code == 0 and "has no row of 1 of 2 cases, which are 'unknown': b" in done.stderr
+
+
 def test_an_earlier_report_is_not_replaced_by_accident(some_masks: tuple[Path, Path], tmp_path: Path) -> None:
     found, truth = some_masks
     command = ("study", "sizes", "--predictions", found, "--references", truth, "-o", tmp_path / "out", "-q")
