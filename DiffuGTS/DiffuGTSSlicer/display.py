@@ -1,22 +1,17 @@
-"""How results look in the slice views, and which views there are. Nothing here computes, and nothing needs a model.
+"""How results look in the views. Nothing here computes, and nothing needs a model.
 
 Slices draw a voxel of an overlay or leave it out, never half: a map therefore shows from a threshold up, and the
-opacity is the layer's. Views are reached through their nodes; only a change of layout needs the application.
+opacity is the layer's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
-
-from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSSlicer.view_place import placeOf, putBack, setWidth
 
 INFERNO = "vtkMRMLColorTableNodeFileInferno.txt"
 OWN_COLORS = "DiffuGTS heat"
@@ -28,12 +23,6 @@ OUTLINE_PX = 2
 CONTEXT_OPACITY = 0.2
 SYNTHETIC = "DiffuGTS.Synthetic"
 """Attribute of images that no scanner has made."""
-LAYOUTS = {
-    "overlay": "SlicerLayoutOneUpRedSliceView",
-    "side by side": "SlicerLayoutSideBySideView",
-    "four up": "SlicerLayoutFourUpView",
-}
-"""Name → Slicer's layout. Side by side has the scan in the red view and its synthetic twin in the yellow one."""
 
 _HEAT = (
     (0.0, 0, 0, 0.02),
@@ -43,12 +32,11 @@ _HEAT = (
     (1.0, 0.99, 1, 0.64),
 )
 """Position, red, green, blue: dark to light, so that it reads without color vision too."""
-_LEFT, _RIGHT = "Red", "Yellow"
 _SURFACE = "Closed surface"
 _CONTEXT = "DiffuGTS.PaleOrgan"
 """Attribute of the copy that stands for an organ in 3D."""
-_BEFORE = "DiffuGTS.Before"
-"""Attribute of the nodes of the right view: what to restore when the comparison ends."""
+_LEGEND = "DiffuGTS.Legend"
+"""Attribute of a map: the title of its color bar."""
 
 
 # --- Maps
@@ -74,7 +62,7 @@ def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
     word = _("synthetic")
     if word.lower() not in volumeNode.GetName().lower():
         volumeNode.SetName(f"{volumeNode.GetName()} ({word})")
-    _windowAs(volumeNode, scanNode)
+    windowAs(volumeNode, scanNode)
     display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
     if scan is not None:
         display.SetAndObserveColorNodeID(scan.GetColorNodeID())
@@ -82,9 +70,22 @@ def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
         display.ApplyThresholdOff()
 
 
+def windowAs(volumeNode: Any, scanNode: Any) -> None:
+    """Show an image in the window of a scan, as that is now."""
+    display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
+    if display is not None and scan is not None:
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(scan.GetWindow(), scan.GetLevel())
+
+
 def isSynthetic(volumeNode: Any) -> bool:
     """Say whether no scanner made this image."""
     return volumeNode is not None and volumeNode.GetAttribute(SYNTHETIC) == "1"
+
+
+def isOurs(volumeNode: Any) -> bool:
+    """Say whether an image is a map or synthetic, and none of the user's."""
+    return isSynthetic(volumeNode) or volumeNode.GetAttribute(_LEGEND) is not None
 
 
 def setThreshold(volumeNode: Any, value: float) -> None:
@@ -108,7 +109,7 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
         if not visible:
             return
         legend = logic.AddDefaultColorLegendDisplayNode(volumeNode)
-    legend.SetTitleText(volumeNode.GetAttribute("DiffuGTS.Legend") or volumeNode.GetName())
+    legend.SetTitleText(volumeNode.GetAttribute(_LEGEND) or volumeNode.GetName())
     legend.SetLabelFormat("%.1f")
     legend.SetNumberOfLabels(6)  # 0, 0.2, … 1: what stands there is what it is
     legend.SetSize(*LEGEND_SIZE)
@@ -217,135 +218,11 @@ def endContext3D() -> None:
             slicer.mrmlScene.RemoveNode(node)
 
 
-# --- Layers and views
-
-
-def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5) -> None:
-    """Lay a map, or nothing, over the scan in every slice view; the twin of a comparison stays bare.
-
-    A synthetic image gets the scan's window, as it is now: a difference in brightness would look like a finding. A view
-    keeps its place, unless it comes from another volume and the scan lies elsewhere: it would be blank.
-    """
-    if isSynthetic(overlayNode):
-        _windowAs(overlayNode, scanNode)
-    for view, layers in _views():
-        if view.GetAttribute(_BEFORE) is not None:
-            continue
-        isAnother = layers.GetBackgroundVolumeID() != scanNode.GetID()
-        layers.SetBackgroundVolumeID(scanNode.GetID())
-        layers.SetForegroundVolumeID(None if overlayNode is None else overlayNode.GetID())
-        layers.SetForegroundOpacity(float(opacity))
-        if isAnother:
-            _bringIntoView(view, scanNode)
-
-
-def isInView(volumeNode: Any) -> bool:
-    """Say whether a slice view of the layout has a volume as its background."""
-    manager = slicer.app.layoutManager()
-    names = None if manager is None else manager.sliceViewNames()
-    return any(
-        layers.GetBackgroundVolumeID() == volumeNode.GetID() and (names is None or view.GetLayoutName() in names)
-        for view, layers in _views()
-    )
-
-
-def takeOff(overlayNodes: Iterable[Any]) -> None:
-    """Take maps off the slice views that show them, as where their scan is gone."""
-    ids = {node.GetID() for node in overlayNodes}
-    for _view, layers in _views():
-        if layers.GetForegroundVolumeID() in ids:
-            layers.SetForegroundVolumeID(None)
-
-
-def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
-    """Change to a layout; without a layout manager, as in tests of the application, nothing happens.
-
-    Args:
-        name: One of `LAYOUTS`.
-        scanNode: Comes back into the right view after a comparison; None: what the left one shows.
-        twinNode: For "side by side": the right view shows it, in the plane of the left, and both move together.
-
-    Raises:
-        InputError: If there is no layout of that name.
-    """
-    if name not in LAYOUTS:
-        words = _("Unknown layout '{name}'.").format(name=name)
-        raise InputError(words, hint=did_you_mean(name, LAYOUTS), code="layout")
-    manager = slicer.app.layoutManager()
-    if manager is None:
-        return
-    manager.setLayout(getattr(slicer.vtkMRMLLayoutNode, LAYOUTS[name]))
-    if name == "side by side" and twinNode is not None:
-        views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
-        if _LEFT in views and _RIGHT in views:
-            if scanNode is not None:
-                _windowAs(twinNode, scanNode)
-            _compare(*views[_LEFT], *views[_RIGHT], twinNode)
-    else:
-        endComparison(scanNode)
-
-
-def endComparison(scanNode: Any = None) -> None:
-    """Give the right view back what it showed before its twin; None: what the left one shows. May be called any time."""
-    views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
-    if _LEFT in views and _RIGHT in views:
-        _endComparison(views[_LEFT][1], *views[_RIGHT], scanNode)
-
-
-def isSideBySide(layout: int) -> bool:
-    """Say whether a layout of Slicer's, by its number, is the one for comparing."""
-    return layout == getattr(slicer.vtkMRMLLayoutNode, LAYOUTS["side by side"])
-
-
-def isCompared() -> bool:
-    """Say whether a scan and its twin stand side by side."""
-    return any(view.GetAttribute(_BEFORE) is not None for view, _layers in _views())
-
-
-def pointInView() -> tuple[float, float, float]:
-    """Return the point of the world where the user looks: the crosshair where it is shown, else the red slice's middle."""
-    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-    if crosshair is not None and crosshair.GetCrosshairMode() != crosshair.NoCrosshair:
-        r, a, s = crosshair.GetCrosshairRAS()
-    else:
-        view = next(view for view, _layers in _views() if view.GetLayoutName() == _LEFT)
-        r, a, s = (view.GetSliceToRAS().GetElement(row, 3) for row in range(3))
-    return float(r), float(a), float(s)
-
-
-def jumpTo(rasMm: Sequence[float]) -> None:
-    """Center every slice view on a point of the world, and put the crosshair there."""
-    r, a, s = (float(value) for value in rasMm)
-    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, r, a, s, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-    if crosshair is not None:
-        crosshair.SetCrosshairRAS(r, a, s)
-
-
-# --- Comparing in place: the opacity of the pseudo-healthy layer at a phase, 0 to 1 of one cycle
-
-
-def rock(phase: float) -> float:
-    """Fade to the pseudo-healthy image and back."""
-    return (1 - math.cos(2 * math.pi * phase)) / 2
-
-
-def flicker(phase: float) -> float:
-    """Switch between the two, half a cycle each."""
-    return float(phase % 1 >= 0.5)
-
-
-def reveal(phase: float) -> float:
-    """Fade to the pseudo-healthy image once, and stay for the last quarter."""
-    share = min(phase % 1 / 0.75, 1.0)
-    return share * share * (3 - 2 * share)
-
-
 # --- Inside
 
 
 def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
-    volumeNode.SetAttribute("DiffuGTS.Legend", title)
+    volumeNode.SetAttribute(_LEGEND, title)
     if volumeNode.GetDisplayNode() is None:
         volumeNode.CreateDefaultDisplayNodes()
     display = volumeNode.GetDisplayNode()
@@ -354,13 +231,6 @@ def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
     display.SetWindowLevelMinMax(0.0, 1.0)
     display.InterpolateOn()
     setThreshold(volumeNode, threshold)
-
-
-def _windowAs(volumeNode: Any, scanNode: Any) -> None:
-    display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
-    if display is not None and scan is not None:
-        display.AutoWindowLevelOff()
-        display.SetWindowLevel(scan.GetWindow(), scan.GetLevel())
 
 
 def _holdsAnything(segmentationNode: Any) -> bool:
@@ -379,69 +249,3 @@ def _heat() -> Any:
         for point in _HEAT:
             colors.AddRGBPoint(*point)
     return node
-
-
-def _views() -> Iterator[tuple[Any, Any]]:
-    """Yield the node of each slice view with the node of its layers."""
-    layers = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
-    for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        if view.GetLayoutName() in layers:
-            yield view, layers[view.GetLayoutName()]
-
-
-def _bringIntoView(view: Any, scanNode: Any) -> None:
-    """Fit a slice view to its scan where that lies outside of what the view shows."""
-    logic = slicer.app.applicationLogic().GetSliceLogic(view)
-    if logic is not None and scanNode.GetImageData() is not None and not _isInField(view, logic, scanNode):
-        logic.FitSliceToBackground()
-
-
-def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
-    """Say whether a view's plane cuts a scan, and the middle of one of the two lies within the other in that plane."""
-    bounds = [0.0] * 6
-    logic.GetVolumeSliceBounds(scanNode, bounds)  # along the view's axes, from the origin of the world
-    toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
-    here = toRas[:3, :3].T @ toRas[:3, 3] + view.GetXYZOrigin()
-    if not bounds[4] <= here[2] <= bounds[5]:
-        return False
-    for axis, (low, high) in enumerate((bounds[0:2], bounds[2:4])):
-        half = view.GetFieldOfView()[axis] / 2
-        if not (low <= here[axis] <= high or abs((low + high) / 2 - here[axis]) <= half):
-            return False
-    return True
-
-
-def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode: Any) -> None:
-    if right.GetAttribute(_BEFORE) is None:
-        right.SetAttribute(_BEFORE, placeOf(right))
-        for layers in (leftLayers, rightLayers):
-            links = f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}"
-            layers.SetAttribute(_BEFORE, f"{links} {layers.GetBackgroundVolumeID()}")
-    rightLayers.SetBackgroundVolumeID(twinNode.GetID())
-    rightLayers.SetForegroundVolumeID(None)
-    right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
-    right.UpdateMatrices()
-    width, _height, depth = left.GetFieldOfView()
-    setWidth(right, width, depth)
-    for layers in (leftLayers, rightLayers):
-        layers.SetLinkedControl(True)
-        layers.SetHotLinkedControl(True)
-
-
-def _endComparison(leftLayers: Any, right: Any, rightLayers: Any, scanNode: Any) -> None:
-    place = right.GetAttribute(_BEFORE)
-    if place is None:
-        return
-    putBack(right, place)
-    right.RemoveAttribute(_BEFORE)
-    for layers in (leftLayers, rightLayers):
-        linked, hot, *before = (layers.GetAttribute(_BEFORE) or "0 0").split()
-        layers.SetLinkedControl(int(linked))
-        layers.SetHotLinkedControl(int(hot))
-        layers.RemoveAttribute(_BEFORE)
-    rightLayers.SetBackgroundVolumeID(leftLayers.GetBackgroundVolumeID() if scanNode is None else scanNode.GetID())
-    rightLayers.SetForegroundVolumeID(leftLayers.GetForegroundVolumeID())
-    rightLayers.SetForegroundOpacity(leftLayers.GetForegroundOpacity())
-    shown = slicer.mrmlScene.GetNodeByID(rightLayers.GetBackgroundVolumeID() or "")
-    if shown is not None and shown.GetID() not in before:  # another scan than before the comparison in that view
-        _bringIntoView(right, shown)

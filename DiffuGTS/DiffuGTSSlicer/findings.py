@@ -25,7 +25,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import slice_views
 from DiffuGTSSlicer.boxed_mask import EMPTY_BOX, BoxedMask, hull, toRasIndices
 from DiffuGTSSlicer.grids import (
     isLinear,
@@ -170,7 +170,7 @@ class Findings:
         lesion = self._lesion(number)
         points = lesion.indices() @ lesion.toWorld[:3, :3].T + lesion.toWorld[:3, 3]
         distances = np.linalg.norm(points - self.rows[number - 1].centroidRas, axis=1)
-        display.jumpTo(points[distances.argmin()])
+        slice_views.jumpTo(points[distances.argmin()])
 
     def _lesion(self, number: int) -> _Lesion:
         if not 1 <= number <= len(self._lesions):

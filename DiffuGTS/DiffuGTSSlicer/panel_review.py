@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.findings import Finding, Findings
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
@@ -26,9 +26,9 @@ COUNT_MS = 150
 """How long the threshold has to stay before the voxels above it are counted: not at each step of the slider."""
 CYCLE_S = {"rock": 2.0, "flicker": 1.0, "reveal": 3.0}
 PHASES: dict[str, Callable[[float], float]] = {
-    "rock": display.rock,
-    "flicker": display.flicker,
-    "reveal": display.reveal,
+    "rock": slice_views.rock,
+    "flicker": slice_views.flicker,
+    "reveal": slice_views.reveal,
 }
 KEEP_COLUMN = 0
 ROW_PX = 24
@@ -49,6 +49,7 @@ class ReviewSection(Section):
         self._overlay = ChoiceBox(ui.overlayComboBox, overlays, self._chooseOverlay)
         self._synthetic = ui.syntheticLabel.text
         self._shown: tuple[Any, ...] = ()
+        self._inViews: Any = None
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
         self._measured: tuple[Any, ...] | None = None
@@ -132,6 +133,8 @@ class ReviewSection(Section):
         remarks = [self._synthetic if "pseudo_healthy" in maps else "", self._otherTime(), self._goneSegment()]
         ui.syntheticLabel.setText("\n".join(filter(None, remarks)))
         ui.syntheticLabel.setVisible(any(remarks))
+        if state is None or state.resultVolume is None:
+            self._inViews = None
         if state is None:
             self._overlay.show("none")
             self._fill(())
@@ -144,7 +147,7 @@ class ReviewSection(Section):
                 self._applyOverlay()
         elif (self.panel.isShown or isReading) and (self._shown or self._comparing):
             self.stopComparing()  # nothing is left here that could take it off
-            display.takeOff(maps.values())
+            slice_views.takeOff(maps.values())
             self._shown = ()
         if not self.logic.isRunning:
             self._measure()
@@ -204,7 +207,10 @@ class ReviewSection(Section):
             self.state.overlay = overlay
 
     def _applyOverlay(self) -> None:
-        """Lay the chosen map over the scan; the views are touched only when the choice changed, and never while reading."""
+        """Lay the chosen map over the scan; the views are touched only when the choice changed, and never while reading.
+
+        A scan comes into every view when it is first reviewed; from then on a view where the user has put a prior keeps it.
+        """
         if self.panel.reading.isReading:
             return
         state, maps = self.state, self.maps()
@@ -212,8 +218,9 @@ class ReviewSection(Section):
         wish = (state.resultVolume, node, state.opacity, state.legend)
         if self._comparing or wish == self._shown:
             return
-        self._shown = wish
-        display.setOverlay(state.resultVolume, node, state.opacity)
+        isFirst = state.resultVolume is not self._inViews
+        self._shown, self._inViews = wish, state.resultVolume
+        slice_views.setOverlay(state.resultVolume, node, state.opacity, isEverywhere=isFirst)
         for word in ("aova", "residual"):
             if word in maps:
                 display.setLegend(maps[word], bool(state.legend) and word == state.overlay)
@@ -249,18 +256,23 @@ class ReviewSection(Section):
 
     @door
     def showLayout(self, name: str) -> None:
-        """Change the layout; only ever on a click."""
+        """Change the layout and take every view; only ever on a click.
+
+        What ends a comparison takes none: the right view gets back what it showed.
+        """
         self.stopComparing()
         state = self.state
         if state is not None and state.resultVolume is not None:
-            display.setLayout(name, state.resultVolume, state.pseudoHealthy)
+            if not slice_views.isCompared():
+                self._inViews = None
+            slice_views.setLayout(name, state.resultVolume, state.pseudoHealthy)
             self._shown = ()
             self._applyOverlay()
 
     def _onLayout(self, layout: int) -> None:
         """Take the twin out of its view, whoever has changed the layout: a scan must not be mistaken for it."""
-        if not display.isSideBySide(layout):
-            display.endComparison()
+        if not slice_views.isSideBySide(layout):
+            slice_views.endComparison()
 
     def _modeSlot(self, name: str) -> Callable[[bool], None]:
         def toggle(isOn: bool) -> None:
@@ -303,7 +315,8 @@ class ReviewSection(Section):
             self.stopComparing()
             return
         phase = (time.monotonic() - self._since) / CYCLE_S[self._comparing] % 1
-        display.setOverlay(state.resultVolume, state.pseudoHealthy, PHASES[self._comparing](phase))
+        opacity = PHASES[self._comparing](phase)
+        slice_views.setOverlay(state.resultVolume, state.pseudoHealthy, opacity, isEverywhere=False)
 
     # Findings
 

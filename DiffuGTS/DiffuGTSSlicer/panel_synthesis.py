@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import organ_names
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.grids import worldFromNode
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.organ_words import organWord, withCapital
@@ -214,7 +214,7 @@ class SynthesisSection(Section):
             node.CreateDefaultDisplayNodes()
             node.SetAttribute(PLACE, "1")
         node.RemoveAllControlPoints()
-        node.AddControlPointWorld(*display.pointInView())
+        node.AddControlPointWorld(*slice_views.pointInView())
         state.synthesisPlace = node
 
     @door
@@ -225,8 +225,8 @@ class SynthesisSection(Section):
         if scan is not None:
             if self.state.paintedSegmentation is not None:
                 display.showSegments(self.state.paintedSegmentation, True)
-            display.setLayout("side by side", scan, self.state.painted)
-            display.setOverlay(scan)
+            slice_views.setLayout("side by side", scan, self.state.painted)
+            slice_views.setOverlay(scan)
 
     # The run
 
@@ -262,15 +262,15 @@ class SynthesisSection(Section):
         painted = run.nodes.get("painted")
         if painted is None or not all(slicer.mrmlScene.IsNodePresent(node) for node in (painted, run.scanNode)):
             return
-        if display.isCompared():
-            display.setLayout("side by side", run.scanNode, painted)
-            display.setOverlay(run.scanNode)
+        if slice_views.isCompared():
+            slice_views.setLayout("side by side", run.scanNode, painted)
+            slice_views.setOverlay(run.scanNode)
         else:
-            display.setOverlay(painted)
+            slice_views.setOverlay(painted)
         tumors = run.result["tumors"]
         if tumors:
             largest = max(tumors, key=lambda tumor: float(tumor["volume_ml"]))
-            display.jumpTo((worldFromNode(run.scanNode) @ [*largest["center_ras_mm"], 1.0])[:3])
+            slice_views.jumpTo((worldFromNode(run.scanNode) @ [*largest["center_ras_mm"], 1.0])[:3])
 
 
 def outcomeOf(result: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from DiffuGTSLib.reading.answers import (
     write_answers,
 )
 from DiffuGTSLib.volumes.io import read_volume
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import slice_views
 
 CASE_ATTRIBUTE = "DiffuGTS.ReadingCase"
 """Marks the volume of a case, so that one in a scene that was saved in between is found and removed."""
@@ -210,7 +210,7 @@ def removeCases() -> None:
 
 def isCaseInView() -> bool:
     """Say whether a case is in the scene and a slice view of the layout shows it."""
-    return any(display.isInView(node) for node in _cases())
+    return any(slice_views.isInView(node) for node in _cases())
 
 
 def hideRest() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gui
 import numpy as np
 import slicer
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import slice_views
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -172,7 +172,7 @@ def take_synthesis(widget: Any, folder: Path) -> None:
     widget.ui.beforeAfterButton.click()
     views.frame(330, 300, 84)
     [tumor] = widget.logic.run.result["tumors"]
-    display.jumpTo(tumor["center_ras_mm"])
+    slice_views.jumpTo(tumor["center_ras_mm"])
     gui.spin(lambda: False, 0.1)
     views.save("view_synthesis", [[views.slice_picture("Red"), views.slice_picture("Yellow")]])
 

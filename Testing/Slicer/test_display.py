@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer import display, scene
+from DiffuGTSSlicer import display, scene, slice_views
 from phantoms import grid
 from scene_parts import TURNED, blob, linear_transform, noise, scan_node, set_segment_mask, under
 
@@ -126,12 +126,12 @@ def test_the_legend_says_what_it_is_of_and_can_be_hidden(a_map) -> None:
 
 
 def test_an_overlay_lies_over_the_scan_in_every_view_and_can_be_taken_off(a_scan, a_map) -> None:
-    display.setOverlay(a_scan, a_map, 0.4)
+    slice_views.setOverlay(a_scan, a_map, 0.4)
     for view in ("Red", "Green", "Yellow"):
         assert layers(view).GetBackgroundVolumeID() == a_scan.GetID()
         assert layers(view).GetForegroundVolumeID() == a_map.GetID()
         assert layers(view).GetForegroundOpacity() == pytest.approx(0.4)
-    display.setOverlay(a_scan)
+    slice_views.setOverlay(a_scan)
     assert layers("Green").GetForegroundVolumeID() is None
 
 
@@ -151,20 +151,20 @@ def far_away(offset_mm: tuple[float, float, float]) -> Any:
 @pytest.mark.parametrize("offset_mm", [(0, 0, 500.0), (700.0, 0, 0), (-300, 400, -900.0)])
 def test_a_view_goes_to_a_scan_that_lies_elsewhere(a_scan, a_map, offset_mm) -> None:
     far = far_away(offset_mm)
-    display.setOverlay(a_scan, a_map)
+    slice_views.setOverlay(a_scan, a_map)
     before = middle_of("Red")
-    display.setOverlay(far, None)
+    slice_views.setOverlay(far, None)
     bounds = [0.0] * 6
     far.GetRASBounds(bounds)
     for view in ("Red", "Green", "Yellow"):
         assert np.all(middle_of(view) >= bounds[0::2]) and np.all(middle_of(view) <= bounds[1::2]), view
-    display.setOverlay(a_scan, a_map)
+    slice_views.setOverlay(a_scan, a_map)
     assert np.linalg.norm(middle_of("Red") - before) < 30
 
 
 def test_a_view_stays_where_the_user_has_put_it(a_scan, a_map) -> None:
     near = far_away((3.0, -2.0, 4.0))
-    display.setOverlay(a_scan, a_map)
+    slice_views.setOverlay(a_scan, a_map)
     plane("Red").SetSliceOffset(28.0)
     plane("Red").SetFieldOfView(40, 40, 1)
     before = (middle_of("Red"), plane("Red").GetFieldOfView())
@@ -172,22 +172,22 @@ def test_a_view_stays_where_the_user_has_put_it(a_scan, a_map) -> None:
     def assert_still() -> None:
         assert np.allclose(middle_of("Red"), before[0]) and plane("Red").GetFieldOfView() == before[1]
 
-    display.setOverlay(near, a_map)
+    slice_views.setOverlay(near, a_map)
     assert_still()
-    display.jumpTo((900.0, 900.0, 900.0))
+    slice_views.jumpTo((900.0, 900.0, 900.0))
     before = (middle_of("Red"), plane("Red").GetFieldOfView())
     for overlay, opacity in ((None, 0.5), (a_map, 0.5), (a_map, 0.9)):
-        display.setOverlay(near, overlay, opacity)
+        slice_views.setOverlay(near, overlay, opacity)
         assert_still()
 
 
 def test_views_without_a_logic_get_their_layers_all_the_same(a_scan, a_map) -> None:
-    display.setOverlay(a_scan, a_map)
+    slice_views.setOverlay(a_scan, a_map)
     logics = slicer.app.applicationLogic().GetSliceLogics()
     kept = [logics.GetItemAsObject(index) for index in range(logics.GetNumberOfItems())]
     logics.RemoveAllItems()
     far = far_away((0, 0, 500.0))
-    display.setOverlay(far)
+    slice_views.setOverlay(far)
     assert layers("Red").GetBackgroundVolumeID() == far.GetID()
     for logic in kept:
         logics.AddItem(logic)
@@ -200,18 +200,18 @@ def test_layouts_have_names(a_scan) -> None:
         ("side by side", ("Red", "Yellow")),
         ("four up", ("Red", "Green", "Yellow")),
     ):
-        display.setLayout(name)
+        slice_views.setLayout(name)
         assert set(manager.sliceViewNames()) == set(views), name
     with pytest.raises(InputError, match="Unknown layout 'four-up'") as refusal:
-        display.setLayout("four-up")
+        slice_views.setLayout("four-up")
     assert "did you mean 'four up'" in refusal.value.hint
 
 
 def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan, a_map, a_twin) -> None:
-    display.setOverlay(a_scan, a_map, 0.4)
+    slice_views.setOverlay(a_scan, a_map, 0.4)
     plane("Red").SetSliceOffset(12.0)
     before = (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl())
-    display.setLayout("side by side", a_scan, a_twin)
+    slice_views.setLayout("side by side", a_scan, a_twin)
     assert layers("Red").GetForegroundVolumeID() == a_map.GetID()
     assert layers("Yellow").GetBackgroundVolumeID() == a_twin.GetID()
     assert layers("Yellow").GetForegroundVolumeID() is None
@@ -219,11 +219,11 @@ def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan,
     assert np.allclose(plane("Yellow").GetFieldOfView(), plane("Red").GetFieldOfView())
     for view in ("Red", "Yellow"):
         assert layers(view).GetLinkedControl() and layers(view).GetHotLinkedControl()
-    display.setOverlay(a_scan, a_map, 0.9)  # the twin stays bare
+    slice_views.setOverlay(a_scan, a_map, 0.9)  # the twin stays bare
     assert layers("Yellow").GetBackgroundVolumeID() == a_twin.GetID()
     assert layers("Yellow").GetForegroundVolumeID() is None
-    display.setLayout("side by side", a_scan, a_twin)  # again changes nothing
-    display.setLayout("four up", a_scan)
+    slice_views.setLayout("side by side", a_scan, a_twin)  # again changes nothing
+    slice_views.setLayout("four up", a_scan)
     assert plane("Yellow").GetOrientation() == "Sagittal"
     assert layers("Yellow").GetBackgroundVolumeID() == a_scan.GetID()
     assert layers("Yellow").GetForegroundVolumeID() == a_map.GetID()
@@ -231,9 +231,42 @@ def test_side_by_side_shows_the_twin_in_the_same_plane_and_moves_with_it(a_scan,
     assert (layers("Red").GetLinkedControl(), layers("Red").GetHotLinkedControl()) == before
 
 
+def test_a_prior_stays_in_its_view_unless_every_view_is_meant(a_scan, a_map, a_twin) -> None:
+    prior = scan_node(GRID, noise(GRID, 5), "Prior")
+    display.styleSynthetic(a_twin, a_scan)
+    slice_views.setOverlay(a_scan)
+    layers("Yellow").SetBackgroundVolumeID(prior.GetID())
+    layers("Green").SetBackgroundVolumeID(a_twin.GetID())
+    slice_views.setOverlay(a_scan, a_map, isEverywhere=False)
+    shown = [layers(view).GetBackgroundVolumeID() for view in ("Red", "Green", "Yellow")]
+    assert shown == [a_scan.GetID(), a_scan.GetID(), prior.GetID()]
+    assert layers("Red").GetForegroundVolumeID() == a_map.GetID() and not layers("Yellow").GetForegroundVolumeID()
+    for view in ("Red", "Green"):
+        layers(view).SetBackgroundVolumeID(prior.GetID())
+    slice_views.setOverlay(a_scan, a_map, isEverywhere=False)
+    assert layers("Yellow").GetBackgroundVolumeID() == a_scan.GetID(), "a map that is seen nowhere is of no use"
+    layers("Yellow").SetBackgroundVolumeID(prior.GetID())
+    slice_views.setOverlay(a_scan, a_map)
+    assert layers("Yellow").GetBackgroundVolumeID() == a_scan.GetID()
+
+
+@pytest.mark.parametrize("put", ["before", "meanwhile"])
+def test_a_prior_is_in_the_right_view_after_a_comparison_too(a_scan, a_map, a_twin, put: str) -> None:
+    prior = scan_node(GRID, noise(GRID, 5), "Prior")
+    slice_views.setOverlay(a_scan, a_map)
+    if put == "before":
+        layers("Yellow").SetBackgroundVolumeID(prior.GetID())
+    slice_views.setLayout("side by side", a_scan, a_twin)
+    if put == "meanwhile":
+        layers("Yellow").SetBackgroundVolumeID(prior.GetID())
+    slice_views.setLayout("four up", a_scan)
+    assert layers("Yellow").GetBackgroundVolumeID() == prior.GetID() and not slice_views.isCompared()
+    assert not layers("Yellow").GetForegroundVolumeID()
+
+
 @pytest.mark.parametrize("orientation", ["oblique", "Coronal"])
 def test_after_a_comparison_the_right_view_looks_where_it_did(a_scan, a_twin, orientation) -> None:
-    display.setOverlay(a_scan)
+    slice_views.setOverlay(a_scan)
     view = plane("Yellow")
     if orientation == "oblique":
         view.RotateToVolumePlane(a_scan)
@@ -248,17 +281,17 @@ def test_after_a_comparison_the_right_view_looks_where_it_did(a_scan, a_twin, or
         return [*matrix.flat, *view.GetFieldOfView(), *view.GetXYZOrigin()]
 
     before = place()
-    display.setLayout("side by side", a_scan, a_twin)
+    slice_views.setLayout("side by side", a_scan, a_twin)
     assert not np.allclose(place(), before)
-    display.setLayout("four up", a_scan)
+    slice_views.setLayout("four up", a_scan)
     assert place() == pytest.approx(before)
 
 
 def test_a_comparison_that_ends_at_another_scan_shows_that_one(a_scan, a_twin) -> None:
-    display.setOverlay(a_scan)
-    display.setLayout("side by side", a_scan, a_twin)
+    slice_views.setOverlay(a_scan)
+    slice_views.setLayout("side by side", a_scan, a_twin)
     far = far_away((0, 0, 500.0))
-    display.setLayout("four up", far)
+    slice_views.setLayout("four up", far)
     bounds = [0.0] * 6
     far.GetRASBounds(bounds)
     middle = np.add(bounds[::2], bounds[1::2]) / 2
@@ -267,10 +300,10 @@ def test_a_comparison_that_ends_at_another_scan_shows_that_one(a_scan, a_twin) -
 
 
 def test_a_comparison_of_a_scene_that_only_knew_the_orientations_name_ends_too(a_scan, a_twin) -> None:
-    display.setLayout("side by side", a_scan, a_twin)
+    slice_views.setLayout("side by side", a_scan, a_twin)
     plane("Yellow").SetAttribute("DiffuGTS.Before", "Coronal")
-    display.endComparison(a_scan)
-    assert plane("Yellow").GetOrientation() == "Coronal" and not display.isCompared()
+    slice_views.endComparison(a_scan)
+    assert plane("Yellow").GetOrientation() == "Coronal" and not slice_views.isCompared()
 
 
 @pytest.mark.parametrize("comparison", ["laid over", "side by side"])
@@ -278,29 +311,29 @@ def test_a_comparison_begins_in_the_scans_window_of_now(a_scan, a_twin, comparis
     display.styleSynthetic(a_twin, a_scan)
     a_scan.GetDisplayNode().SetWindowLevel(400, 40)
     if comparison == "laid over":
-        display.setOverlay(a_scan, a_twin, 0.5)
+        slice_views.setOverlay(a_scan, a_twin, 0.5)
     else:
-        display.setLayout("side by side", a_scan, a_twin)
+        slice_views.setLayout("side by side", a_scan, a_twin)
     assert (a_twin.GetDisplayNode().GetWindow(), a_twin.GetDisplayNode().GetLevel()) == (400, 40)
 
 
 def test_a_map_keeps_its_own_window(a_scan, a_map) -> None:
     display.showAova(a_map, 0.5)
-    display.setOverlay(a_scan, a_map, 0.5)
+    slice_views.setOverlay(a_scan, a_map, 0.5)
     assert (a_map.GetDisplayNode().GetWindowLevelMin(), a_map.GetDisplayNode().GetWindowLevelMax()) == (0, 1)
 
 
 def test_without_a_layout_manager_only_nodes_change(a_scan, a_map, a_twin, no_layout_manager) -> None:
-    display.setLayout("side by side", a_scan, a_twin)
-    display.setOverlay(a_scan, a_map)
-    display.jumpTo((1, 2, 3))
+    slice_views.setLayout("side by side", a_scan, a_twin)
+    slice_views.setOverlay(a_scan, a_map)
+    slice_views.jumpTo((1, 2, 3))
     with pytest.raises(InputError, match="Unknown layout"):
-        display.setLayout("nine")
+        slice_views.setLayout("nine")
 
 
 def test_a_jump_centers_every_view_and_carries_the_crosshair(a_scan) -> None:
-    display.setOverlay(a_scan)
-    display.jumpTo((10.0, -20.0, 30.0))
+    slice_views.setOverlay(a_scan)
+    slice_views.jumpTo((10.0, -20.0, 30.0))
     for view in ("Red", "Green", "Yellow"):
         to_ras = plane(view).GetXYToRAS()
         width, height, _ = plane(view).GetDimensions()
@@ -311,11 +344,11 @@ def test_a_jump_centers_every_view_and_carries_the_crosshair(a_scan) -> None:
 
 
 def test_rock_flicker_and_reveal_are_opacities_of_a_phase() -> None:
-    assert [display.rock(phase) for phase in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    assert [display.flicker(phase) for phase in (0, 0.49, 0.5, 0.99, 1)] == [0, 0, 1, 1, 0]
-    assert [display.reveal(phase) for phase in (0, 0.375, 0.75, 0.99)] == pytest.approx([0, 0.5, 1, 1])
+    assert [slice_views.rock(phase) for phase in (0, 0.25, 0.5, 0.75, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [slice_views.flicker(phase) for phase in (0, 0.49, 0.5, 0.99, 1)] == [0, 0, 1, 1, 0]
+    assert [slice_views.reveal(phase) for phase in (0, 0.375, 0.75, 0.99)] == pytest.approx([0, 0.5, 1, 1])
     phases = np.linspace(0, 3, 301)
-    for course in (display.rock, display.flicker, display.reveal):
+    for course in (slice_views.rock, slice_views.flicker, slice_views.reveal):
         assert all(0 <= course(phase) <= 1 for phase in phases)
 
 

@@ -15,7 +15,7 @@ import gui
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import slice_views
 from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import DONE
@@ -61,7 +61,7 @@ def following(logic: DiffuGTSLogic) -> Callable[[dict[str, Any]], None]:
 
     def show(event: dict[str, Any]) -> None:
         if event["event"] == "imported" and event["kind"] == "aova":
-            display.setOverlay(logic.run.scanNode, event["node"])
+            slice_views.setOverlay(logic.run.scanNode, event["node"])
 
     return show
 

@@ -10,8 +10,8 @@ import qt
 import slicer
 from DiffuGTSSlicer import display, findings
 from DiffuGTSSlicer.grids import segmentMask
-from panel_parts import Opened
-from scene_parts import bending_transform, set_segment_mask, under
+from panel_parts import GRID, Opened
+from scene_parts import bending_transform, noise, scan_node, set_segment_mask, under
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -56,6 +56,29 @@ def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
     ui.fourUpLayoutButton.click()
     ui.overlayLayoutButton.click()
     assert slicer.app.layoutManager().layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+
+
+def test_a_prior_that_the_user_has_put_into_a_view_stays_there(a_panel: Opened) -> None:
+    prior = scan_node(GRID, noise(GRID, 5), "Prior CT")
+    a_panel.segment()
+    ui, state = a_panel.ui, a_panel.state
+    red, yellow = (slicer.app.layoutManager().sliceWidget(each).mrmlSliceCompositeNode() for each in ("Red", "Yellow"))
+    assert yellow.GetBackgroundVolumeID() == state.inputVolume.GetID(), "what is first reviewed is in every view"
+    yellow.SetBackgroundVolumeID(prior.GetID())
+    yellow.SetForegroundVolumeID(None)
+    for touch in (
+        lambda: setattr(ui.opacitySlider, "value", 0.3),
+        ui.legendCheckBox.click,
+        lambda: ui.overlayComboBox.setCurrentIndex(2),
+        lambda: (setattr(ui.rockButton, "checked", True), setattr(ui.rockButton, "checked", False)),
+        a_panel.segment,
+        lambda: (ui.sideBySideLayoutButton.click(), ui.fourUpLayoutButton.click()),
+    ):
+        touch()
+        assert yellow.GetBackgroundVolumeID() == prior.GetID()
+        assert red.GetBackgroundVolumeID() == state.inputVolume.GetID()
+    ui.fourUpLayoutButton.click()
+    assert yellow.GetBackgroundVolumeID() == state.inputVolume.GetID(), "a layout that is chosen takes every view"
 
 
 @pytest.mark.parametrize("isRocking", [False, True])

@@ -10,7 +10,7 @@ import gui
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import slice_views
 from DiffuGTSSlicer.panel_synthesis import outcomeOf
 from DiffuGTSSlicer.parameters import PAINTERS, SynthesisParameters
 from DiffuGTSSlicer.run import DONE, FAILED
@@ -171,7 +171,7 @@ def test_the_button_paints_shows_and_tells(a_panel_with_an_organ: Opened, a_coar
     ui.beforeAfterButton.click()
     yellow = slicer.app.layoutManager().sliceWidget("Yellow").mrmlSliceCompositeNode()
     assert red_layers().GetBackgroundVolumeID() == a_coarse_scan.GetID()
-    assert yellow.GetBackgroundVolumeID() == state.painted.GetID() and display.isCompared()
+    assert yellow.GetBackgroundVolumeID() == state.painted.GetID() and slice_views.isCompared()
     painted, names = state.painted, nodeNames()
     ui.synthesisDiceButton.click()
     synthesize(panel)

@@ -28,7 +28,7 @@ import sys
 import json
 import slicer_headless
 slicer = slicer_headless.boot()
-from DiffuGTSSlicer import display, provenance
+from DiffuGTSSlicer import display, provenance, slice_views
 from DiffuGTSSlicer.findings import Findings
 slicer.util.loadScene(sys.argv[1])
 node = slicer.util.getNode
@@ -36,7 +36,7 @@ scan, aova = node("Chest CT"), node("Chest CT aova")
 segmentation = node("Chest CT tumor")
 table = Findings(segmentation, "Lung nodule", scan, aova)
 table.jump(1)
-display.setOverlay(scan, aova)
+slice_views.setOverlay(scan, aova)
 record = json.loads(segmentation.GetNodeReference(provenance.ROLE).GetText())
 print(display.voxelsFrom(aova, 0.5), [row.kept for row in table.rows], record["seed"])
 print(sorted({"torch", "monai", "diffusers", "transformers", "jaxtyping"} & set(sys.modules)))

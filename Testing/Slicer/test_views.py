@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer import display
+from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.findings import Findings
 from PIL import Image
 from results_on_demo import Results, results_on
@@ -26,7 +26,7 @@ def a_result(a_demo_scan, tmp_path) -> Results:
     """The demo scan with results, the largest finding in the middle of every view."""
     results = results_on(a_demo_scan, tmp_path)
     manager = slicer.app.layoutManager()
-    display.setOverlay(results.scan)
+    slice_views.setOverlay(results.scan)
     for name in manager.sliceViewNames():
         manager.sliceWidget(name).resize(SIDE, SIDE)
     manager.resetSliceViews()
@@ -85,7 +85,7 @@ def test_the_scan_alone_is_gray(a_result) -> None:
 @pytest.mark.parametrize("view", ["Red", "Green", "Yellow"])
 def test_the_overlay_covers_exactly_what_lies_above_the_threshold(a_result, view) -> None:
     a_result.segmentation.GetDisplayNode().SetVisibility(False)
-    display.setOverlay(a_result.scan, a_result.aova, 1.0)
+    slice_views.setOverlay(a_result.scan, a_result.aova, 1.0)
     a_result.aova.GetDisplayNode().InterpolateOff()
     for threshold in (0.3, 0.6):
         display.setThreshold(a_result.aova, threshold)
@@ -99,12 +99,12 @@ def test_the_overlay_covers_exactly_what_lies_above_the_threshold(a_result, view
 def test_the_opacity_mixes_the_overlay_into_the_scan(a_result) -> None:
     a_result.segmentation.GetDisplayNode().SetVisibility(False)
     bare = picture("Red")
-    display.setOverlay(a_result.scan, a_result.aova, 1.0)
+    slice_views.setOverlay(a_result.scan, a_result.aova, 1.0)
     full = picture("Red")
-    display.setOverlay(a_result.scan, a_result.aova, 0.5)
+    slice_views.setOverlay(a_result.scan, a_result.aova, 0.5)
     half = picture("Red")
     assert np.abs(half - (bare + full) / 2).max() <= 2
-    display.setOverlay(a_result.scan)
+    slice_views.setOverlay(a_result.scan)
     assert np.array_equal(picture("Red"), bare)
 
 
@@ -130,7 +130,7 @@ def test_a_dropped_finding_vanishes_from_the_views(a_result) -> None:
 
 
 def test_overlay_outline_and_legend_look_as_they_did(a_result) -> None:
-    display.setOverlay(a_result.scan, a_result.aova, 0.6)
+    slice_views.setOverlay(a_result.scan, a_result.aova, 0.6)
     before = picture("Red")
     display.setLegend(a_result.aova, True)
     with_legend = picture("Red")
@@ -144,7 +144,7 @@ def test_overlay_outline_and_legend_look_as_they_did(a_result) -> None:
 
 def test_side_by_side_shows_the_same_place_once_with_and_once_without_the_tumor(a_result) -> None:
     a_result.segmentation.GetDisplayNode().SetVisibility(False)
-    display.setLayout("side by side", a_result.scan, a_result.healthy)
+    slice_views.setLayout("side by side", a_result.scan, a_result.healthy)
     left, right = picture("Red"), picture("Yellow")
     inside = mask_in(a_result, "Red", a_result.mask > 0)
     outside = ~mask_in(a_result, "Red", a_result.maps["aova"] > 0.05)
@@ -158,7 +158,7 @@ def test_rocking_goes_from_the_scan_to_its_twin_and_back(a_result) -> None:
     inside = mask_in(a_result, "Red", a_result.mask > 0)
     brightness = []
     for phase in (0, 0.25, 0.5, 1):
-        display.setOverlay(a_result.scan, a_result.healthy, display.rock(phase))
+        slice_views.setOverlay(a_result.scan, a_result.healthy, slice_views.rock(phase))
         brightness.append(picture("Red")[inside].mean())
     assert brightness[0] == pytest.approx(brightness[3]) and brightness[0] > brightness[1] > brightness[2]
 
