@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case, require_organs
 from DiffuGTSLib.evaluation.provenance import report_provenance
+from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.storage import for_json, make_folder, require_folder_for, whole_file
 
@@ -157,7 +157,7 @@ class _Runner:
         if not kept:
             kept = tuning_curves(self._subject(case, read))
             _keep(file, made_of, kept)
-        return {name: [_number(value) for value in curve] for name, curve in kept.items()}
+        return {name: [as_float(value) for value in curve] for name, curve in kept.items()}
 
     def figures(self, case: Case, cuts: Mapping[str, float]) -> CaseFigures:
         """Return a case's figures, measuring those variants that are not kept."""
@@ -176,7 +176,7 @@ class _Runner:
             for name, each, figures in measure(self._subject(case, read), study.wish, rule, cuts, wanted):
                 known.setdefault(name, {})[each] = figures
             _keep(file, made_of, known)
-        numbers = {key: {figure: _number(value) for figure, value in known[key[0]][key[1]].items()} for key in every}
+        numbers = {key: {figure: as_float(value) for figure, value in known[key[0]][key[1]].items()} for key in every}
         return CaseFigures(case, bool((read.mask.array > 0).any()), numbers)
 
     def _subject(self, case: Case, read: ReadCase) -> Subject:
@@ -228,11 +228,6 @@ def _kept(file: Path, made_of: str) -> dict[str, Any]:
         return dict(kept["kept"]) if kept["made_of"] == made_of else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _number(value: float | None) -> float:
-    """Return a figure as it was measured: JSON has null for NaN."""
-    return nan if value is None else float(value)
 
 
 def _keep(file: Path, made_of: str, kept: Mapping[str, Any]) -> None:

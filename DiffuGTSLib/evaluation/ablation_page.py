@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from DiffuGTSLib.evaluation.charts import Gap, forest
 from DiffuGTSLib.evaluation.html_parts import (
-    as_float,
+    UNTRAINED,
+    bullets,
     document,
     escaped,
+    few_patients,
+    made_of,
     number_text,
     p_text,
     range_text,
+    repeated,
     signed_text,
     table,
 )
-from DiffuGTSLib.evaluation.html_report import FEW_PATIENTS, UNTRAINED
+from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.record import RESEARCH_USE
 
 TITLES = {
@@ -45,11 +48,10 @@ def ablation_page(report: Mapping[str, Any]) -> str:
     version, untrained = about["versions"]["diffugts"], "" if about["trained"] else UNTRAINED
     scans = {row["case"]: row["patient"] for row in report["cases"]}
     patients = len(set(scans.values()))
-    few = f" Only {patients} patients: every interval here is too narrow." if patients < FEW_PATIENTS else ""
     made = f"{len(scans)} scans of {patients} patients · DiffuGTS {version} · {about['created']}"
     parts = [
         f'<p class="muted">{escaped(made)}</p>',
-        f'<p class="research">{escaped(f"{RESEARCH_USE} {untrained}{few}")}</p>',
+        f'<p class="research">{escaped(f"{RESEARCH_USE} {untrained}{few_patients(patients)}")}</p>',
     ]
     for study, rows in report["studies"].items():
         own = [row for row in report["cases"] if row["study"] == study]
@@ -107,18 +109,8 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _method(report: Mapping[str, Any]) -> str:
     about = report["about"]
-    facts = {
-        "Data": about["description"] or "The protocol does not describe them.",
-        "Protocol": f"{about['protocol']}, SHA-256 {about['protocol_sha256']}, split {about['split']}",
-        "Preset, seed, device": f"{about['preset']}, {about['seed']}, {about['device']}",
-        **{f"Weights {name}": f"SHA-256 {digest}" for name, digest in about["weights"].items()},
-        "Versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
-    }
-    listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts.items())
-    notes = "".join(f"<li>{escaped(note)}</li>" for note in report["notes"])
-    words = shlex.join(["--split", str(about["split"]), "--preset", str(about["preset"]), "--config", "config.json"])
-    command = f"diffugts ablate --protocol {shlex.quote(str(about['protocol']))} --data SCANS -o REPORT {words}"
-    return f"<dl>{listed}</dl><ul>{notes}</ul><h3>To repeat it</h3><pre>{escaped(command)}</pre>"
+    cases = {"Protocol": f"{about['protocol']}, SHA-256 {about['protocol_sha256']}, split {about['split']}"}
+    return f"{made_of(about, cases)}{bullets(report['notes'])}{repeated('ablate', about)}"
 
 
 def _line(name: str, values: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy.stats import wilcoxon
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.evaluation.report import SEED, Estimate, Row, bootstrap_mean
+from DiffuGTSLib.evaluation.report import SEED, Estimate, Row, as_float, bootstrap_mean
 
 PERMUTATIONS = 10_000
 _EXACT_UP_TO = 13
@@ -142,7 +142,8 @@ def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = ())
     patients = [str(row.get("patient", row["case"])) for row, _ in pairs]
     chosen = list(columns) or [name for name in known if name not in NOT_COMPARED]
     results = [
-        compare([_number(x[name]) for x, _ in pairs], [_number(y[name]) for _, y in pairs], patients) for name in chosen
+        compare([as_float(x[name]) for x, _ in pairs], [as_float(y[name]) for _, y in pairs], patients)
+        for name in chosen
     ]
     adjusted = holm([result.permutation_p for result in results])
     return [_row(name, result, p) for name, result, p in zip(chosen, results, adjusted, strict=True)]
@@ -150,7 +151,7 @@ def compare_reports(folder_a: Path, folder_b: Path, columns: Sequence[str] = ())
 
 def number_of_tests(rows: Sequence[Row]) -> int:
     """Return how many tests the adjusted p of a comparison were corrected for."""
-    return sum(not isnan(_number(row["p"])) for row in rows)  # type: ignore[arg-type]
+    return sum(not isnan(as_float(row["p"])) for row in rows)  # type: ignore[arg-type]
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -243,7 +244,3 @@ def _signed_ranks(differences: Float[np.ndarray, " pairs"]) -> float:
     if not differences.any():
         return 1.0
     return float(wilcoxon(differences).pvalue)
-
-
-def _number(value: float | None) -> float:
-    return nan if value is None else float(value)

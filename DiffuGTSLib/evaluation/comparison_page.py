@@ -9,17 +9,18 @@ from typing import Any
 from DiffuGTSLib.evaluation.charts import Gap, forest
 from DiffuGTSLib.evaluation.comparison import number_of_tests
 from DiffuGTSLib.evaluation.html_parts import (
-    as_float,
+    bullets,
     document,
     escaped,
+    few_patients,
     number_text,
     p_text,
     range_text,
     signed_text,
     table,
 )
-from DiffuGTSLib.evaluation.html_report import FEW_PATIENTS, FIGURES
-from DiffuGTSLib.evaluation.report import Row, table_lines, write_json
+from DiffuGTSLib.evaluation.html_report import FIGURES
+from DiffuGTSLib.evaluation.report import Row, as_float, table_lines, write_json
 from DiffuGTSLib.record import RESEARCH_USE
 from DiffuGTSLib.storage import make_folder, whole_file
 
@@ -78,20 +79,18 @@ def comparison_page(comparison: Mapping[str, Any], names: tuple[str, str]) -> st
         names: Of the two reports, the baseline first.
     """
     rows = comparison["figures"]
-    patients = max(row["patients"] for row in rows)
-    few = f" Only {patients} patients: every interval here is too narrow." if patients < FEW_PATIENTS else ""
+    few = few_patients(max(row["patients"] for row in rows))
     gaps = [
         Gap(_name(row), as_float(row["difference"]), as_float(row["low"]), as_float(row["high"]))
         for row in rows
         if row["figure"] in FIGURES and FIGURES[row["figure"]].of_one
     ]
     drawing = f'<div class="plots"><figure>{forest(gaps, "b less a")}</figure></div>' if gaps else ""
-    notes = "".join(f"<li>{escaped(note)}</li>" for note in comparison["notes"])
     parts = [
         f'<p class="muted">a: {escaped(names[0])}<br>b: {escaped(names[1])}</p>',
         f'<p class="research">{escaped(f"{RESEARCH_USE}{few}")}</p>',
         "<p>Right of 0: b has more. Of errors and false positives less is better.</p>",
-        drawing, table(_HEADS, [_line(row) for row in rows]), f"<ul>{notes}</ul>",
+        drawing, table(_HEADS, [_line(row) for row in rows]), bullets(comparison["notes"]),
     ]  # fmt: skip
     return document(comparison["title"], parts)
 

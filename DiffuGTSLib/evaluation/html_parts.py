@@ -6,13 +6,18 @@ A page is one HTML file that needs no network and nothing beside it. Every word 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from math import isnan, nan
+import shlex
+from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
+from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.findings import NOT_APPLICABLE
 from DiffuGTSLib.record import RESEARCH_USE
 from DiffuGTSLib.resources import resource_path
+
+UNTRAINED = "Untrained networks: for tests only, these figures mean nothing."
+_FEW_PATIENTS = 10
 
 
 def document(title: str, parts: Sequence[str]) -> str:
@@ -44,6 +49,35 @@ def table(heads: Sequence[str], rows: Sequence[str]) -> str:
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
+def few_patients(patients: int) -> str:
+    """Warn where there are too few patients for a bootstrap, whose intervals are then too narrow."""
+    return f" Only {patients} patients: every interval here is too narrow." if patients < _FEW_PATIENTS else ""
+
+
+def bullets(notes: Sequence[str]) -> str:
+    """Return notes as a list."""
+    return f"<ul>{''.join(f'<li>{escaped(note)}</li>' for note in notes)}</ul>"
+
+
+def made_of(about: Mapping[str, Any], cases: Mapping[str, str]) -> str:
+    """Return what a report was made of and with, as a list; `cases` is what is said of protocol and split."""
+    facts = {
+        "Data": about["description"] or "The protocol does not describe them.",
+        **cases,
+        "Preset, seed, device": f"{about['preset']}, {about['seed']}, {about['device']}",
+        **{f"Weights {name}": f"SHA-256 {digest}" for name, digest in about["weights"].items()},
+        "Versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+    }
+    return f"<dl>{''.join(f'<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>' for name, value in facts.items())}</dl>"
+
+
+def repeated(command: str, about: Mapping[str, Any]) -> str:
+    """Return how a report is made again by a command, with the folders left to be named."""
+    protocol = shlex.quote(str(about["protocol"]))
+    words = shlex.join(["--split", str(about["split"]), "--preset", str(about["preset"]), "--config", "config.json"])
+    return f"<h3>To repeat it</h3><pre>{escaped(f'diffugts {command} --protocol {protocol} --data SCANS -o REPORT {words}')}</pre>"
+
+
 def range_text(low: float, high: float, places: int = 3, signed: bool = False) -> str:
     """Return two ends as text; "n/a" where one is NaN."""
     if isnan(low) or isnan(high):
@@ -68,11 +102,6 @@ def p_text(value: float | None) -> str:
     """Return a p-value."""
     number = as_float(value)
     return NOT_APPLICABLE if isnan(number) else "< 0.001" if number < 0.001 else f"{number:.3f}"
-
-
-def as_float(value: float | None) -> float:
-    """Return NaN for None, which JSON has in its place."""
-    return nan if value is None else float(value)
 
 
 def escaped(value: Any) -> str:

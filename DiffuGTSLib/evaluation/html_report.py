@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shlex
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import isnan
@@ -21,21 +20,24 @@ from DiffuGTSLib.evaluation.case_picture import SEEN_COLOR, TRUTH_COLOR
 from DiffuGTSLib.evaluation.case_scores import HEALTHY, case_file
 from DiffuGTSLib.evaluation.charts import Bar, Group, bars, boxes, froc_curve, interval_strip, reliability
 from DiffuGTSLib.evaluation.html_parts import (
-    as_float,
+    UNTRAINED,
+    bullets,
     document,
     escaped,
+    few_patients,
+    made_of,
     number_text,
     p_text,
     range_text,
+    repeated,
     signed_text,
     table,
 )
+from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.record import RESEARCH_USE
 from DiffuGTSLib.storage import whole_file
 
 PAGE = "report.html"
-UNTRAINED = "Untrained networks: for tests only, these figures mean nothing."
-FEW_PATIENTS = 10
 SHOWN = 3
 """Worst and best cases that are shown at once."""
 MOST_PICTURES = 60
@@ -178,15 +180,8 @@ def _summary(report: Mapping[str, Any]) -> str:
             f'<td class="text">{strip}</td><td class="text wide">{escaped(figure.meaning)}</td></tr>'
         )
     heads = ("<Figure", "Mean", "95 % interval", "Median", "Cases (n/a)", "<", "<Meaning")
-    return (
-        table(heads, rows) + f'<p class="note">{escaped(report["interval"].capitalize())}.{_few(report["cases"])}</p>'
-    )
-
-
-def _few(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Warn where there are too few patients for a bootstrap, whose intervals are then too narrow."""
-    patients = len({row["patient"] for row in cases})
-    return f" Only {patients} patients: every interval here is too narrow." if patients < FEW_PATIENTS else ""
+    few = few_patients(len({row["patient"] for row in report["cases"]}))
+    return table(heads, rows) + f'<p class="note">{escaped(report["interval"].capitalize())}.{few}</p>'
 
 
 def _steps(steps: Sequence[Mapping[str, Any]]) -> str:
@@ -350,31 +345,18 @@ def _case_cell(row: Mapping[str, Any], name: str, pictured: Set[str]) -> str:
 def _method(report: Mapping[str, Any]) -> str:
     about = report["about"]
     splits = ", ".join(f"{count} {name}" for name, count in about["splits"].items())
-    facts = {
-        "Data": about["description"] or "The protocol does not describe them.",
+    cases = {
         "Protocol": f"{about['protocol']}, SHA-256 {about['protocol_sha256']}",
         "Split": f"{about['split']} (the protocol has {splits}); no patient is in two splits",
-        "Preset, seed, device": f"{about['preset']}, {about['seed']}, {about['device']}",
-        **{f"Weights {name}": f"SHA-256 {digest}" for name, digest in about["weights"].items()},
-        "Versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     }
-    listed = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in facts.items())
-    notes = "".join(f"<li>{escaped(note)}</li>" for note in report["notes"] if "SHA-256" not in note)
     digests = "\n".join(f"{digest}  {file}" for files in report["scans"].values() for file, digest in files.items())
     return (
-        f"<dl>{listed}</dl><h3>Definitions</h3><ul>{notes}</ul>"
-        f"<h3>To repeat it</h3><pre>{escaped(repeat_command(about))}</pre>"
+        f"{made_of(about, cases)}<h3>Definitions</h3>{bullets([note for note in report['notes'] if 'SHA-256' not in note])}"
+        f"{repeated('evaluate', about)}"
         '<p class="note">config.json lies beside this page. A case whose scan, mask, configuration and weights are '
         "unchanged is not computed again; delete the folder cases to have all of it computed.</p>"
         f"<details><summary>SHA-256 of every scan and mask</summary><pre>{escaped(digests)}</pre></details>"
     )
-
-
-def repeat_command(about: Mapping[str, Any]) -> str:
-    """Return the command that makes a report again, with the folders left to be named."""
-    protocol = str(about["protocol"])
-    words = ["--split", str(about["split"]), "--preset", str(about["preset"]), "--config", "config.json"]
-    return f"diffugts evaluate --protocol {shlex.quote(protocol)} --data SCANS -o REPORT {shlex.join(words)}"
 
 
 def _interval(values: Mapping[str, Any]) -> str:

@@ -236,6 +236,11 @@ def _checked_columns(rows: Sequence[Row]) -> list[str]:
     return columns
 
 
+def as_float(value: float | None) -> float:
+    """Return NaN for None, which JSON has in its place."""
+    return nan if value is None else float(value)
+
+
 def table_line(cells: Sequence[str]) -> str:
     """Return cells as a line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
