@@ -67,11 +67,13 @@ class Series:
         uid: Its SeriesInstanceUID.
         modality: "CT", "MR", "SEG"…
         files: Of its images, in no order.
+        frames: Of the first file; more than one is a multi-frame file, which is not read.
     """
 
     uid: str
     modality: str
     files: tuple[str, ...]
+    frames: int = 1
 
     def __str__(self) -> str:
         # For messages, which end in logs and tables: the description may hold a name, a file leads there as well.
@@ -82,11 +84,23 @@ def list_series(folder: Path) -> list[Series]:
     """Return every DICOM series whose files lie directly in a folder; what is no DICOM image is passed over."""
     require_name(folder)
     found = []
-    for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-        header = _header(files[0])
-        found.append(Series(uid, _tag(header, "0008|0060"), tuple(files)))
+    with without_warnings():
+        for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
+            files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+            header = _header(files[0])
+            found.append(Series(uid, _tag(header, "0008|0060"), tuple(files), _frames(header)))
     return found
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep ITK's warnings off the console: what matters in them is refused by our own checks."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def the_scan(folder: Path) -> Series:
@@ -110,17 +124,42 @@ def the_scan(folder: Path) -> Series:
             hint="pass a folder that holds the files of one series only.",
             code="dicom_series" if scans or not found else "no_scan",
         )
-    listed_files = [file for series in found for file in series.files]
-    damaged = damaged_slices(folder, listed_files, scans[0].files)
+    require_whole(folder, found, scans[0])
+    return scans[0]
+
+
+def require_whole(folder: Path, found: Sequence[Series], scan: Series) -> None:
+    """Refuse a series of which GDCM passed damaged slices over.
+
+    Args:
+        folder: Of the series.
+        found: Every series of the folder.
+        scan: One of them.
+
+    Raises:
+        InputError: Naming them (code "dicom_damaged").
+    """
+    damaged = damaged_slices(folder, [file for series in found for file in series.files], scan.files)
     if damaged:
         more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise InputError(
             f"{folder}: {len(damaged)} file(s) of the series are empty or end early: {', '.join(damaged[:3])}{more}; "
-            f"{len(scans[0].files)} are whole.",
+            f"{len(scan.files)} are whole.",
             hint="copy or export the series again; if they are no slices of it, put them elsewhere.",
             code="dicom_damaged",
         )
-    return scans[0]
+
+
+def share_no_place(first: Series, second: Series) -> bool:
+    """Tell whether no slice of one series lies where one of another does: two parts, and no copies or time points.
+
+    Raises:
+        InputError: As `ordered_slices`.
+        GeometryError: If a slice does not say where it lies.
+    """
+    with without_warnings():
+        places = [{tuple(np.round(_slice(file).position, 3)) for file in each.files} for each in (first, second)]
+    return places[0].isdisjoint(places[1])
 
 
 def ordered_slices(series: Series) -> list[Slice]:
@@ -186,12 +225,17 @@ def _tag(header: sitk.ImageFileReader, tag: str) -> str:
     return header.GetMetaData(tag).strip(" \0") if header.HasMetaDataKey(tag) else ""
 
 
+def _frames(header: sitk.ImageFileReader) -> int:
+    size = header.GetSize()
+    return int(size[2]) if len(size) > 2 else 1
+
+
 def _slice(file: str) -> Slice:
     header = _header(file)
     size = header.GetSize()
-    if len(size) > 2 and size[2] > 1:
+    if _frames(header) > 1:
         raise InputError(
-            f"{file} is a multi-frame DICOM file ({size[2]} frames); expected one file a slice.",
+            f"{file} is a multi-frame DICOM file ({_frames(header)} frames); expected one file a slice.",
             hint="load it in 3D Slicer and save the volume as .nrrd.",
             code="dicom_multiframe",
         )

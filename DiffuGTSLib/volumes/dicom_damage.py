@@ -48,6 +48,14 @@ def is_dicom(head: bytes) -> bool:
     return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM" or head[:4] in (b"\x08\0\0\0", b"\x08\0\x05\0")
 
 
+def is_dicom_file(path: Path) -> bool:
+    """Tell whether a path is a file that begins as DICOM's do; one that cannot be read is none."""
+    try:
+        return path.is_file() and is_dicom(_head(path))
+    except OSError:
+        return False
+
+
 def storage_class(head: bytes) -> str:
     """Return what kind of object a file says that it holds, a UID; "" where it does not say."""
     if head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] != b"DICM":

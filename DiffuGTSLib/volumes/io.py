@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import require_name, whole_file
-from DiffuGTSLib.volumes.dicom import GAP_TOLERANCE, Series, Slice, ordered_slices, stored_files, the_scan
+from DiffuGTSLib.volumes.dicom import (
+    GAP_TOLERANCE,
+    Series,
+    Slice,
+    ordered_slices,
+    stored_files,
+    the_scan,
+    without_warnings,
+)
 from DiffuGTSLib.volumes.intact import require_intact
 from DiffuGTSLib.volumes.volume import ORTHOGONALITY_TOLERANCE, Geometry, Volume, require_same_grid
 
@@ -254,7 +262,7 @@ def _reading(path: Path) -> Iterator[None]:
         require_name(path)
         if not path.exists():
             raise _missing(path)
-        with _quiet():
+        with without_warnings():
             yield
     except RuntimeError as error:
         raise _unreadable(path, error) from error
@@ -404,7 +412,7 @@ def _write(image: sitk.Image, path: Path, known: tuple[str, ...], compressed: bo
     _require_suffix(path, known)
     with whole_file(path) as temporary:
         try:
-            with _quiet():
+            with without_warnings():
                 sitk.WriteImage(image, str(temporary), useCompression=compressed)
             require_intact(temporary)  # ITK's NIfTI writer says nothing when the disk is full
             voxel_bytes = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
@@ -417,14 +425,3 @@ def _write(image: sitk.Image, path: Path, known: tuple[str, ...], compressed: bo
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep ITK's warnings off the console: what matters in them is refused by our own checks."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
