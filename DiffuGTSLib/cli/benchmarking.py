@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,12 +14,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from DiffuGTSLib.cli.benchmarking_full import bench_full, timed_alone
 from DiffuGTSLib.cli.benchmarking_stages import peak_memory_mb
 from DiffuGTSLib.cli.door import OUT, aside, stop_if_asked
 from DiffuGTSLib.cli.options import (
+    Abnormal,
     AllowUntrained,
     ConfigFile,
     Device,
+    Normal,
+    Organ,
     Overrides,
     Preset,
     Quiet,
@@ -30,11 +32,11 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.segment_run import Wish
-from DiffuGTSLib.cli.segmenting import Abnormal, Normal, Organ
-from DiffuGTSLib.errors import DiffuGTSError, InputError
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.text.prompts import find_organ
+from DiffuGTSLib.versions import versions
 
 EXAMPLES = examples(
     "diffugts bench",
@@ -71,8 +73,6 @@ def bench(
 ) -> None:
     """Time every stage and its peak memory, on the bundled sample and on scans of your own."""
     if full:
-        from DiffuGTSLib.cli.benchmarking_full import bench_full
-
         table = bench_full(
             model=model, device=device, precision=precision, sizes=sizes, against=against, rounds=rounds, output=output,
             quiet=quiet,
@@ -91,10 +91,8 @@ def bench(
     for path in scans:
         if not quiet:
             aside(f"Timing {path} …")
-        cases.append(_case_in_its_own_process(path, arguments))
+        cases.append(timed_alone(["bench-case", str(path), *arguments], str(path), "the reason stands above."))
     if output is not None:
-        from DiffuGTSLib.versions import versions
-
         machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         figures = {"preset": preset, "machine": machine, "versions": versions(), "cases": cases}
         with whole_file(output) as temporary:
@@ -184,19 +182,6 @@ class _Meter:
 
     def restart(self) -> None:
         self._since_s = time.perf_counter()
-
-
-def _case_in_its_own_process(scan: Path, arguments: list[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "DiffuGTSLib", "bench-case", str(scan), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        error = DiffuGTSError(
-            f"Timing {scan} failed with exit code {done.returncode}.", hint="the reason stands above."
-        )
-        error.exit_code = done.returncode if done.returncode > 0 else 1
-        raise error
-    case: dict[str, Any] = json.loads(done.stdout)
-    return case
 
 
 def _table(case: dict[str, Any]) -> Table:

@@ -19,6 +19,7 @@ from DiffuGTSLib.cli.benchmarking_stages import OURS, PLAIN, parse_shape
 from DiffuGTSLib.cli.door import aside
 from DiffuGTSLib.errors import ConfigError, DiffuGTSError
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.versions import versions
 
 CPU_SIZES = ("64", "128")
 CUDA_SIZES = ("256x256x128", "256", "512x512x256")
@@ -74,7 +75,7 @@ def bench_full(
     ways = (OURS, PLAIN) if against else (OURS,)
     cases = [_case(size, ways, model, kind, precision, rounds, quiet) for size in wanted]
     figures = {
-        "model": model, "precision": precision, "machine": machine(), "versions": _versions(), "rounds": rounds,
+        "model": model, "precision": precision, "machine": machine(), "versions": versions(), "rounds": rounds,
         "cases": cases,
     }  # fmt: skip
     table = markdown(figures)
@@ -115,16 +116,29 @@ def _case(
 
 
 def _in_its_own_process(way: str, size: str, folder: Path, model: str, device: str, precision: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "DiffuGTSLib", "bench-stages", way, size, str(folder)]
+    command = ["bench-stages", way, size, str(folder)]
     repeats = 3 if device.startswith("cuda") else 1
     command += ["--model", model, "--device", device, "--repeats", str(repeats)]
     command += ["--precision", precision] if way == OURS else []
+    hint = "the reason stands above; where there is none, memory ran out: leave the size away with --sizes."
+    return timed_alone(command, f"{way} at {size}", hint)
+
+
+def timed_alone(arguments: Sequence[str], what: str, hint: str) -> dict[str, Any]:
+    """Run a command of ours in a process of its own, so that peaks do not mix, and return the JSON that it prints.
+
+    Args:
+        arguments: Its name and what follows.
+        what: Is timed, for the message.
+        hint: What to do where it fails.
+
+    Raises:
+        DiffuGTSError: If it fails; its exit code is passed on.
+    """
+    command = [sys.executable, "-m", "DiffuGTSLib", *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        error = DiffuGTSError(
-            f"Timing {way} at {size} failed with exit code {done.returncode}.",
-            hint="the reason stands above; where there is none, memory ran out: leave the size away with --sizes.",
-        )
+        error = DiffuGTSError(f"Timing {what} failed with exit code {done.returncode}.", hint=hint)
         error.exit_code = done.returncode if done.returncode > 0 else 1
         raise error
     found: dict[str, Any] = json.loads(done.stdout)
@@ -177,12 +191,6 @@ def machine() -> dict[str, Any]:
     except OSError:  # not Linux
         pass
     return {"processor": name, "cores": os.cpu_count(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
-
-
-def _versions() -> dict[str, str]:
-    from DiffuGTSLib.versions import versions
-
-    return versions()
 
 
 # The table
