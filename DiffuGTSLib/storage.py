@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -34,7 +35,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
     Raises:
         StorageError: If the folder is missing or not writable, the disk is full, or `path` is a folder: for any
-            OSError from the lent name or the move. What was at `path` before is then untouched.
+            OSError from the lent name or the move, also where torch or safetensors, who write there, tell it in an
+            error of their own. What was at `path` before is then untouched.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -50,9 +52,25 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except StorageError:
         raise
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except Exception as error:
+        cause = _os_error_of(error)
+        if cause is None:
+            raise
+        reason = cause.strerror or str(cause) or type(cause).__name__
         raise StorageError(f"Cannot write {path}: {reason.rstrip('.')}.", hint=_state_of(path.parent)) from error
+
+
+def _os_error_of(error: Exception) -> OSError | None:
+    """Return the OSError that an error of writing is or tells of; None where it is something else.
+
+    torch's file ends in a RuntimeError of its own when a write failed; safetensors, which imports nothing of Python's,
+    says Rust's words: "... I/O error: No space left on device (os error 28)".
+    """
+    if isinstance(error, OSError):
+        return error
+    if type(error) is RuntimeError and isinstance(error.__context__, OSError):
+        return error.__context__
+    return OSError(str(error)) if re.search(r"\(os error \d+\)$", str(error)) else None
 
 
 def require_name(path: Path) -> None:

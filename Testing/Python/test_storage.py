@@ -6,11 +6,14 @@ import errno
 import os
 import struct
 import sys
+from collections.abc import Callable, Iterator
 from math import inf, nan
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.storage import (
@@ -77,6 +80,38 @@ def test_a_disk_that_fills_up_is_a_storage_error_with_the_room_that_is_left(an_o
         temporary.write_text("half", encoding="utf-8")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert "MB free" in caught.value.hint
+    assert_untouched(an_older_file)
+
+
+@pytest.fixture
+def a_disk_with_room_for_4_kb() -> Iterator[None]:
+    """No file of this process may be longer, as on a disk that fills up while it is written."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # Python is told by an error: it ignores SIGXFSZ
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def write_checkpoint(path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save({"weights": torch.zeros(10_000)}, file)
+
+
+def write_weights(path: Path) -> None:
+    save_file({"weights": torch.zeros(10_000)}, path)
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_weights])
+def test_a_disk_that_fills_up_under_torch_and_safetensors_is_one_too(
+    an_older_file: Path, a_disk_with_room_for_4_kb: None, write: Callable[[Path], None]
+) -> None:
+    """They report it in words of their own, which a training would take for a mistake of ours."""
+    with (
+        pytest.raises(StorageError, match=r"Cannot write .*scan.nii.gz: .*File too large"),
+        whole_file(an_older_file) as lent,
+    ):
+        write(lent)
     assert_untouched(an_older_file)
 
 
