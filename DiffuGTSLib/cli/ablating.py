@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib.cli.door import ERR, print_json, say, stop_if_asked
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
 from DiffuGTSLib.cli.options import (
     AsJson,
     ConfigFile,
@@ -22,6 +21,8 @@ from DiffuGTSLib.cli.options import (
     examples,
     whole_numbers,
 )
+from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
+from DiffuGTSLib.cli.study_reports import warn_of_training
 from DiffuGTSLib.progress import TerminalProgress
 
 EXAMPLES = examples(

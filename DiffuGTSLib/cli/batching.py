@@ -15,21 +15,28 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import OUT, aside, print_json, printing, say, stop_if_asked, tell_any
 from DiffuGTSLib.cli.options import (
+    Abnormal,
     AllowUntrained,
     AsJson,
     ConfigFile,
     Device,
+    Force,
+    Format,
     Memory,
+    Modality,
+    Normal,
+    OffsetHu,
+    Organ,
     Overrides,
     Preset,
     Quiet,
     Seed,
+    Stages,
     Steps,
     configured,
     examples,
 )
 from DiffuGTSLib.cli.segment_run import Wish, asked
-from DiffuGTSLib.cli.segmenting import Abnormal, Force, Format, Modality, Normal, OffsetHu, Organ, Stages
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.storage import for_json, make_folder, mend_folder, require_folder_for, shown, whole_file
 

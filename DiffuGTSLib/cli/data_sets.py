@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from DiffuGTSLib.cli.door import ERR, OUT, say, stop_if_asked
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numbers
+from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import make_folder, whole_file

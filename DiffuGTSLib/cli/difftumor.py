@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from DiffuGTSLib.cli.door import report, say, stop_if_asked, warn
-from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.cli.training import stopped
 from DiffuGTSLib.errors import Cancelled, InputError, did_you_mean
 

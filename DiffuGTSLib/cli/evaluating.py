@@ -13,10 +13,10 @@ from rich.table import Table
 
 from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
-from DiffuGTSLib.cli.study_reports import show
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
+from DiffuGTSLib.cli.study_reports import cell, show, warn_of_training
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.resources import resource_path
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -29,9 +29,6 @@ EXAMPLES = examples(
     "Open report/report.html; report/tables.md is for a model card. Is another variant better on the same cases?",
     "diffugts evaluate --compare report other --figure dice_refined",
 )
-
-TOLERANCE_MM = 2.0
-"""Surface deviation that counts as agreement."""
 
 _ONE, _MANY, _TWO = "One case", "A protocol", "Two reports"
 
@@ -141,15 +138,6 @@ def _judge_protocol(
         say(f"Report: {output / PAGE}")
 
 
-def warn_of_training(output: Path, quiet: bool) -> None:
-    """Say on the console which patients of a report may be some that the model was trained on."""
-    from DiffuGTSLib.datasets.trained_cases import WARNING
-
-    for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:
-        if WARNING in note and not quiet:
-            aside(note[note.index(WARNING) :], "yellow")
-
-
 def _compare(
     folders: tuple[Path, Path], figures: Sequence[str], output: Path | None, quiet: bool, as_json: bool
 ) -> None:
@@ -168,7 +156,7 @@ def _compare(
 
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of a comparison as 80 columns have room for it: the difference that p is about, by patient."""
-    low, high = (_shown(float(row[end])) for end in ("patient_low", "patient_high"))
+    low, high = (cell(float(row[end])) for end in ("patient_low", "patient_high"))
     return {
         "figure": str(row["figure"]), "a": row["a"], "b": row["b"], "b - a,_by_patient": row["patient_difference"],
         "95 %": f"{low} to {high}", "p": row["p"], "p, Holm": row["p_holm"],
@@ -190,7 +178,7 @@ def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[di
     from DiffuGTSLib import results
     from DiffuGTSLib.evaluation.case_files import read_tumor_mask
     from DiffuGTSLib.evaluation.detection import detect
-    from DiffuGTSLib.evaluation.metrics import dice, surface_dice
+    from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
     from DiffuGTSLib.volumes.io import read_geometry, read_mask
 
     results.read_record(result)
@@ -204,7 +192,7 @@ def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[di
             {
                 "mask": name,
                 "dice": dice(mask, truth),
-                "nsd_2mm": surface_dice(mask, truth, grid.spacing_mm, TOLERANCE_MM),
+                "nsd_2mm": surface_dice(mask, truth, grid.spacing_mm, NSD_TOLERANCE_MM),
                 "lesions": len(detection.reference),
                 "lesion_sensitivity": detection.sensitivity,
                 "false_positives": detection.false_positives,
@@ -215,44 +203,17 @@ def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[di
     return rows
 
 
-def protocol_path(name: str) -> Path:
-    """Return a bundled protocol by name, or the file of that name.
-
-    Raises:
-        InputError: If it is neither.
-    """
-    folder = resource_path("Protocols")
-    bundled = {path.stem: path for path in folder.glob("*.json")}
-    if name in bundled:
-        return bundled[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise InputError(f"Unknown protocol '{name}', and no such file.", hint=did_you_mean(name, bundled), code="missing")
-
-
-def require_folder(path: Path, option: str) -> None:
-    """Refuse a folder that is not there.
-
-    Raises:
-        InputError: Naming the option.
-    """
-    if not path.is_dir():
-        raise InputError(f"{option}: there is no folder {path}.", hint="check the spelling.", code="missing")
-
-
 def _table(rows: list[dict[str, float | str]]) -> Table:
+    from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM
+
     table = Table(title="Agreement with the reference")
     table.add_column("Mask")
-    for heading in ("Dice", f"NSD\n{TOLERANCE_MM:g} mm", "Lesions\nfound", "False\npositives", "Volume\nml"):
+    for heading in ("Dice", f"NSD\n{NSD_TOLERANCE_MM:g} mm", "Lesions\nfound", "False\npositives", "Volume\nml"):
         table.add_column(heading, justify="right")
     for row in rows:
         lesions, sensitivity = int(row["lesions"]), float(row["lesion_sensitivity"])
         found = "n/a" if isnan(sensitivity) else f"{round(sensitivity * lesions)} of {lesions}"
         volume = f"{row['volume_ml']:.2f} of {row['reference_ml']:.2f}"
-        figures = (_shown(float(row["dice"])), _shown(float(row["nsd_2mm"])))
+        figures = (cell(float(row["dice"])), cell(float(row["nsd_2mm"])))
         table.add_row(str(row["mask"]), *figures, found, str(row["false_positives"]), volume)
     return table
-
-
-def _shown(value: float) -> str:
-    return "n/a" if isnan(value) else f"{value:.3f}"

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from DiffuGTSLib.errors import ConfigError, InputError
 
 _CONFIGURATION = "Configuration"
 _OUTPUT = "Output"
+_WHAT = "What to look for"
 
 Preset = Annotated[
     str, typer.Option("--preset", help="A name that diffugts presets lists.", rich_help_panel=_CONFIGURATION)
@@ -69,6 +70,31 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.",
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON, nothing else, on stdout.", rich_help_panel=_OUTPUT)
 ]
+Organ = Annotated[
+    str | None,
+    typer.Option("--organ", help="Built-in sentences of an organ; see diffugts prompts.", rich_help_panel=_WHAT),
+]
+Normal = Annotated[
+    str | None, typer.Option("--normal", help="Your own sentence: the healthy organ.", rich_help_panel=_WHAT)
+]
+Abnormal = Annotated[
+    str | None, typer.Option("--abnormal", help="Your own sentence: the same with a tumor.", rich_help_panel=_WHAT)
+]
+Modality = Annotated[
+    Literal["CT", "MR"] | None,
+    typer.Option("--modality", help="Guessed, with the reason, when absent.", case_sensitive=False),
+]
+OffsetHu = Annotated[
+    float | None,
+    typer.Option(
+        "--offset-hu", metavar="HU", help="Added to a CT whose file is not in HU, as in -1024; 0 insists that it is."
+    ),
+]
+Stages = Annotated[str | None, typer.Option("--stages", help="Run only these, comma-separated: aova,repaint,residual.")]
+Format = Annotated[
+    Literal["nifti", "nrrd"], typer.Option("--format", help="nrrd also writes Slicer's segmentation.seg.nrrd.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in the folder.")]
 
 
 def configured(

@@ -9,8 +9,8 @@ import typer
 
 from DiffuGTSLib.cli import data_sets
 from DiffuGTSLib.cli.door import report
-from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.errors import InputError
 
 EXAMPLES = examples(

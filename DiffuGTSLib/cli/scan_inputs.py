@@ -1,4 +1,4 @@
-"""What the command line names: a scan, a mask on its grid, a box; opened, or refused."""
+"""What the command line names: a scan, a mask on its grid, a box, a folder, a protocol; opened, or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffuGTSLib.cli.door import aside
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.resources import resource_path
 
 if TYPE_CHECKING:
     from DiffuGTSLib.volumes.io import Source
@@ -92,6 +93,27 @@ def open_mask(path: Path, geometry: Geometry) -> Volume:
     return mask
 
 
+def open_organ(path: Path, geometry: Geometry, labels: Sequence[int] = (), hint: str = "") -> Volume:
+    """Read the mask of one organ on the scan's grid; of a label map those labels that are the organ.
+
+    Args:
+        path: The mask, or a label map.
+        geometry: The scan's.
+        labels: Of the organ; empty: the only one that there is.
+        hint: How to name them.
+
+    Raises:
+        InputError: As `read_part_mask`; also if nothing is painted in it (code "empty_mask").
+    """
+    from DiffuGTSLib.evaluation.case_files import read_part_mask
+
+    mask = read_part_mask(path, geometry, labels, "organ", hint)
+    if not mask.array.any():
+        sought = f"no voxel is {' or '.join(map(str, labels))}" if labels else "no voxel is above 0"
+        raise InputError(f"The mask {path} is empty: {sought}.", hint="paint it, or name another.", code="empty_mask")
+    return mask
+
+
 def require_mask_each(scans: Path, masks: Path, option: str) -> None:
     """Refuse one mask for a folder of scans; a folder of a DICOM series is one scan.
 
@@ -167,3 +189,28 @@ def allowed_region(geometry: Geometry, organ_mask: Path | None, box: Sequence[fl
             code="roi",
         )
     return Volume(inside, geometry)
+
+
+def protocol_path(name: str) -> Path:
+    """Return a bundled protocol by name, or the file of that name.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    folder = resource_path("Protocols")
+    bundled = {path.stem: path for path in folder.glob("*.json")}
+    if name in bundled:
+        return bundled[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"Unknown protocol '{name}', and no such file.", hint=did_you_mean(name, bundled), code="missing")
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        InputError: Naming the option.
+    """
+    if not path.is_dir():
+        raise InputError(f"{option}: there is no folder {path}.", hint="check the spelling.", code="missing")

@@ -5,21 +5,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, printing, say, stop_if_asked
 from DiffuGTSLib.cli.options import (
+    Abnormal,
     AllowUntrained,
     AsJson,
     ConfigFile,
     Device,
+    Force,
+    Format,
     Memory,
+    Modality,
+    Normal,
+    OffsetHu,
+    Organ,
     Overrides,
     Preset,
     Quiet,
     Seed,
+    Stages,
     Steps,
     configured,
     examples,
@@ -53,30 +61,9 @@ REFINE_EXAMPLES = examples(
 )
 
 _WHERE = "Where to look"
-_WHAT = "What to look for"
 
 ScanPath = Annotated[Path, typer.Argument(help="NIfTI, NRRD or MetaImage file, or a folder of one DICOM series.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results; made if absent.")]
-Organ = Annotated[
-    str | None,
-    typer.Option("--organ", help="Built-in sentences of an organ; see diffugts prompts.", rich_help_panel=_WHAT),
-]
-Normal = Annotated[
-    str | None, typer.Option("--normal", help="Your own sentence: the healthy organ.", rich_help_panel=_WHAT)
-]
-Abnormal = Annotated[
-    str | None, typer.Option("--abnormal", help="Your own sentence: the same with a tumor.", rich_help_panel=_WHAT)
-]
-Modality = Annotated[
-    Literal["CT", "MR"] | None,
-    typer.Option("--modality", help="Guessed, with the reason, when absent.", case_sensitive=False),
-]
-OffsetHu = Annotated[
-    float | None,
-    typer.Option(
-        "--offset-hu", metavar="HU", help="Added to a CT whose file is not in HU, as in -1024; 0 insists that it is."
-    ),
-]
 OrganMask = Annotated[
     Path | None,
     typer.Option(
@@ -91,11 +78,6 @@ CoarseMask = Annotated[
     Path | None,
     typer.Option("--coarse-mask", help="Skip detection: repaint and refine this mask.", rich_help_panel=_WHERE),
 ]
-Stages = Annotated[str | None, typer.Option("--stages", help="Run only these, comma-separated: aova,repaint,residual.")]
-Format = Annotated[
-    Literal["nifti", "nrrd"], typer.Option("--format", help="nrrd also writes Slicer's segmentation.seg.nrrd.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run left in the folder.")]
 
 
 def segment(

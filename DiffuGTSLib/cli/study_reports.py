@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, print_json, say
+from DiffuGTSLib.cli.door import OUT, aside, print_json, say
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import require_folder_for
 
@@ -121,13 +121,23 @@ def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet:
         for name, value in rows[0].items() if rows else ():
             table.add_column(name.replace("_", "\n"), justify="left" if isinstance(value, str) else "right")
         for row in rows:
-            table.add_row(*(Text(_cell(value)) for value in row.values()))
+            table.add_row(*(Text(cell(value)) for value in row.values()))
         OUT.print(table)
         if output is not None:
             say(f"Report: {output}")
 
 
-def _cell(value: str | float) -> str:
+def warn_of_training(output: Path, quiet: bool) -> None:
+    """Say on the console which patients of a report may be some that the model was trained on."""
+    from DiffuGTSLib.datasets.trained_cases import WARNING
+
+    for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:
+        if WARNING in note and not quiet:
+            aside(note[note.index(WARNING) :], "yellow")
+
+
+def cell(value: str | float) -> str:
+    """Return a figure as tables show it: n/a where there is none."""
     if isinstance(value, str | int):
         return str(value)
     return "n/a" if isnan(value) else f"{value:.3f}"

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
-from DiffuGTSLib.cli.evaluating import require_folder
-from DiffuGTSLib.cli.options import AsJson, Quiet, Seed, examples, whole_numbers
-from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan
-from DiffuGTSLib.cli.segmenting import OffsetHu
+from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, Seed, examples, whole_numbers
+from DiffuGTSLib.cli.scan_inputs import open_organ, open_scan, require_folder
 from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
@@ -73,7 +71,7 @@ def robustness(
 
     spec = organ_spec(organ)
     volume, kind, _ = open_scan(scan, modality, quiet, offset_hu)
-    mask = open_mask(organ_mask, volume.geometry)
+    mask = open_organ(organ_mask, volume.geometry, hint="give a mask of the organ alone.")
     axes = chosen_axes(axis, default_axes(spec, kind))
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         manifest = build_benchmark(

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from DiffuGTSLib.cli.door import report
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.errors import Cancelled, ConfigError
 
 EXAMPLES = examples(

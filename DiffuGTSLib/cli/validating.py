@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
-from DiffuGTSLib.cli.evaluating import protocol_path, require_folder, warn_of_training
-from DiffuGTSLib.cli.options import AsJson, Quiet, examples
-from DiffuGTSLib.cli.scan_inputs import require_ct, require_mask_each, warn_of_mr
-from DiffuGTSLib.cli.segmenting import OffsetHu
+from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
+from DiffuGTSLib.cli.scan_inputs import protocol_path, require_ct, require_folder, require_mask_each, warn_of_mr
+from DiffuGTSLib.cli.study_reports import cell, warn_of_training
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import for_json
@@ -249,5 +248,5 @@ def _table(rows: list[dict[str, str | float]]) -> Table:
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "name" else "right")
     for row in rows:
-        table.add_row(*(v if isinstance(v, str) else "n/a" if isnan(v) else f"{v:.3f}" for v in row.values()))
+        table.add_row(*(Text(cell(value)) for value in row.values()))
     return table
