@@ -6,7 +6,6 @@ are looked for inside it; otherwise the network's own organ may take its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,6 @@ def predict(
     organ: Volume | None = None,
     overlap: float = 0.5,
     post: PostProcessing | None = None,
-    on_window: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Segment one scan.
 
@@ -169,7 +167,6 @@ def predict(
         organ: Organ mask on the scan's grid; replaces the network's own organ and holds every tumor.
         overlap: Share that neighboring windows have in common; DiffTumor trains with 0.5 and validates with 0.75.
         post: See `PostProcessing`.
-        on_window: Called with (windows done, windows in all); may raise `Cancelled`.
 
     Raises:
         ConfigError: For an overlap outside 0 to 0.9.
@@ -181,7 +178,7 @@ def predict(
     if organ is not None:
         require_same_grid(volume.geometry, organ.geometry, "organ mask")
     scan = to_canonical(volume, trained.grid, modality)
-    probs = class_probs(trained, scan, overlap, on_window)
+    probs = class_probs(trained, scan, overlap)
     native = np.stack([scan.restore(channel) for channel in probs])
     labels = native.argmax(axis=0).astype(np.uint8)
     mask = None if organ is None else organ.array > 0
@@ -189,12 +186,7 @@ def predict(
     return Prediction(volume.with_array(labels), volume.with_array(native[TUMOR]))
 
 
-def class_probs(
-    trained: TrainedSegmenter,
-    scan: CanonicalScan,
-    overlap: float = 0.5,
-    on_window: Callable[[int, int], None] | None = None,
-) -> NDArray[np.float32]:
+def class_probs(trained: TrainedSegmenter, scan: CanonicalScan, overlap: float = 0.5) -> NDArray[np.float32]:
     """Return each class's probability (classes, X, Y, Z) on the segmenter's grid, windows blended with a Gaussian.
 
     MONAI blends what the windows give, so that it is the probabilities which are averaged, not the logits.
@@ -204,7 +196,7 @@ def class_probs(
     network = trained.network
     (probs,) = over_windows(
         image, trained.window_voxels, overlap, lambda window: (network(window).float().softmax(dim=1),),
-        on_window or (lambda done, total: None),
+        lambda done, total: None,
     )  # fmt: skip
     return np.asarray(probs[0].cpu().numpy(), dtype=np.float32)
 

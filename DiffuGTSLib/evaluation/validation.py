@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.segmenter import PostProcessing, Prediction, TrainedSegmenter, predict
+from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter, predict
 from DiffuGTSLib.storage import make_folder, require_folder_for, sha256, whole_file
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
@@ -137,11 +137,6 @@ class HowToPredict:
             )
         return (known[0], "") if len(known) == 1 else guess_modality(scan)
 
-    def predict(self, trained: TrainedSegmenter, scan: Volume, organ: Volume | None = None) -> Prediction:
-        """Segment one scan."""
-        modality, _ = self.taken_for(trained, scan)
-        return predict(trained, scan, modality, organ=organ, overlap=self.overlap, post=self.post)
-
 
 def validate_scans(
     trained: TrainedSegmenter,
@@ -199,7 +194,7 @@ def validate_scans(
             on_guess(listed.name, modality, reason)
         truth = None if listed.labels is None else true_labels(listed.labels, scan, listed.tumor_only)
         organ = None if listed.organ is None else read_mask(listed.organ, scan.geometry)
-        labels = replace(how, modality=modality).predict(trained, scan, organ).labels
+        labels = predict(trained, scan, modality, organ=organ, overlap=how.overlap, post=how.post).labels
         write_volume(labels, output / "pred" / f"{listed.name}.nii.gz")
         if truth is not None:
             rows.append(
@@ -311,7 +306,7 @@ def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToP
     read = read_case(case, data)  # in the frame that `evaluate` draws
     scan, mask = read.scan, read.mask
     clock = time.perf_counter()
-    result = HowToPredict(how.overlap, how.post, case.modality).predict(trained, scan)
+    result = predict(trained, scan, case.modality, overlap=how.overlap, post=how.post)
     seconds = time.perf_counter() - clock
     found, truth, spacing_mm = result.labels.array == TUMOR, mask.array > 0, scan.geometry.spacing_mm
     lesions, sick = detect(found, truth, spacing_mm), bool(truth.any())

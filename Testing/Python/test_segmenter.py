@@ -15,7 +15,7 @@ from phantoms import ct_phantom, grid, mr_phantom, reoriented
 from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.backbones.weights import save_module
 from DiffuGTSLib.config import CanonicalConfig
-from DiffuGTSLib.errors import Cancelled, ConfigError, GeometryError, WeightsError
+from DiffuGTSLib.errors import ConfigError, GeometryError, WeightsError
 from DiffuGTSLib.segmenter import (
     PostProcessing,
     TrainedSegmenter,
@@ -83,11 +83,10 @@ def test_a_scan_of_96_is_seen_as_the_published_networks_see_a_window() -> None:
 def test_windows_of_any_overlap_cover_every_voxel(overlap: float) -> None:
     trained = a_thresholder()
     scan = to_canonical(ct_phantom().scan, trained.grid, "CT")
-    seen = []
-    found = class_probs(trained, scan, overlap, lambda done, total: seen.append((done, total))).argmax(axis=0)
+    probs = class_probs(trained, scan, overlap)
+    found = probs.argmax(axis=0)
     assert np.array_equal(found, (scan.image > 0.3).astype(int) + (scan.image > 0.6))
-    assert seen[-1][0] == seen[-1][1] == len(seen)
-    assert np.allclose(class_probs(trained, scan, overlap).sum(axis=0), 1, atol=1e-5)
+    assert np.allclose(probs.sum(axis=0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("orientation", list(itertools.islice(itertools.permutations(range(3)), 6)))
@@ -126,14 +125,6 @@ def test_an_organ_mask_on_another_grid_is_refused_before_anything_is_computed() 
 def test_an_overlap_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"overlap of 0 to 0\.9, got 1"):
         predict(a_thresholder(), ct_phantom().scan, "CT", overlap=1.0)
-
-
-def test_the_user_may_stop_between_two_windows() -> None:
-    def stop(done: int, total: int) -> None:
-        raise Cancelled("Stopped.")
-
-    with pytest.raises(Cancelled):
-        predict(a_segmenter(), ct_phantom().scan, "CT", on_window=stop)
 
 
 def ball(radius_mm: float, spacing_mm: tuple[float, float, float] = (0.5, 0.5, 0.5), side: int = 24) -> np.ndarray:
