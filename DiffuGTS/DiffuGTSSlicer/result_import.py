@@ -91,7 +91,7 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanName))
         run.putBack.append(nodeGone(node))
     elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
-        scene.markResult(node, run.scanNode)
+        scene.markResult(node, run.scanNode, isMade=False)
     setTimePoint(node, run.timePoint)
     role = node.GetReferenceImageGeometryReferenceRole()
     if node.GetNodeReference(role) is None:  # without it Slicer's DICOM export finds no images

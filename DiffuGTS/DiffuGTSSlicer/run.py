@@ -15,7 +15,7 @@ from DiffuGTSLib.errors import StorageError
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
-from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
+from DiffuGTSSlicer.scene import SCAN_ROLE, freeSegmentName, isUsers, uniqueName
 from DiffuGTSSlicer.time_point import nameWithTime, timePointOf
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
@@ -30,7 +30,7 @@ MASKS = {
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
 
 PARTIAL = "DiffuGTS.Partial"
-"""Attribute of the nodes of a run that was cancelled or failed."""
+"""Attribute of the nodes of a run that was cancelled or failed; in the user's own segmentation, tag of the segment."""
 
 
 class Run:
@@ -118,9 +118,15 @@ class Run:
         self.isUndone = True
 
     def markNodes(self) -> None:
-        """Mark the nodes of a run that did not come to its end as partial, in their names too; of one that did, as whole."""
+        """Mark the nodes of a run that did not come to its end as partial, in their names too; of one that did, as whole.
+
+        Of a segmentation of the user's own, only the segment is marked.
+        """
         partial = _(" (partial)")
-        for node in self.nodes.values():
+        for kind, node in self.nodes.items():
+            if isUsers(node):
+                self._markSegment(node.GetSegmentation(), self.segmentIds[kind], partial)
+                continue
             name = node.GetName().removesuffix(partial)
             if self.state == DONE:
                 node.RemoveAttribute(PARTIAL)
@@ -129,6 +135,19 @@ class Run:
             elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
                 node.SetAttribute(PARTIAL, "1")
                 node.SetName(name + partial)
+
+    def _markSegment(self, segmentation: Any, segmentId: str, partial: str) -> None:
+        segment = segmentation.GetSegment(segmentId)
+        if segment is None:
+            return
+        name = segment.GetName().removesuffix(partial)
+        if self.state == DONE:
+            segment.RemoveTag(PARTIAL)
+        else:
+            segment.SetTag(PARTIAL, "1")
+            name += partial
+        if segment.GetName() != name:
+            segment.SetName(freeSegmentName(segmentation, name, segmentId))
 
     def removeFolder(self) -> None:
         """Remove the job folder, unless it was asked to stay."""

@@ -61,7 +61,7 @@ WRITTEN_TAGS = (
 )  # fmt: skip
 """Tags that `showMask` writes, the last two through Slicer."""
 _RESULT = "DiffuGTS.Result"
-"""Attribute of what a run has made or written into; unlike the reference to the scan it outlives the scan."""
+"""Attribute of what a run has made ("1") or written into ("segment"); unlike the reference to the scan it outlives the scan."""
 _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
     "i8": "int64",
     "u8": "uint64",
@@ -361,11 +361,23 @@ def placeBeside(node: Any, scanNode: Any) -> None:
     hierarchy.SetItemParent(_hierarchyItem(hierarchy, node), parent or hierarchy.GetSceneItemID())
 
 
-def markResult(node: Any, scanNode: Any) -> None:
-    """Note that a node is, or holds, a result of a scan, and of which time point where the scan is one of a sequence."""
+def markResult(node: Any, scanNode: Any, isMade: bool = True) -> None:
+    """Note that a node is, or holds, a result of a scan, and of which time point where the scan is one of a sequence.
+
+    Args:
+        node: The node.
+        scanNode: The scan.
+        isMade: False for a segmentation of the user's, of which a segment only is the result: see `isUsers`.
+    """
     node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
     setTimePoint(node, timePointOf(scanNode))
-    node.SetAttribute(_RESULT, "1")
+    if isMade or node.GetAttribute(_RESULT) is None:
+        node.SetAttribute(_RESULT, "1" if isMade else "segment")
+
+
+def isUsers(node: Any) -> bool:
+    """Say whether a result was written into a segmentation of the user's own."""
+    return node.GetAttribute(_RESULT) == "segment"
 
 
 def isResult(node: Any) -> bool:

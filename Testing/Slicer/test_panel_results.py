@@ -266,6 +266,23 @@ def test_what_the_user_painted_during_a_run_is_not_taken_back_with_it(
     assert np.array_equal(segmentMask(*where, a_coarse_scan), painted)
 
 
+def test_a_run_that_is_cut_short_in_a_segmentation_of_the_users_own_marks_its_segment_alone(a_panel: Opened) -> None:
+    own, state = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Patient 7 organs"), a_panel.state
+    own.GetSegmentation().AddEmptySegment("liver", "Liver")
+    names = lambda: [own.GetSegmentation().GetSegment(i).GetName() for i in own.GetSegmentation().GetSegmentIDs()]  # noqa: E731
+    state.segmentation = own
+    a_panel.script(*WHOLE_RUN[:8], ["error", "oom", "Not enough memory.", ""])
+    a_panel.segment()
+    assert own.GetName() == "Patient 7 organs" and names() == ["Liver", "Lung tumor (partial)"]
+    assert state.aova.GetName() == "Scan AOVA (partial)", "what the run itself has made is partial as a whole"
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert own.GetName() == "Patient 7 organs" and names() == ["Liver", "Lung tumor"]
+    a_panel.script(*WHOLE_RUN[:8], ["error", "oom", "Not enough memory.", ""])
+    a_panel.segment()
+    assert own.GetName() == "Patient 7 organs" and names() == ["Liver", "Lung tumor"], "the earlier result is back"
+
+
 def test_a_first_run_that_is_cut_short_says_partial_until_one_comes_to_its_end(a_panel: Opened) -> None:
     a_panel.script(*MAPS_ONLY, ["error", "oom", "Too big.", "Smaller."])
     a_panel.segment()
