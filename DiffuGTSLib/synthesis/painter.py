@@ -224,8 +224,7 @@ def paint_outline(
         capsule_height: How much brighter than the organ the capsule is, native units; at least half that above the tumor.
         earlier: Tumors that are there already; they are not pushed, since their outlines are not.
     """
-    pushed = mass_effect(image, outline.distance, outline.center_voxel, push)
-    image = pushed if earlier is None else np.where(earlier, image, pushed)
+    image = mass_effect(image, outline.distance, outline.mask, outline.center_voxel, push, spacing_mm, earlier)
     painted = painter.paint(Site(image, outline.share, organ, spacing_mm, modality, spec, outline.size), rng)
     if capsule_height:
         thickness_mm = float(np.clip(0.15 * outline.radius_mm, 1.0, 2.5))
