@@ -8,7 +8,7 @@ import numpy as np
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import Geometry, Volume, read_volume
-from DiffuGTSLib.volumes.io import READ_SUFFIXES, read_labels
+from DiffuGTSLib.volumes.io import READ_SUFFIXES, is_image, read_labels, require_labels, scan_name
 from DiffuGTSLib.volumes.volume import require_same_grid
 
 
@@ -41,11 +41,9 @@ def find_files(folder: Path) -> dict[str, Path]:
         raise InputError(f"There is no folder {folder}.", hint="check the spelling.", code="missing")
     found: dict[str, Path] = {}
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    named = [(_stem(path), path) for path in entries if path.is_file()]
+    named = [(scan_name(path).removesuffix(".seg"), path) for path in entries if path.is_file() and is_image(path)]
     named += [(path.name, file) for path in entries if path.is_dir() for file in _images(path, _RESULT)]
     for name, path in named:
-        if not name:
-            continue
         if name in found:
             raise InputError(f"{folder} holds '{name}' twice: {found[name].name} and {path.name}.")
         found[name] = path
@@ -97,7 +95,7 @@ def read_label(path: Path, like: Geometry | None = None, label: int | None = Non
     volume = read_volume(path)
     if like is not None:
         require_same_grid(like, volume.geometry, "label map")
-    _require_labels(volume, path)
+    require_labels(volume.array, path, "label map")
     return volume.with_array((volume.array > 0 if label is None else volume.array == label).astype(np.uint8))
 
 
@@ -111,8 +109,25 @@ def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str
         hint: How to name them.
 
     Raises:
+        InputError: As `read_part_mask`: to take organ and tumor together for a tumor would spoil every figure in silence.
+        GeometryError: If it lies on another grid.
+    """
+    return read_part_mask(path, like, values, "tumor", hint)
+
+
+def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str, hint: str) -> Volume:
+    """Read a mask of one part as 0 and 1; of a label map that part's labels, which have to be named.
+
+    Args:
+        path: The mask, or a label map.
+        like: The scan's grid.
+        values: The labels that are the part; empty: the only one that there is.
+        part: What it is called in the error.
+        hint: How to name them.
+
+    Raises:
         InputError: As `DiffuGTSLib.volumes.io.read_labels`; or it holds several labels and none was named (code
-            "several_labels"): to take organ and tumor together for a tumor would spoil every figure in silence.
+            "several_labels").
         GeometryError: If it lies on another grid.
     """
     labels = read_labels(path, like)
@@ -120,7 +135,7 @@ def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str
     if len(present) > 1 and not values:
         listed = ", ".join(f"{value:g}" for value in present[:5]) + (", …" if len(present) > 5 else "")
         raise InputError(
-            f"{path} holds the labels {listed}: expected one, or to be told which is the tumor.",
+            f"{path} holds the labels {listed}: expected one, or to be told which is the {part}.",
             hint=hint,
             code="several_labels",
         )
@@ -140,22 +155,6 @@ def label_values(text: str, where: str) -> tuple[int, ...]:
     if any(value < 1 for value in values):
         raise InputError(f"{where}: expected labels as 2 or 1 2, got '{text}'.", code="numbers")
     return values
-
-
-def _require_labels(volume: Volume, path: Path) -> None:
-    array = volume.array
-    if array.min() < 0 or not np.array_equal(array, np.round(array)):
-        raise InputError(
-            f"{path} is not a label map: expected the labels 0, 1, 2…, got values from {array.min()} to {array.max()}.",
-            hint="was the scan given in place of its mask, or a probability map?",
-            code="not_a_mask",
-        )
-
-
-def _stem(path: Path) -> str:
-    """Return an image's name without its suffix; an empty string for any other file."""
-    suffix = next((s for s in READ_SUFFIXES if path.name.lower().endswith(s)), "")
-    return path.name[: -len(suffix)].removesuffix(".seg") if suffix else ""
 
 
 def _images(folder: Path, name: str) -> Sequence[Path]:

@@ -177,14 +177,23 @@ def read_labels(path: Path | str, like: Geometry) -> Volume:
     path = Path(path)
     image = _read(find_source(path))
     voxels = np.transpose(sitk.GetArrayFromImage(image))
+    require_labels(voxels, path, "mask")
+    require_same_grid(like, _geometry(image, path), "mask")
+    return Volume(voxels, like)
+
+
+def require_labels(voxels: NDArray[Any], path: Path, what: str) -> None:
+    """Refuse what a file holds instead of labels.
+
+    Raises:
+        InputError: If voxels are not the whole numbers 0, 1, 2…; what the file should be is named (code "not_a_mask").
+    """
     if voxels.min() < 0 or not np.array_equal(voxels, np.round(voxels)):
         raise InputError(
-            f"{path} is not a mask: expected the labels 0, 1, 2…, got values from {voxels.min()} to {voxels.max()}.",
+            f"{path} is not a {what}: expected the labels 0, 1, 2…, got values from {voxels.min()} to {voxels.max()}.",
             hint="was the scan given in place of its mask, or a probability map?",
             code="not_a_mask",
         )
-    require_same_grid(like, _geometry(image, path), "mask")
-    return Volume(voxels, like)
 
 
 def write_volume(volume: Volume, path: Path | str, *, compressed: bool = True) -> None:
