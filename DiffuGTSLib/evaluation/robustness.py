@@ -95,9 +95,9 @@ class GradedPainter:
     shift: float
     absolute: bool
     mottle_sd: float
-    name: str = "graded"
-    context_mm: float = 0.0
-    whole_box: bool = False
+    name = "graded"
+    context_mm = 0.0
+    whole_box = False
 
     def paint(self, site: Site, rng: np.random.Generator) -> Float32[np.ndarray, "X Y Z"]:
         """Return the box as if tumor filled it."""
@@ -192,7 +192,8 @@ def build_benchmark(
     chosen = {**default_axes(spec, modality), **(axes or {})}
     wanted = variants(tuple(axes or AXES), levels, replicates)
     _require_positive(chosen, levels)
-    settings = {**_settings(scan, organ, spec, modality, chosen, wanted, seed), "offset_hu": offset_hu}
+    scene = _Scene(scan, organ, spec, modality, chosen, seed)
+    settings = {**scene.settings(wanted), "offset_hu": offset_hu}
     require_folder_for(output, MANIFEST, True, "choose another folder.", (MANIFEST, SCANS, REFERENCES))
     rows = _earlier_rows(output, settings)
     places = _Places(organ, chosen["size"].value(max([0, *levels])))
@@ -204,7 +205,7 @@ def build_benchmark(
             on_progress("cases", number / len(wanted))
         if variant.name in rows:
             continue
-        rows[variant.name] = _paint(variant, scan, organ, spec, modality, chosen, places, seed, output)
+        rows[variant.name] = scene.paint(variant, places, output)
         _write_manifest(output, settings, rows)
     return read_manifest(output)
 
@@ -220,17 +221,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If there is none, or it is not one of ours.
     """
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA}, got {manifest['schema']}")
-        for key in ("settings", "scans"):
-            manifest[key]  # a KeyError says what is missing
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    manifest = read_json(folder / MANIFEST, hint=_BUILD, code="missing")
+    if manifest.get("schema") != SCHEMA or not manifest.keys() >= {"settings", "scans"}:
         raise InputError(
-            f"{folder} holds no benchmark: {MANIFEST}: {error}.", hint="build one first.", code="missing"
-        ) from error
+            f"{folder / MANIFEST}: expected settings and scans of schema {SCHEMA}, got {', '.join(manifest)} of schema "
+            f"{manifest.get('schema')}.",
+            hint=_BUILD,
+            code="missing",
+        )
     return manifest
 
 
@@ -262,71 +260,64 @@ class _Places:
         return float(r), float(a), float(s)
 
 
-def _paint(
-    variant: Variant,
-    scan: Volume,
-    organ: Volume,
-    spec: OrganSpec,
-    modality: str,
-    axes: Mapping[str, Axis],
-    places: _Places,
-    seed: int,
-    output: Path,
-) -> dict[str, Any]:
-    """Paint one scan, write its two files and return its row of the manifest."""
-    wanted = properties(variant, axes)
-    center = places.at(float(norm.cdf(wanted["place"])), np.random.default_rng([seed, variant.replicate, 0]))
-    radius_mm, elastic_mm = wanted["size"], wanted["shape"]
-    blur_mm = sum(spec.blend_sigma_mm) / 2
-    absolute = modality == "CT" and not spec.ct.shift_hu
-    painter = GradedPainter(wanted["intensity"], absolute, wanted["texture"])
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What every scan of a benchmark is painted from, see `build_benchmark`."""
 
-    def paint(nominal_mm: float) -> Synthesis:
-        size = SizeClass("small", nominal_mm, (nominal_mm, nominal_mm), (elastic_mm, elastic_mm), waviness=(0.0, 0.0))
-        graded = replace(
-            spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm)
-        )
-        return synthesize(
-            scan, organ, graded, TumorWish("small", 1, center), painter, modality=modality,
-            rng=np.random.default_rng([seed, variant.replicate, 1]),
-        )  # fmt: skip
+    scan: Volume
+    organ: Volume
+    spec: OrganSpec
+    modality: str
+    axes: Mapping[str, Axis]
+    seed: int
 
-    painted = paint(radius_mm)
-    if (
-        painted.tumors
-    ):  # bending a small ball changes its volume: the same draw again, so that the size is the one asked for
-        painted = paint(radius_mm * radius_mm / painted.tumors[0].radius_mm)
-    row = {"name": variant.name, **asdict(variant), "requested": wanted, "center_ras_mm": center}
-    if painted.skipped:
-        return {**row, "skipped": painted.skipped[0]}
-    image = painted.image.with_array(as_the_scan_is_kept(scan, painted.image))
-    write_volume(image, output / SCANS / f"{variant.name}.nii.gz")
-    write_volume(painted.tumor, output / REFERENCES / f"{variant.name}.nii.gz")
-    return {**row, "painted": asdict(painted.tumors[0])}
+    def settings(self, wanted: Sequence[Variant]) -> dict[str, Any]:
+        """Return all that a benchmark depends on, as JSON reads it back."""
+        settings = {
+            "scan_sha256": sha256(np.ascontiguousarray(self.scan.array).data).hexdigest(),
+            "organ_sha256": sha256(np.ascontiguousarray(self.organ.array > 0).data).hexdigest(),
+            "ijk_to_ras": self.scan.geometry.ijk_to_ras.tolist(),
+            "modality": self.modality,
+            "organ": asdict(self.spec),
+            "axes": {name: asdict(axis) for name, axis in self.axes.items()},
+            "variants": [variant.name for variant in wanted],
+            "seed": self.seed,
+        }
+        back: dict[str, Any] = json.loads(json.dumps(for_json(settings)))
+        return back
 
+    def paint(self, variant: Variant, places: _Places, output: Path) -> dict[str, Any]:
+        """Paint one scan, write its two files and return its row of the manifest."""
+        wanted, spec = properties(variant, self.axes), self.spec
+        center = places.at(float(norm.cdf(wanted["place"])), np.random.default_rng([self.seed, variant.replicate, 0]))
+        radius_mm, elastic_mm = wanted["size"], wanted["shape"]
+        blur_mm = sum(spec.blend_sigma_mm) / 2
+        absolute = self.modality == "CT" and not spec.ct.shift_hu
+        painter = GradedPainter(wanted["intensity"], absolute, wanted["texture"])
 
-def _settings(
-    scan: Volume,
-    organ: Volume,
-    spec: OrganSpec,
-    modality: str,
-    axes: Mapping[str, Axis],
-    wanted: Sequence[Variant],
-    seed: int,
-) -> dict[str, Any]:
-    """Return all that a benchmark depends on, as JSON reads it back."""
-    settings = {
-        "scan_sha256": sha256(np.ascontiguousarray(scan.array).data).hexdigest(),
-        "organ_sha256": sha256(np.ascontiguousarray(organ.array > 0).data).hexdigest(),
-        "ijk_to_ras": scan.geometry.ijk_to_ras.tolist(),
-        "modality": modality,
-        "organ": asdict(spec),
-        "axes": {name: asdict(axis) for name, axis in axes.items()},
-        "variants": [variant.name for variant in wanted],
-        "seed": seed,
-    }
-    back: dict[str, Any] = json.loads(json.dumps(for_json(settings)))
-    return back
+        def paint(nominal_mm: float) -> Synthesis:
+            size = SizeClass(
+                "small", nominal_mm, (nominal_mm, nominal_mm), (elastic_mm, elastic_mm), waviness=(0.0, 0.0)
+            )
+            graded = replace(
+                spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm)
+            )
+            return synthesize(
+                self.scan, self.organ, graded, TumorWish("small", 1, center), painter, modality=self.modality,
+                rng=np.random.default_rng([self.seed, variant.replicate, 1]),
+            )  # fmt: skip
+
+        painted = paint(radius_mm)
+        if painted.tumors:
+            # Bending a small ball changes its volume: the same draw again, so that the size is the one asked for.
+            painted = paint(radius_mm * radius_mm / painted.tumors[0].radius_mm)
+        row = {"name": variant.name, **asdict(variant), "requested": wanted, "center_ras_mm": center}
+        if painted.skipped:
+            return {**row, "skipped": painted.skipped[0]}
+        image = painted.image.with_array(as_the_scan_is_kept(self.scan, painted.image))
+        write_volume(image, output / SCANS / f"{variant.name}.nii.gz")
+        write_volume(painted.tumor, output / REFERENCES / f"{variant.name}.nii.gz")
+        return {**row, "painted": asdict(painted.tumors[0])}
 
 
 def _earlier_rows(output: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
