@@ -6,7 +6,6 @@ Works without torch. The worker compares the same checksums again whenever it lo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Generator
@@ -16,8 +15,8 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError, WeightsError
-from DiffuGTSLib.model_store.store import find_stored
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.model_store.store import model_folder
+from DiffuGTSLib.storage import read_json
 
 INDEX_FILE, CHECKSUMS_FILE, CARD_FILE = "model_index.json", "checksums.json", "README.md"
 WEIGHTS_PATTERN = "*.safetensors"
@@ -33,16 +32,8 @@ _LICENSE = re.compile(
 
 def modelFolder(config: Config) -> Path | None:
     """Return where a configuration's model lies, None where it is not there."""
-    if config.backbone.folder:
-        folder = Path(config.backbone.folder)
-        return folder if isFolder(folder) else None
-    stored = find_stored(config.backbone.name)
-    if stored is not None:
-        return stored.folder
-    try:
-        return resource_path("Models", config.backbone.name)
-    except InputError:
-        return None
+    folder = model_folder(config.backbone)
+    return folder if isFolder(folder) else None
 
 
 def isFolder(folder: Path | None) -> bool:
@@ -120,10 +111,8 @@ def checking(folder: Path) -> Generator[float, None, list[str]]:
         What is wrong, a sentence each; nothing where every file is as it was written.
     """
     try:
-        expected = json.loads((folder / CHECKSUMS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        expected = None
-    if not isinstance(expected, dict):
+        expected = read_json(folder / CHECKSUMS_FILE)
+    except InputError:
         return [_("{file} is missing or cannot be read: nothing can be compared.").format(file=CHECKSUMS_FILE)]
     there = {name: folder / name for name in expected if (folder / name).is_file()}
     there |= {path.relative_to(folder).as_posix(): path for path in folder.rglob(WEIGHTS_PATTERN)}

@@ -9,7 +9,6 @@ MODELS is the folder that DIFFUGTS_MODELS names, or `models` in the user's own d
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
-from DiffuGTSLib.storage import new_folder
+from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import new_folder, read_json
 
 MODELS_VARIABLE = "DIFFUGTS_MODELS"
 SOURCE_FILE = "source.json"
@@ -77,6 +78,18 @@ def find_stored(name: str) -> StoredModel | None:
     if folder is None or not (folder / _INDEX_FILE).is_file():
         return None
     return StoredModel(name, folder, size_bytes(folder), _source(folder))
+
+
+def model_folder(backbone: BackboneConfig) -> Path | None:
+    """Return the folder that a configuration names: its own, there or not, else the store's or the bundled one.
+
+    None where no model of that name is on this computer.
+    """
+    if backbone.folder:
+        return Path(backbone.folder)
+    stored = find_stored(backbone.name)
+    bundled = resource_path("Models") / backbone.name
+    return stored.folder if stored is not None else bundled if bundled.is_dir() else None
 
 
 def stored_folder(name: str) -> Path | None:
@@ -236,10 +249,9 @@ def _with_home(path: str) -> Path:
 
 def _source(folder: Path) -> dict[str, Any]:
     try:
-        values = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / SOURCE_FILE)
+    except InputError:
         return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:

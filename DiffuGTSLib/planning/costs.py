@@ -28,8 +28,7 @@ from DiffuGTSLib.backbones.schedules import build_schedule
 from DiffuGTSLib.backbones.taps import tapped
 from DiffuGTSLib.backbones.weights import Module, freeze, from_config, require_model_folder
 from DiffuGTSLib.config import BackboneConfig, Config
-from DiffuGTSLib.model_store.store import find_stored
-from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.model_store.store import model_folder
 
 Shape = tuple[int, int, int]
 
@@ -231,7 +230,7 @@ def _latent(networks: Sketch, shape: Sequence[int]) -> Tensor:
 
 def _networks(config: BackboneConfig) -> tuple[LatentAutoencoder, Denoiser, Path | None]:
     """Return autoencoder, denoiser and model folder; published networks are known without their weights."""
-    folder = _folder(config)
+    folder = model_folder(config)
     if folder is not None:
         require_model_folder(folder)
         unet = _described(MaisiUNet, folder / "denoiser")
@@ -247,16 +246,6 @@ def _networks(config: BackboneConfig) -> tuple[LatentAutoencoder, Denoiser, Path
         return backbone.autoencoder, backbone.denoiser, backbone.folder
     denoiser = MaisiDenoiser(unet.eval(), build_schedule(FLOW_SCHEDULER), "flow", config.class_label)
     return autoencoder.eval(), denoiser, folder
-
-
-def _folder(config: BackboneConfig) -> Path | None:
-    if config.folder:
-        return Path(config.folder)
-    stored = find_stored(config.name)
-    if stored is not None:
-        return stored.folder
-    bundled = resource_path("Models") / config.name
-    return bundled if bundled.is_dir() else None
 
 
 def _described(kind: type[Module], folder: Path) -> Module:
