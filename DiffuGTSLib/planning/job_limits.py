@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-_UNLIMITED = 1 << 60
+UNLIMITED = 1 << 60
 _MIB = 1 << 20
 
 
@@ -24,7 +24,7 @@ def job_limits(
         environment: Of the process.
     """
     for limit, used in _groups(root):
-        if _number(limit) < _UNLIMITED:
+        if _number(limit) < UNLIMITED:
             yield _number(limit) - max(0.0, _used(used) - held_bytes), "the limit of its container or job (cgroup)"
     share = _slurm_mib(environment)
     if share:
@@ -67,7 +67,7 @@ def _slurm_mib(environment: Mapping[str, str]) -> float:
 def _used(path: Path) -> float:
     """Return what a group uses, without the copies of files that it gives back when asked; 0 where nobody says."""
     used = _number(path)
-    if not used < _UNLIMITED:
+    if not used < UNLIMITED:
         return 0.0
     try:
         told = dict(line.split() for line in (path.parent / "memory.stat").read_text(encoding="ascii").splitlines())

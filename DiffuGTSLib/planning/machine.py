@@ -20,7 +20,7 @@ from DiffuGTSLib.components import find_device, has_bfloat16, ordered_for
 from DiffuGTSLib.config import Config, RuntimeConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
-from DiffuGTSLib.planning.job_limits import job_limits
+from DiffuGTSLib.planning.job_limits import UNLIMITED, job_limits
 
 Part = TypeVar("Part")
 
@@ -47,7 +47,6 @@ FLOAT32_SHARE = 0.25
 
 _PROBE_FLOP = 2e11
 """About two seconds of a core."""
-_UNLIMITED = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def cpu_memory() -> tuple[float, str]:
         import resource
 
         address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if 0 < address_space < _UNLIMITED:  # counts what is mapped, of which we hold a part
+        if 0 < address_space < UNLIMITED:  # counts what is mapped, of which we hold a part
             limits.append((held.rss + max(0, address_space - held.vms), "the limit of address space (ulimit -v)"))
     return min(limits)
 

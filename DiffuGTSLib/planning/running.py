@@ -73,7 +73,7 @@ def segment_by_plan(
         on_step_down(f"{stepped[-1]}.")
         if road.get("memory") is not None:
             road["memory"].limit(0)  # what is remembered would only run out sooner again
-        _give_memory_back()
+        give_memory_back()
 
 
 def _attempt(
@@ -88,7 +88,8 @@ def _attempt(
         return error.message
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
+    """Free what nobody holds any more, on the graphics card too: other programs need it."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

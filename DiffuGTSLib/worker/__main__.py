@@ -78,7 +78,10 @@ class Worker:
             self._tell("error", code=failure.code, message=failure.message, hint=failure.hint)
             return failure
         finally:
-            self._give_memory_back()
+            if self._model is not None:
+                from DiffuGTSLib.planning.running import give_memory_back
+
+                give_memory_back()
         return None
 
     def _perform(self, folder: Path, run: Run) -> None:
@@ -103,12 +106,6 @@ class Worker:
 
         self._model = self._model or WarmModel()
         perform(folder, spec, config, self._model, teller)
-
-    def _give_memory_back(self) -> None:
-        if self._model is not None:
-            from DiffuGTSLib.worker.model import give_memory_back
-
-            give_memory_back()
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The loaded networks and what they said, kept from one run to the next."""
 
-import gc
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from DiffuGTSLib.components import Components, find_device, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import WorkerError
 from DiffuGTSLib.planning.plan import Plan
-from DiffuGTSLib.planning.running import left_over_mb
+from DiffuGTSLib.planning.running import give_memory_back, left_over_mb
 
 
 class WarmModel:
@@ -66,13 +65,6 @@ def files_of(config: Config, components: Components) -> list[tuple[str, int, int
     folders = [Path(folder) for folder in (components.folder, config.text.folder) if folder]
     paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-
-
-def give_memory_back() -> None:
-    """Free what nobody holds any more, on the graphics card too: other programs need it."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def require_kernels(device: torch.device) -> None:
