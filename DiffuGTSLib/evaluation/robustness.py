@@ -221,14 +221,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If there is none, or it is not one of ours.
     """
-    manifest = read_json(folder / MANIFEST, hint=_BUILD, code="missing")
-    if manifest.get("schema") != SCHEMA or not manifest.keys() >= {"settings", "scans"}:
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["schema"] != SCHEMA:
+            raise ValueError(f"expected schema {SCHEMA}, got {manifest['schema']}")
+        for key in ("settings", "scans"):
+            manifest[key]  # a KeyError says what is missing
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder / MANIFEST}: expected settings and scans of schema {SCHEMA}, got {', '.join(manifest)} of schema "
-            f"{manifest.get('schema')}.",
-            hint=_BUILD,
-            code="missing",
-        )
+            f"{folder} holds no benchmark: {MANIFEST}: {error}.", hint="build one first.", code="missing"
+        ) from error
     return manifest
 
 
