@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.worker.protocol import ENDINGS
+from DiffuGTSSlicer.grids import worldScale
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.patients import requireOwnRegions
@@ -41,6 +42,7 @@ class Case:
         path: Where it is read from, None for a node that was there.
         status: `WAITING`, `RUNNING`, `DONE`, `FAILED` or `CANCELLED`.
         findingCount: Lesions found; None as long as nobody has looked.
+        volumeMl: Of all of them in the world.
         message: The outcome and what is to be known of it, or what went wrong and the next step.
         run: Its run, with the result nodes; None before it began.
     """
@@ -50,6 +52,7 @@ class Case:
     path: Path | None = None
     status: str = WAITING
     findingCount: int | None = None
+    volumeMl: float = 0.0
     message: str = ""
     run: Run | None = None
 
@@ -119,7 +122,6 @@ class Batch:
         words = statusWords()
         for case in self.cases:
             result = case.run.result if case.run is not None else {}
-            volume = sum(float(each["volume_ml"]) for each in result.get("findings", ()))
             score = result.get("anomaly_score")
             count = "" if case.findingCount is None else str(case.findingCount)
             rows.append(
@@ -127,7 +129,7 @@ class Batch:
                     case.name,
                     words[case.status],
                     count,
-                    f"{volume:.2f}" if count else "",
+                    f"{case.volumeMl:.2f}" if count else "",
                     "" if score is None else f"{score:.3f}",
                     case.message,
                 )
@@ -183,7 +185,9 @@ class Batch:
 
     def _settle(self, case: Case, run: Run) -> None:
         if run.state == DONE:
-            case.findingCount = len(run.result.get("findings", ()))
+            found = run.result.get("findings", ())
+            case.findingCount = len(found)
+            case.volumeMl = sum(float(each["volume_ml"]) for each in found) * worldScale(run.scanNode)
             self._end(case, DONE, "\n".join([run.outcome, *run.notes]))
         elif run.state == FAILED and run.failure is not None:
             self._end(case, FAILED, run.failure.text())

@@ -109,8 +109,7 @@ class Findings:
         geometry = volumeGeometry(self._scanNode)
         for node, name in ((self._aovaNode, "AOVA map"), (self._healthyNode, "pseudo-healthy image")):
             if node is not None:
-                require_same_grid(geometry, volumeGeometry(node), name)
-                _requireTogether(self._scanNode, node, name)
+                _requireTogether(self._scanNode, geometry, node, name)
         scanToWorld = worldFromNode(self._scanNode) @ geometry.ijk_to_ras
         present, toWorld = yield from self._present()
         dropped = self._dropped()
@@ -296,12 +295,24 @@ def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
         yield mask
 
 
-def _requireTogether(scanNode: Any, node: Any, name: str) -> None:
+def _requireTogether(scanNode: Any, geometry: Geometry, node: Any, name: str) -> None:
     """Refuse a map that does not lie where its scan does.
 
     Raises:
-        GeometryError: Code "transform".
+        GeometryError: Codes "geometry", where the scan was cropped or hardened after the run, and "transform".
     """
+    try:
+        require_same_grid(geometry, volumeGeometry(node), name)
+    except GeometryError as error:
+        raise GeometryError(
+            _("'{scan}' was changed after its result was made. {error}").format(
+                scan=scanNode.GetName(), error=error.message
+            ),
+            hint=_(
+                "segment again; or, if a transform was hardened on the scan, harden the same one on the segmentation and "
+                "the maps of the result (Transforms module)."
+            ),
+        ) from error
     if not np.allclose(worldFromNode(node), worldFromNode(scanNode), rtol=0, atol=1e-6):
         raise GeometryError(
             _("'{scan}' and its {part} lie under different transforms.").format(scan=scanNode.GetName(), part=name),

@@ -6,6 +6,7 @@ With `boxed_mask` and `scene` the only place on Slicer's side that knows (k, j, 
 from __future__ import annotations
 
 import itertools
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,9 @@ def worldFromNode(node: Any) -> NDArray[np.float64]:
 def worldScale(node: Any) -> float:
     """Return how many times larger a node's volumes are in the world than in its own frame: 1 under a rigid transform.
 
-    Raises:
-        GeometryError: As `requireLinear`.
+    NaN under one that bends space, where each voxel has a volume of its own.
     """
-    return float(abs(np.linalg.det(worldFromNode(node)[:3, :3])))
+    return float(abs(np.linalg.det(worldFromNode(node)[:3, :3]))) if isLinear(node) else nan
 
 
 def scanState(scanNode: Any) -> tuple[Any, ...]:

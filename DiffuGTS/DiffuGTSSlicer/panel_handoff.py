@@ -83,7 +83,7 @@ class HandOffSection(Section):
             raise InputError(
                 _("The segment is empty: there is no surface to show."),
                 hint=_("keep a finding under Review, or segment again."),
-                code="empty_mask",
+                code="empty_result",
             )
 
     @door

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import isnan
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
@@ -15,7 +16,8 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.findings import Finding, Findings
-from DiffuGTSSlicer.messages import failureOf, failureOfError
+from DiffuGTSSlicer.grids import worldScale
+from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
 from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
@@ -53,6 +55,7 @@ class ReviewSection(Section):
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
         self._measured: tuple[Any, ...] | None = None
+        self._told: Failure | None = None
         self._reviewed: Any = None
         self._hidden: set[str] = set()
         self._work = StepQueue()
@@ -242,9 +245,8 @@ class ReviewSection(Section):
         if state is None or state.aova is None or state.aova.GetImageData() is None:
             return
         voxels = display.voxelsFrom(state.aova, state.overlayThreshold)
-        spacing = state.aova.GetSpacing()
-        ml = voxels * spacing[0] * spacing[1] * spacing[2] / 1000
-        self.ui.voxelCountLabel.setText(_("{voxels} voxels, {ml} ml").format(voxels=voxels, ml=f"{ml:.2f}"))
+        ml = voxels * np.prod(state.aova.GetSpacing()) * worldScale(state.aova) / 1000
+        self.ui.voxelCountLabel.setText(_("{voxels} voxels, {ml} ml").format(voxels=voxels, ml=_number(ml, ".2f")))
 
     # Layouts and comparison
 
@@ -328,6 +330,7 @@ class ReviewSection(Section):
         if segment is None:
             self.findings, self._measured = None, None
             self._fill(())
+            self._takeBack()
             return
         of = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
         wish = (*of, timePointOf(state.resultVolume))
@@ -350,15 +353,23 @@ class ReviewSection(Section):
     def _takeFindings(self, findings: Findings) -> None:
         self.findings = findings
         self._fill(findings.rows)
+        self._takeBack()
         self.panel.handOff.refresh()
 
     def _giveUp(self, error: Exception) -> None:
         if isinstance(error, DiffuGTSError):
-            self.showFailure(failureOfError(error))
+            self._told = failureOfError(error)
         else:
             logging.error("DiffuGTS: the findings cannot be measured", exc_info=error)
             words = _("The findings cannot be measured: {error}")
-            self.showFailure(failureOf("error", words.format(error=f"{type(error).__name__}: {error}")))
+            self._told = failureOf("error", words.format(error=f"{type(error).__name__}: {error}"))
+        self.showFailure(self._told)
+
+    def _takeBack(self) -> None:
+        """Say no more that the findings cannot be measured: by now they can, or there is nothing to measure."""
+        if self._told is not None:
+            self.panel.run.takeBack(self._told)
+            self._told = None
 
     def _fill(self, rows: tuple[Finding, ...]) -> None:
         table = self.ui.findingsTable

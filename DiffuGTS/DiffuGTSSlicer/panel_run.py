@@ -182,6 +182,12 @@ class RunSection(Section):
             self.ui.logCollapsibleButton.collapsed = False
         self.showOutcome()
 
+    def takeBack(self, failure: Failure) -> None:
+        """Forget a failure whose cause is gone, where it is still the one that is shown."""
+        if self.failure is failure:
+            self.failure = None
+            self.showOutcome()
+
     def clear(self) -> None:
         """Forget the last run's message and its log."""
         self.forget()

@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import organ_names
 from DiffuGTSSlicer import display, slice_views
-from DiffuGTSSlicer.grids import worldFromNode
+from DiffuGTSSlicer.grids import worldFromNode, worldScale
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
@@ -245,7 +245,7 @@ class SynthesisSection(Section):
             failure = run.failure or failureOf(event["code"], event["message"], event.get("hint", ""))
             self.showFailure(failure)
         elif name == "done":
-            self.state.synthesisOutcome = "\n".join([outcomeOf(run.result), *run.notes])
+            self.state.synthesisOutcome = "\n".join([outcomeOf(run.result, worldScale(run.scanNode)), *run.notes])
             self._unseen = run
 
     def _keep(self, run: Run, kind: str) -> None:
@@ -273,10 +273,10 @@ class SynthesisSection(Section):
             slice_views.jumpTo((worldFromNode(run.scanNode) @ [*largest["center_ras_mm"], 1.0])[:3])
 
 
-def outcomeOf(result: Mapping[str, Any]) -> str:
-    """Return what was painted and what found no place, one paragraph each."""
+def outcomeOf(result: Mapping[str, Any], scale: float = 1.0) -> str:
+    """Return what was painted and what found no place, one paragraph each; `scale` as of `worldScale`."""
     tumors, skipped = result["tumors"], result["skipped"]
-    ml = sum(float(tumor["volume_ml"]) for tumor in tumors)
+    ml = sum(float(tumor["volume_ml"]) for tumor in tumors) * scale
     if len(tumors) == 1:
         lines = [_("1 tumor painted, {ml} ml.").format(ml=f"{ml:.2f}")]
     elif tumors:

@@ -22,7 +22,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from DiffuGTSLib import __version__, volumes
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.volume import Geometry, require_same_grid
 from DiffuGTSSlicer.boxed_mask import BoxedMask, toRasIndices
@@ -214,11 +214,14 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
         node: Of an earlier run, whose voxels are replaced; None, or one that was deleted, makes a new one.
 
     Raises:
-        GeometryError: If the file lies on another grid than the scan.
+        GeometryError: If the file lies on another grid than the scan (code "changed").
         InputError: If the file cannot be read.
     """
     volume = yield from inBackground(volumes.read_volume, path)
-    require_same_grid(volumeGeometry(scanNode), volume.geometry, "map")
+    try:
+        require_same_grid(volumeGeometry(scanNode), volume.geometry, "map")
+    except GeometryError as error:
+        raise _changed(scanNode, error) from error
     voxels = yield from inBackground(forNode, volume.array.T)
     image = vtk.vtkImageData()
     image.SetDimensions(volume.geometry.shape)
@@ -281,11 +284,14 @@ def readMask(path: Path | str, scanNode: Any) -> Work[BoxedMask]:
     """Read a mask of a job.
 
     Raises:
-        GeometryError: If the mask lies on another grid than the scan.
+        GeometryError: If the mask lies on another grid than the scan (code "changed").
         InputError: If the file is no mask.
     """
     geometry = volumeGeometry(scanNode)
-    return (yield from inBackground(lambda: BoxedMask.of(volumes.read_mask(path, geometry).array.T)))
+    try:
+        return (yield from inBackground(lambda: BoxedMask.of(volumes.read_mask(path, geometry).array.T)))
+    except GeometryError as error:
+        raise _changed(scanNode, error) from error
 
 
 def showMask(
@@ -383,6 +389,12 @@ def isUsers(node: Any) -> bool:
 def isResult(node: Any) -> bool:
     """Say whether a run has made a node or written into it, also where its scan is gone."""
     return node.GetAttribute(_RESULT) is not None or bool(node.GetNodeReferenceID(SCAN_ROLE))
+
+
+def _changed(scanNode: Any, error: GeometryError) -> GeometryError:
+    """Return what a result on another grid than the scan's means: the worker had the scan as it was before."""
+    words = _("'{scan}' was changed during the run. {error}").format(scan=scanNode.GetName(), error=error.message)
+    return GeometryError(words, hint=_("run it again."), code="changed")
 
 
 def _belongTo(node: Any, scanNode: Any) -> None:

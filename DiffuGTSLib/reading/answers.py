@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.storage import write_json
+from DiffuGTSLib.storage import read_json, write_json
 
 REAL, SYNTHETIC, UNSURE = "real", "synthetic", "unsure"
 ANSWERS = (REAL, SYNTHETIC, UNSURE)
@@ -30,6 +29,7 @@ CSV_COLUMNS = ("session", "reader", "case", "answer", "seconds")
 
 _CASE_FILE = re.compile(r"case_\d+\.nii")
 _LONGEST_READER = 60
+_AGAIN = "copy it again, or build the session again."
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_session(folder: Path | str) -> SessionCard:
             hint="choose the folder that `diffugts reading build` has written.",
             code="no_session",
         )
-    record = _read_json(path)
+    record = read_json(path, hint=_AGAIN, code="damaged")
     _require_format(record, SESSION_FORMAT, path)
     try:
         window = record["window"]
@@ -115,9 +115,15 @@ def read_session(folder: Path | str) -> SessionCard:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     # The names come from a file that anybody may have written: nothing outside the folder is opened for it.
     odd = [name for name in card.files if not _CASE_FILE.fullmatch(name)]
-    missing = [name for name in card.files if not odd and not (folder / name).is_file()]
-    if odd or missing or not card.files:
-        raise _damaged(path, f"expected scans case_NN.nii beside it, got {(odd or missing or ['none'])[0]}")
+    if odd or not card.files:
+        raise _damaged(path, f"expected scans case_NN.nii beside it, got {(odd or ['none'])[0]}")
+    missing = [name for name in card.files if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder / missing[0]} is missing; {SESSION_FILE} names {len(card.files)} scans.",
+            hint="copy the session's folder again, or build the session again.",
+            code="damaged",
+        )
     return card
 
 
@@ -172,7 +178,7 @@ def read_answers(path: Path | str) -> AnswerSheet:
 
 
 def _json_rows(path: Path) -> tuple[str, str, list[Any]]:
-    record = _read_json(path)
+    record = read_json(path, hint=_AGAIN, code="damaged")
     _require_format(record, ANSWERS_FORMAT, path)
     rows = record.get("answers")
     if not isinstance(rows, list):
@@ -202,23 +208,13 @@ def _answer(row: Any, path: Path) -> Answer:
     try:
         case, said = int(row["case"]), str(row["answer"]).strip().lower()
         time_s = float(str(row["seconds"]).replace(",", "."))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise _bad_sheet(path, f"expected case, answer and seconds, got {row}") from error
     if said not in ANSWERS:
         raise _bad_sheet(path, f"case {case} is answered by '{said}': {did_you_mean(said, ANSWERS)}")
     if case < 1 or not isfinite(time_s) or time_s < 0:
         raise _bad_sheet(path, f"expected a case from 1 and a time from 0 s, got case {case} and {time_s} s")
     return Answer(case, said, time_s)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(path, "it is not JSON") from error
-    if not isinstance(record, dict):
-        raise _damaged(path, f"expected an object, got {type(record).__name__}")
-    return record
 
 
 def _require_format(record: Mapping[str, Any], expected: str, path: Path) -> None:
@@ -243,7 +239,7 @@ def _word(value: Any) -> str:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is damaged: {what}.", hint="copy it again, or build the session again.", code="damaged")
+    return InputError(f"{path} is damaged: {what}.", hint=_AGAIN, code="damaged")
 
 
 def _bad_sheet(path: Path, what: str) -> InputError:

@@ -97,7 +97,7 @@ def test_a_folder_without_a_card_is_no_session(tmp_path: Path) -> None:
         ({"cases": None}, "TypeError"),
         ({"cases": []}, "got none"),
         ({"cases": ["../key.json"]}, "got ../key.json"),
-        ({"cases": ["case_1.nii", "case_9.nii"]}, "got case_9.nii"),
+        ({"cases": ["case_1.nii", "case_9.nii"]}, "case_9.nii is missing"),
         ({"format": "other"}, "expected the format"),
         ({"version": 2}, "expected version 1, got 2"),
     ],

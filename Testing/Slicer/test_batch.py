@@ -19,7 +19,7 @@ from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.region import fitRoi, newRoi
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import newSegmentation
-from scene_parts import noise, on_disk, scan_node, set_segment_mask
+from scene_parts import linear_transform, noise, on_disk, scan_node, set_segment_mask, under
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.volumes import Geometry
@@ -219,6 +219,14 @@ def test_the_table_tells_every_case(a_logic) -> None:
     node = batch.tableNode()
     assert (node.GetNumberOfRows(), node.GetNumberOfColumns()) == (2, len(head))
     assert node.GetCellText(1, 0) == "Scan 1"
+
+
+def test_the_tables_volumes_are_those_of_the_world(a_logic) -> None:
+    first, second = scans(2)
+    under(second, linear_transform(np.diag([2.0, 2.0, 2.0, 1.0])))
+    found = [{"volume_ml": 1.5}, {"volume_ml": 0.25}]
+    batch = a_logic(*GOOD[:-1], ["done", found]).processMany([first, second], LUNG)
+    assert [row[2:4] for row in batch.table()[1:]] == [("2", "1.75"), ("2", "14.00")]
 
 
 def test_a_batch_refuses_what_no_case_could_survive(a_logic) -> None:

@@ -151,7 +151,8 @@ def test_an_empty_result_has_no_surface_and_says_so(a_panel: Opened, a_coarse_sc
         np.zeros(GRID.shape[::-1], np.uint8), a_coarse_scan, a_panel.state.segmentation, a_panel.state.tumorSegmentId
     )
     a_panel.ui.show3DButton.checked = True
-    assert "no surface" in a_panel.ui.handoffMessageLabel.text and not a_panel.ui.show3DButton.checked
+    told = a_panel.ui.handoffMessageLabel.text
+    assert "no surface" in told and "keep a finding under Review" in told and not a_panel.ui.show3DButton.checked
 
 
 def test_findings_become_a_table_of_the_scene_once(a_panel: Opened) -> None:

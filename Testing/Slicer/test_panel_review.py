@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import gui
+import numpy as np
 import pytest
 import qt
 import slicer
 from DiffuGTSSlicer import display, findings
 from DiffuGTSSlicer.grids import segmentMask
 from panel_parts import GRID, Opened
-from scene_parts import bending_transform, noise, scan_node, set_segment_mask, under
+from scene_parts import TURNED, bending_transform, linear_transform, noise, scan_node, set_segment_mask, under
 
 pytest_plugins = ["panel_fixtures"]
 
@@ -33,6 +34,22 @@ def test_the_threshold_is_shown_at_once_and_counted_when_it_stays(
     slider.value = 0.5
     slicer.mrmlScene.RemoveNode(aova)
     assert label.text == "" and not gui.spin(lambda: label.text, 0.3)
+
+
+def test_the_volume_above_the_threshold_is_that_of_the_world(a_panel: Opened, a_coarse_scan: Any) -> None:
+    under(a_coarse_scan, linear_transform(np.diag([2.0, 2.0, 2.0, 1.0])))
+    a_panel.segment()
+    ui, state = a_panel.ui, a_panel.state
+    assert gui.spin(lambda: "voxels" in ui.voxelCountLabel.text)
+    voxels, ml = (float(word) for word in ui.voxelCountLabel.text.replace(" voxels,", "").split()[:2])
+    assert ml == pytest.approx(voxels * 8**3 / 1000, abs=0.006)
+    ui.candidateFromThresholdButton.click()
+    rows = findings.Findings(state.candidate, state.candidateSegmentId, a_coarse_scan).rows
+    assert ml == pytest.approx(sum(row.volumeMl for row in rows), abs=0.006)
+    under(state.aova, bending_transform())
+    a_panel.panel.review.forget()
+    a_panel.panel.refresh()
+    assert gui.spin(lambda: "– ml" in ui.voxelCountLabel.text), "a bent voxel has no one volume"
 
 
 def test_review_controls_act_on_the_views(a_panel: Opened) -> None:
@@ -136,6 +153,39 @@ def test_a_map_on_another_grid_fails_the_measuring_in_words(a_panel: Opened) -> 
     a_panel.settle()
     assert "AOVA map" in a_panel.ui.messageLabel.text and a_panel.ui.findingsTable.rowCount == 0
     assert not a_panel.ui.findingsToTableButton.enabled
+
+
+def test_what_kept_findings_from_being_measured_is_said_no_more_once_it_is_gone(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    a_panel.segment()
+    outcome = a_panel.ui.messageLabel.text
+    under(a_coarse_scan, linear_transform(TURNED))
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert "lie under different transforms" in a_panel.ui.messageLabel.text
+    a_coarse_scan.SetAndObserveTransformNodeID(None)
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.messageLabel.text == outcome
+
+
+def test_a_scan_that_was_hardened_after_its_result_is_told_what_can_be_done_in_slicer(
+    a_panel: Opened, a_coarse_scan: Any
+) -> None:
+    under(a_coarse_scan, linear_transform(TURNED))
+    a_panel.segment()
+    state = a_panel.state
+    slicer.vtkSlicerTransformLogic.hardenTransform(a_coarse_scan)
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert "'Scan' was changed after its result was made" in a_panel.ui.messageLabel.text
+    assert "harden the same one on the segmentation and the maps" in a_panel.ui.messageLabel.text
+    for node in (state.segmentation, state.aova, state.pseudoHealthy, state.residual):
+        slicer.vtkSlicerTransformLogic.hardenTransform(node)
+    a_panel.widget.enter()
+    a_panel.settle()
+    assert a_panel.ui.findingsTable.rowCount == 2 and a_panel.ui.messageLabel.text.startswith("2 findings")
 
 
 def test_what_nobody_expected_of_the_measuring_is_said(a_panel: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,6 +326,7 @@ def test_what_was_painted_is_told_in_words() -> None:
     two = [{"volume_ml": 1.5}, {"volume_ml": 0.25}]
     assert outcomeOf({"tumors": two[:1], "skipped": []}) == "1 tumor painted, 1.50 ml."
     assert outcomeOf({"tumors": two, "skipped": []}) == "2 tumors painted, 1.75 ml together."
+    assert outcomeOf({"tumors": two, "skipped": []}, scale=8) == "2 tumors painted, 14.00 ml together."
     told = outcomeOf({"tumors": [], "skipped": ["large tumor: too small", "large tumor: too small"]}).split("\n")
     assert told[:2] == ["Nothing was painted.", "2 found no place: large tumor: too small."]
     assert "smaller size" in told[2]
