@@ -14,6 +14,11 @@ _STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Ctrl-C; what schedulers and `kill` send; a terminal that is closed. Windows has no last one."""
 
 
+def stop_signals() -> list[int]:
+    """Return the numbers of the signals by which a process is asked to stop, on this system."""
+    return [getattr(signal, name) for name in _STOPS if hasattr(signal, name)]
+
+
 @contextmanager
 def stops_held() -> Iterator[None]:
     """Let the first signal to stop wait until the block is left, and then do what it would have done.
@@ -30,7 +35,7 @@ def stops_held() -> Iterator[None]:
             before[number](number, frame)
 
     if threading.current_thread() is threading.main_thread() and world_size() == 1:
-        for number in (getattr(signal, name) for name in _STOPS if hasattr(signal, name)):
+        for number in stop_signals():
             handler = signal.getsignal(number)
             if callable(handler):  # not what is ignored, nor what ends the process without a word to us
                 before[number] = handler

@@ -22,7 +22,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,7 @@ import numpy as np
 
 from DiffuGTSLib.errors import ConfigError, StorageError, WorkerError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
+from DiffuGTSLib.training.stopping import stop_signals
 
 Batch = tuple[list[Sample], np.random.Generator]
 
@@ -64,7 +66,7 @@ class WindowWorkers:
         except BaseException:
             self._folder.cleanup()
             raise
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin)
+        self._pool = ProcessPoolExecutor(workers, _Context(), initializer=_begin)
 
     def __enter__(self) -> WindowWorkers:
         return self
@@ -146,9 +148,27 @@ def read_shared(folder: Path) -> Any:
     return pickle.loads(content, buffers=buffers)  # noqa: S301
 
 
+class _Process(SpawnProcess):
+    """A worker: since no wish to stop ends it, it is ended by force where the pool ends it, as when another one died."""
+
+    def terminate(self) -> None:
+        """End it."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    """Starts workers afresh."""
+
+    Process = _Process
+
+
 def _begin() -> None:
-    """Prepare a worker: Ctrl-C is its parent's matter, and it ends when its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker: a wish to stop is its parent's matter, who still needs its windows; and it ends when its parent is gone.
+
+    A scheduler sends that wish to every process of a job at once.
+    """
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,59 @@ def test_a_process_that_died_is_told(an_unchecked_library: None) -> None:
         with pytest.raises(WorkerError, match="A process that draws training windows died") as caught:
             workers.take()
     assert "workers=0" in caught.value.hint
+
+
+class Slow:
+    """A sampler that takes a second, and says in a file that it began."""
+
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Draw nothing."""
+        self.begun.touch()
+        time.sleep(1)
+        return "drawn"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are Unix's")
+def test_a_wish_to_stop_that_reaches_every_process_of_a_job_lets_what_is_drawn_be_drawn(
+    tmp_path: Path, an_unchecked_library: None
+) -> None:
+    """Slurm's time limit sends it to all: the iteration that waits for a window must come to its end to be kept."""
+    with WindowWorkers(Slow(tmp_path / "begun"), 1, 1) as workers:  # type: ignore[arg-type]
+        workers.look_ahead(SEEDS[:1])
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        (worker,) = multiprocessing.active_children()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker.pid or 0, number)
+        drawn, _ = workers.take()
+    assert drawn == ["drawn"]
+
+
+class OneDying:
+    """A sampler whose process is killed in the first draw of all."""
+
+    def __init__(self, begun: Path) -> None:
+        self.begun = begun
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """Die at the first call, hang in later ones."""
+        try:
+            self.begun.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(600)
+        os._exit(9)
+
+
+def test_where_one_process_died_the_others_are_ended(tmp_path: Path, an_unchecked_library: None) -> None:
+    """They heed no wish to stop, so that whoever waited for their end would wait for ever."""
+    with WindowWorkers(OneDying(tmp_path / "begun"), 1, 2) as workers:  # type: ignore[arg-type]
+        workers.look_ahead(SEEDS)
+        with pytest.raises(WorkerError, match="A process that draws training windows died"):
+            workers.take()
+    assert multiprocessing.active_children() == []
 
 
 def test_a_pool_of_none_is_refused(a_sampler: AnomalySampler) -> None:
