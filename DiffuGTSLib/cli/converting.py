@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
-from DiffuGTSLib.cli.evaluating import require_folder
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -18,6 +18,7 @@ EXAMPLES = examples(
     "Folders are MRN/accession/series; out/MRN/accession/series/ct.nii.gz is the largest series that makes a box:",
     "diffugts dicom-to-nifti archive -o out",
     "Run it again to go on where it stopped; what became of each study stands in out/conversion.csv.",
+    "A study without a series of enough slices is skipped; one in which something is wrong fails, and the exit code is 2.",
     "Patients, dates and descriptions in DICOM headers are not copied. Names of folders are: they are the keys.",
 )
 
@@ -35,7 +36,7 @@ def dicom_to_nifti(
     """Convert every study of a DICOM tree to one NIfTI file, checked against what was read."""
     require_folder(tree, "TREE")
 
-    from DiffuGTSLib.volumes.dicom_tree import FAILED, LOG, convert_tree
+    from DiffuGTSLib.volumes.dicom_tree import CONVERTED, FAILED, KEPT, LOG, convert_tree
 
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         rows = convert_tree(tree, output, minimum_slices=minimum_slices, force=force, on_progress=progress)
@@ -44,12 +45,18 @@ def dicom_to_nifti(
         if row.remarks and (row.status == FAILED or not quiet):
             style = "red" if row.status == FAILED else "yellow"
             aside(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style)
-    failed = sum(row.status == FAILED for row in rows)
+    made, failed = (sum(row.status in kinds for row in rows) for kinds in ((CONVERTED, KEPT), (FAILED,)))
     if as_json:
         print_json([asdict(row) for row in rows])
     elif not quiet:
-        say(f"{len(rows) - failed} of {len(rows)} studies. Log: {output / LOG}")
-    if failed == len(rows):
+        say(f"{made} of {len(rows)} studies. Log: {output / LOG}")
+    if not made:
         raise InputError(
             "No study could be converted.", hint=f"the reasons stand in {output / LOG}.", code="nothing_converted"
+        )
+    if failed:
+        raise InputError(
+            f"{failed} of {len(rows)} studies failed; the others' scans are whole.",
+            hint=f"the reasons stand in {output / LOG}; mend them and run the same command again.",
+            code="cases_failed",
         )
