@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, stop_if_asked, tell, warn
-from DiffuGTSLib.cli.options import AsJson, Quiet, examples
-from DiffuGTSLib.cli.scan_inputs import open_mask, open_scan, require_mask_each
-from DiffuGTSLib.cli.segmenting import OffsetHu
+from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
+from DiffuGTSLib.cli.scan_inputs import open_organ, open_scan, require_mask_each
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -28,7 +27,7 @@ EXAMPLES = examples(
     "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --preview",
     "Three small ones; the same seed paints the same tumors:",
     "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --size small --count 3 --seed 7",
-    "One of 12 mm radius at a place in the world:",
+    "One of about 12 mm radius, at about a place in the world:",
     "diffugts synthesize ct.nii.gz --organ lung --organ-mask lungs.nii.gz -o painted --radius 12 --at=-60,10,120",
     "Every scan of a folder, masks under the same names; run it again to go on:",
     "diffugts synthesize scans --organ liver --organ-mask masks -o painted --repeat 4",
@@ -39,6 +38,10 @@ EXAMPLES = examples(
 
 _TUMORS, _PAINT, _FILES = "Tumors", "Paint", "Files"
 
+OrganLabel = Annotated[
+    list[int] | None,
+    typer.Option("--organ-label", min=1, help="The organ's label in the mask, if it holds several. May be repeated."),
+]
 Size = Annotated[
     Literal["tiny", "small", "medium", "large", "mix"],
     typer.Option(
@@ -54,11 +57,14 @@ Count = Annotated[
     ),
 ]
 Radius = Annotated[
-    float | None, typer.Option("--radius", metavar="MM", help="Instead of a size.", rich_help_panel=_TUMORS)
+    float | None,
+    typer.Option(
+        "--radius", metavar="MM", help="Instead of a size, about: 12 gives 9 to 15 mm.", rich_help_panel=_TUMORS
+    ),
 ]
 At = Annotated[
     str | None,
-    typer.Option("--at", metavar="R,A,S", help="Center in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+    typer.Option("--at", metavar="R,A,S", help="About the center, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
 ]
 AvoidVessels = Annotated[
     bool,
@@ -108,6 +114,7 @@ def synthesize(
         Path, typer.Option("--organ-mask", help="The organ on the scan's grid; for a folder, masks of the same names.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the painted case; of all cases' folders.")],
+    organ_label: OrganLabel = None,
     size: Size = "mix",
     count: Count = None,
     radius: Radius = None,
@@ -146,7 +153,8 @@ def synthesize(
     )  # fmt: skip
     cases = planned_cases(scan, organ_mask, output, repeat, seed)
     brush, weights = find_painter(painter, device)
-    how = _How(spec, wish, brush, weights, modality, offset_hu, patch, preview, force, quiet)
+    labels = tuple(organ_label or ())
+    how = _How(spec, wish, brush, weights, labels, modality, offset_hu, patch, preview, force, quiet)
     if len(cases) == 1 and not organ_mask.is_dir():  # a folder is gone on with, however many scans are in it
         rows = [(cases[0], how.paint(cases[0]))]
     else:
@@ -164,6 +172,9 @@ def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: boo
         print_json([{"folder": str(case.folder), **record} for case, record in rows])
     elif not quiet:
         OUT.print(_table(rows))
+    for case, record in rows:
+        if record.get("tumors") == []:
+            warn(f"{case.folder} shows no tumor, none found a place: {'; '.join(record['skipped'])}.")
     failed = [record for _, record in rows if "error" in record]
     if failed:
         raise InputError(
@@ -184,7 +195,7 @@ class Case:
 
 
 def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed: int) -> list[Case]:
-    """Return what is to be painted: one scan, or where both are folders each scan in it; `repeat` times, seeds rising.
+    """Return what is to be painted: one scan, or where both are folders each scan in it; `repeat` times.
 
     In a folder the seed of a scan depends on its name too. With one seed for all, every scan would get tumors of the same
     number, size and shape; a number by its place in the folder would change when a scan is added.
@@ -213,10 +224,20 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
     if repeat == 1:
         return starts
     return [
-        replace(case, folder=case.folder / f"{number:03d}", seed=case.seed + number - 1)
+        replace(case, folder=case.folder / f"{number:03d}", seed=_seed_of(case.seed, number))
         for case in starts
         for number in range(1, repeat + 1)
     ]
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """Return the seed of a repetition, counted from 1: the first's is the seed itself.
+
+    Were they to rise one by one, sets of seeds 0 and 1, as for training and validation, would share all cases but one.
+    """
+    import numpy as np
+
+    return seed if number == 1 else int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def parse_point(text: str) -> tuple[float, float, float]:
@@ -246,6 +267,7 @@ class _How:
     wish: TumorWish
     painter: Painter
     weights: dict[str, str]
+    organ_labels: tuple[int, ...]
     modality: str | None
     offset_hu: float | None
     patch_mm: float | None
@@ -262,10 +284,10 @@ class _How:
 
         require_case_folder(case.folder, self.force)
         volume, modality, _ = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
-        organ = open_mask(case.organ_mask, volume.geometry)
+        organ = open_organ(case.organ_mask, volume.geometry, self.organ_labels, "name the organ's: --organ-label 1.")
         origin = Origin(
             volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name, self.weights,
-            case.seed, self.modality is not None, self.offset_hu,
+            case.seed, self.modality is not None, self.offset_hu, self.organ_labels,
         )  # fmt: skip
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             painted = paint(
@@ -292,7 +314,7 @@ class _How:
                     record = kept_record(
                         case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
                         scan=case.scan, organ=case.organ_mask, patch_mm=self.patch_mm, modality=self.modality,
-                        offset_hu=self.offset_hu,
+                        offset_hu=self.offset_hu, organ_labels=self.organ_labels,
                     )  # fmt: skip
                     if self.preview and not (case.folder / PREVIEW).is_file():
                         said = (

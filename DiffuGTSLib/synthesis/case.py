@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,9 @@ NOTICE = (
     "the license of the code that made them; they are not distributed with DiffuGTS."
 )
 
+_PAINTED = "this scan shows painted tumors; it is no patient's"
+_NOT_PAINTED = "no tumor found a place; this scan is the input, voxel by voxel"
+
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -64,6 +67,7 @@ class Origin:
         seed: Of the generator that painted it.
         modality_asked: Whether the modality was named, not guessed.
         offset_hu: What was added to the values of the file; None: nothing was asked for.
+        organ_labels: Labels of the file that are the organ; empty: the only one that there is.
         scan_digest: The SHA-256 of the scan.
         organ_digest: That of the organ's mask.
     """
@@ -80,6 +84,7 @@ class Origin:
     seed: int
     modality_asked: bool = False
     offset_hu: float | None = None
+    organ_labels: tuple[int, ...] = ()
     scan_digest: str = field(init=False)
     organ_digest: str = field(init=False)
 
@@ -116,6 +121,7 @@ def kept_record(
     patch_mm: float | None,
     modality: str | None = None,
     offset_hu: float | None = None,
+    organ_labels: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Return the record of an earlier case, if it was painted from the same files and asked for in the same words.
 
@@ -131,6 +137,7 @@ def kept_record(
         patch_mm: Side of the cube around the tumors that is asked for; None: the whole scan.
         modality: "CT" or "MR"; None where it is guessed from the scan.
         offset_hu: Added to its values.
+        organ_labels: Of the mask.
 
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
@@ -149,8 +156,9 @@ def kept_record(
     is_patch = record.get("patch_ijk") is not None
     if is_patch != (patch_mm is not None) or (is_patch and record.get("patch_mm", patch_mm) != patch_mm):
         other.append("patch")
-    if record.get("offset_hu") != offset_hu:
-        other.append("offset")
+    labels = record.get("organ_mask", {}).get("labels", [])
+    more = {"offset": (record.get("offset_hu"), offset_hu), "organ label": (labels, list(organ_labels))}
+    other += [name for name, (then, asked) in more.items() if then != asked]
     if modality is None and offset_hu is not None:
         modality = "CT"
     if modality is None:  # the guess is the same, unless none was made then
@@ -218,7 +226,7 @@ def make_case_record(
     return {
         "schema": SCHEMA,
         "notice": RESEARCH_USE,
-        "synthetic": "this scan shows painted tumors; it is no patient's",
+        "synthetic": _PAINTED if painted.tumors else _NOT_PAINTED,
         "rights": NOTICE,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
@@ -232,6 +240,7 @@ def make_case_record(
         "organ_mask": {
             "path": str(origin.organ_path.absolute()),
             "sha256": origin.organ_digest,
+            "labels": list(origin.organ_labels),
         },
         "modality": origin.modality,
         "modality_asked": origin.modality_asked,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,14 +72,68 @@ def test_a_place_and_a_radius_are_taken_as_given(a_folder: Path, a_body: Phantom
     assert tumor["mean_shift"] < 0  # the recipe makes darker
 
 
-def test_a_scan_is_painted_several_times_with_rising_seeds(a_folder: Path, tmp_path: Path) -> None:
+def test_a_scan_is_painted_several_times_and_sets_of_other_seeds_share_no_case(a_folder: Path, tmp_path: Path) -> None:
+    """A training and a validation set, say: with seeds that rise one by one they would share all cases but one."""
+
+    def painted(seed: int) -> list[dict[str, Any]]:
+        done = run(
+            "synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", *LIVER,
+            "-o", tmp_path / str(seed), "--repeat", "2", "--seed", seed, "--json", "--quiet",
+        )  # fmt: skip
+        return list(json.loads(done.stdout))
+
+    records = painted(8) + painted(9)
+    assert [Path(record["folder"]).name for record in records] == ["001", "002", "001", "002"]
+    assert [records[0]["seed"], records[2]["seed"]] == [8, 9]
+    assert len({record["seed"] for record in records}) == 4
+    assert len({json.dumps(record["tumors"]) for record in records}) == 4
+
+
+def test_of_a_map_of_several_organs_the_organ_has_to_be_named(a_folder: Path, a_body: Phantom, tmp_path: Path) -> None:
+    """TotalSegmentator and nnU-Net write such maps; taken together, liver tumors would be painted into the lung."""
+    labels = a_body.organ.array.astype(np.uint8)
+    labels[:, :, : labels.shape[2] // 2] *= 2
+    write_volume(a_body.organ.with_array(labels), tmp_path / "labels.nii.gz")
+    call = ("synthesize", a_folder / "scan.nii.gz", "--organ-mask", tmp_path / "labels.nii.gz", *LIVER, "--quiet")
+    refused(run(*call, "-o", tmp_path / "out"), 2, "holds the labels 1, 2: expected one", "--organ-label 1")
+    assert not (tmp_path / "out").exists()
+    for number in (1, 2):
+        done = run(*call, "--organ-label", number, "-o", tmp_path / f"{number}", "--json")
+        (record,) = json.loads(done.stdout)
+        r, a, s = np.round(a_body.organ.geometry.to_ijk(np.array(record["tumors"][0]["center_ras_mm"]))).astype(int)
+        assert labels[r, a, s] == number and record["organ_mask"]["labels"] == [number]
+        assert np.array_equal(
+            read_volume(tmp_path / f"{number}" / "label.nii.gz").array > 0,
+            (labels == number) | (read_volume(tmp_path / f"{number}" / "tumor.nii.gz").array > 0),
+        )
+    both = run(*call, "--organ-label", "1", "--organ-label", "2", "-o", tmp_path / "both")
+    assert both.exit_code == 0, both.output
+    refused(run(*call, "--organ-label", "7", "-o", tmp_path / "7"), 2, "is empty: no voxel is 7", "name another")
+
+
+def test_what_was_painted_into_another_organ_is_not_taken_for_this_runs(a_cohort: Path) -> None:
+    shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "masks" / "two.nii.gz")
+    call = ("synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", "-q")
+    assert run(*call, "--organ-label", "1").exit_code == run(*call, "--organ-label", "1").exit_code == 0
+    assert "painted with another organ label" in plain(run(*call).stderr)
+
+
+def test_where_no_tumor_finds_a_place_that_is_said_even_with_quiet(
+    a_folder: Path, a_body: Phantom, tmp_path: Path
+) -> None:
+    few = np.zeros_like(a_body.organ.array)
+    few[tuple(np.argwhere(a_body.organ.array > 0)[0])] = 1
+    write_volume(a_body.organ.with_array(few), tmp_path / "few.nii.gz")
     done = run(
-        "synthesize", a_folder / "scan.nii.gz", "--organ-mask", a_folder / "organ.nii.gz", *LIVER, "-o", tmp_path,
-        "--repeat", "2", "--seed", "8", "--json", "--quiet",
+        "synthesize", a_folder / "scan.nii.gz", "--organ", "liver", "--size", "medium", "--count", "1",
+        "--organ-mask", tmp_path / "few.nii.gz", "-o", tmp_path / "out", "--quiet",
     )  # fmt: skip
-    records = json.loads(done.stdout)
-    assert [(Path(record["folder"]).name, record["seed"]) for record in records] == [("001", 8), ("002", 9)]
-    assert records[0]["tumors"] != records[1]["tumors"]
+    assert done.exit_code == 0, done.output
+    assert "out shows no tumor, none found a place: medium tumor: the organ" in plain(done.stderr)
+    record = json.loads((tmp_path / "out" / "synthesis.json").read_text())
+    assert record["synthetic"] == "no tumor found a place; this scan is the input, voxel by voxel"
+    scans = [read_volume(folder / "scan.nii.gz").array for folder in (a_folder, tmp_path / "out")]
+    assert np.array_equal(*scans)
 
 
 def test_of_a_folder_a_case_that_fails_does_not_stop_the_others_and_a_second_call_goes_on(a_cohort: Path) -> None:

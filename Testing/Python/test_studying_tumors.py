@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from phantoms import ct_phantom, grid
 from terminal import plain, refused, run
@@ -40,6 +41,16 @@ def a_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f"{name},p{patient},{group},{name}.nii.gz,{name}_mask.nii.gz")
     (folder / "tumors.csv").write_text("\n".join(lines) + "\n")
     return folder / "tumors.csv"
+
+
+def test_a_map_of_several_organs_is_no_mask_of_one(a_scan: tuple[str | Path, ...], tmp_path: Path) -> None:
+    scan, *middle, mask = a_scan
+    organ = read_volume(Path(mask))
+    labels = organ.array.astype(np.uint8)
+    labels[:, :, : labels.shape[2] // 2] *= 2
+    write_volume(organ.with_array(labels), tmp_path / "labels.nii.gz")
+    call = ("study", "robustness", scan, *middle, tmp_path / "labels.nii.gz", "-o", tmp_path / "stress", "-q")
+    refused(run(*call), 2, "holds the labels 1, 2: expected one", "mask of the organ alone")
 
 
 def test_a_benchmark_is_painted_gone_on_with_and_scored(a_scan: tuple[str | Path, ...], tmp_path: Path) -> None:
