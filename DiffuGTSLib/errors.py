@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DiffuGTSError(Exception):
@@ -87,6 +88,17 @@ class Cancelled(DiffuGTSError):
 
     code = "cancelled"
     exit_code = 130
+
+
+@contextmanager
+def naming_case(name: str) -> Iterator[None]:
+    """Put a case's name before what is refused inside: of hundreds of cases the user has to know which."""
+    try:
+        yield
+    except DiffuGTSError as error:
+        if not isinstance(error, Cancelled):
+            error.message = f"Case '{name}': {error.message}"
+        raise
 
 
 _OUT_OF_MEMORY = (

@@ -9,13 +9,30 @@ from typing import Any
 
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import SeenCases, TrainedCase, check_unseen
+from DiffuGTSLib.errors import naming_case
 from DiffuGTSLib.evaluation.card_tables import TABLES, card_tables
 from DiffuGTSLib.evaluation.case_picture import case_picture
-from DiffuGTSLib.evaluation.case_scores import CaseScore, case_file, fingerprint, keep_score, kept_score, score_case
+from DiffuGTSLib.evaluation.case_scores import (
+    TUMOR,
+    CaseScore,
+    case_file,
+    fingerprint,
+    keep_score,
+    kept_score,
+    score_case,
+)
 from DiffuGTSLib.evaluation.html_report import PAGE, write_page
 from DiffuGTSLib.evaluation.pooled import pool
-from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, choose_cases, read_as, read_case, require_organs
-from DiffuGTSLib.evaluation.provenance import report_provenance
+from DiffuGTSLib.evaluation.protocol_cases import (
+    BaselineRules,
+    choose_cases,
+    empty_mask_notes,
+    read_as,
+    read_case,
+    require_files,
+    require_organs,
+)
+from DiffuGTSLib.evaluation.provenance import report_provenance, require_same_cases
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
 from DiffuGTSLib.protocol import Case, read_protocol
@@ -57,13 +74,16 @@ def evaluate_protocol(
 
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no case
-            with a mask; or the folder holds files of a report that is no such one (code "exists").
+            with a mask; or a file is missing (code "missing"); or the folder holds files of a report that is no such one,
+            or is of another protocol or split (code "exists").
         PromptError: If the organ of a case is unknown (code "organ").
     """
     require_folder_for(output, TABLES, True, "choose another folder.", _NAMES)
     cases = read_protocol(protocol_path)
     chosen = choose_cases(cases, split, allow_seen=allow_seen)
+    require_same_cases(output, protocol_path, split, chosen)
     require_organs(chosen)
+    require_files(chosen, data)
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen, tuned_on=tuned_on)
     make_folder(output / CASES)
@@ -72,8 +92,9 @@ def evaluate_protocol(
     for number, case in enumerate(chosen):
         if on_progress is not None:
             on_progress(case.name, number / len(chosen))
-        scores.append(judge.score(case))
-    _write(scores, judge, seen, output, protocol_path, split)
+        with naming_case(case.name):
+            scores.append(judge.score(case))
+    _write(chosen, scores, judge, seen, output, protocol_path, split)
 
 
 @dataclass
@@ -119,8 +140,9 @@ class _Judge:
 
 
 def _write(
-    scores: Sequence[CaseScore], judge: _Judge, seen: SeenCases, output: Path, protocol_path: Path, split: str
-) -> None:
+    cases: Sequence[Case], scores: Sequence[CaseScore], judge: _Judge, seen: SeenCases, output: Path,
+    protocol_path: Path, split: str,
+) -> None:  # fmt: skip
     config, name = judge.config, protocol_path.stem
     pooled = pool(scores)
     rows = [score.row for score in scores]
@@ -135,7 +157,9 @@ def _write(
         "about": {**about, "seen_in_training": seen.why},
     }
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
-    write_report(rows, output, title=title, notes=[seen.note, *_notes(judge)], group_by="patient", more=more)
+    empty = empty_mask_notes(cases, [row["kind"] == TUMOR for row in rows])
+    notes = [seen.note, *empty, *_notes(judge)]
+    write_report(rows, output, title=title, notes=notes, group_by="patient", more=more)
     write_page(output)
 
 

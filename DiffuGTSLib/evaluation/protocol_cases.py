@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from DiffuGTSLib.datasets.trained_cases import WARNING
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
 from DiffuGTSLib.protocol import Case, named_file, read_scan
@@ -59,6 +60,37 @@ def require_organs(cases: Sequence[Case]) -> None:
                 hint=did_you_mean(case.organ, organs()),
                 code="organ",
             ) from error
+
+
+def require_files(cases: Sequence[Case], data: Path) -> None:
+    """Refuse a case whose scan or mask is not there, before hours go into the cases ahead of it.
+
+    Raises:
+        InputError: Naming the case and the file (code "missing").
+    """
+    for case in cases:
+        for path in (named_file(data, name) for name in (case.image, case.tumor) if name):
+            if not path.exists():
+                raise InputError(
+                    f"Case '{case.name}': {path} does not exist.",
+                    hint="check --data, and the protocol's paths, which start there.",
+                    code="missing",
+                )
+
+
+def empty_mask_notes(cases: Sequence[Case], with_tumor: Sequence[bool]) -> list[str]:
+    """Return a warning where masks hold no tumor, so that their scans count as healthy: right, or a slip of a label.
+
+    Args:
+        cases: That were scored.
+        with_tumor: Of each, whether its reference holds a tumor.
+    """
+    said = [
+        f"{case.name} (values {', '.join(map(str, case.tumor_values))})" if case.tumor_values else case.name
+        for case, sick in zip(cases, with_tumor, strict=True)
+        if case.tumor and not sick
+    ]
+    return [f"{WARNING}: counted as healthy, since no voxel of the mask is tumor: {', '.join(said)}."] if said else []
 
 
 def is_healthy(case: Case) -> bool:

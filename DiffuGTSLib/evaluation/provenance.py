@@ -11,6 +11,7 @@ from typing import Any
 
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import SPLITS, Case
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.versions import versions
@@ -29,10 +30,9 @@ def report_provenance(
         components: The model.
     """
     text = protocol_path.read_bytes()
-    bundled = protocol_path.resolve().parent == resource_path("Protocols").resolve()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "protocol": protocol_path.stem if bundled else protocol_path.name,
+        "protocol": _told_name(protocol_path),
         "protocol_sha256": hashlib.sha256(text).hexdigest(),
         "description": str(json.loads(text).get("description", "")),
         "split": split,
@@ -44,3 +44,39 @@ def report_provenance(
         "device": str(components.device),
         "versions": versions(),
     }
+
+
+def require_same_cases(output: Path, protocol_path: Path, split: str, cases: Sequence[Case]) -> None:
+    """Refuse to replace a finished report by one of another protocol or split, or by one that lacks some of its cases.
+
+    Args:
+        output: A new folder, or one that holds a report; one that was stopped, or is damaged, is gone on with.
+        protocol_path: Of the new report.
+        split: Likewise.
+        cases: That the split has.
+
+    Raises:
+        InputError: Then (code "exists").
+    """
+    try:
+        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        earlier = f"{report['about']['protocol']}, split '{report['about']['split']}'"
+        names = list(dict.fromkeys(row["case"] for row in report["cases"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    wanted, known = f"{_told_name(protocol_path)}, split '{split}'", {case.name for case in cases}
+    lost = [name for name in names if name not in known]
+    if earlier == wanted and not lost:
+        return
+    listed = f", without {', '.join(lost[:5])}{'…' if len(lost) > 5 else ''}" if earlier == wanted else ""
+    raise InputError(
+        f"{output} holds the report of {len(names)} cases of {earlier}; it would be replaced by that of {wanted}{listed}.",
+        hint="choose another folder, or delete that one.",
+        code="exists",
+    )
+
+
+def _told_name(protocol_path: Path) -> str:
+    """Return a protocol's name as a report tells it: a bundled one's without its ending."""
+    bundled = protocol_path.resolve().parent == resource_path("Protocols").resolve()
+    return protocol_path.stem if bundled else protocol_path.name

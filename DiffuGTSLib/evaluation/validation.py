@@ -6,7 +6,6 @@ what an empty mask means is stated: nothing to find and nothing found is 1, othe
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,16 +17,16 @@ from numpy.typing import NDArray
 from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, naming_case
 from DiffuGTSLib.evaluation import case_scores
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
-from DiffuGTSLib.evaluation.protocol_cases import choose_cases, read_case
+from DiffuGTSLib.evaluation.protocol_cases import choose_cases, empty_mask_notes, read_case, require_files
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter, predict
-from DiffuGTSLib.storage import make_folder, require_folder_for, sha256, whole_file
+from DiffuGTSLib.storage import make_folder, read_json, require_folder_for, sha256, whole_file
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -65,11 +64,9 @@ def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[st
     require_folder_for(output, RECORD, True, "choose another folder.", _NAMES)
     record = {"weights_sha256": sha256(model_folder / WEIGHTS_FILE), "of": list(what), "how": asdict(how)}
     try:
-        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        earlier = record
-    except (OSError, ValueError):
-        earlier = None
+        earlier = read_json(output / RECORD) if (output / RECORD).exists() else record
+    except InputError:
+        earlier = {}
     if earlier != record:
         raise InputError(
             f"{output} holds a validation of another segmenter, of something else, or with other options.",
@@ -188,22 +185,29 @@ def validate_scans(
     for number, listed in enumerate(scans):
         if on_case is not None:
             on_case(listed.name, number / len(scans))
-        scan = how.read(listed.image)
-        modality, reason = how.taken_for(trained, scan)
-        if reason and on_guess is not None:
-            on_guess(listed.name, modality, reason)
-        truth = None if listed.labels is None else true_labels(listed.labels, scan, listed.tumor_only)
-        organ = None if listed.organ is None else read_mask(listed.organ, scan.geometry)
-        labels = predict(trained, scan, modality, organ=organ, overlap=how.overlap, post=how.post).labels
-        write_volume(labels, output / "pred" / f"{listed.name}.nii.gz")
-        if truth is not None:
-            rows.append(
-                {"name": listed.name, **score(labels.array, truth, scan.geometry.spacing_mm, listed.tumor_only)}
-            )
+        with naming_case(listed.name):
+            rows += _scan_row(trained, listed, output / "pred", how, on_guess)
     if rows:
         rows.append(mean_row(rows))
         write_rows(rows, output / "metrics.csv")
     return rows
+
+
+def _scan_row(
+    trained: TrainedSegmenter, listed: ListedScan, folder: Path, how: HowToPredict, on_guess: OnGuess | None
+) -> list[dict[str, str | float]]:
+    """Segment one scan into a folder; return its row of the table, or none without a label map."""
+    scan = how.read(listed.image)
+    modality, reason = how.taken_for(trained, scan)
+    if reason and on_guess is not None:
+        on_guess(listed.name, modality, reason)
+    truth = None if listed.labels is None else true_labels(listed.labels, scan, listed.tumor_only)
+    organ = None if listed.organ is None else read_mask(listed.organ, scan.geometry)
+    labels = predict(trained, scan, modality, organ=organ, overlap=how.overlap, post=how.post).labels
+    write_volume(labels, folder / f"{listed.name}.nii.gz")
+    if truth is None:
+        return []
+    return [{"name": listed.name, **score(labels.array, truth, scan.geometry.spacing_mm, listed.tumor_only)}]
 
 
 def _unseen_scans(scans: Sequence[ListedScan], model_folder: Path, allow_seen: bool) -> SeenCases:
@@ -271,7 +275,7 @@ def validate_protocol(
 
     Raises:
         InputError: If the split, or one of its patients or scans, was trained on (code "leakage"), or it has no such
-            case with a mask.
+            case with a mask; or a file is missing (code "missing").
     """
     modalities, organs = modalities or trained.modalities or ("CT",), organs or trained.organs
     chosen = choose_cases(read_protocol(protocol_path), split, allow_seen=allow_seen)
@@ -282,18 +286,21 @@ def validate_protocol(
             f"The protocol has no {' or '.join(modalities)} case{shown} with a mask in split '{split}'.",
             hint=f"it has {', '.join(sorted({f'{case.organ} in {case.modality}' for case in chosen}))}; see --organ and --modality.",
         )
+    require_files(cases, data)
     seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
     make_folder(output)
     rows = []
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(case.name, number / len(cases))
-        rows.append(_protocol_row(trained, case, data, how or HowToPredict()))
+        with naming_case(case.name):
+            rows.append(_protocol_row(trained, case, data, how or HowToPredict()))
     write_report(
         rows, output, group_by="patient",
         title=f"Segmenter on {protocol_path.stem}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}",
         notes=[
             seen.note,
+            *empty_mask_notes(cases, [row["kind"] == case_scores.TUMOR for row in rows]),
             "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
             "dice_ellipsoid looks at no image.",
             "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",

@@ -19,6 +19,7 @@ from DiffuGTSLib.errors import (
     WeightsError,
     WorkerError,
     did_you_mean,
+    naming_case,
     says_out_of_memory,
 )
 
@@ -52,6 +53,13 @@ def test_a_message_without_a_hint_stands_alone() -> None:
 def test_a_given_code_belongs_to_one_error_and_not_to_its_class() -> None:
     assert InputError("no such file", code="missing").code == "missing"
     assert InputError("other").code == "input"
+
+
+def test_a_case_is_named_in_what_is_refused_and_not_in_a_stop() -> None:
+    for error, said in ((InputError("bad", hint="mend it."), "Case 'a': bad"), (Cancelled("Stopped."), "Stopped.")):
+        with pytest.raises(type(error)) as caught, naming_case("a"):
+            raise error
+        assert caught.value is error and error.message == said
 
 
 def test_wrong_input_is_also_a_value_error_and_full_disks_are_also_os_errors() -> None:

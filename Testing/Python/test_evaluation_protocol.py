@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mini_data import GRID, mini_config, shared_run, write_case, write_protocol
-from phantoms import ct_phantom, mr_phantom
+from phantoms import ct_phantom, grid, mr_phantom
 
 from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import InputError, PromptError
+from DiffuGTSLib.errors import GeometryError, InputError, PromptError
 from DiffuGTSLib.evaluation.protocol import evaluate_protocol
+from DiffuGTSLib.volumes import write_volume
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,36 @@ def test_another_configuration_computes_all_again(
     assert all(after[0] > written(a_report)[name][0] for name, after in written(folder).items())
 
 
+def test_a_report_is_not_replaced_by_that_of_another_protocol_split_or_fewer_cases(
+    a_report: Path, a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(a_report, tmp_path / "copy"))
+    rows = json.loads(a_protocol.read_text())["cases"]
+    other = write_protocol(tmp_path / "other.json", rows)
+    fewer = write_protocol(tmp_path / "protocol.json", [row for row in rows if row["name"] != "mr_3"])
+    earlier = "copy holds the report of 2 cases of protocol.json, split 'test'; it would be replaced by that of "
+    for path, split, said in (
+        (other, "test", "other.json, split 'test'."),
+        (a_protocol, "validation", "protocol.json, split 'validation'."),
+        (fewer, "test", "protocol.json, split 'test', without mr_3."),
+    ):
+        with pytest.raises(InputError, match=re.escape(earlier + said)) as caught:
+            evaluate_protocol(path, a_protocol.parent, folder, a_config, split)
+        assert caught.value.code == "exists" and "another folder" in caught.value.hint
+    assert (folder / "report.json").read_bytes() == (a_report / "report.json").read_bytes()
+
+
+def test_a_protocol_that_has_grown_goes_on_in_its_folder(
+    a_report: Path, a_protocol: Path, a_config: Config, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(a_report, tmp_path / "copy"))
+    rows = json.loads(a_protocol.read_text())["cases"]
+    more = {**rows[-1], "name": "mr_4"}
+    evaluate_protocol(write_protocol(tmp_path / "protocol.json", [*rows, more]), a_protocol.parent, folder, a_config)
+    assert [row["case"] for row in rows_of(folder)] == ["ct_3", "mr_3", "mr_4"]
+    assert written(folder)["mr_3"] == written(a_report)["mr_3"]
+
+
 # Healthy scans
 
 
@@ -145,6 +177,17 @@ def test_a_scan_without_a_tumor_is_scored_as_healthy(a_config: Config, tmp_path:
     assert cases["well"]["false_positives_healthy"] == cases["well"]["false_positives"]
     assert report["estimates"]["dice_refined"]["cases"] == 1
     assert report["pooled"]["scan_auroc"]["healthy"] == 1
+
+
+def test_a_mask_without_tumor_makes_a_healthy_scan_and_that_is_said(a_config: Config, tmp_path: Path) -> None:
+    rows = [
+        write_case(tmp_path, "ill", ct_phantom(GRID), "test"),
+        write_case(tmp_path, "slip", ct_phantom(GRID), "test", tumor_values=[2, 3]),
+    ]
+    evaluate_protocol(write_protocol(tmp_path / "p.json", rows), tmp_path, tmp_path / "report", a_config)
+    said = "WARNING: counted as healthy, since no voxel of the mask is tumor: slip (values 2, 3)."
+    assert said in json.loads((tmp_path / "report" / "report.json").read_text())["notes"]
+    assert said in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_cases_that_were_trained_on_are_not_scored(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:
@@ -187,6 +230,23 @@ def test_an_unknown_organ_is_refused_before_anything_is_computed(a_config: Confi
         with pytest.raises(PromptError, match=f"Case 'b': unknown organ '{organ}'") as caught:
             evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)
         assert hint in caught.value.hint and caught.value.code == "organ" and not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("file", ["image", "tumor"])
+def test_a_missing_file_is_refused_before_anything_is_computed(a_config: Config, tmp_path: Path, file: str) -> None:
+    rows = [write_case(tmp_path, name, ct_phantom(GRID), "test") for name in ("a", "b")]
+    rows[1][file] = "b/nothing.nii.gz"
+    path = write_protocol(tmp_path / "p.json", rows)
+    with pytest.raises(InputError, match=r"^Case 'b': .*b/nothing.nii.gz does not exist") as caught:
+        evaluate_protocol(path, tmp_path, tmp_path / "report", a_config)
+    assert caught.value.code == "missing" and not (tmp_path / "report").exists()
+
+
+def test_a_case_that_cannot_be_scored_is_named(a_config: Config, tmp_path: Path) -> None:
+    rows = [write_case(tmp_path, "a", ct_phantom(GRID), "test")]
+    write_volume(ct_phantom(grid((28, 26, 29), (4.0, 4.0, 4.0))).lesion, tmp_path / "a" / "tumor.nii.gz")
+    with pytest.raises(GeometryError, match="^Case 'a': The mask and the scan lie on different grids"):
+        evaluate_protocol(write_protocol(tmp_path / "p.json", rows), tmp_path, tmp_path / "report", a_config)
 
 
 def test_a_patient_that_the_model_was_trained_on_is_refused_whatever_the_protocol_says(

@@ -186,6 +186,21 @@ def test_a_scan_whose_file_says_another_modality_is_refused(tmp_path: Path) -> N
     assert HowToPredict(modality="MR").taken_for(trained, scan) == ("MR", "")
 
 
+def test_a_scan_or_case_that_cannot_be_scored_is_named(tmp_path: Path) -> None:
+    one, other = write_scans(tmp_path, ("a", "b"))
+    write_volume(ct_phantom(GRID).organ, tmp_path / "labels" / "b.nii.gz")
+    with pytest.raises(GeometryError, match="^Case 'b': The label map and the scan lie on different grids"):
+        validate_scans(a_thresholder(), [one, other], tmp_path / "out", RAW)
+    protocol = write_mini_data(tmp_path / "data")
+    write_volume(ct_phantom().lesion, tmp_path / "data" / "ct_3" / "tumor.nii.gz")
+    with pytest.raises(GeometryError, match="^Case 'ct_3': The mask and the scan lie on different grids"):
+        validate_protocol(a_thresholder(), protocol, tmp_path / "data", tmp_path / "report", how=RAW)
+    (tmp_path / "data" / "ct_3" / "tumor.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"^Case 'ct_3': .*tumor.nii.gz does not exist"):
+        validate_protocol(a_thresholder(), protocol, tmp_path / "data", tmp_path / "other", how=RAW)
+    assert not (tmp_path / "other").exists()
+
+
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
     (scan,) = write_scans(tmp_path, ("a",))
     for scans in ([], [scan, scan]):
@@ -265,6 +280,7 @@ def test_in_a_protocol_scans_without_a_tumor_count_by_their_false_positives(tmp_
         assert row["false_positives_healthy"] == row["false_positives"]
     assert sick["false_positives_healthy"] is None and report["estimates"]["dice"]["mean"] == sick["dice"]
     assert report["estimates"]["false_positives_healthy"]["cases"] == 2
+    assert "WARNING: counted as healthy, since no voxel of the mask is tumor: empty." in report["notes"]
 
 
 def test_cases_that_were_trained_on_are_not_scored(tmp_path: Path) -> None:
