@@ -122,8 +122,8 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="UPSTREAM'S FLAGS", h
 def main(words: Words = None) -> None:
     """Train a segmenter as main.py did, into the folder that --logdir names."""
     given = parse("main", MAIN, words or [])
-    warn_idle(MAIN, given)
-    warn_defaults(given)
+    for line in (*idle_flags(MAIN, given), *other_defaults(given)):
+        warn(line)
     options = segmenter_options(given)
     cases = listed_cases(given)
     if given["checkpoint"] is not None:
@@ -149,7 +149,8 @@ def validation(words: Words = None) -> None:
     given = parse("validation", VALIDATION, words or [])
     run = _required(given, "log_dir")
     published = Path(given["checkpoint"]) if given["checkpoint"] is not None else run / "model.pt"
-    warn_idle(VALIDATION, given, _OF_NETWORK if published.is_file() else _OF_NETWORK | _OF_GRID)
+    for line in idle_flags(VALIDATION, given, _OF_NETWORK if published.is_file() else _OF_NETWORK | _OF_GRID):
+        warn(line)
     wanted = model_name(given["model_name"] or given["model"])
     overlap = given["val_overlap"] if "val_overlap" in given["given"] else 0.75
     cases = listed_cases(given)["validation"]
@@ -214,9 +215,9 @@ def parse(command: str, flags: Sequence[Flag], words: Sequence[str]) -> dict[str
     parser = _Parser(prog=command, add_help=False, allow_abbrev=False)
     for flag in flags:
         if flag.kind is bool:
-            parser.add_argument(f"--{flag.name}", action="store_true", default=argparse.SUPPRESS)
+            parser.add_argument(f"--{flag.name}", dest=flag.name, action="store_true", default=argparse.SUPPRESS)
         else:
-            parser.add_argument(f"--{flag.name}", type=flag.kind, default=argparse.SUPPRESS)
+            parser.add_argument(f"--{flag.name}", dest=flag.name, type=flag.kind, default=argparse.SUPPRESS)
     parsed, rest = parser.parse_known_args(list(words))
     known = [flag.name for flag in flags]
     free = []
@@ -228,7 +229,7 @@ def parse(command: str, flags: Sequence[Flag], words: Sequence[str]) -> dict[str
             raise InputError(
                 f"difftumor {command}: unknown flag '{word}'.", hint=did_you_mean(name, known), code="usage"
             )
-    given = {key.replace("_", "-") if key.startswith("dist_") else key: value for key, value in vars(parsed).items()}
+    given = vars(parsed)
     return {**{flag.name: flag.default for flag in flags}, **given, "given": {*given, *free}}
 
 
@@ -240,8 +241,8 @@ _OF_GRID = dict.fromkeys(
 """Flags that do nothing in some calls, and why."""
 
 
-def warn_idle(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str, str] | None = None) -> list[str]:
-    """Say of every flag that was given and does nothing why it does nothing; return what was said.
+def idle_flags(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for every flag that was given and does nothing: why.
 
     Args:
         flags: Of the command.
@@ -256,8 +257,6 @@ def warn_idle(flags: Sequence[Flag], given: dict[str, Any], further: Mapping[str
         said.append("--syn does nothing: the lists say which cases are healthy, and tumors are painted into those.")
     if given.get("optim_name", "adamw") != "adamw":
         said.append(f"--optim_name {given['optim_name']} does nothing: segmenters are trained with AdamW.")
-    for line in said:
-        warn(line)
     return said
 
 
@@ -265,14 +264,12 @@ SYNTHETIC_TUMORS = {"a_min": "-21", "a_max": "189", "painter": "recipe", "optim_
 """What makes another network where it is left to the defaults: SyntheticTumors' own are not DiffTumor's."""
 
 
-def warn_defaults(given: dict[str, Any]) -> str:
-    """Say which flags SyntheticTumors' command would have meant otherwise; return what was said, "" for nothing."""
+def other_defaults(given: dict[str, Any]) -> list[str]:
+    """Return the sentence that says which flags SyntheticTumors' command would have meant otherwise; none for none."""
     other = [f"--{name} {value}" for name, value in SYNTHETIC_TUMORS.items() if name not in given["given"]]
     if not (given["syn"] and given["json_dir"] is not None and other):
-        return ""
-    line = f"What is not given is as in DiffTumor; SyntheticTumors had {' '.join(other)}."
-    warn(line)
-    return line
+        return []
+    return [f"What is not given is as in DiffTumor; SyntheticTumors had {' '.join(other)}."]
 
 
 def segmenter_options(given: dict[str, Any]) -> SegmenterOptions:

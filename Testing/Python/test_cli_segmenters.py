@@ -87,7 +87,7 @@ def test_the_defaults_are_upstreams() -> None:
 
 def test_flags_that_do_nothing_say_why() -> None:
     given = difftumor.parse("main", difftumor.MAIN, words(OTHERS))
-    said = difftumor.warn_idle(difftumor.MAIN, given)
+    said = difftumor.idle_flags(difftumor.MAIN, given)
     named = {line.split()[0] for line in said}
     idle = ("syn", "diff_model", "healthy_num", "healthy_seed", "cache_num", "seg_block", "seg_anything", "pos_embedd",
             "num_heads", "hidden_size", "world_size", "rank", "dist-backend", "fg_thresh", "resume_ckpt")  # fmt: skip
@@ -99,20 +99,20 @@ def test_flags_that_do_nothing_say_why() -> None:
 def test_flags_that_do_nothing_in_a_validation_say_why() -> None:
     line = "--json_dir x --fold 3 --healthy_data_root h --a_min -21 --a_max 189 --space_x 2 --roi_x 64 --swin_type tiny"
     given = difftumor.parse("validation", difftumor.VALIDATION, words(line))
-    said = {line.split()[0] for line in difftumor.warn_idle(difftumor.VALIDATION, given)}
+    said = {line.split()[0] for line in difftumor.idle_flags(difftumor.VALIDATION, given)}
     assert said == {"--fold", "--healthy_data_root"}
-    of_run = difftumor.warn_idle(difftumor.VALIDATION, given, difftumor._OF_NETWORK | difftumor._OF_GRID)
+    of_run = difftumor.idle_flags(difftumor.VALIDATION, given, difftumor._OF_NETWORK | difftumor._OF_GRID)
     assert "--a_min does nothing: a run's folder says on which grid it was trained." in of_run
     assert len(of_run) == 2 + 1 + 4
 
 
 def test_an_optimizer_other_than_adamw_is_said_to_be_none() -> None:
     given = difftumor.parse("main", difftumor.MAIN, words("--optim_name sgd"))
-    assert difftumor.warn_idle(difftumor.MAIN, given) == [
+    assert difftumor.idle_flags(difftumor.MAIN, given) == [
         "--optim_name sgd does nothing: segmenters are trained with AdamW."
     ]
     quiet = difftumor.parse("main", difftumor.MAIN, words("--optim_name adamw --fold 1"))
-    assert difftumor.warn_idle(difftumor.MAIN, quiet) == []
+    assert difftumor.idle_flags(difftumor.MAIN, quiet) == []
 
 
 def test_the_flags_reach_the_training() -> None:
@@ -201,11 +201,11 @@ def test_syn_leaves_a_case_with_outlined_tumors_real(a_run: Path, tmp_path: Path
 
 
 def test_what_is_left_to_difftumors_defaults_is_said_of_synthetictumors_command() -> None:
-    said = difftumor.warn_defaults(difftumor.parse("main", difftumor.MAIN, words(EARLY_TRAIN)))
+    (said,) = difftumor.other_defaults(difftumor.parse("main", difftumor.MAIN, words(EARLY_TRAIN)))
     assert said.endswith("SyntheticTumors had --a_min -21 --a_max 189 --painter recipe.")
     asked = f"{EARLY_TRAIN} --a_min -21 --a_max 189 --painter recipe"
     for line in (asked, README_TRAIN, EARLY_TRAIN.replace("--syn ", "")):
-        assert difftumor.warn_defaults(difftumor.parse("main", difftumor.MAIN, words(line))) == ""
+        assert difftumor.other_defaults(difftumor.parse("main", difftumor.MAIN, words(line))) == []
 
 
 def test_the_early_command_trains_into_the_folder_it_names(a_run: Path) -> None:
