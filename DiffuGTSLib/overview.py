@@ -35,42 +35,6 @@ _RIGHT = _LEFT + 4 * _SIDE + 3 * _GAP
 _WIDTH, _HEIGHT = _RIGHT + 0.36, _BOTTOM + 3 * _SIDE + 2 * _GAP + 1.38
 
 
-def write_overview(
-    path: Path | str,
-    scan: Volume,
-    mask: Volume,
-    aova: Volume | None,
-    pseudo_healthy: Volume | None,
-    residual: Volume | None,
-    *,
-    findings: Sequence[Finding] | None = None,
-    prompts: tuple[str, str] | None = None,
-    modality: str | None = None,
-    note: str = "",
-) -> None:
-    """Write overview.png: the picture of `draw_overview`, replaced as a whole.
-
-    Raises:
-        GeometryError: As `draw_overview`.
-        StorageError: If the file cannot be written.
-    """
-    figure = draw_overview(
-        scan,
-        mask,
-        aova,
-        pseudo_healthy,
-        residual,
-        findings=findings,
-        prompts=prompts,
-        modality=modality,
-        note=note,
-    )
-    with whole_file(path) as temporary, warnings.catch_warnings():
-        # A prompt in a script that the font lacks is drawn as boxes; the record holds it as given.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(temporary, format="png", metadata={"Software": f"DiffuGTS {__version__}"})
-
-
 def draw_overview(
     scan: Volume,
     mask: Volume,
@@ -119,6 +83,18 @@ def draw_overview(
     _draw_panels(figure, cuts)
     _draw_footer(figure)
     return figure
+
+
+def save_overview(figure: "matplotlib.figure.Figure", path: Path | str) -> None:
+    """Write what `draw_overview` returned as a PNG file, whole or not at all.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        # A prompt in a script that the font lacks is drawn as boxes; the record holds it as given.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(temporary, format="png", metadata={"Software": f"DiffuGTS {__version__}"})
 
 
 def _draw_header(

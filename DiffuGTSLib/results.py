@@ -11,7 +11,7 @@ import numpy as np
 from DiffuGTSLib.config import Config, from_dict
 from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.findings import Finding, find_lesions, write_findings
-from DiffuGTSLib.overview import write_overview
+from DiffuGTSLib.overview import draw_overview, save_overview
 from DiffuGTSLib.pipeline import Cache, Components, Progress, Segmentation
 from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import require_folder_for, whole_folder
@@ -175,11 +175,12 @@ def write_results(
     with whole_folder(folder, NAMES) as staging:
         _write_images(staging, scan, result, image_format, report)
         write_findings(findings, staging / FINDINGS)
-        write_overview(
-            staging / OVERVIEW, scan, result.mask, result.aova, result.pseudo_healthy, result.residual,
+        overview = draw_overview(
+            scan, result.mask, result.aova, result.pseudo_healthy, result.residual,
             findings=findings, prompts=(result.prompts.normal, result.prompts.abnormal), modality=result.modality,
             note="" if components.trained else UNTRAINED,
         )  # fmt: skip
+        save_overview(overview, staging / OVERVIEW)
         (staging / CACHE).write_bytes(packed_cache(result.cache, region, record["input"]["sha256"]))
         (staging / RECORD).write_text(record_text(record), encoding="utf-8")
     report("write", 1.0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from DiffuGTSLib.errors import GeometryError, StorageError
 from DiffuGTSLib.findings import find_lesions
-from DiffuGTSLib.overview import draw_overview, write_overview
+from DiffuGTSLib.overview import draw_overview, save_overview
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 ACCENT = np.array([0x35, 0xE0, 0xD2])
@@ -61,7 +61,7 @@ def words(**changes: Any) -> list[str]:
 
 @pytest.mark.parametrize("tilt_degrees", [0.0, 20.0])
 def test_the_patient_is_shown_from_below_and_true_to_millimeters(tmp_path: Path, tilt_degrees: float) -> None:
-    write_overview(tmp_path / "overview.png", **a_result(tilt_degrees))
+    save_overview(draw_overview(**a_result(tilt_degrees)), tmp_path / "overview.png")
     # The scan is 120 mm a side: all is shown. Left, front, above = right and top, right and top, left and top.
     expected = {0: (25, 20), 1: (25, 16), 2: (-20, 16)}
     for row, (right_mm, up_mm) in expected.items():
@@ -115,7 +115,7 @@ def test_no_finding_is_said_in_words_and_maps_that_were_not_computed_too(tmp_pat
     result = {**a_result(lesion=False), "pseudo_healthy": None, "residual": None}
     text = words(**result)
     assert "Nothing found" in text and text.count("not computed") == 6 and not any("ml" in t for t in text)
-    write_overview(tmp_path / "overview.png", **result)
+    save_overview(draw_overview(**result), tmp_path / "overview.png")
     with Image.open(tmp_path / "overview.png") as image:
         assert image.size[0] > 1500
 
@@ -151,12 +151,12 @@ def test_a_lesion_at_the_edge_of_the_scan_is_drawn() -> None:
 
 def test_the_same_result_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        write_overview(tmp_path / name, **a_result())
+        save_overview(draw_overview(**a_result()), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_a_prompt_in_a_script_that_the_font_lacks_does_not_stop_the_picture(tmp_path: Path) -> None:
-    write_overview(tmp_path / "overview.png", **a_result(), prompts=("肺", "肺结节"))
+    save_overview(draw_overview(**a_result(), prompts=("肺", "肺结节")), tmp_path / "overview.png")
     assert [path.name for path in tmp_path.iterdir()] == ["overview.png"]
 
 
@@ -174,7 +174,7 @@ def test_a_map_on_another_grid_is_refused(name: str) -> None:
 
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"Cannot write .*overview.png"):
-        write_overview(tmp_path / "missing" / "overview.png", **a_result())
+        save_overview(draw_overview(**a_result()), tmp_path / "missing" / "overview.png")
 
 
 def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never() -> None:
