@@ -10,7 +10,7 @@ from typing import Any
 from DiffuGTSLib.backbones.weights import read_json
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import WeightsError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 
 GRID_FILE = "grid.json"
 
@@ -26,15 +26,14 @@ def write_trained_grid(folder: Path, config: Config) -> None:
     """
     canonical = config.to_dict()["canonical"]
     values = {"preset": config.preset, "canonical": canonical, "text_encoder": config.text.encoder}
-    with whole_file(folder / GRID_FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / GRID_FILE, values)
 
 
 def require_trained_grid(folder: Path, config: Config) -> None:
     """Refuse a configuration that shows a head another kind of picture, or tells it other words, than it was trained with.
 
     Windows and padding may differ, and, where the field of view is stretched onto a grid, its spacing: the plan of a scan
-    gives them up where memory is short. Heads of earlier versions do not say what they were trained on.
+    gives them up where memory is short. A head without its file is taken as it is.
 
     Args:
         folder: Of the head.

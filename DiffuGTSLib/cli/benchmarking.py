@@ -34,7 +34,7 @@ from DiffuGTSLib.cli.options import (
 from DiffuGTSLib.cli.segment_run import Wish
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.versions import versions
 
@@ -95,8 +95,7 @@ def bench(
     if output is not None:
         machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         figures = {"preset": preset, "machine": machine, "versions": versions(), "cases": cases}
-        with whole_file(output) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_json(output, figures)
     if not quiet:
         for case in cases:
             OUT.print(_table(case))

@@ -18,7 +18,7 @@ from typing import Any
 from DiffuGTSLib.cli.benchmarking_stages import OURS, PLAIN, parse_shape
 from DiffuGTSLib.cli.door import aside
 from DiffuGTSLib.errors import ConfigError, DiffuGTSError
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import whole_file, write_json
 from DiffuGTSLib.versions import versions
 
 CPU_SIZES = ("64", "128")
@@ -80,9 +80,9 @@ def bench_full(
     }  # fmt: skip
     table = markdown(figures)
     if output is not None:
-        for path, text in ((output, json.dumps(figures, indent=1) + "\n"), (output.with_suffix(".md"), table)):
-            with whole_file(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        write_json(output, figures)
+        with whole_file(output.with_suffix(".md")) as temporary:
+            temporary.write_text(table, encoding="utf-8")
     return table
 
 

@@ -145,7 +145,7 @@ def refine(
     tell_aloud(inside_region(drawn, stored.region)[1])
     config, reset = config_here(stored, model, device, seed, memory, quiet)
     if stored.cache is None and not quiet:
-        aside(f"{results.CACHE} is gone, or an earlier version's: the scan is encoded again.")
+        aside(f"{results.CACHE} is gone: the scan is encoded again.")
     given_up = [key for key in stored.given_up_before if key not in reset]
     plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=given_up)
     tell_rung(plan, quiet)

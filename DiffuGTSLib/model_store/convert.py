@@ -8,7 +8,6 @@ autoencoder's names of MONAI before 1.4, with one ".conv" less; the scale factor
 number, a tensor or a MetaTensor.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.model_store.fetch import LocalFile
 from DiffuGTSLib.model_store.manifest import PublishedFile, PublishedModel
 from DiffuGTSLib.model_store.store import SOURCE_FILE, new_model, require_room, size_bytes
-from DiffuGTSLib.storage import copy_contents, whole_file
+from DiffuGTSLib.storage import copy_contents, whole_file, write_json
 from DiffuGTSLib.synthesis.checkpoints import ReadingLimits, ask_reader
 from DiffuGTSLib.versions import versions
 
@@ -323,15 +322,11 @@ def _write_descriptions(
         },
         "versions": versions(),
     }
-    texts = {
-        "model_index.json": json.dumps(index, indent=1),
-        "scheduler/scheduler_config.json": json.dumps(scheduler, indent=1),
-        SOURCE_FILE: json.dumps(source, indent=1),
-        "README.md": _card(model),
-    }
-    for name, text in texts.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "model_index.json", index)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / SOURCE_FILE, source)
+    with whole_file(folder / "README.md") as temporary:
+        temporary.write_text(_card(model) + "\n", encoding="utf-8")
 
 
 def _provenance(published: PublishedFile, local: LocalFile) -> dict[str, Any]:

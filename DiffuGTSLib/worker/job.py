@@ -1,7 +1,5 @@
 """One job: from the files in its folder to the files in its folder."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,7 +13,7 @@ from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import json_sha256, whole_file
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.digest import scan_sha256
@@ -119,7 +117,7 @@ def digest_of_look(look: Mapping[str, str], scan: Volume, config: Config) -> str
     """
     how = [asdict(config.backbone), asdict(config.text), config.runtime.precision]
     all_of_it = [dict(look), how, scan.geometry.ijk_to_ras.tolist(), scan.geometry.shape]
-    return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
+    return json_sha256(all_of_it)
 
 
 def earlier_look(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:

@@ -224,7 +224,7 @@ def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_
     drawn = ("--coarse-mask", a_folder / "lesion.nii.gz")
     done = run("refine", a_result, *drawn, "--scan", scan, "--seed", "9", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
-    assert "cache.safetensors is gone, or an earlier version's: the scan is encoded again." in done.stderr
+    assert "cache.safetensors is gone: the scan is encoded again." in done.stderr
     record = results.read_record(a_result)
     assert record["seed"] == 9
     assert record["input"]["path"] == str(scan)

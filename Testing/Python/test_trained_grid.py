@@ -51,7 +51,7 @@ def test_what_a_plan_gives_up_may_differ(tmp_path: Path) -> None:
     require_trained_grid(tmp_path, load_config("maisi-ct", overrides=["canonical.spacing_mm=2.5"]))
 
 
-def test_a_head_of_an_earlier_version_says_nothing_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_a_head_without_its_file_is_taken_as_it_is_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
     require_trained_grid(tmp_path, load_config("maisi-ct"))
     (tmp_path / GRID_FILE).write_text(json.dumps({"canonical": 2}))
     with pytest.raises(WeightsError, match="does not describe a grid"):
