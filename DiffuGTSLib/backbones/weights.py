@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from DiffuGTSLib.errors import WeightsError, says_out_of_memory
-from DiffuGTSLib.storage import make_folder, sha256, whole_file
+from DiffuGTSLib.storage import make_folder, sha256, whole_file, write_json
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
@@ -187,8 +187,7 @@ def write_checksums(model_folder: Path) -> None:
     listed = [path for pattern in (_WEIGHTS, *_DESCRIPTIONS) for path in model_folder.rglob(pattern)]
     listed += model_folder.glob("*/grid.json")  # of a head; a segmenter's own lies at the top, and may be mended
     sums = {path.relative_to(model_folder).as_posix(): sha256(path) for path in sorted(listed)}
-    with whole_file(model_folder / CHECKSUMS_FILE) as temporary:
-        temporary.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    write_json(model_folder / CHECKSUMS_FILE, sums)
 
 
 def require_model_folder(model_folder: Path) -> None:
@@ -206,7 +205,7 @@ def require_model_folder(model_folder: Path) -> None:
 def verify_checksums(model_folder: Path) -> dict[str, str]:
     """Return weight file → SHA-256 of a model folder after comparing every listed file with `checksums.json`.
 
-    Weights have to be listed; descriptions were not in earlier versions.
+    Weights have to be listed.
 
     Raises:
         WeightsError: If the folder or a file is missing, or a file is not the one that the checksums name, or not listed.

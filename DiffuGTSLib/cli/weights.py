@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
-from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
+from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.model_store.manifest import License, PublishedFile, PublishedModel, catalog, find_model, with_checksums
 from DiffuGTSLib.model_store.store import (
     SOURCE_FILE,
@@ -55,7 +54,10 @@ Accepted = Annotated[
     list[str] | None,
     typer.Option("--accept-license", metavar="NAME", help="Accept a license by its name. May be repeated."),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16: half the room, numbers rounded.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option("--precision", help="float32, or bfloat16: half the room, numbers rounded."),
+]
 Sha256 = Annotated[
     list[str] | None,
     typer.Option("--sha256", metavar="FILE=HEX", help="The only checksum that this file may have. May be repeated."),
@@ -92,7 +94,6 @@ def fetch(
 ) -> None:
     """Fetch a published model from the hub and convert it; what was cut off goes on where it stopped."""
     model = with_checksums(find_model(name, catalog()), sha256 or [])
-    _require_precision(precision)
     stored = find_stored(name)
     if stored is not None:
         say(f"{name} is here already: {stored.folder}")
@@ -131,7 +132,6 @@ def import_folder(
     quiet: Quiet = False,
 ) -> None:
     """Take published files, or a converted model, from a folder: without network."""
-    _require_precision(precision)
     models = catalog()
     wanted = list(models.values()) if name is None else [find_model(name, models)]
     converted = _model_of(folder)
@@ -206,13 +206,12 @@ def remove(name: Name) -> None:
     say(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again.")
 
 
-def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[str], str] | None = None) -> None:
-    """Show each license of a model and have it accepted, by name.
+def accept_licenses(model: PublishedModel, accepted: list[str]) -> None:
+    """Show each license of a model and have it accepted, by name; where there is a terminal, a person is asked.
 
     Args:
         model: Which.
         accepted: Names that were accepted on the command line.
-        ask: Puts a question to a person; None: typer does, where there is a terminal.
 
     Raises:
         InputError: If a name is no license of a published model.
@@ -222,11 +221,10 @@ def accept_licenses(model: PublishedModel, accepted: list[str], ask: Callable[[s
     for name in accepted:
         if name not in known:
             raise InputError(f"Unknown license '{name}'.", hint=did_you_mean(name, known))
-    if ask is None and sys.stdin is not None and sys.stdin.isatty():  # None: started with a closed one
-        ask = _prompt
+    can_ask = sys.stdin is not None and sys.stdin.isatty()  # None: started with a closed one
     for license_ in model.licenses:
         _show_license(model, license_)
-        answer = ask(f"Type {license_.name} to accept") if ask and license_.name not in accepted else ""
+        answer = _prompt(f"Type {license_.name} to accept") if can_ask and license_.name not in accepted else ""
         if license_.name in (*accepted, answer.strip()):
             continue
         use = "" if license_.commercial else " It allows no commercial use."
@@ -249,11 +247,6 @@ def _show_license(model: PublishedModel, license_: License) -> None:
     aside(f"{model.name}: {license_.title}", "bold")
     for line in (license_.terms, f"Text: {license_.url}", f"Cite: {model.citation}"):
         aside(line)
-
-
-def _require_precision(precision: str) -> None:
-    if precision not in ("float32", "bfloat16"):
-        raise ConfigError(f"Unknown precision '{precision}'.", hint="known: bfloat16, float32.")
 
 
 def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import WorkerError, did_you_mean
-from DiffuGTSLib.storage import for_json, whole_file
+from DiffuGTSLib.storage import for_json, write_json
 from DiffuGTSLib.text.prompts import PromptPair, chosen_prompts, require_choice
 
 PROTOCOL = 1
@@ -226,11 +226,6 @@ class SynthesisSpec:
 AnyJob = JobSpec | SynthesisSpec
 
 
-def job_text(spec: AnyJob) -> str:
-    """Return the text of job.json."""
-    return json.dumps(dataclasses.asdict(spec), indent=1)
-
-
 def parse_job(text: str) -> AnyJob:
     """Read the text of a job.json.
 
@@ -260,8 +255,7 @@ def write_job(spec: AnyJob, folder: Path) -> None:
     Raises:
         StorageError: If the folder is gone or not writable, or its disk is full.
     """
-    with whole_file(folder / JOB_FILE) as temporary:
-        temporary.write_text(job_text(spec) + "\n", encoding="ascii")
+    write_json(folder / JOB_FILE, dataclasses.asdict(spec))
 
 
 def read_job(folder: Path) -> AnyJob:
