@@ -93,8 +93,6 @@ def packed_cache(cache: Cache, region: Volume | None, belongs_to: str) -> bytes:
 def unpacked_cache(path: Path, geometry: Geometry, belongs_to: str) -> tuple[Cache | None, Volume | None]:
     """Return the cache and the region; neither where the file is gone.
 
-    No cache where an earlier version wrote it, which did not say what it was made of.
-
     Raises:
         InputError: If the file is damaged, or was made of another scan (code "cache").
         GeometryError: If the region has another number of voxels than the scan.
@@ -105,20 +103,19 @@ def unpacked_cache(path: Path, geometry: Geometry, belongs_to: str) -> tuple[Cac
         with safetensors.safe_open(str(path), framework="np") as file:
             about = json.loads((file.metadata() or {})["cache"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-        score, made_of = about["anomaly_score"], dict(about.get("made_of", {}))
+        score, made_of = about["anomaly_score"], dict(about["made_of"])
         cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score), made_of)
         fits = about["scan_sha256"] == belongs_to
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error
     if not fits:
         raise InputError(f"{path} belongs to another scan than record.json beside it.", hint=RUN_AGAIN, code="cache")
-    known = cache if made_of else None
     if "region_bits" not in tensors:
-        return known, None
+        return cache, None
     voxels = math.prod(geometry.shape)
     bits = tensors["region_bits"]
     if bits.size != (voxels + 7) // 8:
         raise GeometryError(
             f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=RUN_AGAIN
         )
-    return known, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)
+    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)

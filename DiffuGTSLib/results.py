@@ -1,6 +1,5 @@
 """The result folder: the same names every time, written whole or not at all, with enough on record to run it again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from DiffuGTSLib.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.overview import draw_overview, save_overview
 from DiffuGTSLib.pipeline import Cache, Components, Progress, Segmentation
 from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
-from DiffuGTSLib.storage import require_folder_for, whole_folder
+from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.digest import scan_sha256
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -101,8 +100,6 @@ class StoredResult:
             WeightsError: Naming the first file that differs.
         """
         then, now = dict(self.record["weights"]), dict(components.weights)
-        if not any(name.startswith("text/") for name in then):  # an earlier version did not say
-            now = {name: digest for name, digest in now.items() if not name.startswith("text/")}
         changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
         if changed:
             raise WeightsError(
@@ -205,7 +202,8 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         expected = str(record["input"]["sha256"])
         prompts = PromptPair(**record["prompts"])
         modality, reason = str(record["modality"]), str(record["modality_reason"])
-        image_format, config_values, offset_hu = str(record["format"]), record["config"], offset_on(record)
+        image_format, config_values, offset_hu = str(record["format"]), record["config"], record["input"]["offset_hu"]
+        offset_hu = None if offset_hu is None else float(offset_hu)
         dict(record["weights"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -234,13 +232,6 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
         )
     config = from_dict(config_values)
     return StoredResult(folder, path, scan, record, config, prompts, modality, reason, region, cache, image_format)
-
-
-def offset_on(record: Mapping[str, Any]) -> float | None:
-    """Return what a record says was added to a CT; None for nothing. Earlier versions noted only what was asked for."""
-    asked = record.get("asked") or {}
-    offset_hu = record["input"].get("offset_hu", asked.get("offset_hu"))
-    return None if offset_hu is None else float(offset_hu)
 
 
 def is_result(folder: Path | str) -> bool:
@@ -307,21 +298,18 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = read_json(path, hint=RUN_AGAIN, code="record")
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InputError(
+                f"{folder} is not a result folder: it has no {RECORD}.",
+                hint="name the folder that was given to diffugts segment -o.",
+                code="record",
+            ) from None
+        raise
+    if record.get("schema") != SCHEMA:
         raise InputError(
-            f"{folder} is not a result folder: it has no {RECORD}.",
-            hint="name the folder that was given to diffugts segment -o.",
-            code="record",
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.", code="record") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.", hint=RUN_AGAIN, code="record") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        version = record.get("schema") if isinstance(record, dict) else None
-        raise InputError(
-            f"{path}: expected a record of schema {SCHEMA}, got {version!r}.", hint=RUN_AGAIN, code="record"
+            f"{path}: expected a record of schema {SCHEMA}, got {record.get('schema')!r}.", hint=RUN_AGAIN, code="record"
         )
     return record
 

@@ -7,14 +7,13 @@ patient, the others the scan under another name or in another form. A name that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.protocol import Case, spelling_key
-from DiffuGTSLib.storage import write_json
+from DiffuGTSLib.storage import read_json, write_json
 from DiffuGTSLib.volumes import read_volume
 from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256
 
@@ -26,6 +25,7 @@ TUNED_ON = "tuned_on"
 """Key of a configuration file: the cases that its thresholds were chosen on, for a model that has no record of its own."""
 WARNING = "WARNING"
 """Begins what `SeenCases.note` says of patients that may have been trained on."""
+_AGAIN = "copy the whole model folder again."
 _USES = {"train": TRAINED, "validation": TUNED}
 
 
@@ -37,14 +37,14 @@ class TrainedCase:
         name: As in the protocol.
         patient: As in the protocol.
         sha256: Of the scan's file.
-        use: `TRAINED` or `TUNED`; records of earlier versions name only what was trained on.
-        voxels_sha256: See `DiffuGTSLib.volumes.digest`; "" in records of earlier versions.
+        use: `TRAINED` or `TUNED`.
+        voxels_sha256: See `DiffuGTSLib.volumes.digest`; "" where the record does not tell.
     """
 
     name: str
     patient: str
     sha256: str
-    use: str = TRAINED
+    use: str
     voxels_sha256: str = ""
 
 
@@ -106,7 +106,7 @@ def _folder_of(earlier: Path) -> Path:
 def _is_incomplete(model_folder: Path) -> bool:
     """Say whether a record is known not to name all cases; the record has been read before."""
     path = model_folder / TRAINING_CASES
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("incomplete", False))
+    return path.is_file() and bool(read_json(path, WeightsError).get("incomplete", False))
 
 
 def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
@@ -118,12 +118,11 @@ def read_training_cases(model_folder: Path) -> list[TrainedCase] | None:
     path = model_folder / TRAINING_CASES
     if not path.is_file():
         return None
+    record = read_json(path, WeightsError, hint=_AGAIN)
     try:
-        return _cases(json.loads(path.read_text(encoding="utf-8"))["cases"])
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"{path} is no record of training cases: {error!r}.", hint="copy the whole model folder again."
-        ) from error
+        return _cases(record["cases"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is no record of training cases: {error!r}.", hint=_AGAIN) from error
 
 
 def tuned_on(config_file: Path | None) -> list[TrainedCase]:
@@ -134,9 +133,10 @@ def tuned_on(config_file: Path | None) -> list[TrainedCase]:
     """
     if config_file is None:
         return []
+    record = read_json(config_file, ConfigError)
     try:
-        return _cases(json.loads(config_file.read_text(encoding="utf-8")).get(TUNED_ON, []))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return _cases(record.get(TUNED_ON, []))
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{config_file}: '{TUNED_ON}' is no list of cases: {error!r}.", hint="take it as train thresholds wrote it."
         ) from error
@@ -148,7 +148,7 @@ def _cases(rows: Sequence[Mapping[str, object]]) -> list[TrainedCase]:
             str(row["name"]),
             str(row["patient"]),
             str(row["sha256"]),
-            str(row.get("use", TRAINED)),
+            str(row["use"]),
             str(row.get("voxels_sha256", "")),
         )
         for row in rows

@@ -192,13 +192,12 @@ def train_head(job: Job) -> None:
     training = HeadTraining(job)
     _write_record(job, training)
     training.tell()
-    before = formerly = ""
+    before = ""
     for phase in training.phases:
         with training.recipe(phase, training.options.workers) as recipe:
-            outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen, formerly)
+            outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen)
             _tell_end(job, phase, outcome)
         before = f"the weights after {outcome.best_iteration} iterations of {phase.name}"
-        formerly = f"{phase.plan.iterations} iterations of {phase.name}"
     job.save("aova", training.head)
     folder = job.output / "model"
     config = replace(job.config, backbone=replace(job.config.backbone, folder=str(folder)))

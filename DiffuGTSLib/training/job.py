@@ -70,6 +70,12 @@ class Job:
         return self.networks or self.output / "model"
 
     @property
+    def head_base(self) -> Path:
+        """The model folder with the head to look at scans with: the run's own, where it has one."""
+        own = self.output / "model"
+        return own if (own / "aova").is_dir() else self.base
+
+    @property
     def made_from(self) -> list[Path]:
         """Folders of models that a part is made from: of the weights it begins from, the frozen networks, its painters."""
         words = [getattr(self.options, name, "") for name in ("start", "painter", "late_painter")]
@@ -83,7 +89,6 @@ class Job:
         folder: str,
         grown_from: str = "",
         frozen: Mapping[str, str] | None = None,
-        formerly: str = "",
     ) -> Outcome:
         """Train a recipe in a folder of the run, going on from its checkpoint.
 
@@ -93,13 +98,12 @@ class Job:
             folder: Below the run's.
             grown_from: What it grows from beside the choices, as the phase before; from another one it is begun anew.
             frozen: The networks that it is trained on, as `networks_sha256` says; on others it is begun anew.
-            formerly: What an earlier version said instead of `grown_from`.
 
         Raises:
             ConfigError: If the checkpoint was begun with other choices, or has had more iterations than the plan.
         """
         name = Path(folder).name
-        self._begin(self.output / folder, plan, {"grown_from": grown_from, "frozen": dict(frozen or {})}, formerly)
+        self._begin(self.output / folder, plan, {"grown_from": grown_from, "frozen": dict(frozen or {})})
 
         def progress(done: int, total: int, row: dict[str, float]) -> None:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
@@ -154,13 +158,11 @@ class Job:
         early = 0 < plan.patience <= kept.get("best", {}).get("waited", 0)
         return 0 if early else plan.iterations - int(kept["iteration"])
 
-    def _begin(self, folder: Path, plan: TrainingPlan, grown: Mapping[str, Any], formerly: str) -> None:
+    def _begin(self, folder: Path, plan: TrainingPlan, grown: Mapping[str, Any]) -> None:
         state, record = folder / "state.pt", folder / BEGUN
         now = {**self.begun(plan.seed), **grown}
         if state.is_file() and record.is_file():
             begun = read_json(record)
-            if formerly and begun.get("grown_from") == formerly:
-                begun = {**begun, "grown_from": grown["grown_from"]}
             require_as_begun(folder, begun, now)
             if why := _why_anew(begun, now):
                 self.report(f"{folder.name}: begun anew, since {why}")
@@ -215,8 +217,6 @@ class Job:
 
 BEGUN = "begun.json"
 """Beside a checkpoint: what its training was begun with."""
-EARLIER: dict[str, Any] = {"elsewhere": False, "further": 0, "stage": "all"}
-"""What runs were begun with that do not say it."""
 STAGES = ("canonical", "backbone", "text")
 """What of the configuration decides what is learned. Not where networks lie: their weights are known, see `Job.run`."""
 MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "judges")
@@ -245,27 +245,31 @@ def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, A
 
     Args:
         folder: Of the run, for the words.
-        begun: As `Job.begun` said it then; what it does not say was as it is now, or as `EARLIER` says.
+        begun: As `Job.begun` said it then.
         now: As it says it now.
 
     Raises:
         ConfigError: If an option, the preset or a key of it, the scans, their outlines or voxels, the seed, the precision or the
-            number of processes is another one, or an option is no more; or an earlier version did not say which scans it was begun with.
+            number of processes is another one, or there was no such choice then, or is none now.
     """
-    hint = "choose another --output, or go on with the same choices."
-    for name, value in now["options"].items():
-        known = begun.get("options", {}).get(name, EARLIER.get(name, value))
+    try:
+        _require_same_choices(folder, begun, now, "choose another --output, or go on with the same choices.")
+    except KeyError as error:
+        raise ConfigError(
+            f"{folder} was begun by another version of DiffuGTS, which had other choices: {error.args[0]}.",
+            hint="choose another --output.",
+        ) from error
+
+
+def _require_same_choices(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str) -> None:
+    for name in begun["options"] | now["options"]:
+        known, value = begun["options"][name], now["options"][name]
         if known != value and name not in MAY_CHANGE:
             raise ConfigError(f"{folder} was begun with {name}={known}, not {name}={value}.", hint=hint)
-    gone = sorted(set(begun.get("options", {})) - set(now["options"]))
-    if gone:
-        raise ConfigError(f"{folder} was begun by an earlier version, with {gone[0]}, which is no more.", hint=hint)
-    if begun.get("cases") == [] != now["cases"]:
-        raise ConfigError(f"{folder} was begun by an earlier version, which did not say with which scans.", hint=hint)
     _require_same(_SAME, folder, begun, now, hint)
     for stage, values in now["config"].items():
         for key, value in values.items():
-            known = begun.get("config", {}).get(stage, {}).get(key, value)
+            known = begun["config"][stage][key]
             if known != value:
                 raise ConfigError(
                     f"{folder} was begun with {stage}.{key}={known}, not {stage}.{key}={value}.", hint=hint
@@ -277,8 +281,7 @@ def _require_same(
     same: Mapping[str, str], folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str
 ) -> None:
     for name, words in same.items():
-        known = begun.get(name, now.get(name, ""))
-        if known not in ("", now.get(name, "")):  # of listed cases an earlier version said nothing
+        if name in now and begun[name] != now[name]:
             raise ConfigError(f"{folder} was begun with {words}.", hint=hint)
 
 

@@ -92,14 +92,6 @@ def test_a_run_of_listed_cases_goes_on_with_these_alone(tmp_path: Path, split: s
         trained(a_job(tmp_path, listed=other))
 
 
-def test_a_run_that_does_not_say_its_cases_is_not_gone_on_with(tmp_path: Path) -> None:
-    """As `difftumor main` left them: any fold went on with any other."""
-    trained(a_job(tmp_path, listed={}))
-    with pytest.raises(ConfigError, match="begun by an earlier version, which did not say with which scans") as caught:
-        trained(a_job(tmp_path))
-    assert "choose another --output" in caught.value.hint
-
-
 @pytest.mark.parametrize(("split", "words"), [("train", "training"), ("validation", "validation")])
 def test_a_run_does_not_go_on_with_other_outlines_of_its_scans(tmp_path: Path, split: str, words: str) -> None:
     scan = training_scan(tmp_path, write_case(tmp_path, "ct", ct_phantom(GRID), "train"))
@@ -115,10 +107,6 @@ def test_a_run_does_not_go_on_with_other_outlines_of_its_scans(tmp_path: Path, s
         with pytest.raises(ConfigError, match=f"begun with other organs or outlines in its {words} scans") as caught:
             trained(replace(begun, scans={**begun.scans, split: [other]}))
         assert "another --output" in caught.value.hint
-    record = tmp_path / "line" / "begun.json"
-    earlier = {key: value for key, value in json.loads(record.read_text()).items() if not key.endswith("_sha256")}
-    record.write_text(json.dumps(earlier))
-    assert trained(replace(begun, scans={**begun.scans, split: [mended[0]]})) == "", "an earlier version did not say it"
 
 
 @pytest.mark.parametrize(("split", "words"), [("train", "training"), ("validation", "validation")])
@@ -145,10 +133,6 @@ def test_a_run_does_not_go_on_in_another_precision_or_by_another_number_of_proce
         patch.setattr("DiffuGTSLib.training.job.world_size", lambda: 2)
         with pytest.raises(ConfigError, match="line was begun with another number of processes"):
             trained(a_job(tmp_path))
-    record = tmp_path / "line" / "begun.json"
-    told = json.loads(record.read_text())
-    record.write_text(json.dumps({key: told[key] for key in told if key not in ("precision", "processes")}))
-    assert trained(a_job(tmp_path, plan=TrainingPlan(1, precision="bfloat16"))) == "", "an earlier version did not say"
 
 
 @pytest.mark.parametrize(
@@ -176,12 +160,24 @@ def test_fewer_iterations_than_there_are_done_are_refused(tmp_path: Path) -> Non
     assert job.left("another", TrainingPlan(5), {}) == 5
 
 
-def test_what_an_earlier_version_called_its_origin_is_the_same_origin(tmp_path: Path) -> None:
-    trained(a_job(tmp_path), grown_from="9 iterations of phase_1")
-    now: dict[str, Any] = {"grown_from": "the weights after 2 iterations of phase_1"}
-    assert trained(a_job(tmp_path), **now, formerly="9 iterations of phase_1") == ""
-    assert trained(a_job(tmp_path), **now) == "", "and is called so from now on"
-    assert "begun anew, since it had grown from the weights after 2" in trained(a_job(tmp_path), grown_from="others")
+def test_a_run_that_another_version_began_with_other_choices_is_refused(tmp_path: Path) -> None:
+    trained(a_job(tmp_path))
+    record = tmp_path / "line" / "begun.json"
+    told = json.loads(record.read_text())
+    some = next(iter(told["options"]))
+    fewer = {key: value for key, value in told["options"].items() if key != some}
+    for other, name in (
+        ({**told, "options": told["options"] | {"gone": 1}}, "gone"),
+        ({**told, "options": fewer}, some),
+        ({key: value for key, value in told.items() if key != "validation"}, "validation"),
+        ({**told, "config": {}}, "canonical"),
+    ):
+        record.write_text(json.dumps(other))
+        with pytest.raises(
+            ConfigError, match=f"another version of DiffuGTS, which had other choices: {name}"
+        ) as caught:
+            trained(a_job(tmp_path))
+        assert caught.value.hint == "choose another --output."
 
 
 def test_a_key_of_the_preset_is_part_of_what_a_run_was_begun_with(tmp_path: Path) -> None:
@@ -192,12 +188,6 @@ def test_a_key_of_the_preset_is_part_of_what_a_run_was_begun_with(tmp_path: Path
     with pytest.raises(ConfigError, match=r"with text.encoder=minilm, not text.encoder=clinicalbert"):
         trained(a_job(tmp_path, *fine, "text.encoder=clinicalbert"))
     trained(a_job(tmp_path, fine[0], "backbone.folder=there", "masks.threshold=0.3"))
-    record = tmp_path / "line" / "begun.json"
-    earlier = {
-        key: value for key, value in json.loads(record.read_text()).items() if key not in ("config", "validation")
-    }
-    record.write_text(json.dumps(earlier))
-    trained(a_job(tmp_path))  # an earlier version did not say it
 
 
 def test_on_other_networks_a_part_is_begun_anew(tmp_path: Path) -> None:

@@ -50,14 +50,6 @@ def test_a_score_that_does_not_exist_survives_the_cache(a_body: Phantom, a_cache
     assert back is not None and math.isnan(back.anomaly_score) and region is None
 
 
-def test_of_an_earlier_version_that_did_not_say_what_it_was_made_of_only_the_region_is_taken(
-    a_body: Phantom, a_cache: Cache, tmp_path: Path
-) -> None:
-    (tmp_path / "cache").write_bytes(packed_cache(dataclasses.replace(a_cache, made_of={}), a_body.organ, "x"))
-    back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "x")
-    assert back is None and region is not None and np.array_equal(region.array, a_body.organ.array)
-
-
 def test_no_file_is_no_cache_and_no_error(a_body: Phantom, tmp_path: Path) -> None:
     assert unpacked_cache(tmp_path / "none", a_body.scan.geometry, "x") == (None, None)
 

@@ -340,30 +340,11 @@ def test_a_ct_that_was_brought_to_hu_is_read_back_as_it_was_segmented(
     assert np.array_equal(stored.scan.array, in_hounsfield(read_volume(path), offset_hu).array)
 
 
-def test_an_offset_that_an_earlier_version_noted_as_asked_for_is_added(a_case: Case, a_result_folder: Path) -> None:
-    record = read_record(a_result_folder)
-    assert record["input"].pop("offset_hu") is None
-    (a_result_folder / RECORD).write_text(json.dumps(record | {"asked": {"offset_hu": -24.0}}))
-    assert np.array_equal(read_results(a_result_folder).scan.array, a_case.scan.array - 24)
-
-
 def test_other_weights_than_those_on_record_are_refused(a_case: Case, a_result_folder: Path) -> None:
     stored = read_results(a_result_folder)
     others = dataclasses.replace(a_case.components, weights={"aova/head.safetensors": "abc"})
     with pytest.raises(WeightsError, match=r"aova/head.safetensors has the SHA-256 abc, expected of no file"):
         stored.require_weights(others)
-
-
-def test_a_record_that_names_no_text_model_is_of_an_earlier_version(a_case: Case, a_result_folder: Path) -> None:
-    record = read_record(a_result_folder)
-    known = dict(a_case.components.weights)
-    record["weights"] = {name: digest for name, digest in known.items() if not name.startswith("text/")}
-    (a_result_folder / RECORD).write_text(json.dumps(record))
-    read_results(a_result_folder).require_weights(a_case.components)
-    record["weights"]["text/model.safetensors"] = "another"
-    (a_result_folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(WeightsError, match="text/model.safetensors has the SHA-256"):
-        read_results(a_result_folder).require_weights(a_case.components)
 
 
 def test_a_scan_that_was_moved_is_found_where_it_is_said_to_be(
@@ -440,8 +421,9 @@ def test_a_folder_without_a_record_is_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is damaged"),
-        ("[]", "expected a record of schema 1, got None"),
+        ("{", "is not valid JSON"),
+        ("[]", "expected an object, got list"),
+        ("{}", "expected a record of schema 1, got None"),
         ('{"schema": 99}', "expected a record of schema 1, got 99"),
         ('{"schema": 1}', "lacks or garbles the entry 'input'"),
     ],
