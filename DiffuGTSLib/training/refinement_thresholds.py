@@ -9,7 +9,6 @@ helps the one and harms the other is not wished. A false positive can no longer 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config, ResidualConfig
+from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.residual import ResidualMaps, projected_residuals
-from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.training.residual import coarse_dice, moved, refined_dice, untrained_maps
 from DiffuGTSLib.training.twins import TwinnedWindow, judged_twins
@@ -118,13 +117,12 @@ def by_kind(by_group: Mapping[str, float]) -> dict[str, float]:
 
 def write_refined(path: Path, settings: Sequence[RefinedSetting]) -> None:
     """Write the table."""
-    kinds, groups = list(settings[0].gains), list(settings[0].by_group)
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow([*KEYS, *(f"gain_{kind}" for kind in kinds), *groups])
-        for setting in settings:
-            figures = (*setting.gains.values(), *(setting.by_group[group] for group in groups))
-            table.writerow([*(getattr(setting.residual, key) for key in KEYS), *(f"{each:.4f}" for each in figures)])
+    rows = []
+    for setting in settings:
+        figures = {f"gain_{kind}": gain for kind, gain in setting.gains.items()} | setting.by_group
+        shown = {name: f"{figure:.4f}" for name, figure in figures.items()}
+        rows.append({key: getattr(setting.residual, key) for key in KEYS} | shown)
+    write_rows(rows, path)
 
 
 def _maps(window: TwinnedWindow, components: Components) -> ResidualMaps:

@@ -10,9 +10,8 @@ Everything but the projection is frozen.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +22,22 @@ from torch.nn import functional
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import ResidualConfig
 from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.masks import fine_mask
 from DiffuGTSLib.residual import (
     RESIDUAL_FOLDER,
-    Evidence,
     ResidualMaps,
     ResidualProjection,
     projected_residuals,
     residuals,
 )
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder
 from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.data import without_sick_organ
 from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
-from DiffuGTSLib.training.twins import CandidateDraw, Draw, TwinnedWindow, keep_twins
+from DiffuGTSLib.training.twins import JUDGED, CandidateDraw, Draw, TwinnedWindow, keep_twins
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,7 @@ def train_residual(job: Job) -> None:
     options: ResidualOptions = job.options
     folder = job.output / "residual"
     job.require_as_begun("residual/projection")  # before the long part
-    own = job.output / "model"
-    base = own if (own / "aova").is_dir() else job.base
-    config = replace(job.looking_with(base), residual=replace(job.config.residual, feature="attention"))
+    config = replace(job.looking_with(job.head_base), residual=replace(job.config.residual, feature="attention"))
     components = load_components(config)
     side = options.window_voxels or config.backbone.window_voxels
     learned, judged = _draws(job, side)
@@ -134,7 +131,7 @@ def train_residual(job: Job) -> None:
     drawn_from = f"{side} {names} {list(job.scans_sha256.values())}"
 
     def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
-        candidates = CandidateDraw(options.wrong) if split == "train" else CandidateDraw(0.0, None, attend=True)
+        candidates = CandidateDraw(options.wrong) if split == "train" else JUDGED
         tell = _teller(job, f"{split}: windows with their twins")
         return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell, drawn_from)
 
@@ -147,7 +144,7 @@ def train_residual(job: Job) -> None:
     grown_from = f"{len(windows)} windows"
     job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection", grown_from, seen_through)
     _tell_comparison(job, judges, compare(judges, network, config.residual))
-    if base != own:  # the head first: with it the folder is a whole model
+    if job.head_base != job.output / "model":  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
     job.save(RESIDUAL_FOLDER, network)
 
@@ -237,18 +234,12 @@ def _overlap(window: TwinnedWindow, mask: np.ndarray) -> float:
 def _flipped(window: TwinnedWindow, rng: np.random.Generator) -> TwinnedWindow:
     axes = [axis for axis in (2, 3, 4) if rng.random() < 0.5]
 
-    def flip(tensor: Tensor) -> Tensor:
-        return tensor.flip(axes) if tensor.dim() == 5 else tensor
-
-    evidence = Evidence(**{f.name: flip(getattr(window.evidence, f.name)) for f in fields(Evidence)})
-    return replace(window, evidence=evidence, truth=flip(window.truth))
+    return window.mapped(lambda _, tensor: tensor.flip(axes) if tensor.dim() == 5 else tensor)
 
 
 def moved(window: TwinnedWindow, device: torch.device) -> TwinnedWindow:
     """Return a window on a device."""
-    evidence = Evidence(**{f.name: getattr(window.evidence, f.name).to(device) for f in fields(Evidence)})
-    beside = {name: getattr(window, name).to(device) for name in ("coarse", "before", "after", "truth")}
-    return replace(window, evidence=evidence, **beside)
+    return window.mapped(lambda _, tensor: tensor.to(device))
 
 
 def _teller(job: Job, what: str) -> Callable[[int, int], None]:
@@ -262,19 +253,12 @@ def _teller(job: Job, what: str) -> Callable[[int, int], None]:
 def _tell_comparison(job: Job, windows: Sequence[TwinnedWindow], rows: list[dict[str, float | str]]) -> None:
     folder = job.output / "residual"
     make_folder(folder)
-    _write_rows(folder / "comparison.csv", rows)
+    shown = [{name: v if isinstance(v, str) else f"{v:.4f}" for name, v in row.items()} for row in rows]
+    write_rows(shown, folder / "comparison.csv")
     job.report(f"residual: mean Dice on {len(windows)} validation windows")
     for name in rows[0]:
         if name not in ("organ", "modality"):
             job.report(f"residual: {name}: {np.mean([float(row[name]) for row in rows]):.3f}")
-
-
-def _write_rows(path: Path, rows: list[dict[str, float | str]]) -> None:
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: v if isinstance(v, str) else f"{v:.4f}" for k, v in row.items()})
 
 
 PART = Part(train_residual, 300, ResidualOptions(), after=("aova", "model/aova"), on_preset=True)

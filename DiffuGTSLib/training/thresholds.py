@@ -13,7 +13,6 @@ ones may be of one organ, and of the painted ones there are as many organs as we
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from DiffuGTSLib.datasets.trained_cases import TRAINED, TUNED_ON, read_training_
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
+from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import coarse_mask, smoothed_map
 from DiffuGTSLib.storage import make_folder, whole_file, write_json
@@ -136,8 +136,7 @@ def choose_thresholds(job: Job) -> None:
     options: ThresholdOptions = job.options
     folder = job.output / "thresholds"
     make_folder(folder)
-    own = job.output / "model"
-    base = own if (own / "aova").is_dir() else job.base
+    base = job.head_base
     config = job.looking_with(base)
     config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
     components = load_components(config)
@@ -393,19 +392,12 @@ def fingerprint(sample: Sample, components: Components, config: Config) -> str:
 
 
 def _write(folder: Path, settings: Sequence[Setting]) -> None:
-    groups = list(settings[0].by_group)
-    with whole_file(folder / "table.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow([*MASK_KEYS, "dice", "false_positives", "false_positives_healthy", *groups])
-        for setting in settings:
-            figures = (setting.dice, setting.false_positives, setting.false_positives_healthy)
-            by_group = (setting.by_group[group] for group in groups)
-            table.writerow(
-                [
-                    *(getattr(setting.masks, key) for key in MASK_KEYS),
-                    *(f"{each:.4f}" for each in (*figures, *by_group)),
-                ]
-            )
+    rows = []
+    for setting in settings:
+        figures = {name: getattr(setting, name) for name in ("dice", "false_positives", "false_positives_healthy")}
+        shown = {name: f"{figure:.4f}" for name, figure in (figures | setting.by_group).items()}
+        rows.append({key: getattr(setting.masks, key) for key in MASK_KEYS} | shown)
+    write_rows(rows, folder / "table.csv")
 
 
 def _in_words(setting: Setting) -> str:

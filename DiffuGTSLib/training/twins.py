@@ -1,7 +1,7 @@
 """Training windows with their pseudo-healthy twins, made once by the frozen networks and kept as safetensors."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -59,6 +59,25 @@ class TwinnedWindow:
     organ: str
     modality: str
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that is seen in it, and the truth, by its name."""
+        beside = {name: getattr(self, name) for name in _BESIDE}
+        return {field.name: getattr(self.evidence, field.name) for field in fields(Evidence)} | beside
+
+    def mapped(self, change: Callable[[str, Tensor], Tensor]) -> "TwinnedWindow":
+        """Return it with every tensor changed; `change` is called with its name, too."""
+        changed = {name: change(name, tensor) for name, tensor in self.tensors().items()}
+        return _window(changed, self.cut_off, self.organ, self.modality)
+
+
+_BESIDE = ("coarse", "before", "after", "truth")
+
+
+def _window(tensors: Mapping[str, Tensor], cut_off: int, organ: str, modality: str) -> TwinnedWindow:
+    evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
+    coarse, before, after, truth = (tensors[name] for name in _BESIDE)
+    return TwinnedWindow(evidence, coarse, before, after, truth, cut_off, organ, modality)
+
 
 @dataclass(frozen=True)
 class CandidateDraw:
@@ -74,6 +93,10 @@ class CandidateDraw:
     wrong: float = 0.15
     thresholds: tuple[float, float] | None = (0.2, 0.5)
     attend: bool = False
+
+
+JUDGED = CandidateDraw(0.0, None, attend=True)
+"""Of what is judged by: what the head finds, as it is cut, and the attention's drop."""
 
 
 def keep_twins(
@@ -121,16 +144,15 @@ def keep_twins(
 def judged_twins(sample: Sample, folder: Path, components: Components, config: Config) -> TwinnedWindow | None:
     """Return a window or scan to judge by with its twin, kept or made now; None where the head finds nothing in it."""
     make_folder(folder)
-    candidates = CandidateDraw(0.0, None, attend=True)
     asked = (sample.organ, sample.modality, sample.spacing_mm, sample.inside)
-    digest = hashlib.sha256(repr((_fingerprint(components, config, candidates, 0), asked)).encode())
+    digest = hashlib.sha256(repr((_fingerprint(components, config, JUDGED, 0), asked)).encode())
     digest.update(np.ascontiguousarray(sample.image).data)
     digest.update(np.packbits(sample.mask).data)
     made_of = digest.hexdigest()
     path = folder / f"{made_of[:32]}.safetensors"
     window = _kept(path, made_of)
     if window is None:
-        made = make_twins(sample, candidates, components, config, np.random.default_rng(0))
+        made = make_twins(sample, JUDGED, components, config, np.random.default_rng(0))
         if made is not None:
             _keep(made, path, made_of)
             window = _kept(path, made_of)  # in the numbers that a later run will read
@@ -232,17 +254,8 @@ def _around_candidate(window: TwinnedWindow, factor: int) -> TwinnedWindow:
         x, y, z = cells if "latent" in name else voxels
         return tensor[..., x, y, z].clone()
 
-    kept = {field.name: cut(field.name, getattr(window.evidence, field.name)) for field in fields(Evidence)}
-    coarse, before, after, truth = (cut("", each) for each in _beside(window))
-    cut_off = window.cut_off + int(window.truth.sum() - truth.sum())
-    return TwinnedWindow(Evidence(**kept), coarse, before, after, truth, cut_off, window.organ, window.modality)
-
-
-def _beside(window: TwinnedWindow) -> Sequence[Tensor]:
-    return window.coarse, window.before, window.after, window.truth
-
-
-_BESIDE = ("coarse", "before", "after", "truth")
+    kept = window.mapped(cut)
+    return replace(kept, cut_off=window.cut_off + int(window.truth.sum() - kept.truth.sum()))
 
 
 def _fingerprint(components: Components, config: Config, candidates: CandidateDraw, seed: int) -> str:
@@ -259,10 +272,8 @@ def _fingerprint(components: Components, config: Config, candidates: CandidateDr
 
 
 def _keep(window: TwinnedWindow, path: Path, made_of: str) -> None:
-    tensors = {field.name: getattr(window.evidence, field.name) for field in fields(Evidence)}
-    tensors |= dict(zip(_BESIDE, _beside(window), strict=True))
     words = {"made_of": made_of, "organ": window.organ, "modality": window.modality, "cut_off": str(window.cut_off)}
-    half = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in tensors.items()}
+    half = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in window.tensors().items()}
     with whole_file(path) as temporary:
         save_file(half, temporary, metadata=words)
 
@@ -279,8 +290,4 @@ def _kept(path: Path, made_of: str) -> TwinnedWindow | None:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError):
         return None
-    evidence = Evidence(**{field.name: tensors[field.name] for field in fields(Evidence)})
-    coarse, before, after, truth = (tensors[name] for name in _BESIDE)
-    return TwinnedWindow(
-        evidence, coarse, before, after, truth, int(words["cut_off"]), words["organ"], words["modality"]
-    )
+    return _window(tensors, int(words["cut_off"]), words["organ"], words["modality"])
