@@ -30,11 +30,9 @@ class Placement:
 
     Attributes:
         center_voxel: Where the tumor's center lies; a voxel of the organ.
-        tries: How many places were looked at.
     """
 
     center_voxel: Voxel
-    tries: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def place(
             f"the organ ({_ml(organ_mm3)}) is too small for a tumor of {radius_mm:.1f} mm radius ({_ml(tumor_mm3)})"
         )
     if centered:
-        return Placement(_nearest_to_middle(organ_mask), 1)
+        return Placement(_nearest_to_middle(organ_mask))
     return _search(organ_mask, radius_mm, spacing_mm, rng, forbidden, erosion_mm)
 
 
@@ -124,10 +122,9 @@ def _search(
     (x0, x1), (y0, y1), (z0, z1) = ((side.start, side.stop) for side in bounding_box(organ))
     inner, outer = (_ball(share * radius_mm, spacing_mm) for share in (0.5, 1.0))
     best: tuple[float, Voxel] | None = None
-    tries = blocked = 0
+    blocked = 0
     for count, low, high in STAGES:
         for _ in range(count):
-            tries += 1
             z = z0 + min(int((low + (high - low) * rng.random()) * (z1 - z0)), z1 - z0 - 1)
             section = organ[x0:x1, y0:y1, z]
             candidates = np.argwhere(_eroded(section, erosion_mm, spacing_mm))
@@ -142,12 +139,12 @@ def _search(
             if best is None or share > best[0]:
                 best = (share, voxel)
             if share >= 0.5:
-                return Placement(voxel, tries)
+                return Placement(voxel)
     if best is not None:
-        return Placement(best[1], tries)
+        return Placement(best[1])
     if blocked:
-        return NoPlace(f"no place in {tries} tries keeps {radius_mm:.1f} mm clear of vessels and other tumors")
-    return NoPlace(f"no slice in {tries} tries shows the organ")
+        return NoPlace(f"no place in {TRIES} tries keeps {radius_mm:.1f} mm clear of vessels and other tumors")
+    return NoPlace(f"no slice in {TRIES} tries shows the organ")
 
 
 def _ml(volume_mm3: float) -> str:

@@ -133,23 +133,6 @@ def draw_shape(size: SizeClass, rng: np.random.Generator) -> TumorShape:
     )
 
 
-def rasterize(
-    shape: TumorShape,
-    spacing_mm: tuple[float, float, float],
-    rng: np.random.Generator,
-    window: Window | None = None,
-) -> NDArray[np.float32]:
-    """Return how much of each voxel is tumor, 0 to 1, on a grid of that spacing; 0.5 is the border.
-
-    Args:
-        shape: What to draw.
-        spacing_mm: Voxel size.
-        rng: Draws the waves of the border.
-        window: Voxels around the center; None: all that the shape reaches, the center in the middle voxel.
-    """
-    return share_of(distance_to_center(shape, spacing_mm, rng, window), shape.radius_mm, spacing_mm)
-
-
 def share_of(
     distance: NDArray[np.float32], radius_mm: float, spacing_mm: tuple[float, float, float]
 ) -> NDArray[np.float32]:

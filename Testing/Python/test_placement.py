@@ -38,7 +38,7 @@ def test_a_center_lies_in_the_organ_and_in_the_middle_of_its_extent(an_organ: np
     used = np.flatnonzero(an_organ.any(axis=(0, 1)))
     for _ in range(200):
         found = place(an_organ, 8.0, SPACING, rng)
-        assert isinstance(found, Placement) and an_organ[found.center_voxel] and found.tries <= TRIES
+        assert isinstance(found, Placement) and an_organ[found.center_voxel]
         levels.append((found.center_voxel[2] - used[0]) / len(used))
     assert min(levels) >= 0.3 - 1 / len(used) and max(levels) <= 0.7
     assert np.ptp(levels) > 0.3
@@ -48,7 +48,7 @@ def test_the_search_widens_when_the_middle_of_the_organ_is_missing() -> None:
     organ = np.zeros((30, 30, 40), bool)
     organ[:, :, :5] = organ[:, :, -5:] = True  # two thin plates; nothing between 0.13 and 0.87 of the extent
     found = place(organ, 4.0, (2.0, 2.0, 2.0), np.random.default_rng(0))
-    assert isinstance(found, Placement) and organ[found.center_voxel] and found.tries > 20
+    assert isinstance(found, Placement) and organ[found.center_voxel]
 
 
 def test_a_tumor_sits_mostly_inside(an_organ: np.ndarray) -> None:
@@ -116,7 +116,7 @@ def test_a_centered_tumor_takes_the_organ_s_voxel_nearest_to_the_middle_of_its_b
     bent = np.zeros((20, 20, 10), bool)
     bent[2:18, 2:5, 2:8] = bent[2:5, 2:18, 2:8] = True  # an L: the middle of its box lies outside
     found = place(bent, 4.0, (1.0, 1.0, 1.0), np.random.default_rng(0), centered=True)
-    assert isinstance(found, Placement) and bent[found.center_voxel] and found.tries == 1
+    assert isinstance(found, Placement) and bent[found.center_voxel]
     assert found.center_voxel[2] in (4, 5)
 
 

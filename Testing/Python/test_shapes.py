@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -12,16 +13,23 @@ from DiffuGTSLib.synthesis.shapes import (
     SIZE_NAMES,
     SizeClass,
     TumorShape,
+    Window,
     distance_to_center,
     draw_shape,
     full_window,
-    rasterize,
     share_of,
     size_of_radius,
 )
 
 ISOTROPIC = (1.0, 1.0, 1.0)
 ANISOTROPIC = (0.8, 1.2, 3.0)
+
+
+def rasterize(
+    shape: TumorShape, spacing_mm: tuple[float, float, float], rng: np.random.Generator, window: Window | None = None
+) -> NDArray[np.float32]:
+    """Return how much of each voxel is tumor, 0 to 1, as a painter draws it; 0.5 is the border."""
+    return share_of(distance_to_center(shape, spacing_mm, rng, window), shape.radius_mm, spacing_mm)
 
 
 def volume_mm3(shape: TumorShape, spacing_mm: tuple[float, float, float], seed: int = 0) -> float:
