@@ -117,6 +117,41 @@ def reindexed(
     return voxels.T.transpose(axes)[ways].T, tuple(int(start) for start in moved.min(axis=0)[::-1])
 
 
+def sourceOf(mask: BoxedMask, toOther: NDArray[np.float64]) -> BoxedMask | None:
+    """Return the mask on another grid of which a mask is the image, each voxel that of the nearest one; None if of none.
+
+    Args:
+        mask: On its own grid.
+        toOther: The matrix (4, 4) from that grid's (i, j, k) to the other's.
+    """
+    if not mask.voxels.size:
+        return mask
+    ends = list(itertools.product(*((side.start, side.stop - 1) for side in reversed(mask.box))))
+    there = np.array(ends) @ toOther[:3, :3].T + toOther[:3, 3]
+    low, high = np.floor(there.min(axis=0)).astype(int), np.ceil(there.max(axis=0)).astype(int)
+    k, j, i = (slice(int(start), int(stop) + 1) for start, stop in zip(low[::-1], high[::-1], strict=True))
+    back = np.linalg.inv(toOther)
+    source = BoxedMask.of(_sampled(mask, (k, j, i), back), (k.start, j.start, i.start))
+    margins = np.ceil(np.abs(back[:3, :3]).sum(axis=1)).astype(int)[::-1]  # of one voxel of the other grid
+    k, j, i = (slice(side.start - int(m), side.stop + int(m)) for side, m in zip(mask.box, margins, strict=True))
+    isImage = np.array_equal(_sampled(source, (k, j, i), toOther), mask.within((k, j, i)))
+    return source if isImage else None
+
+
+def _sampled(mask: BoxedMask, box: tuple[slice, slice, slice], toMask: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return a mask in a box (k, j, i) of another grid, each voxel that of the nearest one of the mask's grid."""
+    result = np.zeros([side.stop - side.start for side in box], dtype=np.bool_)
+    if not mask.voxels.size:
+        return result
+    j, i = (axis.ravel() for axis in np.mgrid[box[1], box[2]])
+    for number, k in enumerate(range(box[0].start, box[0].stop)):  # slice by slice: indices take more room than voxels
+        at = np.rint(np.stack([i, j, np.full_like(i, k)], axis=1) @ toMask[:3, :3].T + toMask[:3, 3])
+        at = at.astype(np.intp)[:, ::-1] - mask.corner
+        inside = ((at >= 0) & (at < mask.voxels.shape)).all(axis=1)
+        result[number].reshape(-1)[inside] = mask.voxels[tuple(at[inside].T)] > 0
+    return result
+
+
 def _span(line: NDArray[np.bool_]) -> slice:
     where = np.flatnonzero(line)
     return slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, 0)

@@ -19,7 +19,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from DiffuGTSLib.errors import GeometryError, InputError, did_you_mean
 from DiffuGTSLib.volumes.volume import Geometry
-from DiffuGTSSlicer.boxed_mask import BoxedMask, reindexed
+from DiffuGTSSlicer.boxed_mask import BoxedMask, reindexed, sourceOf
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 
 _LABELMAP = "Binary labelmap"
@@ -208,6 +208,21 @@ def ownMask(segmentationNode: Any, segmentId: str) -> Work[tuple[BoxedMask, NDAr
     if labelmap.IsEmpty():
         return BoxedMask.of(np.zeros((1, 1, 1), dtype=np.uint8)), toWorld
     return (yield from inBackground(BoxedMask.of, _voxels(labelmap), _corner(labelmap))), toWorld
+
+
+@stepwise
+def writtenBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[BoxedMask | None]:
+    """Return a segment as `segmentBox`; on another grid, the mask on the scan's of which it is the very image.
+
+    Slicer puts all segments of a segmentation onto one grid when it saves them. What was edited there finer than the
+    scan's voxels is no image of a mask on the scan's grid: None.
+    """
+    stored = yield from segmentBox.steps(segmentationNode, segmentId, scanNode)
+    if stored is not None or not isLinear(segmentationNode):
+        return stored
+    own, toWorld = yield from ownMask.steps(segmentationNode, segmentId)
+    scanToWorld = worldFromNode(scanNode) @ volumeGeometry(scanNode).ijk_to_ras
+    return (yield from inBackground(sourceOf, own, np.linalg.inv(scanToWorld) @ toWorld))
 
 
 def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.boxed_mask import BoxedMask, toRasIndices
-from DiffuGTSSlicer.grids import segmentBox, setSegmentBox, volumeGeometry
+from DiffuGTSSlicer.grids import segmentBox, setSegmentBox, volumeGeometry, writtenBox
 from DiffuGTSSlicer.scene import ALGORITHM_TYPE_TAG, DIGEST_TAG, SEMIAUTOMATIC, WRITTEN_TAGS, freeSegmentName
 from DiffuGTSSlicer.steps import Work, stepwise
 
@@ -128,7 +128,10 @@ def _isAsWritten(node: Any, segmentId: str, scanNode: Any, isInWorld: bool = Tru
     value = _tagOf(node.GetSegmentation().GetSegment(segmentId), DIGEST_TAG)
     if value is None:
         return False
-    found = yield from segmentBox.steps(node, segmentId, scanNode, isInWorld)
+    if isInWorld:
+        found = yield from writtenBox.steps(node, segmentId, scanNode)
+    else:
+        found = yield from segmentBox.steps(node, segmentId, scanNode, isInWorld)
     return found is not None and found.reindexed(toRasIndices(volumeGeometry(scanNode))).digest == value
 
 

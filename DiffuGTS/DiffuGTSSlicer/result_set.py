@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.volumes.volume import AS_ASKED
 from DiffuGTSSlicer import display, provenance
-from DiffuGTSSlicer.grids import segmentBox
+from DiffuGTSSlicer.grids import scanState, segmentBox
 from DiffuGTSSlicer.result_import import highestOf
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
@@ -43,6 +43,8 @@ def completeResult(run: Run) -> None:
         node = getattr(run.parameters, name, None)
         if node is not None and kind not in run.nodes and slicer.mrmlScene.IsNodePresent(node) and isResult(node):
             slicer.mrmlScene.RemoveNode(node)
+    if not run.timePoint and scanState(run.scanNode) != run.scanState:  # a sequence's may play on
+        run.notes.append(_("The scan was changed during the run: the result is of what it was before. Run it again."))
     if not run.parameters.modality and run.result.get("modality") == "MR" and run.result["modality_reason"] != AS_ASKED:
         words = _("Taken for MR, since {reason}. If it is a CT, set the modality under Inputs.")
         run.notes.append(words.format(reason=run.result["modality_reason"]))

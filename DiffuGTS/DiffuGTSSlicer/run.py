@@ -51,6 +51,7 @@ class Run:
         failure: Why it failed.
         scanName: Of the scan as it was at the beginning, with its time point where it is one of a sequence.
         timePoint: That time point, which a browser may leave while the run goes on; see `timePointOf`.
+        scanState: The scan's voxels and place as they were at the beginning, as of `grids.scanState`.
         cacheKey: What a detection depends on, as it was at the beginning.
         isHandedOver: Whether the worker has the job, or had it.
         isStopped: It was cancelled before that.
@@ -80,7 +81,8 @@ class Run:
         self.result: dict[str, Any] = {}
         self.record: dict[str, Any] = {}
         self.failure: Failure | None = None
-        self.cacheKey = (*scanState(scanNode), *parameters.detectionKey())
+        self.scanState = scanState(scanNode)
+        self.cacheKey = (*self.scanState, *parameters.detectionKey())
         self.isHandedOver = self.isStopped = self.isDropped = self.isUndone = False
         self.replaces = self._findsResults()
         self.putBack: list[Callable[[], None]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gui
@@ -11,12 +12,12 @@ import qt
 import slicer
 import vtk
 from DiffuGTSSlicer.boxed_mask import BoxedMask
-from DiffuGTSSlicer.grids import segmentMask
+from DiffuGTSSlicer.grids import segmentBox, segmentMask
 from DiffuGTSSlicer.result_set import isClone
 from DiffuGTSSlicer.scene import DIGEST_TAG, SCAN_ROLE
 from DiffuGTSSlicer.terminology import namesPlace
 from panel_parts import GRID, WHOLE_RUN, Opened
-from scene_parts import blob, noise, scan_node, set_segment_mask
+from scene_parts import blob, noise, rigid, scan_node, set_segment_mask
 from test_logic import nodeNames
 
 from DiffuGTSLib.volumes import Geometry
@@ -343,6 +344,32 @@ def test_sentences_about_something_else_leave_the_chosen_organ_out_of_name_and_c
 
 
 # --- Segments that have become the user's
+
+
+def test_a_result_in_a_segmentation_on_a_finer_grid_is_the_runs_after_the_scene_was_saved_too(
+    a_panel: Opened, tmp_path: Path
+) -> None:
+    fine = Geometry((72, 68, 40), GRID.ijk_to_ras @ np.diag([0.5, 0.5, 0.5, 1.0]) @ rigid((0, 0, 0), (-0.5,) * 3))
+    finer = scan_node(fine, np.zeros(fine.shape, np.int16), "Finer")
+    own = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Own")
+    own.SetReferenceImageGeometryParameterFromVolumeNode(finer)
+    own.GetSegmentation().AddEmptySegment("lung", "Lung")
+    set_segment_mask(np.ones(fine.shape[::-1], np.uint8), finer, own, "lung")
+    a_panel.state.segmentation = own
+    a_panel.segment()
+    before = [row.volumeMl for row in a_panel.panel.review.findings.rows]
+    path = str(tmp_path / "scene.mrb")
+    assert slicer.util.saveScene(path)
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(path)
+    a_panel.settle()
+    state = a_panel.state
+    assert segmentBox(state.segmentation, state.tumorSegmentId, state.resultVolume) is None, "it is on the finer grid"
+    assert [row.volumeMl for row in a_panel.panel.review.findings.rows] == pytest.approx(before)
+    a_panel.segment()
+    assert a_panel.ui.messageLabel.text == "2 findings, refined by residuals"
+    segmentation = state.segmentation.GetSegmentation()
+    assert [segmentation.GetSegment(i).GetName() for i in segmentation.GetSegmentIDs()] == ["Lung", "Lung tumor"]
 
 
 def test_an_edited_segment_is_kept_hidden_under_another_name_and_told(a_panel: Opened) -> None:

@@ -58,6 +58,19 @@ def test_the_overlay_begins_where_candidates_do(a_panel: Opened, rule: str, monk
     assert a_panel.state.aova.GetDisplayNode().GetLowerThreshold() == pytest.approx(wanted, abs=0.01)
 
 
+def test_a_scan_that_is_changed_during_its_run_is_told(a_panel: Opened, a_coarse_scan: Any) -> None:
+    a_panel.script(*WHOLE_RUN[:4], ["sleep", 0.5], *WHOLE_RUN[4:])
+    a_panel.ui.runButton.click()
+    assert gui.spin(lambda: a_panel.state.aova is not None)
+    slicer.util.updateVolumeFromArray(a_coarse_scan, slicer.util.arrayFromVolume(a_coarse_scan)[::-1].copy())
+    a_panel.finish()
+    outcome, note = a_panel.ui.messageLabel.text.split("\n")
+    assert outcome.startswith("2 findings") and "was changed during the run" in note
+    a_panel.script(*WHOLE_RUN)
+    a_panel.segment()
+    assert a_panel.ui.messageLabel.text == outcome
+
+
 def test_the_button_cancels_and_says_so(a_panel: Opened) -> None:
     a_panel.script(["stage", "repaint", 0.1], ["sleep", 60])
     a_panel.ui.runButton.click()

@@ -316,6 +316,24 @@ def test_a_segment_is_not_edited_where_only_its_scan_was_moved(a_scene, place: n
     assert isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == "edited"
 
 
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_segment_is_not_edited_where_slicer_has_put_it_on_a_finer_grid(a_scene, times: int) -> None:
+    """Of a segmentation that it saves it puts all segments on one grid."""
+    scan = scan_node(GRID, noise(GRID))
+    fine = finer_by(times, GRID)
+    finer = scan_node(fine, np.zeros(fine.shape, np.int16), "Finer")
+    segmentation = scene.newSegmentation(scan, "Own")
+    segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor")
+    mask = np.kron(MASK, np.ones((times,) * 3, np.uint8))
+    set_segment_mask(mask.T, finer, segmentation, segment)
+    assert not isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == ""
+    for voxel in (np.argwhere(mask)[0], np.argwhere(mask)[0] - 1):
+        edited = mask.copy()
+        edited[tuple(voxel)] ^= 1
+        set_segment_mask(edited.T, finer, segmentation, segment)
+        assert isEdited(segmentation, segment, scan), "one voxel of the finer grid"
+
+
 def test_a_lesion_that_reaches_past_the_scan_is_measured_where_the_scan_is(a_result) -> None:
     segmentation, segment, scan, aova, healthy = a_result
     longer = Geometry((30, 28, 36), GRID.ijk_to_ras @ rigid((0, 0, 0), (0, 0, -8)))
