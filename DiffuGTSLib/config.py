@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import is_finite, read_json
 
 
 def _require(condition: bool, key: str, expected: str, given: Any) -> None:
@@ -294,7 +294,7 @@ def presets() -> dict[str, str]:
     """Return the bundled presets: name → one line of description."""
     found = {}
     for path in sorted(resource_path("Presets").glob("*.json")):
-        found[path.stem] = str(_read_json(path).get("description", ""))
+        found[path.stem] = str(read_json(path, ConfigError).get("description", ""))
     return found
 
 
@@ -314,10 +314,10 @@ def load_config(preset: str = "mini", file: Path | str | None = None, overrides:
     known = presets()
     if preset not in known:
         raise ConfigError(f"Unknown preset '{preset}'.", hint=did_you_mean(preset, known))
-    merged = _merged({}, _read_json(resource_path("Presets", f"{preset}.json")), f"preset {preset}")
+    merged = _merged({}, read_json(resource_path("Presets", f"{preset}.json"), ConfigError), f"preset {preset}")
     if file is not None:
         file = Path(file)
-        own = _read_json(file)
+        own = read_json(file, ConfigError, hint="it holds stages and their keys, as Resources/Presets do.")
         _require_same_preset(own.get("preset", preset), preset, file)
         merged = _merged(merged, own, str(file))
     for override in overrides:
@@ -342,20 +342,6 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """
     config: Config = _build(Config, values, "")
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"Configuration file {path} does not exist.") from None
-    except OSError as error:
-        raise ConfigError(f"Configuration file {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"Configuration file {path} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"Configuration file {path}: expected an object of stages, got {type(values).__name__}.")
-    return values
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any], origin: str) -> dict[str, Any]:
@@ -401,8 +387,7 @@ def _converted(kind: Any, value: Any, path: str) -> Any:
         return tuple(_converted(float, item, path) for item in value)
     if origin is dict and isinstance(value, Mapping):
         return {str(name): _converted(int, item, path) for name, item in value.items()}
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number and abs(value) <= sys.float_info.max:  # neither infinite nor NaN
+    if kind is float and is_finite(value):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value

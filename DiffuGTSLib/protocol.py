@@ -8,7 +8,6 @@ DiffuGTS, "resource:Outlines/…".
 from __future__ import annotations
 
 import functools
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import write_json
+from DiffuGTSLib.storage import read_json, write_json
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -139,14 +138,10 @@ def read_cases(path: Path) -> list[Case]:
     Raises:
         InputError: As `read_protocol`, but for that.
     """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))["cases"]
-        if not isinstance(rows, list):
-            raise TypeError(f"expected a list of cases, got {type(rows).__name__}")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a protocol: {error}.", hint="see Resources/Protocols/mini.json for the form."
-        ) from error
+    hint = "see Resources/Protocols/mini.json for the form."
+    rows = read_json(path, hint=hint).get("cases")
+    if not isinstance(rows, list):
+        raise InputError(f"{path} is not a protocol: 'cases' must be a list, got {rows!r}.", hint=hint)
     cases = [_case(row) for row in rows]
     for name in repeated(case.name for case in cases):
         raise InputError(f"Two cases are named '{name}' in {path}.")

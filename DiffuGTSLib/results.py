@@ -309,7 +309,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise
     if record.get("schema") != SCHEMA:
         raise InputError(
-            f"{path}: expected a record of schema {SCHEMA}, got {record.get('schema')!r}.", hint=RUN_AGAIN, code="record"
+            f"{path}: expected a record of schema {SCHEMA}, got {record.get('schema')!r}.",
+            hint=RUN_AGAIN,
+            code="record",
         )
     return record
 

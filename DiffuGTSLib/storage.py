@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.errors import InputError, StorageError
+from DiffuGTSLib.errors import DiffuGTSError, InputError, StorageError
 
 _STAGING_PREFIX = ".diffugts-"
 _ASIDE, _MOVING_IN = "earlier", "moving-in"
@@ -103,6 +104,53 @@ def sha256(path: Path) -> str:
 def json_sha256(value: Any) -> str:
     """Return the SHA-256 of a value as JSON has it, in hexadecimal; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(
+    path: Path, error: type[DiffuGTSError] = InputError, *, hint: str = "", code: str | None = None
+) -> dict[str, Any]:
+    """Return the object that a JSON file in UTF-8 holds.
+
+    Args:
+        path: Of the file.
+        error: What is raised.
+        hint: What to do about it.
+        code: Of the error; "missing" where none is given and the file is not there.
+
+    Raises:
+        error: If it is missing or cannot be read, or as `parse_json`.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as cause:
+        raise error(f"{path} does not exist.", hint=hint, code=code or "missing") from cause
+    except OSError as cause:
+        raise error(f"{path} cannot be read: {cause.strerror or cause}.", hint=hint, code=code) from cause
+    return parse_json(text, str(path), error, hint=hint, code=code)
+
+
+def parse_json(
+    text: str | bytes, name: str, error: type[DiffuGTSError] = InputError, *, hint: str = "", code: str | None = None
+) -> dict[str, Any]:
+    """Return the object that a text is in JSON; `name` is what the text is called, the others as of `read_json`.
+
+    Raises:
+        error: If it is not UTF-8 or not JSON, is nested too deep, has a number of too many digits, or is no object.
+    """
+    try:
+        values = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{name} is not valid JSON: {cause}.", hint=hint, code=code) from cause
+    if not isinstance(values, dict):
+        raise error(f"{name}: expected an object, got {type(values).__name__}.", hint=hint, code=code)
+    return values
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a value from JSON is a number that a float can hold: not true or false, infinite, NaN or too long."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def write_json(path: Path | str, value: Any, *, indent: int = 1, ensure_ascii: bool = True) -> None:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from DiffuGTSLib import storage
 from DiffuGTSLib.errors import WeightsError, says_out_of_memory
 from DiffuGTSLib.storage import make_folder, sha256, whole_file, write_json
 
@@ -242,23 +243,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a model folder.
 
     Raises:
-        WeightsError: If it is missing or not a JSON object.
+        WeightsError: If it is missing (code "weights_missing") or not a JSON object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(
-            f"{path} is missing.", hint="fetch or copy the whole model folder.", code="weights_missing"
-        ) from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}.", code="weights_corrupt") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(
-            f"{path} is not valid JSON: {error}.", hint="copy the model folder again.", code="weights_corrupt"
-        ) from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{path} holds a {type(values).__name__}; expected an object.")
-    return values
+        return storage.read_json(path, WeightsError, hint="copy the whole model folder again.", code="weights_corrupt")
+    except WeightsError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            error.hint, error.code = "fetch or copy the whole model folder.", "weights_missing"
+        raise
 
 
 def freeze(module: Module) -> Module:

@@ -16,7 +16,7 @@ from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numb
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.storage import make_folder, read_json, whole_file
 
 if TYPE_CHECKING:
     from DiffuGTSLib.datasets.check import Report
@@ -180,10 +180,9 @@ def _require_new(path: Path | None, force: bool, read: Sequence[Path] = ()) -> N
 def _is_report(path: Path | None) -> bool:
     """Say whether a file is what an earlier check has written, which the next one may replace."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (OSError, ValueError):
+        return path is not None and "findings" in read_json(path)
+    except InputError:
         return False
-    return isinstance(content, dict) and "findings" in content
 
 
 def _shares(text: str) -> dict[str, float]:

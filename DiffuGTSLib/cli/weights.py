@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +28,7 @@ from DiffuGTSLib.model_store.store import (
     stored_models,
 )
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import read_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.model_store.fetch import LocalFile
@@ -294,8 +294,8 @@ def _convert(model: PublishedModel, files: dict[str, LocalFile], precision: str,
 def _model_of(folder: Path) -> str:
     """Return which model a folder was converted to; "" where it is no model folder of ours."""
     try:
-        return str(json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / SOURCE_FILE)["model"])
+    except (InputError, KeyError):
         return ""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.storage import read_json
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "validation", "validation": "validation"}
 """What the lists call a split → what we call it."""
@@ -54,7 +54,10 @@ def read_pairs(path: Path) -> dict[str, list[tuple[str, str]]]:
     content = read_object(path, "training")
     pairs: dict[str, list[tuple[str, str]]] = {"train": [], "validation": []}
     for word, split in SPLIT_NAMES.items():
-        for entry in content.get(word, []):
+        entries = content.get(word, [])
+        if not isinstance(entries, list):
+            raise InputError(f"{path}, '{word}': expected a list of images and labels, got {entries!r}.")
+        for entry in entries:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
                 raise InputError(f"{path}, '{word}': expected an object with image and label, got {entry!r}.")
             if isinstance(entry.get("label"), str):
@@ -70,15 +73,8 @@ def read_object(path: Path, key: str) -> Mapping[str, Any]:
     Raises:
         InputError: If it cannot be read, or holds something else than an object with this key among others.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The list {path} cannot be read: {error}.", code="missing") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path}: expected an object with the key '{key}', got {type(content).__name__}.")
-    return content
+    hint = f"it is a list as dataset.json of the Medical Segmentation Decathlon, with the key '{key}'."
+    return read_json(path, hint=hint)
 
 
 def _numbered(content: object, path: Path, key: str) -> dict[int, str]:

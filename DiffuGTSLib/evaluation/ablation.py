@@ -25,7 +25,7 @@ from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choos
 from DiffuGTSLib.evaluation.provenance import report_provenance
 from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.storage import for_json, make_folder, require_folder_for, whole_file
+from DiffuGTSLib.storage import for_json, make_folder, read_json, require_folder_for, whole_file
 
 CASES, TUNING = "cases", "tuning"
 """Folders of what is kept of each case; deleting them measures everything again."""
@@ -224,9 +224,9 @@ def _is_known(
 def _kept(file: Path, made_of: str) -> dict[str, Any]:
     """Return what was kept of a case; nothing where it was made of something else, is damaged or is not there."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         return dict(kept["kept"]) if kept["made_of"] == made_of else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

@@ -26,7 +26,7 @@ from DiffuGTSLib.evaluation.lesion_metrics import lesion_f1, match_instances
 from DiffuGTSLib.evaluation.metrics import BRAIN_NSD_TOLERANCE_MM, NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.storage import for_json, json_sha256, whole_file
+from DiffuGTSLib.storage import for_json, json_sha256, read_json, whole_file
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume
 
@@ -129,9 +129,9 @@ def fingerprint(case: Case, digests: Mapping[str, str], config: Config, weights:
 def kept_score(folder: Path, name: str, made_of: str) -> CaseScore | None:
     """Return what was kept of a case, or None where it was made of something else, is damaged or is not there."""
     try:
-        kept = json.loads(case_file(folder, name, ".json").read_text(encoding="utf-8"))
+        kept = read_json(case_file(folder, name, ".json"))
         return CaseScore.from_json(kept) if kept["made_of"] == made_of else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

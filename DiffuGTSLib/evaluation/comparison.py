@@ -3,7 +3,6 @@
 Every test works on one mean difference a patient, since scans of one patient are alike.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,6 +16,7 @@ from scipy.stats import wilcoxon
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import SEED, Estimate, Row, as_float, bootstrap_mean
+from DiffuGTSLib.storage import read_json
 
 PERMUTATIONS = 10_000
 _EXACT_UP_TO = 13
@@ -162,16 +162,16 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = folder / "report.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
         names = [row["case"] for row in report["cases"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder} holds no report with cases: {error!r}.", hint="name a folder that diffugts evaluate wrote.",
             code="report",
         ) from error  # fmt: skip
     if not names or len(set(names)) < len(names):
         raise InputError(f"{path}: expected cases with names of their own, got {len(names)}.", code="report")
-    return dict(report)
+    return report
 
 
 def left_out(folder_a: Path, folder_b: Path) -> list[str]:

@@ -7,7 +7,6 @@ comes from data is escaped.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import isnan
@@ -35,7 +34,7 @@ from DiffuGTSLib.evaluation.html_parts import (
 )
 from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.record import RESEARCH_USE
-from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.storage import read_json, whole_file
 
 PAGE = "report.html"
 SHOWN = 3
@@ -105,7 +104,7 @@ def write_page(folder: Path) -> Path:
         StorageError: If the page cannot be written.
     """
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = read_json(folder / "report.json")
         pictures = {
             row["case"]: path.read_bytes()
             for row in report["cases"]

@@ -5,13 +5,13 @@ What is not known to us is null there, and said so: a revision that is not pinne
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import read_json
 
 _SHA256_DIGITS = 64
 
@@ -118,14 +118,14 @@ def catalog(path: Path | None = None) -> dict[str, PublishedModel]:
     """
     path = resource_path("Models", "catalog.json") if path is None else path
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         licenses = {name: License(name, **value) for name, value in values["licenses"].items()}
         files = {
             name: PublishedFile(**{**value, "license": licenses[value["license"]]})
             for name, value in values["files"].items()
         }
         return {name: _model(name, value, files, values["citations"]) for name, value in values["models"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no catalog of models ({type(error).__name__}: {error}).", hint="install DiffuGTS again."
         ) from error

@@ -1,6 +1,5 @@
 """The key of a reading session: which case is real and where it came from. Kept away from whoever reads."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.reading.answers import REAL, SYNTHETIC, VERSION
-from DiffuGTSLib.storage import write_json
+from DiffuGTSLib.storage import read_json, write_json
 
 KEY_FORMAT = "diffugts-reading-key"
+_AGAIN = "copy it again from where it was kept."
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def read_key(path: Path | str) -> Key:
         raise InputError(
             f"There is no key {path}.", hint="`diffugts reading build` said where it wrote it.", code="missing"
         )
+    record = read_json(path, hint=_AGAIN, code="damaged")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         if (record.get("format"), record.get("version")) != (KEY_FORMAT, VERSION):
             raise InputError(
                 f"{path}: expected the format '{KEY_FORMAT}', version {VERSION}, got '{record.get('format')}', "
@@ -90,7 +90,7 @@ def read_key(path: Path | str) -> Key:
             for case in record["cases"]
         )
         key = Key(str(record["session"]), int(record["seed"]), cases, dict(record["made"]))
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     wrong = [case.truth for case in cases if case.truth not in (REAL, SYNTHETIC)]
     if wrong or [case.case for case in cases] != list(range(1, len(cases) + 1)) or not cases:
@@ -99,4 +99,4 @@ def read_key(path: Path | str) -> Key:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is damaged: {what}.", hint="copy it again from where it was kept.", code="damaged")
+    return InputError(f"{path} is damaged: {what}.", hint=_AGAIN, code="damaged")

@@ -5,7 +5,6 @@ published an application; how the scans are blinded is our choice, and said here
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from DiffuGTSLib.reading.cases import CaseFile, Preparation, in_ras_order, list_
 from DiffuGTSLib.reading.key import Key, KeyCase, write_key
 from DiffuGTSLib.reading.page import PackedScan, pack, page_text
 from DiffuGTSLib.record import record_text
-from DiffuGTSLib.storage import require_folder_for, whole_folder
+from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.case import RECORD
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.canonical import guess_modality
@@ -342,8 +341,8 @@ def _require_no_source(cases: Sequence[CaseFile], known: dict[CaseFile, str]) ->
 def _source_digest(case: CaseFile) -> str:
     """Return the SHA-256 of the scan that a case was painted into, "" where nothing says it."""
     try:
-        return str(json.loads((case.scan.parent / RECORD).read_text(encoding="utf-8"))["input"]["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(case.scan.parent / RECORD)["input"]["sha256"])
+    except (InputError, KeyError, TypeError):
         return ""
 
 

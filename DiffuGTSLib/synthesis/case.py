@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.record import RESEARCH_USE, record_text
-from DiffuGTSLib.storage import require_folder_for, whole_folder
+from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
 from DiffuGTSLib.synthesis.preview import write_preview
@@ -142,12 +142,7 @@ def kept_record(
     Raises:
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
     """
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder / RECORD} cannot be read: {error}.", hint="--force paints the case again.", code="exists"
-        ) from error
+    record = read_json(folder / RECORD, hint="--force paints the case again.", code="exists")
     now = {**_choices(spec, wish, painter, weights), "seed": seed}
     other = [name for name, value in now.items() if record.get(name) != value]
     for name, key, path in (("scan", "input", scan), ("organ mask", "organ_mask", organ)):

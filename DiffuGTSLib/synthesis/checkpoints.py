@@ -29,7 +29,7 @@ from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_chec
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
-from DiffuGTSLib.storage import new_folder, sha256, write_json
+from DiffuGTSLib.storage import new_folder, read_json, sha256, write_json
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import NOT_WRITTEN, OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
@@ -429,6 +429,6 @@ def _write_source(report: CheckpointReport, folder: Path) -> None:
 def _made_from(folder: Path) -> str:
     """Return the SHA-256 of the file that a folder was made from; empty where it is none of ours."""
     try:
-        return str(json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(folder / SOURCE_FILE)["sha256"])
+    except (InputError, KeyError):
         return ""

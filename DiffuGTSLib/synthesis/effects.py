@@ -89,7 +89,7 @@ def _room_mm(
     room_mm = np.minimum(np.minimum(to_faces[0], to_faces[1]), to_faces[2])
     if still is not None and still.any():
         room_mm = np.minimum(room_mm, ndimage.distance_transform_edt(~still, sampling=spacing_mm))
-    return room_mm.astype(np.float32)
+    return np.asarray(room_mm, dtype=np.float32)
 
 
 def capsule(distance: NDArray[np.float32], radius_mm: float, thickness_mm: float) -> NDArray[np.float32]:

@@ -7,8 +7,6 @@ contrasts come from textbook ranges and are not fitted to any scan.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from typing import Any
 
 from DiffuGTSLib.errors import ConfigError, did_you_mean
 from DiffuGTSLib.resources import organ_names, resource_path
+from DiffuGTSLib.storage import is_finite, read_json
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES, SizeClass
 
 Range = tuple[float, float]
@@ -139,14 +138,7 @@ def _bundled(name: str) -> OrganSpec:
 
 
 def _read_spec(path: Path) -> OrganSpec:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Organ file {path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"Organ file {path} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"Organ file {path}: expected an object of keys, got {type(values).__name__}.")
+    values = read_json(path, ConfigError, hint="Resources/Organs/liver.json shows the form of an organ file.")
     if values.get("format", 1) != 1:
         raise ConfigError(f"Organ file {path}: expected format 1, got {values['format']!r}.")
     values = {key: value for key, value in values.items() if key not in ("format", "description")}
@@ -212,7 +204,7 @@ def _converted(kind: Any, value: Any, path: str) -> Any:
             }
     if origin is tuple and isinstance(value, list):
         return _converted_list(kind, value, path)
-    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if kind is float and is_finite(value):
         return float(value)
     if kind in (int, str) and type(value) is kind:
         return value

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import WorkerError, did_you_mean
-from DiffuGTSLib.storage import for_json, write_json
+from DiffuGTSLib.storage import for_json, is_finite, parse_json, write_json
 from DiffuGTSLib.text.prompts import PromptPair, chosen_prompts, require_choice
 
 PROTOCOL = 1
 """Told in `hello`. Another number on the other side: the two come from different versions of DiffuGTS."""
 PREFIX = "@diffugts "
+_RESTART = "the two sides are of different versions of DiffuGTS: restart the program."
 
 REQUESTS: dict[str, tuple[str, ...]] = {"run": ("job",), "cancel": (), "release": (), "stop": ()}
 """Request → what it must carry. `job` is the absolute path of a job folder; `release` forgets the model."""
@@ -217,8 +217,9 @@ class SynthesisSpec:
             value = getattr(self, field.name)
             if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
                 raise _foreign(f"The job's {field.name}: expected {field.type}, got {value!r}.")
-        numbers = [self.radius_mm, *self.center_ras_mm]
-        if len(numbers) not in (1, 4) or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        center = self.center_ras_mm if isinstance(self.center_ras_mm, list | tuple) else [self.center_ras_mm]
+        numbers = [self.radius_mm, *center]
+        if len(numbers) not in (1, 4) or not all(map(is_finite, numbers)):
             raise _foreign(f"The job's radius and center: expected 1 or 4 finite numbers, got {numbers!r}.")
         object.__setattr__(self, "center_ras_mm", tuple(float(n) for n in self.center_ras_mm))
 
@@ -233,12 +234,7 @@ def parse_job(text: str) -> AnyJob:
         WorkerError: Code "protocol": no JSON object, or a key that is unknown; besides what the job refuses.
         PromptError: As `JobSpec`.
     """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise _foreign(f"The job is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise _foreign(f"The job: expected an object, got {type(values).__name__}.")
+    values = parse_json(text, "The job", WorkerError, hint=_RESTART, code="protocol")
     form = SynthesisSpec if "kind" in values else JobSpec
     known = [field.name for field in dataclasses.fields(form)]
     for key in values:
@@ -324,18 +320,23 @@ class LineBuffer:
     """Puts lines together from the pieces in which a pipe delivers them."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, piece: bytes) -> Iterator[str]:
         """Take a piece and yield every line that is now whole, without its end; what is no UTF-8 becomes \ufffd."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        *lines, rest = piece.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        self._rest += rest
         for line in lines:
             yield line.removesuffix(b"\r").decode("utf-8", "replace")
 
     def rest(self) -> str:
         """Return what came after the last line's end, at the end of the pipe."""
-        rest, self._rest = self._rest, b""
-        return rest.decode("utf-8", "replace")
+        rest = self._rest.decode("utf-8", "replace")
+        self._rest.clear()
+        return rest
 
 
 def worker_environment() -> dict[str, str]:
@@ -357,13 +358,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _foreign(f"A line is not valid JSON: {text.strip()[:200]!r}.") from error
-    if not isinstance(values, dict):
-        raise _foreign(f"A line: expected an object, got {text.strip()[:200]!r}.")
-    return values
+    return parse_json(text, f"The line {text.strip()[:200]!r}", WorkerError, hint=_RESTART, code="protocol")
 
 
 def _require_known(message: Mapping[str, Any], key: str, known: Mapping[str, tuple[str, ...]]) -> None:
@@ -381,6 +376,4 @@ def _require_type(name: str, value: object, kind: type, words: str) -> None:
 
 
 def _foreign(message: str) -> WorkerError:
-    return WorkerError(
-        message, hint="the two sides are of different versions of DiffuGTS: restart the program.", code="protocol"
-    )
+    return WorkerError(message, hint=_RESTART, code="protocol")

@@ -178,7 +178,7 @@ def test_an_override_that_names_no_value_is_refused(override: str) -> None:
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ('{"runtime": {"seed": ' + "1" * 5000 + "}}", "not valid JSON"),
-        ("[1]", "expected an object of stages, got list"),
+        ("[1]", "bad.json: expected an object, got list"),
         ('{"masks": 3}', "'masks' must hold an object of keys, got 3"),
     ],
 )

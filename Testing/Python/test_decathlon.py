@@ -24,7 +24,9 @@ def test_scans_labels_and_modality_are_read_and_unlabeled_test_scans_left_out(tm
     ("text", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "expected an object with the key 'training', got list"),
+        ("[]", "dataset.json: expected an object, got list"),
+        ("[" * 100_000, "is not valid JSON"),
+        ('{"training": 5}', "'training': expected a list of images and labels, got 5"),
         ('{"training": [3]}', "expected an object with image and label, got 3"),
         ('{"training": [{"image": "a"}]}', "names no case with a label map under 'training'"),
         ('{"training": [{"image": "a", "label": "b"}], "labels": ["liver"]}', "'labels': expected"),
@@ -39,7 +41,7 @@ def test_another_form_is_refused(tmp_path: Path, text: str, message: str) -> Non
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read") as caught:
+    with pytest.raises(InputError, match="does not exist") as caught:
         read_dataset_json(tmp_path / "dataset.json")
     assert caught.value.code == "missing"
 

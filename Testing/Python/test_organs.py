@@ -125,13 +125,13 @@ def test_a_file_that_cannot_be_read_as_meant_is_refused(tmp_path: Path, values: 
 
 
 def test_a_file_that_is_missing_or_no_json_object_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.json cannot be read: No such file"):
+    with pytest.raises(ConfigError, match="nowhere.json does not exist"):
         organ_spec(tmp_path / "nowhere.json")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match="broken.json is not valid JSON"):
         organ_spec(str(tmp_path / "broken.json"))
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(ConfigError, match="expected an object of keys, got list"):
+    with pytest.raises(ConfigError, match="list.json: expected an object, got list"):
         organ_spec(tmp_path / "list.json")
 
 

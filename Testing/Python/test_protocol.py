@@ -156,17 +156,26 @@ def test_a_name_used_twice_is_refused(tmp_path: Path) -> None:
         read_protocol(write_protocol(tmp_path / "p.json", [ROW, ROW]))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"cases": {}}', '{"cases": 3}'])
-def test_a_file_that_is_no_protocol_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[]", "expected an object"),
+        ("{}", "is not a protocol: 'cases' must be a list, got None"),
+        ('{"cases": {}}', "is not a protocol"),
+    ],
+)
+def test_a_file_that_is_no_protocol_is_refused(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="is not a protocol") as caught:
+    with pytest.raises(InputError, match=why) as caught:
         read_protocol(path)
     assert "mini.json" in caught.value.hint
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a protocol"):
+    with pytest.raises(InputError, match="none.json does not exist"):
         read_protocol(tmp_path / "none.json")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,12 @@ def test_a_damaged_card_is_refused(a_session: Path, changed: dict[str, Any], wor
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[" * 100_000, "not valid JSON"), ("[]", "expected an object")])
 def test_what_is_no_object_is_refused(a_sheet: Path, text: str, words: str) -> None:
     a_sheet.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         read_answers(a_sheet)
+    assert caught.value.code == "damaged"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,7 @@ def test_what_is_no_object_is_refused(a_sheet: Path, text: str, words: str) -> N
         ([{"case": 0, "answer": "real", "seconds": 1}], "case from 1"),
         ([{"case": 1, "answer": "real", "seconds": -1}], "time from 0 s"),
         ([{"case": 1, "answer": "real", "seconds": "nan"}], "time from 0 s"),
+        ([{"case": math.inf, "answer": "real", "seconds": 1}], "expected case, answer and seconds"),
         ([{"case": 1, "answer": "real"}], "expected case, answer and seconds"),
         ([{"case": 1, "answer": "real", "seconds": 1}] * 2, "answered twice"),
     ],

@@ -15,13 +15,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from DiffuGTSLib.errors import InputError, StorageError
+from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.storage import (
     copy_contents,
     for_json,
+    is_finite,
     json_sha256,
     mend_folder,
     new_folder,
+    read_json,
     require_folder_for,
     require_name,
     sha256,
@@ -400,6 +402,43 @@ def test_a_copy_has_the_rights_of_anything_new_there_not_those_of_a_read_only_di
     (tmp_path / "new").mkdir()
     assert (target / "part").stat().st_mode == (tmp_path / "new").stat().st_mode
     assert (target / "part" / "weights").stat().st_mode & 0o200, "so that it can be removed"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "does not exist"),
+        (b"", "is not valid JSON: Expecting value"),
+        (b"\xff\xfe{\0}\0", "is not valid JSON: 'utf-8' codec"),
+        (b"[" * 100_000, "is not valid JSON"),  # a RecursionError of Python's
+        (b'{"seed": ' + b"1" * 5000 + b"}", "is not valid JSON: Exceeds the limit"),
+        (b"[1]", "expected an object, got list"),
+    ],
+)
+def test_a_json_file_that_cannot_be_used_is_refused_in_the_words_and_the_class_of_who_reads_it(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    path = tmp_path / "source.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"source.json:? {why}") as caught:
+        read_json(path, WeightsError, hint="copy the folder again.", code="weights_corrupt")
+    assert caught.value.hint == "copy the folder again." and caught.value.code == "weights_corrupt"
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert caught.value.code == ("missing" if content is None else "input")
+
+
+def test_only_what_a_float_can_hold_is_a_finite_number() -> None:
+    assert all(map(is_finite, (0, -3, 2.5, 1e308)))
+    assert not any(map(is_finite, (True, None, "3", [3], inf, -inf, nan, 10**400)))
+
+
+def test_a_json_file_with_the_mark_that_some_editors_put_first_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"organ": "lung"}')
+    assert read_json(tmp_path / "a.json") == {"organ": "lung"}
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
+        read_json(tmp_path)
 
 
 def test_what_json_has_no_word_for_becomes_null_at_any_depth() -> None:

@@ -105,10 +105,11 @@ def test_nothing_outside_the_store_is_found_or_removed(tmp_path: Path, a_store: 
     assert (tmp_path / "other" / "model_index.json").is_file()
 
 
-@pytest.mark.parametrize("source", ["", "[1]", "{"])
-def test_a_source_that_is_none_says_nothing(source: str) -> None:
+@pytest.mark.parametrize("source", ["", "[1]", "{", "[" * 100_000, '{"model": ' + "1" * 5000 + "}"])
+def test_a_source_that_is_none_says_nothing_and_hides_no_other_model(source: str) -> None:
     put(source=source)
-    assert require_stored("maisi-ct").source == {}
+    put("maisi-mr", '{"model": "maisi-mr"}')
+    assert [model.source for model in stored_models()] == [{}, {"model": "maisi-mr"}]
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_commands() -> None:

@@ -260,7 +260,7 @@ def test_values_that_describe_no_network_are_refused(a_part: Path, an_unchecked_
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(b"{", "is not valid JSON"), (b"\xff\xfe", "is not valid JSON"), (b"[1]", "holds a list; expected an object")],
+    [(b"{", "is not valid JSON"), (b"\xff\xfe", "is not valid JSON"), (b"[1]", "expected an object, got list"), (b"[" * 100_000, "is not valid JSON")],
 )
 def test_garbage_in_the_place_of_json_is_refused(tmp_path: Path, text: bytes, said: str) -> None:
     (tmp_path / "config.json").write_bytes(text)
@@ -269,8 +269,9 @@ def test_garbage_in_the_place_of_json_is_refused(tmp_path: Path, text: bytes, sa
 
 
 def test_json_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"config.json is missing"):
+    with pytest.raises(WeightsError, match=r"config.json does not exist") as caught:
         read_json(tmp_path / "config.json")
+    assert caught.value.code == "weights_missing"
     with pytest.raises(WeightsError, match=r"cannot be read"):
         read_json(tmp_path)
 

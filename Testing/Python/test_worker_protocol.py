@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_a_job_that_is_none_is_refused(an_unchecked_library: None, values: dict[
     ("text", "said"),
     [
         ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[1]", "expected an object, got list"),
         ('{"organ": "liver"}', "names no format"),
     ],
@@ -196,6 +198,15 @@ def test_lines_are_put_together_from_whatever_pieces_the_pipe_brings() -> None:
         assert lines == ["one", "zwei: ö", ""] and buffer.rest() == "rest" and buffer.rest() == ""
 
 
+def test_a_line_that_does_not_end_is_gathered_in_a_time_that_grows_with_its_length_alone() -> None:
+    """In a second or two at most, while a buffer that copied all that has come for each piece would take minutes."""
+    buffer, began = LineBuffer(), time.perf_counter()
+    for _ in range(16_000):
+        assert list(buffer.feed(b"x" * 4096)) == []
+    assert [len(line) for line in buffer.feed(b"\n")] == [16_000 * 4096]
+    assert time.perf_counter() - began < 20
+
+
 def test_bytes_that_are_no_text_do_not_stop_the_lines() -> None:
     assert list(LineBuffer().feed(b"\xff\n@diffugts {}\n")) == ["\ufffd", "@diffugts {}"]
 
@@ -219,6 +230,10 @@ def test_a_synthesis_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"capsule": 1}, "capsule: expected bool"),
         ({"center_ras_mm": [1, 2]}, "radius and center"),
         ({"center_ras_mm": [1, 2, math.nan]}, "radius and center"),
+        ({"center_ras_mm": None}, "radius and center"),
+        ({"center_ras_mm": 5}, "radius and center"),
+        ({"radius_mm": 10**400}, "radius and center"),
+        ({"radius_mm": True}, "radius and center"),
         ({"radius_mm": "wide"}, "radius and center"),
         ({"capsul": True}, "unknown key 'capsul'"),
     ],
