@@ -7,9 +7,10 @@ contrasts come from textbook ranges and are not fitted to any scan.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,16 @@ Range = tuple[float, float]
 
 BLENDINGS = ("soft", "replace")
 """How paint meets scan: by the blurred tumor mask, or, where a painter repaints its whole box, all of that box."""
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "radius_mm": (0.1, 200), "semi_axis_mm": (0.1, 200), "elastic_mm": (0, 100), "count": (1, 100), "waviness": (0, 1),
+    "spicules": (0, 200), "size_chances": (0, 100), "exophytic_chance": (0, 1), "erosion_mm": (0, 50),
+    "closing_mm": (0, 50), "border_mm": (0, 50), "blend_sigma_mm": (0, 50), "organ_radius_mm": (0.1, 200),
+    "shift_hu": (-3e4, 3e4), "absolute_hu": (-3e4, 3e4), "drop_hu": (-3e4, 3e4), "vessel_above_hu": (-3e4, 3e4),
+    "part_solid_chance": (0, 1), "shift_sd": (-100, 100), "vessel_above_sd": (-100, 100),
+}  # fmt: skip
+"""Lowest and highest of each number that a file may hold: what painting can bear, far beyond any organ's tumors."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,10 @@ class CtContrast:
     vessel_above_hu: float | None = None
     part_solid_chance: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.shift_hu and not self.absolute_hu:
+            raise ConfigError("ct: expected at least one range in shift_hu or absolute_hu, got none.")
+
 
 @dataclass(frozen=True)
 class MrContrast:
@@ -56,6 +71,10 @@ class MrContrast:
 
     shift_sd: tuple[Range, ...] = ((-5.0, -1.5), (1.5, 6.0), (1.5, 6.0))
     vessel_above_sd: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.shift_sd:
+            raise ConfigError("mr.shift_sd: expected at least one range, got none.")
 
 
 @dataclass(frozen=True)
@@ -173,7 +192,7 @@ def _require_sizes(given: Any, known: Any, path: str) -> None:
     if not isinstance(given, (Mapping, list)):
         raise ConfigError(f"{path}: expected size names, got {given!r}.")
     for name in given:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ConfigError(f"{path}: unknown size '{name}'.", hint=did_you_mean(str(name), known))
 
 
@@ -186,7 +205,21 @@ def _converted_fields(cls: type[Any], values: Mapping[str, Any], path: str) -> d
     for key in values:
         if key not in kinds:
             raise ConfigError(f"{path}unknown key '{key}'.", hint=did_you_mean(key, kinds))
-    return {key: _converted(kinds[key], value, f"{path}{key}") for key, value in values.items()}
+    converted = {key: _converted(kinds[key], value, f"{path}{key}") for key, value in values.items()}
+    for key, value in converted.items():
+        low, high = _LIMITS.get(key, (-math.inf, math.inf))
+        for number in _numbers_in(value):
+            if not low <= number <= high:
+                raise ConfigError(f"{path}{key}: expected {low:g} to {high:g}, got {number!s:.20}.")
+    return converted
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers_in(item)
 
 
 def _converted(kind: Any, value: Any, path: str) -> Any:

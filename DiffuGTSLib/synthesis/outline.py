@@ -85,6 +85,8 @@ def outline_tumor(
         blocked: Earlier tumors; stay as they are.
         clipped_at: See `ends_of`.
     """
+    if 4 / 3 * np.pi * shape.radius_mm**3 < 0.1 * LEAST_VOXELS * np.prod(spacing_mm):  # its window would be endless
+        return NoPlace(f"a radius of {shape.radius_mm:.2g} mm is less than a voxel")
     window = _context_window(full_window(shape, spacing_mm), context_mm, spacing_mm)
     box, window = _cut(window, center, organ.shape)
     distance = distance_to_center(shape, spacing_mm, rng, window)

@@ -374,6 +374,13 @@ def test_a_center_outside_the_organ_is_a_counted_skip(a_phantom: Phantom) -> Non
     assert result.tumors == () and "fewer than 6 voxels of it fit into the organ" in result.skipped[0]
 
 
+@pytest.mark.parametrize("radius_mm", [0.3, 1e-6, 1e-300])
+def test_a_tumor_smaller_than_a_voxel_is_a_counted_skip(a_phantom: Phantom, radius_mm: float) -> None:
+    for center in (None, (0.0, 0.0, 0.0)):
+        result = painted(a_phantom, TumorWish(radius_mm=radius_mm, center_ras_mm=center))
+        assert result.tumors == () and "mm is less than a voxel" in result.skipped[0]
+
+
 # Progress
 
 
