@@ -30,6 +30,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def by_first(report: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what tells a line in the first process, and nothing in the others."""
+    return report if rank() == 0 else lambda line: None
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started, and leave them at the end; one process alone joins nothing.

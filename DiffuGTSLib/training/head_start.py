@@ -42,8 +42,7 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
     for name in other_networks(folder.parent, job.base):  # worth less, and may still be wished
         if name == "autoencoder" or head.tap is not None:
             job.report(f"aova: the head in {folder.parent} was trained on another {name}'s features")
-    head.requires_grad_(True)
-    head.train()
+    head.requires_grad_(True).train()
     return head
 
 

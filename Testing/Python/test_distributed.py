@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, told_by_first, world_size
+from DiffuGTSLib.training.distributed import average_gradients, by_first, process_group, rank, told_by_first, world_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +144,13 @@ def test_of_several_cards_each_process_binds_its_own(monkeypatch: pytest.MonkeyP
     with process_group(torch.device("cuda")) as device:
         assert device == own
     assert told == [own, ("nccl", own)], "bound before the processes meet"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, ["a line"]), (1, [])])
+def test_of_several_processes_the_first_one_speaks(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: list[str]
+) -> None:
+    monkeypatch.setattr("DiffuGTSLib.training.distributed.rank", lambda: number)
+    lines: list[str] = []
+    by_first(lines.append)("a line")
+    assert lines == said
