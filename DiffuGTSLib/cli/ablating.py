@@ -22,7 +22,7 @@ from DiffuGTSLib.cli.options import (
     whole_numbers,
 )
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
-from DiffuGTSLib.cli.study_reports import warn_of_training
+from DiffuGTSLib.cli.study_reports import tell_warnings
 from DiffuGTSLib.progress import TerminalProgress
 
 EXAMPLES = examples(
@@ -108,7 +108,7 @@ def ablate(
 
 
 def _show(output: Path, quiet: bool, as_json: bool) -> None:
-    warn_of_training(output, quiet)
+    tell_warnings(output, quiet)
     if as_json:
         print_json(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"])
     elif not quiet:

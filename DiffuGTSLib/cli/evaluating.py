@@ -14,7 +14,7 @@ from rich.table import Table
 from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
-from DiffuGTSLib.cli.study_reports import cell, show, warn_of_training
+from DiffuGTSLib.cli.study_reports import cell, show, tell_warnings
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -129,7 +129,7 @@ def _judge_protocol(
             tuned_on(config_file),
         )
         progress("cases", 1.0)
-    warn_of_training(output, quiet)
+    tell_warnings(output, quiet)
     if as_json:
         print_json(json.loads((output / "report.json").read_text(encoding="utf-8")))
     elif not quiet:

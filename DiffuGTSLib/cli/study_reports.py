@@ -14,7 +14,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.door import OUT, aside, print_json, say
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.storage import require_folder_for
+from DiffuGTSLib.storage import read_json, require_folder_for
 
 RULE, WHERE = "What counts", "Where"
 
@@ -65,8 +65,8 @@ def require_report_folder(
     if not (output / _MARK).exists():
         return
     try:
-        earlier = json.loads((output / _MARK).read_text(encoding="utf-8"))["title"]
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = read_json(output / _MARK)["title"]
+    except (InputError, KeyError):
         earlier = None
     if earlier != title:
         raise InputError(
@@ -127,8 +127,8 @@ def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet:
             say(f"Report: {output}")
 
 
-def warn_of_training(output: Path, quiet: bool) -> None:
-    """Say on the console which patients of a report may be some that the model was trained on."""
+def tell_warnings(output: Path, quiet: bool) -> None:
+    """Say on the console what a report warns of: patients that may have been trained on, labels and tumors that are nowhere."""
     from DiffuGTSLib.datasets.trained_cases import WARNING
 
     for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:

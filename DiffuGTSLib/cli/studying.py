@@ -23,6 +23,7 @@ from DiffuGTSLib.cli.study_reports import (
     require_report_folder,
     require_table,
     show,
+    tell_warnings,
 )
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -109,6 +110,7 @@ def sizes(
             label=label, reference_label=reference_label, on_progress=progress,
         )  # fmt: skip
         progress("cases", 1.0)
+    tell_warnings(output, quiet)
     show([as_row(row) for row in rows], "Sensitivity by size", output, quiet, as_json)
 
 
@@ -144,6 +146,7 @@ def false_positives(
             on_progress=progress,
         )  # fmt: skip
         progress("cases", 1.0)
+    tell_warnings(output, quiet)
     show([as_row(each) for each in operations], "False positives on healthy scans", output, quiet, as_json)
 
 

@@ -10,7 +10,15 @@ import typer
 from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, Seed, examples, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import open_organ, open_scan, require_folder
-from DiffuGTSLib.cli.study_reports import Force, Label, Predictions, StudyOutput, require_report_folder, show
+from DiffuGTSLib.cli.study_reports import (
+    Force,
+    Label,
+    Predictions,
+    StudyOutput,
+    require_report_folder,
+    show,
+    tell_warnings,
+)
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -107,6 +115,7 @@ def robustness_score(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         scores = score_benchmark(benchmark, predictions, output, label=label, on_progress=progress)
         progress("cases", 1.0)
+    tell_warnings(output, quiet)
     show([as_row(score) for score in scores], "Robustness", output, quiet, as_json)
 
 

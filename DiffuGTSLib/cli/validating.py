@@ -14,7 +14,7 @@ from rich.text import Text
 from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_ct, require_folder, require_mask_each, warn_of_mr
-from DiffuGTSLib.cli.study_reports import cell, warn_of_training
+from DiffuGTSLib.cli.study_reports import cell, tell_warnings
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import for_json
@@ -138,7 +138,7 @@ def validate(
                 on_case=lambda case, done: progress("cases", done), model_folder=find_segmenter(model),
                 allow_seen=allow_seen,
             )  # fmt: skip
-            warn_of_training(output, quiet)
+            tell_warnings(output, quiet)
         progress("cases", 1.0)
     if as_json:
         told = json.dumps(for_json(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip()

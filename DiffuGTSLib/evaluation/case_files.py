@@ -1,11 +1,12 @@
 """The cases of a study: files of the same name in folders for predictions, references, organs and scans."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from DiffuGTSLib.datasets.trained_cases import WARNING
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.volumes import Geometry, Volume, read_volume
 from DiffuGTSLib.volumes.io import READ_SUFFIXES, is_image, read_labels, require_labels, scan_name
@@ -80,23 +81,51 @@ def pair_cases(first: str, folders: Mapping[str, Path | None]) -> list[StudyCase
     return [StudyCase(name, {role: present[name] for role, present in files.items()}) for name in names]
 
 
-def read_label(path: Path, like: Geometry | None = None, label: int | None = None) -> Volume:
-    """Read one label of a label map as a mask of 0 and 1, or everything above 0.
+def read_label(path: Path, like: Geometry | None = None) -> Volume:
+    """Read everything above 0 of a label map as a mask of 0 and 1.
 
     Args:
         path: The label map.
         like: The grid that it has to lie on; None: its own.
-        label: Which label; None: any.
 
     Raises:
         InputError: As `DiffuGTSLib.volumes.read_volume`; also if voxels are not the whole numbers 0, 1, 2…
         GeometryError: If it lies on another grid than `like`.
     """
-    volume = read_volume(path)
-    if like is not None:
-        require_same_grid(like, volume.geometry, "label map")
-    require_labels(volume.array, path, "label map")
-    return volume.with_array((volume.array > 0 if label is None else volume.array == label).astype(np.uint8))
+    labels = _read_map(path, like)
+    return labels.with_array((labels.array > 0).astype(np.uint8))
+
+
+@dataclass
+class TumorLabel:
+    """The tumor's label in the files of a role, read one after the other.
+
+    Attributes:
+        value: The label; None: everything above 0.
+        role: What the files are, "predictions" or "references".
+        is_seen: Whether any file read so far holds it.
+        others: Labels above 0 of the files read until then.
+    """
+
+    value: int | None
+    role: str
+    is_seen: bool = False
+    others: set[int] = field(default_factory=set)
+
+    def read(self, path: Path, like: Geometry | None = None) -> Volume:
+        """Read the tumor of a label map as a mask of 0 and 1; see `read_label`."""
+        labels = _read_map(path, like)
+        mask = labels.array > 0 if self.value is None else labels.array == self.value
+        self.is_seen = self.is_seen or bool(mask.any())
+        if not self.is_seen:
+            self.others.update(int(value) for value in np.unique(labels.array[labels.array > 0]))
+        return labels.with_array(mask.astype(np.uint8))
+
+    def notes(self) -> list[str]:
+        """Return a warning where no file holds the label, but some hold others: nothing was found, or it is a slip."""
+        if self.is_seen or not self.others:
+            return []
+        return [f"{WARNING}: label {self.value} is in none of the {self.role}; they hold {_listed(self.others)}."]
 
 
 def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str) -> Volume:
@@ -127,17 +156,22 @@ def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str,
 
     Raises:
         InputError: As `DiffuGTSLib.volumes.io.read_labels`; or it holds several labels and none was named (code
-            "several_labels").
+            "several_labels"); or holds labels, but none of those that were named (code "no_label").
         GeometryError: If it lies on another grid.
     """
     labels = read_labels(path, like)
-    present = np.unique(labels.array[labels.array > 0])
+    present = np.unique(labels.array[labels.array > 0]).tolist()
     if len(present) > 1 and not values:
-        listed = ", ".join(f"{value:g}" for value in present[:5]) + (", …" if len(present) > 5 else "")
         raise InputError(
-            f"{path} holds the labels {listed}: expected one, or to be told which is the {part}.",
+            f"{path} holds the labels {_listed(present)}: expected one, or to be told which is the {part}.",
             hint=hint,
             code="several_labels",
+        )
+    if present and values and not set(present) & set(values):
+        raise InputError(
+            f"{path} holds the labels {_listed(present)}: expected the {part} among them, which is {_listed(values)}.",
+            hint=f"{hint} Where there is no {part}, give a mask of zeros.".strip(),
+            code="no_label",
         )
     return labels.with_array(np.isin(labels.array, values or present).astype(np.uint8))
 
@@ -155,6 +189,20 @@ def label_values(text: str, where: str) -> tuple[int, ...]:
     if any(value < 1 for value in values):
         raise InputError(f"{where}: expected labels as 2 or 1 2, got '{text}'.", code="numbers")
     return values
+
+
+def _read_map(path: Path, like: Geometry | None) -> Volume:
+    volume = read_volume(path)
+    if like is not None:
+        require_same_grid(like, volume.geometry, "label map")
+    require_labels(volume.array, path, "label map")
+    return volume
+
+
+def _listed(values: Iterable[float]) -> str:
+    """Return the lowest labels as text."""
+    shown = [f"{value:g}" for value in sorted(values)]
+    return ", ".join(shown[:5]) + (", …" if len(shown) > 5 else "")
 
 
 def _images(folder: Path, name: str) -> Sequence[Path]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
+from DiffuGTSLib.errors import InputError, naming_case
+from DiffuGTSLib.evaluation.case_files import StudyCase, TumorLabel, read_label
 from DiffuGTSLib.evaluation.detection import Lesion, detect
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
@@ -98,7 +98,7 @@ def sweep(
     """
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):  # NaN fails both
         raise InputError(
-            f"Case '{case}': expected probabilities of 0 to 1, got {probabilities.min()} to {probabilities.max()}.",
+            f"Expected probabilities of 0 to 1, got {probabilities.min()} to {probabilities.max()}.",
             hint="for a label map name the tumor's label.",
             code="not_a_probability",
         )
@@ -152,14 +152,14 @@ def study_false_positives(
         raise InputError("There are no cases to study.", code="missing")
     cuts: dict[str, list[HealthyScan]] = {}
     kinds: dict[str, str] = {}
+    tumor = TumorLabel(label, "predictions")
     for number, case in enumerate(cases):
         if on_progress is not None:
             on_progress("cases", number / len(cases))
-        seen = (
-            read_label(case.files["predictions"], label=label)
-            if label is not None
-            else read_volume(case.files["predictions"])
-        )
+        with naming_case(case.name):
+            seen = (
+                tumor.read(case.files["predictions"]) if label is not None else read_volume(case.files["predictions"])
+            )
         kind = _kind(seen.array)
         kinds.setdefault(kind, case.name)
         if "mask" in kinds and "map" in kinds:
@@ -168,16 +168,17 @@ def study_false_positives(
                 hint="study masks and probability maps each on their own.",
                 code="mixed",
             )
-        organ = read_label(case.files["organs"], seen.geometry).array > 0 if "organs" in case.files else None
-        chosen = (0.5,) if kind == "mask" else thresholds
-        cuts[case.name] = sweep(
-            case.name, seen.array, seen.geometry.spacing_mm, chosen, organ=organ, minimum_radius_mm=minimum_radius_mm
-        )
+        chosen, grid = (0.5,) if kind == "mask" else thresholds, seen.geometry
+        with naming_case(case.name):
+            organ = read_label(case.files["organs"], grid).array > 0 if "organs" in case.files else None
+            cuts[case.name] = sweep(
+                case.name, seen.array, grid.spacing_mm, chosen, organ=organ, minimum_radius_mm=minimum_radius_mm
+            )
     if "map" not in kinds:  # empty predictions were cut as maps
         cuts = {name: [HealthyScan(name, 0.5, scans[0].lesions)] for name, scans in cuts.items()}
     scans = [scan for each in cuts.values() for scan in each]
     operations = summarize_healthy(scans)
-    _write(scans, operations, output, minimum_radius_mm, restricted="organs" in cases[0].files)
+    _write(scans, operations, output, minimum_radius_mm, tumor.notes(), restricted="organs" in cases[0].files)
     return operations
 
 
@@ -237,6 +238,7 @@ def _write(
     operations: Sequence[Operation],
     output: Path,
     minimum_radius_mm: float,
+    first: Sequence[str],
     restricted: bool,
 ) -> None:
     rows: list[Row] = [
@@ -251,6 +253,7 @@ def _write(
     ]
     table: list[Row] = [as_row(operation) for operation in operations]
     notes = [
+        *first,
         "Every scan is taken as healthy: each 26-connected component that remains is a false positive.",
         f"Components smaller than the ball of {minimum_radius_mm:g} mm radius are dropped.",
         "Predictions outside the organ are dropped." if restricted else "Predictions count wherever they lie.",

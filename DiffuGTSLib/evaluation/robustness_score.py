@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.case_files import StudyCase, pair_cases, read_label
+from DiffuGTSLib.errors import InputError, naming_case
+from DiffuGTSLib.evaluation.case_files import StudyCase, TumorLabel, pair_cases, read_label
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.metrics import dice
@@ -63,14 +63,16 @@ def score_benchmark(
     pairs = pair_cases("references", {"references": benchmark / REFERENCES, "predictions": predictions})
     pairs = [pair for pair in pairs if pair.name in made]
     scans: list[Row] = []
+    seen = TumorLabel(label, "predictions")
     for number, pair in enumerate(pairs):
         if on_progress is not None:
             on_progress("cases", number / len(pairs))
         row = made[pair.name]
-        figures = _score(pair, label)
+        with naming_case(pair.name):
+            figures = _score(pair, seen)
         scans.append({"case": pair.name, **{key: row[key] for key in ("axis", "level", "replicate")}, **figures})
     scores = summarize_levels(scans, manifest["settings"]["axes"])
-    _write(scans, scores, output, skipped=len(manifest["scans"]) - len(made))
+    _write(scans, scores, output, seen.notes(), skipped=len(manifest["scans"]) - len(made))
     return scores
 
 
@@ -129,9 +131,9 @@ def draw_curves(scores: Sequence[LevelScore], path: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _score(pair: StudyCase, label: int | None) -> dict[str, float | int]:
+def _score(pair: StudyCase, seen: TumorLabel) -> dict[str, float | int]:
     truth = read_label(pair.files["references"])
-    predicted = read_label(pair.files["predictions"], truth.geometry, label)
+    predicted = seen.read(pair.files["predictions"], truth.geometry)
     found = detect(predicted.array, truth.array, truth.geometry.spacing_mm, minimum_iou=0.0)
     return {
         "dice": dice(predicted.array, truth.array),
@@ -145,9 +147,12 @@ FILES = ("scans.csv", "levels.csv", "curves.png", "report.md", "report.json")
 """Of its report; there are no levels where nothing could be painted."""
 
 
-def _write(scans: Sequence[Row], scores: Sequence[LevelScore], output: Path, skipped: int) -> None:
+def _write(
+    scans: Sequence[Row], scores: Sequence[LevelScore], output: Path, first: Sequence[str], skipped: int
+) -> None:
     levels: list[Row] = [as_row(score) for score in scores]
     notes = [
+        *first,
         "One property of the painted tumor is varied, the others stay at their means; 0 is the same scans for every axis.",
         "Dice: mean over replicates, bootstrap interval. Found: any overlap, Wilson's interval.",
         f"{skipped} scans could not be painted and are left out.",

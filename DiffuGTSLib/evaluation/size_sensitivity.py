@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.evaluation.case_files import StudyCase, read_label
+from DiffuGTSLib.errors import InputError, naming_case
+from DiffuGTSLib.evaluation.case_files import StudyCase, TumorLabel, read_label
 from DiffuGTSLib.evaluation.detection import Detection, Lesion, by_size, detect
 from DiffuGTSLib.evaluation.intervals import Proportion, wilson
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
@@ -102,13 +102,15 @@ def study_sizes(
     if not cases:
         raise InputError("There are no cases to study.", code="missing")
     found: list[tuple[str, Detection]] = []
+    seen, true = TumorLabel(label, "predictions"), TumorLabel(reference_label, "references")
     for number, case in enumerate(cases):
         if on_progress is not None:
             on_progress("cases", number / len(cases))
-        found.append((case.name, _detect(case, minimum_iou, minimum_coverage, label, reference_label)))
+        with naming_case(case.name):
+            found.append((case.name, _detect(case, minimum_iou, minimum_coverage, seen, true)))
     lesions = [lesion for _, detection in found for lesion in detection.reference]
     rows = [row for each in bins for row in sensitivity_by_size(lesions, each)]
-    _write(found, rows, output, rule_in_words(minimum_iou, minimum_coverage))
+    _write(found, rows, output, [*seen.notes(), *true.notes(), rule_in_words(minimum_iou, minimum_coverage)])
     return rows
 
 
@@ -133,11 +135,11 @@ def as_row(row: SizeRow) -> dict[str, str | int | float]:
 
 
 def _detect(
-    case: StudyCase, minimum_iou: float, minimum_coverage: float, label: int | None, reference_label: int | None
+    case: StudyCase, minimum_iou: float, minimum_coverage: float, seen: TumorLabel, true: TumorLabel
 ) -> Detection:
-    truth = read_label(case.files["references"], label=reference_label)
+    truth = true.read(case.files["references"])
     grid = truth.geometry
-    predicted = read_label(case.files["predictions"], grid, label).array
+    predicted = seen.read(case.files["predictions"], grid).array
     if "organs" in case.files:
         predicted = predicted & read_label(case.files["organs"], grid).array
     return detect(predicted, truth.array, grid.spacing_mm, minimum_iou, minimum_coverage)
@@ -148,7 +150,7 @@ FILES = ("lesions.csv", "cases.csv", "sizes.csv", "report.md", "report.json")
 """Of its report; there is no list of lesions where there are none."""
 
 
-def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], output: Path, rule: str) -> None:
+def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], output: Path, first: Sequence[str]) -> None:
     lesions: list[Row] = [
         {
             "case": name,
@@ -176,7 +178,7 @@ def _write(found: Sequence[tuple[str, Detection]], rows: Sequence[SizeRow], outp
     ]
     sizes: list[Row] = [as_row(row) for row in rows]
     notes = [
-        rule,
+        *first,
         "Lesions are 26-connected. Radius: of the ball of the same volume; diameter: the longest within a slice.",
         "Intervals: Wilson, 95 %, each lesion counted as independent.",
         f"{len(found)} cases, {len(lesions)} lesions, {sum(d.false_positives for _, d in found)} false positives.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import InputError, did_you_mean, naming_case
 from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
 from DiffuGTSLib.evaluation.realism import REAL, Exhibit, Tumor, describe
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
@@ -49,11 +49,11 @@ class ListedTumor:
             InputError: As `read_volume`, `read_tumor_mask` and `guess_modality`.
             GeometryError: If the mask lies on another grid.
         """
-        scan = read_volume(self.scan)
-        mask = read_tumor_mask(
-            self.mask, scan.geometry, self.label, "name it in the list's column 'label', as 2 or 1 2."
-        )
-        return scan, mask, self.modality or guess_modality(scan)[0]
+        hint = "name it in the list's column 'label', as 2 or 1 2."
+        with naming_case(self.case):
+            scan = read_volume(self.scan)
+            mask = read_tumor_mask(self.mask, scan.geometry, self.label, hint)
+            return scan, mask, self.modality or guess_modality(scan)[0]
 
 
 def read_tumor_list(path: Path) -> list[ListedTumor]:

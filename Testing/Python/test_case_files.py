@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.evaluation.case_files import find_files, label_values, pair_cases, read_label, read_tumor_mask
+from DiffuGTSLib.evaluation.case_files import (
+    TumorLabel,
+    find_files,
+    label_values,
+    pair_cases,
+    read_label,
+    read_tumor_mask,
+)
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import write_volume
 
@@ -66,20 +73,29 @@ def test_a_folder_that_is_missing_empty_or_ambiguous_is_refused(tmp_path: Path) 
 
 def test_one_label_or_all_of_a_label_map(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", value=2)
-    assert read_label(path).array.sum() == 8
-    assert read_label(path, GRID, label=2).array.sum() == 8
-    assert read_label(path, label=1).array.sum() == 0
+    assert read_label(path).array.sum() == TumorLabel(None, "predictions").read(path).array.sum() == 8
+    two, one = TumorLabel(2, "predictions"), TumorLabel(1, "references")
+    assert (two.read(path, GRID).array.sum(), one.read(path).array.sum()) == (8, 0)
+    assert two.notes() == [] and one.notes() == ["WARNING: label 1 is in none of the references; they hold 2."]
+    one.read(write(tmp_path / "b.nii.gz", value=1))
+    assert one.notes() == [], "one file with it is enough"
+
+
+def test_files_without_any_label_are_no_slip(tmp_path: Path) -> None:
+    label = TumorLabel(3, "predictions")
+    label.read(write(tmp_path / "a.nii.gz", value=0))
+    assert label.notes() == []
 
 
 def test_no_label_map_and_another_grid_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", value=0.5)
     with pytest.raises(InputError, match="is not a label map") as caught:
-        read_label(path, label=1)
+        TumorLabel(1, "predictions").read(path)
     assert caught.value.code == "not_a_mask"
     with pytest.raises(InputError, match="is not a label map"):
         read_label(path)
     with pytest.raises(GeometryError, match="label map"):
-        read_label(write(tmp_path / "b.nii.gz"), Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 3.0)), label=1)
+        read_label(write(tmp_path / "b.nii.gz"), Geometry.from_spacing((4, 5, 6), (1.0, 1.0, 3.0)))
 
 
 def test_of_a_label_map_the_tumors_labels_have_to_be_named(tmp_path: Path) -> None:
@@ -89,8 +105,14 @@ def test_of_a_label_map_the_tumors_labels_have_to_be_named(tmp_path: Path) -> No
     with pytest.raises(InputError, match="holds the labels 1, 2: expected one") as caught:
         read_tumor_mask(tmp_path / "labels.nii.gz", GRID, (), "name it.")
     assert (caught.value.code, caught.value.hint) == ("several_labels", "name it.")
-    for values, voxels in (((2,), 2), ((1, 2), 8), ((3,), 0)):
+    for values, voxels in (((2,), 2), ((1, 2), 8), ((2, 3), 2)):
         assert read_tumor_mask(tmp_path / "labels.nii.gz", GRID, values, "").array.sum() == voxels
+    with pytest.raises(InputError, match="labels 1, 2: expected the tumor among them, which is 3") as caught:
+        read_tumor_mask(tmp_path / "labels.nii.gz", GRID, (3,), "name it.")
+    said = "name it. Where there is no tumor, give a mask of zeros."
+    assert (caught.value.code, caught.value.hint) == ("no_label", said)
+    write(tmp_path / "zeros.nii.gz", 0.0)
+    assert not read_tumor_mask(tmp_path / "zeros.nii.gz", GRID, (3,), "").array.any(), "no tumor to be found"
     write(tmp_path / "five.nii.gz", 5.0)
     assert read_tumor_mask(tmp_path / "five.nii.gz", GRID, (), "").array.max() == 1, "one label is the tumor"
 

@@ -112,7 +112,7 @@ def test_no_scans_have_no_summary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [2.0, -0.1, np.nan])
 def test_what_is_no_probability_is_refused(bad: float) -> None:
-    with pytest.raises(InputError, match="expected probabilities of 0 to 1") as caught:
+    with pytest.raises(InputError, match="Expected probabilities of 0 to 1") as caught:
         sweep("a", a_map((2, bad)), GRID.spacing_mm, (0.5,))
     assert "label" in caught.value.hint
 

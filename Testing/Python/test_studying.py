@@ -105,6 +105,25 @@ def test_figures_are_grouped_by_metadata(some_masks: tuple[Path, Path], tmp_path
     assert (tmp_path / "groups.csv").read_text().startswith("by,group,figure,cases,mean,low,high")
 
 
+def test_a_label_that_no_file_holds_is_warned_of(some_masks: tuple[Path, Path], tmp_path: Path) -> None:
+    """It may be a slip, or nothing was found: predictions hold the organ, too."""
+    found, truth = some_masks
+    done = run("study", "sizes", "--predictions", found, "--references", truth, "--label", "7", "-o", tmp_path / "s")
+    said = "WARNING: label 7 is in none of the predictions; they hold 1."
+    assert done.exit_code == 0 and said in done.stderr
+    assert json.loads((tmp_path / "s" / "report.json").read_text())["notes"][0] == said
+    done = run("study", "false-positives", "--predictions", found, "--label", "7", "-o", tmp_path / "f")
+    assert done.exit_code == 0 and said in done.stderr
+
+
+def test_a_case_on_another_grid_is_named(some_masks: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = some_masks
+    other = Volume(np.zeros((4, 4, 4), np.uint8), Geometry.from_spacing((4, 4, 4), (1.0, 1.0, 1.0)))
+    write_volume(other, found / "b.nii.gz")
+    done = run("study", "sizes", "--predictions", found, "--references", truth, "-o", tmp_path / "out", "-q")
+    refused(done, 2, "Case 'b': The label map and the scan lie on different grids", "same volume")
+
+
 def test_cases_of_which_the_metadata_know_nothing_are_told(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("case,dice\na,0.5\nb,0.7\n")
     (tmp_path / "who.csv").write_text("case,sex\na,F\nB,M\n")
