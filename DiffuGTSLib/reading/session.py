@@ -116,7 +116,7 @@ def build_session(
     has not the sources cannot find it.
 
     Args:
-        real: Folder or list of scans, see `reading_cases.list_cases`.
+        real: Folder or list of scans, see `reading.cases.list_cases`.
         synthetic: The same.
         folder: New or empty.
         wish: What kind.
