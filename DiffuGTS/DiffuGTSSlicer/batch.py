@@ -18,7 +18,6 @@ from DiffuGTSLib.worker.protocol import ENDINGS
 from DiffuGTSSlicer.grids import worldScale
 from DiffuGTSSlicer.messages import failureOf, failureOfError
 from DiffuGTSSlicer.parameters import RunParameters
-from DiffuGTSSlicer.patients import requireOwnRegions
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 from DiffuGTSSlicer.scene import uniqueName
 
@@ -162,8 +161,6 @@ class Batch:
                 case.scanNode = _load(case)
             if not slicer.mrmlScene.IsNodePresent(case.scanNode):
                 raise InputError(_("The scan is no longer in the scene."), hint=_("load it again."), code="no_scan")
-            wish = self._parameters
-            requireOwnRegions(case.scanNode, wish.organSegmentation, wish.roi, isWatched=False)
             case.run = self._begin(case.scanNode, self._parameters, onEvent=self._listener(case))
         except DiffuGTSError as error:
             logging.warning("DiffuGTS: %s: %s", case.name, error.message)

@@ -175,7 +175,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         """
         self._requireIdle()
         parameters.job()
-        begin = functools.partial(self._begin, isRefinement=False, wait=False)
+        begin = functools.partial(self._begin, isRefinement=False, wait=False, isWatched=False)
         self.batch = Batch(begin, self._cancelRun, scans, parameters, onCase, onDone)
         self.batch.start()
         return self.batch
@@ -265,11 +265,12 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         isRefinement: bool = False,
         wait: bool = False,
         onEvent: Listener | None = None,
+        isWatched: bool = True,
     ) -> Run:
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
         _requireWritable(parameters, isRefinement)
-        told = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None))
+        told = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None), isWatched)
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
         run.notes += told
         stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES

@@ -12,15 +12,14 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer.batch import Batch, Case, statusWords
 from DiffuGTSSlicer.findings_table import showTable
-from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.panel_binding import StartingSection, compactTable, door
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import isResult
 
 SCAN_COLUMN = 0
-ROW_PX = 24
 
 
-class BatchSection(Section):
+class BatchSection(StartingSection):
     """Choose scans, segment them all, and look at each."""
 
     def __init__(self, panel: Any) -> None:
@@ -34,9 +33,7 @@ class BatchSection(Section):
         self._tip = ui.batchButton.toolTip
         ui.batchTable.setColumnCount(3)
         ui.batchTable.setHorizontalHeaderLabels([_("Scan"), _("State"), _("Findings")])
-        ui.batchTable.verticalHeader().setDefaultSectionSize(ROW_PX)
-        ui.batchTable.horizontalHeader().setStretchLastSection(True)
-        ui.batchTable.horizontalHeader().setHighlightSections(False)
+        compactTable(ui.batchTable)
         ui.batchTable.connect("itemChanged(QTableWidgetItem*)", self._check)
         ui.batchTable.connect("cellClicked(int,int)", self._review)
         ui.batchButton.connect("clicked()", self.onButton)
@@ -109,13 +106,6 @@ class BatchSection(Section):
         return next((case for case in cases if case.scanNode is node), None)
 
     # What can be done
-
-    def onButton(self) -> None:
-        """Start, or cancel what is under way."""
-        if self.isRunning:
-            self.logic.cancel()
-        else:
-            self.start()
 
     @door
     def start(self) -> None:

@@ -12,6 +12,9 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSSlicer.messages import Failure, failureOfError
 
+ROW_PX = 24
+"""Height of a table's row."""
+
 
 class Section:
     """One part of the panel. Its widgets are `ui`'s; what it changes goes through the panel.
@@ -63,6 +66,26 @@ class Section:
             self.messageLabel.setVisible(bool(text))
 
 
+class StartingSection(Section):
+    """A section whose button starts something, and cancels what is under way."""
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether what the button would cancel is under way."""
+        return bool(self.logic.isRunning)
+
+    def start(self) -> None:
+        """Start; does nothing while a run is under way."""
+        raise NotImplementedError
+
+    def onButton(self) -> None:
+        """Start, or cancel what is under way."""
+        if self.isRunning:
+            self.logic.cancel()
+        else:
+            self.start()
+
+
 def door(slot: Callable[..., Any]) -> Callable[..., Any]:
     """Show what goes wrong in a slot instead of letting Qt swallow it."""
 
@@ -91,6 +114,13 @@ def connectPath(pathEdit: Any, slot: Callable[[str], None]) -> None:
 
     pathEdit.connect("currentPathChanged(QString)", slot)
     pathEdit.connect("validInputChanged(bool)", clear)
+
+
+def compactTable(table: Any) -> None:
+    """Have a table with low rows, whose last column takes the room that is left."""
+    table.verticalHeader().setDefaultSectionSize(ROW_PX)
+    table.horizontalHeader().setStretchLastSection(True)
+    table.horizontalHeader().setHighlightSections(False)
 
 
 class ChoiceBox:

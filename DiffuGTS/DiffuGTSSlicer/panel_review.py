@@ -18,7 +18,7 @@ from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.findings import Finding, Findings
 from DiffuGTSSlicer.grids import worldScale
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, compactTable, door
 from DiffuGTSSlicer.result_set import hideOthers, shownResult
 from DiffuGTSSlicer.steps import StepQueue
 from DiffuGTSSlicer.time_point import isOfShown, timePointOf
@@ -33,7 +33,6 @@ PHASES: dict[str, Callable[[float], float]] = {
     "reveal": slice_views.reveal,
 }
 KEEP_COLUMN = 0
-ROW_PX = 24
 
 
 class ReviewSection(Section):
@@ -99,9 +98,7 @@ class ReviewSection(Section):
             item = qt.QTableWidgetItem(title)
             item.setToolTip(tip)
             table.setHorizontalHeaderItem(column, item)
-        table.verticalHeader().setDefaultSectionSize(ROW_PX)
-        table.horizontalHeader().setStretchLastSection(True)
-        table.horizontalHeader().setHighlightSections(False)
+        compactTable(table)
 
     def close(self) -> None:
         """Stop comparing and measuring."""

@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib import __version__
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
-from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.panel_binding import StartingSection, door
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
 from DiffuGTSSlicer.result_set import isOf, keepInState, newResults
 from DiffuGTSSlicer.run import DONE
@@ -25,7 +25,7 @@ FULL = 1000
 """Steps of the progress bar."""
 
 
-class RunSection(Section):
+class RunSection(StartingSection):
     """One button, Segment or Cancel, never blocked."""
 
     def __init__(self, panel: Any) -> None:
@@ -43,13 +43,6 @@ class RunSection(Section):
     def close(self) -> None:
         """Stop the clock."""
         self._ticker.stop()
-
-    def onButton(self) -> None:
-        """Start, or cancel what is under way."""
-        if self.logic.isRunning:
-            self.logic.cancel()
-        else:
-            self.start()
 
     @door
     def start(self) -> None:

@@ -19,7 +19,7 @@ from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.grids import worldFromNode, worldScale
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.organ_words import organWord, withCapital
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
+from DiffuGTSSlicer.panel_binding import ChoiceBox, StartingSection, connectPath, door
 from DiffuGTSSlicer.parameters import PAINTER_FOLDER, PAINTERS, SynthesisParameters
 from DiffuGTSSlicer.result_set import isOf
 from DiffuGTSSlicer.run import CANCELLED, Run
@@ -33,7 +33,7 @@ PLACE = "DiffuGTS.Place"
 """Attribute of the point that "Place here" moves; points of the user's own are left where they are."""
 
 
-class SynthesisSection(Section):
+class SynthesisSection(StartingSection):
     """One button, Synthesize or Cancel, and what is to be painted."""
 
     def __init__(self, panel: Any) -> None:
@@ -163,13 +163,6 @@ class SynthesisSection(Section):
         super().showFailure(failure)
 
     # Hands
-
-    def onButton(self) -> None:
-        """Start, or cancel what is under way."""
-        if self.isRunning:
-            self.logic.cancel()
-        else:
-            self.start()
 
     @door
     def start(self) -> None:

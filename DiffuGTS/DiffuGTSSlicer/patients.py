@@ -66,13 +66,11 @@ def _requireOwn(scanNode: Any, node: Any, ownerNode: Any, name: str, isWatched: 
         why = _("another patient's scan") if owner else _("another patient's")
     elif not owner:
         return []
-    elif isWatched:
+    elif isWatched or not volumeGeometry(scanNode).difference(volumeGeometry(ownerNode)):
         words = _("{region} belongs to '{owner}': see that this is the same patient.")
         return [words.format(region=name, owner=owner)]
-    elif volumeGeometry(scanNode).difference(volumeGeometry(ownerNode)):
-        why = _("a scan on another grid; put both scans under one patient in the Data module if they are of one")
     else:
-        return []
+        why = _("a scan on another grid; put both scans under one patient in the Data module if they are of one")
     words = _("{region} belongs to '{owner}', {why}.") if owner else _("{region} is {why}.")
     raise InputError(
         words.format(region=name, owner=owner, why=why),

@@ -106,7 +106,9 @@ def test_where_nobody_watches_and_no_patient_is_known_another_grid_is_another_pa
     other = Geometry(GRID.shape, GRID.ijk_to_ras @ Geometry.from_spacing(GRID.shape, (1.0, 1.0, 2.0)).ijk_to_ras)
     elsewhere = scan_node(other, noise(other), "Elsewhere")
     roi = roi_node((40, 40, 40), GRID.ijk_to_ras)
-    for each in (scan, alike):
-        assert requireOwnRegions(each, roiNode=roi, isWatched=False) == []
+    assert requireOwnRegions(scan, roiNode=roi, isWatched=False) == []
+    assert requireOwnRegions(alike, roiNode=roi, isWatched=False) == [
+        "The region of interest 'Box' belongs to 'Scan 0': see that this is the same patient."
+    ]
     with pytest.raises(InputError, match="a scan on another grid; put both scans under one patient"):
         requireOwnRegions(elsewhere, roiNode=roi, isWatched=False)
