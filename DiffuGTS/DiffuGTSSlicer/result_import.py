@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
+from DiffuGTSLib.storage import read_json
 from DiffuGTSSlicer import display, scene
 from DiffuGTSSlicer.boxed_mask import BoxedMask
-from DiffuGTSSlicer.grids import segmentBox
+from DiffuGTSSlicer.grids import writtenBox
 from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAside, volumeBack, whyUsers
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
@@ -32,7 +32,7 @@ def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
     elif kind in MASKS and not (kind == "coarse_mask" and run.isRefinement):
         yield from _importMask(run, kind, path)
     elif kind == "record":
-        run.record = json.loads(path.read_text(encoding="utf-8"))
+        run.record = read_json(path)
 
 
 def highestOf(volumeNode: Any) -> float:
@@ -127,6 +127,6 @@ def _ours(run: Run, node: Any, segmentId: str) -> Work[str]:
         run.putBack.append(segmentBack(node, segmentId, run.scanNode))
         run.notes.append(setAside(node, segmentId, why))
         return ""
-    mask = yield from segmentBox.steps(node, segmentId, run.scanNode)
+    mask = yield from writtenBox.steps(node, segmentId, run.scanNode)
     run.putBack.append(segmentBack(node, segmentId, run.scanNode, mask))
     return segmentId
