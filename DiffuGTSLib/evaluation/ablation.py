@@ -14,15 +14,23 @@ import numpy as np
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.trained_cases import TrainedCase, check_unseen
-from DiffuGTSLib.errors import InputError, did_you_mean
+from DiffuGTSLib.errors import InputError, did_you_mean, naming_case
 from DiffuGTSLib.evaluation.ablation_measure import Figures, Subject, measure, tuning_curves
 from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
 from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, Wish, mixtures, variants
 from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
-from DiffuGTSLib.evaluation.protocol_cases import BaselineRules, ReadCase, choose_cases, read_case, require_organs
-from DiffuGTSLib.evaluation.provenance import report_provenance
+from DiffuGTSLib.evaluation.protocol_cases import (
+    BaselineRules,
+    ReadCase,
+    choose_cases,
+    empty_mask_notes,
+    read_case,
+    require_files,
+    require_organs,
+)
+from DiffuGTSLib.evaluation.provenance import report_provenance, require_same_cases
 from DiffuGTSLib.evaluation.report import as_float
 from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.storage import for_json, make_folder, read_json, require_folder_for, whole_file
@@ -76,25 +84,35 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
 
     Raises:
         InputError: As `choose_cases` and `check_unseen`; or a case that the split does not have; or the folder holds
-            files of a report that is no ablation (code "exists").
+            files of a report that is no ablation, or is of another protocol or split (code "exists"); or a file of a
+            case is missing (code "missing").
         PromptError: If the organ of a case is unknown (code "organ").
     """
     require_folder_for(study.output, NAMES[0], True, "choose another folder.", NAMES)
     cases = read_protocol(study.protocol_path)
-    chosen = _named(choose_cases(cases, study.split, allow_seen=study.allow_seen), study)
-    tuning = tuning_cases(cases, study)
+    possible = choose_cases(cases, study.split, allow_seen=study.allow_seen)
+    require_same_cases(study.output, study.protocol_path, study.split, possible)
+    chosen, tuning = _named(possible, study), tuning_cases(cases, study)
     require_organs([*tuning, *chosen])
+    require_files([*tuning, *chosen], study.data)
     components = load_components(study.config)
     tuned, allowed = study.tuned_on, study.allow_seen
     seen = check_unseen(chosen, study.data, components.folder, allow_seen=allowed, tuned_on=tuned)
     told = _Told(on_case, len(tuning) + len(chosen))
     runner = _Runner(study, components, BaselineRules(cases, study.data), told)
-    curves = {case.name: runner.curves(case) for case in tuning}
+    curves: dict[str, dict[str, list[float]]] = {}
+    for case in tuning:
+        with naming_case(case.name):
+            curves[case.name] = runner.curves(case)
     cuts = best_cuts(list(curves.values()))
     tuning = [case for case in tuning if _has_tumor(curves[case.name])]
-    figures = [runner.figures(case, cuts) for case in chosen]
+    figures: list[CaseFigures] = []
+    for case in chosen:
+        with naming_case(case.name):
+            figures.append(runner.figures(case, cuts))
+    empty = empty_mask_notes(chosen, [each.sick for each in figures])
     about = report_provenance(study.protocol_path, study.split, cases, study.config, components)
-    notes = [seen.note, *([_tuned_on(tuning, study)] if PARTS in study.wish.studies else [])]
+    notes = [seen.note, *empty, *([_tuned_on(tuning, study)] if PARTS in study.wish.studies else [])]
     write_ablation(figures, study.output, study.config, study.wish, {**about, "cuts": cuts}, notes)
     return figures
 

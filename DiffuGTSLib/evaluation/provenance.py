@@ -14,6 +14,7 @@ from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.protocol import SPLITS, Case
 from DiffuGTSLib.resources import resource_path
+from DiffuGTSLib.storage import read_json
 from DiffuGTSLib.versions import versions
 
 
@@ -59,10 +60,10 @@ def require_same_cases(output: Path, protocol_path: Path, split: str, cases: Seq
         InputError: Then (code "exists").
     """
     try:
-        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        report = read_json(output / "report.json")
         earlier = f"{report['about']['protocol']}, split '{report['about']['split']}'"
         names = list(dict.fromkeys(row["case"] for row in report["cases"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return
     wanted, known = f"{_told_name(protocol_path)}, split '{split}'", {case.name for case in cases}
     lost = [name for name in names if name not in known]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mini_data import mini_config, shared_run, write_protocol
+from phantoms import ct_phantom
 from terminal import refused, run
 
 from DiffuGTSLib.config import Config
@@ -162,6 +163,31 @@ def test_a_folder_of_another_report_is_left_alone(a_study: Study, tmp_path: Path
         run_ablation(replace(a_study, output=tmp_path))
 
 
+def test_a_report_of_another_protocol_or_split_is_not_replaced(a_study: Study, tmp_path: Path) -> None:
+    rows = json.loads(a_study.protocol_path.read_text())["cases"]
+    other = write_protocol(tmp_path / "other.json", rows)
+    for study in (replace(a_study, protocol_path=other), replace(a_study, split="validation")):
+        with pytest.raises(InputError, match="holds the report of 2 cases of protocol.json, split 'test'") as caught:
+            run_ablation(study)
+        assert caught.value.code == "exists"
+
+
+def test_a_file_that_is_missing_or_wrong_is_refused_with_its_case(a_study: Study, tmp_path: Path) -> None:
+    """One of a scan that thresholds are chosen on, too; one that is missing before anything is measured."""
+    rows = json.loads(a_study.protocol_path.read_text())["cases"]
+    write_volume(ct_phantom().lesion, tmp_path / "other_grid.nii.gz")
+    for name, file, said in (
+        ("mr_2", "nothing.nii.gz", "Case 'mr_2': .*nothing.nii.gz does not exist"),
+        ("mr_3", "nothing.nii.gz", "Case 'mr_3': .*nothing.nii.gz does not exist"),
+        ("ct_2", "other_grid.nii.gz", "Case 'ct_2': The mask and the scan lie on different grids"),
+    ):
+        changed = [{**row, "tumor": str(tmp_path / file)} if row["name"] == name else row for row in rows]
+        path = write_protocol(tmp_path / "p.json", changed)
+        with pytest.raises(InputError, match=said):
+            run_ablation(replace(a_study, protocol_path=path, output=tmp_path / "report"))
+        assert not (tmp_path / "report" / "report.json").exists()
+
+
 def test_thresholds_are_those_with_the_best_mean() -> None:
     one, two = [0.0] * len(THRESHOLDS), [0.0] * len(THRESHOLDS)
     one[3], one[4], two[4] = 0.9, 0.8, 0.4
@@ -181,7 +207,7 @@ def test_a_validation_scan_with_an_empty_mask_tunes_nothing_and_is_read_again(a_
     write_volume(mask.with_array(np.zeros(mask.geometry.shape, np.uint8)), tmp_path / "empty.nii.gz")
     for row in rows:
         row["tumor"] = str(tmp_path / "empty.nii.gz") if row["name"] == "mr_2" else row.get("tumor", "")
-    protocol = write_protocol(tmp_path / "p.json", rows)
+    protocol = write_protocol(tmp_path / "protocol.json", rows)
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
     wish = replace(WISH, studies=("parts",))
     told = []
