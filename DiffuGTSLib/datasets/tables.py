@@ -7,12 +7,13 @@ Columns, of which `image` and `patient` are needed: name, image, label, patient,
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case, with_known_organs
+from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case, repeated, with_known_organs
 
 COLUMNS = (
     "name", "image", "label", "patient", "split", "organ", "modality", "tumor_values", "organ_values", "contrast",
@@ -23,27 +24,62 @@ IMAGE_SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd)$")
 """What an image's name ends in and its case's does not; a DICOM folder is often named by a UID, whose dots stay."""
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def rows_of(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     """Read a table with a heading, parted by commas, semicolons or tabs; white space around words is dropped.
 
+    Args:
+        path: Of the table, in UTF-8.
+        needed: Columns that it must have.
+
     Raises:
-        InputError: If it cannot be read, has no heading, or a row has more cells than the heading.
+        InputError: If it cannot be read, has no heading, lacks a column or has one twice, a row has more cells than the
+            heading, or a quotation mark is not closed.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The table {path} cannot be read: {error}.", code="missing") from error
-    heading = text.partition("\n")[0]
-    parting = max(",;\t", key=heading.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=parting)
-    if not reader.fieldnames:
-        raise InputError(f"The table {path} is empty.", hint=f"its columns are {', '.join(COLUMNS)}.")
+        raise InputError(
+            f"The table {path} cannot be read: {error}.", hint="save it in UTF-8.", code="missing"
+        ) from error
+    heading = (text.splitlines() or [""])[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count), restval="", strict=True
+    )
     rows = []
-    for row in reader:
-        if None in row:
-            raise InputError(f"{path}, line {reader.line_num}: more cells than the heading has.")
-        rows.append({key.strip(): (value or "").strip() for key, value in row.items()})
+    try:
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        _require_columns(columns, needed, path)
+        for row in reader:
+            if None in row:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: more cells than the heading has.",
+                    hint=f"{_QUOTES}.",
+                    code="table",
+                )
+            rows.append({key.strip(): value.strip() for key, value in row.items()})
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.reader.line_num}: {error}.", hint=f"{_QUOTES}.", code="table"
+        ) from error
     return rows
+
+
+_QUOTES = 'a cell that holds a comma stands in quotation marks, "Doe, John", with nothing beside them'
+
+
+def _require_columns(columns: Sequence[str], needed: Sequence[str], path: Path) -> None:
+    if not columns:
+        raise InputError(f"The table {path} is empty.", hint="its first line names the columns.", code="column")
+    for name in needed:
+        if name not in columns:
+            raise InputError(
+                f"{path} has no column '{name}'; it has {', '.join(columns)}.",
+                hint=f"needed are {', '.join(needed)}.",
+                code="column",
+            )
+    twice = [name for name in repeated(columns) if name]
+    if twice:
+        raise InputError(f"{path} has two columns '{twice[0]}'.", hint="name each column once.", code="column")
 
 
 def cases_of_table(path: Path, organ: str = "", modality: str = "", tumor_values: Sequence[int] = ()) -> list[Case]:

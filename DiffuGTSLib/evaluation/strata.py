@@ -1,14 +1,15 @@
 """Figures by who the patients are: sex, decade of age, scanner, or whatever a table of metadata tells."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
+from DiffuGTSLib.datasets.tables import rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import bootstrap_mean
 from DiffuGTSLib.findings import NOT_APPLICABLE
+from DiffuGTSLib.protocol import repeated
 
 UNKNOWN = "unknown"
 ALL = "all"
@@ -21,25 +22,15 @@ _NAMES = {CASE, PATIENT, "lesion"}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file that has a header and the column `CASE`.
+    """Read a table that has the column `CASE`.
 
     Raises:
-        InputError: If it cannot be read, lacks the column, or names a row twice.
+        InputError: As `rows_of`; or if it names a row twice.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV: {error}.", code="unreadable") from error
-    columns = list(reader.fieldnames or [])
-    if CASE not in columns:
-        raise InputError(f"{path} has no column '{CASE}'; it has {', '.join(columns) or 'none'}.", code="column")
-    names = [row[CASE] for row in rows]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} names '{twice}' twice in column '{CASE}'.")
-    return [{column: (row[column] or "").strip() for column in columns} for row in rows]
+    rows = rows_of(path, [CASE])
+    for name in repeated(row[CASE] for row in rows):
+        raise InputError(f"{path} names '{name}' twice in column '{CASE}'.")
+    return rows
 
 
 def stratum(value: str, column: str) -> str:

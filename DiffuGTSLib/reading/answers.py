@@ -6,7 +6,6 @@ scan is real stands in the key, which is no part of it. An answer sheet is one r
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from DiffuGTSLib.datasets.tables import rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.storage import read_json, write_json
 
@@ -187,17 +187,8 @@ def _json_rows(path: Path) -> tuple[str, str, list[Any]]:
 
 
 def _csv_rows(path: Path) -> tuple[str, str, list[Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except ValueError as error:
-        raise _bad_sheet(path, "it is not text in UTF-8") from error
-    # A spreadsheet in a country with decimal commas writes semicolons.
-    delimiter = ";" if ";" in text.partition("\n")[0] else ","
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    if tuple(reader.fieldnames or ()) != CSV_COLUMNS:
-        raise _bad_sheet(path, f"expected the columns {', '.join(CSV_COLUMNS)}, got {reader.fieldnames}")
-    rows = list(reader)
-    owners = {(str(row["session"]), str(row["reader"])) for row in rows}
+    rows = rows_of(path, CSV_COLUMNS)
+    owners = {(row["session"], row["reader"]) for row in rows}
     if len(owners) != 1:
         raise _bad_sheet(path, f"expected one session and one reader, got {len(owners)}")
     session, name = owners.pop()

@@ -110,7 +110,9 @@ def test_a_damaged_card_is_refused(a_session: Path, changed: dict[str, Any], wor
     assert words in caught.value.message
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not valid JSON"), ("[" * 100_000, "not valid JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "not valid JSON"), ("[" * 100_000, "not valid JSON"), ("[]", "expected an object")]
+)
 def test_what_is_no_object_is_refused(a_sheet: Path, text: str, words: str) -> None:
     a_sheet.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=words) as caught:
@@ -141,10 +143,11 @@ def test_a_sheet_that_says_nonsense_is_refused(a_sheet: Path, answers: Any, word
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"case,answer\n1,real\n", "expected the columns"),
+        (b"case,answer\n1,real\n", "has no column 'session'"),
         (b"session,reader,case,answer,seconds\na1,R1,1,real,1\na1,R2,1,real,1\n", "one session and one reader, got 2"),
         (b"session,reader,case,answer,seconds\n", "one session and one reader, got 0"),
-        (b"\xff\xfe\x00", "not text"),
+        (b"\xff\xfe\x00", "cannot be read: 'utf-8'"),
+        (b'session,reader,case,answer,seconds\na1,"R1,1,real,1\n' + b"a1,R1,2,real,1\n" * 9999, "field larger than"),
     ],
 )
 def test_a_table_of_another_kind_is_refused(tmp_path: Path, content: bytes, words: str) -> None:

@@ -94,6 +94,35 @@ def test_a_wrong_table_is_refused_in_words(tmp_path: Path, text: str, message: s
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,patient,sex\na,Doe, John,F\n", "line 2: more cells than the heading has"),
+        ('case,sex\na,F\nb,"M\nc,F\nd,M\n', "unexpected end of data"),
+        ('case,note\na,"wide" and flat\n', "line 2: ',' expected after '\"'"),
+        ("case,note\na," + "x" * 200_000 + "\n", "line 2: field larger than field limit"),
+        ("case,dice,dice \na,1,0\n", "has two columns 'dice'"),
+        ("name,dice\na,1\n", "has no column 'case'; it has name, dice"),
+    ],
+)
+def test_cells_that_would_shift_or_swallow_others_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    """Else a comma in a patient's name made a group of that name, and a quotation mark hid the rows after it."""
+    with pytest.raises(InputError) as caught:
+        rows_of(a_table(tmp_path, text), ["case"])
+    assert message in caught.value.message and caught.value.hint
+
+
+def test_quoted_cells_hold_commas_and_lines_and_short_rows_are_filled(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'case,patient,note\r\na,"Doe, John","two\r\nlines"\r\nb,Roe\r\n')
+    assert rows_of(path) == [
+        {"case": "a", "patient": "Doe, John", "note": "two\r\nlines"},
+        {"case": "b", "patient": "Roe", "note": ""},
+    ]
+    path.write_bytes(b"case;dice\ra;0,5\r")  # as an old spreadsheet ends lines
+    assert rows_of(path) == [{"case": "a", "dice": "0,5"}]
+
+
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read") as caught:
         rows_of(tmp_path / "none.csv")
