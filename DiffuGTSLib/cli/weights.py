@@ -111,8 +111,7 @@ def fetch(
             remove_leftovers(name)
             files = fetch_model(model, progress, converted_bytes(name, published_networks))
             folder = _convert(model, files, precision, progress)
-            if not keep_downloads:
-                forget_downloads(files)
+            forget_downloads(model, keep_whole=keep_downloads)
         else:  # another process has brought it meanwhile
             folder = stored.folder
     _tell_done(model, folder, quiet)
@@ -146,11 +145,12 @@ def import_folder(
         accept_licenses(model, accept_license or [])
 
         from DiffuGTSLib.model_store.convert import adopt_model
-        from DiffuGTSLib.model_store.fetch import alone
+        from DiffuGTSLib.model_store.fetch import alone, forget_downloads
 
         with alone(_tell_waiting):
             remove_leftovers(model.name)
             place = adopt_model(folder, model.name)
+            forget_downloads(model)
         _tell_done(model, place, quiet)
         return
     if name is not None:
@@ -191,14 +191,14 @@ def verify(
 @app.command("remove")
 def remove(name: Name) -> None:
     """Remove a model, what was fetched of it, and what a killed fetch or import left."""
-    from DiffuGTSLib.model_store.fetch import alone, forget_parts
+    from DiffuGTSLib.model_store.fetch import alone, forget_downloads
 
     models = catalog()
     if name not in models:
         model, freed = remove_stored(name), 0
     else:
         with alone(_tell_waiting):
-            freed = forget_parts(models[name]) + remove_leftovers(name)
+            freed = forget_downloads(models[name]) + remove_leftovers(name)
             if freed and stored_folder(name) is None:
                 say(f"Removed {size_text(freed)} that a fetch or an import of {name} had left.")
                 return
@@ -252,7 +252,7 @@ def _show_license(model: PublishedModel, license_: License) -> None:
 def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:
     from DiffuGTSLib.backbones.maisi import published_networks
     from DiffuGTSLib.model_store.convert import converted_bytes
-    from DiffuGTSLib.model_store.fetch import alone, find_files
+    from DiffuGTSLib.model_store.fetch import alone, find_files, forget_downloads
 
     found = [(model, files) for model in wanted if (files := find_files(model, folder)) is not None]
     if not found:
@@ -267,6 +267,7 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
             remove_leftovers(model.name)
             require_room(converted_bytes(model.name, published_networks))
             place = _convert(model, files, precision, progress)
+            forget_downloads(model)
         _tell_done(model, place, quiet)
 
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from httpx2 import HTTPError
+from httpx2 import HTTPError, InvalidURL
 from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata, get_hf_file_metadata, http_get
@@ -143,18 +143,19 @@ def missing_files(model: PublishedModel, folder: Path) -> list[str]:
     return [file.name for file in model.files if not _candidates(folder, file)]
 
 
-def forget_downloads(files: dict[str, LocalFile]) -> None:
-    """Remove downloads of ours; files of the hub's cache or of a folder stay."""
-    for file in files.values():
-        if file.origin == "hub":
-            shutil.rmtree(file.path.parent, ignore_errors=True)
+def forget_downloads(model: PublishedModel, *, keep_whole: bool = False) -> int:
+    """Remove what was fetched of a model, of any version; files of the hub's cache or of a folder stay.
 
+    Args:
+        model: Which.
+        keep_whole: Only what was cut off is removed.
 
-def forget_parts(model: PublishedModel) -> int:
-    """Remove what was fetched of a model and not used, whole or in part; return how many bytes that was."""
+    Returns:
+        How many bytes that was.
+    """
     freed = 0
     for file in model.files:
-        for path in downloads_folder(file.repository).glob(f"*/{file.name}*"):
+        for path in downloads_folder(file.repository).glob(f"*/{file.name}{'.part' if keep_whole else '*'}"):
             freed += path.stat().st_size
             shutil.rmtree(path.parent, ignore_errors=True)
     return freed
@@ -207,8 +208,11 @@ class _Place:
 
 def _ask_hub(model: PublishedModel, file: PublishedFile) -> HfFileMetadata:
     url = hf_hub_url(file.repository, file.path, revision=file.revision)
-    with _as_weights_error(model, file):
-        metadata = get_hf_file_metadata(url, retry_on_errors=False)
+    try:
+        with _as_weights_error(model, file):
+            metadata = get_hf_file_metadata(url, retry_on_errors=False)
+    except OSError as error:  # of the certificates, as nothing is written yet
+        raise _not_set_up(model, file, error) from error
     if not metadata.etag or not metadata.commit_hash:
         said = f"{constants.ENDPOINT} does not answer as a hub does"
         hint = f"a proxy or a log-in page may stand before it. {_elsewhere(model)}"
@@ -290,16 +294,35 @@ def _as_weights_error(model: PublishedModel, file: PublishedFile) -> Iterator[No
         hint = f"accept its terms at {constants.ENDPOINT}/{file.repository} and log in: hf auth login."
         raise _not_fetched(model, file, "the hub wants to know who you are", hint) from error
     except HfHubHTTPError as error:
-        said = f"the hub answered {error.response.status_code}"
-        raise _not_fetched(model, file, said, f"try again later. {_elsewhere(model)}") from error
+        status = error.response.status_code
+        todo = _WHAT_TO_DO.get(status, "try again later.")
+        raise _not_fetched(model, file, f"the hub answered {status}", f"{todo} {_elsewhere(model)}") from error
     except HTTPError as error:
         said = f"no connection to {constants.ENDPOINT} ({type(error).__name__}: {str(error)[:200]})"
         raise _not_fetched(model, file, said, f"what is fetched already is kept. {_elsewhere(model)}") from error
+    except (InvalidURL, ImportError, ValueError) as error:
+        raise _not_set_up(model, file, error) from error
     except OSError as error:
         if "Consistency check" not in str(error):
             raise
         said = "the connection ended before the file did"
         raise _not_fetched(model, file, said, "the same command goes on where it stopped.") from error
+
+
+_WHAT_TO_DO = {
+    401: "check HF_TOKEN, or log in anew: hf auth login.",
+    403: "check HF_TOKEN, or log in anew: hf auth login.",
+    404: "its publisher has moved or withdrawn it; a newer DiffuGTS may know where it is.",
+}
+"""By what the hub answered; the rest may pass by itself."""
+
+
+def _not_set_up(model: PublishedModel, file: PublishedFile, error: Exception) -> WeightsError:
+    said = f"the way to {constants.ENDPOINT} is not set up as it should be ({type(error).__name__}: {str(error)[:200]})"
+    hint = (
+        "check HF_ENDPOINT, HF_TOKEN, SSL_CERT_FILE and the proxy variables; a SOCKS proxy needs the package socksio."
+    )
+    return _not_fetched(model, file, said, f"{hint} {_elsewhere(model)}")
 
 
 def _elsewhere(model: PublishedModel) -> str:
@@ -341,8 +364,8 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
     """
     given = sha256(path)
     known = [
-        (f"SHA-256 {file.sha256_origin}", file.sha256, given),
         ("SHA-256 that the hub announced", announced, given),
+        (f"SHA-256 {file.sha256_origin}", file.sha256, given),
     ]
     if file.md5:
         known.append((f"MD5 of the catalog, {file.md5_origin}", file.md5, _md5(path)))
@@ -351,10 +374,11 @@ def _checked(file: PublishedFile, path: Path, origin: str, revision: str, announ
         if expected != found:
             if origin == "hub":
                 path.unlink()
+            replaced = f"If its publisher has replaced it and you trust that file: --sha256 {file.name}={given}."
+            spoiled = "a proxy, or what checks this computer for viruses, may have altered it."
             raise WeightsError(
                 f"{path.name} is not the published file: {what}, is {expected}; this file has {found}.",
-                hint="fetch it again. If its publisher has replaced it and you trust that file: "
-                f"--sha256 {file.name}={given}.",
+                hint=f"fetch it again. {spoiled if announced and given != announced else replaced}",
                 code="weights_hash",
             )
     words = "; ".join(what for what, _, _ in checks) or "nothing: no checksum of it is known to us"

@@ -126,7 +126,11 @@ def test_what_a_killed_import_left_can_be_removed_and_goes_with_the_next_one(
     stick = tmp_path / "stick"
     for how in (("fetch", "maisi-ct"), ("import", some_files), ("import", stick)):
         left = half_a_model(a_store)
+        part = a_store / ".downloads" / "nvidia" / "NV-Generate-CT" / "older-version" / f"{DENOISER}.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"half")
         said(run("weights", *how, *OPEN))
+        assert not part.exists(), "nor what was cut off of another version"
         assert not left.exists() and find_stored("maisi-ct") is not None, how
         shutil.copytree(a_store / "maisi-ct", stick, dirs_exist_ok=True)
         said(run("weights", "remove", "maisi-ct"))

@@ -16,7 +16,7 @@ from model_store_parts import AUTOENCODER, DENOISER, published
 
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store import fetch as fetching
-from DiffuGTSLib.model_store.fetch import LocalFile, alone, fetch_model, find_files, forget_downloads, forget_parts
+from DiffuGTSLib.model_store.fetch import LocalFile, alone, fetch_model, find_files, forget_downloads
 from DiffuGTSLib.model_store.manifest import PublishedModel, catalog, with_checksums
 
 CONTENT = bytes(range(256)) * 40
@@ -86,7 +86,7 @@ def test_what_is_here_is_not_fetched_again(a_hub: Hub, a_model: PublishedModel) 
 @pytest.mark.parametrize("cut", [0, 1, 4096, len(CONTENT) - 1])
 def test_a_line_that_breaks_once_goes_on_where_it_stopped(a_hub: Hub, a_model: PublishedModel, cut: int) -> None:
     fetch_model(a_model, silent)
-    forget_parts(a_model)
+    forget_downloads(a_model)
     a_hub.cuts, a_hub.requests = [11, cut], []  # the first is all of the autoencoder
     files = fetch_model(a_model, silent)
     assert files["denoiser"].path.read_bytes() == CONTENT
@@ -153,15 +153,26 @@ def test_another_checksum_than_the_pinned_one_is_refused_with_both(a_hub: Hub, a
     assert f"--sha256 {DENOISER}={hashlib.sha256(CONTENT).hexdigest()}" in caught.value.hint
 
 
+def test_a_download_that_is_not_what_the_hub_announced_is_not_to_be_trusted(
+    a_hub: Hub, a_model: PublishedModel
+) -> None:
+    """Its own checksum would be refused just so, and might be that of a spoiled file."""
+    a_hub.announced = "ab" * 32
+    with pytest.raises(WeightsError, match="SHA-256 that the hub announced, is abababab") as caught:
+        fetch_model(a_model, silent)
+    assert "may have altered it" in caught.value.hint and "--sha256" not in caught.value.hint
+
+
 def test_the_known_md5_is_compared_too(a_hub: Hub) -> None:
-    with pytest.raises(WeightsError, match=r"MD5 of the catalog, seen in a third party's log, .* is 917cfb1e"):
+    with pytest.raises(WeightsError, match=r"MD5 of the catalog, seen in a third party's log, .* is 917cfb1e") as caught:
         fetch_model(published(), silent)
+    assert f"--sha256 {AUTOENCODER}=" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("status", "said", "hint"),
-    [(500, "the hub answered 500", "try again later"), (404, "the hub answered 404", "import FOLDER"),
-     (401, "the hub answered 401", "import FOLDER")],
+    [(500, "the hub answered 500", "try again later"), (429, "the hub answered 429", "try again later"),
+     (404, "the hub answered 404", "moved or withdrawn"), (401, "the hub answered 401", "check HF_TOKEN")],
 )  # fmt: skip
 def test_what_the_hub_refuses_is_told_with_the_other_way(
     a_hub: Hub, a_model: PublishedModel, status: int, said: str, hint: str
@@ -169,7 +180,29 @@ def test_what_the_hub_refuses_is_told_with_the_other_way(
     a_hub.status = status
     with pytest.raises(WeightsError, match=said) as caught:
         fetch_model(a_model, silent)
-    assert hint in caught.value.hint
+    assert hint in caught.value.hint and "import FOLDER" in caught.value.hint
+    assert ("try again" in caught.value.hint) == (status in (429, 500))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080", "ImportError: Using SOCKS proxy"),
+        ("HTTP_PROXY", "foo:bar", "InvalidURL: Invalid port: 'bar'"),
+        ("HF_TOKEN", "hf_é", "UnicodeEncodeError"),
+        ("SSL_CERT_FILE", "/nonexistent", "FileNotFoundError"),
+    ],
+)
+def test_a_mistyped_variable_of_the_way_to_the_hub_is_told(
+    a_hub: Hub, a_model: PublishedModel, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    """A SOCKS proxy needs a package that does not come with huggingface_hub."""
+    monkeypatch.setenv(variable, value)
+    close_session()  # which has read the variables
+    with pytest.raises(WeightsError, match=said) as caught:
+        fetch_model(a_model, silent)
+    assert variable in caught.value.hint or "proxy variables" in caught.value.hint
+    assert "import FOLDER" in caught.value.hint and caught.value.code == "weights_network"
 
 
 def test_a_repository_with_terms_asks_for_a_log_in(a_hub: Hub, a_model: PublishedModel) -> None:
@@ -225,7 +258,7 @@ def test_offline_only_the_hub_s_own_cache_is_looked_at(
         fetch_model(a_model, silent, extra_bytes=10**18)
     files = fetch_model(a_model, silent)
     assert files["denoiser"].origin == "cache" and files["denoiser"].revision == COMMIT
-    forget_downloads(files)
+    forget_downloads(a_model)
     assert (snapshot / DENOISER).is_file(), "the cache is not ours to clear"
 
 
@@ -244,9 +277,21 @@ def test_a_store_that_cannot_be_written_is_a_storage_error(a_hub: Hub, a_model: 
 
 def test_downloads_are_forgotten_when_they_were_used(a_hub: Hub, a_model: PublishedModel, a_store: Path) -> None:
     files = fetch_model(a_model, silent)
-    forget_downloads(files)
+    forget_downloads(a_model)
     assert not any(file.path.exists() for file in files.values())
-    assert forget_parts(a_model) == 0
+    assert forget_downloads(a_model) == 0
+
+
+def test_what_was_cut_off_of_another_version_goes_too_and_alone_where_downloads_are_kept(
+    a_hub: Hub, a_model: PublishedModel, a_store: Path
+) -> None:
+    files = fetch_model(a_model, silent)
+    part = a_store / ".downloads" / REPOSITORY / "older-version" / f"{DENOISER}.part"
+    for keep_whole in (True, False):
+        part.parent.mkdir()
+        part.write_bytes(b"cut off")
+        forget_downloads(a_model, keep_whole=keep_whole)
+        assert not part.exists() and files["denoiser"].path.exists() == keep_whole
 
 
 def folder_of(tmp_path: Path, *places: str) -> Path:
@@ -273,7 +318,7 @@ def test_files_are_found_in_a_folder_wherever_they_lie(
     assert files is not None
     assert files["denoiser"].origin == "folder" and files["denoiser"].path.read_bytes() == CONTENT
     assert "no checksum of it is known to us" in files["denoiser"].checked_by
-    forget_downloads(files)
+    forget_downloads(a_model)
     assert files["denoiser"].path.is_file(), "a folder is not ours to clear"
 
 
@@ -326,7 +371,7 @@ with alone():
     files = fetch_model(model, lambda name, fraction: None)
     print(files["denoiser"].sha256, files["denoiser"].path.read_bytes() == bytes(range(256)) * 40)
     if sys.argv[2] == "forget":
-        forget_downloads(files)
+        forget_downloads(model)
 """
 
 
