@@ -48,7 +48,7 @@ EXAMPLES = examples(
     "diffugts batch scans -o results --organ liver",
     "Files by name, each within the mask of its name:",
     "diffugts batch scans/*.nii.gz -o results --organ liver --organ-mask masks",
-    "An archive of DICOM series, within masks that lie in a folder of each series' name:",
+    "An archive of DICOM series, each called by its path as patient1_CT1, within masks in a folder of that name:",
     "diffugts batch archive -o results --organ liver --organ-mask 'organs/{name}/liver.nii.gz'",
 )
 

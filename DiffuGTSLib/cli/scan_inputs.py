@@ -85,12 +85,7 @@ def open_mask(path: Path, geometry: Geometry) -> Volume:
     """
     from DiffuGTSLib.volumes.io import read_mask
 
-    mask = read_mask(path, geometry)
-    if not mask.array.any():
-        raise InputError(
-            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
-        )
-    return mask
+    return _painted(read_mask(path, geometry), path)
 
 
 def open_organ(path: Path, geometry: Geometry, labels: Sequence[int] = (), hint: str = "") -> Volume:
@@ -107,10 +102,14 @@ def open_organ(path: Path, geometry: Geometry, labels: Sequence[int] = (), hint:
     """
     from DiffuGTSLib.evaluation.case_files import read_part_mask
 
-    mask = read_part_mask(path, geometry, labels, "organ", hint)
+    return _painted(read_part_mask(path, geometry, labels, "organ", hint), path)
+
+
+def _painted(mask: Volume, path: Path) -> Volume:
     if not mask.array.any():
-        sought = f"no voxel is {' or '.join(map(str, labels))}" if labels else "no voxel is above 0"
-        raise InputError(f"The mask {path} is empty: {sought}.", hint="paint it, or name another.", code="empty_mask")
+        raise InputError(
+            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
+        )
     return mask
 
 

@@ -202,12 +202,13 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
 
     Raises:
         InputError: No scan in the folder, or one without a mask of the same name (code "missing"); one of scan and mask
-            is a folder of files and the other a file (code "folder").
+            is a folder of files and the other a file (code "folder"); two scans are called alike (code "names").
     """
-    from DiffuGTSLib.cli.scan_folders import mask_named, scans_in
+    from DiffuGTSLib.cli.scan_folders import mask_named, require_names_apart, scans_in
     from DiffuGTSLib.volumes.io import scan_name
 
     if organ_mask.is_dir() and scan.is_dir():
+        require_names_apart(scans_in(scan))
         starts = [
             Case(path, mask_named(name, organ_mask), output / name, seed + zlib.crc32(name.encode()))
             for name, path in ((scan_name(path), path) for path in scans_in(scan))

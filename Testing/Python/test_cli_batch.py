@@ -202,7 +202,7 @@ def test_series_of_an_archive_are_found_at_any_depth_and_results_among_them_are_
     (tmp_path / "notes.csv").touch()
     named = scans_below([tmp_path], tmp_path / "out")
     assert {name: str(path.relative_to(tmp_path)) for name, path in named.items()} == {
-        "p1_ST0_SE0": "p1/ST0/SE0", "p2_ST0_SE0": "p2/ST0/SE0", "mr": "p2/ST0/mr",
+        "p1_ST0_SE0": "p1/ST0/SE0", "p2_ST0_SE0": "p2/ST0/SE0", "p2_ST0_mr": "p2/ST0/mr",
     }  # fmt: skip
 
 
@@ -217,7 +217,9 @@ def test_series_behind_links_are_found_once_and_folders_that_cannot_be_opened_ar
     (archive / "latest").symlink_to(archive / "p1" / "ct1")
     (archive / "p1" / "circle").symlink_to(archive)
     named = scans_below([archive], tmp_path / "out")
-    assert {name: str(path.relative_to(archive)) for name, path in named.items()} == {"ct2": "a/ct2", "ct1": "p1/ct1"}
+    assert {name: str(path.relative_to(archive)) for name, path in named.items()} == {
+        "a_ct2": "a/ct2", "p1_ct1": "p1/ct1",
+    }  # fmt: skip
     real = os.scandir
 
     def closed(place: Any) -> Any:
@@ -231,23 +233,61 @@ def test_series_behind_links_are_found_once_and_folders_that_cannot_be_opened_ar
     assert caught.value.code == "unreadable"
 
 
+def called(*paths: str) -> list[str]:
+    """Return the names of scans that were named themselves."""
+    return list(_named({Path(path): 0 for path in paths}))
+
+
 def test_no_name_leads_out_of_the_folder_of_results() -> None:
-    assert list(_named([Path("/scans/ct.nii.gz"), Path("/scans/old/scans/ct.nii.gz")])) == ["scans_ct", "old_scans_ct"]
-    alike = [Path("/a/b/ct.nii"), Path("/z/b/ct.nii"), Path("/a_b/ct.nii")]
-    assert list(_named(alike)) == ["a_b_ct", "a_b_ct_2", "z_b_ct"]
+    assert called("/scans/ct.nii.gz", "/scans/old/scans/ct.nii.gz") == ["scans_ct", "old_scans_ct"]
+    assert called("/a/b/ct.nii", "/z/b/ct.nii", "/a_b/ct.nii") == ["a_b_ct", "a_b_ct_2", "z_b_ct"]
     with pytest.raises(InputError, match="would both be called"):
-        _named([Path("/ct.nii"), Path("/ct.mha")])
+        called("/ct.nii", "/ct.mha")
 
 
 def test_names_that_are_one_folder_to_some_disks_are_told_apart() -> None:
     """To macOS, Windows, exFAT and their shares capital and small letters, and both spellings of an umlaut, are the same."""
-    assert list(_named([Path("/s/a/CASE"), Path("/s/b/case")])) == ["a_CASE", "b_case"]
-    assert list(_named([Path("/s/a/M\u00fcller"), Path("/s/b/Mu\u0308ller")])) == ["a_M\u00fcller", "b_Mu\u0308ller"]
-    alike = [Path("/a/b/ct.nii"), Path("/z/b/CT.nii"), Path("/A_b/ct.nii")]
-    assert list(_named(alike)) == ["a_b_ct", "A_b_ct_2", "z_b_CT"]
+    assert called("/s/a/CASE", "/s/b/case") == ["a_CASE", "b_case"]
+    assert called("/s/a/M\u00fcller", "/s/b/Mu\u0308ller") == ["a_M\u00fcller", "b_Mu\u0308ller"]
+    assert called("/a/b/ct.nii", "/z/b/CT.nii", "/A_b/ct.nii") == ["a_b_ct", "A_b_ct_2", "z_b_CT"]
     with pytest.raises(InputError, match="would both be called CT") as caught:
-        _named([Path("/a/CT.nii"), Path("/a/ct.nii")])
+        called("/a/CT.nii", "/a/ct.nii")
     assert "capital and small letters" in caught.value.hint
+
+
+def write_series(folder: Path) -> None:
+    """Make a folder that looks like one of a DICOM series."""
+    folder.mkdir(parents=True)
+    (folder / "IM0").write_bytes(bytes(128) + b"DICM")
+
+
+def test_a_scan_that_is_added_renames_no_other(tmp_path: Path) -> None:
+    """In an archive the series of all patients are called alike; what was made of one has to be found again."""
+    write_series(tmp_path / "a" / "CT1")
+    assert list(scans_below([tmp_path], tmp_path / "out")) == ["a_CT1"]
+    write_series(tmp_path / "b" / "CT1")
+    assert list(scans_below([tmp_path], tmp_path / "out")) == ["a_CT1", "b_CT1"]
+    assert list(scans_below([tmp_path / "b" / "CT1"], tmp_path / "out")) == ["CT1"], "it was named itself"
+
+
+def test_a_name_that_a_file_system_would_not_take_is_cut_and_told_apart(tmp_path: Path) -> None:
+    for study in ("x" * 150, "x" * 149 + "y"):
+        write_series(tmp_path / ("ü" * 100) / study / "CT1")
+    names = list(scans_below([tmp_path], tmp_path / "out"))
+    assert len(set(names)) == 2 and all(name.startswith("ü" * 100 + "_xxx") for name in names)
+    (tmp_path / "out").mkdir()
+    for name in names:
+        (tmp_path / "out" / f"{name}.seg.nrrd").touch()
+    write_series(tmp_path / "b" / "CT1")
+    assert names == list(scans_below([tmp_path], tmp_path / "out"))[1:], "another patient changes none of them"
+
+
+def test_masks_among_an_archive_do_not_hide_it(tmp_path: Path) -> None:
+    write_series(tmp_path / "a" / "CT1")
+    (tmp_path / "organ_mask.nii.gz").touch()
+    with pytest.raises(InputError, match=r"image files, as organ_mask.nii.gz, and DICOM files, as in .*CT1") as caught:
+        scans_below([tmp_path], tmp_path / "out")
+    assert caught.value.code == "folder" and "put those that are none elsewhere" in caught.value.hint
 
 
 def test_image_files_that_lie_deeper_are_not_searched_for_since_masks_lie_among_them(tmp_path: Path) -> None:

@@ -108,7 +108,12 @@ def test_of_a_map_of_several_organs_the_organ_has_to_be_named(a_folder: Path, a_
         )
     both = run(*call, "--organ-label", "1", "--organ-label", "2", "-o", tmp_path / "both")
     assert both.exit_code == 0, both.output
-    refused(run(*call, "--organ-label", "7", "-o", tmp_path / "7"), 2, "is empty: no voxel is 7", "name another")
+    refused(
+        run(*call, "--organ-label", "7", "-o", tmp_path / "7"),
+        2,
+        "the labels 1, 2: expected the organ",
+        "--organ-label",
+    )
 
 
 def test_what_was_painted_into_another_organ_is_not_taken_for_this_runs(a_cohort: Path) -> None:
@@ -328,6 +333,16 @@ def test_one_mask_for_a_folder_and_a_folder_of_masks_for_one_scan_are_refused(a_
     ):
         done = run("synthesize", scan, "--organ-mask", mask, *LIVER, "-o", a_cohort / "out")
         refused(done, 2, message, "mask")
+        assert not (a_cohort / "out").exists()
+
+
+def test_scans_of_one_name_are_refused_since_one_result_would_replace_the_other(a_cohort: Path) -> None:
+    shutil.copy(a_cohort / "scans" / "one.nii.gz", a_cohort / "scans" / "One.nii")
+    for force in ((), ("--force",)):
+        done = run(
+            "synthesize", a_cohort / "scans", "--organ-mask", a_cohort / "masks", *LIVER, "-o", a_cohort / "out", *force
+        )
+        refused(done, 2, "would both be called", "rename one")
         assert not (a_cohort / "out").exists()
 
 
