@@ -82,7 +82,7 @@ def outline_tumor(
         rng: Draws waves, blur, and whether it is exophytic.
         sharpness_mm: Blur of the scan along each axis; a tumor's edge is at least that soft.
         context_mm: Least side of the box.
-        blocked: Earlier tumors; stay as they are.
+        blocked: Earlier tumors; stay as they are, and a voxel around them stays free, so that each can be counted.
         clipped_at: See `ends_of`.
     """
     if 4 / 3 * np.pi * shape.radius_mm**3 < 0.1 * LEAST_VOXELS * np.prod(spacing_mm):  # its window would be endless
@@ -96,7 +96,7 @@ def outline_tumor(
     exophytic = rng.random() < spec.exophytic_chance.get(size, 0.0)
     room = _room(image[box], organ[box], spec, spacing_mm, modality, exophytic, clipped_at)
     if blocked is not None:
-        room = room & ~blocked[box]
+        room = room & ~ndimage.maximum_filter(blocked[box].view(np.uint8), 3).astype(bool)
     mask = largest_part((sharp > 0.5) & room, by_faces=True)
     voxels = np.count_nonzero(mask)
     if voxels < LEAST_VOXELS:

@@ -208,6 +208,12 @@ def test_tumors_do_not_overlap(a_phantom: Phantom) -> None:
     assert sum(t.volume_ml for t in result.tumors) == pytest.approx(np.count_nonzero(result.tumor.array) * 0.012)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_tumors_do_not_touch_so_that_each_can_be_counted(a_phantom: Phantom, seed: int) -> None:
+    result = painted(a_phantom, TumorWish("small", count=6, avoid_vessels=False), seed)
+    assert ndimage.label(result.tumor.array, np.ones((3, 3, 3)))[1] == len(result.tumors) > 1
+
+
 def test_vessels_are_avoided_by_small_tumors(a_phantom: Phantom) -> None:
     """A bright tube through the organ: small tumors keep their radius away from it, or are skipped in words."""
     scan = a_phantom.scan.array.copy()
