@@ -3,7 +3,8 @@
 Tried with ITK 5.4: a NIfTI file that ends early is read as zeros, a damaged compressed stream as noise; a
 sheared sform is replaced by the qform, and so is one of code 2 or 4 beside a qform of code 1; of a qform a side of 0
 becomes 1 mm and NaN no turn; a header without spacing, orientation or offset gets 1 mm, an identity and 0; NaN
-and infinite voxels of a NIfTI file become 0; an intercept counts where the slope is 0, which says that neither does.
+and infinite voxels of a NIfTI file become 0; an intercept counts where the slope is 0, which says that neither does;
+lengths of a NRRD file count as mm whatever their unit, and a MetaImage's slope and offset do not count at all.
 Each of these would move or shrink a tumor without a word.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -39,7 +40,14 @@ _NIFTI1_BYTES, _NIFTI2_BYTES = 348, 540
 """Size of the header, which is its first number."""
 
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
+_NRRD_MM = {"mm", "millimeter", "millimetre", ""}
 _NRRD_SPACES = {"LPS", "LAS", "RAS", "LEFT-POSTERIOR-SUPERIOR", "LEFT-ANTERIOR-SUPERIOR", "RIGHT-ANTERIOR-SUPERIOR"}
+
+
+_META_BYTES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
+    "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
 
 
 def require_intact(path: Path) -> None:
@@ -49,8 +57,8 @@ def require_intact(path: Path) -> None:
 
     Raises:
         InputError: If the file ends early, its compressed data fail their checksum, a NIfTI file holds NaN or infinite voxels or
-            an intercept without a slope.
-        GeometryError: If spacing or orientation are missing, sheared, singular or contradict each other.
+            an intercept without a slope, or a MetaImage a slope or offset.
+        GeometryError: If spacing or orientation are missing, sheared, singular, not in mm or contradict each other.
     """
     with path.open("rb") as file:
         name = path.name.lower()
@@ -242,6 +250,12 @@ def _check_nrrd(file: BinaryIO, path: Path) -> None:
         raise _no_place(
             path, f"its space is '{fields['space']}', expected one of left/right-posterior/anterior-superior"
         )
+    units = [unit for unit in re.findall(r'"([^"]*)"', fields.get("space units", "")) if unit.lower() not in _NRRD_MM]
+    if units:
+        raise GeometryError(
+            f"{path} states lengths in '{units[0]}' (space units); expected mm.",
+            hint="write it again in mm: readers take its numbers for mm, and volumes in ml would be wrong.",
+        )
     attached = "data file" not in fields and "datafile" not in fields
     if attached and fields.get("encoding", "") in ("gzip", "gz"):
         _unpack(file, path)
@@ -262,8 +276,28 @@ def _check_metaimage(file: BinaryIO, path: Path) -> None:
         raise _no_place(path, "the header has no 'TransformMatrix'")
     if not {"Offset", "Position", "Origin"} & fields.keys():
         raise _no_place(path, "the header has no 'Offset'")
-    if fields.get("ElementDataFile") == "LOCAL" and fields.get("CompressedData") == "True":
+    _check_meta_scale(path, fields)
+    if fields.get("ElementDataFile") != "LOCAL":
+        return
+    if fields.get("CompressedData") == "True":
         _unpack(file, path)
+        return
+    voxels = int(np.prod([int(side) for side in re.findall(r"\d+", fields.get("DimSize", ""))], dtype=np.int64))
+    needed = voxels * _META_BYTES.get(fields.get("ElementType", ""), 0)
+    if path.stat().st_size - file.tell() < needed:
+        raise _ends_early(path, f"expected {needed} bytes of voxels, got {path.stat().st_size - file.tell()}")
+
+
+def _check_meta_scale(path: Path, fields: Mapping[str, str]) -> None:
+    """Refuse a slope or an offset: ITK leaves them out, and CT would not be in HU."""
+    slope = fields.get("ElementToIntensityFunctionSlope", "1")
+    offset = fields.get("ElementToIntensityFunctionOffset", "0")
+    if not (re.fullmatch(r"\+?1(\.0*)?", slope) and re.fullmatch(r"[+-]?0(\.0*)?", offset)):
+        raise InputError(
+            f"{path} states a slope of {slope} and an offset of {offset} (ElementToIntensityFunction…), which are not applied.",
+            hint="write it again with the values themselves.",
+            code="unreadable",
+        )
 
 
 def _unpack(

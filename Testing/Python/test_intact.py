@@ -322,3 +322,44 @@ def test_an_intercept_without_a_slope_is_refused_since_itk_would_add_it(
         with pytest.raises(InputError, match=r"an intercept of -1024 \(scl_inter\) without a slope") as caught:
             read_volume(path)
         assert "write the file again" in caught.value.hint
+
+
+def _with_line(path: Path, scan: Volume, line: str, before: bytes) -> Path:
+    """Write a scan, uncompressed, and a line more in its header."""
+    write_volume(scan, path, compressed=False)
+    path.write_bytes(path.read_bytes().replace(before, f"{line}\n".encode() + before, 1))
+    return path
+
+
+def test_lengths_of_a_nrrd_that_are_no_millimeters_are_refused(tmp_path: Path, a_noisy_scan: Volume) -> None:
+    """ITK takes the numbers for mm: of centimeters, volumes would be a thousandth."""
+    for unit in ("cm", "um", "m"):
+        line = f'space units: "{unit}" "{unit}" "{unit}"'
+        path = _with_line(tmp_path / "scan.nrrd", a_noisy_scan, line, b"space origin")
+        with pytest.raises(GeometryError, match=f"states lengths in '{unit}'"):
+            read_volume(path)
+    path = _with_line(tmp_path / "scan.nrrd", a_noisy_scan, 'space units: "mm" "mm" "mm"', b"space origin")
+    assert read_volume(path).geometry.difference(a_noisy_scan.geometry) == ""
+
+
+@pytest.mark.parametrize("line", ["Slope = 2", "Offset = -1024"])
+def test_a_slope_or_offset_of_a_metaimage_is_refused_since_itk_leaves_it_out(
+    tmp_path: Path, a_noisy_scan: Volume, line: str
+) -> None:
+    path = _with_line(tmp_path / "scan.mha", a_noisy_scan, f"ElementToIntensityFunction{line}", b"ElementDataFile")
+    with pytest.raises(InputError, match=r"states a slope of .* and an offset of .*, which are not applied") as caught:
+        read_volume(path)
+    assert caught.value.code == "unreadable"
+    path = _with_line(path, a_noisy_scan, "ElementToIntensityFunctionSlope = 1", b"ElementDataFile")
+    assert np.array_equal(read_volume(path).array, a_noisy_scan.array)
+
+
+def test_a_metaimage_with_too_few_voxels_is_refused_in_our_words(
+    tmp_path: Path, a_noisy_scan: Volume, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_volume(a_noisy_scan, tmp_path / "scan.mha", compressed=False)
+    assert np.array_equal(read_volume(tmp_path / "scan.mha").array, a_noisy_scan.array)
+    (tmp_path / "scan.mha").write_bytes((tmp_path / "scan.mha").read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"scan.mha ends early: expected 42240 bytes of voxels, got 42230"):
+        read_volume(tmp_path / "scan.mha")
+    assert capfd.readouterr() == ("", "")
