@@ -33,6 +33,7 @@ from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_window
 from DiffuGTSLib.config import MasksConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.masks import smoothed_map
+from DiffuGTSLib.storage import is_finite
 
 NORMAL, ABNORMAL = 0, 1
 """Rows of the two prompts, everywhere."""
@@ -213,6 +214,12 @@ class AovaHead(ModelMixin, ConfigMixin):
         if adapter not in ("mlp", "context") or fuse not in ("probability", "logit"):
             raise ConfigError(
                 f"AOVA head: adapter is 'mlp' or 'context', fuse 'probability' or 'logit', got {adapter!r}, {fuse!r}."
+            )
+        scales_fit = all(is_finite(scale) and scale > 0 for scale in (feature_scale, denoiser_scale))
+        if not (is_finite(alpha) and 0 <= alpha <= 1 and scales_fit):
+            raise ConfigError(
+                f"AOVA head: expected an alpha of 0 to 1 and finite scales above 0, got alpha {alpha!r}, "
+                f"feature_scale {feature_scale!r}, denoiser_scale {denoiser_scale!r}."
             )
         self.adapters = (
             MlpAdapter(feature_channels) if adapter == "mlp" else ContextAdapter(feature_channels, context_widths)

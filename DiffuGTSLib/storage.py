@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, StorageError
 
@@ -146,7 +146,7 @@ def parse_json(
     return values
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
     """Tell whether a value from JSON is a number that a float can hold: not true or false, infinite, NaN or too long."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

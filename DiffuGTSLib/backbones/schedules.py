@@ -9,6 +9,9 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from DiffuGTSLib.errors import WeightsError
 
+_MOST_STEPS = 100_000
+"""Of training; the published networks have 1000."""
+
 
 class FlowSchedule:
     """Rectified flow: latent = (1 - s) · clean + s · noise, timestep = 1000 s (MAISI's `RFlowScheduler`).
@@ -49,6 +52,8 @@ class DdimSchedule:
         self.scheduler = scheduler
         self.train_timesteps = int(scheduler.config["num_train_timesteps"])
         self._signal_power = scheduler.alphas_cumprod.double().numpy()
+        if not ((self._signal_power >= 0) & (self._signal_power <= 1)).all():
+            raise ValueError("its betas leave a share of signal that does not lie within 0 and 1")
 
     def timesteps(self, steps: int, latent_voxels: int, start: float = 1.0) -> list[float]:
         """Return `steps` + 1 falling timesteps, evenly spaced ("linspace"), the last one `END`."""
@@ -65,14 +70,19 @@ def build_schedule(config: dict[str, object]) -> FlowSchedule | DdimSchedule:
     """Build a schedule from diffusers' `scheduler_config.json`.
 
     Raises:
-        WeightsError: If the scheduler class is neither flow matching nor DDIM.
+        WeightsError: If the scheduler class is neither flow matching nor DDIM, or its values make no schedule.
     """
-    name = config.get("_class_name")
-    if name == "FlowMatchEulerDiscreteScheduler":
+    name, steps = config.get("_class_name"), config.get("num_train_timesteps", 1000)
+    hint = "check scheduler/scheduler_config.json of the model folder."
+    if name not in ("FlowMatchEulerDiscreteScheduler", "DDIMScheduler"):
+        raise WeightsError(
+            f"Unknown noise scheduler '{name}'; expected FlowMatchEulerDiscreteScheduler or DDIMScheduler.", hint=hint
+        )
+    if type(steps) is not int or not 1 <= steps <= _MOST_STEPS:
+        raise WeightsError(f"num_train_timesteps: expected 1 to {_MOST_STEPS}, got {steps!r}.", hint=hint)
+    try:
+        if name == "DDIMScheduler":
+            return DdimSchedule(DDIMScheduler.from_config(config))
         return FlowSchedule(FlowMatchEulerDiscreteScheduler.from_config(config))
-    if name == "DDIMScheduler":
-        return DdimSchedule(DDIMScheduler.from_config(config))
-    raise WeightsError(
-        f"Unknown noise scheduler '{name}'; expected FlowMatchEulerDiscreteScheduler or DDIMScheduler.",
-        hint="check scheduler/scheduler_config.json of the model folder.",
-    )
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise WeightsError(f"scheduler_config.json describes no {name}: {error}.", hint=hint) from error

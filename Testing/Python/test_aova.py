@@ -1,6 +1,7 @@
 """Anomaly-aware attention: shares that sum to 1, numbers worked by hand, and windows that make up a scan."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -188,6 +189,14 @@ def test_an_mlp_sees_each_voxel_alone_and_a_context_its_surroundings() -> None:
     mlp, context = MlpAdapter(CHANNELS), ContextAdapter(CHANNELS, (8, 16, 16, 16, 16))
     assert torch.equal(mlp(features)[0][far], mlp(elsewhere)[0][far])
     assert not torch.equal(context(features)[0][far], context(elsewhere)[0][far])
+
+
+@pytest.mark.usefixtures("an_unchecked_library")
+@pytest.mark.parametrize("key", ["alpha", "feature_scale", "denoiser_scale"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, None, "x"])
+def test_a_factor_that_is_no_number_of_its_range_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"expected an alpha of 0 to 1 and finite scales.*{key} {value!r}"):
+        AovaHead(CHANNELS, DIM, **{key: value})
 
 
 @pytest.mark.parametrize(("key", "value"), [("adapter", "conv"), ("fuse", "max")])

@@ -164,7 +164,9 @@ def test_a_download_that_is_not_what_the_hub_announced_is_not_to_be_trusted(
 
 
 def test_the_known_md5_is_compared_too(a_hub: Hub) -> None:
-    with pytest.raises(WeightsError, match=r"MD5 of the catalog, seen in a third party's log, .* is 917cfb1e") as caught:
+    with pytest.raises(
+        WeightsError, match=r"MD5 of the catalog, seen in a third party's log, .* is 917cfb1e"
+    ) as caught:
         fetch_model(published(), silent)
     assert f"--sha256 {AUTOENCODER}=" in caught.value.hint
 

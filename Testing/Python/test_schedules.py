@@ -1,5 +1,6 @@
 """Noise levels and the one step for all: equal to diffusers' and MONAI's, where those are right."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -194,4 +195,24 @@ def test_half_a_start_of_the_flow_worked_by_hand(a_flow: FlowSchedule) -> None:
 def test_another_scheduler_is_refused_by_name() -> None:
     with pytest.raises(WeightsError, match=r"Unknown noise scheduler 'PNDMScheduler'; expected FlowMatch") as caught:
         build_schedule({"_class_name": "PNDMScheduler"})
+    assert "scheduler_config.json" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "changed", "said"),
+    [
+        (FLOW_SCHEDULER, {"num_train_timesteps": None}, "num_train_timesteps: expected 1 to 100000, got None"),
+        (FLOW_SCHEDULER, {"num_train_timesteps": "x"}, "num_train_timesteps: expected 1 to 100000, got 'x'"),
+        (DDPM_SCHEDULER, {"num_train_timesteps": 0}, "num_train_timesteps: expected 1 to 100000, got 0"),
+        (DDPM_SCHEDULER, {"num_train_timesteps": 10**30}, "num_train_timesteps: expected 1 to 100000"),
+        (FLOW_SCHEDULER, {"time_shift_type": "x"}, "describes no FlowMatchEulerDiscreteScheduler"),
+        (DDPM_SCHEDULER, {"beta_start": "x"}, "describes no DDIMScheduler"),
+        (DDPM_SCHEDULER, {"beta_start": math.nan}, "describes no DDIMScheduler: its betas leave"),
+    ],
+)
+def test_a_scheduler_s_values_that_make_no_schedule_are_refused(
+    scheduler: dict[str, object], changed: dict[str, object], said: str
+) -> None:
+    with pytest.raises(WeightsError, match=said) as caught:
+        build_schedule({**scheduler, **changed})
     assert "scheduler_config.json" in caught.value.hint
