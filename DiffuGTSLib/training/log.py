@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from DiffuGTSLib.errors import ConfigError, StorageError
@@ -45,7 +46,7 @@ def row_teller(
 
 
 class Curves:
-    """The log as TensorBoard reads it, in the run's own folder.
+    """The log as TensorBoard reads it, in the run's own folder; what a run that is gone on with does again is dropped.
 
     Raises:
         ConfigError: If TensorBoard is not installed.
@@ -58,14 +59,23 @@ class Curves:
             raise ConfigError(
                 "Curves were asked for, but TensorBoard is not installed.", hint="pip install tensorboard."
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._folder, self._writers = folder, SummaryWriter
+        self._writer: SummaryWriter | None = None
 
     def add(self, row: dict[str, float]) -> None:
-        """Add one row of the log, at once, so that a stopped run has its curves."""
-        for name, value in row.items():
-            if name != "iteration":
-                self._writer.add_scalar(name, value, int(row["iteration"]))
-        self._writer.flush()
+        """Add one row of the log, at once, so that a stopped run has its curves; the first one ends those that go on beyond it.
+
+        Raises:
+            StorageError: If they cannot be written.
+        """
+        iteration = int(row["iteration"])
+        with _storage_errors(self._folder):
+            if self._writer is None:
+                self._writer = self._writers(str(self._folder), purge_step=iteration)
+            for name, value in row.items():
+                if name != "iteration":
+                    self._writer.add_scalar(name, value, iteration)
+            self._writer.flush()
 
 
 class Table:
@@ -87,13 +97,8 @@ class Table:
         """
         told = {name: f"{value:.6g}" for name, value in row.items()}
         if self._columns and told.keys() <= set(self._columns):
-            try:
-                with self._path.open("a", newline="", encoding="utf-8") as file:
-                    csv.DictWriter(file, self._columns, restval="").writerow(told)
-            except OSError as error:
-                raise StorageError(
-                    f"Cannot write {self._path}: {error.strerror or error}.", hint="the last checkpoint is kept."
-                ) from error
+            with _storage_errors(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(told)
             return
         rows = _rows_before(self._path, row["iteration"])
         self._columns = list(dict.fromkeys([*(rows[0] if rows else {}), *told]))
@@ -101,6 +106,17 @@ class Table:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows([*rows, told])
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Say of an OSError what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path}: {error.strerror or error}.", hint="the last checkpoint is kept."
+        ) from error
 
 
 def _rows_before(path: Path, iteration: float) -> list[dict[str, str]]:

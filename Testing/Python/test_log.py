@@ -12,7 +12,7 @@ import pytest
 from DiffuGTSLib.errors import StorageError
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.training import log
-from DiffuGTSLib.training.log import Table
+from DiffuGTSLib.training.log import Curves, Table
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -63,3 +63,25 @@ def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None
     path.mkdir()
     with pytest.raises(StorageError, match="Cannot write .*log.csv"):
         table.add({"iteration": 2.0})
+
+
+def test_curves_that_come_again_after_a_stop_are_there_once(tmp_path: Path) -> None:
+    """A process that was killed at 48, with its last checkpoint at 27, draws 30 to 48 twice."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, value in ((27, 1.0), (30, 2.0)):
+        curves = Curves(tmp_path)
+        for number in range(first, 49, 3):
+            curves.add({"iteration": float(number), "total": value})
+    read = EventAccumulator(str(tmp_path))
+    read.Reload()
+    assert [event.step for event in read.Scalars("total")] == list(range(27, 49, 3))
+    assert [event.value for event in read.Scalars("total")] == [1.0] + 7 * [2.0]
+
+
+def test_curves_that_cannot_be_written_are_a_storage_error(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "run").touch()
+    with pytest.raises(StorageError, match="Cannot write .*run: .*exists"):
+        Curves(tmp_path / "run").add({"iteration": 1.0, "total": 0.5})
