@@ -121,12 +121,26 @@ def gradient_loss(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(distances).mean()
 
 
+def require_a_scan(scans: Sequence[TrainingScan]) -> None:
+    """Refuse to train on label maps alone: they have no intensities to measure the latents by.
+
+    Raises:
+        InputError: In that case, and without any.
+    """
+    if all(scan.painted for scan in scans):
+        raise InputError(
+            "The latent scale needs a scan; the training split holds label maps only.",
+            hint="add a case of modality CT or MR to the protocol's split 'train'.",
+        )
+
+
 def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[TrainingScan], side: int = 64) -> float:
     """Return 1 / standard deviation of unscaled latents of the body, as MAISI defines its scale factor.
 
     Raises:
-        InputError: If all are label maps.
+        InputError: As `require_a_scan`.
     """
+    require_a_scan(scans)
     rng = np.random.default_rng(0)
     latents = []
     with torch.no_grad():
@@ -135,11 +149,6 @@ def latent_scaling_factor(autoencoder: MaisiAutoencoder, scans: Sequence[Trainin
                 crop = interesting_crop(scan, side, rng)
                 mean, _, _ = autoencoder.posterior(torch.from_numpy(crop.cut(scan.scan.image))[None, None])
                 latents.append(mean.flatten())
-    if not latents:
-        raise InputError(
-            "The latent scale needs a scan; the training split holds label maps only.",
-            hint="add a case of modality CT or MR to the protocol's split 'train'.",
-        )
     return float(1.0 / torch.cat(latents).std())
 
 

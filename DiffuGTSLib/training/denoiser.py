@@ -52,7 +52,7 @@ def cache_latents(
     """
     cached = []
     for scan in scans:
-        if scan.painted or scan.healthy.mean() < 0.2:
+        if not is_healthy(scan):
             continue
         image = torch.from_numpy(scan.scan.image)[None, None]
         sick = torch.from_numpy(~scan.healthy)[None, None].float()
@@ -62,6 +62,28 @@ def cache_latents(
             healthy = 1 - functional.max_pool3d(suspect, autoencoder.downsampling)[0, 0]
             cached.append(LatentScan(latent.clone(), healthy, scan.scan.spacing_mm, scan.case.modality))
     return cached
+
+
+def is_healthy(scan: TrainingScan) -> bool:
+    """Say whether a scan shows enough healthy tissue to learn from: a fifth of it."""
+    return not scan.painted and bool(scan.healthy.mean() >= 0.2)
+
+
+def require_healthy(train: int, validation: int) -> None:
+    """Refuse to train without healthy tissue.
+
+    Args:
+        train: Scans that show it, to train on.
+        validation: Likewise, to validate on.
+
+    Raises:
+        InputError: If one of them is 0.
+    """
+    if not train or not validation:
+        raise InputError(
+            f"The healthy prior needs scans with healthy tissue, to train and to validate on; got {train} and {validation}.",
+            hint="add scans to the protocol that show healthy tissue more than 10 mm away from tumors.",
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +121,7 @@ def started_denoiser(start: Path, base: Path) -> MaisiUNet:
             f"start: the denoiser in {start} was trained on another autoencoder's latents.",
             hint="a denoiser goes on only in the latent space that it was trained in.",
         )
-    unet.requires_grad_(True)
-    unet.train()
+    unet.requires_grad_(True).train()
     return unet
 
 
@@ -131,12 +152,7 @@ class DenoiserRecipe:
         cells: Sequence[int] = (16, 16, 24),
         batch: int = 4,
     ) -> None:
-        if not any(bool(scan.healthy.any()) for scan in latents) or not validation:
-            raise InputError(
-                f"The healthy prior needs scans with healthy tissue, to train and to validate on; got {len(latents)} and "
-                f"{len(validation)}.",
-                hint="add scans to the protocol that show healthy tissue more than 10 mm away from tumors.",
-            )
+        require_healthy(sum(bool(scan.healthy.any()) for scan in latents), len(validation))
         self.trainable = unet
         self._latents = latents
         self._validation = validation

@@ -28,7 +28,7 @@ from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_by_split, validation_windows
 from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
-from DiffuGTSLib.training.rehearsal import duration, peak_memory_gb
+from DiffuGTSLib.training.rehearsal import all_left, duration, peak_memory_gb
 from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
@@ -205,6 +205,8 @@ def train_head(job: Job) -> None:
     if job.base != folder or len(wishes) > 1:
         words = " ".join(f"--set {shlex.quote(wish)}" for wish in wishes)
         job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {config.preset} {words}")
+    if not (folder / "denoiser").is_dir():
+        job.report(f"aova: {folder} cannot segment yet: it has no denoiser; train it: diffugts train denoiser")
 
 
 def rehearse_head(job: Job) -> None:
@@ -216,7 +218,7 @@ def rehearse_head(job: Job) -> None:
     job.require_as_begun("aova", RECORD)
     training = HeadTraining(job)
     training.tell()
-    left = _left(job, training)
+    left = all_left(job, {f"aova/{phase.name}": phase.plan for phase in training.phases}, training.frozen)
     if not any(left.values()):
         job.report("aova: nothing is left to do")
         return
@@ -224,12 +226,13 @@ def rehearse_head(job: Job) -> None:
     for phase in training.phases:
         with training.recipe(phase, 0) as recipe:
             seconds = min(rehearse(recipe, phase.plan))
-        total += seconds * left[phase.name]
-        done = phase.plan.iterations - left[phase.name]
+        still = left[f"aova/{phase.name}"]
+        total += seconds * still
+        done = phase.plan.iterations - still
         job.report(
             f"aova: {phase.name}: {phase.plan.iterations} iterations on windows of {phase.side}³, "
             + (f"{done} of them done, " if done else "")
-            + f"{seconds:.2f} s each (the faster of 2), {duration(seconds * left[phase.name])}"
+            + f"{seconds:.2f} s each (the faster of 2), {duration(seconds * still)}"
         )
         first = training.windows[phase.name][0]
         eyes = training.eyes(first.spacing_mm, first.modality)
@@ -241,17 +244,6 @@ def rehearse_head(job: Job) -> None:
     known = "not known on this system" if peak is None else f"{peak:.1f} GB so far on {job.device}"
     job.report(f"aova: {duration(total)} in all, validations not counted")
     job.report(f"aova: memory: {known}, and {kept_gb:.1f} GB of main memory for the validation's features")
-
-
-def _left(job: Job, training: HeadTraining) -> dict[str, int]:
-    """Return how many iterations each phase has to go; all of them after one that goes on, since it grows from that."""
-    left: dict[str, int] = {}
-    for phase in training.phases:
-        grows = any(left.values())
-        left[phase.name] = (
-            phase.plan.iterations if grows else job.left(f"aova/{phase.name}", phase.plan, training.frozen)
-        )
-    return left
 
 
 def _write_record(job: Job, training: HeadTraining) -> None:
@@ -274,7 +266,6 @@ def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:
 
 
 PART = Part(
-    train_head, 20000, HeadOptions(), after=("autoencoder", "model/autoencoder"), on_preset=True,
-    rehearse=rehearse_head,
+    train_head, rehearse_head, 20000, HeadOptions(), after=("autoencoder", "model/autoencoder"), on_preset=True,
 )  # fmt: skip
 """What `diffugts train aova` trains. The bundled head had fewer windows and wants more, see its model card."""

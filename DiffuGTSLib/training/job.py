@@ -144,15 +144,19 @@ class Job:
             require_as_begun(path.parent, read_json(path), self.begun(self.plan.seed))
 
     def left(self, folder: str, plan: TrainingPlan, frozen: Mapping[str, str]) -> int:
-        """Return how many iterations a part has still to go, if what it grows from stays as it is.
+        """Return how many iterations `run` has still to go in a folder, if what it grows from stays as it is.
 
         Raises:
-            ConfigError: If it has had more than the plan's.
+            ConfigError: As `run`.
             WeightsError: If the checkpoint is damaged.
         """
         state, record = self.output / folder / "state.pt", self.output / folder / BEGUN
+        if not state.is_file():
+            return plan.iterations
         begun = read_json(record) if record.is_file() else {}
-        if not state.is_file() or _why_anew(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
+        if begun:
+            require_as_begun(state.parent, begun, self.begun(plan.seed))
+        if _why_anew(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
             return plan.iterations
         kept = _checkpoint(state, plan)
         early = 0 < plan.patience <= kept.get("best", {}).get("waited", 0)
@@ -168,7 +172,7 @@ class Job:
                 self.report(f"{folder.name}: begun anew, since {why}")
                 wait_for_all()  # nobody is to find what is just being removed
                 if rank() == 0:
-                    for left in (state, folder / "log.csv"):
+                    for left in (state, folder / "log.csv", *folder.glob("events.out.tfevents.*")):
                         left.unlink(missing_ok=True)
             else:
                 _checkpoint(state, plan)
@@ -370,6 +374,7 @@ class Part:
 
     Attributes:
         train: Does it.
+        rehearse: Says, in a dry run, what training would do, and refuses what it would refuse.
         iterations: Where nothing is asked for; a number, or what gives it from the part's options.
         options: The defaults of its own choices: an instance of a frozen dataclass of str, int, float and bool, or
             None. `--set key=value` changes a field.
@@ -380,10 +385,10 @@ class Part:
         tunes: Whether it has no weights there, and chooses what they are used with.
         after: The part that must have been trained into the run before, and the folder of its weights there.
         on_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
-        rehearse: Says, in a dry run, what training would need; None has nothing to say.
     """
 
     train: Callable[[Job], None]
+    rehearse: Callable[[Job], None]
     iterations: int | Callable[[Any], int]
     options: Any = None
     grid: Callable[[Any], CanonicalConfig] | None = None
@@ -392,7 +397,6 @@ class Part:
     tunes: bool = False
     after: tuple[str, str] | None = None
     on_preset: bool = False
-    rehearse: Callable[[Job], None] | None = None
 
     def missing(self, run: Path) -> str:
         """Return, in words, which part must be trained before this one; nothing where all is there."""

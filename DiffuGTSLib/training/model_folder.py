@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.model_store.store import SOURCE_FILE, require_stored
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import copy_contents, make_folder, new_folder, whole_file, write_json
+from DiffuGTSLib.storage import copy_contents, make_folder, new_folder, sha256, whole_file, write_json
 
 INDEX_FILE = "model_index.json"
 FROZEN = ("autoencoder", "denoiser", "scheduler")
@@ -103,6 +104,19 @@ def adopt(base: Path, model: Path) -> None:
     for name in reversed(FROZEN):  # the autoencoder last: where it is, all of it is
         if (base / name).is_dir():
             _copy_folder(base / name, model / name)
+
+
+def replaced(network: Path, save: Callable[[], None]) -> bool:
+    """Save a network, and say whether another one lay there before: what was made for that one fits no more.
+
+    Args:
+        network: Its folder.
+        save: Saves it there.
+    """
+    path = network / WEIGHTS_FILE
+    before = sha256(path) if path.is_file() else ""
+    save()
+    return before not in ("", sha256(path))
 
 
 def write_index(model: Path) -> None:

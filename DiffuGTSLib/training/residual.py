@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from DiffuGTSLib.components import load_components
-from DiffuGTSLib.config import ResidualConfig
+from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.config import Config, ResidualConfig
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.masks import fine_mask
@@ -37,6 +37,8 @@ from DiffuGTSLib.training.data import without_sick_organ
 from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
+from DiffuGTSLib.training.rehearsal import tell_left
+from DiffuGTSLib.training.trainer import TrainingPlan
 from DiffuGTSLib.training.twins import JUDGED, CandidateDraw, Draw, TwinnedWindow, keep_twins
 
 
@@ -117,14 +119,36 @@ class ResidualRecipe:
         }
 
 
+_FOLDER = "residual/projection"
+
+
+def _looking(job: Job) -> tuple[Config, Components, int]:
+    """Return how twins are made, by which networks, and the side of a window in voxels.
+
+    Raises:
+        ConfigError: If the run was begun with other choices.
+        WeightsError: If the model that looks cannot be read.
+    """
+    job.require_as_begun(_FOLDER)  # before the long part
+    config = replace(job.looking_with(job.head_base), residual=replace(job.config.residual, feature="attention"))
+    return config, load_components(config), job.options.window_voxels or config.backbone.window_voxels
+
+
+def _seen_through(components: Components) -> dict[str, str]:
+    seen_through = {Path(file).parent.name: digest for file, digest in components.weights.items()}
+    seen_through.pop(RESIDUAL_FOLDER, None)  # an earlier run's
+    return seen_through
+
+
+def _plan(plan: TrainingPlan) -> TrainingPlan:
+    return replace(plan, learning_rate=1e-2, warmup=min(20, plan.iterations), average=0.98)
+
+
 def train_residual(job: Job) -> None:
     """Make twins, learn from them, and say how each way of refining does on windows that were not learned from."""
     options: ResidualOptions = job.options
     folder = job.output / "residual"
-    job.require_as_begun("residual/projection")  # before the long part
-    config = replace(job.looking_with(job.head_base), residual=replace(job.config.residual, feature="attention"))
-    components = load_components(config)
-    side = options.window_voxels or config.backbone.window_voxels
+    config, components, side = _looking(job)
     learned, judged = _draws(job, side)
 
     names = [scan.case.name for each in job.scans.values() for scan in each]
@@ -138,15 +162,22 @@ def train_residual(job: Job) -> None:
     windows = [moved(window, job.device) for window in twins("train", learned, options.windows)]
     judges = [moved(window, job.device) for window in twins("validation", judged, options.judges)]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
-    plan = replace(job.plan, learning_rate=1e-2, warmup=min(20, job.plan.iterations), average=0.98)
-    seen_through = {Path(file).parent.name: digest for file, digest in components.weights.items()}
-    seen_through.pop(RESIDUAL_FOLDER, None)  # an earlier run's
     grown_from = f"{len(windows)} windows"
-    job.run(ResidualRecipe(network, windows, judges), plan, "residual/projection", grown_from, seen_through)
+    recipe = ResidualRecipe(network, windows, judges)
+    job.run(recipe, _plan(job.plan), _FOLDER, grown_from, _seen_through(components))
     _tell_comparison(job, judges, compare(judges, network, config.residual))
     if job.head_base != job.output / "model":  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
     job.save(RESIDUAL_FOLDER, network)
+
+
+def _rehearse(job: Job) -> None:
+    _, components, side = _looking(job)
+    _draws(job, side)
+    job.report(
+        f"residual: {job.options.windows} windows to learn from and {job.options.judges} to judge by get twins first"
+    )
+    tell_left(job, "residual", {_FOLDER: _plan(job.plan)}, _seen_through(components))
 
 
 def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
@@ -261,5 +292,5 @@ def _tell_comparison(job: Job, windows: Sequence[TwinnedWindow], rows: list[dict
             job.report(f"residual: {name}: {np.mean([float(row[name]) for row in rows]):.3f}")
 
 
-PART = Part(train_residual, 300, ResidualOptions(), after=("aova", "model/aova"), on_preset=True)
+PART = Part(train_residual, _rehearse, 300, ResidualOptions(), after=("aova", "model/aova"), on_preset=True)
 """What `diffugts train residual` trains."""

@@ -11,31 +11,47 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, read_json, seeded
+from DiffuGTSLib.backbones.weights import read_json, seeded
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import write_json
-from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, start_linear
+from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, require_a_scan, start_linear
 from DiffuGTSLib.training.cases import training_cases
 from DiffuGTSLib.training.data import TrainingScan, load_case, load_cases, split_cases
-from DiffuGTSLib.training.denoiser import DenoiserOptions, DenoiserRecipe, cache_latents, started_denoiser
-from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, world_size
+from DiffuGTSLib.training.denoiser import (
+    DenoiserOptions,
+    DenoiserRecipe,
+    cache_latents,
+    is_healthy,
+    require_healthy,
+    started_denoiser,
+)
+from DiffuGTSLib.training.distributed import by_first, prepare_together, process_group, rank, world_size
 from DiffuGTSLib.training.head_options import BY_MODE
 from DiffuGTSLib.training.head_run import PART as HEAD
 from DiffuGTSLib.training.head_run import RECORD as HEAD_RECORD
 from DiffuGTSLib.training.job import Job, Part, Report, learned_with, networks_sha256
 from DiffuGTSLib.training.job import overrides as differences
-from DiffuGTSLib.training.model_folder import looks_through_denoiser, model_of, require_same_networks, write_index
+from DiffuGTSLib.training.lock import alone_in
+from DiffuGTSLib.training.model_folder import (
+    looks_through_denoiser,
+    model_of,
+    replaced,
+    require_same_networks,
+    write_index,
+)
 from DiffuGTSLib.training.prepared import PreparedFolder
+from DiffuGTSLib.training.rehearsal import tell_left
 from DiffuGTSLib.training.residual import PART as RESIDUAL
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.thresholds import PART as THRESHOLDS
@@ -87,7 +103,8 @@ def train_part(
         tensorboard: Write the log as TensorBoard's curves too.
         prepared: Folder of scans that were brought to their grid before, and where the others are kept now; None holds
             them in memory.
-        dry_run: Say what would be done, read every scan, and stop; where another part is missing, stop before that.
+        dry_run: Read every scan, say what would be done and what is left of it, refuse what training would refuse, and
+            stop; where another part is missing, stop before reading.
         report: Receives one line at a time.
 
     Raises:
@@ -96,7 +113,7 @@ def train_part(
             a preset for a part that is always `mini`'s, or another one than the head's for what follows it.
         WeightsError: If the autoencoder is missing, or the run's is another than the preset's, or a checkpoint belongs
             to another network.
-        StorageError: If the run folder cannot be written to.
+        StorageError: If the run folder cannot be written to, or another training of the part writes there.
     """
     protocol_path, data, output = None if protocol_path is None else Path(protocol_path), Path(data), Path(output)
     if part not in PARTS:
@@ -119,7 +136,7 @@ def train_part(
         raise WeightsError(f"{part}: {missing}.", hint=before, code="weights_missing")
     canonical = config.canonical if chosen.grid is None else chosen.grid(own)
     with process_group(wanted) as own_device, seeded(seed, own_device):
-        say = report if rank() == 0 else _silence
+        say = by_first(report)
         cases = training_cases(protocol_path, data, output, write=rank() == 0 and not dry_run, report=say)
         cases = [case for case in cases if case.modality in chosen.modalities]
         splits = {split: split_cases(cases, split) for split in ("train", "validation")}
@@ -129,19 +146,18 @@ def train_part(
         if missing:
             say(f"{part}: {missing}: train that first")
             return
-        job = replace(
-            job, scans=_load(part, job, splits, data, canonical, keep=not dry_run or chosen.rehearse is not None)
-        )
-        if not dry_run:
-            _train(chosen, job, data)
-        elif chosen.rehearse is not None:
-            chosen.rehearse(job)
+        with nullcontext() if dry_run else alone_in(output / part, say):
+            job = replace(job, scans=_load(part, job, splits, data, canonical))
+            if dry_run:
+                chosen.rehearse(job)
+            else:
+                _train(chosen, job, data)
 
 
 def _load(
-    part: str, job: Job, splits: Mapping[str, Sequence[Case]], data: Path, canonical: CanonicalConfig, *, keep: bool
+    part: str, job: Job, splits: Mapping[str, Sequence[Case]], data: Path, canonical: CanonicalConfig
 ) -> dict[str, list[TrainingScan]]:
-    """Read all scans, one after the other, and say what memory they take; with `keep` off they are not kept."""
+    """Read all scans, one after the other, and say what memory they take."""
     loaded: dict[str, list[TrainingScan]] = {split: [] for split in splits}
     taken = 0
     if job.prepared is not None:
@@ -150,8 +166,7 @@ def _load(
     for split, cases in splits.items():
         for scan in load_cases(cases, data, canonical, job.report, job.prepared):
             taken += scan.nbytes
-            if keep:
-                loaded[split].append(scan)
+            loaded[split].append(scan)
     where = "of main memory" if job.prepared is None else f"in {job.prepared.folder}"
     job.report(f"{part}: the scans take {taken / 1e9:.2f} GB {where}")
     return loaded
@@ -253,30 +268,41 @@ def _tell(part: str, job: Job, splits: Mapping[str, Sequence[Case]]) -> None:
         job.report(f"{part}: on the networks in {job.networks}")
 
 
+def _autoencoder_phases(job: Job, autoencoder: MaisiAutoencoder) -> dict[str, tuple[AutoencoderRecipe, TrainingPlan]]:
+    """Return what is done in each folder: many small windows first, then a fifth of the time on large ones, as MAISI went from 64³ to 128³.
+
+    Raises:
+        InputError: If there is no scan to train on, or none to validate on.
+    """
+    plan, train_scans = replace(job.plan, average=0.99), job.scans["train"]
+    require_a_scan(train_scans)
+    validation = [scan for scan in job.scans["validation"] if not scan.painted]
+    large = max(1, plan.iterations // 5)
+    small_plan = replace(plan, iterations=max(1, plan.iterations - large), learning_rate=1e-3)
+    large_plan = replace(plan, iterations=large, learning_rate=3e-4, seed=plan.seed + 1)
+    return {
+        "autoencoder/phase_1": (AutoencoderRecipe(autoencoder, train_scans, validation, 32, 6), small_plan),
+        "autoencoder/phase_2": (AutoencoderRecipe(autoencoder, train_scans, validation, 64, 1), large_plan),
+    }
+
+
 def _train_autoencoder(job: Job) -> None:
-    """Many small windows first, then a fifth of the time on large ones, as MAISI went from 64³ to 128³."""
     autoencoder = MaisiAutoencoder(**MINI_AUTOENCODER)
     start_linear(autoencoder)
     autoencoder.to(job.device)
-    plan, train_scans = job.plan, job.scans["train"]
-    validation = [scan for scan in job.scans["validation"] if not scan.painted]
-    large = max(1, plan.iterations // 5)
-    phases = [
-        (32, 6, replace(plan, iterations=max(1, plan.iterations - large), learning_rate=1e-3, average=0.99)),
-        (64, 1, replace(plan, iterations=large, learning_rate=3e-4, average=0.99, seed=plan.seed + 1)),
-    ]
     before = ""
-    for number, (side, batch, phase) in enumerate(phases, start=1):
-        recipe = AutoencoderRecipe(autoencoder, train_scans, validation, side, batch)
-        job.run(recipe, phase, f"autoencoder/phase_{number}", before)
-        before = f"{phase.iterations} iterations of phase_{number}"
+    for folder, (recipe, plan) in _autoencoder_phases(job, autoencoder).items():
+        job.run(recipe, plan, folder, before)
+        before = f"{plan.iterations} iterations of {Path(folder).name}"
     autoencoder.cpu()
-    autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, train_scans))
-    kept = job.output / "model" / "autoencoder"
-    earlier = networks_sha256([kept]) if rank() == 0 and (kept / WEIGHTS_FILE).is_file() else {}
-    job.save("autoencoder", autoencoder)
-    if earlier and earlier != networks_sha256([kept]):
+    autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, job.scans["train"]))
+    if replaced(job.output / "model" / "autoencoder", lambda: job.save("autoencoder", autoencoder)):
         _tell_outdated(job)
+
+
+def _rehearse_autoencoder(job: Job) -> None:
+    phases = _autoencoder_phases(job, MaisiAutoencoder(**MINI_AUTOENCODER))
+    tell_left(job, "autoencoder", {folder: plan for folder, (_, plan) in phases.items()})
 
 
 def _tell_outdated(job: Job) -> None:
@@ -289,13 +315,28 @@ def _tell_outdated(job: Job) -> None:
         )
 
 
-def _train_denoiser(job: Job) -> None:
+def _ready_to_denoise(job: Job) -> tuple[MaisiUNet, TrainingPlan, dict[str, str]]:
+    """Return the network to train, its plan, and the digest of the autoencoder that it is trained on.
+
+    Raises:
+        WeightsError: If the run's head looks through the denoiser that is there, or the start cannot be gone on from.
+        InputError: If no scan shows enough healthy tissue, to train on or to validate on.
+    """
     if looks_through_denoiser(job.output / "model"):
         raise WeightsError(
             f"The head in {job.output / 'model'} looks through the denoiser there, and would see others' features.",
             hint="choose another --output, or remove its aova first.",
         )
+    options: DenoiserOptions = job.options
+    require_healthy(*(sum(map(is_healthy, job.scans[split])) for split in ("train", "validation")))
+    unet = started_denoiser(Path(options.start), job.base) if options.start else MaisiUNet(**MINI_UNET)
+    plan = replace(job.plan, learning_rate=options.learning_rate, average=0.999, checkpoint_every=500)
+    return unet, plan, networks_sha256([job.base / "autoencoder"])
+
+
+def _train_denoiser(job: Job) -> None:
     autoencoder = job.load_autoencoder()
+    unet, plan, frozen = _ready_to_denoise(job)
     backbone = job.config.backbone
     options: DenoiserOptions = job.options
     latents = {
@@ -306,11 +347,9 @@ def _train_denoiser(job: Job) -> None:
     }
     cells = sum(scan.healthy.sum() for scan in latents["train"])
     job.report(f"denoiser: {cells:.0f} healthy latent cells to learn from")
-    unet = started_denoiser(Path(options.start), job.base) if options.start else MaisiUNet(**MINI_UNET)
     unet.to(job.device)
     recipe = DenoiserRecipe(unet, latents["train"], latents["validation"], backbone.class_label)
-    plan = replace(job.plan, learning_rate=options.learning_rate, average=0.999, checkpoint_every=500)
-    job.run(recipe, plan, "denoiser", frozen=networks_sha256([job.base / "autoencoder"]))
+    job.run(recipe, plan, "denoiser", frozen=frozen)
     job.save("denoiser", unet)
     if rank() == 0:
         scheduler = job.output / "model" / "scheduler"
@@ -318,9 +357,17 @@ def _train_denoiser(job: Job) -> None:
         write_json(scheduler / "scheduler_config.json", FLOW_SCHEDULER)
 
 
+def _rehearse_denoiser(job: Job) -> None:
+    job.load_autoencoder()
+    _, plan, frozen = _ready_to_denoise(job)
+    tell_left(job, "denoiser", {"denoiser": plan}, frozen)
+
+
 PARTS: dict[str, Part] = {
-    "autoencoder": Part(_train_autoencoder, 2250),
-    "denoiser": Part(_train_denoiser, 3000, DenoiserOptions(), after=("autoencoder", "model/autoencoder")),
+    "autoencoder": Part(_train_autoencoder, _rehearse_autoencoder, 2250),
+    "denoiser": Part(
+        _train_denoiser, _rehearse_denoiser, 3000, DenoiserOptions(), after=("autoencoder", "model/autoencoder")
+    ),
     "aova": HEAD,
     "residual": RESIDUAL,
     "thresholds": THRESHOLDS,
@@ -329,7 +376,3 @@ PARTS: dict[str, Part] = {
     "segmenter": SEGMENTER,
 }
 """What can be trained, and for how many iterations where nothing is asked for."""
-
-
-def _silence(line: str) -> None:
-    """Say nothing: of several processes the first one speaks."""

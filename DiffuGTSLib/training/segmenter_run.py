@@ -25,9 +25,11 @@ from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segment
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
-from DiffuGTSLib.training.distributed import prepare_together, process_group, rank, world_size
+from DiffuGTSLib.training.distributed import by_first, prepare_together, process_group, rank, world_size
 from DiffuGTSLib.training.job import Job, Part, arrays_sha256, digests
+from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.prepared import PreparedFolder
+from DiffuGTSLib.training.rehearsal import tell_left
 from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
@@ -173,8 +175,7 @@ def _started(options: SegmenterOptions) -> Segmenter:
     segmenter: Segmenter = load_segmenter(Path(options.start)).network
     if segmenter.config["model"] != options.model:
         raise ConfigError(f"start: {options.start} holds a {segmenter.config['model']}, not a {options.model}.")
-    segmenter.requires_grad_(True)
-    segmenter.train()
+    segmenter.requires_grad_(True).train()
     return segmenter
 
 
@@ -216,7 +217,25 @@ def train_segmenter(
     Raises:
         InputError: Without cases to train on or to choose by.
     """
-    grid = options.grid(job.config.canonical)
+    recipe = _recipe(train_scans, validation, options, job)
+    job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
+    if rank() == 0:
+        modalities, grid = (
+            tuple(sorted({scan.scan.modality for scan in train_scans})),
+            options.grid(job.config.canonical),
+        )
+        trained = TrainedSegmenter(recipe.trainable.cpu(), grid, options.window, modalities, options.organ_names)
+        save_segmenter(trained, job.output / "segmenter" / "model")
+
+
+def _recipe(
+    train_scans: Sequence[SegmenterScan], validation: Sequence[SegmenterScan], options: SegmenterOptions, job: Job
+) -> SegmenterRecipe:
+    """Return how a segmenter is trained, and say with what, and by what it is judged.
+
+    Raises:
+        InputError, ConfigError, WeightsError: As `train_segmenter`, `build_source` and `build_segmenter`.
+    """
     source = build_source(options, job.device)
     share = None if options.real_share < 0 else options.real_share
     sampler = SegmenterSampler(train_scans, options.window, source, options.chances, share)
@@ -224,20 +243,14 @@ def train_segmenter(
     if not judged and source is not None:
         judged = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
     network = build_segmenter(options).to(job.device)
-    folder = job.output / "segmenter"
-    recipe = SegmenterRecipe(
-        network, grid, sampler, judged, side=options.window, batch=options.batch, workers=options.workers,
-        overlap=options.overlap,
-    )  # fmt: skip
     job.report(
         f"segmenter: {sum(not scan.healthy for scan in train_scans)} real and "
         f"{sum(scan.healthy for scan in train_scans)} healthy cases; the best is chosen on {len(judged)} scans or windows"
     )
-    job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
-    if rank() == 0:
-        modalities = tuple(sorted({scan.scan.modality for scan in train_scans}))
-        trained = TrainedSegmenter(network.cpu(), grid, options.window, modalities, options.organ_names)
-        save_segmenter(trained, folder / "model")
+    return SegmenterRecipe(
+        network, options.grid(job.config.canonical), sampler, judged, side=options.window, batch=options.batch,
+        workers=options.workers, overlap=options.overlap,
+    )  # fmt: skip
 
 
 def train_listed(
@@ -271,6 +284,7 @@ def train_listed(
 
     Raises:
         InputError: As `load_listed` and `train_segmenter`; or without an epoch.
+        StorageError: If another training of a segmenter writes into the run folder.
         ConfigError: Unknown device, or options that do not fit.
     """
     if epochs < 1:
@@ -279,8 +293,8 @@ def train_listed(
     build_segmenter(options)  # refused before anything is read
     grid, config = options.grid(), load_config("mini")
     kept = None if prepared is None else PreparedFolder(prepared)
-    with process_group(chosen) as own_device, seeded(seed, own_device):
-        say = report if rank() == 0 else _silence
+    with process_group(chosen) as own_device, seeded(seed, own_device), alone_in(output / "segmenter", report):
+        say = by_first(report)
 
         def load(case: ListedCase) -> SegmenterScan:
             healthy = case.healthy or (None if all_healthy else False)
@@ -333,10 +347,6 @@ def has_tensorboard() -> bool:
     return find_spec("tensorboard") is not None
 
 
-def _silence(line: str) -> None:
-    """Say nothing: of several processes the first one speaks."""
-
-
 def _plan(plan: TrainingPlan, options: SegmenterOptions, cases: int) -> SegmenterPlan:
     """Lay epochs over a plan."""
     length = epoch_length(cases, options.batch)
@@ -356,10 +366,13 @@ def _train(job: Job) -> None:
 
 def _rehearse(job: Job) -> None:
     """Make what a training would be made of, so that a dry run refuses what it would refuse."""
-    weights = sum(parameter.numel() for parameter in build_segmenter(job.options).parameters())
+    build_segmenter(job.options)  # what is wrong with the choices is said before what is wrong with the cases
     build_source(job.options, torch.device("cpu"))
-    shown = len(_shown(job)["train"])
+    scans = _shown(job)
+    recipe = _recipe(scans["train"], scans["validation"], job.options, job)
+    weights, shown = sum(parameter.numel() for parameter in recipe.trainable.parameters()), len(scans["train"])
     job.report(f"segmenter: a network of {weights / 1e6:.1f} million weights, to be trained on {shown} cases")
+    tell_left(job, "segmenter", {"segmenter": _plan(job.plan, job.options, shown)})
 
 
 def _shown(job: Job) -> dict[str, list[SegmenterScan]]:
@@ -391,5 +404,5 @@ def _grid(options: SegmenterOptions) -> CanonicalConfig:
     return options.grid(load_config("mini").canonical)
 
 
-PART = Part(_train, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model", rehearse=_rehearse)
+PART = Part(_train, _rehearse, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model")
 """What `diffugts train segmenter` trains."""

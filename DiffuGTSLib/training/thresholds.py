@@ -136,13 +136,7 @@ def choose_thresholds(job: Job) -> None:
     options: ThresholdOptions = job.options
     folder = job.output / "thresholds"
     make_folder(folder)
-    base = job.head_base
-    config = job.looking_with(base)
-    config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
-    components = load_components(config)
-    _tell_of_trained(base, job)
-    samples = judges(job.scans, options, job.plan.seed)
-    require_repaintable(samples, components, config, options)
+    config, components, samples = _set_up(job)
     judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
     settings = ranked(list(measured(judged, config.masks)), options.tolerance)
     _write(folder, settings)
@@ -156,6 +150,22 @@ def choose_thresholds(job: Job) -> None:
         chosen |= _refined(found, components, replace(config, masks=settings[0].masks), folder, job)
         _write_chosen(folder, chosen)
     job.report(f"thresholds: chosen: {folder / 'chosen.json'}")
+
+
+def _set_up(job: Job) -> tuple[Config, Components, list[Sample]]:
+    """Return how, by which networks and at what is looked.
+
+    Raises:
+        WeightsError: If the model that looks cannot be read.
+        InputError, ConfigError: As `judges` and `require_repaintable`.
+    """
+    config = job.looking_with(job.head_base)
+    config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
+    components = load_components(config)
+    _tell_of_trained(job.head_base, job)
+    samples = judges(job.scans, job.options, job.plan.seed)
+    require_repaintable(samples, components, config, job.options)
+    return config, components, samples
 
 
 def _refined(
@@ -412,14 +422,12 @@ def _in_words(setting: Setting) -> str:
 
 def tell(job: Job) -> None:
     """Say what would be looked at."""
-    samples = judges(job.scans, job.options, job.plan.seed)
+    _, _, samples = _set_up(job)
     with_tumor = sum(bool(sample.mask.any()) for sample in samples)
     count = len(SMOOTHINGS_MM) * len(list(tried(job.config.masks)))
     job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
     job.report(f"thresholds: {count} settings would be tried")
 
 
-PART = Part(
-    choose_thresholds, 1, ThresholdOptions(), tunes=True, after=("aova", "model/aova"), on_preset=True, rehearse=tell
-)
+PART = Part(choose_thresholds, tell, 1, ThresholdOptions(), tunes=True, after=("aova", "model/aova"), on_preset=True)
 """What `diffugts train thresholds` chooses."""

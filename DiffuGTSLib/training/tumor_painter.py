@@ -20,7 +20,9 @@ from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.synthesis.vqgan_critics import VqganCritics
 from DiffuGTSLib.training.distributed import rank, world_size
 from DiffuGTSLib.training.job import Job, Part, networks_sha256
-from DiffuGTSLib.training.trainer import read_state
+from DiffuGTSLib.training.model_folder import replaced
+from DiffuGTSLib.training.rehearsal import tell_left
+from DiffuGTSLib.training.trainer import TrainingPlan, read_state
 from DiffuGTSLib.training.tumor_diffusion import (
     ALL,
     TumorDiffusionRecipe,
@@ -160,8 +162,13 @@ def painter_size(name: str) -> PainterSize:
     return SIZES[name]
 
 
-def train_vqgan(job: Job) -> None:
-    """Train the VQGAN into `RUN/painter/vqgan`."""
+def _vqgan_recipe(job: Job) -> tuple[VqganRecipe, Vqgan3D, TrainingPlan]:
+    """Return how the VQGAN is trained, and itself.
+
+    Raises:
+        InputError: If there is nothing to train on, or nothing to validate on.
+        WeightsError: If the perceptual network cannot be read.
+    """
     options: VqganOptions = job.options
     size = painter_size(options.size)
     vqgan = Vqgan3D(**size.vqgan).to(job.device)
@@ -176,9 +183,26 @@ def train_vqgan(job: Job) -> None:
     losses = replace(size.losses, adversarial_from=options.adversarial_from)
     recipe = VqganRecipe(vqgan, critics, perceptual, job.scans["train"], job.scans["validation"], size.windows, losses)
     rate = size.vqgan_rate * world_size()
-    job.run(recipe, replace(job.plan, learning_rate=rate, weight_decay=0.0, checkpoint_every=100), "vqgan")
-    if rank() == 0:
-        save_module(vqgan.cpu(), job.output / "painter" / "vqgan", torch.float16)
+    return recipe, vqgan, replace(job.plan, learning_rate=rate, weight_decay=0.0, checkpoint_every=100)
+
+
+def train_vqgan(job: Job) -> None:
+    """Train the VQGAN into `RUN/painter/vqgan`."""
+    recipe, vqgan, plan = _vqgan_recipe(job)
+    job.run(recipe, plan, "vqgan")
+    if rank() > 0:
+        return
+    painter = job.output / "painter"
+    other = replaced(painter / "vqgan", lambda: save_module(vqgan.cpu(), painter / "vqgan", torch.float16))
+    if other and (painter / "denoiser").is_dir():
+        job.report(
+            f"vqgan: the painter in {painter} was made for the one before, and paints no more: train tumor-painter again"
+        )
+
+
+def _rehearse_vqgan(job: Job) -> None:
+    _, _, plan = _vqgan_recipe(job)
+    tell_left(job, "vqgan", {"vqgan": plan})
 
 
 def train_tumor_painter(job: Job) -> None:
@@ -191,10 +215,7 @@ def train_tumor_painter(job: Job) -> None:
     sampler = TumorSampler(job.scans["train"], size.view.side, options.handcrafted, options.stage)
     windows = validation_windows(job.scans["validation"], size.view.side, options.handcrafted, stage=options.stage)
     recipe = TumorDiffusionRecipe(denoiser, vqgan, options.timesteps, sampler, windows, size.batch)
-    plan = replace(
-        job.plan, learning_rate=size.rate, weight_decay=0.0, average=size.average, average_every=10,
-        average_after=size.average_after, accumulate=size.accumulate, checkpoint_every=100,
-    )  # fmt: skip
+    plan = _plan(job)
     job.run(recipe, plan, "tumor-painter", frozen=networks_sha256([folder / "vqgan"]))
     if rank() > 0:
         return
@@ -216,6 +237,14 @@ def train_tumor_painter(job: Job) -> None:
         )
         write_published(job.output / "painter.pt", published)
     job.report(f"the painter is in {folder}")
+
+
+def _plan(job: Job) -> TrainingPlan:
+    size = painter_size(job.options.size)
+    return replace(
+        job.plan, learning_rate=size.rate, weight_decay=0.0, average=size.average, average_every=10,
+        average_after=size.average_after, accumulate=size.accumulate, checkpoint_every=100,
+    )  # fmt: skip
 
 
 def _vqgan_of(folder: Path, size: str) -> Vqgan3D:
@@ -242,9 +271,11 @@ def _rehearse(job: Job) -> None:
     """Make what a training would be made of, so that a dry run refuses what it would refuse."""
     options: TumorPainterOptions = job.options
     side = painter_size(options.size).view.side
-    _vqgan_of(job.output / "painter" / "vqgan", options.size)
+    vqgan = job.output / "painter" / "vqgan"
+    _vqgan_of(vqgan, options.size)
     for loaded in job.scans.values():
         TumorSampler(loaded, side, options.handcrafted, options.stage)
+    tell_left(job, "tumor-painter", {"tumor-painter": _plan(job)}, networks_sha256([vqgan]))
 
 
 def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
@@ -256,6 +287,7 @@ def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
 
 VQGAN = Part(
     train_vqgan,
+    _rehearse_vqgan,
     lambda options: painter_size(options.size).vqgan_iterations,
     VqganOptions(),
     _grid,
@@ -264,11 +296,11 @@ VQGAN = Part(
 )
 TUMOR_PAINTER = Part(
     train_tumor_painter,
+    _rehearse,
     lambda options: painter_size(options.size).iterations,
     TumorPainterOptions(),
     _grid,
     modalities=("CT",),
     model="painter",
     after=("vqgan", "painter/vqgan"),
-    rehearse=_rehearse,
 )

@@ -36,7 +36,7 @@ def nothing(job: Job) -> None:
 
 
 def test_options_are_read_as_the_type_of_their_defaults() -> None:
-    part = Part(nothing, 1, Choices())
+    part = Part(nothing, nothing, 1, Choices())
     chosen = part.chosen({"model": "swin", "steps": "200", "share": "0.25", "tumors": "no"})
     assert chosen == Choices("swin", 200, 0.25, False)
     assert part.chosen({}) == Choices()
@@ -44,10 +44,10 @@ def test_options_are_read_as_the_type_of_their_defaults() -> None:
 
 def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="Unknown option 'step'") as caught:
-        Part(nothing, 1, Choices()).chosen({"step": "4"})
+        Part(nothing, nothing, 1, Choices()).chosen({"step": "4"})
     assert caught.value.hint == "did you mean 'steps'?"
     with pytest.raises(ConfigError) as caught:
-        Part(nothing, 1).chosen({"step": "4"})
+        Part(nothing, nothing, 1).chosen({"step": "4"})
     assert caught.value.hint == "this part has no options."
 
 
@@ -57,7 +57,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
 )
 def test_a_value_of_another_type_is_refused(key: str, value: str, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: expected {kind}, got '{value}'"):
-        Part(nothing, 1, Choices()).chosen({key: value})
+        Part(nothing, nothing, 1, Choices()).chosen({key: value})
 
 
 LISTS = {"train": ["a.nii.gz a_label.nii.gz"], "validation": ["b.nii.gz b_label.nii.gz"]}

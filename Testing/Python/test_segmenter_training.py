@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -271,8 +272,27 @@ def test_a_dry_run_refuses_what_the_training_would_refuse(tmp_path: Path, wish: 
             rehearsed()
     else:
         rehearsed()
-        assert re.fullmatch(r"segmenter: a network of 0.0 million weights, to be trained on 1 cases", lines[-1])
+        assert lines[-2:] == [
+            "segmenter: a network of 0.0 million weights, to be trained on 1 cases",
+            "segmenter: 20000 of 20000 iterations are left",
+        ]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_refuses_another_seed_and_says_what_is_left(tmp_path: Path) -> None:
+    protocol, lines = write_mini_data(tmp_path / "data"), list[str]()
+    wishes = {"channels": "4,8,8", "window": "32", "spacing_mm": "4"}
+    segmenter = functools.partial(
+        train_part, "segmenter", protocol_path=protocol, data=tmp_path / "data", output=tmp_path / "run", options=wishes,
+        device="cpu", report=lines.append,
+    )  # fmt: skip
+    segmenter(iterations=2)
+    with pytest.raises(ConfigError, match="was begun with another seed"):
+        segmenter(iterations=2, dry_run=True, seed=5)
+    segmenter(iterations=2, dry_run=True)
+    assert lines[-1] == "segmenter: nothing is left to do"
+    segmenter(iterations=3, dry_run=True)
+    assert lines[-1] == "segmenter: 1 of 3 iterations are left"
 
 
 def test_the_defaults_are_those_of_the_published_training() -> None:

@@ -6,6 +6,7 @@ import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +26,13 @@ from DiffuGTSLib.training.twins import CandidateDraw, TwinnedWindow, keep_twins,
 from DiffuGTSLib.volumes import read_volume, write_volume
 
 
-def train_residual(run: Path, windows: int = 3) -> list[str]:
+def train_residual(run: Path, windows: int = 3, **wishes: Any) -> list[str]:
     lines: list[str] = []
     with tiny_networks():
         train_part(
-            "residual", protocol_path=run / "data" / "protocol.json", data=run / "data", output=run, iterations=2,
+            "residual", protocol_path=run / "data" / "protocol.json", data=run / "data", output=run,
             device="cpu", options={"windows": str(windows), "judges": "2"}, report=lines.append,
+            **{"iterations": 2, **wishes},
         )  # fmt: skip
     return lines
 
@@ -68,6 +70,18 @@ def window_of(candidate: Tensor, truth: Tensor, residual: Tensor) -> TwinnedWind
     zero = torch.zeros_like(candidate)
     shown = Evidence(zero, zero, zero, candidate, residual, torch.zeros_like(residual), torch.eye(2, 4)[None])
     return TwinnedWindow(shown, truth, zero, zero, truth, 0, "liver", "CT")
+
+
+def test_a_dry_run_refuses_another_seed_and_says_what_is_left(a_run: Path) -> None:
+    made = {path: path.stat().st_mtime_ns for path in a_run.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="was begun with another seed"):
+        train_residual(a_run, dry_run=True, seed=5)
+    assert train_residual(a_run, dry_run=True)[-1] == "residual: nothing is left to do"
+    assert train_residual(a_run, dry_run=True, iterations=7)[-2:] == [
+        "residual: 3 windows to learn from and 2 to judge by get twins first",
+        "residual: projection: 5 of 7 iterations are left",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in a_run.rglob("*") if path.is_file()} == made
 
 
 def test_the_residual_lies_in_the_model_folder_with_its_checksum_and_is_loaded_from_it(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from layouts import write_msd
-from mini_data import GRID, mini_config, shared_run, tiny_networks, write_case
+from mini_data import GRID, mini_config, shared_run, tiny_networks, write_case, write_labels, write_protocol
 from phantoms import ct_phantom
 from safetensors.torch import load_file
 
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, verify_checksums
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.datasets.trained_cases import read_training_cases
-from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
+from DiffuGTSLib.errors import ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training import data, run
 from DiffuGTSLib.training.job import learned_with
+from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.run import train_part
 
 
@@ -82,7 +82,8 @@ def test_the_run_leaves_a_whole_model_folder(a_run: Path) -> None:
 def test_each_part_leaves_its_log_and_checkpoint(a_run: Path) -> None:
     for folder in ("autoencoder/phase_1", "autoencoder/phase_2", "denoiser", "aova/phase_1", "aova/phase_2"):
         present = sorted(path.name for path in (a_run / folder).iterdir())
-        assert present == ["begun.json", "log.csv", "plan.json", "state.pt"], folder
+        lock = [".lock"] if "/" not in folder else []  # one a part
+        assert present == [*lock, "begun.json", "log.csv", "plan.json", "state.pt"], folder
     assert "validation_psnr_db" in (a_run / "autoencoder/phase_2/log.csv").read_text()
     assert "validation_flow" in (a_run / "denoiser/log.csv").read_text()
     assert "validation_dice_CT_liver" in (a_run / "aova/phase_2/log.csv").read_text()
@@ -205,21 +206,6 @@ def test_on_a_retrained_autoencoder_the_later_parts_are_begun_anew(
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_a_run_of_a_version_that_did_not_keep_the_networks_goes_on(
-    a_run: Path, a_protocol: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "run"
-    shutil.copytree(a_run, output)
-    for record in [*output.rglob("begun.json"), output / "aova" / "head.json"]:
-        begun = json.loads(record.read_text())
-        kept = {key: value for key, value in begun.items() if key not in ("frozen", "config", "validation")}
-        record.write_text(json.dumps(kept))
-    for part in ("denoiser", "aova"):
-        said = trained(part, a_protocol, output)
-        assert not any("begun anew" in line or " 1/1" in line for line in said)
-
-
-@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -252,25 +238,77 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(a_protocol: Path, 
         "reading validation 1 of 2: ct_2",
         "reading validation 2 of 2: mr_2",
         "autoencoder: the scans take 0.00 GB of main memory",
+        "autoencoder: phase_1: 1800 of 1800 iterations are left",
+        "autoencoder: phase_2: 450 of 450 iterations are left",
     ]
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_a_dry_run_keeps_no_scan_that_nothing_is_rehearsed_with(
-    a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser", "aova"])
+def test_a_dry_run_refuses_what_training_would_refuse_and_says_what_is_left(
+    a_run: Path, a_protocol: Path, tmp_path: Path, part: str
 ) -> None:
-    kept, held, load = weakref.WeakSet[data.TrainingScan](), [], data.load_case
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    whole = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="was begun with another seed"):
+        trained(part, a_protocol, output, dry_run=True, seed=5)
+    assert trained(part, a_protocol, output, dry_run=True)[-1] == f"{part}: nothing is left to do"
+    said = trained(part, a_protocol, output, dry_run=True, iterations=10)
+    assert not any("nothing is left" in line for line in said)
+    if part == "denoiser":
+        assert said[-1] == "denoiser: 9 of 10 iterations are left"
+    if part == "autoencoder":
+        assert said[-2:] == [
+            "autoencoder: phase_1: 7 of 8 iterations are left",
+            "autoencoder: phase_2: 2 of 2 iterations are left",
+        ], "the second phase grows from the first one, and begins anew after it"
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == whole
 
-    def counted(*arguments: Any) -> data.TrainingScan:
-        held.append(len(kept))
-        scan = load(*arguments)
-        kept.add(scan)
-        return scan
 
-    monkeypatch.setattr(data, "load_case", counted)
-    trained("autoencoder", a_protocol, tmp_path / "run", dry_run=True)
-    assert held == [0, 1, 1, 1, 1], "the one before, while the next is read"
+@pytest.mark.usefixtures("small_networks")
+def test_a_head_that_is_trained_before_the_denoiser_says_what_is_missing(
+    a_run: Path, a_protocol: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    assert not any("denoiser" in line for line in trained("aova", a_protocol, output)[-1:])
+    shutil.rmtree(output / "model" / "denoiser")
+    said = trained("aova", a_protocol, output)
+    assert said[-1] == (
+        f"aova: {output / 'model'} cannot segment yet: it has no denoiser; train it: diffugts train denoiser"
+    )
+
+
+@pytest.mark.usefixtures("small_networks")
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_label_maps_alone_are_refused_before_the_autoencoder_is_trained_on_them(tmp_path: Path, dry_run: bool) -> None:
+    rows = [
+        write_labels(tmp_path, "labels", "train"),
+        write_case(tmp_path, "ct", ct_phantom(GRID), "validation"),
+    ]
+    protocol = write_protocol(tmp_path / "protocol.json", rows)
+    with pytest.raises(InputError, match="the training split holds label maps only"):
+        trained("autoencoder", protocol, tmp_path / "run", dry_run=dry_run)
+    assert not (tmp_path / "run" / "autoencoder" / "phase_1").exists()
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_second_training_of_a_part_is_refused_before_a_scan_is_read(
+    a_run: Path, a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a job is begun again by the scheduler while the first one still lives."""
+    output = tmp_path / "run"
+    shutil.copytree(a_run, output)
+    with alone_in(output / "denoiser", print):
+        assert trained("denoiser", a_protocol, output, dry_run=True)[-1] == "denoiser: nothing is left to do", (
+            "looks on"
+        )
+        trained("autoencoder", a_protocol, output)
+        monkeypatch.setattr(data, "load_case", lambda *_: pytest.fail("a scan was read"))
+        with pytest.raises(StorageError, match="Another training writes into .*denoiser: process"):
+            trained("denoiser", a_protocol, output)
 
 
 @pytest.mark.usefixtures("small_networks")

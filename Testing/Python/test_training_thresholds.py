@@ -103,10 +103,13 @@ def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
     assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
 
 
-def test_scans_are_looked_at_in_the_precision_that_is_asked_for(a_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_scans_are_looked_at_in_the_precision_that_is_asked_for(
+    a_run: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
     monkeypatch.setattr("DiffuGTSLib.components.has_bfloat16", lambda device: False)
     with pytest.raises(ConfigError, match="Precision 'bfloat16' was asked for on a CPU without instructions for it"):
-        choose(a_run, precision="bfloat16")
+        choose(a_run, precision="bfloat16", dry_run=dry_run)
 
 
 def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Path) -> None:

@@ -97,7 +97,10 @@ def test_on_a_retrained_vqgan_the_denoiser_is_begun_anew(a_protocol: Path, tmp_p
     assert any(line.startswith("tumor-painter 1/1") for line in trained("tumor-painter", a_protocol, tmp_path))
     again = trained("tumor-painter", a_protocol, tmp_path)
     assert not any("begun anew" in line or " 1/1" in line for line in again), "nothing is left to do"
-    trained("vqgan", a_protocol, tmp_path, iterations=3)
+    outdated = f"vqgan: the painter in {tmp_path / 'painter'} was made for the one before"
+    assert not any(line.startswith(outdated) for line in trained("vqgan", a_protocol, tmp_path)), "it is the same one"
+    said = trained("vqgan", a_protocol, tmp_path, iterations=3)
+    assert said[-1].startswith(outdated) and said[-1].endswith("train tumor-painter again")
     said = trained("tumor-painter", a_protocol, tmp_path)
     assert "tumor-painter: begun anew, since it had been trained on another vqgan" in said
     assert any(line.startswith("tumor-painter 1/1") for line in said)
@@ -137,8 +140,21 @@ def test_the_denoiser_needs_the_vqgan(a_protocol: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("tiny_networks")
 def test_perceptual_weights_that_are_not_there_are_refused(a_protocol: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is missing"):
-        trained("vqgan", a_protocol, tmp_path, options={"perceptual": str(tmp_path / "none")})
+    for dry_run in (True, False):
+        with pytest.raises(WeightsError, match="none/config.json"):
+            trained("vqgan", a_protocol, tmp_path, options={"perceptual": str(tmp_path / "none")}, dry_run=dry_run)
+
+
+@pytest.mark.usefixtures("tiny_networks")
+@pytest.mark.parametrize("part", ["vqgan", "tumor-painter"])
+def test_a_dry_run_refuses_another_seed_and_says_what_is_left(a_protocol: Path, tmp_path: Path, part: str) -> None:
+    for each in ("vqgan", "tumor-painter"):
+        trained(each, a_protocol, tmp_path)
+    with pytest.raises(ConfigError, match="was begun with another seed"):
+        trained(part, a_protocol, tmp_path, dry_run=True, seed=5)
+    assert trained(part, a_protocol, tmp_path, dry_run=True)[-1] == f"{part}: nothing is left to do"
+    said = trained(part, a_protocol, tmp_path, dry_run=True, iterations=4)
+    assert said[-1] == f"{part}: 3 of 4 iterations are left"
 
 
 @pytest.mark.usefixtures("tiny_networks")
