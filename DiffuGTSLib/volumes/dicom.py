@@ -190,6 +190,9 @@ def stored_files(slices: Sequence[Slice]) -> Iterator[list[str]]:
     Raises:
         InputError: If the word is not found in a file, as in a deflated one (code "dicom_inverted").
     """
+    if not any(each.is_inverted for each in slices):
+        yield [each.file for each in slices]
+        return
     with tempfile.TemporaryDirectory(prefix="diffugts-dicom-") as folder:
         yield [
             _upright(each.file, Path(folder, f"{number}.dcm")) if each.is_inverted else each.file
