@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.storage import read_json, write_json
+from DiffuGTSLib.storage import is_finite, read_json, write_json
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume, read_volume
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -280,11 +280,12 @@ def _case(row: object) -> Case:
         if value not in known:
             raise InputError(f"Case '{name}': unknown {key} '{value}'; expected one of {', '.join(known)}.")
     _require_sense(case)
+    _require_densities(case)
     return case
 
 
 def _require_sense(case: Case) -> None:
-    """Refuse an organ, or another lesion, that a case speaks of without saying where it is; and HU that are none."""
+    """Refuse an organ, or another lesion, that a case speaks of without saying where it is; and an offset of no CT."""
     organs = {*case.label_names, *case.organ_files, case.organ, *(["lung"] if case.lung_by_air else [])}
     for organ in (*case.healthy_only_in, *case.unmarked_near):
         if organ not in organs:
@@ -292,10 +293,27 @@ def _require_sense(case: Case) -> None:
                 f"Case '{case.name}' speaks of the {organ}, but does not say where it is.",
                 hint="name it in label_names or organ_files, as the organ, or with lung_by_air.",
             )
+    for organ, mm in case.unmarked_near.items():
+        if mm < 0:
+            raise InputError(
+                f"Case '{case.name}': expected at least 0 mm around the {organ} in unmarked_near, got {mm:g}."
+            )
     if case.offset_hu and case.modality != "CT":
         raise InputError(
             f"Case '{case.name}': offset_hu is for CT, the modality is '{case.modality}'.", hint="leave it away."
         )
+    if case.suspect_values and not case.labels:
+        key = "other_lesion_values" if case.other_lesion_values else "unknown_labels"
+        raise InputError(f"Case '{case.name}' names {key}, but no label map.", hint="name it as 'labels'.")
+    if case.tumor and case.tumor == case.labels and not case.tumor_values:
+        raise InputError(
+            f"Case '{case.name}': {case.tumor} holds organs and tumor, and all of it would count as tumor.",
+            hint="name which values are tumor, as tumor_values; of a scan without a tumor leave 'tumor' away.",
+        )
+
+
+def _require_densities(case: Case) -> None:
+    """Refuse densities that are none, or that a value of the label map has two of."""
     if case.label_hu and case.modality != "labels":
         raise InputError(
             f"Case '{case.name}': label_hu is for label maps that are painted, the modality is '{case.modality}'.",
@@ -308,14 +326,6 @@ def _require_sense(case: Case) -> None:
         raise InputError(
             f"Case '{case.name}': label_hu names {', '.join(twice)} more than once.",
             hint="give each value one density.",
-        )
-    if case.suspect_values and not case.labels:
-        key = "other_lesion_values" if case.other_lesion_values else "unknown_labels"
-        raise InputError(f"Case '{case.name}' names {key}, but no label map.", hint="name it as 'labels'.")
-    if case.tumor and case.tumor == case.labels and not case.tumor_values:
-        raise InputError(
-            f"Case '{case.name}': {case.tumor} holds organs and tumor, and all of it would count as tumor.",
-            hint="name which values are tumor, as tumor_values; of a scan without a tumor leave 'tumor' away.",
         )
 
 
@@ -345,10 +355,10 @@ def row_of(case: Case) -> dict[str, Any]:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """Say whether a JSON value is of a field's type; a whole number may stand for a float."""
+    """Say whether a JSON value is of a field's type; a whole number may stand for a float, NaN and infinity may not."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is list:
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
-    return type(value) in ((int, float) if kind is float else (kind,))
+    return is_finite(value) if kind is float else type(value) is kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,18 @@ def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
         ({"modality": "labels", "label_hu": {"60 to -100": [2]}}, "'60 to -100' is no density", "-1100 to 4000"),
         ({"healthy_only_in": "lung"}, "expected healthy_only_in to be list[str], got 'lung'", ""),
         ({"unmarked_near": {"liver": "near"}}, "expected unmarked_near to be dict[str, float]", ""),
+        (
+            {"unmarked_near": {"liver": math.nan}},
+            "expected unmarked_near to be dict[str, float], got {'liver': nan}",
+            "",
+        ),
+        (
+            {"organ": "liver", "unmarked_near": {"liver": -5}},
+            "at least 0 mm around the liver in unmarked_near, got -5",
+            "",
+        ),
+        ({"offset_hu": math.inf}, "expected offset_hu to be float, got inf", ""),
+        ({"offset_hu": 10**400}, "expected offset_hu to be float, got 1000", ""),
         ({"healthy_only_in": ["lung"]}, "speaks of the lung, but does not say where it is", "lung_by_air"),
         (
             {"organ": "liver", "tumor": "l.nii", "labels": "l.nii", "label_names": {"liver": [1, 2]}},
