@@ -205,7 +205,7 @@ def _upright(file: str, copy: Path) -> str:
     if _is_inverted(_header(str(copy))):
         raise InputError(
             f"{file} is MONOCHROME1 and deflated or written oddly; its values would be read mirrored.",
-            hint="write it with an explicit VR and little-endian first, for example with dcmconv +te.",
+            hint="write it with an explicit VR and little-endian first, for example with dcmconv --write-xfer-little.",
             code="dicom_inverted",
         )
     return str(copy)

@@ -184,7 +184,7 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     shutil.copy(a_cohort / "masks" / "one.nii.gz", a_cohort / "scans" / "two.nii.gz")
     assert "two holds a case that was painted with another scan" in plain(run(*again).stderr)
     (a_cohort / "out" / "one" / "synthesis.json").write_text("{")
-    assert "synthesis.json cannot be read" in plain(run(*again).stderr)
+    assert "synthesis.json is not valid JSON" in plain(run(*again).stderr)
 
 
 def test_a_ct_without_its_offset_is_painted_in_hounsfield_units(a_cohort: Path) -> None:
