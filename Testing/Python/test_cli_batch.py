@@ -238,6 +238,22 @@ def called(*paths: str) -> list[str]:
     return list(_named({Path(path): 0 for path in paths}))
 
 
+def test_a_folder_below_image_files_that_cannot_be_opened_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "one.nii.gz").touch()
+    real = os.scandir
+
+    def closed(place: Any) -> Any:
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert list(scans_below([tmp_path], tmp_path / "out")) == ["one"]
+
+
 def test_no_name_leads_out_of_the_folder_of_results() -> None:
     assert called("/scans/ct.nii.gz", "/scans/old/scans/ct.nii.gz") == ["scans_ct", "old_scans_ct"]
     assert called("/a/b/ct.nii", "/z/b/ct.nii", "/a_b/ct.nii") == ["a_b_ct", "a_b_ct_2", "z_b_ct"]

@@ -118,6 +118,22 @@ def test_only_what_a_conversion_of_the_study_has_made_gives_way(tmp_path: Path) 
     assert row.status == "converted" and (tmp_path / "mine.nii.gz").read_text() == "mine"
 
 
+def test_an_earlier_scan_that_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(a_ct(12), tmp_path / "tree" / "P" / "A" / "S")
+    convert_tree(tmp_path / "tree", tmp_path / "out")
+    write(a_ct(20, seed=1), tmp_path / "tree" / "P" / "A" / "longer", series=2)
+    unlink = Path.unlink
+
+    def guarded(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "S":
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", guarded)
+    with pytest.raises(StorageError, match=r"Cannot delete .*P/A/S/ct\.nii\.gz: Permission denied"):
+        convert_tree(tmp_path / "tree", tmp_path / "out")
+
+
 def test_a_reason_says_what_is_there_instead_of_a_series(tmp_path: Path) -> None:
     tree = tmp_path / "tree" / "P"
     write(a_ct(12), tree / "direct")
