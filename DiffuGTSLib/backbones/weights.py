@@ -249,7 +249,8 @@ def read_json(path: Path) -> dict[str, Any]:
         return storage.read_json(path, WeightsError, hint="copy the whole model folder again.", code="weights_corrupt")
     except WeightsError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            error.hint, error.code = "fetch or copy the whole model folder.", "weights_missing"
+            error.hint = "fetch or copy the whole model folder; in a run's, train the part that is missing."
+            error.code = "weights_missing"
         raise
 
 

@@ -92,7 +92,9 @@ def train(
         bool, typer.Option("--tensorboard", help="Write TensorBoard's curves beside log.csv.")
     ] = False,
     prepared: Prepared = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and say what would be done and what is left.")
+    ] = False,
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
     path = None if protocol is None else protocol_path(protocol)

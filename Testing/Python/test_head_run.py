@@ -269,8 +269,9 @@ def test_a_start_on_other_features_is_refused_and_one_on_other_weights_is_told(
     save_module(AovaHead((8, 8), 384), tmp_path / "narrow")
     with pytest.raises(WeightsError, match=r"has feature_channels \[8, 8\]; these networks give \[8, 8, 8\]"):
         train_aova(a_protocol, a_run, {"start": tmp_path / "narrow"})
-    with pytest.raises(WeightsError, match="is missing"):
+    with pytest.raises(WeightsError, match="nothing/config.json does not exist") as caught:
         train_aova(a_protocol, a_run, {"start": tmp_path / "nothing"})
+    assert "train the part that is missing" in caught.value.hint
     train_aova(a_protocol, a_run, {})
     other = tmp_path / "other"
     shutil.copytree(a_run / "model", other / "model")
