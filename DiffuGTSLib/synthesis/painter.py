@@ -23,6 +23,9 @@ from DiffuGTSLib.synthesis.texture import measure_sharpness
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
+_MOST_TUMORS = 1000
+"""In one scan; more find no place."""
+
 
 @dataclass(frozen=True, eq=False)
 class Site:
@@ -372,8 +375,8 @@ def _require_readable(scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorW
             f"The organ '{spec.name}' has no size '{wish.size}'.",
             hint=did_you_mean(wish.size, [*spec.sizes, "mix"]),
         )
-    if wish.count is not None and wish.count < 1:
-        raise InputError(f"Expected at least 1 tumor, got {wish.count}.")
+    if wish.count is not None and not 1 <= wish.count <= _MOST_TUMORS:
+        raise InputError(f"Expected 1 to {_MOST_TUMORS} tumors, got {wish.count!s:.20}.")
     if wish.radius_mm is not None and not 0 < wish.radius_mm <= 200:
         raise InputError(f"Expected a radius of more than 0 and at most 200 mm, got {wish.radius_mm:g}.")
     if wish.center_ras_mm is not None:

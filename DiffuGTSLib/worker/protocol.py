@@ -217,6 +217,8 @@ class SynthesisSpec:
             value = getattr(self, field.name)
             if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
                 raise _foreign(f"The job's {field.name}: expected {field.type}, got {value!r}.")
+        if self.seed < 0:
+            raise _foreign(f"The job's seed: expected at least 0, got {self.seed}.")
         center = self.center_ras_mm if isinstance(self.center_ras_mm, list | tuple) else [self.center_ras_mm]
         numbers = [self.radius_mm, *center]
         if len(numbers) not in (1, 4) or not all(map(is_finite, numbers)):

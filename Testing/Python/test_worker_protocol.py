@@ -228,6 +228,7 @@ def test_a_synthesis_job_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"count": "2"}, "count: expected int"),
         ({"count": True}, "count: expected int"),
         ({"capsule": 1}, "capsule: expected bool"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"center_ras_mm": [1, 2]}, "radius and center"),
         ({"center_ras_mm": [1, 2, math.nan]}, "radius and center"),
         ({"center_ras_mm": None}, "radius and center"),
