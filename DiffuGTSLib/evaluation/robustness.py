@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import write_json
-from DiffuGTSLib.storage import for_json, make_folder, require_folder_for
+from DiffuGTSLib.storage import for_json, make_folder, read_json, require_folder_for
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
@@ -221,17 +221,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If there is none, or it is not one of ours.
     """
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["schema"] != SCHEMA:
-            raise ValueError(f"expected schema {SCHEMA}, got {manifest['schema']}")
-        for key in ("settings", "scans"):
-            manifest[key]  # a KeyError says what is missing
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    hint = "build one first."
+    manifest = read_json(folder / MANIFEST, hint=hint)
+    if manifest.get("schema") != SCHEMA or not manifest.keys() >= {"settings", "scans"}:
         raise InputError(
-            f"{folder} holds no benchmark: {MANIFEST}: {error}.", hint="build one first.", code="missing"
-        ) from error
+            f"{folder} holds no benchmark: {MANIFEST}: expected schema {SCHEMA}, settings and scans, got "
+            f"schema {manifest.get('schema')} and {', '.join(manifest)}.",
+            hint=hint,
+            code="missing",
+        )
     return manifest
 
 

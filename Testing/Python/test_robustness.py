@@ -187,8 +187,16 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 2}', '{"schema": 1, "settings": {}}'])
-def test_what_is_no_benchmark_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is not valid JSON"),
+        ("[]", "expected an object"),
+        ('{"schema": 2}', "holds no benchmark: manifest.json: expected schema 1"),
+        ('{"schema": 1, "settings": {}}', "holds no benchmark: manifest.json: expected schema 1, settings and scans"),
+    ],
+)
+def test_what_is_no_benchmark_is_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(InputError, match="holds no benchmark"):
+    with pytest.raises(InputError, match=why):
         read_manifest(tmp_path)
