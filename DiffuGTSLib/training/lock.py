@@ -60,13 +60,15 @@ def alone_in(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
 def _acquired(folder: Path) -> BaseFileLock | None:
     """Return the folder's lock, held; None on a disk without locks.
 
-    There, filelock would make do with a file that a killed process leaves behind.
+    There, filelock makes do with a file, which a killed process leaves behind and a copied run brings along: it says nothing.
     """
     lock: BaseFileLock = FileLock(folder / _LOCK)
     try:
         with warnings.catch_warnings(action="ignore"):
             lock.acquire(timeout=0)
     except Timeout:
+        if isinstance(lock, SoftFileLock):
+            return None
         raise StorageError(
             f"Another training writes into {folder}: {_holder(folder)}.",
             hint="wait for its end, or end it, and start again to go on from its checkpoint; or choose another --output.",

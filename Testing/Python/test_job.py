@@ -198,9 +198,12 @@ def test_on_other_networks_a_part_is_begun_anew(tmp_path: Path) -> None:
     assert list(frozen) == ["autoencoder", "denoiser"] and len(set(frozen.values())) == 2
     assert trained(a_job(tmp_path), frozen=frozen).startswith("line 2/2")
     assert trained(a_job(tmp_path), frozen=frozen) == ""
+    curves = tmp_path / "line" / "events.out.tfevents.1796072099.host.1.0"
+    curves.touch()
     said = trained(a_job(tmp_path), frozen={**frozen, "autoencoder": frozen["denoiser"]}).splitlines()
     assert said[0] == "line: begun anew, since it had been trained on another autoencoder"
     assert said[1].startswith("line 2/2")
+    assert not curves.exists(), "what it was before is no part of its curves"
     record = tmp_path / "line" / "begun.json"
     earlier = {key: value for key, value in json.loads(record.read_text()).items() if key != "frozen"}
     record.write_text(json.dumps(earlier))

@@ -90,6 +90,14 @@ def test_a_disk_without_locks_is_used_without_and_left_without_a_trace(
     assert len(said) == 1 and "knows no locks" in said[0]
 
 
+def test_a_file_that_lies_in_place_of_a_lock_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was copied from a disk with locks brings it along."""
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(lock, "FileLock", Softened)
+    with alone_in(tmp_path, print), alone_in(tmp_path, print):
+        pass
+
+
 def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "FileLock", refusing(PermissionError(errno.EACCES, "Permission denied")))
     with pytest.raises(StorageError, match="Cannot write to .*: Permission denied"), alone_in(tmp_path, print):
