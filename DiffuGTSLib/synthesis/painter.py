@@ -23,8 +23,8 @@ from DiffuGTSLib.synthesis.texture import measure_sharpness
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras, require_same_grid, require_scan
 
-_MOST_TUMORS = 1000
-"""In one scan; more find no place."""
+_MOST_TUMORS = 1_000_000
+"""In one scan; long before so many no place is left."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -338,8 +338,8 @@ def test_a_mask_on_another_grid_is_refused(a_phantom: Phantom) -> None:
     ("wish", "said"),
     [
         (TumorWish("smalll"), "no size 'smalll'.*did you mean 'small'"),
-        (TumorWish(count=0), "Expected 1 to 1000 tumors, got 0"),
-        (TumorWish(count=10**400), "Expected 1 to 1000 tumors, got 1000"),
+        (TumorWish(count=0), "Expected 1 to 1000000 tumors, got 0"),
+        (TumorWish(count=10**400), "Expected 1 to 1000000 tumors, got 1000"),
         (TumorWish(radius_mm=-3.0), "Expected a radius of more than 0 and at most 200 mm, got -3"),
         (TumorWish(radius_mm=float("nan")), "Expected a radius of more than 0 and at most 200 mm, got nan"),
         (
