@@ -1,63 +1,20 @@
-"""The whole road with tiny real networks: where results lie, what they promise, and what is refused at the door."""
+"""The whole road with tiny real networks: where results lie, what they promise, who hears of it, what is refused."""
 
-import copy
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from phantoms import Phantom, ct_phantom, grid, orientations
-from scipy import ndimage
+from pipeline_parts import LIVER, assert_same, outside_of, seen_as, tiny
 
-from DiffuGTSLib.aova import AovaHead
-from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.config import Config, load_config
-from DiffuGTSLib.errors import (
-    Cancelled,
-    ConfigError,
-    GeometryError,
-    InputError,
-)
-from DiffuGTSLib.masks import dilate_mm
-from DiffuGTSLib.pipeline import STAGES, Cache, Components, Segmentation, load_components, segment
-from DiffuGTSLib.text.prompts import PromptPair, organ_prompts
-from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, to_canonical
+from DiffuGTSLib.config import load_config
+from DiffuGTSLib.errors import Cancelled, ConfigError, InputError
+from DiffuGTSLib.pipeline import STAGES, Components, Segmentation, load_components, segment
+from DiffuGTSLib.text.prompts import organ_prompts
+from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume
 
-ROOT = Path(__file__).parents[2]
-LIVER = organ_prompts("liver", "CT")
-
-
-def tiny(*overrides: str) -> Config:
-    """The test networks; the untrained head is everywhere undecided, so that half of a threshold lets all pass."""
-    return load_config("tiny", overrides=overrides)
-
-
-@pytest.fixture(scope="module")
-def some_components() -> Components:
-    """Tiny, real, untrained."""
-    return load_components(tiny(), allow_untrained=True)
-
-
-@pytest.fixture(scope="module")
-def a_result(some_components: Components) -> Segmentation:
-    """A phantom whose lesion was drawn by the user, all stages."""
-    phantom = ct_phantom()
-    return segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion)
-
-
-def outside_of(mask: Volume, config: Config) -> np.ndarray:
-    """Voxels beyond whatever a candidate can touch: its dilation, and two canonical voxels of interpolation."""
-    reach_mm = config.masks.dilation_mm + 3.5 * config.canonical.spacing_mm
-    return ~dilate_mm(mask.array > 0, reach_mm, mask.geometry.spacing_mm)
-
-
-def assert_same(first: Segmentation, second: Segmentation) -> None:
-    for name in ("mask", "coarse_mask", "aova", "pseudo_healthy", "residual"):
-        one, two = getattr(first, name), getattr(second, name)
-        assert (one is None) == (two is None), name
-        assert one is None or np.array_equal(one.array, two.array), name
+pytest_plugins = ["pipeline_fixtures"]
 
 
 def test_five_lines_from_a_scan_to_a_segmentation(a_ct_phantom: Phantom) -> None:
@@ -165,67 +122,6 @@ def test_a_seed_gives_one_result_and_another_seed_another(some_components: Compo
     assert not np.array_equal(other.pseudo_healthy.array, a_result.pseudo_healthy.array)
 
 
-def test_a_cache_spares_the_look_and_changes_nothing(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom()
-    stages: list[tuple[str, float]] = []
-    again = segment(
-        phantom.scan, LIVER, some_components, tiny(), coarse_mask=phantom.lesion, cache=a_result.cache,
-        on_progress=lambda stage, share: stages.append((stage, share)),
-    )  # fmt: skip
-    assert_same(a_result, again)
-    assert [share for stage, share in stages if stage == "aova"] == [0.0, 1.0], "no window was looked at"
-
-
-def test_a_head_that_looks_through_the_denoiser_remembers_a_scan_as_what_it_was_called() -> None:
-    components = load_components(tiny(), allow_untrained=True)
-    torch.manual_seed(0)
-    head = AovaHead((8, 8, 16, 16), components.text_encoder.dim, denoiser_timestep=50.0).eval()
-    components, memory = dataclasses.replace(components, head=head), WindowMemory(64)
-    phantom = ct_phantom()
-    first = segment(phantom.scan, LIVER, components, tiny(), modality="CT", coarse_mask=phantom.lesion, memory=memory)
-    again = segment(phantom.scan, LIVER, components, tiny(), modality="CT", coarse_mask=phantom.lesion, memory=memory)
-    assert memory.recalled > 0
-    assert_same(first, again)
-    segment(phantom.scan, LIVER, components, tiny(), modality="MR", coarse_mask=phantom.lesion, memory=memory)
-    assert memory.recalled == 0
-
-
-def test_another_prompt_and_another_candidate_are_answered_from_memory_as_afresh(some_components: Components) -> None:
-    phantom = ct_phantom()
-    drawn = {"coarse_mask": phantom.lesion}
-    asked: list[tuple[PromptPair, dict[str, Volume]]] = [(LIVER, drawn), (organ_prompts("kidney", "CT"), drawn)]
-    memory = WindowMemory(64)
-    looks = []
-    for prompts, how in [*asked, (LIVER, {})]:
-        fresh = segment(phantom.scan, prompts, some_components, tiny(), **how)
-        assert_same(segment(phantom.scan, prompts, some_components, tiny(), memory=memory, **how), fresh)
-        looks.append((memory.recalled, memory.made))
-    assert looks[0] == (0, looks[0][1]) and looks[1] == (looks[0][1], 0), "the other prompt made nothing anew"
-    assert looks[2][0] > 0, "the scan itself is known"
-    other = ct_phantom(grid((40, 36, 44), (2.6, 2.8, 2.5)))
-    segment(other.scan, LIVER, some_components, tiny(), memory=memory, coarse_mask=other.lesion)
-    assert memory.recalled == 0, "another scan finds nothing"
-
-
-@pytest.mark.parametrize("changed", ["a copy", "in place"])
-def test_another_head_is_not_answered_from_the_memory_of_the_first(changed: str) -> None:
-    """Both go by the same weight files, as a head does that was fine-tuned after it was loaded."""
-    components, memory, scan = load_components(tiny(), allow_untrained=True), WindowMemory(64), ct_phantom().scan
-    components = dataclasses.replace(components, trained=True)
-    before = segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
-    segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
-    assert memory.recalled > 0, "the same networks are"
-    if changed == "a copy":
-        components = dataclasses.replace(components, head=copy.deepcopy(components.head))
-    with torch.no_grad():
-        for weight in components.head.parameters():
-            weight.mul_(-1)
-    after = segment(scan, LIVER, components, tiny(), memory=memory, stages=("aova",))
-    assert memory.recalled == 0
-    assert not np.array_equal(after.aova.array, before.aova.array)
-    assert_same(after, segment(scan, LIVER, components, tiny(), stages=("aova",)))
-
-
 def test_only_the_view_of_a_finding_is_decoded_wherever_the_latent_is_repainted(
     some_components: Components, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,199 +151,6 @@ def test_two_findings_far_from_each_other_are_repainted_and_compared_each_in_its
     assert result.residual is not None and result.residual.array[both > 0].max() > 0
 
 
-def test_the_cache_of_another_grid_is_refused(some_components: Components, a_result: Segmentation) -> None:
-    """The same voxels, said to be three times as large."""
-    scan = ct_phantom().scan
-    stretched = Volume(scan.array, grid(scan.array.shape, (6.0, 6.0, 6.0)))
-    with pytest.raises(InputError, match=r"cached map has shape \(32, 32, 32\), the canonical scan") as caught:
-        segment(stretched, LIVER, some_components, tiny(), modality="CT", cache=a_result.cache)
-    assert caught.value.code == "cache"
-
-
-@pytest.mark.parametrize("other", ["scan", "pair of sentences", "modality", "grid or intensity window", "model"])
-def test_the_cache_of_another_look_is_refused(some_components: Components, a_result: Segmentation, other: str) -> None:
-    """Follow-up scans share a grid, and all small ones are padded to the same sides: shapes tell nothing."""
-    scan, prompts, components, config, modality = ct_phantom().scan, LIVER, some_components, tiny(), "CT"
-    if other == "scan":
-        scan = scan.with_array(scan.array[::-1])
-    elif other == "pair of sentences":
-        prompts = organ_prompts("kidney", "CT")
-    elif other == "modality":
-        modality = "MR"
-    elif other == "grid or intensity window":
-        config = tiny("canonical.mr_clip=false")
-    else:
-        components = dataclasses.replace(components, weights={"aova/head.safetensors": "another"})
-    with pytest.raises(InputError, match=f"The cache was made with another {other}") as caught:
-        segment(scan, prompts, components, config, modality=modality, cache=a_result.cache)
-    assert caught.value.code == "cache" and "leave the cache away" in caught.value.hint
-
-
-def test_a_cache_knows_its_scan_in_whatever_form_the_numbers_are_kept(
-    some_components: Components, a_result: Segmentation
-) -> None:
-    phantom = ct_phantom()
-    other = phantom.scan.with_array(np.asfortranarray(phantom.scan.array.astype(np.float64)))
-    again = segment(other, LIVER, some_components, tiny(), coarse_mask=phantom.lesion, cache=a_result.cache)
-    assert np.array_equal(again.mask.array, a_result.mask.array)
-
-
-def seen_as(a_result: Segmentation, phantom: Phantom, inside: float, outside: float, score: float) -> Cache:
-    """The cache of a look that saw the lesion with these shares: what a trained head would have left."""
-    aova = np.where(segment_coarse(phantom), inside, outside).astype(np.float32)
-    return dataclasses.replace(a_result.cache, aova=aova, anomaly_score=score)
-
-
-def segment_coarse(phantom: Phantom) -> np.ndarray:
-    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
-    return np.asarray(scan.project(phantom.lesion) >= 0.5)
-
-
-def test_a_detected_lesion_goes_the_whole_road(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
-    result = segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0.5"), cache=cache)
-    overlap = (result.coarse_mask.array & phantom.lesion.array).sum()
-    assert 2 * overlap / (result.coarse_mask.array.sum() + phantom.lesion.array.sum()) > 0.75
-    assert result.residual is not None and result.anomaly_score == 0.8
-
-
-def test_below_the_gate_a_scan_is_judged_normal(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.3)
-    result = segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0.5"), cache=cache)
-    assert result.outcome == "judged normal: anomaly score 0.30 is below the gate 0.50"
-    assert not result.mask.array.any() and not result.coarse_mask.array.any()
-    assert result.pseudo_healthy is None and result.residual is None
-    assert result.aova.array.max() > 0.8, "the map is shown all the same"
-
-
-def test_nothing_above_the_threshold_is_said(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.45, 0.2, 0.9)
-    result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache)
-    assert result.outcome == "nothing above the threshold: the highest abnormal attention is 0.45"
-    assert not result.mask.array.any() and result.pseudo_healthy is None
-
-
-@pytest.mark.parametrize(
-    ("override", "beside", "reason"),
-    [
-        ("masks.peak=0.8", False, "no candidate reaches masks.peak (0.80)"),
-        ("masks.rule=relative masks.floor=0.75", False, "nothing reaches masks.floor (0.75)"),
-        ("masks.minimum_ml=1e6", False, "every candidate is smaller than masks.minimum_ml"),
-        (
-            "masks.rule=otsu masks.threshold=0.8 masks.minimum_ml=1e6",
-            False,
-            "every candidate is smaller than masks.minimum_ml",
-        ),
-        ("masks.threshold=0.3", True, "nothing above the threshold"),
-        ("masks.rule=relative masks.floor=0.5", True, "nothing reaches masks.floor (0.50)"),
-    ],
-)
-def test_why_no_candidate_is_left_is_said_and_is_true_of_the_region(
-    some_components: Components, a_result: Segmentation, override: str, beside: bool, reason: str
-) -> None:
-    """Attention is 0.7 in the lesion and 0.2 beside it; what lies outside of the region has no part in the reason."""
-    phantom = ct_phantom()
-    away = ~ndimage.binary_dilation(phantom.lesion.array > 0, iterations=6)
-    region = Volume(away.astype(np.uint8), phantom.scan.geometry) if beside else None
-    cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
-    result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache, region=region)
-    assert result.outcome == f"{reason}: the highest abnormal attention is {0.2 if beside else 0.7:.2f}"
-    assert not result.coarse_mask.array.any()
-
-
-def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:
-    phantom = ct_phantom()
-    half = np.zeros(phantom.scan.array.shape, dtype=np.uint8)
-    middle = int(np.argwhere(phantom.lesion.array)[:, 0].mean())
-    half[:middle] = 1
-    region = Volume(half, phantom.scan.geometry)
-    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
-    for given in (None, phantom.lesion):
-        result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache, region=region, coarse_mask=given)
-        assert result.mask.array.any() and not result.mask.array[half == 0].any()
-        assert result.coarse_mask.array.any() and not result.coarse_mask.array[half == 0].any()
-        assert result.pseudo_healthy is not None
-        changed = result.pseudo_healthy.array != phantom.scan.array
-        assert not changed[middle:].any(), "nor is anything repainted"
-
-
-@pytest.mark.parametrize("value", [255, 10, -1])
-def test_a_region_is_as_large_whatever_number_its_label_has(
-    some_components: Components, a_result: Segmentation, value: int
-) -> None:
-    """A label of a label map, or a mask of 0 and 255; what is not above 0 is outside everywhere."""
-    phantom = ct_phantom()
-    cache = seen_as(a_result, phantom, 0.9, 0.9, 0.8)
-    near = ndimage.binary_dilation(phantom.lesion.array > 0, iterations=4)
-    numbers = np.where(near, abs(value), min(value, 0)).astype(np.int16)
-    found = [
-        segment(
-            phantom.scan, LIVER, some_components, tiny(), cache=cache, region=phantom.lesion.with_array(region),
-            stages=("aova",),
-        ).mask.array
-        for region in (near.astype(np.uint8), numbers)
-    ]  # fmt: skip
-    assert found[0].any() and np.array_equal(*found)
-
-
-def test_attention_is_smoothed_before_it_is_shown_and_cut_and_kept_as_it_was(some_components: Components) -> None:
-    """A speck without an edge of its own fades; with another reach the same cache answers anew."""
-    phantom = ct_phantom()
-    first = segment(phantom.scan, LIVER, some_components, tiny(), stages=("aova",))
-    middle = tuple(slice(side // 2, side // 2 + 2) for side in first.cache.aova.shape)
-    aova = np.full(first.cache.aova.shape, 0.2, dtype=np.float32)
-    aova[middle] = 0.9
-    cache = dataclasses.replace(first.cache, aova=aova, anomaly_score=0.8)
-    plain, smooth = (
-        segment(phantom.scan, LIVER, some_components, tiny("masks.gate=0", *more), cache=cache, stages=("aova",))
-        for more in ((), ("masks.smooth_mm=20", "masks.smooth_edge=0.5"))
-    )
-    assert plain.coarse_mask.array.any() and not smooth.coarse_mask.array.any()
-    assert smooth.aova.array.max() < 0.5 < plain.aova.array.max()
-    assert np.array_equal(smooth.cache.aova, aova)
-
-
-@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 2.0, 5.0)])
-@pytest.mark.parametrize("smooth", ["masks.smooth_mm=0", "masks.smooth_mm=4"])
-def test_what_lies_beside_a_region_has_no_say_in_it(
-    some_components: Components, smooth: str, spacing_mm: tuple[float, float, float]
-) -> None:
-    """A neighbor that is surer than anything inside would set the level of a relative threshold."""
-    shape = tuple(round(80 / side) for side in spacing_mm)
-    phantom = ct_phantom(grid(shape, spacing_mm))
-    first = segment(phantom.scan, LIVER, some_components, tiny(), stages=("aova",))
-    points = phantom.scan.geometry.to_ras(np.moveaxis(np.indices(shape), 0, -1))
-    middle = points.reshape(-1, 3).mean(axis=0)
-    ball = (np.linalg.norm(points - middle, axis=-1) < 24).astype(np.uint8)
-    region = phantom.scan.with_array(ball)
-    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
-    around = np.linalg.norm(scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1)) - middle, axis=-1)
-    aova = np.where(around > 24.5, 0.95, 0.15).astype(np.float32)
-    aova[around < 8] = 0.5
-    config = tiny("masks.rule=relative", "masks.floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
-    cache = dataclasses.replace(first.cache, aova=aova, anomaly_score=0.8)
-    result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
-    found = result.coarse_mask.array > 0
-    assert found.any() and np.linalg.norm(points[found] - middle, axis=-1).max() < 16
-
-
-def test_a_region_thinner_than_the_models_voxels_is_looked_at_as_a_whole(
-    some_components: Components, a_result: Segmentation
-) -> None:
-    """A tube of one voxel of 2 mm, as a vessel's mask is, on a grid of 4 mm."""
-    phantom = ct_phantom()
-    tube = np.zeros_like(phantom.lesion.array)
-    i, j, _ = (int(v) for v in np.argwhere(phantom.lesion.array).mean(axis=0))
-    tube[i, j] = phantom.lesion.array[i, j]
-    cache = seen_as(a_result, phantom, 0.9, 0.9, 0.8)
-    region = phantom.lesion.with_array(tube)
-    result = segment(phantom.scan, LIVER, some_components, tiny(), cache=cache, region=region, stages=("aova",))
-    assert np.array_equal(result.coarse_mask.array, tube)
-
-
 @pytest.mark.parametrize("stages", [("aova",), ("aova", "repaint")])
 def test_a_beginning_of_the_road_leaves_the_rest_out(
     some_components: Components, a_result: Segmentation, stages: tuple[str, ...]
@@ -459,28 +162,6 @@ def test_a_beginning_of_the_road_leaves_the_rest_out(
     assert result.residual is None and np.array_equal(result.mask.array, result.coarse_mask.array)
     assert result.outcome == "1 finding, not refined"
     assert set(result.timings_s) == {"read", "write back", *stages}
-
-
-def test_candidates_too_small_for_the_scans_grid_are_said_to_be(
-    some_components: Components, a_result: Segmentation
-) -> None:
-    """One canonical voxel of 4 mm, 0.064 ml, loses its corners where it is read at 2 mm."""
-    phantom = ct_phantom()
-    aova = np.full_like(a_result.cache.aova, 0.1)
-    aova[16, 16, 16] = 0.9
-    cache = dataclasses.replace(a_result.cache, aova=aova, anomaly_score=0.8)
-    config = tiny("masks.minimum_ml=0.064")
-    result = segment(phantom.scan, LIVER, some_components, config, cache=cache, stages=("aova",))
-    assert not result.mask.array.any() and "smaller than masks.minimum_ml" in result.outcome
-
-
-def test_what_refinement_leaves_may_be_too_small_and_is_said_to_be(some_components: Components) -> None:
-    phantom = ct_phantom()
-    volume_ml = float(phantom.lesion.array.sum()) * phantom.lesion.geometry.voxel_volume_ml
-    config = tiny(f"masks.minimum_ml={20 * volume_ml}", "residual.rule=relative", "residual.threshold=0.5")
-    result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
-    assert not result.mask.array.any()
-    assert result.outcome.startswith("nothing left after refinement") and "masks.minimum_ml" in result.outcome
 
 
 def test_a_head_in_mr_goes_the_same_road(some_components: Components, an_mr_phantom: Phantom) -> None:
@@ -550,71 +231,6 @@ def test_a_constant_scan_is_refused(some_components: Components, a_ct_phantom: P
     flat = a_ct_phantom.scan.with_array(np.full_like(a_ct_phantom.scan.array, 7.0))
     with pytest.raises(InputError, match=r"constant: every voxel is 7"):
         segment(flat, LIVER, some_components, tiny())
-
-
-@pytest.mark.parametrize("name", ["coarse mask", "region"])
-def test_an_empty_mask_or_one_on_another_grid_is_refused(
-    some_components: Components, a_ct_phantom: Phantom, name: str
-) -> None:
-    def give(mask: Volume) -> Segmentation:
-        if name == "region":
-            return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=mask)
-        return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=mask)
-
-    empty = a_ct_phantom.lesion.with_array(np.zeros_like(a_ct_phantom.lesion.array))
-    with pytest.raises(InputError, match=rf"The {name} is empty") as caught:
-        give(empty)
-    assert caught.value.code in ("empty_candidate", "empty_region")
-    with pytest.raises(GeometryError, match=rf"The {name} and the scan lie on different grids"):
-        give(ct_phantom(grid(spacing_mm=(2.0, 2.0, 2.1))).lesion)
-
-
-def one_voxel(phantom: Phantom) -> Volume:
-    array = np.zeros_like(phantom.lesion.array)
-    array[28, 26, 30] = 1
-    return phantom.lesion.with_array(array)
-
-
-def test_masks_too_small_for_the_models_grid_are_refused_before_anything_is_looked_at(
-    some_components: Components, a_ct_phantom: Phantom
-) -> None:
-    heard: list[str] = []
-    listen: Callable[[str, float], None] = lambda stage, share: heard.append(stage)  # noqa: E731
-    fine = ct_phantom(grid((48, 48, 48), (0.3, 0.3, 0.3)))
-    with pytest.raises(InputError, match=r"coarse mask is too small for one voxel of the model's grid") as caught:
-        segment(fine.scan, LIVER, some_components, tiny(), coarse_mask=one_voxel(fine), on_progress=listen)
-    assert caught.value.code == "empty_candidate"
-    with pytest.raises(InputError, match=r"The region is too small for one voxel") as caught:
-        segment(fine.scan, LIVER, some_components, tiny(), region=one_voxel(fine), on_progress=listen)
-    assert caught.value.code == "empty_region" and "aova" not in heard
-
-
-def test_a_candidate_outside_the_region_is_refused(some_components: Components, a_ct_phantom: Phantom) -> None:
-    elsewhere = a_ct_phantom.lesion.with_array(a_ct_phantom.lesion.array[::-1].copy())
-    with pytest.raises(InputError, match=r"lies outside the region"):
-        segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=a_ct_phantom.lesion, region=elsewhere)
-
-
-def test_what_was_cut_off_at_the_region_s_border_is_said_in_the_outcome(
-    some_components: Components, a_ct_phantom: Phantom
-) -> None:
-    half = np.zeros_like(a_ct_phantom.lesion.array)
-    half[: int(np.argwhere(a_ct_phantom.lesion.array)[:, 0].mean())] = 1
-    region = a_ct_phantom.lesion.with_array(half)
-    result = segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=a_ct_phantom.lesion, region=region)
-    assert result.outcome.endswith(" ml that were drawn lie outside the region and were cut off")
-
-
-def test_a_candidate_that_only_touches_the_region_is_refused(
-    some_components: Components, a_ct_phantom: Phantom
-) -> None:
-    """On the model's coarser grid it would smear into it, and what nobody drew would be repainted."""
-    phantom, left, beside = a_ct_phantom, *np.zeros((2, *a_ct_phantom.scan.geometry.shape), dtype=np.uint8)
-    left[:23], beside[23:30, 10:30, 10:30] = 1, 1
-    region, drawn = phantom.lesion.with_array(left), phantom.lesion.with_array(beside)
-    with pytest.raises(InputError, match=r"lies outside the region") as caught:
-        segment(phantom.scan, LIVER, some_components, tiny(), coarse_mask=drawn, region=region)
-    assert caught.value.code == "empty_candidate"
 
 
 @pytest.mark.parametrize(
