@@ -1,4 +1,4 @@
-"""What spares the look: a result's cache and the memory of windows. Neither changes an answer, or answers for another."""
+"""What spares the look: a result's cache and the memory of windows; neither changes an answer or answers for others."""
 
 import copy
 import dataclasses
