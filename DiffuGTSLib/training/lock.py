@@ -71,7 +71,7 @@ def _acquired(folder: Path) -> BaseFileLock | None:
             return None
         raise StorageError(
             f"Another training writes into {folder}: {_holder(folder)}.",
-            hint="wait for its end, or end it, and start again to go on from its checkpoint; or choose another --output.",
+            hint="wait for its end, or end it, and start again to go on from its checkpoint; or choose another folder.",
         ) from None
     except NotImplementedError:
         return None

@@ -25,6 +25,7 @@ from DiffuGTSLib.datasets.trained_cases import read_training_cases, record_train
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.segmenter import find_segmenter, load_segmenter, save_segmenter
+from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.segmenter_run import build_segmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -287,6 +288,8 @@ def test_another_fold_does_not_go_on_with_the_network_of_a_fold(tmp_path: Path) 
     assert [(case.name, case.use) for case in told] == [("a", "trained"), ("b", "tuned")]
     other = trained(1)
     assert other.exit_code == 2 and "was begun with another set of training scans" in plain(other.stderr)
+    with alone_in(tmp_path / "run" / "segmenter", print):
+        refused(trained(0), 6, "Another training writes into", "another folder")
     assert trained(0).exit_code == 0, "its own fold goes on"
     label = tmp_path / "labels" / "a.nii.gz"
     truth = read_volume(label)

@@ -35,7 +35,7 @@ def test_a_second_training_is_told_who_is_there_and_what_to_do(tmp_path: Path) -
         alone_in(folder, said.append),
     ):
         pass
-    assert "end it" in caught.value.hint and "another --output" in caught.value.hint
+    assert "end it" in caught.value.hint and "another folder" in caught.value.hint
     with alone_in(folder, said.append), alone_in(folder.with_name("residual"), said.append):
         assert said == [], "whoever was first has ended; another part is another folder"
 
