@@ -260,7 +260,12 @@ def test_values_that_describe_no_network_are_refused(a_part: Path, an_unchecked_
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(b"{", "is not valid JSON"), (b"\xff\xfe", "is not valid JSON"), (b"[1]", "expected an object, got list"), (b"[" * 100_000, "is not valid JSON")],
+    [
+        (b"{", "is not valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
+        (b"[1]", "expected an object, got list"),
+        (b"[" * 100_000, "is not valid JSON"),
+    ],
 )
 def test_garbage_in_the_place_of_json_is_refused(tmp_path: Path, text: bytes, said: str) -> None:
     (tmp_path / "config.json").write_bytes(text)
