@@ -141,7 +141,7 @@ def read_cases(path: Path) -> list[Case]:
     hint = "see Resources/Protocols/mini.json for the form."
     rows = read_json(path, hint=hint).get("cases")
     if not isinstance(rows, list):
-        raise InputError(f"{path} is not a protocol: 'cases' must be a list, got {rows!r}.", hint=hint)
+        raise InputError(f"{path} is not a protocol: 'cases' must be a list, got {rows!r:.80}.", hint=hint)
     cases = [_case(row) for row in rows]
     for name in repeated(case.name for case in cases):
         raise InputError(f"Two cases are named '{name}' in {path}.")

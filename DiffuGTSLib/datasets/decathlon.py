@@ -56,7 +56,7 @@ def read_pairs(path: Path) -> dict[str, list[tuple[str, str]]]:
     for word, split in SPLIT_NAMES.items():
         entries = content.get(word, [])
         if not isinstance(entries, list):
-            raise InputError(f"{path}, '{word}': expected a list of images and labels, got {entries!r}.")
+            raise InputError(f"{path}, '{word}': expected a list of images and labels, got {entries!r:.80}.")
         for entry in entries:
             if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
                 raise InputError(f"{path}, '{word}': expected an object with image and label, got {entry!r}.")

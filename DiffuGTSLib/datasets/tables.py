@@ -37,9 +37,11 @@ def rows_of(path: Path, needed: Sequence[str] = ()) -> list[dict[str, str]]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"The table {path} cannot be read: {error.strerror or error}.", code="missing") from error
+    except UnicodeDecodeError as error:
         raise InputError(
-            f"The table {path} cannot be read: {error}.", hint="save it in UTF-8.", code="missing"
+            f"The table {path} is not in UTF-8: {error}.", hint="save it in UTF-8.", code="table"
         ) from error
     heading = (text.splitlines() or [""])[0]
     reader = csv.DictReader(

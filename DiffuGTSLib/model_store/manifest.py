@@ -114,11 +114,12 @@ def catalog(path: Path | None = None) -> dict[str, PublishedModel]:
         path: Of a catalog; None takes the bundled one.
 
     Raises:
-        ConfigError: If the catalog names what it does not hold, or misses a key.
+        ConfigError: If the catalog cannot be read, names what it does not hold, or misses a key.
     """
     path = resource_path("Models", "catalog.json") if path is None else path
+    again = "install DiffuGTS again."
+    values = read_json(path, ConfigError, hint=again)
     try:
-        values = read_json(path)
         licenses = {name: License(name, **value) for name, value in values["licenses"].items()}
         files = {
             name: PublishedFile(**{**value, "license": licenses[value["license"]]})
@@ -126,9 +127,7 @@ def catalog(path: Path | None = None) -> dict[str, PublishedModel]:
         }
         return {name: _model(name, value, files, values["citations"]) for name, value in values["models"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no catalog of models ({type(error).__name__}: {error}).", hint="install DiffuGTS again."
-        ) from error
+        raise ConfigError(f"{path} is no catalog of models ({type(error).__name__}: {error}).", hint=again) from error
 
 
 def _model(

@@ -75,11 +75,20 @@ def test_a_pinned_catalog_is_read(tmp_path: Path) -> None:
     assert catalog(path)["maisi-ct"].autoencoder.checksum.startswith("SHA-256 abab")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"licenses": {"a": {}}}'])
-def test_a_catalog_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", r"^[^ ]*catalog.json is not valid JSON"),
+        ("[]", r"^[^ ]*catalog.json: expected an object"),
+        ("{}", "is no catalog of models"),
+        ('{"licenses": {"a": {}}}', "is no catalog of models"),
+    ],
+)
+def test_a_catalog_that_is_none_is_refused(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "catalog.json").write_text(text)
-    with pytest.raises(ConfigError, match="is no catalog of models"):
+    with pytest.raises(ConfigError, match=why) as caught:
         catalog(tmp_path / "catalog.json")
+    assert caught.value.hint == "install DiffuGTS again."
 
 
 def test_a_catalog_that_names_what_it_does_not_hold_is_refused(tmp_path: Path) -> None:

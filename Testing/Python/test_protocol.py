@@ -187,6 +187,14 @@ def test_a_file_that_is_no_protocol_is_refused(tmp_path: Path, text: str, why: s
     assert "mini.json" in caught.value.hint
 
 
+def test_cases_that_are_no_list_are_not_told_at_length(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path / "p.json", [ROW])
+    path.write_text(json.dumps({"cases": {f"case {number}": ROW for number in range(500)}}))
+    with pytest.raises(InputError, match="'cases' must be a list, got {'case 0'") as caught:
+        read_protocol(path)
+    assert len(caught.value.message) < len(str(path)) + 200
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none.json does not exist"):
         read_protocol(tmp_path / "none.json")

@@ -124,6 +124,15 @@ def test_quoted_cells_hold_commas_and_lines_and_short_rows_are_filled(tmp_path: 
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read") as caught:
+    with pytest.raises(InputError, match=r"none.csv cannot be read: No such file or directory\.") as caught:
         rows_of(tmp_path / "none.csv")
-    assert caught.value.code == "missing"
+    assert caught.value.code == "missing" and caught.value.hint == ""
+
+
+def test_a_table_in_another_encoding_is_asked_for_in_utf_8(tmp_path: Path) -> None:
+    """As spreadsheets save it where nobody chose."""
+    path = tmp_path / "t.csv"
+    path.write_bytes("case,patient\na,Müller\n".encode("cp1252"))
+    with pytest.raises(InputError, match="t.csv is not in UTF-8: ") as caught:
+        rows_of(path)
+    assert caught.value.code == "table" and caught.value.hint == "save it in UTF-8."
