@@ -25,7 +25,7 @@ from DiffuGTSLib.volumes import CanonicalScan, Geometry
 from DiffuGTSLib.volumes.canonical import IntensityMap
 
 FORMAT = 1
-"""Counted up when a scan is prepared otherwise than before, and between two versions."""
+"""Counted up when a scan is prepared otherwise than before; what another version prepared is never taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +76,7 @@ def _write(path: Path, made: Prepared) -> None:
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in made.arrays.items()}
     make_folder(path.parent)
     with whole_file(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"facts": json.dumps(made.facts)})
-        except SafetensorError as error:  # its way to say that the disk is full
-            raise OSError(str(error)) from error
+        save_file(tensors, temporary, metadata={"facts": json.dumps(made.facts)})
 
 
 def _read(path: Path) -> Prepared:

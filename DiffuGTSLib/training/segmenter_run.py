@@ -220,10 +220,8 @@ def train_segmenter(
     recipe = _recipe(train_scans, validation, options, job)
     job.run(recipe, _plan(plan, options, len(train_scans)), "segmenter")
     if rank() == 0:
-        modalities, grid = (
-            tuple(sorted({scan.scan.modality for scan in train_scans})),
-            options.grid(job.config.canonical),
-        )
+        modalities = tuple(sorted({scan.scan.modality for scan in train_scans}))
+        grid = options.grid(job.config.canonical)
         trained = TrainedSegmenter(recipe.trainable.cpu(), grid, options.window, modalities, options.organ_names)
         save_segmenter(trained, job.output / "segmenter" / "model")
 
