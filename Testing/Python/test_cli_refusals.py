@@ -14,22 +14,12 @@ import pytest
 import SimpleITK as sitk
 import torch
 from phantoms import Phantom, reoriented
-from terminal import TINY, coarse_body, plain, refused, run, write_case
+from terminal import TINY, plain, refused, run
 
 from DiffuGTSLib.volumes.io import write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
-
-@pytest.fixture(scope="module")
-def a_body() -> Phantom:
-    """A phantom on a coarse grid."""
-    return coarse_body()
-
-
-@pytest.fixture(scope="module")
-def a_folder(tmp_path_factory: pytest.TempPathFactory, a_body: Phantom) -> Path:
-    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
-    return write_case(tmp_path_factory.mktemp("data"), a_body)
+pytest_plugins = ["terminal_fixtures"]
 
 
 Maker = Callable[[Path, Phantom], Path]

@@ -10,25 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from phantoms import Phantom
-from terminal import coarse_body, plain, refused, run, write_case
+from terminal import plain, refused, run
 from test_latent_painter import SMALL, networks
 
 from DiffuGTSLib.synthesis.latent_painter import save_painter
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 
+pytest_plugins = ["terminal_fixtures"]
+
 LIVER = ("--organ", "liver", "--size", "small", "--count", "1")
-
-
-@pytest.fixture(scope="module")
-def a_body() -> Phantom:
-    """A phantom on a coarse grid."""
-    return coarse_body()
-
-
-@pytest.fixture(scope="module")
-def a_folder(tmp_path_factory: pytest.TempPathFactory, a_body: Phantom) -> Path:
-    """A folder with scan.nii.gz, organ.nii.gz and lesion.nii.gz; not to be changed."""
-    return write_case(tmp_path_factory.mktemp("data"), a_body)
 
 
 @pytest.fixture
