@@ -27,7 +27,7 @@ EXAMPLES = examples(
     "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --preview",
     "Three small ones; the same seed paints the same tumors:",
     "diffugts synthesize ct.nii.gz --organ liver --organ-mask liver.nii.gz -o painted --size small --count 3 --seed 7",
-    "One of about 12 mm radius, at about a place in the world:",
+    "One of about 12 mm radius, near a place in RAS mm:",
     "diffugts synthesize ct.nii.gz --organ lung --organ-mask lungs.nii.gz -o painted --radius 12 --at=-60,10,120",
     "Every scan of a folder, masks under the same names; run it again to go on:",
     "diffugts synthesize scans --organ liver --organ-mask masks -o painted --repeat 4",
@@ -64,7 +64,7 @@ Radius = Annotated[
 ]
 At = Annotated[
     str | None,
-    typer.Option("--at", metavar="R,A,S", help="About the center, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+    typer.Option("--at", metavar="R,A,S", help="Where its center lies, about, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
 ]
 AvoidVessels = Annotated[
     bool,

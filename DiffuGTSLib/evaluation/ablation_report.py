@@ -132,13 +132,13 @@ def write_ablation(
     organs = {study: by_organ(cases, study, each) for study, each in names.items()}
     write_rows([row for rows in tables.values() for row in rows], output / "variants.csv")
     write_rows(case_rows(cases), output / "cases.csv")
-    write_json(config.to_dict(), output / "config.json")
+    write_json(output / "config.json", config.to_dict())
     title = f"Ablation of {about['preset']} on {about['protocol']}, split {about['split']}"
     report = {
         "title": title, "studies": tables, "by_organ": organs, "notes": [*notes, *NOTES], "about": dict(about),
         "cases": case_rows(cases),
     }  # fmt: skip
-    write_json(report, output / "report.json")
+    write_json(output / "report.json", report)
     with whole_file(output / "report.md") as path:
         path.write_text(_markdown(report), encoding="utf-8")
     with whole_file(output / "report.html") as path:

@@ -141,10 +141,12 @@ def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str
         InputError: As `read_part_mask`: to take organ and tumor together for a tumor would spoil every figure in silence.
         GeometryError: If it lies on another grid.
     """
-    return read_part_mask(path, like, values, "tumor", hint)
+    return read_part_mask(path, like, values, "tumor", hint, "Where there is no tumor, give a mask of zeros.")
 
 
-def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str, hint: str) -> Volume:
+def read_part_mask(
+    path: Path, like: Geometry, values: Sequence[int], part: str, hint: str, absent: str = ""
+) -> Volume:
     """Read a mask of one part as 0 and 1; of a label map that part's labels, which have to be named.
 
     Args:
@@ -153,6 +155,7 @@ def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str,
         values: The labels that are the part; empty: the only one that there is.
         part: What it is called in the error.
         hint: How to name them.
+        absent: What to do where there is no such part, if that may be.
 
     Raises:
         InputError: As `DiffuGTSLib.volumes.io.read_labels`; or it holds several labels and none was named (code
@@ -170,7 +173,7 @@ def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str,
     if present and values and not set(present) & set(values):
         raise InputError(
             f"{path} holds the labels {_listed(present)}: expected the {part} among them, which is {_listed(values)}.",
-            hint=f"{hint} Where there is no {part}, give a mask of zeros.".strip(),
+            hint=f"{hint} {absent}".strip(),
             code="no_label",
         )
     return labels.with_array(np.isin(labels.array, values or present).astype(np.uint8))

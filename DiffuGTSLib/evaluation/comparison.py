@@ -158,17 +158,14 @@ def read_report(folder: Path) -> dict[str, Any]:
     """Return a report's content.
 
     Raises:
-        InputError: If the folder holds no report with cases.
+        InputError: If the folder holds no report with cases (code "report").
     """
-    path = folder / "report.json"
+    path, hint = folder / "report.json", "name a folder that diffugts evaluate wrote."
+    report = read_json(path, hint=hint, code="report")
     try:
-        report = read_json(path)
         names = [row["case"] for row in report["cases"]]
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder} holds no report with cases: {error!r}.", hint="name a folder that diffugts evaluate wrote.",
-            code="report",
-        ) from error  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder} holds no report with cases: {error!r}.", hint=hint, code="report") from error
     if not names or len(set(names)) < len(names):
         raise InputError(f"{path}: expected cases with names of their own, got {len(names)}.", code="report")
     return report

@@ -63,7 +63,7 @@ def write_comparison(rows: Sequence[Row], output: Path, names: tuple[str, str], 
         *([f"In one report only, left out: {', '.join(unpaired)}."] if unpaired else []),
     ]
     comparison = {"title": TITLE, "figures": list(rows), "notes": notes}
-    write_json(comparison, output / "comparison.json")
+    write_json(output / "comparison.json", comparison)
     with whole_file(output / "comparison.md") as path:
         text = [f"# {TITLE}", "", *table_lines(rows), "", *(f"- {note}" for note in notes)]
         path.write_text("\n".join(text) + "\n", encoding="utf-8")

@@ -103,8 +103,8 @@ def write_page(folder: Path) -> Path:
         InputError: If the folder holds no such report.
         StorageError: If the page cannot be written.
     """
+    report = read_json(folder / "report.json", code="report")
     try:
-        report = read_json(folder / "report.json")
         pictures = {
             row["case"]: path.read_bytes()
             for row in report["cases"]

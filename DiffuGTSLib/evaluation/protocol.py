@@ -148,7 +148,7 @@ def _write(
     rows = [score.row for score in scores]
     with whole_file(output / TABLES) as path:  # first: by it the folder is known as ours
         path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
-    write_json(config.to_dict(), output / CONFIG)
+    write_json(output / CONFIG, config.to_dict())
     about = report_provenance(protocol_path, split, judge.rules.cases, config, judge.components)
     more = {
         "pooled": pooled.as_json(),

@@ -169,7 +169,11 @@ def reframe(scan: Volume, mask: Volume, fill: float, rng: np.random.Generator) -
     """
     spacing = np.array(scan.geometry.spacing_mm)
     if not mask.array.any():
-        raise InputError("The tumor mask is empty: there is no frame to move around it.", code="empty_mask")
+        raise InputError(
+            "The tumor mask is empty: there is no frame to move around it.",
+            hint="check the protocol's tumor_values, or take framed_on_tumor away.",
+            code="empty_mask",
+        )
     first, end = np.array([(side.start, side.stop) for side in bounding_box(mask.array > 0)]).T
     reach = np.round(rng.uniform(-_REACH_MM, _REACH_MM, (2, 3)) / spacing).astype(int)  # positive pads, negative cuts
     keep = np.ceil(5.0 / spacing).astype(int)

@@ -130,7 +130,7 @@ def write_report(
         "notes": list(notes),
         **(more or {}),
     }
-    write_json(report, folder / "report.json")
+    write_json(folder / "report.json", report)
     with whole_file(folder / "report.md") as path:
         path.write_text(markdown(rows, estimates, title=title, method=method, notes=notes), encoding="utf-8")
     return estimates
@@ -150,7 +150,7 @@ def write_rows(rows: Sequence[Row], path: Path | str) -> None:
         writer.writerows([_cell(value, "") for value in row.values()] for row in rows)
 
 
-def write_json(value: Any, path: Path | str) -> None:
+def write_json(path: Path | str, value: Any) -> None:
     """Write a value as JSON, see `storage.for_json`.
 
     Raises:
@@ -175,7 +175,7 @@ def write_study(folder: Path, title: str, lines: Sequence[str], notes: Sequence[
     with whole_file(folder / "report.md") as path:
         text = [f"# {title}", "", *lines, "", *(f"- {note}" for note in notes)]
         path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    write_json({"title": title, **content, "notes": notes}, folder / "report.json")
+    write_json(folder / "report.json", {"title": title, **content, "notes": notes})
 
 
 def table_lines(rows: Sequence[Row], form: str = ".3f") -> list[str]:

@@ -212,7 +212,7 @@ def build_benchmark(
 
 def _write_manifest(output: Path, settings: Mapping[str, Any], rows: Mapping[str, dict[str, Any]]) -> None:
     manifest = {"schema": SCHEMA, "settings": settings, "scans": list(rows.values())}
-    write_json(manifest, output / MANIFEST)
+    write_json(output / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -225,8 +225,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST, hint=hint)
     if manifest.get("schema") != SCHEMA or not manifest.keys() >= {"settings", "scans"}:
         raise InputError(
-            f"{folder} holds no benchmark: {MANIFEST}: expected schema {SCHEMA}, settings and scans, got "
-            f"schema {manifest.get('schema')} and {', '.join(manifest)}.",
+            f"{folder} holds no benchmark: {MANIFEST}: expected schema {SCHEMA}, settings and scans, got schema "
+            f"{manifest.get('schema')} and {', '.join(sorted(manifest.keys() - {'schema'})) or 'nothing else'}.",
             hint=hint,
             code="missing",
         )

@@ -82,6 +82,8 @@ def group_figures(
     """
     if not cases:
         raise InputError("There are no cases to group.", code="missing")
+    if by and not metadata:
+        raise InputError("The metadata have no rows.", hint="a row a case, below the heading.", code="missing")
     known = {row[CASE]: row for row in metadata}
     columns = list(metadata[0]) if metadata else []
     for name in [*by, *([patient] if patient and patient not in cases[0] else [])]:
@@ -96,7 +98,9 @@ def group_figures(
     names = {*_NAMES, patient}
     figures = [name for name in cases[0] if name not in names and all(_is_number(case[name]) for case in cases)]
     if not figures:
-        raise InputError("The cases hold no column of numbers.", code="column")
+        raise InputError(
+            "The cases hold no column of numbers.", hint="decimals have a point, as in 0.5.", code="column"
+        )
     owners = [_owner(case, known.get(case[CASE], {}), patient or PATIENT) for case in cases]
     rows = _rows(ALL, ALL, cases, figures, owners)
     for column in by:

@@ -74,7 +74,7 @@ def begin(output: Path, model_folder: Path, how: HowToPredict, what: Sequence[st
             code="exists",
         )
     make_folder(output)
-    write_json(record, output / RECORD)
+    write_json(output / RECORD, record)
 
 
 @dataclass(frozen=True)

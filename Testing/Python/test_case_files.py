@@ -12,6 +12,7 @@ from DiffuGTSLib.evaluation.case_files import (
     label_values,
     pair_cases,
     read_label,
+    read_part_mask,
     read_tumor_mask,
 )
 from DiffuGTSLib.volumes import Geometry, Volume
@@ -111,6 +112,9 @@ def test_of_a_label_map_the_tumors_labels_have_to_be_named(tmp_path: Path) -> No
         read_tumor_mask(tmp_path / "labels.nii.gz", GRID, (3,), "name it.")
     said = "name it. Where there is no tumor, give a mask of zeros."
     assert (caught.value.code, caught.value.hint) == ("no_label", said)
+    with pytest.raises(InputError, match="expected the organ among them, which is 3") as caught:
+        read_part_mask(tmp_path / "labels.nii.gz", GRID, (3,), "organ", "name it.")
+    assert caught.value.hint == "name it.", "to paint into an organ it has to be there"
     write(tmp_path / "zeros.nii.gz", 0.0)
     assert not read_tumor_mask(tmp_path / "zeros.nii.gz", GRID, (3,), "").array.any(), "no tumor to be found"
     write(tmp_path / "five.nii.gz", 5.0)

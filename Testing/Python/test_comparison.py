@@ -199,8 +199,9 @@ def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError) as caught:
         compare_reports(tmp_path, tmp_path)
     assert caught.value.code == "report"
-    with pytest.raises(InputError, match="holds no report"):
+    with pytest.raises(InputError, match="nowhere/report.json does not exist") as caught:
         left_out(tmp_path / "nowhere", tmp_path)
+    assert (caught.value.code, caught.value.hint) == ("report", "name a folder that diffugts evaluate wrote.")
 
 
 def test_values_without_a_partner_are_refused() -> None:

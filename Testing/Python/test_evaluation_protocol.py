@@ -186,8 +186,8 @@ def test_a_mask_without_tumor_makes_a_healthy_scan_and_that_is_said(a_config: Co
     ]
     evaluate_protocol(write_protocol(tmp_path / "p.json", rows), tmp_path, tmp_path / "report", a_config)
     said = "WARNING: counted as healthy, since no voxel of the mask is tumor: slip (values 2, 3)."
-    assert said in json.loads((tmp_path / "report" / "report.json").read_text())["notes"]
-    assert said in (tmp_path / "report" / "report.html").read_text()
+    assert said in json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert said in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
 def test_cases_that_were_trained_on_are_not_scored(a_protocol: Path, a_config: Config, tmp_path: Path) -> None:

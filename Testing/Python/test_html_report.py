@@ -145,9 +145,12 @@ def test_untrained_networks_are_said_to_be(a_report: Path) -> None:
 
 
 def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no report of a protocol") as caught:
+    with pytest.raises(InputError, match=r"report.json does not exist\.$") as caught:
         write_page(tmp_path)
     assert caught.value.code == "report"
+    (tmp_path / "report.json").write_text('{"cases": []}')
+    with pytest.raises(InputError, match="holds no report of a protocol: KeyError"):
+        write_page(tmp_path)
 
 
 def test_a_name_leads_to_a_picture_only_where_the_page_has_it(a_report: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,9 @@ def test_a_tumor_at_the_edge_is_not_cut() -> None:
 
 def test_an_empty_mask_has_no_frame() -> None:
     scan = ct_phantom(GRID).scan
-    with pytest.raises(InputError, match="The tumor mask is empty"):
+    with pytest.raises(InputError, match="The tumor mask is empty") as caught:
         reframe(scan, scan.with_array(np.zeros(GRID.shape, np.uint8)), AIR_HU, np.random.default_rng(0))
+    assert "tumor_values" in caught.value.hint
 
 
 # Which cases, and how they are read

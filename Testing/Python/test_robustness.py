@@ -192,6 +192,7 @@ def test_what_cannot_be_built_is_refused(tmp_path: Path) -> None:
     [
         ("", "is not valid JSON"),
         ("[]", "expected an object"),
+        ("{}", "holds no benchmark: .* got schema None and nothing else"),
         ('{"schema": 2}', "holds no benchmark: manifest.json: expected schema 1"),
         ('{"schema": 1, "settings": {}}', "holds no benchmark: manifest.json: expected schema 1, settings and scans"),
     ],
