@@ -64,7 +64,7 @@ Radius = Annotated[
 ]
 At = Annotated[
     str | None,
-    typer.Option("--at", metavar="R,A,S", help="Where its center lies, about, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+    typer.Option("--at", metavar="R,A,S", help="Near its center, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
 ]
 AvoidVessels = Annotated[
     bool,

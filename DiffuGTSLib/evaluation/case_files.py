@@ -144,9 +144,7 @@ def read_tumor_mask(path: Path, like: Geometry, values: Sequence[int], hint: str
     return read_part_mask(path, like, values, "tumor", hint, "Where there is no tumor, give a mask of zeros.")
 
 
-def read_part_mask(
-    path: Path, like: Geometry, values: Sequence[int], part: str, hint: str, absent: str = ""
-) -> Volume:
+def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str, hint: str, absent: str = "") -> Volume:
     """Read a mask of one part as 0 and 1; of a label map that part's labels, which have to be named.
 
     Args:

@@ -45,7 +45,8 @@ def test_a_comparison_is_json_and_lies_in_a_folder(two_reports: tuple[Path, Path
 
 
 def test_a_folder_without_a_report_is_refused(two_reports: tuple[Path, Path], tmp_path: Path) -> None:
-    refused(run("evaluate", "--compare", two_reports[0], tmp_path), 2, "report.json does not exist", "diffugts evaluate wrote")
+    done = run("evaluate", "--compare", two_reports[0], tmp_path)
+    refused(done, 2, "report.json does not exist", "diffugts evaluate wrote")
 
 
 def test_comparing_and_judging_at_once_is_refused(two_reports: tuple[Path, Path]) -> None:
