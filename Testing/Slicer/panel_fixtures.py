@@ -10,9 +10,9 @@ import gui
 import pytest
 import slicer
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, ORGAN_KEY, setSetting
+from logic_parts import jobFolders
 from panel_parts import GRID, Opened
 from scene_parts import noise, scan_node
-from test_logic import jobFolders
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.run import DONE
 from heartbeat import beating, least
+from logic_parts import continued, tiny
 from panel_parts import Opened
 from scene_parts import rigid, roi_node
-from test_logic import continued, tiny
 
 LIMIT_S = 0.25
 """What a person does not feel is 0.1 s; a slow shared computer took 0.13 s where a faster one had stayed below."""

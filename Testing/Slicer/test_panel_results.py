@@ -16,9 +16,9 @@ from DiffuGTSSlicer.grids import segmentBox, segmentMask
 from DiffuGTSSlicer.result_set import isClone
 from DiffuGTSSlicer.scene import DIGEST_TAG, SCAN_ROLE
 from DiffuGTSSlicer.terminology import namesPlace
+from logic_parts import nodeNames
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import blob, noise, rigid, scan_node, set_segment_mask
-from test_logic import nodeNames
 
 from DiffuGTSLib.volumes import Geometry
 

@@ -14,9 +14,9 @@ from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.parameters import RunParameters
 from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting
+from logic_parts import jobFolders, nodeNames
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import noise, scan_node
-from test_logic import jobFolders, nodeNames
 
 from DiffuGTSLib.config import load_config
 

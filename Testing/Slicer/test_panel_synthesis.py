@@ -17,10 +17,10 @@ from DiffuGTSSlicer.run import DONE, FAILED
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
 from DiffuGTSSlicer.worker_client import WorkerClient
+from logic_parts import jobFolders, nodeNames
 from panel_parts import GRID, PAINTING, WHOLE_RUN, Opened
 from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_liveness import a_large_scan, require_alive
-from test_logic import jobFolders, nodeNames
 
 from DiffuGTSLib.resources import organ_names
 

@@ -22,14 +22,16 @@ from DiffuGTSSlicer.process_tree import killOne
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.run_progress import RunProgress
 from DiffuGTSSlicer.scene import SCAN_ROLE, newSegmentation, pointInScan
+from logic_parts import jobFolders, nodeNames, tiny
 from numpy.typing import NDArray
 from phantoms import grid
 from scene_parts import TURNED, blob, linear_transform, matrix_of, record_of, scan_node, set_segment_mask, under
-from test_logic import jobFolders, nodeNames, tiny
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.volumes import Geometry
 from DiffuGTSLib.worker import protocol
+
+pytest_plugins = ["logic_fixtures"]
 
 LIVER_HU = 60.0
 OBLIQUE = grid((56, 52, 24), (1.6, 1.5, 4.0), degrees=(11, -7, 23))
@@ -58,15 +60,6 @@ def a_patient(geometry: Geometry) -> tuple[Any, SynthesisParameters]:
 @pytest.fixture
 def a_healthy_patient(a_scene: Any) -> tuple[Any, SynthesisParameters]:
     return a_patient(STRAIGHT)
-
-
-@pytest.fixture(scope="module")
-def the_logic() -> Iterator[DiffuGTSLogic]:
-    """One logic, so one warm worker."""
-    logic = DiffuGTSLogic()
-    yield logic
-    logic.cleanup()
-    gui.spin(lambda: not logic.client.isWarm)
 
 
 @pytest.fixture
