@@ -6,7 +6,6 @@ other choices does not go on with these.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -29,7 +28,7 @@ from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_by_split, validation_windows
 from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
 from DiffuGTSLib.training.rehearsal import all_left, duration, peak_memory_gb
-from DiffuGTSLib.training.trainer import Outcome, TrainingPlan, rehearse
+from DiffuGTSLib.training.trainer import TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
 RECORD = "head.json"
@@ -196,7 +195,6 @@ def train_head(job: Job) -> None:
     for phase in training.phases:
         with training.recipe(phase, training.options.workers) as recipe:
             outcome = job.run(recipe, phase.plan, f"aova/{phase.name}", before, training.frozen)
-            _tell_end(job, phase, outcome)
         before = f"the weights after {outcome.best_iteration} iterations of {phase.name}"
     job.save("aova", training.head)
     folder = job.output / "model"
@@ -254,15 +252,6 @@ def _write_record(job: Job, training: HeadTraining) -> None:
     folder = job.output / "aova"
     make_folder(folder)
     write_json(folder / RECORD, record, ensure_ascii=False)
-
-
-def _tell_end(job: Job, phase: Phase, outcome: Outcome) -> None:
-    if phase.plan.watch and not math.isnan(outcome.best):
-        early = f"stopped after {outcome.iterations} of {phase.plan.iterations}; " if outcome.early else ""
-        job.report(
-            f"aova: {phase.name}: {early}kept are the weights after {outcome.best_iteration}, "
-            f"{phase.plan.watch} {outcome.best:.3f}"
-        )
 
 
 PART = Part(

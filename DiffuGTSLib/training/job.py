@@ -109,7 +109,10 @@ class Job:
             figures = ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "iteration")
             self.report(f"{name} {done}/{total}: {figures}")
 
-        return train(recipe, plan, self.output / folder, progress)
+        outcome = train(recipe, plan, self.output / folder, progress)
+        if words := outcome.in_words(plan):
+            self.report(f"{': '.join(Path(folder).parts)}: {words}")
+        return outcome
 
     def begun(self, seed: int) -> dict[str, Any]:
         """Return what a part is begun with, and goes on with."""

@@ -109,6 +109,8 @@ def adopt(base: Path, model: Path) -> None:
 def replaced(network: Path, save: Callable[[], None]) -> bool:
     """Save a network, and say whether another one lay there before: what was made for that one fits no more.
 
+    Of several processes the first one calls it: the others would look for what it has not written yet.
+
     Args:
         network: Its folder.
         save: Saves it there.

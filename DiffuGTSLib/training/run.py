@@ -296,7 +296,7 @@ def _train_autoencoder(job: Job) -> None:
         before = f"{plan.iterations} iterations of {Path(folder).name}"
     autoencoder.cpu()
     autoencoder.register_to_config(scaling_factor=latent_scaling_factor(autoencoder, job.scans["train"]))
-    if replaced(job.output / "model" / "autoencoder", lambda: job.save("autoencoder", autoencoder)):
+    if rank() == 0 and replaced(job.output / "model" / "autoencoder", lambda: job.save("autoencoder", autoencoder)):
         _tell_outdated(job)
 
 

@@ -158,6 +158,13 @@ class Outcome:
     best: float
     early: bool
 
+    def in_words(self, plan: TrainingPlan) -> str:
+        """Return which weights are the result of a plan; "" where they are the last average."""
+        if math.isnan(self.best):
+            return ""
+        early = f"stopped after {self.iterations} of {plan.iterations}; " if self.early else ""
+        return f"{early}kept are the weights after {self.best_iteration}, {plan.watch} {self.best:.3f}"
+
 
 def train(recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Progress | None = None) -> Outcome:
     """Run a recipe to the plan's end, going on from the folder's checkpoint when there is one.

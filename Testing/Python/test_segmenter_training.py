@@ -166,7 +166,9 @@ def test_a_run_leaves_the_best_network_and_its_grid(tmp_path: Path) -> None:
     assert re.fullmatch(
         r"segmenter: 0 real and 1 healthy cases; the best is chosen on [3-6] scans or windows", lines[0]
     )
-    assert "validation_tumor_dice" in log(tmp_path / "segmenter")[-1]
+    best = max(float(row["validation_tumor_dice"]) for row in log(tmp_path / "segmenter"))
+    told = re.fullmatch(r"segmenter: kept are the weights after [12], tumor_dice (0\.\d{3})", lines[-1])
+    assert told and float(told[1]) == pytest.approx(best, abs=1e-3)
 
 
 def test_a_run_that_is_stopped_before_its_first_validation_goes_on_from_where_it_was(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
-from DiffuGTSLib.training import data, run
+from DiffuGTSLib.training import data, job, lock, log, run, trainer
 from DiffuGTSLib.training.job import learned_with
 from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.run import train_part
@@ -292,6 +292,17 @@ def test_label_maps_alone_are_refused_before_the_autoencoder_is_trained_on_them(
     with pytest.raises(InputError, match="the training split holds label maps only"):
         trained("autoencoder", protocol, tmp_path / "run", dry_run=dry_run)
     assert not (tmp_path / "run" / "autoencoder" / "phase_1").exists()
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_of_several_processes_the_others_do_not_look_for_the_autoencoder_that_the_first_one_writes(
+    a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not be there yet when they come to their end."""
+    for module in (run, job, log, lock, trainer):
+        monkeypatch.setattr(module, "rank", lambda: 1)
+    trained("autoencoder", a_protocol, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
 
 
 @pytest.mark.usefixtures("small_networks")
