@@ -12,7 +12,7 @@ import pytest
 import torch
 from mini_data import GRID, training_scan, write_case
 from phantoms import ct_phantom
-from test_trainer import LineRecipe
+from trainer_parts import LineRecipe
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError
