@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from DiffuGTSLib.cli.options import (
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.cli.study_reports import tell_warnings
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import read_json
 
 EXAMPLES = examples(
     "Every study on the scans that the bundled model was not trained on:",
@@ -110,6 +110,6 @@ def ablate(
 def _show(output: Path, quiet: bool, as_json: bool) -> None:
     tell_warnings(output, quiet)
     if as_json:
-        print_json(json.loads((output / "report.json").read_text(encoding="utf-8"))["studies"])
+        print_json(read_json(output / "report.json")["studies"])
     elif not quiet:
         say(f"Report: {output / 'report.html'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, say, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import make_folder, read_json, whole_file
+from DiffuGTSLib.storage import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.datasets.check import Report
@@ -118,12 +117,10 @@ def check(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         report = check_cases(cases, data, lambda case, done: progress("cases", done))
         progress("cases", 1.0)
-    text = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
     if output is not None:
-        with whole_file(output) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(output, report.as_json(), ensure_ascii=False)
     if as_json:
-        typer.echo(text)
+        print_json(report.as_json())
     elif not quiet:
         _show(report)
     if report.errors:
@@ -223,9 +220,9 @@ def _show(report: Report) -> None:
     from DiffuGTSLib.datasets.check import summary
 
     OUT.print(_counted(report.counts))
-    OUT.print(summary(report), markup=False, highlight=False)
+    say(summary(report))
     if not report.findings:
-        OUT.print("Nothing is wrong.")
+        say("Nothing is wrong.")
         return
     table = Table(title=f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}.")
     for heading in ("", "What", "Case", "In words"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -17,6 +16,7 @@ from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.cli.study_reports import cell, show, tell_warnings
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
+from DiffuGTSLib.storage import read_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
@@ -131,7 +131,7 @@ def _judge_protocol(
         progress("cases", 1.0)
     tell_warnings(output, quiet)
     if as_json:
-        print_json(json.loads((output / "report.json").read_text(encoding="utf-8")))
+        print_json(read_json(output / "report.json"))
     elif not quiet:
         tables = (output / TABLES).read_text(encoding="utf-8")
         say(tables)

@@ -41,4 +41,4 @@ def prompts(
         pair = built_in.organ_prompts(name, modality)
         table.add_row(modality, Text(pair.normal), Text(pair.abnormal))
     OUT.print(table)
-    OUT.print(Text(f"Tumors of it in other words: {', '.join(built_in.tumor_words(name))}."))
+    say(f"Tumors of it in other words: {', '.join(built_in.tumor_words(name))}.")

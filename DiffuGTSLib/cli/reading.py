@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
@@ -146,15 +145,14 @@ def score(
     from DiffuGTSLib.reading.answers import read_answers
     from DiffuGTSLib.reading.key import read_key
     from DiffuGTSLib.reading.statistics import score_study, study_record
-    from DiffuGTSLib.storage import whole_file
+    from DiffuGTSLib.storage import write_json
 
     study = score_study([read_answers(path) for path in answers], read_key(key), allow_incomplete=allow_incomplete)
-    text = json.dumps(study_record(study), indent=1, ensure_ascii=False, allow_nan=False)
+    record = study_record(study)
     if output is not None:
-        with whole_file(output) as path:
-            path.write_text(f"{text}\n", encoding="utf-8")
+        write_json(output, record, ensure_ascii=False)
     if as_json:
-        typer.echo(text)
+        print_json(record)
     else:
         _show(study)
 

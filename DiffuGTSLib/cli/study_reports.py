@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -131,7 +130,7 @@ def tell_warnings(output: Path, quiet: bool) -> None:
     """Say on the console what a report warns of: patients that may have been trained on, labels and tumors that are nowhere."""
     from DiffuGTSLib.datasets.trained_cases import WARNING
 
-    for note in json.loads((output / "report.json").read_text(encoding="utf-8"))["notes"]:
+    for note in read_json(output / "report.json")["notes"]:
         if WARNING in note and not quiet:
             aside(note[note.index(WARNING) :], "yellow")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,13 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, say, stop_if_asked
+from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_ct, require_folder, require_mask_each, warn_of_mr
 from DiffuGTSLib.cli.study_reports import cell, tell_warnings
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
-from DiffuGTSLib.storage import for_json
+from DiffuGTSLib.storage import read_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.evaluation.validation import ListedScan
@@ -141,8 +140,7 @@ def validate(
             tell_warnings(output, quiet)
         progress("cases", 1.0)
     if as_json:
-        told = json.dumps(for_json(rows), indent=1) if scans else (output / "report.json").read_text("utf-8").rstrip()
-        typer.echo(told)
+        print_json(rows if scans else read_json(output / "report.json"))
     elif not quiet:
         _show(rows, output)
 

@@ -72,6 +72,18 @@ def test_json_is_all_that_is_printed(a_study: Path) -> None:
     assert json.loads(done.stdout)["agreement"] == []
 
 
+def test_letters_beyond_ascii_stand_in_the_file_and_are_escaped_on_stdout(a_study: Path, tmp_path: Path) -> None:
+    """A pipe on Windows may not take them."""
+    key = read_key(a_study / "session_key.json")
+    write_answers(AnswerSheet(key.session, "Müller", (Answer(1, "real", 1.0),)), tmp_path / "m.json")
+    done = run(
+        "reading", "score", tmp_path / "m.json", "--key", a_study / "session_key.json", "--allow-incomplete", "--json",
+        "-o", tmp_path / "figures.json",
+    )  # fmt: skip
+    assert done.stdout.isascii() and json.loads(done.stdout)["readers"][0]["name"] == "Müller"
+    assert '"Müller"' in (tmp_path / "figures.json").read_text(encoding="utf-8")
+
+
 def test_a_reader_who_is_always_unsure_is_shown_with_dashes(a_study: Path) -> None:
     key = read_key(a_study / "session_key.json")
     sheet = AnswerSheet(key.session, "R3", tuple(Answer(c.case, "unsure", 1.0) for c in key.cases))
