@@ -111,10 +111,10 @@ def room_of(name: str) -> str | None:
     return next((prefix for prefix in prefixes if prefix in FLOOR_OF), None)
 
 
-def read_house(root: Path) -> list[Source]:
-    """Read every file of the package below `root`."""
+def read_house(root: Path, package: str = PACKAGE) -> list[Source]:
+    """Read every file of a package below `root`."""
     house = []
-    for path in sorted((root / PACKAGE).rglob("*.py")):
+    for path in sorted((root / package).rglob("*.py")):
         parts = list(path.relative_to(root).with_suffix("").parts)
         if parts[-1] == "__init__":
             parts.pop()
@@ -273,6 +273,12 @@ def our_house() -> list[Source]:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_house_keeps_the_rule(our_house: list[Source], rule: str) -> None:
     assert list(RULES[rule](our_house)) == []
+
+
+def test_the_tests_and_their_parts_are_no_longer_than_the_house_allows() -> None:
+    tests = read_house(ROOT, "Testing")
+    assert len(tests) > 100, "the tests were not found"
+    assert list(too_long(tests)) == []
 
 
 def test_an_exception_that_is_not_used_is_removed(our_house: list[Source]) -> None:
