@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -124,6 +123,7 @@ def test_a_damaged_file_is_named_and_may_be_removed(tmp_path: Path, a_case: Case
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     tmp_path: Path, a_case: Case, a_folder: PreparedFolder
 ) -> None:
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
