@@ -343,15 +343,17 @@ def test_memory_that_runs_out_is_an_error_and_the_next_run_works(a_worker: Clien
 # How it ends
 
 
-def test_a_cancel_in_the_diffusion_ends_the_run_soon_and_the_worker_is_well(a_worker: Client, a_job: Path) -> None:
-    write_job(
-        JobSpec(
-            organ="liver", preset="tiny", allow_untrained=True, coarse_mask="drawn.nrrd", overrides=LONG
-        ), a_job,
-    )  # fmt: skip
-    a_worker.send("run", job=str(a_job))
-    while a_worker.hear("stage")[-1]["stage"] != "repaint":
+def begin_repainting(worker: Client, folder: Path) -> None:
+    """Start a run that takes minutes, and return in the midst of it."""
+    wish = JobSpec(organ="liver", preset="tiny", allow_untrained=True, coarse_mask="drawn.nrrd", overrides=LONG)
+    write_job(wish, folder)
+    worker.send("run", job=str(folder))
+    while worker.hear("stage")[-1]["stage"] != "repaint":
         pass
+
+
+def test_a_cancel_in_the_diffusion_ends_the_run_soon_and_the_worker_is_well(a_worker: Client, a_job: Path) -> None:
+    begin_repainting(a_worker, a_job)
     begin_s = time.monotonic()
     a_worker.send("cancel")
     events = a_worker.hear(*ENDINGS)
@@ -411,14 +413,7 @@ def test_a_worker_that_nobody_listens_to_leaves_without_a_word() -> None:
 
 def test_the_end_of_stdin_ends_the_process_in_the_middle_of_a_run(a_worker: Client, a_job: Path) -> None:
     """The last test of this file: the worker that all others share is gone after it."""
-    write_job(
-        JobSpec(
-            organ="liver", preset="tiny", allow_untrained=True, coarse_mask="drawn.nrrd", overrides=LONG
-        ), a_job,
-    )  # fmt: skip
-    a_worker.send("run", job=str(a_job))
-    while a_worker.hear("stage")[-1]["stage"] != "repaint":
-        pass
+    begin_repainting(a_worker, a_job)
     assert a_worker.process.stdin is not None
     begin_s = time.monotonic()
     a_worker.process.stdin.close()
