@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import locale
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,9 @@ def write_dicom(
         writer.SetUseCompression(bool(codec))
         writer.SetCompressor(codec)
         writer.SetFileName(str(path))
+        before = locale.setlocale(locale.LC_ALL)
         writer.Execute(image)
+        locale.setlocale(locale.LC_ALL, before)  # GDCM leaves "C" behind, in which Python reads text as ASCII
         files.append(path)
     return files
 
