@@ -114,7 +114,7 @@ def detect(
 
 
 def false_positive_count(pred: Shaped[np.ndarray, "_ _ _"], ref: Shaped[np.ndarray, "_ _ _"]) -> int:
-    """Return `detect(…).false_positives`; no lesion is measured, which takes most of the time where hundreds of masks are judged."""
+    """Return `detect(…).false_positives` without measuring lesions, which takes longest where hundreds of masks are judged."""
     _, _, pairs = paired_lesions(pred, ref)
     return sum(not _matched(*figures, (MINIMUM_IOU, 0.0)) for figures in _overlaps(pairs.T))
 

@@ -75,7 +75,8 @@ def repeated(command: str, about: Mapping[str, Any]) -> str:
     """Return how a report is made again by a command, with the folders left to be named."""
     protocol = shlex.quote(str(about["protocol"]))
     words = shlex.join(["--split", str(about["split"]), "--preset", str(about["preset"]), "--config", "config.json"])
-    return f"<h3>To repeat it</h3><pre>{escaped(f'diffugts {command} --protocol {protocol} --data SCANS -o REPORT {words}')}</pre>"
+    line = f"diffugts {command} --protocol {protocol} --data SCANS -o REPORT {words}"
+    return f"<h3>To repeat it</h3><pre>{escaped(line)}</pre>"
 
 
 def range_text(low: float, high: float, places: int = 3, signed: bool = False) -> str:
