@@ -107,7 +107,7 @@ def test_a_line_that_cannot_be_read_is_refused(tmp_path: Path, line: str, messag
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "expected an object with the key 'training', got list"),
+        ("[]", "expected an object, got list"),
         ('{"training": ["a"]}', "'training': expected an object with image and label, got 'a'"),
         ('{"training": [{"image": "a"}]}', "names no case with a label map"),
     ],

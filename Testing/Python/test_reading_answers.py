@@ -146,7 +146,7 @@ def test_a_sheet_that_says_nonsense_is_refused(a_sheet: Path, answers: Any, word
         (b"case,answer\n1,real\n", "has no column 'session'"),
         (b"session,reader,case,answer,seconds\na1,R1,1,real,1\na1,R2,1,real,1\n", "one session and one reader, got 2"),
         (b"session,reader,case,answer,seconds\n", "one session and one reader, got 0"),
-        (b"\xff\xfe\x00", "cannot be read: 'utf-8'"),
+        (b"\xff\xfe\x00", "is not in UTF-8"),
         (b'session,reader,case,answer,seconds\na1,"R1,1,real,1\n' + b"a1,R1,2,real,1\n" * 9999, "field larger than"),
     ],
 )

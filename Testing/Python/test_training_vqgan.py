@@ -149,7 +149,7 @@ def test_perceptual_weights_come_from_a_folder_of_critics(tmp_path: Path) -> Non
     save_module(VqganCritics(channels=4, perceptual=False), tmp_path / "critics")
     with pytest.raises(InputError, match="holds no perceptual network"):
         load_perceptual(tmp_path / "critics")
-    with pytest.raises(WeightsError, match=r"config\.json is missing"):
+    with pytest.raises(WeightsError, match=r"config\.json does not exist"):
         load_perceptual(tmp_path / "none")
     critics = VqganCritics(channels=4, perceptual=True)
     save_module(critics, tmp_path / "whole")
