@@ -13,9 +13,8 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from DiffuGTSLib.backbones.weights import read_json
-from DiffuGTSLib.errors import StorageError, WeightsError
-from DiffuGTSLib.storage import make_folder, write_json
+from DiffuGTSLib.errors import InputError, StorageError
+from DiffuGTSLib.storage import make_folder, read_json, write_json
 from DiffuGTSLib.training.distributed import rank
 
 _LOCK, _HOLDER = ".lock", ".training.json"
@@ -91,5 +90,5 @@ def _holder(folder: Path) -> str:
     try:
         known = read_json(folder / _HOLDER)
         return f"process {known['process']} on {known['host']}, since {known['since']}"
-    except (WeightsError, KeyError):  # it has only just begun
+    except (InputError, KeyError):  # it has only just begun
         return "one that has only just begun"

@@ -190,11 +190,12 @@ def test_syn_leaves_a_case_with_outlined_tumors_real(a_run: Path, tmp_path: Path
         "difftumor", "main", "--syn", "--max_epochs", "1", "--noamp", "--workers", "0", "--roi_x", "32", "--roi_y", "32",
         "--roi_z", "32", "--space_x", "4", "--device", "cpu", f"--logdir={tmp_path}/run", "--val_dir", a_run,
     )  # fmt: skip
-    said = plain(run(*call, "--json_dir", mix).stdout)
+    said = plain(run(*call, "--json_dir", mix, "--prepared", tmp_path / "prepared").stdout)
     assert "train: 1 of 2 cases have tumors in their label maps: real ones, not painted into" in said
     assert "1 real and 1 healthy cases; the best is chosen on 1 scans" in said
     record = json.loads((tmp_path / "run" / "segmenter" / "begun.json").read_text())
     assert record["cases"] == ["scans/a.nii.gz labels/a.nii.gz", "scans/b.nii.gz labels/b.nii.gz healthy"]
+    assert len(list((tmp_path / "prepared").iterdir())) == 2, "one a case, of which the first is in both lists"
 
 
 def test_what_is_left_to_difftumors_defaults_is_said_of_synthetictumors_command() -> None:

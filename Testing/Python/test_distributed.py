@@ -14,7 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from DiffuGTSLib.training.distributed import average_gradients, by_first, process_group, rank, told_by_first, world_size
+from DiffuGTSLib.training.distributed import (
+    average_gradients,
+    by_first,
+    prepare_together,
+    process_group,
+    rank,
+    told_by_first,
+    world_size,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +31,7 @@ import os, sys, json, pathlib
 import numpy as np
 import torch
 from torch import nn
-from DiffuGTSLib.training.distributed import average_gradients, process_group, rank, world_size
+from DiffuGTSLib.training.distributed import average_gradients, prepare_together, process_group, rank, world_size
 from DiffuGTSLib.training.trainer import TrainingPlan, train
 
 class Line:
@@ -52,9 +60,12 @@ with process_group(torch.device("cpu")) as device:
         parameter.grad = torch.full_like(parameter, number * (1 + 2 * rank()))
     average_gradients(line.trainable)
     means = [parameter.grad.item() for parameter in line.trainable.parameters()]
+    own = []
+    prepare_together(range(5), own.append)
 print("left", rank(), world_size(), flush=True)
 print("waits for", waits, "hours", flush=True)
 print("means", *means, flush=True)
+print("prepared", *own, flush=True)
 os._exit(0)  # torch's threads may abort a process while Python is torn down around them, once in some 25 runs
 """
 
@@ -94,6 +105,7 @@ def test_two_processes_take_the_step_of_one_that_saw_both_draws(tmp_path: Path) 
     assert all(text.splitlines()[1] == "left 0 1" for text in printed)
     assert all(text.splitlines()[2] == "waits for 12.0 hours" for text in printed), "a validation may take that long"
     assert all(text.splitlines()[3] == "means 2.0 4.0" for text in printed), "of gradients of 1 and 3, and of 2 and 6"
+    assert [text.splitlines()[4] for text in printed] == ["prepared 0 2 4", "prepared 1 3"], "each its share"
     torch.manual_seed(0)
     line = nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(line.parameters(), lr=0.1, weight_decay=1e-5)
@@ -126,6 +138,7 @@ def test_one_process_alone_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (rank(), world_size(), device) == (0, 1, torch.device("cpu"))
         assert told_by_first(0.1, device) == 0.1
         average_gradients(line)
+        prepare_together([1], pytest.fail)
     assert line.weight.grad == torch.ones(1, 1)
 
 
