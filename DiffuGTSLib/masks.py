@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.edges import smooth_within_edges
+from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 from DiffuGTSLib.volumes.mask import as_mask

@@ -16,7 +16,7 @@ from phantoms import Phantom, ct_phantom, grid, mr_phantom
 
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.training import run
 from DiffuGTSLib.training.data import TrainingScan, load_case
 from DiffuGTSLib.volumes import Volume, write_volume

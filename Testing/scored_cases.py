@@ -6,10 +6,10 @@ import numpy as np
 from mini_data import GRID, mini_config
 from phantoms import Phantom, ct_phantom, mr_phantom
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import CaseScore, score_case
 from DiffuGTSLib.pipeline import Cache, Segmentation
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes import Volume
 

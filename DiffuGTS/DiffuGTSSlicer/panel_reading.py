@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from DiffuGTSLib.reading.answers import REAL, SYNTHETIC, UNSURE
+from DiffuGTSLib.reader_study.answers import REAL, SYNTHETIC, UNSURE
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_binding import Section, door

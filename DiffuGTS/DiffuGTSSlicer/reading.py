@@ -16,7 +16,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.answers import (
+from DiffuGTSLib.reader_study.answers import (
     Answer,
     AnswerSheet,
     SessionCard,

@@ -206,7 +206,7 @@ def require_batch_folder(output: Path) -> None:
         InputError: Then (code "exists").
         StorageError: If nothing can be created there.
     """
-    from DiffuGTSLib.results import is_result
+    from DiffuGTSLib.output.results import is_result
 
     if is_result(output):
         raise InputError(
@@ -240,7 +240,7 @@ class _Batch:
 
     def do(self, case: Case) -> Row:
         """Segment a case, or keep what is there; what is wrong with this scan alone is said, and is its row."""
-        from DiffuGTSLib.results import NAMES, RECORD, is_result
+        from DiffuGTSLib.output.results import NAMES, RECORD, is_result
         from DiffuGTSLib.volumes.dicom import NO_SCANS
 
         try:
@@ -269,7 +269,7 @@ class _Batch:
         return self._components
 
     def _require_made_so(self, case: Case) -> None:
-        from DiffuGTSLib.results import read_record, require_made_so
+        from DiffuGTSLib.output.results import read_record, require_made_so
 
         wish, modality = self._wish, self._wish.modality or read_record(case.folder).get("modality", "CT")
         more = {"modality": modality, "stages": list(wish.chosen_stages), "format": wish.image_format}
@@ -280,7 +280,7 @@ class _Batch:
 
 
 def _row(case: Case, status: str) -> Row:
-    from DiffuGTSLib.results import read_record
+    from DiffuGTSLib.output.results import read_record
 
     record = read_record(case.folder)
     score = record.get("anomaly_score")
@@ -292,7 +292,7 @@ def _row(case: Case, status: str) -> Row:
 
 
 def _findings(case: Case) -> list[dict[str, str]]:
-    from DiffuGTSLib.results import FINDINGS
+    from DiffuGTSLib.output.results import FINDINGS
 
     with (case.folder / FINDINGS).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -304,7 +304,7 @@ def write_tables(output: Path, cases: Iterable[Case], rows: Sequence[Row]) -> No
     Raises:
         StorageError: If a table cannot be written.
     """
-    from DiffuGTSLib.findings import COLUMNS
+    from DiffuGTSLib.output.findings import COLUMNS
 
     whole = {row.name for row in rows if row.status in (DONE, KEPT)}
     found = [{"name": case.name, **row} for case in cases if case.name in whole for row in _findings(case)]
@@ -329,7 +329,7 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
     Raises:
         InputError: If one failed (code "cases_failed"), or none is a scan (code "no_scan").
     """
-    from DiffuGTSLib.record import RESEARCH_USE
+    from DiffuGTSLib.output.record import RESEARCH_USE
 
     if as_json:
         print_json([asdict(row) for row in rows])

@@ -118,8 +118,8 @@ def bench_case(
     config = configured(preset, config_file, overrides, device=device, seed=seed)
     wish = Wish(config, organ, normal, abnormal)
 
+    from DiffuGTSLib.output.results import write_results
     from DiffuGTSLib.pipeline import STAGES, load_components, segment
-    from DiffuGTSLib.results import write_results
     from DiffuGTSLib.volumes.canonical import guess_modality
     from DiffuGTSLib.volumes.io import read_volume
 

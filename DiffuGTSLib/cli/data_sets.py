@@ -19,7 +19,7 @@ from DiffuGTSLib.storage import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from DiffuGTSLib.datasets.check import Report
-    from DiffuGTSLib.protocol import Case
+    from DiffuGTSLib.datasets.protocol import Case
 
 PROTOCOL_EXAMPLES = examples(
     "A task of the Decathlon, split by patient:",
@@ -79,8 +79,8 @@ def protocol(
     from DiffuGTSLib.datasets.check import counts
     from DiffuGTSLib.datasets.label_names import unknown_said
     from DiffuGTSLib.datasets.layouts import Wish, read_layout
+    from DiffuGTSLib.datasets.protocol import write_protocol
     from DiffuGTSLib.datasets.splits import assign_splits
-    from DiffuGTSLib.protocol import write_protocol
 
     if not folder.exists():
         raise InputError(f"There is no {folder}.", hint="check the spelling.", code="missing")
@@ -111,7 +111,7 @@ def check(
     _require_new(output, force or _is_report(output), [path])
 
     from DiffuGTSLib.datasets.check import check_cases
-    from DiffuGTSLib.protocol import read_cases
+    from DiffuGTSLib.datasets.protocol import read_cases
 
     cases = read_cases(path)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
@@ -141,8 +141,8 @@ def split(
     paths = [protocol_path(name) for name in protocols]
 
     from DiffuGTSLib.datasets.check import counts
+    from DiffuGTSLib.datasets.protocol import read_protocol, write_protocol
     from DiffuGTSLib.datasets.splits import derive, joined
-    from DiffuGTSLib.protocol import read_protocol, write_protocol
 
     derived = derive(joined([read_protocol(path) for path in paths]), kind)
     make_folder(output)

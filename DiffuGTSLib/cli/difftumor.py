@@ -23,7 +23,7 @@ from DiffuGTSLib.cli.training import stopped
 from DiffuGTSLib.errors import Cancelled, InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.segmenter import TrainedSegmenter
+    from DiffuGTSLib.supervised.prediction import TrainedSegmenter
     from DiffuGTSLib.training.case_lists import ListedCase
     from DiffuGTSLib.training.segmenter_run import SegmenterOptions
 
@@ -159,7 +159,7 @@ def validation(words: Words = None) -> None:
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.validation import HowToPredict, ListedScan, validate_scans
-    from DiffuGTSLib.segmenter import PostProcessing, load_segmenter, save_grid
+    from DiffuGTSLib.supervised.prediction import PostProcessing, load_segmenter, save_grid
     from DiffuGTSLib.volumes.io import scan_name
 
     masks = None if given["organ_masks"] is None else Path(given["organ_masks"])

@@ -115,7 +115,7 @@ def _judge_protocol(
     from DiffuGTSLib.datasets.trained_cases import tuned_on
     from DiffuGTSLib.evaluation.card_tables import TABLES
     from DiffuGTSLib.evaluation.html_report import PAGE
-    from DiffuGTSLib.evaluation.protocol import evaluate_protocol
+    from DiffuGTSLib.evaluation.run import evaluate_protocol
 
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         evaluate_protocol(
@@ -175,10 +175,10 @@ def judged(result: Path, reference: Path, labels: Sequence[int] = ()) -> list[di
         InputError: If a mask is missing or unreadable, or the reference lies on another grid, or holds several labels of
             which none is named (code "several_labels").
     """
-    from DiffuGTSLib import results
     from DiffuGTSLib.evaluation.case_files import read_tumor_mask
     from DiffuGTSLib.evaluation.detection import detect
     from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
+    from DiffuGTSLib.output import results
     from DiffuGTSLib.volumes.io import read_geometry, read_mask
 
     results.read_record(result)

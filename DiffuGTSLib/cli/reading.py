@@ -14,7 +14,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
 if TYPE_CHECKING:
-    from DiffuGTSLib.reading.statistics import Agreement, Reading, Share, Study
+    from DiffuGTSLib.reader_study.statistics import Agreement, Reading, Share, Study
 
 EXAMPLES = examples(
     "A session of 64 mm cubes around each tumor, 20 real and 20 synthetic ones:",
@@ -103,7 +103,7 @@ def build(
     if window is not None and window[0] >= window[1]:
         raise InputError(f"Expected black below white, got --window {window[0]:g} {window[1]:g}.", code="window")
 
-    from DiffuGTSLib.reading.session import SessionWish, build_session, key_path_of
+    from DiffuGTSLib.reader_study.session import SessionWish, build_session, key_path_of
 
     wish = SessionWish(
         seed=seed,
@@ -142,9 +142,9 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Score answers: accuracy, sensitivity, specificity with exact intervals, agreement between readers, time."""
-    from DiffuGTSLib.reading.answers import read_answers
-    from DiffuGTSLib.reading.key import read_key
-    from DiffuGTSLib.reading.statistics import score_study, study_record
+    from DiffuGTSLib.reader_study.answers import read_answers
+    from DiffuGTSLib.reader_study.key import read_key
+    from DiffuGTSLib.reader_study.statistics import score_study, study_record
     from DiffuGTSLib.storage import write_json
 
     study = score_study([read_answers(path) for path in answers], read_key(key), allow_incomplete=allow_incomplete)

@@ -16,7 +16,7 @@ from DiffuGTSLib.text.prompts import PromptPair, chosen_prompts, require_choice
 
 if TYPE_CHECKING:
     from DiffuGTSLib.components import Components
-    from DiffuGTSLib.findings import Finding
+    from DiffuGTSLib.output.findings import Finding
     from DiffuGTSLib.planning.plan import Plan
 
 
@@ -118,8 +118,8 @@ class Wish:
         region = allowed_region(volume.geometry, organ_mask, box)
         drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
-        from DiffuGTSLib import results  # torch: seconds
         from DiffuGTSLib.drawn import inside_region
+        from DiffuGTSLib.output import results  # torch: seconds
         from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
         stages = self.chosen_stages

@@ -41,8 +41,8 @@ from DiffuGTSLib.storage import mend_folder
 
 if TYPE_CHECKING:
     from DiffuGTSLib.config import Config
-    from DiffuGTSLib.findings import Finding
-    from DiffuGTSLib.results import StoredResult
+    from DiffuGTSLib.output.findings import Finding
+    from DiffuGTSLib.output.results import StoredResult
 
 SEGMENT_EXAMPLES = examples(
     "diffugts segment chest.nii.gz -o result --organ lung",
@@ -133,8 +133,9 @@ def refine(
     as_json: AsJson = False,
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
-    from DiffuGTSLib import pipeline, results
+    from DiffuGTSLib import pipeline
     from DiffuGTSLib.drawn import inside_region
+    from DiffuGTSLib.output import results
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 
     mend_folder(folder, results.RECORD, results.NAMES)
@@ -207,9 +208,9 @@ def config_here(
 
 def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json: bool) -> None:
     """Print what was found and where it lies."""
-    from DiffuGTSLib import results
-    from DiffuGTSLib.findings import findings_table
-    from DiffuGTSLib.record import RESEARCH_USE
+    from DiffuGTSLib.output import results
+    from DiffuGTSLib.output.findings import findings_table
+    from DiffuGTSLib.output.record import RESEARCH_USE
 
     record = results.read_record(folder)
     if as_json:

@@ -119,7 +119,7 @@ def validate(
     from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
-    from DiffuGTSLib.segmenter import PostProcessing, find_segmenter, load_segmenter
+    from DiffuGTSLib.supervised.prediction import PostProcessing, find_segmenter, load_segmenter
 
     how = HowToPredict(overlap, PostProcessing(minimum_radius, largest_organ, reach), modality, offset_hu)
     trained = load_segmenter(model, find_device(RuntimeConfig(device=device)))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from DiffuGTSLib.datasets.protocol import Case, named_file, read_scan, shared_patients, spelling_key
 from DiffuGTSLib.errors import DiffuGTSError, PromptError
-from DiffuGTSLib.protocol import Case, named_file, read_scan, shared_patients, spelling_key
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.digest import voxels_sha256

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import InputError, PromptError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.resources import organ_names
 from DiffuGTSLib.text.prompts import find_organ
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from DiffuGTSLib.datasets.decathlon import read_dataset_json, read_object
 from DiffuGTSLib.datasets.label_names import Meaning, meaning_of, organ_in
+from DiffuGTSLib.datasets.protocol import Case, repeated, with_known_organs
 from DiffuGTSLib.datasets.tables import IMAGE_SUFFIX, cases_of_table, rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import Case, repeated, with_known_organs
 
 UNDECIDED = ""
 """The split of a case whose layout states none."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from DiffuGTSLib.datasets.protocol import Case, repeated, shared_patients
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, repeated, shared_patients
 
 FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from DiffuGTSLib.datasets.protocol import MODALITIES, SPLITS, Case, repeated, with_known_organs
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.protocol import MODALITIES, SPLITS, Case, repeated, with_known_organs
 
 COLUMNS = (
     "name", "image", "label", "patient", "split", "organ", "modality", "tumor_values", "organ_values", "contrast",

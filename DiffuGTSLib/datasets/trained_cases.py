@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from DiffuGTSLib.datasets.protocol import Case, spelling_key
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
-from DiffuGTSLib.protocol import Case, spelling_key
 from DiffuGTSLib.storage import read_json, write_json
 from DiffuGTSLib.volumes import read_volume
 from DiffuGTSLib.volumes.digest import scan_sha256, voxels_sha256

@@ -13,6 +13,7 @@ import numpy as np
 
 from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import TrainedCase, check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean, naming_case
 from DiffuGTSLib.evaluation.ablation_measure import Figures, Subject, measure, tuning_curves
@@ -32,7 +33,6 @@ from DiffuGTSLib.evaluation.protocol_cases import (
 )
 from DiffuGTSLib.evaluation.provenance import report_provenance, require_same_cases
 from DiffuGTSLib.evaluation.report import as_float
-from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.storage import for_json, make_folder, read_json, require_folder_for, whole_file
 
 CASES, TUNING = "cases", "tuning"
@@ -52,7 +52,7 @@ class Study:
     """What is studied, on what.
 
     Attributes:
-        protocol_path: See `DiffuGTSLib.protocol`.
+        protocol_path: See `DiffuGTSLib.datasets.protocol`.
         data: Folder that the protocol's paths start from.
         output: An existing or new folder.
         config: Of the method.

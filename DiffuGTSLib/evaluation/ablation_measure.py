@@ -15,6 +15,7 @@ import numpy as np
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation import ablation_variants as names
 from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pairs, repaintings
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
@@ -24,7 +25,6 @@ from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
 from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.boxes import bounding_box
 

@@ -21,7 +21,7 @@ from DiffuGTSLib.evaluation.html_parts import (
     table,
 )
 from DiffuGTSLib.evaluation.report import as_float
-from DiffuGTSLib.record import RESEARCH_USE
+from DiffuGTSLib.output.record import RESEARCH_USE
 
 TITLES = {
     "parts": "Parts", "prompts": "Prompts", "steps": "Denoising steps", "seeds": "Seeds",

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation.ablation_page import SAID, TITLES, ablation_page
 from DiffuGTSLib.evaluation.ablation_variants import Wish, variants
 from DiffuGTSLib.evaluation.comparison import compare, holm
 from DiffuGTSLib.evaluation.report import Row, bootstrap_mean, table_lines, write_json, write_rows
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import whole_file
 
 NAMES = ("variants.csv", "cases.csv", "config.json", "report.json", "report.md", "report.html")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from DiffuGTSLib.cuts import PLANES, Cuts, Plane, arrange
-from DiffuGTSLib.findings import find_lesions
+from DiffuGTSLib.output.findings import find_lesions
+from DiffuGTSLib.output.planes import PLANES, Cuts, Plane, arrange
 from DiffuGTSLib.volumes.volume import Volume
 
 if TYPE_CHECKING:

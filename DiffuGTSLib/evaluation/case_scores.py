@@ -18,6 +18,7 @@ import numpy as np
 
 from DiffuGTSLib import __version__
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import Reliability, count_voxels
 from DiffuGTSLib.evaluation.detection import Detection, Lesion, detect
@@ -25,7 +26,6 @@ from DiffuGTSLib.evaluation.froc import CaseCandidates, candidates
 from DiffuGTSLib.evaluation.lesion_metrics import lesion_f1, match_instances
 from DiffuGTSLib.evaluation.metrics import BRAIN_NSD_TOLERANCE_MM, NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.pipeline import Segmentation
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import for_json, json_sha256, read_json, whole_file
 from DiffuGTSLib.text.prompts import find_organ
 from DiffuGTSLib.volumes import Volume

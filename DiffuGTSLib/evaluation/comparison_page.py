@@ -21,7 +21,7 @@ from DiffuGTSLib.evaluation.html_parts import (
 )
 from DiffuGTSLib.evaluation.html_report import FIGURES
 from DiffuGTSLib.evaluation.report import Row, as_float, table_lines, write_json
-from DiffuGTSLib.record import RESEARCH_USE
+from DiffuGTSLib.output.record import RESEARCH_USE
 from DiffuGTSLib.storage import make_folder, whole_file
 
 TITLE = "Comparison"

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.metrics import as_solid_masks
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions, longest_in_plane_diameter_mm
 

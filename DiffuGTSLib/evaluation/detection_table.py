@@ -15,7 +15,7 @@ from scipy import ndimage
 from DiffuGTSLib.errors import DiffuGTSError, InputError
 from DiffuGTSLib.evaluation.case_files import read_label
 from DiffuGTSLib.evaluation.report import write_rows
-from DiffuGTSLib.findings import NOT_APPLICABLE
+from DiffuGTSLib.output.findings import NOT_APPLICABLE
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.volume import require_same_grid

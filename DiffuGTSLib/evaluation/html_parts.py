@@ -12,8 +12,8 @@ from math import isnan
 from typing import Any
 
 from DiffuGTSLib.evaluation.report import as_float
-from DiffuGTSLib.findings import NOT_APPLICABLE
-from DiffuGTSLib.record import RESEARCH_USE
+from DiffuGTSLib.output.findings import NOT_APPLICABLE
+from DiffuGTSLib.output.record import RESEARCH_USE
 from DiffuGTSLib.resources import resource_path
 
 UNTRAINED = "Untrained networks: for tests only, these figures mean nothing."

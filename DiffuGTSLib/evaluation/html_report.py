@@ -33,7 +33,7 @@ from DiffuGTSLib.evaluation.html_parts import (
     table,
 )
 from DiffuGTSLib.evaluation.report import as_float
-from DiffuGTSLib.record import RESEARCH_USE
+from DiffuGTSLib.output.record import RESEARCH_USE
 from DiffuGTSLib.storage import read_json, whole_file
 
 PAGE = "report.html"

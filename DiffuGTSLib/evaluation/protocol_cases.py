@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from DiffuGTSLib.datasets.protocol import Case, named_file, read_scan
 from DiffuGTSLib.datasets.trained_cases import WARNING
 from DiffuGTSLib.errors import InputError, PromptError, did_you_mean
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, fit_threshold
-from DiffuGTSLib.protocol import Case, named_file, read_scan
 from DiffuGTSLib.text.prompts import find_organ, organs
 from DiffuGTSLib.volumes import Geometry, Volume, read_mask
 from DiffuGTSLib.volumes.boxes import bounding_box

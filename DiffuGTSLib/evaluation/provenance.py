@@ -11,8 +11,8 @@ from typing import Any
 
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import SPLITS, Case
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import SPLITS, Case
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import read_json
 from DiffuGTSLib.versions import versions

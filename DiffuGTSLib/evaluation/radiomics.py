@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.stats import kurtosis, skew
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 from DiffuGTSLib.volumes.volume import require_same_grid

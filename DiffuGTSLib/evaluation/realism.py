@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wasserstein_distance
 
-from DiffuGTSLib.cuts import PLANES, arrange
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.radiomics import crop_at_one_mm, measure_tumor
 from DiffuGTSLib.evaluation.report import Row, table_lines, write_rows, write_study
-from DiffuGTSLib.findings import find_lesions
+from DiffuGTSLib.output.findings import find_lesions
+from DiffuGTSLib.output.planes import PLANES, arrange
 from DiffuGTSLib.storage import make_folder, whole_file
 from DiffuGTSLib.volumes import Volume
 

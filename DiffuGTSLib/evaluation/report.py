@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from DiffuGTSLib import storage
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.findings import NOT_APPLICABLE
+from DiffuGTSLib.output.findings import NOT_APPLICABLE
 from DiffuGTSLib.storage import for_json, whole_file
 
 Row = Mapping[str, str | int | float | np.integer[Any]]

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
+from DiffuGTSLib.datasets.protocol import repeated
 from DiffuGTSLib.datasets.tables import rows_of
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.evaluation.report import bootstrap_mean
-from DiffuGTSLib.findings import NOT_APPLICABLE
-from DiffuGTSLib.protocol import repeated
+from DiffuGTSLib.output.findings import NOT_APPLICABLE
 
 UNKNOWN = "unknown"
 ALL = "all"

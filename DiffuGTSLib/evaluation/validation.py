@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.errors import InputError, naming_case
 from DiffuGTSLib.evaluation import case_scores
@@ -24,9 +24,9 @@ from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.evaluation.protocol_cases import choose_cases, empty_mask_notes, read_case, require_files
 from DiffuGTSLib.evaluation.report import write_json, write_report, write_rows
-from DiffuGTSLib.protocol import Case, read_protocol
-from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter, predict
 from DiffuGTSLib.storage import make_folder, read_json, require_folder_for, sha256, whole_file
+from DiffuGTSLib.supervised.networks import TUMOR
+from DiffuGTSLib.supervised.prediction import PostProcessing, TrainedSegmenter, predict
 from DiffuGTSLib.volumes import Volume, read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -262,7 +262,7 @@ def validate_protocol(
 
     Args:
         trained: The segmenter.
-        protocol_path: See `DiffuGTSLib.protocol`.
+        protocol_path: See `DiffuGTSLib.datasets.protocol`.
         data: Folder that the protocol's paths start from.
         output: An existing or new folder.
         split: "test" or "validation"; what was trained on is refused.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.record import RESEARCH_USE, record_text
+from DiffuGTSLib.output.record import RESEARCH_USE, record_text
 from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish

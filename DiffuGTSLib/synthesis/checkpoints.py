@@ -24,12 +24,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from DiffuGTSLib.backbones.segmenters import SWIN_FEATURES, Segmenter, historical_keys, load_published
 from DiffuGTSLib.backbones.weights import load_strictly, save_module, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
-from DiffuGTSLib.segmenter import TrainedSegmenter, save_segmenter
 from DiffuGTSLib.storage import new_folder, read_json, sha256, write_json
+from DiffuGTSLib.supervised.networks import SWIN_FEATURES, Segmenter, historical_keys, load_published
+from DiffuGTSLib.supervised.prediction import TrainedSegmenter, save_segmenter
 from DiffuGTSLib.synthesis.case import NOTICE
 from DiffuGTSLib.synthesis.checkpoint_reader import NOT_WRITTEN, OUT_OF_MEMORY
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import InputError, did_you_mean
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.effects import capsule, mass_effect
 from DiffuGTSLib.synthesis.organs import OrganSpec
 from DiffuGTSLib.synthesis.outline import UNCLIPPED, Outline, outline_tumor

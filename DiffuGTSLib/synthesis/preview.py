@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cuts import PLANES, Cuts, Plane, arrange
-from DiffuGTSLib.findings import find_lesions
+from DiffuGTSLib.output.findings import find_lesions
+from DiffuGTSLib.output.planes import PLANES, Cuts, Plane, arrange
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.volume import Volume
 

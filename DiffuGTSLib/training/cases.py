@@ -9,10 +9,10 @@ import numpy as np
 
 from DiffuGTSLib.datasets.label_names import unknown_said
 from DiffuGTSLib.datasets.layouts import LAYOUTS, read_layout
+from DiffuGTSLib.datasets.protocol import Case, read_protocol, write_protocol
 from DiffuGTSLib.datasets.recognize import recognize
 from DiffuGTSLib.datasets.splits import FRACTIONS, assign_splits
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol, write_protocol
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import make_folder
 

@@ -13,9 +13,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
+from DiffuGTSLib.datasets.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan, row_of
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.masks import largest_part
-from DiffuGTSLib.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan, row_of
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.training.prepared import Prepared, PreparedFolder, digest_of, facts_of, scan_of
 from DiffuGTSLib.volumes import CanonicalScan, Geometry, Volume, read_mask, read_volume, to_canonical

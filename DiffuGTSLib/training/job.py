@@ -21,8 +21,8 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.trained_grid import write_trained_grid
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
+from DiffuGTSLib.datasets.protocol import MODALITIES, row_of
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
-from DiffuGTSLib.protocol import MODALITIES, row_of
 from DiffuGTSLib.storage import make_folder, sha256, write_json
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan

@@ -21,9 +21,9 @@ from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import read_json, seeded
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.storage import write_json
 from DiffuGTSLib.training.autoencoder import AutoencoderRecipe, latent_scaling_factor, require_a_scan, start_linear
 from DiffuGTSLib.training.cases import training_cases
@@ -89,7 +89,7 @@ def train_part(
 
     Args:
         part: A key of `PARTS`. The denoiser and the head need the autoencoder in `output/model`.
-        protocol_path: Which scans, which split; see `DiffuGTSLib.protocol`. None looks at the data folder, see
+        protocol_path: Which scans, which split; see `DiffuGTSLib.datasets.protocol`. None looks at the data folder, see
             `DiffuGTSLib.training.cases`.
         data: Folder that the protocol's paths start from.
         output: Run folder.

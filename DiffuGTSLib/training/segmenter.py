@@ -17,11 +17,11 @@ import torch
 from monai.losses import DiceCELoss
 from torch import Tensor
 
-from DiffuGTSLib.backbones.segmenters import BACKGROUND, TUMOR, Segmenter
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.evaluation.metrics import dice
-from DiffuGTSLib.segmenter import TrainedSegmenter, class_probs
+from DiffuGTSLib.supervised.networks import BACKGROUND, TUMOR, Segmenter
+from DiffuGTSLib.supervised.prediction import TrainedSegmenter, class_probs
 from DiffuGTSLib.training.segmenter_cases import SegmenterScan
 from DiffuGTSLib.training.segmenter_data import SegmenterSampler
 from DiffuGTSLib.training.trainer import TrainingPlan

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.supervised.networks import BACKGROUND, ORGAN, TUMOR
 from DiffuGTSLib.training.data import Crop, TrainingScan, body_mask
 from DiffuGTSLib.training.prepared import Prepared, PreparedFolder, digest_of, facts_of, scan_of
 from DiffuGTSLib.volumes import CanonicalScan, read_volume, to_canonical

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from DiffuGTSLib.backbones.segmenters import BACKGROUND, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.supervised.networks import BACKGROUND, TUMOR
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.outline import UNCLIPPED, ends_of
 from DiffuGTSLib.synthesis.painter import Painter, TumorWish, synthesize

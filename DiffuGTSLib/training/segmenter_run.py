@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.backbones.weights import seeded
 from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.segmenter import TrainedSegmenter, load_segmenter, save_segmenter
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import TrainedSegmenter, load_segmenter, save_segmenter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase

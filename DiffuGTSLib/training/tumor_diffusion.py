@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import whole_file
+from DiffuGTSLib.supervised.networks import TUMOR
 from DiffuGTSLib.synthesis.latent_diffusion import CosineDiffusion
 from DiffuGTSLib.synthesis.latent_painter import condition
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D

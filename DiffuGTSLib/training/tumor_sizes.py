@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from DiffuGTSLib.backbones.segmenters import ORGAN, TUMOR
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.storage import make_folder, whole_file
+from DiffuGTSLib.supervised.networks import ORGAN, TUMOR
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES
 from DiffuGTSLib.training.case_lists import HEALTHY_MARKS, ListedCase
 from DiffuGTSLib.volumes import read_volume, write_volume

@@ -9,10 +9,10 @@ from DiffuGTSLib.cache import Cache, look_of
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.findings import Finding, find_lesions, write_findings
+from DiffuGTSLib.output.findings import Finding, find_lesions, write_findings
+from DiffuGTSLib.output.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.planning.running import plan_here, segment_by_plan
-from DiffuGTSLib.record import make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import json_sha256, whole_file
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.canonical import guess_modality

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from DiffuGTSLib.record import record_text
+from DiffuGTSLib.output.record import record_text
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.case import Origin, make_case_record
 from DiffuGTSLib.synthesis.organs import organ_spec

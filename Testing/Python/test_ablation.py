@@ -16,6 +16,7 @@ from phantoms import ct_phantom
 from terminal import refused, run
 
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.errors import InputError, PromptError
 from DiffuGTSLib.evaluation.ablation import Study, best_cuts, run_ablation, tuning_cases
 from DiffuGTSLib.evaluation.ablation_variants import COARSE, FULL, RIGHT, Wish
@@ -23,7 +24,6 @@ from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import read_case
 from DiffuGTSLib.pipeline import load_components, segment
-from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes import read_volume, write_volume
 

@@ -10,8 +10,8 @@ import pytest
 from mini_data import GRID, canonical, training_scan, write_case, write_labels, write_protocol
 from phantoms import ct_phantom, mr_phantom
 
+from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.training.anomalies import (
     MINIMUM_VOXELS,
     AnomalySampler,

@@ -16,7 +16,7 @@ from phantoms import Phantom, ct_phantom, grid, mr_phantom, orientations
 
 from DiffuGTSLib.datasets.check import Finding, check_cases, counts, likely_modality, orientation, summary
 from DiffuGTSLib.datasets.layouts import read_layout
-from DiffuGTSLib.protocol import Case
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.volumes import Volume, write_volume
 from DiffuGTSLib.volumes.volume import Geometry
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.backbones.weights import load_module
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
-from DiffuGTSLib.segmenter import load_segmenter
 from DiffuGTSLib.storage import sha256
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import load_segmenter
 from DiffuGTSLib.synthesis import checkpoints
 from DiffuGTSLib.synthesis.checkpoints import (
     SOURCE_FILE,

@@ -13,12 +13,13 @@ import SimpleITK as sitk
 from phantoms import CENTER_RAS, Phantom, grid, mr_phantom, write_dicom
 from terminal import TINY, plain, refused, run, start
 
-from DiffuGTSLib import __version__, pipeline, results
+from DiffuGTSLib import __version__, pipeline
 from DiffuGTSLib.cli import evaluating, segment_run
 from DiffuGTSLib.cli.options import configured
 from DiffuGTSLib.cli.scan_inputs import allowed_region, parse_roi
 from DiffuGTSLib.cli.segment_run import chosen_stages
 from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.output import results
 from DiffuGTSLib.pipeline import STAGES
 from DiffuGTSLib.volumes import canonical, io
 from DiffuGTSLib.volumes.io import read_volume, write_volume

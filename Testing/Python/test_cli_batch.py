@@ -18,11 +18,11 @@ import SimpleITK as sitk
 from phantoms import grid, write_dicom
 from terminal import TINY, coarse_body, plain, refused, run, write_case
 
-from DiffuGTSLib import results
 from DiffuGTSLib.cli.batching import planned_cases
 from DiffuGTSLib.cli.scan_folders import _named, scans_below
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.report import write_report
+from DiffuGTSLib.output import results
 from DiffuGTSLib.volumes import io
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume

@@ -16,11 +16,11 @@ from terminal import plain, refused, run
 from test_validation import write_scans
 from typer.testing import Result
 
-from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.cli import difftumor
 from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.segmenter import load_segmenter
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import load_segmenter
 from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.segmenter_run import build_segmenter
 from DiffuGTSLib.volumes import read_volume, write_volume

@@ -180,7 +180,7 @@ def test_a_user_without_name_and_home_as_in_a_container_can_segment_and_is_told_
 
 _LITTLE_MEMORY = """
 import resource
-import DiffuGTSLib.pipeline, DiffuGTSLib.results
+import DiffuGTSLib.pipeline, DiffuGTSLib.output.results
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20, used + 200 * 2**20))
 """

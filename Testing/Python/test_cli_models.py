@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from terminal import coarse_body, refused, run, write_case
 
-from DiffuGTSLib import results
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, save_module, write_checksums
+from DiffuGTSLib.output import results
 
 SPLITS = ("train", "validation", "test")
 

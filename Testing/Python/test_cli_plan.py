@@ -7,10 +7,10 @@ import pytest
 from phantoms import Phantom
 from typer.testing import CliRunner
 
-from DiffuGTSLib import results
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.cli.options import configured, parse_size_gb
 from DiffuGTSLib.errors import ConfigError
+from DiffuGTSLib.output import results
 from DiffuGTSLib.volumes.io import write_volume
 
 TINY = ["--preset", "tiny", "--device", "cpu"]

@@ -12,8 +12,8 @@ import pytest
 from phantoms import Phantom
 from terminal import plain, refused, run
 
-from DiffuGTSLib import results
 from DiffuGTSLib.cli.segmenting import config_here
+from DiffuGTSLib.output import results
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 pytest_plugins = ["terminal_fixtures"]

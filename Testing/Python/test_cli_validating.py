@@ -14,9 +14,9 @@ from test_segmenter import a_segmenter
 from test_validation import write_scans
 
 from DiffuGTSLib.cli.validating import list_scans
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import record_training
-from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.segmenter import find_segmenter, save_segmenter
+from DiffuGTSLib.supervised.prediction import find_segmenter, save_segmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
 

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from DiffuGTSLib.cuts import (
+from DiffuGTSLib.output.findings import find_lesions
+from DiffuGTSLib.output.planes import (
     LUNG_WINDOW_HU,
     PLANES,
     SOFT_TISSUE_WINDOW_HU,
@@ -14,7 +15,6 @@ from DiffuGTSLib.cuts import (
     arrange,
     tilt_degrees,
 )
-from DiffuGTSLib.findings import find_lesions
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 SHAPE, SPACING_MM = (20, 24, 16), (2.0, 1.5, 4.0)

@@ -9,7 +9,7 @@ import pytest
 from layouts import write_kits, write_msd, write_nnunet
 from terminal import plain, refused, run
 
-from DiffuGTSLib.protocol import read_protocol
+from DiffuGTSLib.datasets.protocol import read_protocol
 
 
 @pytest.fixture

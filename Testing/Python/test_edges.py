@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from DiffuGTSLib.edges import smooth_within_edges
+from DiffuGTSLib.smoothing import smooth_within_edges
 
 SPACING_MM = (2.0, 2.0, 2.0)
 EDGE = 0.02

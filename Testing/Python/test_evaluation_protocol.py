@@ -16,7 +16,7 @@ from phantoms import ct_phantom, grid, mr_phantom
 
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import GeometryError, InputError, PromptError
-from DiffuGTSLib.evaluation.protocol import evaluate_protocol
+from DiffuGTSLib.evaluation.run import evaluate_protocol
 from DiffuGTSLib.volumes import write_volume
 
 

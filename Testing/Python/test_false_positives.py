@@ -11,7 +11,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.case_files import StudyCase
 from DiffuGTSLib.evaluation.false_positives import false_lesions, study_false_positives, summarize_healthy, sweep
 from DiffuGTSLib.evaluation.intervals import wilson
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.volumes import Geometry, Volume
 from DiffuGTSLib.volumes.io import write_volume
 

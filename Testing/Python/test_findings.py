@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from DiffuGTSLib.errors import GeometryError, StorageError
-from DiffuGTSLib.findings import (
+from DiffuGTSLib.output.findings import (
     COLUMNS,
     Finding,
     ball_radius_mm,

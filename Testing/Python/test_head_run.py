@@ -25,9 +25,9 @@ from DiffuGTSLib.backbones import DDPM_SCHEDULER
 from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import check_unseen
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, WeightsError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.head_run import PART, phases
 from DiffuGTSLib.training.model_folder import write_index
 from DiffuGTSLib.training.run import train_part

@@ -13,9 +13,9 @@ from phantoms import ct_phantom
 
 from DiffuGTSLib.cli.data_sets import LayoutName
 from DiffuGTSLib.datasets.layouts import LAYOUTS, Wish, read_layout, stem
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.recognize import recognize
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.data import load_case
 from DiffuGTSLib.volumes import read_mask
 

@@ -12,10 +12,10 @@ from pretended_card import CARD, OnCard, pretended_card
 from safetensors.torch import load_file
 
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.pipeline import Segmentation, load_components, segment
-from DiffuGTSLib.segmenter import TrainedSegmenter, class_probs
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import TrainedSegmenter, class_probs
 from DiffuGTSLib.synthesis.latent_painter import LatentPainter, PainterView
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.organs import OrganSpec

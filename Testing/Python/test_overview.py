@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from DiffuGTSLib.errors import GeometryError, StorageError
-from DiffuGTSLib.findings import find_lesions
-from DiffuGTSLib.overview import draw_overview, save_overview
+from DiffuGTSLib.output.findings import find_lesions
+from DiffuGTSLib.output.overview import draw_overview, save_overview
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
 ACCENT = np.array([0x35, 0xE0, 0xD2])
@@ -179,7 +179,7 @@ def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
 
 def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never() -> None:
     program = (
-        "import sys, numpy as np; import DiffuGTSLib.overview as o; from DiffuGTSLib.volumes.volume import *\n"
+        "import sys, numpy as np; import DiffuGTSLib.output.overview as o; from DiffuGTSLib.volumes.volume import *\n"
         "assert 'matplotlib' not in sys.modules\n"
         "v = Volume(np.arange(64.0).reshape(4, 4, 4), Geometry.from_spacing((4, 4, 4), (1, 1, 1)))\n"
         "o.draw_overview(v, v.with_array(v.array > 60), v, v, v)\n"

@@ -11,7 +11,7 @@ from phantoms import Phantom, ct_phantom, grid, mr_phantom, orientations, reorie
 from scipy import ndimage
 
 from DiffuGTSLib.errors import Cancelled, ConfigError, GeometryError, InputError
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.outline import UNCLIPPED

@@ -16,13 +16,13 @@ from DiffuGTSLib.backbones import PUBLISHED
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.clock import Clock
 from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, load_config
-from DiffuGTSLib.edges import smooth_within_edges
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.planning import plan as plan_module
 from DiffuGTSLib.planning.costs import HeldBytes, Sketch, sketch
 from DiffuGTSLib.planning.machine import BASE_BYTES
 from DiffuGTSLib.planning.plan import CANDIDATE_MM, Plan, make_plan
+from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.twins import box_and_view
 from DiffuGTSLib.volumes.canonical import canonical_grid

@@ -15,8 +15,8 @@ from phantoms import ct_phantom
 from safetensors.torch import load_file
 
 from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import StorageError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training import data, segmenter_cases
 from DiffuGTSLib.training.data import TrainingScan, load_case
 from DiffuGTSLib.training.prepared import PreparedFolder

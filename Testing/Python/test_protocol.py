@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from mini_data import write_protocol
 
-from DiffuGTSLib import protocol
+from DiffuGTSLib.datasets import protocol
+from DiffuGTSLib.datasets.protocol import Case, read_protocol, read_scan
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol, read_scan
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes import Geometry, Volume, read_volume, write_volume
 

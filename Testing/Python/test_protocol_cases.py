@@ -10,6 +10,7 @@ import pytest
 from mini_data import GRID, write_case
 from phantoms import ct_phantom, grid, mr_phantom, orientations, write_dicom
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.protocol_cases import (
     AIR_HU,
@@ -19,7 +20,6 @@ from DiffuGTSLib.evaluation.protocol_cases import (
     read_case,
     reframe,
 )
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.volumes import Volume
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
 from DiffuGTSLib.volumes.volume import Geometry

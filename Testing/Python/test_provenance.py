@@ -8,8 +8,8 @@ from pathlib import Path
 
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import load_config
+from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.evaluation.provenance import report_provenance
-from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.resources import resource_path
 
 

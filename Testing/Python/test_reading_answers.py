@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.reading.answers import (
+from DiffuGTSLib.reader_study.answers import (
     Answer,
     AnswerSheet,
     SessionCard,

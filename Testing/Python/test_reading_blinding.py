@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reading_parts import case
 
-from DiffuGTSLib.reading.blinding import (
+from DiffuGTSLib.reader_study.blinding import (
     Profile,
     cure,
     giveaways,

@@ -10,7 +10,7 @@ from phantoms import grid, orientations, reoriented
 from reading_parts import case, write_cases
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.reading.cases import (
+from DiffuGTSLib.reader_study.cases import (
     CaseFile,
     Preparation,
     _cut,

@@ -7,8 +7,8 @@ import pytest
 from reading_parts import write_cases
 from terminal import plain, refused, run
 
-from DiffuGTSLib.reading.answers import Answer, AnswerSheet, write_answers
-from DiffuGTSLib.reading.key import read_key
+from DiffuGTSLib.reader_study.answers import Answer, AnswerSheet, write_answers
+from DiffuGTSLib.reader_study.key import read_key
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.key import Key, KeyCase, read_key, write_key
+from DiffuGTSLib.reader_study.key import Key, KeyCase, read_key, write_key
 
 KEY = Key(
     "0123456789abcdef", 7, (KeyCase(1, "real", "a.nii", "1a"), KeyCase(2, "synthetic", "b.nii", "2b")), {"crop": 1}

@@ -15,9 +15,9 @@ import pytest
 from browser import ALT, CONTROL, SHIFT, TIMEOUT_S, Browser, chromium
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading import page as reading_page
-from DiffuGTSLib.reading.answers import SessionCard, read_answers
-from DiffuGTSLib.reading.page import PackedScan, pack, page_text
+from DiffuGTSLib.reader_study import page as reading_page
+from DiffuGTSLib.reader_study.answers import SessionCard, read_answers
+from DiffuGTSLib.reader_study.page import PackedScan, pack, page_text
 from DiffuGTSLib.resources import resource_path
 
 SHAPE, SPACING_MM = (12, 10, 8), (1.0, 1.0, 2.0)

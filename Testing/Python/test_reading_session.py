@@ -14,9 +14,9 @@ import pytest
 from reading_parts import SPACING_MM, case, grid, write_cases
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.reading.answers import read_session
-from DiffuGTSLib.reading.key import read_key
-from DiffuGTSLib.reading.session import BuiltSession, SessionWish, build_session, key_path_of
+from DiffuGTSLib.reader_study.answers import read_session
+from DiffuGTSLib.reader_study.key import read_key
+from DiffuGTSLib.reader_study.session import BuiltSession, SessionWish, build_session, key_path_of
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 CROP_MM = 60.0

@@ -10,9 +10,9 @@ from math import comb
 import pytest
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.answers import Answer, AnswerSheet
-from DiffuGTSLib.reading.key import Key, KeyCase
-from DiffuGTSLib.reading.statistics import (
+from DiffuGTSLib.reader_study.answers import Answer, AnswerSheet
+from DiffuGTSLib.reader_study.key import Key, KeyCase
+from DiffuGTSLib.reader_study.statistics import (
     cohen_kappa,
     exact_share,
     fleiss_kappa,

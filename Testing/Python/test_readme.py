@@ -16,11 +16,11 @@ import typer.main
 from DiffuGTSLib import __version__
 from DiffuGTSLib.cli import app
 from DiffuGTSLib.config import Config, presets
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.tables import COLUMNS
 from DiffuGTSLib.evaluation.protocol_cases import is_healthy
-from DiffuGTSLib.protocol import Case, read_protocol
+from DiffuGTSLib.output.results import NAMES
 from DiffuGTSLib.resources import resource_path
-from DiffuGTSLib.results import NAMES
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSLib.volumes import read_mask, read_volume
 

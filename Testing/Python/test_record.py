@@ -13,7 +13,7 @@ from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.cache import Cache
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.record import packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.output.record import packed_cache, record_text, unpacked_cache
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ from phantoms import Phantom, ct_phantom, grid
 
 from DiffuGTSLib.config import from_dict, load_config
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, GeometryError, InputError, StorageError, WeightsError
-from DiffuGTSLib.pipeline import STAGES, Components, Segmentation, load_components, segment
-from DiffuGTSLib.results import (
+from DiffuGTSLib.output.results import (
     AOVA,
     CACHE,
     COARSE_MASK,
@@ -38,6 +37,7 @@ from DiffuGTSLib.results import (
     require_result_folder,
     write_results,
 )
+from DiffuGTSLib.pipeline import STAGES, Components, Segmentation, load_components, segment
 from DiffuGTSLib.storage import whole_folder
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes.hounsfield import in_hounsfield
@@ -283,7 +283,7 @@ _FILLS_THE_DISK = """
 import resource, sys
 from pathlib import Path
 from DiffuGTSLib.errors import StorageError
-from DiffuGTSLib.results import NAMES
+from DiffuGTSLib.output.results import NAMES
 from DiffuGTSLib.storage import whole_folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # no file may grow beyond 20 kB
 try:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from phantoms import ct_phantom, grid, mr_phantom, reoriented
 
-from DiffuGTSLib.backbones.segmenters import Segmenter
 from DiffuGTSLib.backbones.weights import save_module
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, GeometryError, WeightsError
-from DiffuGTSLib.segmenter import (
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import (
     PostProcessing,
     TrainedSegmenter,
     class_probs,

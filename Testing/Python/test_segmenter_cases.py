@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from phantoms import CENTER_RAS, Phantom, ct_phantom, grid, mr_phantom, reoriented
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.data import body_mask, load_case
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.volumes import Volume, to_canonical, write_volume

@@ -11,9 +11,9 @@ from mini_data import GRID
 from numpy.typing import NDArray
 from phantoms import ct_phantom, mr_phantom
 
-from DiffuGTSLib.backbones.segmenters import TUMOR
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, InputError
+from DiffuGTSLib.supervised.networks import TUMOR
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painter import Site

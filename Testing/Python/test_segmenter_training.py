@@ -16,10 +16,10 @@ import torch
 from mini_data import write_mini_data
 from test_segmenter_data import FINE, a_case
 
-from DiffuGTSLib.backbones.segmenters import Segmenter
+from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError
-from DiffuGTSLib.protocol import read_protocol
-from DiffuGTSLib.segmenter import load_segmenter
+from DiffuGTSLib.supervised.networks import Segmenter
+from DiffuGTSLib.supervised.prediction import load_segmenter
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.training import segmenter_run
 from DiffuGTSLib.training.job import Job

@@ -7,7 +7,9 @@ import torch
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
-from DiffuGTSLib.backbones.segmenters import (
+from DiffuGTSLib.backbones.weights import load_module, save_module
+from DiffuGTSLib.errors import ConfigError, GeometryError, WeightsError
+from DiffuGTSLib.supervised.networks import (
     MERGINGS,
     SWIN_FEATURES,
     HistoricalMerging,
@@ -15,8 +17,6 @@ from DiffuGTSLib.backbones.segmenters import (
     historical_keys,
     load_published,
 )
-from DiffuGTSLib.backbones.weights import load_module, save_module
-from DiffuGTSLib.errors import ConfigError, GeometryError, WeightsError
 
 PUBLISHED = [
     ({"model": "unet"}, 4_807_482),

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from DiffuGTSLib.cli.data_sets import KindName
+from DiffuGTSLib.datasets.protocol import Case, read_protocol, shared_patients, write_protocol
 from DiffuGTSLib.datasets.splits import KINDS, Derived, assign_splits, derive, joined
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol, shared_patients, write_protocol
 from DiffuGTSLib.resources import resource_path
 
 

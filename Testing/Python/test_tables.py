@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.tables import cases_of_table, rows_of
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.protocol_cases import is_healthy
-from DiffuGTSLib.protocol import Case
 
 
 def a_table(folder: Path, text: str) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from phantoms import ct_phantom, grid, orientations, reoriented
 
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import (
     TRAINING_CASES,
     TUNED,
@@ -22,7 +23,6 @@ from DiffuGTSLib.datasets.trained_cases import (
     tuned_on,
 )
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
-from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes import write_volume
 

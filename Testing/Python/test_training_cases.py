@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from layouts import write_msd, write_nnunet
 
+from DiffuGTSLib.datasets.protocol import Case, read_protocol, write_protocol
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.protocol import Case, read_protocol, write_protocol
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.training.cases import training_cases
 

@@ -13,9 +13,9 @@ from phantoms import CENTER_RAS, Ellipsoid, ct_phantom, grid, mr_phantom
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from DiffuGTSLib import protocol
+from DiffuGTSLib.datasets import protocol
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.protocol import Case
 from DiffuGTSLib.training.data import (
     Crop,
     View,

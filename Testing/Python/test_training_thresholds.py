@@ -17,9 +17,9 @@ from phantoms import ct_phantom
 from DiffuGTSLib.backbones.maisi import MaisiDenoiser, MaisiUNet
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import MasksConfig, load_config
+from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.datasets.trained_cases import TUNED, read_training_cases, tuned_on
 from DiffuGTSLib.errors import ConfigError, InputError
-from DiffuGTSLib.protocol import read_protocol
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.thresholds import (

@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from DiffuGTSLib.errors import Cancelled, InputError
-from DiffuGTSLib.findings import ball_radius_mm
+from DiffuGTSLib.output.findings import ball_radius_mm
 from DiffuGTSLib.synthesis.latent_diffusion import TABLES, CosineDiffusion
 from DiffuGTSLib.synthesis.latent_painter import condition
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D

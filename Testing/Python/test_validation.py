@@ -14,6 +14,7 @@ from mini_data import GRID, write_case, write_mini_data, write_protocol
 from phantoms import Phantom, ct_phantom, grid
 from test_segmenter import a_segmenter, a_thresholder
 
+from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.evaluation.validation import (
@@ -25,8 +26,7 @@ from DiffuGTSLib.evaluation.validation import (
     validate_protocol,
     validate_scans,
 )
-from DiffuGTSLib.protocol import Case
-from DiffuGTSLib.segmenter import PostProcessing, TrainedSegmenter
+from DiffuGTSLib.supervised.prediction import PostProcessing, TrainedSegmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
 RAW = HowToPredict(0.0, PostProcessing(0.0), "CT")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from phantoms import Phantom, ct_phantom, grid
 
-from DiffuGTSLib.findings import COLUMNS
+from DiffuGTSLib.output.findings import COLUMNS
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Volume

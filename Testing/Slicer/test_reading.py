@@ -12,7 +12,7 @@ import slicer
 from DiffuGTSSlicer.reading import CASE_ATTRIBUTE, Reading, removeCases, showCase
 
 from DiffuGTSLib.errors import InputError, StorageError
-from DiffuGTSLib.reading.answers import SessionCard, read_answers, session_record
+from DiffuGTSLib.reader_study.answers import SessionCard, read_answers, session_record
 from DiffuGTSLib.volumes.io import write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 

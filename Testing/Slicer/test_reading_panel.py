@@ -18,7 +18,7 @@ from panel_parts import GRID, PAINTING, Opened
 from scene_parts import blob, noise, scan_node, set_segment_mask
 from test_reading import cases, write_session
 
-from DiffuGTSLib.reading.answers import read_answers
+from DiffuGTSLib.reader_study.answers import read_answers
 from DiffuGTSLib.resources import resource_path
 
 pytest_plugins = ["panel_fixtures"]

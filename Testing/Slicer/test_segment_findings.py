@@ -31,7 +31,7 @@ from scene_parts import (
 from scipy import ndimage
 
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.findings import find_lesions
+from DiffuGTSLib.output.findings import find_lesions
 from DiffuGTSLib.volumes import Geometry, Volume
 
 GRID = grid((30, 28, 20), (1.1, 0.7, 2.5), degrees=(11, -7, 23))

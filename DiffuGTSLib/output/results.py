@@ -9,10 +9,10 @@ import numpy as np
 
 from DiffuGTSLib.config import Config, from_dict
 from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
-from DiffuGTSLib.findings import Finding, find_lesions, write_findings
-from DiffuGTSLib.overview import draw_overview, save_overview
+from DiffuGTSLib.output.findings import Finding, find_lesions, write_findings
+from DiffuGTSLib.output.overview import draw_overview, save_overview
+from DiffuGTSLib.output.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.pipeline import Cache, Components, Progress, Segmentation
-from DiffuGTSLib.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
 from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.digest import scan_sha256

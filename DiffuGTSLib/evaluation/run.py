@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import SeenCases, TrainedCase, check_unseen
 from DiffuGTSLib.errors import naming_case
 from DiffuGTSLib.evaluation.card_tables import TABLES, card_tables
@@ -35,7 +36,6 @@ from DiffuGTSLib.evaluation.protocol_cases import (
 from DiffuGTSLib.evaluation.provenance import report_provenance, require_same_cases
 from DiffuGTSLib.evaluation.report import write_json, write_report
 from DiffuGTSLib.pipeline import Components, load_components, segment
-from DiffuGTSLib.protocol import Case, read_protocol
 from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 
@@ -63,7 +63,7 @@ def evaluate_protocol(
     baseline's percentile is chosen on training cases.
 
     Args:
-        protocol_path: See `DiffuGTSLib.protocol`.
+        protocol_path: See `DiffuGTSLib.datasets.protocol`.
         data: Folder that the protocol's paths start from.
         output: An existing or new folder.
         config: Of the model to score.

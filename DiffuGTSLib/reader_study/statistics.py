@@ -17,8 +17,8 @@ from scipy import stats
 
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.report import bootstrap_mean
-from DiffuGTSLib.reading.answers import ANSWERS, REAL, SYNTHETIC, UNSURE, Answer, AnswerSheet
-from DiffuGTSLib.reading.key import Key
+from DiffuGTSLib.reader_study.answers import ANSWERS, REAL, SYNTHETIC, UNSURE, Answer, AnswerSheet
+from DiffuGTSLib.reader_study.key import Key
 
 POOLED = "all readers"
 _CHANCE = 0.5

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from DiffuGTSLib.backbones.segmenters import BACKGROUND, ORGAN, TUMOR, Segmenter
 from DiffuGTSLib.backbones.weights import (
     CHECKSUMS_FILE,
     load_module,
@@ -28,6 +27,7 @@ from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.masks import dilate_mm, drop_small, largest_part
 from DiffuGTSLib.storage import write_json
+from DiffuGTSLib.supervised.networks import BACKGROUND, ORGAN, TUMOR, Segmenter
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.volume import require_same_grid
 

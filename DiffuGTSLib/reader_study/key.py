@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.answers import REAL, SYNTHETIC, VERSION
+from DiffuGTSLib.reader_study.answers import REAL, SYNTHETIC, VERSION
 from DiffuGTSLib.storage import read_json, write_json
 
 KEY_FORMAT = "diffugts-reading-key"

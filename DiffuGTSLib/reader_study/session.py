@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from DiffuGTSLib.cuts import LUNG_WINDOW_HU, SOFT_TISSUE_WINDOW_HU
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.answers import PAGE_FILE, REAL, SESSION_FILE, SYNTHETIC, SessionCard, session_record
-from DiffuGTSLib.reading.blinding import (
+from DiffuGTSLib.output.planes import LUNG_WINDOW_HU, SOFT_TISSUE_WINDOW_HU
+from DiffuGTSLib.output.record import record_text
+from DiffuGTSLib.reader_study.answers import PAGE_FILE, REAL, SESSION_FILE, SYNTHETIC, SessionCard, session_record
+from DiffuGTSLib.reader_study.blinding import (
     WRITTEN_LIMITS,
     Giveaway,
     Profile,
@@ -26,10 +27,9 @@ from DiffuGTSLib.reading.blinding import (
     row_fingerprints,
     twins,
 )
-from DiffuGTSLib.reading.cases import CaseFile, Preparation, in_ras_order, list_cases, prepared, read_case
-from DiffuGTSLib.reading.key import Key, KeyCase, write_key
-from DiffuGTSLib.reading.page import PackedScan, pack, page_text
-from DiffuGTSLib.record import record_text
+from DiffuGTSLib.reader_study.cases import CaseFile, Preparation, in_ras_order, list_cases, prepared, read_case
+from DiffuGTSLib.reader_study.key import Key, KeyCase, write_key
+from DiffuGTSLib.reader_study.page import PackedScan, pack, page_text
 from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.case import RECORD
 from DiffuGTSLib.versions import versions

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
-from DiffuGTSLib.findings import Finding
+from DiffuGTSLib.output.findings import Finding
 from DiffuGTSLib.volumes.volume import Geometry, Volume, closest_ras
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cuts import PLANES, Cuts, Plane, arrange, tilt_degrees
-from DiffuGTSLib.findings import Finding, find_lesions
+from DiffuGTSLib.output.findings import Finding, find_lesions
+from DiffuGTSLib.output.planes import PLANES, Cuts, Plane, arrange, tilt_degrees
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.volumes.volume import Volume, require_same_grid
 

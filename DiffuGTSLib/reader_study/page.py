@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSLib.reading.answers import SessionCard, session_record
+from DiffuGTSLib.reader_study.answers import SessionCard, session_record
 from DiffuGTSLib.resources import resource_path
 
 LARGEST_PAGE_MB = 400

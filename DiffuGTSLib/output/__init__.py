@@ -1,0 +1,1 @@
+"""What a result is written as: findings, masks and maps, the record of how they were made, a picture."""

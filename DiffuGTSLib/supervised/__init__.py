@@ -1,0 +1,1 @@
+"""Segmentation networks trained on painted tumors (DiffTumor), beside the zero-shot method."""
