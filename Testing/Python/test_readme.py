@@ -117,15 +117,25 @@ def test_the_readme_holds_no_accuracy() -> None:
     assert not re.search(r"\d\s?%", README)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_linked_file_exists(document: Path) -> None:
+def anchors(document: Path) -> set[str]:
+    """Return what GitHub calls the headings of a document in links."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *sorted((ROOT / "Resources").rglob("*.md"))], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_linked_file_and_heading_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+    for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         if link.startswith(("http://", "https://")):
             continue
         if not HAS_MODEL and ("Models/mini" in link or "Screenshots" in link):
             continue  # they come with the model
-        assert (document.parent / link).exists(), link
+        linked = document.parent / link if link else document
+        assert linked.exists(), link
+        assert not anchor or anchor in anchors(linked), f"{link}#{anchor}"
 
 
 def test_every_key_in_the_method_s_table_exists_and_has_the_default_that_it_says() -> None:
