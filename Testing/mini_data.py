@@ -17,7 +17,7 @@ from phantoms import Phantom, ct_phantom, grid, mr_phantom
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.datasets.protocol import Case
-from DiffuGTSLib.training import run
+from DiffuGTSLib.training import autoencoder_run, denoiser_run, run
 from DiffuGTSLib.training.data import TrainingScan, load_case
 from DiffuGTSLib.volumes import Volume, write_volume
 
@@ -119,8 +119,8 @@ def training_scan(data: Path, row: dict[str, Any]) -> TrainingScan:
 def tiny_networks() -> Iterator[None]:
     """Let `train_part` build networks of a few channels on a coarse grid."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "MINI_AUTOENCODER", AUTOENCODER)
-        patch.setattr(run, "MINI_UNET", UNET)
+        patch.setattr(autoencoder_run, "MINI_AUTOENCODER", AUTOENCODER)
+        patch.setattr(denoiser_run, "MINI_UNET", UNET)
         head = run.PARTS["aova"]
         narrow = replace(head.options, context_widths=",".join(map(str, HEAD["context_widths"])))
         patch.setitem(run.PARTS, "aova", replace(head, options=narrow))

@@ -144,7 +144,7 @@ def _prepare(case: Case, root: Path, config: CanonicalConfig) -> TrainingScan:
         organs["lung"] = lung_by_air(scan)
     outlined = frozenset(name for name, mask in organs.items() if mask.any())
     if case.organ not in organs and case.organ_fills_scan:
-        organs[case.organ] = body_mask(scan, depth_mm=ORGAN_DEPTH_MM.get(case.organ, 4.0))
+        organs[case.organ] = inner_body_mask(scan, depth_mm=ORGAN_DEPTH_MM.get(case.organ, 4.0))
     healthy = _healthy_mask(case, scan, tumor, organs)
     if case.suspect_values:
         lesions = read_mask(named_file(root, case.labels), volume.geometry, case.suspect_values)
@@ -207,7 +207,7 @@ def load_cases(
         yield load_case(case, root, config, prepared)
 
 
-def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
+def inner_body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
     """Return the largest connected part that is brighter than air, filled, and everything in it that deep."""
     threshold = 0.15 if scan.modality == "CT" else 0.08
     smooth = ndimage.gaussian_filter(scan.image, 1.0)
@@ -228,7 +228,7 @@ def body_mask(scan: CanonicalScan, depth_mm: float) -> NDArray[np.bool_]:
 def lung_by_air(scan: CanonicalScan) -> NDArray[np.bool_]:
     """Return the lungs of a CT: enclosed air at least 40 ml large, its vessels closed over, bowel gas left out."""
     air = scan.intensity.to_native(scan.image) < -500
-    enclosed = air & body_mask(scan, depth_mm=4.0)
+    enclosed = air & inner_body_mask(scan, depth_mm=4.0)
     parts, _ = ndimage.label(ndimage.binary_opening(enclosed, iterations=1))
     lungs = np.zeros_like(enclosed)
     voxel_ml = float(np.prod(scan.spacing_mm)) / 1000

@@ -52,7 +52,7 @@ def cache_latents(
     """
     cached = []
     for scan in scans:
-        if not is_healthy(scan):
+        if not has_enough_healthy_tissue(scan):
             continue
         image = torch.from_numpy(scan.scan.image)[None, None]
         sick = torch.from_numpy(~scan.healthy)[None, None].float()
@@ -64,7 +64,7 @@ def cache_latents(
     return cached
 
 
-def is_healthy(scan: TrainingScan) -> bool:
+def has_enough_healthy_tissue(scan: TrainingScan) -> bool:
     """Say whether a scan shows enough healthy tissue to learn from: a fifth of it."""
     return not scan.painted and bool(scan.healthy.mean() >= 0.2)
 

@@ -26,8 +26,9 @@ from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_by_split, validation_windows
-from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
+from DiffuGTSLib.training.job import Job, Part, differing_overrides
 from DiffuGTSLib.training.rehearsal import all_left, duration, peak_memory_gb
+from DiffuGTSLib.training.resuming import networks_sha256
 from DiffuGTSLib.training.trainer import TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
@@ -132,9 +133,9 @@ class HeadTraining:
         )  # fmt: skip
         return head
 
-    def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
+    def feature_encoder(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
         """Return what the head looks at a window through."""
-        return self._features.eyes(self.head.tap, spacing_mm, modality)
+        return self._features.feature_encoder(self.head.tap, spacing_mm, modality)
 
     def _tap_in_words(self) -> str:
         tap = self.head.tap
@@ -152,7 +153,7 @@ class HeadTraining:
         sampler = self._samplers[phase.name]
         with WindowWorkers(sampler, 1, workers) if workers else nullcontext() as ahead:
             yield HeadRecipe(
-                self.head, self.eyes, self.text_encoder, sampler, self.windows[phase.name],
+                self.head, self.feature_encoder, self.text_encoder, sampler, self.windows[phase.name],
                 weights=self.options.weights, similarity_by_label=self.options.similarity_form == "label", ahead=ahead,
                 cache_bytes=int(self.options.cache_gb * 1e9),
             )  # fmt: skip
@@ -199,7 +200,7 @@ def train_head(job: Job) -> None:
     job.save("aova", training.head)
     folder = job.output / "model"
     config = replace(job.config, backbone=replace(job.config.backbone, folder=str(folder)))
-    wishes = overrides(config)
+    wishes = differing_overrides(config)
     if job.base != folder or len(wishes) > 1:
         words = " ".join(f"--set {shlex.quote(wish)}" for wish in wishes)
         job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {config.preset} {words}")
@@ -233,8 +234,8 @@ def rehearse_head(job: Job) -> None:
             + f"{seconds:.2f} s each (the faster of 2), {duration(seconds * still)}"
         )
         first = training.windows[phase.name][0]
-        eyes = training.eyes(first.spacing_mm, first.modality)
-        levels = zip(eyes.feature_channels, eyes.feature_strides, strict=True)
+        feature_encoder = training.feature_encoder(first.spacing_mm, first.modality)
+        levels = zip(feature_encoder.feature_channels, feature_encoder.feature_strides, strict=True)
         window = sum(4 * count * (phase.side // stride) ** 3 for count, stride in levels)
         features = max(features, len(training.windows[phase.name]) * window)
     kept_gb = min(features / 1e9, training.options.cache_gb)
@@ -255,6 +256,11 @@ def _write_record(job: Job, training: HeadTraining) -> None:
 
 
 PART = Part(
-    train_head, rehearse_head, 20000, HeadOptions(), after=("autoencoder", "model/autoencoder"), on_preset=True,
-)  # fmt: skip
+    train=train_head,
+    rehearse=rehearse_head,
+    iterations=20000,
+    options=HeadOptions(),
+    requires=("autoencoder", "model/autoencoder"),
+    any_preset=True,
+)
 """What `diffugts train aova` trains. The bundled head had fewer windows and wants more, see its model card."""

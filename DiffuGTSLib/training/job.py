@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from numpy.typing import NDArray
 
 from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.trained_grid import write_trained_grid
-from DiffuGTSLib.backbones.weights import WEIGHTS_FILE, load_module, read_json, save_module
+from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
-from DiffuGTSLib.datasets.protocol import MODALITIES, row_of
+from DiffuGTSLib.datasets.protocol import MODALITIES
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
-from DiffuGTSLib.storage import make_folder, sha256, write_json
+from DiffuGTSLib.storage import make_folder, write_json
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all, world_size
 from DiffuGTSLib.training.model_folder import adopt
 from DiffuGTSLib.training.prepared import PreparedFolder
-from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, read_state, train
+from DiffuGTSLib.training.resuming import (
+    BEGUN,
+    labels_sha256,
+    learned_settings,
+    read_checkpoint,
+    require_as_begun,
+    restart_reason,
+    split_digests,
+)
+from DiffuGTSLib.training.trainer import Outcome, Recipe, TrainingPlan, train
 
 Report = Callable[[str], None]
 
@@ -123,14 +129,16 @@ class Job:
             "options": options, "preset": self.config.preset, "cases": cases.get("train", []),
             "validation": cases.get("validation", []), "seed": seed, "precision": self.plan.precision,
             "processes": world_size(),
-            **(self.scans_sha256 if self.listed is None else self.listed_sha256), "config": learned_with(self.config),
+            **(self.scans_sha256 if self.listed is None else self.listed_sha256), "config": learned_settings(self.config),
         }  # fmt: skip
 
     @functools.cached_property
     def scans_sha256(self) -> dict[str, str]:
-        """What stands for all that is outlined in each split's scans, and for their voxels: see `digests`."""
+        """What stands for all that is outlined in each split's scans, and for their voxels: see `split_digests`."""
         labels = {split: labels_sha256(loaded) for split, loaded in self.scans.items()}
-        return digests(labels, {split: [scan.scan.image for scan in loaded] for split, loaded in self.scans.items()})
+        return split_digests(
+            labels, {split: [scan.scan.image for scan in loaded] for split, loaded in self.scans.items()}
+        )
 
     def require_as_begun(self, folder: str, record: str = "") -> None:
         """Refuse now what `run` in a folder would refuse: other choices than it was begun with.
@@ -159,9 +167,9 @@ class Job:
         begun = read_json(record) if record.is_file() else {}
         if begun:
             require_as_begun(state.parent, begun, self.begun(plan.seed))
-        if _why_anew(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
+        if restart_reason(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
             return plan.iterations
-        kept = _checkpoint(state, plan)
+        kept = read_checkpoint(state, plan)
         early = 0 < plan.patience <= kept.get("best", {}).get("waited", 0)
         return 0 if early else plan.iterations - int(kept["iteration"])
 
@@ -171,14 +179,14 @@ class Job:
         if state.is_file() and record.is_file():
             begun = read_json(record)
             require_as_begun(folder, begun, now)
-            if why := _why_anew(begun, now):
+            if why := restart_reason(begun, now):
                 self.report(f"{folder.name}: begun anew, since {why}")
                 wait_for_all()  # nobody is to find what is just being removed
                 if rank() == 0:
                     for left in (state, folder / "log.csv", *folder.glob("events.out.tfevents.*")):
                         left.unlink(missing_ok=True)
             else:
-                _checkpoint(state, plan)
+                read_checkpoint(state, plan)
         wait_for_all()
         if rank() == 0:
             make_folder(folder)
@@ -222,83 +230,7 @@ class Job:
                 write_trained_grid(self.output / "model" / name, self.config)
 
 
-BEGUN = "begun.json"
-"""Beside a checkpoint: what its training was begun with."""
-STAGES = ("canonical", "backbone", "text")
-"""What of the configuration decides what is learned. Not where networks lie: their weights are known, see `Job.run`."""
-MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "judges")
-"""Options that a run may go on with in another value: they change how it is run, or begin anew what they change (`Job.run`)."""
-
-
-_SPLITS = {"train": "cases", "validation": "validation"}
-"""Splits, and what a record calls them."""
-_SAME = {
-    "preset": "another preset", "cases": "another set of training scans",
-    "validation": "another set of validation scans", "seed": "another seed",
-    "precision": "another precision", "processes": "another number of processes",
-}  # fmt: skip
-"""What stays the same; what it was otherwise, in words."""
-_SAME_LABELS = {
-    "cases_sha256": "other organs or outlines in its training scans",
-    "validation_sha256": "other organs or outlines in its validation scans",
-    "cases_images_sha256": "other voxels in its training scans",
-    "validation_images_sha256": "other voxels in its validation scans",
-}
-"""Likewise, on the same grid."""
-
-
-def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with another choice than a run was begun with: its figures would belong to neither.
-
-    Args:
-        folder: Of the run, for the words.
-        begun: As `Job.begun` said it then.
-        now: As it says it now.
-
-    Raises:
-        ConfigError: If an option, the preset or a key of it, the scans, their outlines or voxels, the seed, the precision or the
-            number of processes is another one, or there was no such choice then, or is none now.
-    """
-    try:
-        _require_same_choices(folder, begun, now, "choose another --output, or go on with the same choices.")
-    except KeyError as error:
-        raise ConfigError(
-            f"{folder} was begun by another version of DiffuGTS, which had other choices: {error.args[0]}.",
-            hint="choose another --output.",
-        ) from error
-
-
-def _require_same_choices(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str) -> None:
-    for name in begun["options"] | now["options"]:
-        known, value = begun["options"][name], now["options"][name]
-        if known != value and name not in MAY_CHANGE:
-            raise ConfigError(f"{folder} was begun with {name}={known}, not {name}={value}.", hint=hint)
-    _require_same(_SAME, folder, begun, now, hint)
-    for stage, values in now["config"].items():
-        for key, value in values.items():
-            known = begun["config"][stage][key]
-            if known != value:
-                raise ConfigError(
-                    f"{folder} was begun with {stage}.{key}={known}, not {stage}.{key}={value}.", hint=hint
-                )
-    _require_same(_SAME_LABELS, folder, begun, now, hint)
-
-
-def _require_same(
-    same: Mapping[str, str], folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any], hint: str
-) -> None:
-    for name, words in same.items():
-        if name in now and begun[name] != now[name]:
-            raise ConfigError(f"{folder} was begun with {words}.", hint=hint)
-
-
-def learned_with(config: Config) -> dict[str, Any]:
-    """Return what of a configuration decides what is learned: see `STAGES`."""
-    plain = config.to_dict()
-    return {stage: {key: value for key, value in plain[stage].items() if key != "folder"} for stage in STAGES}
-
-
-def overrides(config: Config) -> list[str]:
+def differing_overrides(config: Config) -> list[str]:
     """Return what `--set` says after the preset's name to get a configuration."""
     wanted, preset = config.to_dict(), load_config(config.preset).to_dict()
     return [
@@ -308,67 +240,6 @@ def overrides(config: Config) -> list[str]:
         for key, value in values.items()
         if value != preset[stage][key]
     ]
-
-
-def networks_sha256(folders: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of the weights of some networks, by the names of their folders."""
-    return {folder.name: sha256(folder / WEIGHTS_FILE) for folder in folders}
-
-
-_TOLD_ELSEWHERE = ("name", "patient", "split", "image", "tumor", "labels", "organ_files", "contrast")
-"""Of a case what changes nothing of what is learned from it: names, and paths of files whose masks are looked at."""
-
-
-def labels_sha256(scans: Iterable[TrainingScan]) -> str:
-    """Return what stands for all that is said and outlined of some scans: another digest where a label was mended."""
-    digest = hashlib.sha256()
-    for scan in scans:
-        said = {key: value for key, value in row_of(scan.case).items() if key not in _TOLD_ELSEWHERE}
-        digest.update(json.dumps(said, sort_keys=True).encode())
-        for name, mask in (("tumor", scan.tumor), ("healthy", scan.healthy), *sorted(scan.organs.items())):
-            digest.update(f"{name} {mask.shape}".encode())
-            digest.update(np.packbits(mask).data)
-    return digest.hexdigest()
-
-
-def arrays_sha256(arrays: Iterable[NDArray[Any]]) -> str:
-    """Return what stands for the voxels of some images or label maps, in this order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def digests(labels: Mapping[str, str], images: Mapping[str, Iterable[NDArray[Any]]]) -> dict[str, str]:
-    """Return what a record says of the scans of each split: what stands for their outlines, and for their voxels."""
-    said = {f"{_SPLITS[split]}_sha256": digest for split, digest in labels.items()}
-    return said | {f"{_SPLITS[split]}_images_sha256": arrays_sha256(arrays) for split, arrays in images.items()}
-
-
-def _checkpoint(path: Path, plan: TrainingPlan) -> dict[str, Any]:
-    """Return a checkpoint that a plan may go on with.
-
-    Raises:
-        ConfigError: If it has had more iterations than the plan's.
-        WeightsError: If it is damaged.
-    """
-    state = read_state(path, torch.device("cpu"))
-    if state["iteration"] > plan.iterations:
-        raise ConfigError(
-            f"{path.parent} has had {state['iteration']} iterations already; it would now have {plan.iterations}.",
-            hint="ask for as many --iterations as before or more, or choose another --output.",
-        )
-    return state
-
-
-def _why_anew(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say why what is kept has grown from something else than it would now; empty where it has not, or does not tell."""
-    if begun.get("grown_from", now["grown_from"]) != now["grown_from"]:
-        return f"it had grown from {begun['grown_from']}"
-    earlier = begun.get("frozen", {})
-    others = [name for name, digest in now["frozen"].items() if earlier.get(name, digest) != digest]
-    return f"it had been trained on another {' and another '.join(others)}" if others else ""
 
 
 @dataclass(frozen=True)
@@ -385,9 +256,9 @@ class Part:
         modalities: Cases of other modalities are not loaded.
         model: Folder of the run with its weights, in which its cases are recorded. "model" is the one that `segment` reads,
             whose index is then written anew.
-        tunes: Whether it has no weights there, and chooses what they are used with.
-        after: The part that must have been trained into the run before, and the folder of its weights there.
-        on_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
+        learns_weights: Whether it writes weights there; otherwise it only chooses settings for them.
+        requires: The part that must have been trained into the run before, and the folder of its weights there.
+        any_preset: Whether it may be trained on the networks of any preset; other parts make `mini`'s own.
     """
 
     train: Callable[[Job], None]
@@ -397,21 +268,21 @@ class Part:
     grid: Callable[[Any], CanonicalConfig] | None = None
     modalities: tuple[str, ...] = MODALITIES
     model: str = "model"
-    tunes: bool = False
-    after: tuple[str, str] | None = None
-    on_preset: bool = False
+    learns_weights: bool = True
+    requires: tuple[str, str] | None = None
+    any_preset: bool = False
 
     def missing(self, run: Path) -> str:
         """Return, in words, which part must be trained before this one; nothing where all is there."""
-        if self.after is None or (run / self.after[1]).is_dir():
+        if self.requires is None or (run / self.requires[1]).is_dir():
             return ""
-        return f"it needs the {self.after[0]} of the run, and there is no {run / self.after[1]}"
+        return f"it needs the {self.requires[0]} of the run, and there is no {run / self.requires[1]}"
 
-    def length(self, options: Any) -> int:
+    def iterations_for(self, options: Any) -> int:
         """Return how many iterations its options ask for."""
         return self.iterations if isinstance(self.iterations, int) else self.iterations(options)
 
-    def chosen(self, values: Mapping[str, str]) -> Any:
+    def parse_options(self, values: Mapping[str, str]) -> Any:
         """Return the options with some fields changed, each value read as its default's type.
 
         Raises:

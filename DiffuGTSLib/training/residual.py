@@ -292,5 +292,12 @@ def _tell_comparison(job: Job, windows: Sequence[TwinnedWindow], rows: list[dict
             job.report(f"residual: {name}: {np.mean([float(row[name]) for row in rows]):.3f}")
 
 
-PART = Part(train_residual, _rehearse, 300, ResidualOptions(), after=("aova", "model/aova"), on_preset=True)
+PART = Part(
+    train=train_residual,
+    rehearse=_rehearse,
+    iterations=300,
+    options=ResidualOptions(),
+    requires=("aova", "model/aova"),
+    any_preset=True,
+)
 """What `diffugts train residual` trains."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.supervised.networks import BACKGROUND, ORGAN, TUMOR
-from DiffuGTSLib.training.data import Crop, TrainingScan, body_mask
+from DiffuGTSLib.training.data import Crop, TrainingScan, inner_body_mask
 from DiffuGTSLib.training.prepared import Prepared, PreparedFolder, digest_of, facts_of, scan_of
 from DiffuGTSLib.volumes import CanonicalScan, read_volume, to_canonical
 from DiffuGTSLib.volumes.digest import scan_sha256
@@ -187,7 +187,7 @@ def _shown(case: TrainingScan, organs: Sequence[str], real: bool) -> list[Segmen
     if not shown and not (real and case.tumor.any()):
         return []
     one = len(organs) == 1 and shown.keys() & case.outlined
-    organ = next(iter(shown.values())) if one else body_mask(case.scan, depth_mm=6.0)
+    organ = next(iter(shown.values())) if one else inner_body_mask(case.scan, depth_mm=6.0)
     nowhere = _all(False, case.tumor.shape)
     if real:
         if not (case.tumor.any() and case.case.organ in organs):

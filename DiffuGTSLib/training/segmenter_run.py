@@ -26,10 +26,11 @@ from DiffuGTSLib.synthesis.organs import organ_spec
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.training.case_lists import ListedCase
 from DiffuGTSLib.training.distributed import by_first, prepare_together, process_group, rank, world_size
-from DiffuGTSLib.training.job import Job, Part, arrays_sha256, digests
+from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.rehearsal import tell_left
+from DiffuGTSLib.training.resuming import arrays_sha256, split_digests
 from DiffuGTSLib.training.segmenter import SCHEDULES, SegmenterPlan, SegmenterRecipe
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.training.segmenter_data import (
@@ -308,7 +309,7 @@ def train_listed(
         precision = "bfloat16" if amp and own_device.type == "cuda" else "float32"
         length = epoch_length(len(scans["train"]), options.batch)
         plan = TrainingPlan(epochs * length, precision=precision, seed=seed, tensorboard=has_tensorboard())
-        learned = digests(
+        learned = split_digests(
             {split: arrays_sha256(scan.labels() for scan in loaded) for split, loaded in scans.items()},
             {split: [scan.scan.image for scan in loaded] for split, loaded in scans.items()},
         )
@@ -402,5 +403,13 @@ def _grid(options: SegmenterOptions) -> CanonicalConfig:
     return options.grid(load_config("mini").canonical)
 
 
-PART = Part(_train, _rehearse, 20000, SegmenterOptions(), _grid, ("CT", "MR"), model="segmenter/model")
+PART = Part(
+    train=_train,
+    rehearse=_rehearse,
+    iterations=20000,
+    options=SegmenterOptions(),
+    grid=_grid,
+    modalities=("CT", "MR"),
+    model="segmenter/model",
+)
 """What `diffugts train segmenter` trains."""

@@ -34,7 +34,8 @@ from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.report import write_rows
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import coarse_mask, smoothed_map
+from DiffuGTSLib.masks import find_candidates
+from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.storage import make_folder, whole_file, write_json
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -321,10 +322,10 @@ def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
-    conditions, half = Conditions(sample.spacing_mm, sample.modality), config.runtime.precision == "bfloat16"
-    with torch.inference_mode(), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
+    conditions = Conditions(sample.spacing_mm, sample.modality)
+    with torch.inference_mode(), components.autocast(config):
         prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
-        maps = components.look(image, conditions, prompts, config.backbone)
+        maps = components.attend(image, conditions, prompts, config.backbone)
     abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
     return abnormal
 
@@ -339,7 +340,8 @@ def measured(judged: Sequence[Judge], preset: MasksConfig) -> Iterator[Setting]:
 
 def _smoothed(judge: Judge, masks: MasksConfig) -> Judge:
     everywhere = np.ones(judge.truth.shape, dtype=bool)
-    return replace(judge, abnormal=smoothed_map(judge.abnormal, judge.picture, everywhere, judge.spacing_mm, masks))
+    smoothed = smooth_within_edges(judge.abnormal, judge.picture, everywhere, judge.spacing_mm, masks)
+    return replace(judge, abnormal=smoothed)
 
 
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
@@ -357,7 +359,7 @@ def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
     wrong, wrong_healthy = [], []
     for judge in judged:
         everywhere = np.ones(judge.truth.shape, dtype=bool)
-        found = coarse_mask(judge.abnormal, everywhere, judge.spacing_mm, masks)
+        found = find_candidates(judge.abnormal, everywhere, judge.spacing_mm, masks)
         wrong.append(false_positive_count(found, judge.truth))
         if judge.truth.any():
             overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
@@ -429,5 +431,13 @@ def tell(job: Job) -> None:
     job.report(f"thresholds: {count} settings would be tried")
 
 
-PART = Part(choose_thresholds, tell, 1, ThresholdOptions(), tunes=True, after=("aova", "model/aova"), on_preset=True)
+PART = Part(
+    train=choose_thresholds,
+    rehearse=tell,
+    iterations=1,
+    options=ThresholdOptions(),
+    learns_weights=False,
+    requires=("aova", "model/aova"),
+    any_preset=True,
+)
 """What `diffugts train thresholds` chooses."""

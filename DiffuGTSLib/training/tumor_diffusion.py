@@ -23,12 +23,12 @@ from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D, depth_first
 from DiffuGTSLib.training.anomalies import AnomalySampler, Mixture, Sample
 from DiffuGTSLib.training.data import TrainingScan
-from DiffuGTSLib.training.tumor_sizes import PAINTED_MM, STAGES, keep_stage
+from DiffuGTSLib.training.tumor_sizes import PAINTED_MM, SIZE_STAGES, keep_stage
 from DiffuGTSLib.training.vqgan import to_network
 
 _DRAWS = 50
 """After so many windows without a visible tumor of the stage the last one is taken as it is."""
-ALL, EARLY = "all", STAGES[0]
+ALL, EARLY = "all", SIZE_STAGES[0]
 
 
 class TumorSampler:

@@ -19,9 +19,10 @@ from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.synthesis.vqgan_critics import VqganCritics
 from DiffuGTSLib.training.distributed import rank, world_size
-from DiffuGTSLib.training.job import Job, Part, networks_sha256
+from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.model_folder import replaced
 from DiffuGTSLib.training.rehearsal import tell_left
+from DiffuGTSLib.training.resuming import networks_sha256
 from DiffuGTSLib.training.trainer import TrainingPlan, read_state
 from DiffuGTSLib.training.tumor_diffusion import (
     ALL,
@@ -32,7 +33,7 @@ from DiffuGTSLib.training.tumor_diffusion import (
     validation_windows,
     write_published,
 )
-from DiffuGTSLib.training.tumor_sizes import STAGES
+from DiffuGTSLib.training.tumor_sizes import SIZE_STAGES
 from DiffuGTSLib.training.vqgan import VqganLosses, VqganRecipe, load_perceptual
 
 
@@ -139,8 +140,8 @@ class TumorPainterOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.handcrafted <= 1:
             raise ConfigError(f"handcrafted: expected a share of 0 to 1, got {self.handcrafted:g}.")
-        if self.stage not in (ALL, *STAGES):
-            raise ConfigError(f"stage: expected one of {', '.join((ALL, *STAGES))}, got '{self.stage}'.")
+        if self.stage not in (ALL, *SIZE_STAGES):
+            raise ConfigError(f"stage: expected one of {', '.join((ALL, *SIZE_STAGES))}, got '{self.stage}'.")
         if self.published and self.size != "published":
             raise ConfigError(
                 f"published: the form of the published files is for size=published only, got size={self.size}.",
@@ -286,21 +287,21 @@ def _grid(options: VqganOptions | TumorPainterOptions) -> CanonicalConfig:
 
 
 VQGAN = Part(
-    train_vqgan,
-    _rehearse_vqgan,
-    lambda options: painter_size(options.size).vqgan_iterations,
-    VqganOptions(),
-    _grid,
+    train=train_vqgan,
+    rehearse=_rehearse_vqgan,
+    iterations=lambda options: painter_size(options.size).vqgan_iterations,
+    options=VqganOptions(),
+    grid=_grid,
     modalities=("CT",),
     model="painter",
 )
 TUMOR_PAINTER = Part(
-    train_tumor_painter,
-    _rehearse,
-    lambda options: painter_size(options.size).iterations,
-    TumorPainterOptions(),
-    _grid,
+    train=train_tumor_painter,
+    rehearse=_rehearse,
+    iterations=lambda options: painter_size(options.size).iterations,
+    options=TumorPainterOptions(),
+    grid=_grid,
     modalities=("CT",),
     model="painter",
-    after=("vqgan", "painter/vqgan"),
+    requires=("vqgan", "painter/vqgan"),
 )

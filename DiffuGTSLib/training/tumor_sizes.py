@@ -27,7 +27,7 @@ LEAST_VOXELS = 8
 """Face-connected parts with fewer voxels are specks; they count as organ in every stage."""
 CYST = 3
 """KiTS's label of cysts; they count as organ."""
-STAGES = ("early", "late")
+SIZE_STAGES = ("early", "late")
 PAINTED_MM = {
     "early": (DIFFTUMOR_SIZES["tiny"].radius_mm, DIFFTUMOR_SIZES["small"].radius_mm),
     "late": (DIFFTUMOR_SIZES["medium"].radius_mm, DIFFTUMOR_SIZES["large"].radius_mm),
@@ -66,8 +66,8 @@ def keep_stage(labels: NDArray[np.integer], spacing_mm: tuple[float, float, floa
         ConfigError: For another stage.
         InputError: For another label.
     """
-    if stage not in STAGES:
-        raise ConfigError(f"Unknown stage '{stage}'.", hint=did_you_mean(stage, STAGES))
+    if stage not in SIZE_STAGES:
+        raise ConfigError(f"Unknown stage '{stage}'.", hint=did_you_mean(stage, SIZE_STAGES))
     strange = np.setdiff1d(np.unique(labels), (0, ORGAN, TUMOR, CYST))
     if len(strange):
         raise InputError(

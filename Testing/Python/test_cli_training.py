@@ -36,7 +36,7 @@ def test_every_part_can_be_named_before_torch_is_loaded() -> None:
 
 def test_the_help_names_the_parts_that_a_preset_may_be_named_for() -> None:
     shown = plain(run("train", "--help").stdout)
-    on_preset = [name for name, part in PARTS.items() if part.on_preset]
+    on_preset = [name for name, part in PARTS.items() if part.any_preset]
     assert f"Of {', '.join(on_preset[:-1])} and {on_preset[-1]}: the networks" in shown.replace("│ ", "")
 
 

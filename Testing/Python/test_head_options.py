@@ -70,7 +70,7 @@ def test_image_labels_turn_the_outline_s_losses_off() -> None:
 )
 def test_what_cannot_be_or_contradicts_the_mode_is_refused(values: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PART.chosen(values)
+        PART.parse_options(values)
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def test_what_cannot_be_or_contradicts_the_mode_is_refused(values: dict[str, str
 )
 def test_a_misspelled_choice_is_guessed(values: dict[str, str], hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        PART.chosen(values)
+        PART.parse_options(values)
     assert caught.value.hint == hint

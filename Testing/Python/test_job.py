@@ -16,7 +16,8 @@ from trainer_parts import LineRecipe
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.training.job import Job, Part, networks_sha256, overrides
+from DiffuGTSLib.training.job import Job, Part, differing_overrides
+from DiffuGTSLib.training.resuming import networks_sha256
 from DiffuGTSLib.training.segmenter_run import SegmenterOptions
 from DiffuGTSLib.training.trainer import TrainingPlan
 
@@ -36,18 +37,18 @@ def nothing(job: Job) -> None:
 
 
 def test_options_are_read_as_the_type_of_their_defaults() -> None:
-    part = Part(nothing, nothing, 1, Choices())
-    chosen = part.chosen({"model": "swin", "steps": "200", "share": "0.25", "tumors": "no"})
+    part = Part(nothing, nothing, iterations=1, options=Choices())
+    chosen = part.parse_options({"model": "swin", "steps": "200", "share": "0.25", "tumors": "no"})
     assert chosen == Choices("swin", 200, 0.25, False)
-    assert part.chosen({}) == Choices()
+    assert part.parse_options({}) == Choices()
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="Unknown option 'step'") as caught:
-        Part(nothing, nothing, 1, Choices()).chosen({"step": "4"})
+        Part(nothing, nothing, iterations=1, options=Choices()).parse_options({"step": "4"})
     assert caught.value.hint == "did you mean 'steps'?"
     with pytest.raises(ConfigError) as caught:
-        Part(nothing, nothing, 1).chosen({"step": "4"})
+        Part(nothing, nothing, iterations=1).parse_options({"step": "4"})
     assert caught.value.hint == "this part has no options."
 
 
@@ -57,7 +58,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
 )
 def test_a_value_of_another_type_is_refused(key: str, value: str, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: expected {kind}, got '{value}'"):
-        Part(nothing, nothing, 1, Choices()).chosen({key: value})
+        Part(nothing, nothing, iterations=1, options=Choices()).parse_options({key: value})
 
 
 LISTS = {"train": ["a.nii.gz a_label.nii.gz"], "validation": ["b.nii.gz b_label.nii.gz"]}
@@ -213,7 +214,7 @@ def test_on_other_networks_a_part_is_begun_anew(tmp_path: Path) -> None:
 def test_the_words_of_a_command_make_the_same_configuration_again() -> None:
     wishes = ["canonical.ct_knots_hu=[-200,300]", "canonical.ct_knots_unit=[0,1]", "text.encoder=clinicalbert"]
     config = load_config("mini", overrides=[*wishes, "backbone.mirror=false", "backbone.folder=a folder"])
-    words = overrides(config)
+    words = differing_overrides(config)
     assert "backbone.folder=a folder" in words and "backbone.mirror=false" in words
     assert not any(word.startswith("canonical.spacing_mm") for word in words), "the preset says that"
     assert load_config("mini", overrides=words) == config

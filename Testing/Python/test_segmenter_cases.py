@@ -11,7 +11,7 @@ from phantoms import CENTER_RAS, Phantom, ct_phantom, grid, mr_phantom, reorient
 
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.training.data import body_mask, load_case
+from DiffuGTSLib.training.data import inner_body_mask, load_case
 from DiffuGTSLib.training.segmenter_cases import SEGMENTER_GRID, SegmenterScan, from_protocol, load_listed
 from DiffuGTSLib.volumes import Volume, to_canonical, write_volume
 
@@ -152,7 +152,9 @@ def test_class_1_is_an_outline_and_not_what_only_says_where_to_paint(tmp_path: P
     row = mini_data.write_case(tmp_path, "mr", mr_phantom(mini_data.GRID), "train", labels="", label_names={}, tumor="")
     brain = mini_data.training_scan(tmp_path, row)
     (scan,) = from_protocol(brain, ("brain",), real=False)
-    assert np.array_equal(scan.organ, body_mask(brain.scan, 6.0)) and np.array_equal(scan.places, brain.organs["brain"])
+    assert np.array_equal(scan.organ, inner_body_mask(brain.scan, 6.0)) and np.array_equal(
+        scan.places, brain.organs["brain"]
+    )
     assert scan.places.sum() < scan.organ.sum()
 
 

@@ -19,7 +19,7 @@ from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.training.data import (
     Crop,
     View,
-    body_mask,
+    inner_body_mask,
     load_cases,
     lung_by_air,
     random_crop,
@@ -116,7 +116,7 @@ def test_an_organ_s_outline_may_come_with_the_project(tmp_path: Path, monkeypatc
 def test_the_organ_of_a_case_without_labels_is_the_depth_of_the_body(tmp_path: Path) -> None:
     row = write_case(tmp_path, "mr", mr_phantom(GRID), "train", labels="", label_names={})
     scan = training_scan(tmp_path, row)
-    assert np.array_equal(scan.organs["brain"], body_mask(scan.scan, 18.0)) and scan.organs["brain"].any()
+    assert np.array_equal(scan.organs["brain"], inner_body_mask(scan.scan, 18.0)) and scan.organs["brain"].any()
     assert not scan.outlined, "outside of it may be brain as well"
     assert replace(scan, outlined=frozenset({"brain", "liver"})).outlined == {"brain"}, "no outline without a mask"
 
@@ -325,7 +325,7 @@ def test_a_small_pocket_of_air_is_no_lung() -> None:
 def test_the_body_is_filled_and_the_table_is_not_part_of_it() -> None:
     table = Ellipsoid((0, -121, 0), (150, 5, 150), 100)
     scan = trunk([BODY, *LUNGS, table])
-    body = body_mask(scan, 0.0)
+    body = inner_body_mask(scan, 0.0)
     assert body[covered(scan, LUNGS)].all()
     truth = covered(scan, [BODY])
     assert 2 * (body & truth).sum() / (body.sum() + truth.sum()) > 0.95
@@ -335,10 +335,10 @@ def test_the_body_is_filled_and_the_table_is_not_part_of_it() -> None:
 def test_depth_takes_away_that_many_mm_from_each_side() -> None:
     scan = trunk([BODY])
     center = np.round(scan.geometry.to_ijk(np.array(CENTER_RAS))).astype(int)
-    lengths = [int(body_mask(scan, depth)[:, center[1], center[2]].sum()) for depth in (0.0, 10.0, 20.0)]
+    lengths = [int(inner_body_mask(scan, depth)[:, center[1], center[2]].sum()) for depth in (0.0, 10.0, 20.0)]
     # A voxel n layers below the skin is 4 n mm deep: more than 10 mm leaves two layers out, more than 20 mm five.
     assert lengths[0] - lengths[1] == 2 * 2 and lengths[0] - lengths[2] == 2 * 5
 
 
 def test_a_scan_of_nothing_but_air_has_no_body() -> None:
-    assert not body_mask(trunk([Ellipsoid((0, 0, 0), (5, 5, 5), 0)]), 4.0).any()
+    assert not inner_body_mask(trunk([Ellipsoid((0, 0, 0), (5, 5, 5), 0)]), 4.0).any()

@@ -23,9 +23,9 @@ from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
-from DiffuGTSLib.training import data, job, lock, log, run, trainer
-from DiffuGTSLib.training.job import learned_with
+from DiffuGTSLib.training import autoencoder_run, data, denoiser_run, job, lock, log, run, trainer
 from DiffuGTSLib.training.lock import alone_in
+from DiffuGTSLib.training.resuming import learned_settings
 from DiffuGTSLib.training.run import train_part
 
 
@@ -299,7 +299,7 @@ def test_of_several_processes_the_others_do_not_look_for_the_autoencoder_that_th
     a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It need not be there yet when they come to their end."""
-    for module in (run, job, log, lock, trainer):
+    for module in (run, autoencoder_run, job, log, lock, trainer):
         monkeypatch.setattr(module, "rank", lambda: 1)
     trained("autoencoder", a_protocol, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_network_is_refused(
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(a_run, output)
-    monkeypatch.setattr(run, "MINI_UNET", {**run.MINI_UNET, "num_channels": (8, 24)})
+    monkeypatch.setattr(denoiser_run, "MINI_UNET", {**denoiser_run.MINI_UNET, "num_channels": (8, 24)})
     with pytest.raises(WeightsError, match="does not fit this network"):
         trained("denoiser", a_protocol, output, iterations=2)
 
@@ -364,7 +364,7 @@ def test_a_preset_is_for_the_head_alone(a_protocol: Path, tmp_path: Path) -> Non
 def test_what_follows_the_head_takes_its_preset_and_its_grid(tmp_path: Path, part: str) -> None:
     data, output = write_msd(tmp_path / "Task03_Liver", 4), tmp_path / "run"
     words = ["canonical.spacing_mm=4.0", "backbone.window_voxels=32", "text.encoder=minilm"]
-    head = {"preset": "maisi-ct-ddpm", "config": learned_with(load_config("maisi-ct-ddpm", overrides=words))}
+    head = {"preset": "maisi-ct-ddpm", "config": learned_settings(load_config("maisi-ct-ddpm", overrides=words))}
     (output / "aova").mkdir(parents=True)
     (output / "aova" / "head.json").write_text(json.dumps(head))
     wishes: dict[str, Any] = {"protocol_path": None, "data": data, "output": output, "device": "cpu", "dry_run": True}

@@ -233,7 +233,7 @@ def test_the_published_size_is_difftumor_s() -> None:
         10,
     )
     assert size.losses.adversarial_from == 10000 and size.losses.gradient == 0
-    assert PARTS["vqgan"].length(replace(tumor_painter.VqganOptions(), size="published")) == 80000
+    assert PARTS["vqgan"].iterations_for(replace(tumor_painter.VqganOptions(), size="published")) == 80000
 
 
 def test_the_mini_painter_stays_small() -> None:
