@@ -30,7 +30,8 @@ from DiffuGTSLib.cli import (
     validating,
     weights,
 )
-from DiffuGTSLib.cli.door import Door, leave_after
+from DiffuGTSLib.cli.failures import CommandGroup
+from DiffuGTSLib.cli.interrupts import ignore_signals_after_stop
 from DiffuGTSLib.cli.options import examples
 
 _EPILOG = examples(
@@ -48,7 +49,7 @@ _EPILOG = examples(
 _LOOK, _MAKE = "What can be chosen, and whether it works", "Judge, train and paint"
 
 app = typer.Typer(
-    cls=Door,
+    cls=CommandGroup,
     name="diffugts",
     no_args_is_help=True,
     add_completion=False,
@@ -105,5 +106,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it is closed
             stream.reconfigure(errors="backslashreplace")  # a name or a sign that the terminal has no letters for
-    leave_after()
+    ignore_signals_after_stop()
     app(prog_name="diffugts")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from DiffuGTSLib.cli.door import ERR, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import (
     AsJson,
     ConfigFile,
@@ -21,7 +21,8 @@ from DiffuGTSLib.cli.options import (
     whole_numbers,
 )
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
-from DiffuGTSLib.cli.study_reports import tell_warnings
+from DiffuGTSLib.cli.study_reports import print_warnings
+from DiffuGTSLib.cli.terminal import ERR, print_json, print_line
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import read_json
 
@@ -108,8 +109,8 @@ def ablate(
 
 
 def _show(output: Path, quiet: bool, as_json: bool) -> None:
-    tell_warnings(output, quiet)
+    print_warnings(output, quiet)
     if as_json:
         print_json(read_json(output / "report.json")["studies"])
     elif not quiet:
-        say(f"Report: {output / 'report.html'}")
+        print_line(f"Report: {output / 'report.html'}")

@@ -13,7 +13,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, aside, print_json, printing, say, stop_if_asked, tell_any
+from DiffuGTSLib.cli.failures import report_exception
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import (
     Abnormal,
     AllowUntrained,
@@ -37,6 +38,7 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.segment_run import Wish, asked
+from DiffuGTSLib.cli.terminal import OUT, guarded_printing, print_json, print_line, print_note
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.storage import for_json, make_folder, mend_folder, require_folder_for, shown, whole_file
 
@@ -142,10 +144,10 @@ def batch(
     work, rows = _Batch(wish), []
     for number, case in enumerate(cases, start=1):
         if not quiet:
-            aside(f"{number} of {len(cases)}: {shown(case.name)}")
+            print_note(f"{number} of {len(cases)}: {shown(case.name)}")
         rows.append(work.do(case))
         write_tables(output, cases, rows)
-    with printing(f"The results are whole in {output}"):
+    with guarded_printing(f"The results are whole in {output}"):
         _show(rows, output, quiet, as_json)
 
 
@@ -257,7 +259,7 @@ class _Batch:
             stop_if_asked()  # a library that is interrupted may raise anything
             if isinstance(error, InputError) and error.code in NO_SCANS:
                 return Row(case.name, SKIPPED, error.message, 0, nan, nan, "", str(case.scan))
-            said = shown(tell_any(error).message)
+            said = shown(report_exception(error).message)
             return Row(shown(case.name), FAILED, said, 0, nan, nan, "", shown(case.scan))
 
     def _networks(self, case: Case) -> Components:
@@ -335,8 +337,8 @@ def _show(rows: Sequence[Row], output: Path, quiet: bool, as_json: bool) -> None
         print_json([asdict(row) for row in rows])
     elif not quiet:
         OUT.print(_table(rows))
-        say(f"Tables: {output / CASES}, {output / ALL_FINDINGS}")
-        say(RESEARCH_USE, "dim")
+        print_line(f"Tables: {output / CASES}, {output / ALL_FINDINGS}")
+        print_line(RESEARCH_USE, "dim")
     failed = sum(row.status == FAILED for row in rows)
     if failed:
         raise InputError(

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from DiffuGTSLib.cli.benchmarking_full import bench_full, timed_alone
 from DiffuGTSLib.cli.benchmarking_stages import peak_memory_mb
-from DiffuGTSLib.cli.door import OUT, aside, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import (
     Abnormal,
     AllowUntrained,
@@ -32,6 +32,7 @@ from DiffuGTSLib.cli.options import (
     examples,
 )
 from DiffuGTSLib.cli.segment_run import Wish
+from DiffuGTSLib.cli.terminal import OUT, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSLib.storage import write_json
@@ -90,7 +91,7 @@ def bench(
     cases = []
     for path in scans:
         if not quiet:
-            aside(f"Timing {path} …")
+            print_note(f"Timing {path} …")
         cases.append(timed_alone(["bench-case", str(path), *arguments], str(path), "the reason stands above."))
     if output is not None:
         machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from DiffuGTSLib.cli.benchmarking_stages import OURS, PLAIN, parse_shape
-from DiffuGTSLib.cli.door import aside
+from DiffuGTSLib.cli.terminal import print_note
 from DiffuGTSLib.errors import ConfigError, DiffuGTSError
 from DiffuGTSLib.storage import whole_file, write_json
 from DiffuGTSLib.versions import versions
@@ -101,7 +101,7 @@ def _case(
         for turn in range(rounds):
             for way in ways:
                 if not quiet:
-                    aside(f"{size}, {way}, round {turn + 1} of {rounds} …")
+                    print_note(f"{size}, {way}, round {turn + 1} of {rounds} …")
                 folder = Path(made) / way
                 folder.mkdir(exist_ok=True)
                 runs[way].append(_in_its_own_process(way, size, folder, model, device, precision))

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, print_json, say
 from DiffuGTSLib.cli.options import AsJson, examples
+from DiffuGTSLib.cli.terminal import OUT, print_json, print_line
 
 if TYPE_CHECKING:
     from DiffuGTSLib.synthesis.checkpoints import CheckpointReport
@@ -67,8 +67,8 @@ def convert(
     report = convert_checkpoint(file, output, ReadingLimits(seconds, memory))
     _show(report, as_json)
     if not as_json:
-        say(f"Written to {output}.")
-        say(NOTICE)
+        print_line(f"Written to {output}.")
+        print_line(NOTICE)
 
 
 def _show(report: CheckpointReport, as_json: bool) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import require_folder
+from DiffuGTSLib.cli.terminal import ERR, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -44,12 +45,12 @@ def dicom_to_nifti(
     for row in rows:
         if row.remarks and (row.status == FAILED or not quiet):
             style = "red" if row.status == FAILED else "yellow"
-            aside(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style)
+            print_note(f"{row.mrn}/{row.accession}: {row.status}: {row.remarks}", style)
     made, failed = (sum(row.status in kinds for row in rows) for kinds in ((CONVERTED, KEPT), (FAILED,)))
     if as_json:
         print_json([asdict(row) for row in rows])
     elif not quiet:
-        say(f"{made} of {len(rows)} studies. Log: {output / LOG}")
+        print_line(f"{made} of {len(rows)} studies. Log: {output / LOG}")
     if not made:
         raise InputError(
             "No study could be converted.", hint=f"the reasons stand in {output / LOG}.", code="nothing_converted"

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_json, print_line
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import make_folder, read_json, write_json
@@ -93,8 +94,8 @@ def protocol(
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)
     OUT.print(_counted(counts(cases)))
     for line in [*_meanings(cases), *unknown_said(cases)]:
-        say(line)
-    say(f"Protocol: {output}")
+        print_line(line)
+    print_line(f"Protocol: {output}")
 
 
 def check(
@@ -152,7 +153,7 @@ def split(
     for made, path in zip(derived, files, strict=True):
         write_protocol(path, made.cases, made.description, kind=kind, made_from=[each.stem for each in paths])
         OUT.print(_counted(counts(made.cases), title=made.name))
-        say(f"Protocol: {path}")
+        print_line(f"Protocol: {path}")
 
 
 def _require_new(path: Path | None, force: bool, read: Sequence[Path] = ()) -> None:
@@ -220,9 +221,9 @@ def _show(report: Report) -> None:
     from DiffuGTSLib.datasets.check import summary
 
     OUT.print(_counted(report.counts))
-    say(summary(report))
+    print_line(summary(report))
     if not report.findings:
-        say("Nothing is wrong.")
+        print_line("Nothing is wrong.")
         return
     table = Table(title=f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}.")
     for heading in ("", "What", "Case", "In words"):

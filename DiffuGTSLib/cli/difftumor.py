@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from DiffuGTSLib.cli.door import report, say, stop_if_asked, warn
+from DiffuGTSLib.cli.interrupts import print_progress, stop_if_asked
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.cli.scan_inputs import require_folder
+from DiffuGTSLib.cli.terminal import print_line, print_warning
 from DiffuGTSLib.cli.training import stopped
 from DiffuGTSLib.errors import Cancelled, InputError, did_you_mean
 
@@ -123,7 +124,7 @@ def main(words: Words = None) -> None:
     """Train a segmenter as main.py did, into the folder that --logdir names."""
     given = parse("main", MAIN, words or [])
     for line in (*idle_flags(MAIN, given), *other_defaults(given)):
-        warn(line)
+        print_warning(line)
     options = segmenter_options(given)
     cases = listed_cases(given)
     if given["checkpoint"] is not None:
@@ -137,7 +138,7 @@ def main(words: Words = None) -> None:
             train_listed(
                 cases, options, epochs=given["max_epochs"], output=Path(given["logdir"]), amp=not given["noamp"],
                 seed=given["seed"], device=given["device"], all_healthy=given["syn"] and given["json_dir"] is not None,
-                prepared=None if given["prepared"] is None else Path(given["prepared"]), report=report,
+                prepared=None if given["prepared"] is None else Path(given["prepared"]), report=print_progress,
             )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(Path(given["logdir"]) / "segmenter") from None
@@ -150,7 +151,7 @@ def validation(words: Words = None) -> None:
     run = _required(given, "log_dir")
     published = Path(given["checkpoint"]) if given["checkpoint"] is not None else run / "model.pt"
     for line in idle_flags(VALIDATION, given, _OF_NETWORK if published.is_file() else _OF_NETWORK | _OF_GRID):
-        warn(line)
+        print_warning(line)
     wanted = model_name(given["model_name"] or given["model"])
     overlap = given["val_overlap"] if "val_overlap" in given["given"] else 0.75
     cases = listed_cases(given)["validation"]
@@ -186,7 +187,7 @@ def validation(words: Words = None) -> None:
         )
     for row in rows:
         figures = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
-        say(f"{row['name']}: {figures}")
+        print_line(f"{row['name']}: {figures}")
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli.door import OUT, as_known, say
+from DiffuGTSLib.cli.failures import as_known
 from DiffuGTSLib.cli.options import Overrides, Preset, configured
+from DiffuGTSLib.cli.terminal import OUT, print_line
 from DiffuGTSLib.errors import DiffuGTSError, StorageError
 from DiffuGTSLib.model_store.store import models_folder, size_text, stored_models
 
@@ -63,9 +64,9 @@ def doctor(preset: Preset = "mini", overrides: Overrides = None) -> None:
             OUT.print(Text.assemble((f"{check.name}: ", "bold"), check.todo), soft_wrap=True)
     problems = sum(check.state == "problem" for check in checks)
     if problems:
-        say(f"{problems} problem{'s' if problems > 1 else ''}: preset {preset} cannot run.", "bold red")
+        print_line(f"{problems} problem{'s' if problems > 1 else ''}: preset {preset} cannot run.", "bold red")
         raise typer.Exit(1)
-    say(f"Preset {preset} can run.", "green")
+    print_line(f"Preset {preset} can run.", "green")
 
 
 def system_checks() -> Iterator[Check]:

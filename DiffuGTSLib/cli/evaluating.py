@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Overrides, Preset, Quiet, Seed, configured, examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
-from DiffuGTSLib.cli.study_reports import cell, show, tell_warnings
+from DiffuGTSLib.cli.study_reports import cell, print_warnings, show
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import read_json
@@ -129,13 +130,13 @@ def _judge_protocol(
             tuned_on(config_file),
         )
         progress("cases", 1.0)
-    tell_warnings(output, quiet)
+    print_warnings(output, quiet)
     if as_json:
         print_json(read_json(output / "report.json"))
     elif not quiet:
         tables = (output / TABLES).read_text(encoding="utf-8")
-        say(tables)
-        say(f"Report: {output / PAGE}")
+        print_line(tables)
+        print_line(f"Report: {output / PAGE}")
 
 
 def _compare(
@@ -151,7 +152,7 @@ def _compare(
     shown = [dict(row) if as_json else _difference(row) for row in rows]
     show(shown, f"b: {folders[1]}\na: {folders[0]}\nHolm: {number_of_tests(rows)} tests", output, quiet, as_json)
     if unpaired and not quiet:
-        aside(f"In one report only, left out: {', '.join(unpaired)}", "yellow")
+        print_note(f"In one report only, left out: {', '.join(unpaired)}", "yellow")
 
 
 def _difference(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from DiffuGTSLib import config
-from DiffuGTSLib.cli.door import OUT, say
 from DiffuGTSLib.cli.options import examples
+from DiffuGTSLib.cli.terminal import OUT, print_line
 from DiffuGTSLib.text import prompts as built_in
 
 PROMPTS_EXAMPLES = examples("diffugts prompts", "diffugts prompts --organ liver")
@@ -33,7 +33,7 @@ def prompts(
         for name, synonyms in built_in.organs().items():
             table.add_row(Text(name), Text(", ".join(synonyms)))
         OUT.print(table)
-        say("Any other organ: write --normal and --abnormal sentences of your own.")
+        print_line("Any other organ: write --normal and --abnormal sentences of your own.")
         return
     name = built_in.find_organ(organ)
     table = Table("", "Normal", "Abnormal", title=Text(name))
@@ -41,4 +41,4 @@ def prompts(
         pair = built_in.organ_prompts(name, modality)
         table.add_row(modality, Text(pair.normal), Text(pair.abnormal))
     OUT.print(table)
-    say(f"Tumors of it in other words: {', '.join(built_in.tumor_words(name))}.")
+    print_line(f"Tumors of it in other words: {', '.join(built_in.tumor_words(name))}.")

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, print_json, say
 from DiffuGTSLib.cli.options import AsJson, ConfigFile, Device, Memory, Overrides, Preset, Steps, configured, examples
+from DiffuGTSLib.cli.terminal import OUT, print_json, print_line
 
 if TYPE_CHECKING:
     from DiffuGTSLib.planning.plan import Plan
@@ -96,7 +96,7 @@ def show_plan(plan: Plan) -> None:
     beside = f" Beside it {plan.host_bytes / 1e9:.1f} GB of main memory" if plan.host_bytes else ""
     if beside and machine.main_memory_bytes is not None:
         beside += f", of {machine.main_memory_bytes / 1e9:.1f} ({machine.main_memory_source})"
-    say(
+    print_line(
         f"Predicted: time for a candidate of {CANDIDATE_MM:.0f} mm (each further one takes repaint and residual "
         f"again, or less), memory for one that fills the scan.{beside}{'.' if beside else ''}",
         "dim",

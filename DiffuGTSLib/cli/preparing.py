@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from DiffuGTSLib.cli import data_sets
-from DiffuGTSLib.cli.door import report
+from DiffuGTSLib.cli.interrupts import print_progress
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.errors import InputError
@@ -73,6 +73,6 @@ def filter_tumors(
         lists = {case_list.name: read_list(case_list, data)}
 
     for name, cases in lists.items():
-        filtered = filter_cases(cases, stage, output, name, report)
+        filtered = filter_cases(cases, stage, output, name, print_progress)
         kept = sum(bool(staged.kept_mm) for staged in filtered)
-        report(f"{output / name}: {kept} of {len(cases)} cases, {sum(len(s.kept_mm) for s in filtered)} tumors")
+        print_progress(f"{output / name}: {kept} of {len(cases)} cases, {sum(len(s.kept_mm) for s in filtered)} tumors")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -119,14 +120,14 @@ def build(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         built = build_session(real, synthetic, output, wish, key_path=key, told=progress)
     for words in built.changed:
-        aside(f"Changed: {words}.")
+        print_note(f"Changed: {words}.")
     if not quiet:
         page = "" if no_page else f", page of {built.page_mb:.1f} MB"
         lines = (
             f"Session: {output}, {len(built.card.files)} scans{page}. For the readers.",
             f"Key:     {key or key_path_of(output)}. Not for the readers.",
         )
-        say("\n".join(lines))
+        print_line("\n".join(lines))
 
 
 @app.command("score", epilog=EXAMPLES)
@@ -162,7 +163,7 @@ def _show(study: Study) -> None:
     if study.agreement:
         OUT.print(_agreement(study.agreement))
     for note in study.notes:
-        say(f"- {note}")
+        print_line(f"- {note}")
 
 
 def _rates(study: Study) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from DiffuGTSLib.cli.door import aside
+from DiffuGTSLib.cli.terminal import print_note
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSLib.resources import resource_path
 
@@ -41,7 +41,7 @@ def open_scan(
     if kind == "CT":
         require_hu(volume)
     if modality is None and not quiet:
-        aside(f"Modality: {kind}, since {reason}.")
+        print_note(f"Modality: {kind}, since {reason}.")
     elif modality is None and kind == "MR" and volume.modality is None:
         warn_of_mr(path.name, reason)
     return volume, kind, reason
@@ -50,7 +50,7 @@ def open_scan(
 def warn_of_mr(name: str, reason: str) -> None:
     """Say that a scan was taken for MR: a CT whose offset was lost looks like one."""
     said = f"Warning: {name} is taken for MR, since {reason}; say --modality MR, or CT with --offset-hu."
-    aside(said, "yellow")
+    print_note(said, "yellow")
 
 
 def with_offset(volume: Volume, offset_hu: float | None, modality: str | None = None) -> Volume:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from DiffuGTSLib.cli.door import ERR, aside, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.scan_inputs import allowed_region, open_mask, open_scan
+from DiffuGTSLib.cli.terminal import ERR, print_note
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import ConfigError, did_you_mean
 from DiffuGTSLib.progress import TerminalProgress
@@ -124,17 +125,17 @@ class Wish:
 
         stages = self.chosen_stages
         if drawn is not None:
-            tell_aloud(inside_region(drawn, region)[1])
+            print_always(inside_region(drawn, region)[1])
         results.require_result_folder(output, self.force)
         plan = plan_here(volume.geometry, self.config)
-        tell_rung(plan, self.quiet)
+        print_plan(plan, self.quiet)
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             if components is None:
                 progress("load", 0.0)
                 components = self.load(plan)
                 progress("load", 1.0)
             result = segment_by_plan(
-                volume, prompts, components, plan, on_step_down=tell_aloud, modality=kind, region=region,
+                volume, prompts, components, plan, on_step_down=print_always, modality=kind, region=region,
                 coarse_mask=drawn, stages=stages, on_progress=progress,
             )  # fmt: skip
             result = replace(result, modality_reason=reason)
@@ -162,21 +163,21 @@ def asked(
     }
 
 
-def tell_rung(plan: Plan, quiet: bool) -> None:
+def print_plan(plan: Plan, quiet: bool) -> None:
     """Say aloud what the plan gives up of what was asked for, and what to know of this grid, if anything."""
     if quiet:
         return
     if plan.notes:
-        aside(f"Beware: {'; '.join(plan.notes)}.")
+        print_note(f"Beware: {'; '.join(plan.notes)}.")
     if plan.rung:
         asked = f"{plan.machine.memory_bytes / 1e9:.1f} GB ({plan.machine.memory_source})"
-        aside(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}.")
+        print_note(f"Planned for {asked}: {', '.join(plan.ladder[1 : plan.rung + 1])}.")
 
 
-def tell_aloud(said: str) -> None:
+def print_always(said: str) -> None:
     """Say what a quiet run says, too: that memory ran out, or that some of what was drawn was cut off; not nothing."""
     if said:
-        aside(said, "yellow")
+        print_note(said, "yellow")
 
 
 def chosen_stages(text: str | None, known: Sequence[str]) -> tuple[str, ...]:

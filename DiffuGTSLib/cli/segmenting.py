@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, printing, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import (
     Abnormal,
     AllowUntrained,
@@ -34,7 +34,8 @@ from DiffuGTSLib.cli.options import (
     parse_size_gb,
 )
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
-from DiffuGTSLib.cli.segment_run import Wish, tell_aloud, tell_rung
+from DiffuGTSLib.cli.segment_run import Wish, print_always, print_plan
+from DiffuGTSLib.cli.terminal import ERR, OUT, guarded_printing, print_json, print_line, print_note
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import mend_folder
@@ -113,7 +114,7 @@ def segment(
         allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
     findings = wish.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
-    with printing(f"The result is whole in {output}"):
+    with guarded_printing(f"The result is whole in {output}"):
         show_result(output, findings, quiet, as_json)
 
 
@@ -143,20 +144,20 @@ def refine(
     results.require_result_folder(folder, force=True)
     mask_path = coarse_mask or folder / results.COARSE_MASK
     drawn = open_mask(mask_path, stored.scan.geometry)
-    tell_aloud(inside_region(drawn, stored.region)[1])
+    print_always(inside_region(drawn, stored.region)[1])
     config, reset = config_here(stored, model, device, seed, memory, quiet)
     if stored.cache is None and not quiet:
-        aside(f"{results.CACHE} is gone: the scan is encoded again.")
+        print_note(f"{results.CACHE} is gone: the scan is encoded again.")
     given_up = [key for key in stored.given_up_before if key not in reset]
     plan = plan_here(stored.scan.geometry, config, grid_fixed=stored.cache is not None, given_up=given_up)
-    tell_rung(plan, quiet)
+    print_plan(plan, quiet)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)
         components = pipeline.load_components(plan.config, allow_untrained=not stored.record["trained"])
         stored.require_weights(components)
         progress("load", 1.0)
         result = segment_by_plan(
-            stored.scan, stored.prompts, components, plan, on_step_down=tell_aloud, modality=stored.modality,
+            stored.scan, stored.prompts, components, plan, on_step_down=print_always, modality=stored.modality,
             region=stored.region, coarse_mask=drawn, cache=stored.cache, on_progress=progress,
         )  # fmt: skip
         result = dataclasses.replace(result, modality_reason=stored.modality_reason)
@@ -165,7 +166,7 @@ def refine(
             image_format=stored.image_format, force=True, digest=stored.record["input"]["sha256"],
             notes={"asked": stored.record.get("asked"), "refined_from": str(mask_path)}, on_progress=progress,
         )  # fmt: skip
-    with printing(f"The result is whole in {folder}"):
+    with guarded_printing(f"The result is whole in {folder}"):
         show_result(folder, findings, quiet, as_json)
 
 
@@ -192,7 +193,7 @@ def config_here(
     said = [sentence for key, sentence in words.items() if key in reset]
     if said and not quiet:
         place = "CPU" if find_device(here).type == "cpu" else "card"
-        aside(f"On this {place}: {', '.join(said)}; the result was made otherwise.")
+        print_note(f"On this {place}: {', '.join(said)}; the result was made otherwise.")
     if memory is not None:
         here = dataclasses.replace(here, memory_gb=parse_size_gb(memory))
     backbone = stored.config.backbone
@@ -220,10 +221,10 @@ def show_result(folder: Path, findings: Sequence[Finding], quiet: bool, as_json:
     if quiet:
         return
     outcome = record["outcome"]
-    say(f"{outcome[:1].upper()}{outcome[1:]}.")
+    print_line(f"{outcome[:1].upper()}{outcome[1:]}.")
     if findings:
         OUT.print(findings_table(findings))
     if not record["trained"]:
-        say(results.UNTRAINED, "yellow")
-    say(f"Overview: {folder / results.OVERVIEW}")
-    say(RESEARCH_USE, "dim")
+        print_line(results.UNTRAINED, "yellow")
+    print_line(f"Overview: {folder / results.OVERVIEW}")
+    print_line(RESEARCH_USE, "dim")

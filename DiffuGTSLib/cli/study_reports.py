@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import OUT, aside, print_json, say
+from DiffuGTSLib.cli.terminal import OUT, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.storage import read_json, require_folder_for
 
@@ -123,16 +123,16 @@ def show(rows: Sequence[dict[str, Any]], title: str, output: Path | None, quiet:
             table.add_row(*(Text(cell(value)) for value in row.values()))
         OUT.print(table)
         if output is not None:
-            say(f"Report: {output}")
+            print_line(f"Report: {output}")
 
 
-def tell_warnings(output: Path, quiet: bool) -> None:
+def print_warnings(output: Path, quiet: bool) -> None:
     """Say on the console what a report warns of: patients that may have been trained on, labels and tumors that are nowhere."""
     from DiffuGTSLib.datasets.trained_cases import WARNING
 
     for note in read_json(output / "report.json")["notes"]:
         if WARNING in note and not quiet:
-            aside(note[note.index(WARNING) :], "yellow")
+            print_note(note[note.index(WARNING) :], "yellow")
 
 
 def cell(value: str | float) -> str:

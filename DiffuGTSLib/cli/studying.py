@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from DiffuGTSLib.cli import studying_tumors
-from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked, warn
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers
 from DiffuGTSLib.cli.scan_inputs import require_folder
 from DiffuGTSLib.cli.study_reports import (
@@ -19,12 +19,13 @@ from DiffuGTSLib.cli.study_reports import (
     Organs,
     Predictions,
     StudyOutput,
+    print_warnings,
     require_not_read,
     require_report_folder,
     require_table,
     show,
-    tell_warnings,
 )
+from DiffuGTSLib.cli.terminal import ERR, print_json, print_line, print_note, print_warning
 from DiffuGTSLib.progress import TerminalProgress
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def sizes(
             label=label, reference_label=reference_label, on_progress=progress,
         )  # fmt: skip
         progress("cases", 1.0)
-    tell_warnings(output, quiet)
+    print_warnings(output, quiet)
     show([as_row(row) for row in rows], "Sensitivity by size", output, quiet, as_json)
 
 
@@ -146,7 +147,7 @@ def false_positives(
             on_progress=progress,
         )  # fmt: skip
         progress("cases", 1.0)
-    tell_warnings(output, quiet)
+    print_warnings(output, quiet)
     show([as_row(each) for each in operations], "False positives on healthy scans", output, quiet, as_json)
 
 
@@ -181,13 +182,13 @@ def detection(
         progress("cases", 1.0)
     for row in rows:
         for problem in () if quiet else row.problems:
-            aside(f"{'/'.join(row.place)}: {problem}", "yellow")
+            print_note(f"{'/'.join(row.place)}: {problem}", "yellow")
     if as_json:
         print_json([{"place": row.place, "detected": row.detected, "problems": row.problems} for row in rows])
     elif not quiet:
         counts = {name: sum(row.detected[name] == 1 for row in rows) for name in rows[0].detected}
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        say(f"{len(rows)} series. Tumors detected: {told}. Table: {output}")
+        print_line(f"{len(rows)} series. Tumors detected: {told}. Table: {output}")
 
 
 def groups(
@@ -213,7 +214,7 @@ def groups(
     write_rows(rows, output)
     if missing := unmatched(figures, known):
         listed = ", ".join(missing[:5]) + ("…" if len(missing) > 5 else "")
-        warn(f"{metadata} has no row of {len(missing)} of {len(figures)} cases, which are 'unknown': {listed}")
+        print_warning(f"{metadata} has no row of {len(missing)} of {len(figures)} cases, which are 'unknown': {listed}")
     show(rows, "Figures by group", output, quiet, as_json)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from DiffuGTSLib.cli.door import ERR, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, Seed, examples, whole_numbers
 from DiffuGTSLib.cli.scan_inputs import open_organ, open_scan, require_folder
 from DiffuGTSLib.cli.study_reports import (
@@ -15,10 +15,11 @@ from DiffuGTSLib.cli.study_reports import (
     Label,
     Predictions,
     StudyOutput,
+    print_warnings,
     require_report_folder,
     show,
-    tell_warnings,
 )
+from DiffuGTSLib.cli.terminal import ERR, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -89,12 +90,12 @@ def robustness(
         progress("cases", 1.0)
     skipped = [row for row in manifest["scans"] if "skipped" in row]
     for row in () if quiet else skipped:
-        aside(f"{row['name']}: {row['skipped']}", "yellow")
+        print_note(f"{row['name']}: {row['skipped']}", "yellow")
     if as_json:
         print_json(manifest)
     elif not quiet:
         made = len(manifest["scans"]) - len(skipped)
-        say(f"{made} scans in {output / 'scans'}, {len(skipped)} found no place.")
+        print_line(f"{made} scans in {output / 'scans'}, {len(skipped)} found no place.")
 
 
 def robustness_score(
@@ -115,7 +116,7 @@ def robustness_score(
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         scores = score_benchmark(benchmark, predictions, output, label=label, on_progress=progress)
         progress("cases", 1.0)
-    tell_warnings(output, quiet)
+    print_warnings(output, quiet)
     show([as_row(score) for score in scores], "Robustness", output, quiet, as_json)
 
 
@@ -141,7 +142,7 @@ def similarity(
         found = {"accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value}
         print_json(found)
     elif not quiet:
-        say((output / "report.md").read_text(encoding="utf-8").strip())
+        print_line((output / "report.md").read_text(encoding="utf-8").strip())
 
 
 def realism(
@@ -180,8 +181,8 @@ def realism(
         }
         print_json(found)
     elif not quiet:
-        say((output / "report.md").read_text(encoding="utf-8").strip())
-        say(f"Pictures: {output / 'sheet.png'}")
+        print_line((output / "report.md").read_text(encoding="utf-8").strip())
+        print_line(f"Pictures: {output / 'sheet.png'}")
 
 
 def chosen_axes(asked: list[str] | None, known: dict[str, Axis]) -> dict[str, Axis] | None:

@@ -12,9 +12,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, stop_if_asked, tell, warn
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import open_organ, open_scan, require_mask_each
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_error, print_json, print_note, print_warning
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, InputError
 from DiffuGTSLib.progress import TerminalProgress
 
@@ -174,7 +175,7 @@ def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: boo
         OUT.print(_table(rows))
     for case, record in rows:
         if record.get("tumors") == []:
-            warn(f"{case.folder} shows no tumor, none found a place: {'; '.join(record['skipped'])}.")
+            print_warning(f"{case.folder} shows no tumor, none found a place: {'; '.join(record['skipped'])}.")
     failed = [record for _, record in rows if "error" in record]
     if failed:
         raise InputError(
@@ -309,7 +310,7 @@ class _How:
         for number, case in enumerate(cases, start=1):
             is_kept = is_case(case.folder) and not self.force
             if not (self.quiet or is_kept):
-                aside(f"{number} of {len(cases)}: {case.folder}")
+                print_note(f"{number} of {len(cases)}: {case.folder}")
             try:
                 if is_kept:
                     record = kept_record(
@@ -321,14 +322,14 @@ class _How:
                         said = (
                             f"{case.folder} is kept without {PREVIEW}: it was painted without; --force paints it again."
                         )
-                        warn(said)
+                        print_warning(said)
                     yield case, record
                 else:
                     yield case, self.paint(case)
             except DiffuGTSError as error:
                 if isinstance(error, Cancelled):
                     raise
-                tell(error)
+                print_error(error)
                 yield case, {"error": error.message, "hint": error.hint}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from DiffuGTSLib.cli.door import report
+from DiffuGTSLib.cli.interrupts import print_progress
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_folder
 from DiffuGTSLib.errors import Cancelled, ConfigError
@@ -107,7 +107,7 @@ def train(
         train_part(
             part, protocol_path=path, data=data, output=output, preset=preset, iterations=iterations,
             precision=precision, seed=seed, device=device, options=options, tensorboard=tensorboard, prepared=prepared,
-            dry_run=dry_run, report=report,
+            dry_run=dry_run, report=print_progress,
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(output / part) from None

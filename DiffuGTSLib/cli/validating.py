@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, OffsetHu, Quiet, examples
 from DiffuGTSLib.cli.scan_inputs import protocol_path, require_ct, require_folder, require_mask_each, warn_of_mr
-from DiffuGTSLib.cli.study_reports import cell, tell_warnings
+from DiffuGTSLib.cli.study_reports import cell, print_warnings
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.progress import TerminalProgress
 from DiffuGTSLib.storage import read_json
@@ -129,7 +130,7 @@ def validate(
         if data is None:
             rows = validate_scans(
                 trained, listed, output, how, lambda case, done: progress("cases", done),
-                on_guess=partial(_tell_guess, quiet), model_folder=find_segmenter(model), allow_seen=allow_seen,
+                on_guess=partial(_print_guess, quiet), model_folder=find_segmenter(model), allow_seen=allow_seen,
             )  # fmt: skip
         else:
             validate_protocol(
@@ -137,7 +138,7 @@ def validate(
                 on_case=lambda case, done: progress("cases", done), model_folder=find_segmenter(model),
                 allow_seen=allow_seen,
             )  # fmt: skip
-            tell_warnings(output, quiet)
+            print_warnings(output, quiet)
         progress("cases", 1.0)
     if as_json:
         print_json(rows if scans else read_json(output / "report.json"))
@@ -184,10 +185,10 @@ def _require_meant(
         raise InputError(words, hint="leave these two away, or --organ-masks.", code="choice")
 
 
-def _tell_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
+def _print_guess(quiet: bool, name: str, modality: str, reason: str) -> None:
     """Say what a scan was taken for, as `segment` does."""
     if not quiet:
-        aside(f"{name}: {modality}, since {reason}.")
+        print_note(f"{name}: {modality}, since {reason}.")
     elif modality == "MR":
         warn_of_mr(name, reason)
 
@@ -237,8 +238,8 @@ def _show(rows: list[dict[str, str | float]], output: Path) -> None:
     if rows:
         OUT.print(_table(rows))
         note = (output / SEEN_NOTE).read_text(encoding="utf-8").rstrip()
-        say(note)
-    say(f"Written: {output}")
+        print_line(note)
+    print_line(f"Written: {output}")
 
 
 def _table(rows: list[dict[str, str | float]]) -> Table:

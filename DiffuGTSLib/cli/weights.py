@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from DiffuGTSLib.cli.door import ERR, OUT, aside, print_json, say, stop_if_asked
+from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples
+from DiffuGTSLib.cli.terminal import ERR, OUT, print_json, print_line, print_note
 from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.model_store.manifest import License, PublishedFile, PublishedModel, catalog, find_model, with_checksums
 from DiffuGTSLib.model_store.store import (
@@ -96,7 +97,7 @@ def fetch(
     model = with_checksums(find_model(name, catalog()), sha256 or [])
     stored = find_stored(name)
     if stored is not None:
-        say(f"{name} is here already: {stored.folder}")
+        print_line(f"{name} is here already: {stored.folder}")
         return
     require_free(name)
     accept_licenses(model, accept_license or [])
@@ -105,7 +106,7 @@ def fetch(
     from DiffuGTSLib.model_store.convert import converted_bytes
     from DiffuGTSLib.model_store.fetch import alone, fetch_model, forget_downloads
 
-    with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+    with alone(_print_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         stored = find_stored(name)
         if stored is None:
             remove_leftovers(name)
@@ -114,7 +115,7 @@ def fetch(
             forget_downloads(model, keep_whole=keep_downloads)
         else:  # another process has brought it meanwhile
             folder = stored.folder
-    _tell_done(model, folder, quiet)
+    _print_done(model, folder, quiet)
 
 
 @app.command("import", epilog=IMPORT_EXAMPLES)
@@ -147,11 +148,11 @@ def import_folder(
         from DiffuGTSLib.model_store.convert import adopt_model
         from DiffuGTSLib.model_store.fetch import alone, forget_downloads
 
-        with alone(_tell_waiting):
+        with alone(_print_waiting):
             remove_leftovers(model.name)
             place = adopt_model(folder, model.name)
             forget_downloads(model)
-        _tell_done(model, place, quiet)
+        _print_done(model, place, quiet)
         return
     if name is not None:
         wanted = [with_checksums(wanted[0], sha256 or [])]
@@ -169,16 +170,16 @@ def verify(
 
     models = stored_models() if name is None else [require_stored(name)]
     if not models:
-        say(f"{models_folder()} holds no model.")
+        print_line(f"{models_folder()} holds no model.")
     broken = {}
     for model in models:
         try:
             checked = verify_checksums(model.folder)
         except WeightsError as error:
             broken[model.name] = error
-            say(f"{model.name}: {error.message}", "bold red")
+            print_line(f"{model.name}: {error.message}", "bold red")
         else:
-            say(f"{model.name}: {len(checked)} weight files and what describes them, as they were written.")
+            print_line(f"{model.name}: {len(checked)} weight files and what describes them, as they were written.")
     if broken:
         names = ", ".join(broken)
         raise WeightsError(
@@ -197,13 +198,13 @@ def remove(name: Name) -> None:
     if name not in models:
         model, freed = remove_stored(name), 0
     else:
-        with alone(_tell_waiting):
+        with alone(_print_waiting):
             freed = forget_downloads(models[name]) + remove_leftovers(name)
             if freed and stored_folder(name) is None:
-                say(f"Removed {size_text(freed)} that a fetch or an import of {name} had left.")
+                print_line(f"Removed {size_text(freed)} that a fetch or an import of {name} had left.")
                 return
             model = remove_stored(name)
-    say(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again.")
+    print_line(f"Removed {name}: {size_text(model.size_bytes + freed)} are free again.")
 
 
 def accept_licenses(model: PublishedModel, accepted: list[str]) -> None:
@@ -235,8 +236,8 @@ def accept_licenses(model: PublishedModel, accepted: list[str]) -> None:
         )
 
 
-def _tell_waiting() -> None:
-    aside("Another process fetches, imports or removes weights: waiting for its end …")
+def _print_waiting() -> None:
+    print_note("Another process fetches, imports or removes weights: waiting for its end …")
 
 
 def _prompt(text: str) -> str:
@@ -244,9 +245,9 @@ def _prompt(text: str) -> str:
 
 
 def _show_license(model: PublishedModel, license_: License) -> None:
-    aside(f"{model.name}: {license_.title}", "bold")
+    print_note(f"{model.name}: {license_.title}", "bold")
     for line in (license_.terms, f"Text: {license_.url}", f"Cite: {model.citation}"):
-        aside(line)
+        print_note(line)
 
 
 def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str], precision: str, quiet: bool) -> None:
@@ -261,14 +262,14 @@ def _import_files(folder: Path, wanted: list[PublishedModel], accepted: list[str
         accept_licenses(model, accepted)
     for model, files in found:
         if find_stored(model.name) is not None and len(found) > 1:
-            say(f"{model.name} is here already.")
+            print_line(f"{model.name} is here already.")
             continue
-        with alone(_tell_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
+        with alone(_print_waiting), TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
             remove_leftovers(model.name)
             require_room(converted_bytes(model.name, published_networks))
             place = _convert(model, files, precision, progress)
             forget_downloads(model)
-        _tell_done(model, place, quiet)
+        _print_done(model, place, quiet)
 
 
 def _no_model_in(folder: Path, wanted: list[PublishedModel]) -> InputError:
@@ -300,16 +301,16 @@ def _model_of(folder: Path) -> str:
         return ""
 
 
-def _tell_done(model: PublishedModel, folder: Path, quiet: bool) -> None:
+def _print_done(model: PublishedModel, folder: Path, quiet: bool) -> None:
     if quiet:
         return
-    say(f"{model.name} is in {folder}.")
+    print_line(f"{model.name} is in {folder}.")
     for license_ in model.licenses:
-        say(f"{license_.notice}.")
-    say(f"Cite: {model.citation}.")
+        print_line(f"{license_.notice}.")
+    print_line(f"Cite: {model.citation}.")
     stored = find_stored(model.name)
     if stored is not None and not stored.has_head:
-        say(
+        print_line(
             "It holds the published networks only. Segmenting needs a head that was trained on its features: diffugts "
             "train aova makes one, and with it a model folder for --set backbone.folder; see docs/weights.md."
         )
@@ -343,7 +344,7 @@ def _show_models(models: dict[str, PublishedModel]) -> None:
         here = f"{size_text(stored.size_bytes)}{'' if stored.has_head else ', no head'}" if stored else ""
         table.add_row(Text(name), Text(model.title), Text(f"about {download}"), Text(titles), Text(here))
     OUT.print(table)
-    say(f"Models lie in {models_folder()}.")
+    print_line(f"Models lie in {models_folder()}.")
 
 
 def _show_model(model: PublishedModel) -> None:

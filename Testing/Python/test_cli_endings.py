@@ -13,7 +13,8 @@ import torch
 from terminal import ROOT, TINY, run, start
 
 from DiffuGTSLib import __version__
-from DiffuGTSLib.cli.door import Interrupt, as_known
+from DiffuGTSLib.cli.failures import as_known
+from DiffuGTSLib.cli.interrupts import Interrupt
 from DiffuGTSLib.errors import Cancelled, MemoryLimitError, StorageError
 
 pytest_plugins = ["terminal_fixtures"]
