@@ -15,13 +15,13 @@ from DiffuGTSLib.cli import (
     benchmarking,
     benchmarking_stages,
     checkpoints,
-    converting,
+    data,
+    dicom_to_nifti,
     difftumor,
     doctor,
     evaluating,
-    inspecting,
     planning,
-    preparing,
+    presets_prompts,
     reading,
     segmenting,
     studying,
@@ -82,8 +82,8 @@ app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
 app.command("batch", epilog=batching.EXAMPLES)(batching.batch)
 app.command("plan", rich_help_panel=_LOOK, epilog=planning.EXAMPLES)(planning.plan)
 app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
-app.command("presets", rich_help_panel=_LOOK)(inspecting.presets)
-app.command("prompts", rich_help_panel=_LOOK, epilog=inspecting.PROMPTS_EXAMPLES)(inspecting.prompts)
+app.command("presets", rich_help_panel=_LOOK)(presets_prompts.presets)
+app.command("prompts", rich_help_panel=_LOOK, epilog=presets_prompts.PROMPTS_EXAMPLES)(presets_prompts.prompts)
 app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(synthesizing.synthesize)
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
 app.command("ablate", rich_help_panel=_MAKE, epilog=ablating.EXAMPLES)(ablating.ablate)
@@ -91,12 +91,12 @@ app.command("train", rich_help_panel=_MAKE, epilog=training.EXAMPLES)(training.t
 app.command("validate", rich_help_panel=_MAKE, epilog=validating.EXAMPLES)(validating.validate)
 app.add_typer(difftumor.app, name="difftumor", rich_help_panel=_MAKE)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
-app.add_typer(preparing.app, name="data", rich_help_panel=_MAKE)
+app.add_typer(data.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
 app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_LOOK)
 app.add_typer(weights.app, name="weights", rich_help_panel=_LOOK)
 app.add_typer(studying.app, name="study", rich_help_panel=_MAKE)
-app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=converting.EXAMPLES)(converting.dicom_to_nifti)
+app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=dicom_to_nifti.EXAMPLES)(dicom_to_nifti.dicom_to_nifti)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)
 app.command("bench-stages", hidden=True)(benchmarking_stages.bench_stages)
 

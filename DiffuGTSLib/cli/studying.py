@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from DiffuGTSLib.cli import studying_tumors
+from DiffuGTSLib.cli import studying_robustness
 from DiffuGTSLib.cli.interrupts import stop_if_asked
 from DiffuGTSLib.cli.options import AsJson, Quiet, examples, numbers
 from DiffuGTSLib.cli.scan_inputs import require_folder
@@ -222,7 +222,7 @@ app.command("sizes", epilog=SIZES_EXAMPLES)(sizes)
 app.command("false-positives", epilog=FALSE_POSITIVES_EXAMPLES)(false_positives)
 app.command("detection", epilog=DETECTION_EXAMPLES)(detection)
 app.command("groups", epilog=GROUPS_EXAMPLES)(groups)
-app.command("robustness", epilog=studying_tumors.ROBUSTNESS_EXAMPLES)(studying_tumors.robustness)
-app.command("robustness-score", epilog=studying_tumors.SCORE_EXAMPLES)(studying_tumors.robustness_score)
-app.command("similarity", epilog=studying_tumors.SIMILARITY_EXAMPLES)(studying_tumors.similarity)
-app.command("realism", epilog=studying_tumors.REALISM_EXAMPLES)(studying_tumors.realism)
+app.command("robustness", epilog=studying_robustness.ROBUSTNESS_EXAMPLES)(studying_robustness.robustness)
+app.command("robustness-score", epilog=studying_robustness.SCORE_EXAMPLES)(studying_robustness.robustness_score)
+app.command("similarity", epilog=studying_robustness.SIMILARITY_EXAMPLES)(studying_robustness.similarity)
+app.command("realism", epilog=studying_robustness.REALISM_EXAMPLES)(studying_robustness.realism)

@@ -11,7 +11,7 @@ from layouts import write_brats, write_kits, write_msd, write_nnunet, write_tabl
 from mini_data import GRID, canonical
 from phantoms import ct_phantom
 
-from DiffuGTSLib.cli.data_sets import LayoutName
+from DiffuGTSLib.cli.data_protocols import LayoutName
 from DiffuGTSLib.datasets.layouts import LAYOUTS, Wish, read_layout, stem
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.recognize import recognize

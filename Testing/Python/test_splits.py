@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from DiffuGTSLib.cli.data_sets import KindName
+from DiffuGTSLib.cli.data_protocols import KindName
 from DiffuGTSLib.datasets.protocol import Case, read_protocol, shared_patients, write_protocol
 from DiffuGTSLib.datasets.splits import KINDS, Derived, assign_splits, derive, joined
 from DiffuGTSLib.errors import InputError

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from DiffuGTSLib.cli import data_sets
+from DiffuGTSLib.cli import data_protocols
 from DiffuGTSLib.cli.interrupts import print_progress
 from DiffuGTSLib.cli.options import examples
 from DiffuGTSLib.cli.scan_inputs import require_folder
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Data sets, made into protocols, checked, split; case lists and label maps, made ready for training.",
     no_args_is_help=True,
     rich_markup_mode="rich",
-    epilog=data_sets.CHECK_EXAMPLES,
+    epilog=data_protocols.CHECK_EXAMPLES,
 )
 
 
@@ -31,9 +31,9 @@ def _data() -> None:
     """Data sets, made into protocols, checked, split; case lists and label maps, made ready for training."""
 
 
-app.command("protocol", epilog=data_sets.PROTOCOL_EXAMPLES)(data_sets.protocol)
-app.command("check", epilog=data_sets.CHECK_EXAMPLES)(data_sets.check)
-app.command("split", epilog=data_sets.SPLIT_EXAMPLES)(data_sets.split)
+app.command("protocol", epilog=data_protocols.PROTOCOL_EXAMPLES)(data_protocols.protocol)
+app.command("check", epilog=data_protocols.CHECK_EXAMPLES)(data_protocols.check)
+app.command("split", epilog=data_protocols.SPLIT_EXAMPLES)(data_protocols.split)
 
 
 @app.command("filter-tumors", epilog=EXAMPLES)

@@ -9,7 +9,7 @@ import pytest
 from phantoms import ct_phantom, grid
 from terminal import plain, refused, run
 
-from DiffuGTSLib.cli.studying_tumors import chosen_axes
+from DiffuGTSLib.cli.studying_robustness import chosen_axes
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.robustness import Axis
 from DiffuGTSLib.volumes.io import read_volume, write_volume
