@@ -89,7 +89,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         self.logic = DiffuGTSLogic()
         self.panel = Panel(self.uiWidget, self.logic)
         self.ui = self.panel.ui
-        self.panel.connectScene()
+        self.panel.initializeParameterNode()
 
     def enter(self) -> None:
         """The user opened the module."""

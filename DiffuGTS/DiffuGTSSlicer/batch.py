@@ -1,4 +1,4 @@
-"""Many scans, one after the other through the one warm worker; a case that fails does not stop the others."""
+"""Many scans, one after the other, through one worker; an item that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED, Run
 from DiffuGTSSlicer.scene import uniqueName
 
 WAITING, RUNNING = "waiting", "running"
-"""States of a case before it is `DONE`, `FAILED` or `CANCELLED`."""
+"""States of an item before it is `DONE`, `FAILED` or `CANCELLED`."""
 
 _NEW_RESULTS: dict[str, Any] = {
     "segmentation": None, "tumorSegmentId": "", "candidate": None, "candidateSegmentId": "", "aova": None,
     "pseudoHealthy": None, "residual": None,
 }  # fmt: skip
-"""Every case gets result nodes of its own."""
+"""Every item gets its own result nodes."""
 
 
 @dataclass(eq=False)
-class Case:
+class BatchItem:
     """One scan of a batch.
 
     Attributes:
-        name: Of the scan.
-        scanNode: The scan; None until a file's turn comes.
-        path: Where it is read from, None for a node that was there.
+        name: Name of the scan.
+        scanNode: The scan; None until its file is loaded.
+        path: Its file; None for a scan that was in the scene already.
         status: `WAITING`, `RUNNING`, `DONE`, `FAILED` or `CANCELLED`.
-        findingCount: Lesions found; None as long as nobody has looked.
-        volumeMl: Of all of them in the world.
-        message: The outcome and what is to be known of it, or what went wrong and the next step.
-        run: Its run, with the result nodes; None before it began.
+        findingCount: Number of lesions found; None before it is done.
+        volumeMl: Their total volume in world coordinates.
+        message: The outcome and its notes, or the error and the next step.
+        run: Its run, with the result nodes; None before it is started.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def isOver(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether it is done, failed or cancelled."""
         return self.status in (DONE, FAILED, CANCELLED)
 
 
@@ -65,9 +65,9 @@ class Batch:
     """What `DiffuGTSLogic.startBatch` returns.
 
     Attributes:
-        cases: In the order in which they are done.
-        onCase: Told each case whose status changes.
-        onDone: Told the batch once when all its cases are over.
+        items: In processing order.
+        onItem: Called with each item whose status changes.
+        onDone: Called once with the batch when all its items are over.
     """
 
     def __init__(
@@ -76,67 +76,67 @@ class Batch:
         stop: Callable[[], None],
         scans: Sequence[Any],
         parameters: RunParameters,
-        onCase: Callable[[Case], None] | None = None,
+        onItem: Callable[[BatchItem], None] | None = None,
         onDone: Callable[[Batch], None] | None = None,
     ) -> None:
-        """Take what starts and stops a run, and the scans: volume nodes, or files that are loaded in their turn.
+        """Create a batch from functions that start and stop a run, and from scans: volume nodes, or files to load.
 
         Raises:
             InputError: If there is no scan at all.
         """
         if not scans:
             raise InputError(_("There is no scan to segment."), hint=_("choose at least one volume."), code="no_scan")
-        self.cases = tuple(_case(scan) for scan in scans)
-        self.onCase = onCase or (lambda case: None)
+        self.items = tuple(_item(scan) for scan in scans)
+        self.onItem = onItem or (lambda item: None)
         self.onDone = onDone or (lambda batch: None)
         self._begin, self._stop = begin, stop
         self._parameters = replace(parameters, **_NEW_RESULTS)
         self._isToldDone = False
-        self._next = qt.QTimer()  # the next case begins when everybody was told of the last one's end
+        self._next = qt.QTimer()  # the next item starts after all listeners were called for the last one
         self._next.setSingleShot(True)
         self._next.connect("timeout()", self._beginNext)
 
     @property
     def isOver(self) -> bool:
-        """Whether no case is left."""
-        return all(case.isOver for case in self.cases)
+        """Whether all items are over."""
+        return all(item.isOver for item in self.items)
 
     def start(self) -> None:
-        """Begin with the first case, when Slicer is next idle."""
+        """Start the first item when Slicer is idle."""
         self._next.start(0)
 
     def cancel(self) -> None:
-        """Stop the case under way and leave those that wait; results that are there stay."""
-        for case in self.cases:
-            if case.status == WAITING:
-                self._tell(case, CANCELLED)
-        if any(case.status == RUNNING for case in self.cases):
+        """Cancel the current item and those that wait; finished results stay."""
+        for item in self.items:
+            if item.status == WAITING:
+                self._setStatus(item, CANCELLED)
+        if any(item.status == RUNNING for item in self.items):
             self._stop()
         else:
             self._next.start(0)
 
     def table(self) -> list[tuple[str, ...]]:
-        """Return the results in words: the column names, then a row for each case."""
+        """Return the results as text: the column names, then one row per item."""
         rows = [(_("Scan"), _("Status"), _("Findings"), _("Volume (ml)"), _("Anomaly score"), _("Message"))]
         words = statusWords()
-        for case in self.cases:
-            result = case.run.result if case.run is not None else {}
+        for item in self.items:
+            result = item.run.result if item.run is not None else {}
             score = result.get("anomaly_score")
-            count = "" if case.findingCount is None else str(case.findingCount)
+            count = "" if item.findingCount is None else str(item.findingCount)
             rows.append(
                 (
-                    case.name,
-                    words[case.status],
+                    item.name,
+                    words[item.status],
                     count,
-                    f"{case.volumeMl:.2f}" if count else "",
+                    f"{item.volumeMl:.2f}" if count else "",
                     "" if score is None else f"{score:.3f}",
-                    case.message,
+                    item.message,
                 )
             )
         return rows
 
     def tableNode(self) -> Any:
-        """Keep the table in the scene and return its node."""
+        """Add the results to the scene as a table node and return it."""
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", uniqueName(_("DiffuGTS batch")))
         head, *rows = self.table()
         for index, name in enumerate(head):
@@ -148,61 +148,61 @@ class Batch:
         return node
 
     def _beginNext(self) -> None:
-        case = next((each for each in self.cases if each.status == WAITING), None)
-        if case is None:
+        item = next((each for each in self.items if each.status == WAITING), None)
+        if item is None:
             if not self._isToldDone:
                 self._isToldDone = True
                 self.onDone(self)
                 del self._begin, self._stop  # Qt's timer keeps a batch, and so it would keep the logic and its worker
             return
-        self._tell(case, RUNNING)
+        self._setStatus(item, RUNNING)
         try:
-            if case.scanNode is None:
-                case.scanNode = _load(case)
-            if not slicer.mrmlScene.IsNodePresent(case.scanNode):
+            if item.scanNode is None:
+                item.scanNode = _load(item)
+            if not slicer.mrmlScene.IsNodePresent(item.scanNode):
                 raise InputError(_("The scan is no longer in the scene."), hint=_("load it again."), code="no_scan")
-            case.run = self._begin(case.scanNode, self._parameters, onEvent=self._listener(case))
+            item.run = self._begin(item.scanNode, self._parameters, onEvent=self._listener(item))
         except DiffuGTSError as error:
-            logging.warning("DiffuGTS: %s: %s", case.name, error.message)
-            self._end(case, FAILED, failureOfError(error).text())
-        except Exception as error:  # a case that is never over would block the panel
-            logging.exception("DiffuGTS: %s", case.name)
+            logging.warning("DiffuGTS: %s: %s", item.name, error.message)
+            self._end(item, FAILED, failureOfError(error).text())
+        except Exception as error:  # an item that is never over would block the panel
+            logging.exception("DiffuGTS: %s", item.name)
             words = _("Something unexpected went wrong: {error}").format(error=f"{type(error).__name__}: {error}")
-            self._end(case, FAILED, failureOf("error", words).text())
+            self._end(item, FAILED, failureOf("error", words).text())
         else:
-            if case.run.isOver:  # where the worker could not even be started
-                self._settle(case, case.run)
+            if item.run.isOver:  # where the worker could not even be started
+                self._finish(item, item.run)
 
-    def _listener(self, case: Case) -> Callable[[dict[str, Any]], None]:
+    def _listener(self, item: BatchItem) -> Callable[[dict[str, Any]], None]:
         def listen(event: dict[str, Any]) -> None:
-            if event["event"] in ENDINGS and case.run is not None:
-                self._settle(case, case.run)
+            if event["event"] in ENDINGS and item.run is not None:
+                self._finish(item, item.run)
 
         return listen
 
-    def _settle(self, case: Case, run: Run) -> None:
+    def _finish(self, item: BatchItem, run: Run) -> None:
         if run.state == DONE:
             found = run.result.get("findings", ())
-            case.findingCount = len(found)
-            case.volumeMl = sum(float(each["volume_ml"]) for each in found) * worldScale(run.scanNode)
-            self._end(case, DONE, "\n".join([run.outcome, *run.notes]))
+            item.findingCount = len(found)
+            item.volumeMl = sum(float(each["volume_ml"]) for each in found) * worldScale(run.scanNode)
+            self._end(item, DONE, "\n".join([run.outcome, *run.notes]))
         elif run.state == FAILED and run.failure is not None:
-            self._end(case, FAILED, run.failure.text())
+            self._end(item, FAILED, run.failure.text())
         else:
-            self._end(case, run.state, _("The scan was deleted.") if run.isDropped else "")
+            self._end(item, run.state, _("The scan was deleted.") if run.isAbandoned else "")
 
-    def _end(self, case: Case, status: str, message: str = "") -> None:
-        case.message = message
-        self._tell(case, status)
+    def _end(self, item: BatchItem, status: str, message: str = "") -> None:
+        item.message = message
+        self._setStatus(item, status)
         self._next.start(0)
 
-    def _tell(self, case: Case, status: str) -> None:
-        case.status = status
-        self.onCase(case)
+    def _setStatus(self, item: BatchItem, status: str) -> None:
+        item.status = status
+        self.onItem(item)
 
 
 def statusWords() -> dict[str, str]:
-    """Return status → word, in the language that is set now."""
+    """Return status → word, in the current language."""
     return {
         WAITING: _("waiting"),
         RUNNING: _("running"),
@@ -212,26 +212,26 @@ def statusWords() -> dict[str, str]:
     }
 
 
-def _case(scan: Any) -> Case:
+def _item(scan: Any) -> BatchItem:
     if isinstance(scan, str | Path):
-        return Case(Path(scan).name, path=Path(scan))
-    return Case(scan.GetName(), scanNode=scan)
+        return BatchItem(Path(scan).name, path=Path(scan))
+    return BatchItem(scan.GetName(), scanNode=scan)
 
 
-def _load(case: Case) -> Any:
-    """Load a file as Slicer does.
+def _load(item: BatchItem) -> Any:
+    """Load the file of an item with Slicer's readers.
 
     Raises:
         InputError: If it is not there, or Slicer cannot read it.
     """
-    if not Path(str(case.path)).exists():
-        words = _("{path} does not exist.").format(path=case.path)
+    if not Path(str(item.path)).exists():
+        words = _("{path} does not exist.").format(path=item.path)
         raise InputError(words, hint=_("check that the disk is connected."), code="no_file")
     try:
-        return slicer.util.loadVolume(str(case.path))
+        return slicer.util.loadVolume(str(item.path))
     except (RuntimeError, OSError) as error:
         raise InputError(
-            _("{path} cannot be loaded as a volume.").format(path=case.path),
+            _("{path} cannot be loaded as a volume.").format(path=item.path),
             hint=_("load it in Slicer first, to see why."),
             code="not_loaded",
         ) from error

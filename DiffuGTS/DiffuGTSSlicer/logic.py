@@ -1,11 +1,11 @@
-"""Nodes and sentences in, nodes out: scriptable, without a widget; owns the worker and the one run under way.
+"""The module logic: nodes and prompts in, nodes out. Scriptable, without a widget; owns the worker and the current run.
 
 logic = DiffuGTSLogic()
 run = logic.process(scanNode, RunParameters(organ="lung"))
 run.nodes["segmentation"]
 logic.cleanup()
 
-The worker stays warm for the next run of the same logic, and ends with `cleanup` or with the logic itself.
+The worker keeps the model loaded for the next run of the same logic. It ends with `cleanup`, or with the logic itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from slicer.util import VTKObservationMixin
 
 from DiffuGTSLib.errors import DiffuGTSError, InputError, WorkerError
 from DiffuGTSLib.worker import protocol
-from DiffuGTSSlicer.batch import Batch, Case
+from DiffuGTSSlicer.batch import Batch, BatchItem
 from DiffuGTSSlicer.grids import requireWritable, volumeGeometry
 from DiffuGTSSlicer.job_export import exportJob
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
@@ -44,21 +44,21 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 def handleEvents() -> None:
-    """Let Slicer work for a moment."""
+    """Process Slicer's pending events."""
     slicer.app.processEvents()
     time.sleep(0.005)
 
 
 class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
-    """Starts, follows and cancels runs.
+    """Starts, monitors and cancels runs.
 
     Attributes:
-        run: The last run, or the one under way.
-        batch: The last batch, or the one under way.
-        progress: How far it is.
-        onEvent: Told every event of the worker, and {"event": "imported", "kind", "node"} when a node is there.
-        onLog: Told every line of the worker's that is no event.
-        onState: Told the worker's state.
+        run: The current run, or the last one.
+        batch: The current batch, or the last one.
+        progress: Progress of the current run.
+        onEvent: Called with every event of the worker, and with {"event": "imported", "kind", "node"} once a node is there.
+        onLog: Called with every line of the worker's output that is no event.
+        onState: Called with the worker's state.
     """
 
     def __init__(self, parent: Any = None) -> None:
@@ -77,28 +77,28 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         self._cacheKey: tuple[Any, ...] | None = None
 
     def getParameterNode(self) -> DiffuGTSParameterNode:
-        """Return the panel's state in the scene."""
+        """Return the parameter node, wrapped."""
         return DiffuGTSParameterNode(super().getParameterNode())
 
     @property
     def client(self) -> WorkerClient:
-        """The worker's client; made when it is first asked for."""
+        """The worker's client; created at first use."""
         if self._client is None:
             self._client = WorkerClient()
-            self._client.tellWeakly(self._takeEvent, self._tellLine, self._tellState)
+            self._client.listenWeakly(self._onWorkerEvent, self._onWorkerLog, self._onWorkerState)
             # Qt keeps a client for good; a logic of one line in a script must leave no worker behind.
             weakref.finalize(self, self._client.close).atexit = False
         return self._client
 
-    def _tellLine(self, line: str) -> None:
+    def _onWorkerLog(self, line: str) -> None:
         self.onLog(line)
 
-    def _tellState(self, state: str) -> None:
+    def _onWorkerState(self, state: str) -> None:
         self.onState(state)
 
     @property
     def isRunning(self) -> bool:
-        """Whether a run or a batch is under way; one that is being cancelled still is."""
+        """Whether a run or a batch is in progress, including one that is being cancelled."""
         return self._isRunUnderWay or (self.batch is not None and not self.batch.isOver)
 
     @property
@@ -108,27 +108,27 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def process(
         self, scanNode: Any, parameters: RunParameters, waitForCompletion: bool = True, onEvent: Listener | None = None
     ) -> Run:
-        """Find, repaint and outline what looks abnormal.
+        """Segment a scan: detect abnormal regions, repaint them as healthy, and outline what changed.
 
         Args:
             scanNode: Scalar volume.
             parameters: What to look for, and how.
-            waitForCompletion: Return when it is over, handling Slicer's events meanwhile; else at once.
-            onEvent: Told every event of this run.
+            waitForCompletion: Return when the run is over, processing Slicer's events meanwhile; otherwise at once.
+            onEvent: Called with every event of this run.
 
         Raises:
-            DiffuGTSError: What can be refused before the worker starts: prompts, settings, geometry, a run under way.
-                What goes wrong later is `Run.failure`.
+            DiffuGTSError: For errors found before the worker starts: prompts, settings, geometry, another run in progress.
+                Later errors are in `Run.failure`.
         """
         self._requireIdle()
-        return self._begin(scanNode, parameters, False, waitForCompletion, onEvent)
+        return self._startRun(scanNode, parameters, False, waitForCompletion, onEvent)
 
     def refine(
         self, scanNode: Any, parameters: RunParameters, waitForCompletion: bool = True, onEvent: Listener | None = None
     ) -> Run:
-        """Take the candidates of `parameters.candidate` as they stand; only repainting and refinement run again.
+        """Run repainting and refinement again, with `parameters.candidate` as the candidate region.
 
-        What the last run has found out about the same scan and prompts is re-used.
+        The attention map of the last run is reused if scan, prompts and model are the same.
 
         Raises:
             DiffuGTSError: As `process`; and code "empty_candidate" without a candidate.
@@ -138,7 +138,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             raise InputError(
                 _("There is no candidate region to refine."), hint=_("segment first."), code="empty_candidate"
             )
-        return self._begin(scanNode, parameters, True, waitForCompletion, onEvent)
+        return self._startRun(scanNode, parameters, True, waitForCompletion, onEvent)
 
     def synthesize(
         self,
@@ -147,52 +147,52 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         waitForCompletion: bool = True,
         onEvent: Listener | None = None,
     ) -> Run:
-        """Paint tumors into a healthy organ: a new volume beside the scan, and a segment of what was painted.
+        """Paint synthetic tumors into a healthy organ: a new volume beside the scan, and a segment of the tumors.
 
         Raises:
             DiffuGTSError: As `process`; and code "no_organ" without a segment of the organ.
         """
         self._requireIdle()
-        return self._begin(scanNode, parameters, False, waitForCompletion, onEvent)
+        return self._startRun(scanNode, parameters, False, waitForCompletion, onEvent)
 
     def startBatch(
         self,
         scans: Sequence[Any],
         parameters: RunParameters,
-        onCase: Callable[[Case], None] | None = None,
+        onItem: Callable[[BatchItem], None] | None = None,
         onDone: Callable[[Batch], None] | None = None,
     ) -> Batch:
-        """Segment many scans, one after the other, and return at once; every scan gets result nodes of its own.
+        """Segment many scans, one after the other, and return at once. Every scan gets its own result nodes.
 
         Args:
-            scans: Scalar volumes, or files that are loaded when their turn comes.
-            parameters: What to look for, in all of them; an organ segment holds for scans of its own patient only.
-            onCase: Told each case whose status changes.
-            onDone: Told the batch when all is over.
+            scans: Scalar volumes, or files that are loaded when it is their turn.
+            parameters: Used for all of them; an organ segment applies to scans of its own patient only.
+            onItem: Called with each item whose status changes.
+            onDone: Called with the batch when all items are over.
 
         Raises:
-            DiffuGTSError: What can be refused for all of them: prompts, settings, no scan, a run under way.
+            DiffuGTSError: For errors that concern all of them: prompts, settings, no scan, another run in progress.
         """
         self._requireIdle()
         parameters.job()
-        begin = functools.partial(self._begin, isRefinement=False, wait=False, isWatched=False)
-        self.batch = Batch(begin, self._cancelRun, scans, parameters, onCase, onDone)
+        begin = functools.partial(self._startRun, isRefinement=False, wait=False, isWatched=False)
+        self.batch = Batch(begin, self._cancelRun, scans, parameters, onItem, onDone)
         self.batch.start()
         return self.batch
 
     def processMany(
-        self, scans: Sequence[Any], parameters: RunParameters, onCase: Callable[[Case], None] | None = None
+        self, scans: Sequence[Any], parameters: RunParameters, onItem: Callable[[BatchItem], None] | None = None
     ) -> Batch:
-        """Segment many scans and return when all are over, handling Slicer's events meanwhile; else as `startBatch`."""
-        batch = self.startBatch(scans, parameters, onCase)
+        """Segment many scans and return when all are over, processing Slicer's events meanwhile; otherwise as `startBatch`."""
+        batch = self.startBatch(scans, parameters, onItem)
         while not batch.isOver:
             handleEvents()
         return batch
 
     def cancel(self) -> None:
-        """Stop the run under way at its next step, and its batch.
+        """Cancel the current run at its next step, and its batch.
 
-        What it wrote over comes back; where there was no earlier result, what was imported stays, marked as partial.
+        An earlier result that was overwritten is restored; without one, what was imported stays, marked as partial.
         """
         if self.batch is not None and not self.batch.isOver:
             self.batch.cancel()
@@ -208,15 +208,15 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self.client.cancel()
         elif not run.isHandedOver and not run.isStopped:
             run.isStopped = True
-            self._end(run, {"event": "cancelled"})
+            self._queueEnd(run, {"event": "cancelled"})
 
     def release(self) -> None:
-        """Have the worker forget its model, so that its memory and the graphics card's are free."""
+        """Have the worker unload its model, which frees its memory and the GPU's."""
         if self._client is not None:
             self._client.release()
 
     def cleanup(self) -> None:
-        """End the worker and remove every file; call it when the module goes away."""
+        """End the worker and remove all temporary files; called when the module is closed or reloaded."""
         self.onEvent, self.onLog, self.onState = (lambda x: None,) * 3
         if self.batch is not None:
             self.batch.cancel()
@@ -225,32 +225,32 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             self._client.close()
         if self.run is not None and not self.run.isOver:
             if self.run.replaces:
-                self.run.goBack()
-            self.run.isDropped = True
+                self.run.undo()
+            self.run.isAbandoned = True
             self.run.removeFolder()
-            self._settle(self.run, {"event": "cancelled"})
+            self._finishRun(self.run, {"event": "cancelled"})
         self.removeObservers()
-        self.forget()
+        self.removeCache()
 
-    def forget(self) -> None:
-        """Remove what was kept for a refinement."""
+    def removeCache(self) -> None:
+        """Remove the files kept for the next refinement."""
         self._cacheKey = None
         self._removeSession()
         self._session = None
 
-    def leaveScene(self) -> None:
-        """Forget what was of a scene that is closed: what a refinement re-uses, the batch, and the run where it is over."""
-        self.forget()
+    def resetForNewScene(self) -> None:
+        """Forget the closed scene: the cache for refinements, the batch, and the run if it is over."""
+        self.removeCache()
         if self.batch is not None:
             self.batch.cancel()
             self.batch = None
         if not self._isRunUnderWay:
             self.run = None
 
-    # A run's beginning
+    # Starting a run
 
     def _requireIdle(self) -> None:
-        """Refuse a second run beside the first.
+        """Refuse a run while another one is in progress.
 
         Raises:
             WorkerError: Code "busy".
@@ -258,7 +258,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         if self.isRunning:
             raise WorkerError(_("A run is under way."), hint=_("wait for its end, or cancel it."), code="busy")
 
-    def _begin(
+    def _startRun(
         self,
         scanNode: Any,
         parameters: RunParameters | SynthesisParameters,
@@ -275,8 +275,8 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         run.notes += told
         stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES
         self.progress.begin(stages, skip=("aova",) if isRefinement else ())
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self._onNodeGoes)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         doing = "painting into" if run.isSynthesis else "refining" if isRefinement else "segmenting"
         logging.info("DiffuGTS: %s %s", doing, scanNode.GetName())
         cache = self._cacheFile() if isRefinement and self._cacheKey == run.cacheKey else None
@@ -292,83 +292,85 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
     @staticmethod
     def wait(run: Run) -> None:
-        """Handle Slicer's events until a run is over."""
+        """Process Slicer's events until a run is over."""
         while not run.isOver:
             handleEvents()
 
     def _handOver(self, run: Run) -> None:
-        """Give the worker its job: from here on it is the worker's end that ends the run."""
+        """Give the worker its job: from here on the run ends when the worker says so."""
         run.isHandedOver = True
         self.client.run(run.folder)
 
     def _failExport(self, run: Run, error: Exception) -> None:
         run.failure = _failure(error, _("The scan cannot be handed to the worker"))
-        self._end(run, {"event": "error"})
+        self._queueEnd(run, {"event": "error"})
 
-    # A run's events
+    # Following a run
 
-    def _takeEvent(self, event: dict[str, Any]) -> None:
-        """Follow the worker; what it has written is imported in the order in which it was told, and so is the end."""
+    def _onWorkerEvent(self, event: dict[str, Any]) -> None:
+        """Handle an event of the worker; artifacts are imported in the order of the events, and the end comes last."""
         run, name = self.run, event["event"]
         if run is None or run.isOver:
             self.onEvent(event)
         elif name in protocol.ENDINGS:
-            self._end(run, event)
+            self._queueEnd(run, event)
         else:
             if name == "stage":
                 self.progress.update(str(event["stage"]), float(event["share"]))
             elif name == "artifact":
                 self._import(run, str(event["kind"]), run.folder / str(event["path"]))
-            self._tell(run, event)
+            self._emit(run, event)
 
-    def _tell(self, run: Run, event: dict[str, Any]) -> None:
+    def _emit(self, run: Run, event: dict[str, Any]) -> None:
         run.onEvent(event)
         self.onEvent(event)
 
     def _import(self, run: Run, kind: str, path: Path) -> None:
-        def tell(_none: None) -> None:
+        def emit(_none: None) -> None:
             if kind in run.nodes:
-                self._tell(run, {"event": "imported", "kind": kind, "node": run.nodes[kind]})
+                self._emit(run, {"event": "imported", "kind": kind, "node": run.nodes[kind]})
 
-        def giveUp(error: Exception) -> None:
+        def fail(error: Exception) -> None:
             run.failure = _failure(error, _("The file '{kind}' of the worker cannot be read").format(kind=kind))
             self.client.cancel()
 
-        wanted = lambda: not run.isDropped and run.failure is None  # noqa: E731
-        self._steps.add(importArtifact.steps(run, kind, path), onEnd=tell, onError=giveUp, isWanted=wanted)
+        wanted = lambda: not run.isAbandoned and run.failure is None  # noqa: E731
+        self._steps.add(importArtifact.steps(run, kind, path), onEnd=emit, onError=fail, isWanted=wanted)
 
-    def _end(self, run: Run, event: dict[str, Any]) -> None:
-        """Tidy up behind a run and settle its fate, after all that is still to be imported."""
+    def _queueEnd(self, run: Run, event: dict[str, Any]) -> None:
+        """Complete or undo a run, remove its files and finish it, once everything queued before is imported."""
 
         def fail(error: Exception) -> None:
             run.failure = run.failure or _failure(error, _("The run cannot be brought to its end"))
-            self._settle(run, event)
+            self._finishRun(run, event)
 
-        self._steps.add(self._tidyUp(run, event), onEnd=lambda _none: self._settle(run, event), onError=fail)
+        self._steps.add(self._completeOrUndo(run, event), onEnd=lambda _none: self._finishRun(run, event), onError=fail)
 
-    def _tidyUp(self, run: Run, event: dict[str, Any]) -> Work[None]:
-        isDone = event["event"] == "done" and run.failure is None and not run.isDropped
+    def _completeOrUndo(self, run: Run, event: dict[str, Any]) -> Work[None]:
+        isDone = event["event"] == "done" and run.failure is None and not run.isAbandoned
         if isDone:
             try:
                 self._keepCache(run)
                 run.result = {key: value for key, value in event.items() if key != "event"}
                 completeResult(run)
-                run.putBack.clear()  # it holds what was written over
+                run.undoActions.clear()  # it holds what was written over
             except Exception as error:  # noqa: BLE001 - an earlier result must not stay written over by half of this
                 run.failure = _failure(error, _("The run cannot be brought to its end"))
                 isDone = False
-        if not isDone and (run.replaces or run.isDropped):  # where the scan is gone, a part of its result is of no use
-            run.goBack()
+        if not isDone and (
+            run.replaces or run.isAbandoned
+        ):  # where the scan is gone, a part of its result is of no use
+            run.undo()
         yield from inBackground(run.removeFolder)
         if run.folder.exists():
-            self._tellLine(_("The files of this run are kept in {folder}").format(folder=run.folder))
+            self._onWorkerLog(_("The files of this run are kept in {folder}").format(folder=run.folder))
 
-    def _settle(self, run: Run, event: dict[str, Any]) -> None:
-        """Say how a run has ended, in its state and to whoever listens."""
+    def _finishRun(self, run: Run, event: dict[str, Any]) -> None:
+        """Set the final state of a run and emit its last event."""
         if run.isOver:
             return
-        self.removeObservers(self._onSceneCloses)
-        self.removeObservers(self._onNodeGoes)
+        self.removeObservers(self.onSceneStartClose)
+        self.removeObservers(self.onNodeAboutToBeRemoved)
         if run.failure is not None:
             event = {"event": "error", "code": run.failure.code, "message": run.failure.message, "hint": ""}
         elif event["event"] == "error":
@@ -380,37 +382,39 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         run.state = {"done": DONE, "error": FAILED, "cancelled": CANCELLED}[event["event"]]
         run.markNodes()
         logging.info("DiffuGTS: %s", run.state)
-        self._tell(run, event)
+        self._emit(run, event)
 
-    # A run's scan or scene goes away
+    # A run's scan or scene is removed
 
-    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+    def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
+        """Cancel batch and run: their scans go with the scene."""
         if self.batch is not None:
             self.batch.cancel()
-        self._drop()
+        self._abandonRun()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeGoes(self, _caller: Any, _event: Any, node: Any) -> None:
+    def onNodeAboutToBeRemoved(self, _caller: Any, _event: Any, node: Any) -> None:
+        """Cancel the run whose scan is deleted."""
         if self.run is not None and node is self.run.scanNode:
-            self._drop()
+            self._abandonRun()
 
-    def _drop(self) -> None:
-        """Cancel, and import nothing more."""
+    def _abandonRun(self) -> None:
+        """Cancel the run and import nothing more of it."""
         if self.run is not None and not self.run.isOver:
-            self.run.isDropped = True
+            self.run.isAbandoned = True
             self._cancelRun()
-        self.forget()
+        self.removeCache()
 
-    # What a refinement re-uses
+    # Cache for the next refinement
 
     def _cacheFile(self) -> Path | None:
         path = None if self._session is None else self._session / protocol.CACHE_FILE
         return path if path is not None and path.exists() else None
 
     def _keepCache(self, run: Run) -> None:
-        """Move the worker's cache out of the job folder, which goes away; the last one is kept.
+        """Move the worker's cache out of the job folder, which is removed; only the last one is kept.
 
-        One that cannot be kept costs a refinement another look at the scan, and no more.
+        If it cannot be kept, a refinement computes the attention map again.
         """
         written = run.folder / protocol.CACHE_FILE
         if not written.exists():
@@ -428,7 +432,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
 
 def _requireWritable(parameters: RunParameters | SynthesisParameters, isRefinement: bool) -> None:
-    """Refuse result nodes that no mask can be written into; the candidate of a refinement is only read.
+    """Refuse result segmentations that no labelmap can be written into; the candidate of a refinement is only read.
 
     Raises:
         GeometryError, InputError: As `requireWritable`.
@@ -440,7 +444,7 @@ def _requireWritable(parameters: RunParameters | SynthesisParameters, isRefineme
 
 
 def _failure(error: Exception, words: str) -> Failure:
-    """Return what an error in a step means, with its trace in Slicer's log."""
+    """Log an error of a step with its traceback and return it as a failure."""
     logging.error("DiffuGTS: %s", words, exc_info=error)
     if not isinstance(error, DiffuGTSError):
         error = WorkerError(f"{words}: {error}")

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import DiffuGTSError
 
-SELF_EXPLAINING = ("dicom", "batch_case")
+SELF_EXPLAINING = ("dicom", "batch_item")
 """Codes whose message names a next step for each of its points."""
 
 

@@ -28,7 +28,7 @@ def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
 
 
 @stepwise
-def whyUsers(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
+def userOwnedReason(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
     """Return in a word why a segment is the user's: its status, or that it was edited, or moved away from its scan.
 
     Empty where it is a run's.
@@ -68,19 +68,19 @@ def markEdited(node: Any, scanNode: Any) -> None:
 # --- What puts nodes back as they are now, for a run that is cut short
 
 
-def volumeBack(node: Any) -> Callable[[], None]:
+def volumeRestorer(node: Any) -> Callable[[], None]:
     """Return what gives a volume its voxels and its name back."""
     image, name = node.GetImageData(), node.GetName()
 
-    def putBack() -> None:
+    def undo() -> None:
         if slicer.mrmlScene.IsNodePresent(node):
             node.SetName(name)
             node.SetAndObserveImageData(image)
 
-    return putBack
+    return undo
 
 
-def segmentBack(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None = None) -> Callable[[], None]:
+def segmentRestorer(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None = None) -> Callable[[], None]:
     """Return what gives a segment its name, its look and, where a mask is given, its voxels and what is said of them back.
 
     Voxels that the user has edited since they were written over are left alone.
@@ -89,7 +89,7 @@ def segmentBack(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None
     name, isShown = segment.GetName(), display.isSegmentShown(node, segmentId)
     tags = {tag: _tagOf(segment, tag) for tag in WRITTEN_TAGS}
 
-    def putBack() -> None:
+    def undo() -> None:
         if not _isThere(node, segmentId) or (mask is not None and isEdited(node, segmentId, scanNode)):
             return
         segment.SetName(name)
@@ -99,28 +99,28 @@ def segmentBack(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None
             for tag, value in tags.items():
                 segment.RemoveTag(tag) if value is None else segment.SetTag(tag, value)
 
-    return putBack
+    return undo
 
 
-def segmentGone(node: Any, segmentId: str, scanNode: Any) -> Callable[[], None]:
+def segmentRemover(node: Any, segmentId: str, scanNode: Any) -> Callable[[], None]:
     """Return what removes a new segment, unless the user has edited it."""
 
-    def putBack() -> None:
+    def undo() -> None:
         if _isThere(node, segmentId) and not isEdited(node, segmentId, scanNode):
             node.GetSegmentation().RemoveSegment(segmentId)
 
-    return putBack
+    return undo
 
 
-def nodeGone(node: Any) -> Callable[[], None]:
+def nodeRemover(node: Any) -> Callable[[], None]:
     """Return what removes a new node, unless segments are left in it: they are the user's."""
 
-    def putBack() -> None:
-        isUsers = node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetNumberOfSegments() > 0
-        if slicer.mrmlScene.IsNodePresent(node) and not isUsers:
+    def undo() -> None:
+        isUserOwned = node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetNumberOfSegments() > 0
+        if slicer.mrmlScene.IsNodePresent(node) and not isUserOwned:
             slicer.mrmlScene.RemoveNode(node)
 
-    return putBack
+    return undo
 
 
 def _isAsWritten(node: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[bool]:

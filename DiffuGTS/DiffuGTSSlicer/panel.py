@@ -1,4 +1,4 @@
-"""The panel: its sections, the parameter node that they show, and what the scene does to both."""
+"""The panel: its sections, their parameter node, and the scene events that affect both."""
 
 from __future__ import annotations
 
@@ -18,32 +18,38 @@ from DiffuGTSSlicer.logic import DiffuGTSLogic
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.panel_advanced import AdvancedSection
 from DiffuGTSSlicer.panel_batch import BatchSection, scansOf
-from DiffuGTSSlicer.panel_binding import Section
 from DiffuGTSSlicer.panel_handoff import HandOffSection
 from DiffuGTSSlicer.panel_inputs import InputsSection, PromptsSection, lastOrgan
-from DiffuGTSSlicer.panel_reading import ReadingSection
+from DiffuGTSSlicer.panel_reader_study import ReaderStudySection
 from DiffuGTSSlicer.panel_refine import RefineSection
 from DiffuGTSSlicer.panel_review import ReviewSection
 from DiffuGTSSlicer.panel_run import RunSection
+from DiffuGTSSlicer.panel_section import Section
 from DiffuGTSSlicer.panel_setup import SetupSection
 from DiffuGTSSlicer.panel_synthesis import SynthesisSection
 from DiffuGTSSlicer.parameters import DEFAULT_PRESET, applyOrgan, applyPreset
 from DiffuGTSSlicer.requirements import Requirements
-from DiffuGTSSlicer.result_set import chooseLatest, clearResult, goBackInState, keepInState, takeUp
+from DiffuGTSSlicer.result_set import (
+    clearResult,
+    restoreState,
+    selectLatestResult,
+    storeRunNode,
+    syncStateToSegmentation,
+)
 from DiffuGTSSlicer.run import Run
 from DiffuGTSSlicer.time_point import timePointOf
 
 PARAMETER = "SlicerParameterName"
-"""Property of a widget of the `.ui`: which parameter it shows. Slicer's `connectGui` reads it too, and returns no tag."""
+"""Property of a widget of the `.ui`: the parameter that it shows. Slicer's `connectGui` reads it too, but returns no tag."""
 BEFORE_WIDGETS = 10.0
-"""Priority of an observer that hears of the scene before Slicer's widgets do."""
+"""Priority of an observer that is called before those of Slicer's widgets."""
 
 
 class Panel(VTKObservationMixin):
-    """Composes the sections over one `.ui`; the logic is given to it.
+    """Builds the sections on one `.ui` and connects them to the parameter node and the logic.
 
     Attributes:
-        isShown: Whether the user is in this module; in another one no view is touched.
+        isShown: Whether this module is open; views are changed only then.
     """
 
     def __init__(self, uiWidget: Any, logic: DiffuGTSLogic) -> None:
@@ -54,8 +60,8 @@ class Panel(VTKObservationMixin):
         self.parameterNode: Any = None
         self._tag: Any = None
         self._bound: dict[str, Any] = {}
-        self._followed: tuple[str, str] | None = None
-        self._isRefreshing = self.isShown = self._isTakenUpAgain = False
+        self._lastScan: tuple[str, str] | None = None
+        self._isRefreshing = self.isShown = self._reconnectAfterImport = False
         self.setup = SetupSection(self)
         self.inputs = InputsSection(self)
         self.prompts = PromptsSection(self)
@@ -66,20 +72,20 @@ class Panel(VTKObservationMixin):
         self.batch = BatchSection(self)
         self.synthesis = SynthesisSection(self)
         self.advanced = AdvancedSection(self)
-        self.reading = ReadingSection(self, uiWidget)
+        self.readerStudy = ReaderStudySection(self, uiWidget)
         self.sections = (
             self.setup, self.inputs, self.prompts, self.run, self.review, self.refine, self.handOff, self.batch,
-            self.synthesis, self.advanced, self.reading,
+            self.synthesis, self.advanced, self.readerStudy,
         )  # fmt: skip
         logic.onEvent, logic.onLog, logic.onState = self._onEvent, self.run.log, self._onState
         self._shortcuts = [self._shortcut(uiWidget, keys) for keys in ("Ctrl+Return", "Ctrl+Enter")]
         scene = slicer.mrmlScene
-        self.addObserver(scene, scene.StartCloseEvent, self._onSceneCloses)
-        self.addObserver(scene, scene.EndCloseEvent, self._onSceneIsEmpty)
-        self.addObserver(scene, scene.StartImportEvent, self._onSceneComes)
-        self.addObserver(scene, scene.EndImportEvent, self._onSceneIsThere)
-        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeGoes, priority=BEFORE_WIDGETS)
-        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeIsGone)
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved, priority=BEFORE_WIDGETS)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
 
     def _shortcut(self, uiWidget: Any, keys: str) -> Any:
         shortcut = qt.QShortcut(qt.QKeySequence(keys), uiWidget)
@@ -89,22 +95,22 @@ class Panel(VTKObservationMixin):
 
     @property
     def mayDraw(self) -> bool:
-        """Whether the slice views are the panel's: not in another module, and not while a case is read."""
-        return self.isShown and not self.reading.isReading
+        """Whether the panel may change the slice views: not in another module, and not during a reader study."""
+        return self.isShown and not self.readerStudy.isReading
 
     def enter(self) -> None:
-        """The module is shown: take up the scene's state."""
+        """Called when the module is opened: connect to the parameter node."""
         self.isShown = True
         self.review.measureAnew()
-        self.connectScene()
+        self.initializeParameterNode()
 
     def exit(self) -> None:
-        """Another module is shown; a run goes on."""
+        """Called when another module is opened; a run continues."""
         self.isShown = False
         self.review.stopComparing()
 
     def cleanup(self) -> None:
-        """The module goes away: nothing of it may stay."""
+        """Called when the module is closed or reloaded: remove every observer, timer and process."""
         for section in self.sections:
             section.close()
         self.setParameterNode(None)
@@ -113,10 +119,10 @@ class Panel(VTKObservationMixin):
 
     # The scene
 
-    def connectScene(self) -> None:
-        """Show the scene's parameter node; a new one gets the organ that was chosen last, a preset and a volume.
+    def initializeParameterNode(self) -> None:
+        """Connect to the scene's parameter node; a new one gets the last used organ, the default preset and a volume.
 
-        That is the volume that Slicer shows, as the last that was loaded, where it is a scan; else the first by name.
+        That is the active volume if it is a scan, otherwise the first scan by name.
         """
         node = self.logic.getParameterNode()
         if not node.preset:
@@ -134,42 +140,45 @@ class Panel(VTKObservationMixin):
             self.setParameterNode(node)
 
     def setParameterNode(self, node: Any) -> None:
-        """Show another parameter node, or none."""
+        """Connect the GUI to another parameter node, or to none."""
         if self.parameterNode is not None:
             self.parameterNode.disconnectGui(self._tag)
-            self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
-        self.parameterNode, self._tag, self._bound, self._followed = node, None, {}, None
+            self.removeObserver(self.parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateGUIFromParameterNode)
+        self.parameterNode, self._tag, self._bound, self._lastScan = node, None, {}, None
         if node is not None:
             bound = {widget.property(PARAMETER): widget for widget in vars(self.ui).values()}
             self._bound = {name: widget for name, widget in bound.items() if name}
             self._tag = node.connectParametersToGui(self._bound)
-            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.updateGUIFromParameterNode)
         self.refresh()
 
-    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+    def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
+        """Disconnect from the parameter node."""
         self.review.stopComparing()
         self.setParameterNode(None)
 
-    def _onSceneIsEmpty(self, _caller: Any, _event: Any) -> None:
-        self.logic.leaveScene()
+    def onSceneEndClose(self, _caller: Any, _event: Any) -> None:
+        """Reset logic and sections; take a new parameter node if the module is open."""
+        self.logic.resetForNewScene()
         for section in self.sections:
-            section.forget()
+            section.reset()
         if self.isShown:
-            self.connectScene()
+            self.initializeParameterNode()
 
-    def _onSceneComes(self, _caller: Any, _event: Any) -> None:
-        """Let go of the parameter node: it tells nobody of the nodes that it refers to and that come after it."""
-        self._isTakenUpAgain = self.parameterNode is not None
-        self._onSceneCloses(_caller, _event)
+    def onSceneStartImport(self, _caller: Any, _event: Any) -> None:
+        """Disconnect: the parameter node sends no event when the nodes it references are imported after it."""
+        self._reconnectAfterImport = self.parameterNode is not None
+        self.onSceneStartClose(_caller, _event)
 
-    def _onSceneIsThere(self, _caller: Any, _event: Any) -> None:
-        self.logic.forget()
-        if self.isShown or self._isTakenUpAgain:
-            self.connectScene()
+    def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
+        """Reconnect to the parameter node that the import may have replaced."""
+        self.logic.removeCache()
+        if self.isShown or self._reconnectAfterImport:
+            self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeGoes(self, _caller: Any, _event: Any, node: Any) -> None:
-        """Choose nothing where a node is chosen that is deleted: Slicer's combo boxes would choose its neighbor."""
+    def onNodeAboutToBeRemoved(self, _caller: Any, _event: Any, node: Any) -> None:
+        """Clear parameters that reference the deleted node: Slicer's node selectors would select another node instead."""
         state = self.parameterNode
         if state is None:
             return
@@ -178,19 +187,20 @@ class Panel(VTKObservationMixin):
             for name in names:
                 setattr(state, name, None)
 
-    def _onNodeIsGone(self, _caller: Any, _event: Any) -> None:
-        """Review nothing any more where the scan is deleted; the scene would take it out of the state without a word."""
+    def onNodeRemoved(self, _caller: Any, _event: Any) -> None:
+        """End the review of a deleted scan: the scene removes the reference without a ModifiedEvent."""
         scan = None if self.parameterNode is None else self.parameterNode.resultVolume
         if scan is not None and not slicer.mrmlScene.IsNodePresent(scan):
             self.parameterNode.resultVolume = None
 
-    def _onModified(self, _caller: Any = None, _event: Any = None) -> None:
+    def updateGUIFromParameterNode(self, _caller: Any = None, _event: Any = None) -> None:
+        """Update all sections, except while a scene is being imported."""
         if not slicer.mrmlScene.IsImporting():
             self.refresh()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Change many parameters without showing each; whoever holds refreshes afterwards."""
+    def deferredUpdates(self) -> Iterator[None]:
+        """Change several parameters without a GUI update for each; the caller refreshes afterwards."""
         before, self._isRefreshing = self._isRefreshing, True
         try:
             yield
@@ -198,36 +208,36 @@ class Panel(VTKObservationMixin):
             self._isRefreshing = before
 
     def refresh(self) -> None:
-        """Have every section show the state; what a section changes meanwhile is shown in the same round."""
+        """Update every section from the parameter node; changes that a section makes meanwhile cause no second update."""
         if self._isRefreshing:
             return
         self._isRefreshing = True
         try:
-            self._followChoice()
+            self._syncToSelection()
             for section in self.sections:
                 section.refresh()
         finally:
             self._isRefreshing = False
 
-    def _followChoice(self) -> None:
-        """Review the result that the chosen segmentation is of; a scan, or time point, that is chosen brings its newest one.
+    def _syncToSelection(self) -> None:
+        """Show the result of the selected segmentation; selecting another scan or time point selects its newest result.
 
-        During a run the choice is the run's.
+        Nothing is changed during a run.
         """
         state = self.parameterNode
         if state is None:
             return
         if not self.logic.isRunning:
-            if self._followed not in (None, _choiceOf(state)):
-                chooseLatest(state)
-            if takeUp(state):
-                self._changeResult()
-        self._followed = _choiceOf(state)
+            if self._lastScan not in (None, _selectedScan(state)):
+                selectLatestResult(state)
+            if syncStateToSegmentation(state):
+                self._onResultChanged()
+        self._lastScan = _selectedScan(state)
 
-    def _changeResult(self) -> None:
-        """Forget what was shown of another result, and show this one's tumor."""
+    def _onResultChanged(self) -> None:
+        """Reset the sections for another result, and show its tumor segment."""
         for section in self.sections:
-            section.forget()
+            section.reset()
         if self.parameterNode.segmentation is not None:
             showSegments(self.parameterNode.segmentation, True)
 
@@ -238,45 +248,45 @@ class Panel(VTKObservationMixin):
 
     def _onEvent(self, event: dict[str, Any]) -> None:
         run, state = self.logic.run, self.parameterNode
-        with self.held():
+        with self.deferredUpdates():
             isOver = state is not None and run is not None and event["event"] in ENDINGS
-            if isOver and run.isUndone and not run.isDropped:  # a scene that has come since is not the run's
-                goBackInState(state, run)
-                self.review.forget()
+            if isOver and run.isUndone and not run.isAbandoned:  # a scene that has come since is not the run's
+                restoreState(state, run)
+                self.review.reset()
             for section in self._listeners(run):
                 section.onEvent(event)
         if event["event"] != "stage":
             self.refresh()
 
     def _listeners(self, run: Run | None) -> tuple[Section, ...]:
-        """Return who hears of a run; what is being reviewed is left to the panel's own."""
-        if run is not None and self.batch.concerns(run):  # a click on a case takes it into Review
+        """Return the sections that follow a run; runs of a batch and syntheses leave the review alone."""
+        if run is not None and self.batch.concerns(run):  # a click on its row opens it in Review
             return (self.setup, self.advanced)
         if run is not None and run.isSynthesis:
             return (self.setup, self.synthesis, self.advanced)
         return self.sections
 
     def showRun(self, run: Run) -> None:
-        """Review another run: its scan, its maps, its findings."""
+        """Show another run's scan, maps and findings under Review."""
         state = self.parameterNode
-        with self.held():
+        with self.deferredUpdates():
             clearResult(state)
             state.inputVolume = state.resultVolume = run.scanNode
             for kind, node in run.nodes.items():
                 if slicer.mrmlScene.IsNodePresent(node):
-                    keepInState(state, run, kind)
+                    storeRunNode(state, run, kind)
             state.outcome = run.outcome
-            self._changeResult()
-            self._followed = _choiceOf(state)
+            self._onResultChanged()
+            self._lastScan = _selectedScan(state)
         self.refresh()
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next, in the panel: no box in the way."""
+        """Show an error and the next step in the panel instead of a message box."""
         logging.error("DiffuGTS: %s: %s", failure.code, failure.message)
         self.run.showFailure(failure)
 
 
-def _choiceOf(state: Any) -> tuple[str, str]:
-    """Return which scan is chosen, by its ID, and its time point."""
+def _selectedScan(state: Any) -> tuple[str, str]:
+    """Return the ID of the selected scan, and its time point."""
     scan = state.inputVolume
     return ("" if scan is None else scan.GetID(), timePointOf(scan))

@@ -11,8 +11,8 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.config import load_config, presets
 from DiffuGTSLib.errors import InputError
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, connectPath, door
 from DiffuGTSSlicer.panel_models import HIDDEN_PRESETS
+from DiffuGTSSlicer.panel_section import ChoiceBox, Section, connectPath, showsErrors
 from DiffuGTSSlicer.parameters import applyPreset
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, setSetting, setting
 
@@ -63,13 +63,13 @@ class AdvancedSection(Section):
         known = state.preset in self._described
         ui.candidateFloorSlider.enabled = known and load_config(state.preset).masks.rule == "relative"
 
-    @door
+    @showsErrors
     def _choosePreset(self, preset: str) -> None:
         """Take a preset with its values."""
         if self.state is not None:
             applyPreset(self.state, preset)
 
-    @door
+    @showsErrors
     def _chooseQuality(self, quality: str) -> None:
         """Take the steps that a quality stands for; one's own number stays."""
         if self.state is not None and quality in QUALITIES:
@@ -79,7 +79,7 @@ class AdvancedSection(Section):
         if self.state is not None:
             self.state.device = device
 
-    @door
+    @showsErrors
     def onInterpreter(self, path: str) -> None:
         """Use another Python, with an empty path Slicer's; refused where there is none."""
         if path and not Path(path).is_file():
@@ -92,13 +92,13 @@ class AdvancedSection(Section):
         self.panel.run.failure = None  # of the path as far as it was typed, or of the interpreter before
         self.panel.refresh()
 
-    @door
+    @showsErrors
     def onDice(self) -> None:
         """Draw another seed."""
         if self.state is not None:
             self.state.seed = random.randrange(1_000_000)  # noqa: S311 no secret
 
-    @door
+    @showsErrors
     def onRelease(self) -> None:
         """Have the worker give its memory back."""
         logging.info("DiffuGTS: release memory")

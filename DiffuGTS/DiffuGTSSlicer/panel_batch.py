@@ -10,9 +10,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError
-from DiffuGTSSlicer.batch import Batch, Case, statusWords
+from DiffuGTSSlicer.batch import Batch, BatchItem, statusWords
 from DiffuGTSSlicer.findings_table import showTable
-from DiffuGTSSlicer.panel_binding import StartingSection, compactTable, door
+from DiffuGTSSlicer.panel_section import StartingSection, compactTable, showsErrors
 from DiffuGTSSlicer.run import CANCELLED, DONE, FAILED
 from DiffuGTSSlicer.scene import isResult
 
@@ -54,8 +54,8 @@ class BatchSection(StartingSection):
         return self.batch is not None and not self.batch.isOver
 
     def concerns(self, run: Any) -> bool:
-        """Say whether a run is a case of the batch, and not the panel's own."""
-        return self.batch is not None and any(case.run is run for case in self.batch.cases if case.run is not None)
+        """Say whether a run is an item of the batch, and not the panel's own."""
+        return self.batch is not None and any(item.run is run for item in self.batch.items if item.run is not None)
 
     def refresh(self) -> None:
         """Show scans, states and what can be done."""
@@ -95,19 +95,19 @@ class BatchSection(StartingSection):
         self._isFilling = False
 
     def _row(self, node: Any) -> tuple[str, ...]:
-        case = self._caseOf(node)
-        if case is None:
+        item = self._itemOf(node)
+        if item is None:
             return (node.GetName(), "", "", "")
-        count = "" if case.findingCount is None else str(case.findingCount)
-        return (node.GetName(), statusWords()[case.status], count, case.message)
+        count = "" if item.findingCount is None else str(item.findingCount)
+        return (node.GetName(), statusWords()[item.status], count, item.message)
 
-    def _caseOf(self, node: Any) -> Case | None:
-        cases = () if self.batch is None else self.batch.cases
-        return next((case for case in cases if case.scanNode is node), None)
+    def _itemOf(self, node: Any) -> BatchItem | None:
+        items = () if self.batch is None else self.batch.items
+        return next((item for item in items if item.scanNode is node), None)
 
     # What can be done
 
-    @door
+    @showsErrors
     def start(self) -> None:
         """Segment the checked scans."""
         scans = [node for node in self._scans if node.GetID() in self._checked]
@@ -115,25 +115,25 @@ class BatchSection(StartingSection):
             return
         logging.info("DiffuGTS: batch of %d scans", len(scans))
         wish = self.panel.run.prepare()
-        self.logic.startBatch(scans, wish, onCase=self._tellCase, onDone=self._tellDone)
+        self.logic.startBatch(scans, wish, onItem=self._onBatchItem, onDone=self._onBatchDone)
         self.panel.run.follow()
 
-    def _tellCase(self, _case: Case) -> None:
+    def _onBatchItem(self, _item: BatchItem) -> None:
         self.panel.refresh()
 
-    def _tellDone(self, batch: Batch) -> None:
+    def _onBatchDone(self, batch: Batch) -> None:
         if batch is not self.batch:  # of a scene that is closed
             return
-        states = [case.status for case in batch.cases]
+        states = [item.status for item in batch.items]
         text = _("{done} of {count} scans done").format(done=states.count(DONE), count=len(states))
         if FAILED in states:
             text += _(", {failed} failed: click one to see why").format(failed=states.count(FAILED))
         if CANCELLED in states:
             text += _(", {canceled} canceled").format(canceled=states.count(CANCELLED))
-        self.tell(text)
+        self.showMessage(text)
         self.panel.refresh()
 
-    @door
+    @showsErrors
     def onToTable(self) -> None:
         """Keep the batch's results as a table and show it."""
         logging.info("DiffuGTS: batch to table")
@@ -151,16 +151,16 @@ class BatchSection(StartingSection):
             self._checked.discard(identifier)
         self.panel.refresh()
 
-    @door
+    @showsErrors
     def _review(self, row: int, _column: int) -> None:
-        """Take the results of a case into Review, or say why there are none."""
-        case = self._caseOf(self._scans[row])
-        if case is None or self.logic.isRunning or self.state is None:
+        """Take the results of an item into Review, or say why there are none."""
+        item = self._itemOf(self._scans[row])
+        if item is None or self.logic.isRunning or self.state is None:
             return
-        if case.status == FAILED:
-            raise InputError(f"{case.name}: {case.message}", code="batch_case")
-        if case.status == DONE and case.run is not None:
-            self.panel.showRun(case.run)
+        if item.status == FAILED:
+            raise InputError(f"{item.name}: {item.message}", code="batch_item")
+        if item.status == DONE and item.run is not None:
+            self.panel.showRun(item.run)
 
 
 def scansOf(scene: Any) -> list[Any]:

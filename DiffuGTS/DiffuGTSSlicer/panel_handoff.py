@@ -13,8 +13,8 @@ from DiffuGTSSlicer import display
 from DiffuGTSSlicer.dicom_check import checkForDicom
 from DiffuGTSSlicer.findings_table import STATISTICS_ROLE, findingsTable, showTable, tableOf
 from DiffuGTSSlicer.ownership import markEdited
-from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_modules import DICOM, SEGMENT_EDITOR, SEGMENT_STATISTICS, absence, openSegmentEditor
+from DiffuGTSSlicer.panel_section import Section, showsErrors
 from DiffuGTSSlicer.result_set import shownResult
 
 
@@ -52,21 +52,21 @@ class HandOffSection(Section):
             button.enabled = hasResult and not why
             button.setToolTip(why or self._tips[button])
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Take the pale organ away with the result that it stood around."""
-        super().forget()
+        super().reset()
         display.endContext3D()
 
     def _segmentation(self) -> Any:
         return None if self.state is None else shownResult(self.state)
 
-    @door
+    @showsErrors
     def onEdit(self) -> None:
         """Open the result in the Segment Editor."""
         logging.info("DiffuGTS: edit segmentation")
         openSegmentEditor(self.state.segmentation, self.state.tumorSegmentId, self.state.resultVolume)
 
-    @door
+    @showsErrors
     def onShow3D(self, isOn: bool) -> None:
         """Show or hide the result in 3D, with the organ as a pale surface where one is chosen."""
         node = self._segmentation()
@@ -86,7 +86,7 @@ class HandOffSection(Section):
                 code="empty_result",
             )
 
-    @door
+    @showsErrors
     def onStatistics(self) -> None:
         """Measure with Segment Statistics and show the table."""
         logging.info("DiffuGTS: statistics")
@@ -103,13 +103,13 @@ class HandOffSection(Section):
         logic.exportToTable(table)
         logic.showTable(table)
 
-    @door
+    @showsErrors
     def onFindingsToTable(self) -> None:
         """Keep the findings as a table and show it."""
         logging.info("DiffuGTS: findings to table")
         showTable(findingsTable(self.panel.review.findings.rows, self.state.segmentation))
 
-    @door
+    @showsErrors
     def onExportDicom(self) -> None:
         """Open Slicer's DICOM export at the result, and nothing else of its study; what it lacks is told first."""
         logging.info("DiffuGTS: export DICOM")
@@ -118,7 +118,7 @@ class HandOffSection(Section):
             raise InputError(
                 _("This cannot become a DICOM segmentation yet:\n{points}").format(points=check.text()), code="dicom"
             )
-        self.tell(check.text())
+        self.showMessage(check.text())
         markEdited(self.state.segmentation, self.state.resultVolume)
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         dialog = slicer.qSlicerDICOMExportDialog(None)

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSLib.text.prompts import organs
 from DiffuGTSSlicer.organ_words import organWord, withCapital
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, door
+from DiffuGTSSlicer.panel_section import ChoiceBox, Section, showsErrors
 from DiffuGTSSlicer.parameters import DEFAULT_ORGAN, RunParameters, applyOrgan, promptFault
 from DiffuGTSSlicer.patients import noteScan
 from DiffuGTSSlicer.region import fitRoi, newRoi
@@ -71,7 +71,7 @@ class InputsSection(Section):
         segmentation = node.GetSegmentation()
         return [(each, segmentation.GetSegment(each).GetName()) for each in segmentation.GetSegmentIDs()]
 
-    @door
+    @showsErrors
     def _chooseModality(self, modality: str) -> None:
         """Take the modality; an organ's own sentences follow it."""
         if self.state is None:
@@ -85,7 +85,7 @@ class InputsSection(Section):
         if self.state is not None:
             self.state.organSegmentId = segmentId
 
-    @door
+    @showsErrors
     def onFitRoi(self) -> None:
         """Put the region of interest around the organ, or the whole scan; make one where there is none."""
         logging.info("DiffuGTS: fit region of interest")
@@ -151,7 +151,7 @@ class PromptsSection(Section):
             edit.setPlainText(text)
             edit.blockSignals(wasBlocked)
 
-    @door
+    @showsErrors
     def _chooseOrgan(self, organ: str) -> None:
         """Take an organ with its sentences; the next new scene begins with it."""
         if self.state is not None:
@@ -159,7 +159,7 @@ class PromptsSection(Section):
             if organ:
                 setSetting(ORGAN_KEY, organ)
 
-    @door
+    @showsErrors
     def onReset(self) -> None:
         """Put the organ's own sentences back."""
         if self.state is not None and self.state.organ:

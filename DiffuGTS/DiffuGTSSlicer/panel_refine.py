@@ -13,11 +13,11 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.grids import requireWritable, segmentBox
-from DiffuGTSSlicer.ownership import setAside, whyUsers
-from DiffuGTSSlicer.panel_binding import Section, door
+from DiffuGTSSlicer.ownership import setAside, userOwnedReason
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
+from DiffuGTSSlicer.panel_section import Section, showsErrors
 from DiffuGTSSlicer.parameters import RunParameters
-from DiffuGTSSlicer.result_set import isOf
+from DiffuGTSSlicer.result_set import belongsToScan
 from DiffuGTSSlicer.scene import CANDIDATE_COLOR, SEMIAUTOMATIC, newSegmentation, showMask
 
 
@@ -39,7 +39,7 @@ class RefineSection(Section):
         ui, state, isRunning = self.ui, self.state, self.logic.isRunning
         hasScan = state is not None and state.inputVolume is not None
         isOfThisScan = hasScan and state.resultVolume is state.inputVolume
-        hasCandidate = hasScan and bool(self._segments()) and isOf(state.candidate, state.inputVolume)
+        hasCandidate = hasScan and bool(self._segments()) and belongsToScan(state.candidate, state.inputVolume)
         noEditor = absence(SEGMENT_EDITOR)
         ui.editCandidateButton.enabled = hasScan and not isRunning and not noEditor
         ui.editCandidateButton.setToolTip(noEditor or self._editTip)
@@ -63,11 +63,11 @@ class RefineSection(Section):
     def onEvent(self, event: dict[str, Any]) -> None:
         """Follow a run."""
         if event["event"] == "done":
-            self.forget()
+            self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Hide the candidates once the tumor is outlined: two outlines that nearly agree cannot be read."""
-        super().forget()
+        super().reset()
         state = self.state
         if state is not None and state.candidate is not None and state.segmentation is not None:
             display.showSegments(state.candidate, False)
@@ -77,7 +77,7 @@ class RefineSection(Section):
         if self.state is not None and self.state.candidate is not None:
             display.showSegments(self.state.candidate, isOn)
 
-    @door
+    @showsErrors
     def onEdit(self) -> None:
         """Open the candidate region in the Segment Editor; a new, empty one where there is none."""
         logging.info("DiffuGTS: edit candidate")
@@ -85,12 +85,12 @@ class RefineSection(Section):
         self._ensureCandidate()
         openSegmentEditor(state.candidate, state.candidateSegmentId, state.inputVolume)
 
-    @door
+    @showsErrors
     def onFromThreshold(self) -> None:
         """Take what the AOVA map shows at or above the threshold of Review, in place of what no person has drawn."""
         logging.info("DiffuGTS: candidate from threshold")
         state = self.state
-        if not isOf(state.aova, state.inputVolume):
+        if not belongsToScan(state.aova, state.inputVolume):
             raise InputError(
                 _("The map is of another time point than the scan shows."),
                 hint=_("scroll back to it, or segment this one."),
@@ -114,7 +114,7 @@ class RefineSection(Section):
             color=CANDIDATE_COLOR,
             algorithmType=SEMIAUTOMATIC,
         )
-        self.tell(told)
+        self.showMessage(told)
 
     def _leaveUsers(self) -> str:
         """Keep a candidate that the user has drawn or judged, hidden, and return what to tell of it."""
@@ -122,13 +122,13 @@ class RefineSection(Section):
         where = (state.candidate, state.candidateSegmentId, state.inputVolume)
         stored = segmentBox(*where)
         isEmpty = stored is not None and not stored.voxels.size
-        why = "" if isEmpty else whyUsers(*where)
+        why = "" if isEmpty else userOwnedReason(*where)
         if not why:
             return ""
         state.candidateSegmentId = ""
         return setAside(*where[:2], why)
 
-    @door
+    @showsErrors
     def onRefine(self) -> None:
         """Run repainting and outlining again."""
         logging.info("DiffuGTS: refine")
@@ -137,7 +137,7 @@ class RefineSection(Section):
     def _ensureCandidate(self) -> None:
         """Have a candidate segment of this scan, and show it."""
         state = self.state
-        if state.candidate is None or not isOf(state.candidate, state.inputVolume):
+        if state.candidate is None or not belongsToScan(state.candidate, state.inputVolume):
             name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())
             state.candidate = newSegmentation(state.inputVolume, name)
         segments = self._segments()

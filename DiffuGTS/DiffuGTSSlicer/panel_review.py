@@ -18,8 +18,8 @@ from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.findings import Finding, Findings
 from DiffuGTSSlicer.grids import worldScale
 from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
-from DiffuGTSSlicer.panel_binding import ChoiceBox, Section, compactTable, door
-from DiffuGTSSlicer.result_set import hideOthers, shownResult
+from DiffuGTSSlicer.panel_section import ChoiceBox, Section, compactTable, showsErrors
+from DiffuGTSSlicer.result_set import hideOtherResults, shownResult
 from DiffuGTSSlicer.steps import StepQueue
 from DiffuGTSSlicer.time_point import isOfShown, timePointOf
 
@@ -118,12 +118,12 @@ class ReviewSection(Section):
         nodes = {"aova": state.aova, "residual": state.residual, "pseudo_healthy": state.pseudoHealthy}
         return {word: node for word, node in nodes.items() if node is not None}
 
-    @door
+    @showsErrors
     def refresh(self) -> None:
         """Show what there is to review."""
         ui, state = self.ui, self.state
         maps = self.maps()
-        isReading = self.panel.reading.isReading
+        isReading = self.panel.readerStudy.isReading
         hasScan = state is not None and state.resultVolume is not None and not isReading
         for widget in (ui.overlayComboBox, ui.opacitySlider, ui.overlayLayoutButton, ui.fourUpLayoutButton):
             widget.enabled = hasScan
@@ -180,7 +180,7 @@ class ReviewSection(Section):
         if self.state.resultVolume is not self._reviewed:
             self._reviewed = self.state.resultVolume
             self._hidden.clear()
-        hideOthers(self.state, self._hidden)
+        hideOtherResults(self.state, self._hidden)
 
     def onEvent(self, event: dict[str, Any]) -> None:
         """Show AOVA as soon as it is there, and everything again at the end."""
@@ -190,11 +190,11 @@ class ReviewSection(Section):
                 self._threshold = None
                 self.state.overlay = "aova"
         elif event["event"] == "done":
-            self.forget()
+            self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Draw and measure anew."""
-        super().forget()
+        super().reset()
         self._shown, self._measured, self._threshold = (), None, None
 
     def measureAnew(self) -> None:
@@ -211,7 +211,7 @@ class ReviewSection(Section):
 
         A scan comes into every view when it is first reviewed; from then on a view where the user has put a prior keeps it.
         """
-        if self.panel.reading.isReading:
+        if self.panel.readerStudy.isReading:
             return
         state, maps = self.state, self.maps()
         node = maps.get(state.overlay)
@@ -253,7 +253,7 @@ class ReviewSection(Section):
 
         return show
 
-    @door
+    @showsErrors
     def showLayout(self, name: str) -> None:
         """Change the layout and take every view; only ever on a click.
 
@@ -279,7 +279,7 @@ class ReviewSection(Section):
 
         return toggle
 
-    @door
+    @showsErrors
     def compare(self, mode: str, asked: str) -> None:
         """Begin to rock, flicker or reveal; an empty mode ends what was asked for."""
         if not mode:
@@ -386,13 +386,13 @@ class ReviewSection(Section):
         table.resizeColumnsToContents()
         self._isFilling = False
 
-    @door
+    @showsErrors
     def _jump(self, row: int, _column: int) -> None:
         """Show the finding in every slice view."""
         if self.findings is not None:
             self.findings.jump(row + 1)
 
-    @door
+    @showsErrors
     def _keep(self, item: Any) -> None:
         """Drop a finding from the segment, or put it back."""
         if self._isFilling or self.findings is None or item.column() != KEEP_COLUMN:

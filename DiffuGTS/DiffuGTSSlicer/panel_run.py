@@ -13,9 +13,9 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib import __version__
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
-from DiffuGTSSlicer.panel_binding import StartingSection, door
+from DiffuGTSSlicer.panel_section import StartingSection, showsErrors
 from DiffuGTSSlicer.parameters import RunParameters, promptFault
-from DiffuGTSSlicer.result_set import isOf, keepInState, newResults
+from DiffuGTSSlicer.result_set import belongsToScan, resultNodesToCreate, storeRunNode
 from DiffuGTSSlicer.run import DONE
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setting
 from DiffuGTSSlicer.worker_client import CANCELLING
@@ -44,12 +44,12 @@ class RunSection(StartingSection):
         """Stop the clock."""
         self._ticker.stop()
 
-    @door
+    @showsErrors
     def start(self) -> None:
         """Segment; does nothing while a run is under way."""
         self._begin(isRefinement=False)
 
-    @door
+    @showsErrors
     def startRefinement(self) -> None:
         """Run repainting and outlining again with the candidate region as it is."""
         self._begin(isRefinement=True)
@@ -60,7 +60,7 @@ class RunSection(StartingSection):
         wish = self.prepare()
         if isRefinement:  # a candidate is only read, whatever result it belongs to: all of it that is shown
             candidate = self.state.candidate
-            isOurs = candidate is not None and isOf(candidate, self.state.inputVolume)
+            isOurs = candidate is not None and belongsToScan(candidate, self.state.inputVolume)
             wish = replace(wish, candidate=candidate if isOurs else None, candidateSegmentId="")
         begin = self.logic.refine if isRefinement else self.logic.process
         begin(self.state.inputVolume, wish, waitForCompletion=False)
@@ -74,7 +74,7 @@ class RunSection(StartingSection):
             PromptError: As `RunParameters.jobPrompts`.
         """
         self.makeReady()
-        more = {"modelFolder": setting(MODEL_FOLDER_KEY), **newResults(self.state)}
+        more = {"modelFolder": setting(MODEL_FOLDER_KEY), **resultNodesToCreate(self.state)}
         wish = RunParameters.fromNode(self.state, **more)
         if not setting(INTERPRETER_KEY) and self.panel.requirements.needsTextModel(wish.jobPrompts()):
             self.panel.requirements.ensureTextModel()
@@ -183,12 +183,12 @@ class RunSection(StartingSection):
 
     def clear(self) -> None:
         """Forget the last run's message and its log."""
-        self.forget()
+        self.reset()
         self.ui.logText.clear()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Forget the last run's message."""
-        super().forget()
+        super().reset()
         self.failure, self._canceled = None, ""
 
     def onEvent(self, event: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ class RunSection(StartingSection):
         elif name == "error":
             failure = self.logic.run.failure if self.logic.run is not None else None
             self.panel.showFailure(failure or failureOf(event["code"], event["message"], event.get("hint", "")))
-        elif name == "cancelled" and not (self._isSynthesis or self.logic.run.isDropped):
+        elif name == "cancelled" and not (self._isSynthesis or self.logic.run.isAbandoned):
             isUndone = self.logic.run.isUndone
             self._canceled = _("Canceled: the earlier result is back.") if isUndone else _("Canceled.")
         elif name == "done":
@@ -212,7 +212,7 @@ class RunSection(StartingSection):
     def _keep(self, kind: str) -> None:
         """Note a node that a run has made in the scene's state."""
         if self.state is not None and self.logic.run is not None:
-            keepInState(self.state, self.logic.run, kind)
+            storeRunNode(self.state, self.logic.run, kind)
 
     def _takeResult(self, event: dict[str, Any]) -> None:
         if self.state is None or self.logic.run is None or self.logic.run.state != DONE:
@@ -228,7 +228,7 @@ class RunSection(StartingSection):
         """Add a line to the log."""
         self.ui.logText.appendPlainText(line)
 
-    @door
+    @showsErrors
     def onCopy(self) -> None:
         """Copy the log with what a report needs: versions and settings."""
         logging.info("DiffuGTS: copy log")

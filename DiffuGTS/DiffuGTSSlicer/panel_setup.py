@@ -12,8 +12,8 @@ from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSSlicer.messages import failureOf
 from DiffuGTSSlicer.model_folders import modelFolder
-from DiffuGTSSlicer.panel_binding import Section, door
 from DiffuGTSSlicer.panel_models import ModelsWindow
+from DiffuGTSSlicer.panel_section import Section, showsErrors
 from DiffuGTSSlicer.parameters import DEFAULT_PRESET, applyPreset
 from DiffuGTSSlicer.requirements import nameOf
 from DiffuGTSSlicer.settings import INTERPRETER_KEY, MODEL_FOLDER_KEY, setSetting, setting
@@ -72,7 +72,7 @@ class SetupSection(Section):
                     cause = event["cause"]
                     self.panel.showFailure(failureOf(cause["code"], cause["message"], "", cause["detail"]))
 
-    @door
+    @showsErrors
     def onInstall(self) -> None:
         """Install what is missing, after asking."""
         logging.info("DiffuGTS: install")
@@ -91,7 +91,7 @@ class SetupSection(Section):
             self.ui.setupCollapsibleButton.collapsed = self.isReady
             self.panel.refresh()
 
-    @door
+    @showsErrors
     def onCheck(self) -> None:
         """Start the worker, which tells its devices."""
         logging.info("DiffuGTS: check")
@@ -104,7 +104,7 @@ class SetupSection(Section):
         self.logic.client.warmUp()
         self.panel.refresh()
 
-    @door
+    @showsErrors
     def onModels(self) -> None:
         """Show which models there are."""
         self.window = ModelsWindow(self.ui.modelsButton, self.useModel)

@@ -19,9 +19,9 @@ from DiffuGTSSlicer import display, slice_views
 from DiffuGTSSlicer.grids import worldFromNode, worldScale
 from DiffuGTSSlicer.messages import Failure, failureOf, stageName, timeLeft
 from DiffuGTSSlicer.organ_words import organWord, withCapital
-from DiffuGTSSlicer.panel_binding import ChoiceBox, StartingSection, connectPath, door
+from DiffuGTSSlicer.panel_section import ChoiceBox, StartingSection, connectPath, showsErrors
 from DiffuGTSSlicer.parameters import PAINTER_FOLDER, PAINTERS, SynthesisParameters
-from DiffuGTSSlicer.result_set import isOf
+from DiffuGTSSlicer.result_set import belongsToScan
 from DiffuGTSSlicer.run import CANCELLED, Run
 from DiffuGTSSlicer.scene import SCAN_ROLE, uniqueName
 from DiffuGTSSlicer.settings import PAINTER_FOLDER_KEY, setSetting, setting
@@ -127,7 +127,7 @@ class SynthesisSection(StartingSection):
         ui.placeHereButton.enabled = state.inputVolume is not None
         for widget in (ui.painterFolderLabel, ui.painterFolderPathEdit):
             widget.setVisible(state.painter == PAINTER_FOLDER)
-        ui.beforeAfterButton.enabled = self._scanOfPainted() is not None and not self.panel.reading.isReading
+        ui.beforeAfterButton.enabled = self._scanOfPainted() is not None and not self.panel.readerStudy.isReading
         text = self._resultText()
         ui.synthesisResultLabel.setText(text)
         ui.synthesisResultLabel.setVisible(bool(text))
@@ -145,7 +145,7 @@ class SynthesisSection(StartingSection):
         run = self.logic.run
         if self.isRunning:
             return ""
-        if run is not None and run.isSynthesis and run.state == CANCELLED and not run.isDropped:
+        if run is not None and run.isSynthesis and run.state == CANCELLED and not run.isAbandoned:
             return _("Canceled.")
         return str(self.state.synthesisOutcome) if self._scanOfPainted() is not None else ""
 
@@ -164,7 +164,7 @@ class SynthesisSection(StartingSection):
 
     # Hands
 
-    @door
+    @showsErrors
     def start(self) -> None:
         """Paint; does nothing while a run is under way."""
         if self.logic.isRunning or self.state is None or self.obstacle():
@@ -177,13 +177,13 @@ class SynthesisSection(StartingSection):
         self.logic.synthesize(self.state.inputVolume, wish, waitForCompletion=False)
         self.panel.run.follow()
 
-    @door
+    @showsErrors
     def onDice(self) -> None:
         """Draw another seed."""
         if self.state is not None:
             self.state.synthesisSeed = random.randrange(1_000_000)  # noqa: S311 no secret
 
-    @door
+    @showsErrors
     def onFolder(self, path: str) -> None:
         """Use the trained painter of another folder; refused where there is none."""
         if path and not Path(path).is_dir():
@@ -195,7 +195,7 @@ class SynthesisSection(StartingSection):
         setSetting(PAINTER_FOLDER_KEY, path)
         self.panel.refresh()
 
-    @door
+    @showsErrors
     def onPlaceHere(self) -> None:
         """Put the place where the user looks; a point of our own is moved, another one is left alone."""
         logging.info("DiffuGTS: place tumor")
@@ -210,7 +210,7 @@ class SynthesisSection(StartingSection):
         node.AddControlPointWorld(*slice_views.pointInView())
         state.synthesisPlace = node
 
-    @door
+    @showsErrors
     def onBeforeAfter(self) -> None:
         """Show the scan beside the painted volume; only ever on a click."""
         self.panel.review.stopComparing()
@@ -291,7 +291,7 @@ def newPainting(state: Any) -> dict[str, Any]:
     """
     scan = None if state.painted is None else state.painted.GetNodeReference(SCAN_ROLE)
     isKept = state.keepPainted or (scan is not None and _hasResult(state.painted, state.paintedSegmentation))
-    if scan is not None and isOf(state.painted, state.inputVolume) and not isKept:
+    if scan is not None and belongsToScan(state.painted, state.inputVolume) and not isKept:
         return {}
     return {"painted": None, "paintedSegmentation": None, "paintedSegmentId": ""}
 

@@ -13,7 +13,14 @@ from DiffuGTSSlicer import display, scene
 from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.grids import writtenBox
 from DiffuGTSSlicer.organ_words import organWord, withCapital
-from DiffuGTSSlicer.ownership import nodeGone, segmentBack, segmentGone, setAside, volumeBack, whyUsers
+from DiffuGTSSlicer.ownership import (
+    nodeRemover,
+    segmentRemover,
+    segmentRestorer,
+    setAside,
+    userOwnedReason,
+    volumeRestorer,
+)
 from DiffuGTSSlicer.run import MASKS, VOLUMES, Run
 from DiffuGTSSlicer.scene import AUTOMATIC, CANDIDATE_COLOR, SCAN_ROLE, SEMIAUTOMATIC, TUMOR_COLOR
 from DiffuGTSSlicer.steps import Work, stepwise
@@ -56,10 +63,10 @@ def _importVolume(run: Run, kind: str, path: Path) -> Work[None]:
     name = words[kind].format(scan=run.scanName)
     known = _present(getattr(run.parameters, VOLUMES[kind]))
     if known is not None:
-        run.putBack.append(volumeBack(known))
+        run.undoActions.append(volumeRestorer(known))
     node = yield from scene.importVolume.steps(path, run.scanNode, name, node=known)
     if known is None:
-        run.putBack.append(nodeGone(node))
+        run.undoActions.append(nodeRemover(node))
     setTimePoint(node, run.timePoint)
     yield None
     if kind == "aova":
@@ -84,12 +91,12 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
     if kind == "coarse_mask" and "aova" in run.nodes:
         run.candidatePeak = highestWithin(run.nodes["aova"], mask)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
-    segmentId = yield from _ours(run, node, getattr(run.parameters, MASKS[kind][1]))
+    segmentId = yield from _segmentToOverwrite(run, node, getattr(run.parameters, MASKS[kind][1]))
     # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
     shownOn = _present(run.nodes.get("painted")) or run.scanNode
     if node is None:
         node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanName))
-        run.putBack.append(nodeGone(node))
+        run.undoActions.append(nodeRemover(node))
     elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
         scene.markResult(node, run.scanNode, isMade=False)
     setTimePoint(node, run.timePoint)
@@ -107,7 +114,7 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         algorithmType=SEMIAUTOMATIC if run.isRefinement else AUTOMATIC,
     )
     if not segmentId:
-        run.putBack.append(segmentGone(node, run.segmentIds[kind], run.scanNode))
+        run.undoActions.append(segmentRemover(node, run.segmentIds[kind], run.scanNode))
     run.nodes[kind] = node
     yield None
 
@@ -117,16 +124,16 @@ def _present(node: Any) -> Any:
     return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
 
 
-def _ours(run: Run, node: Any, segmentId: str) -> Work[str]:
+def _segmentToOverwrite(run: Run, node: Any, segmentId: str) -> Work[str]:
     """Return the segment to write into, none for a new one: one that has become the user's is set aside, and told."""
     segment = node.GetSegmentation().GetSegment(segmentId) if node is not None and segmentId else None
     if segment is None:
         return ""
-    why = yield from whyUsers.steps(node, segmentId, run.scanNode)
+    why = yield from userOwnedReason.steps(node, segmentId, run.scanNode)
     if why:
-        run.putBack.append(segmentBack(node, segmentId, run.scanNode))
+        run.undoActions.append(segmentRestorer(node, segmentId, run.scanNode))
         run.notes.append(setAside(node, segmentId, why))
         return ""
     mask = yield from writtenBox.steps(node, segmentId, run.scanNode)
-    run.putBack.append(segmentBack(node, segmentId, run.scanNode, mask))
+    run.undoActions.append(segmentRestorer(node, segmentId, run.scanNode, mask))
     return segmentId

@@ -21,7 +21,7 @@ MAPS = {"aova": "DiffuGTS.Aova", "pseudoHealthy": "DiffuGTS.PseudoHealthy", "res
 SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId"}
 _CANDIDATE = "DiffuGTS.Candidate"
 _TUMOR_SEGMENT, _CANDIDATE_SEGMENT = "DiffuGTS.TumorSegment", "DiffuGTS.CandidateSegment"
-_OUTCOME, _LEVEL = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
+_OUTCOME, _THRESHOLD = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
 _RECORDED = ("segmentation", "painted_tumor")
 """Artifacts whose node keeps the record."""
 
@@ -52,30 +52,30 @@ def completeResult(run: Run) -> None:
         if about in run.nodes and run.record:
             provenance.writeProvenance(run.nodes[about], run.record)
     if "segmentation" in run.nodes:
-        _noteSet(run)
+        _linkResult(run)
 
 
-def _noteSet(run: Run) -> None:
+def _linkResult(run: Run) -> None:
     node = run.nodes["segmentation"]
     for kind, name in VOLUMES.items():
         if name in MAPS:
-            _refer(node, MAPS[name], run.nodes.get(kind))
+            _setReference(node, MAPS[name], run.nodes.get(kind))
     candidate = run.parameters.candidate if run.isRefinement else run.nodes.get("coarse_mask")
-    _refer(node, _CANDIDATE, candidate)
+    _setReference(node, _CANDIDATE, candidate)
     node.SetAttribute(_TUMOR_SEGMENT, run.segmentIds["segmentation"])
     noted = node.GetAttribute(_CANDIDATE_SEGMENT) if run.isRefinement else run.segmentIds.get("coarse_mask")
     isThere = candidate is not None and noted and candidate.GetSegmentation().GetSegment(noted) is not None
     node.SetAttribute(_CANDIDATE_SEGMENT, noted if isThere else None)
     node.SetAttribute(_OUTCOME, run.outcome or None)
-    level = ownLevel(run)
-    node.SetAttribute(_LEVEL, None if level is None else f"{level:.4f}")
+    level = scanThreshold(run)
+    node.SetAttribute(_THRESHOLD, None if level is None else f"{level:.4f}")
 
 
-def _refer(node: Any, role: str, other: Any) -> None:
+def _setReference(node: Any, role: str, other: Any) -> None:
     node.SetNodeReferenceID(role, None if other is None else other.GetID())
 
 
-def ownLevel(run: Run) -> float | None:
+def scanThreshold(run: Run) -> float | None:
     """Return the attention above which a run took candidates where that is of each scan, None where levels are fixed."""
     if "aova" not in run.nodes or run.parameters.config().masks.rule != "relative":
         return None
@@ -83,7 +83,7 @@ def ownLevel(run: Run) -> float | None:
     return run.parameters.overlayThreshold(highestOf(run.nodes["aova"]) if peak is None else peak)
 
 
-def isOf(node: Any, scanNode: Any, timePoint: str | None = None) -> bool:
+def belongsToScan(node: Any, scanNode: Any, timePoint: str | None = None) -> bool:
     """Say whether a node may be taken for a scan: a result of it, or none of ours, such as a clone that the user has made.
 
     Of a sequence each time point is a scan of its own: the one that is shown, unless another is named.
@@ -112,7 +112,7 @@ def shownResult(state: Any) -> Any:
     return node if None not in (node, scan) and node.GetNodeReference(SCAN_ROLE) is scan else None
 
 
-def hideOthers(state: Any, known: set[str]) -> None:
+def hideOtherResults(state: Any, known: set[str]) -> None:
     """Hide the segmentations of other scans than the one under review, but none twice: what the user shows again stays.
 
     What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
@@ -126,16 +126,16 @@ def hideOthers(state: Any, known: set[str]) -> None:
     painted = state.painted is not None and state.painted.GetNodeReference(SCAN_ROLE) is state.inputVolume
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         isPainted = painted and node is state.paintedSegmentation
-        if node.GetID() not in known and not isPainted and not isOf(node, state.resultVolume, timePoint):
+        if node.GetID() not in known and not isPainted and not belongsToScan(node, state.resultVolume, timePoint):
             known.add(node.GetID())
             display.showSegments(node, False)
 
 
-def takeUp(state: Any) -> bool:
+def syncStateToSegmentation(state: Any) -> bool:
     """Have the state be about the chosen segmentation: its scan, its maps, its segments; say whether that was another."""
     node = state.segmentation
     if node is not None and isClone(node):
-        _adopt(state, node)
+        _linkClone(state, node)
     scan = None if node is None else node.GetNodeReference(SCAN_ROLE)
     if scan is None or node.GetAttribute(_TUMOR_SEGMENT) is None:
         return False
@@ -150,23 +150,23 @@ def takeUp(state: Any) -> bool:
     state.candidate = node.GetNodeReference(_CANDIDATE)
     state.candidateSegmentId = node.GetAttribute(_CANDIDATE_SEGMENT) or ""
     state.outcome = node.GetAttribute(_OUTCOME) or ""
-    _takeLevel(state)
+    _restoreThreshold(state)
     return True
 
 
-def chooseLatest(state: Any) -> None:
+def selectLatestResult(state: Any) -> None:
     """Choose the newest result of the chosen scan at its time point, unless what is chosen may be taken for it already."""
     scan, chosen = state.inputVolume, state.segmentation
-    if scan is None or (chosen is not None and isOf(chosen, scan)):
+    if scan is None or (chosen is not None and belongsToScan(chosen, scan)):
         return
     for node in reversed(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")):
         isWhole = node.GetAttribute(_TUMOR_SEGMENT) is not None and node.GetNodeReference(SCAN_ROLE) is scan
-        if isWhole and isOf(node, scan):
+        if isWhole and belongsToScan(node, scan):
             state.segmentation = node
             return
 
 
-def _adopt(state: Any, node: Any) -> None:
+def _linkClone(state: Any, node: Any) -> None:
     """Take a clone for a result of the scan under review, with its maps, where it lies on the grid of that scan."""
     scan, segmentId = state.resultVolume, node.GetAttribute(_TUMOR_SEGMENT)
     if scan is None or node.GetSegmentation().GetSegment(segmentId) is None:
@@ -174,12 +174,12 @@ def _adopt(state: Any, node: Any) -> None:
     if segmentBox(node, segmentId, scan) is not None:
         node.SetNodeReferenceID(SCAN_ROLE, scan.GetID())
         for name, role in MAPS.items():
-            _refer(node, role, getattr(state, name))
+            _setReference(node, role, getattr(state, name))
 
 
-def keepInState(state: Any, run: Run, kind: str) -> None:
+def storeRunNode(state: Any, run: Run, kind: str) -> None:
     """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
-    others = [name for name in (*MAPS, *SEGMENT_OF) if not _mayStay(state, name, run.scanNode, run.timePoint)]
+    others = [name for name in (*MAPS, *SEGMENT_OF) if not _mayKeep(state, name, run.scanNode, run.timePoint)]
     if state.resultVolume is not run.scanNode or others:
         _clear(state, others)
         state.resultVolume, state.outcome = run.scanNode, ""
@@ -187,12 +187,12 @@ def keepInState(state: Any, run: Run, kind: str) -> None:
     setattr(state, name, run.nodes[kind])
     if name in SEGMENT_OF:
         setattr(state, SEGMENT_OF[name], run.segmentIds[kind])
-    level = ownLevel(run) if kind in ("aova", "coarse_mask") else None
+    level = scanThreshold(run) if kind in ("aova", "coarse_mask") else None
     if level is not None:
         state.overlayThreshold = level
 
 
-def goBackInState(state: Any, run: Run) -> None:
+def restoreState(state: Any, run: Run) -> None:
     """Show again what there was before a run that was undone."""
     names = [*VOLUMES.values(), *(name for pair in MASKS.values() for name in pair)]
     for name in names:
@@ -201,10 +201,10 @@ def goBackInState(state: Any, run: Run) -> None:
             value = getattr(run.parameters, name)
             isGone = value is not None and not isinstance(value, str) and not slicer.mrmlScene.IsNodePresent(value)
             setattr(state, name, None if isGone else value)
-    _takeLevel(state)
+    _restoreThreshold(state)
 
 
-def newResults(state: Any) -> dict[str, Any]:
+def resultNodesToCreate(state: Any) -> dict[str, Any]:
     """Return which of the panel's result nodes a run must leave alone, and get successors of.
 
     These are results of another scan or another time point of it, and maps and candidates that belong to another segmentation than the chosen one.
@@ -212,7 +212,9 @@ def newResults(state: Any) -> dict[str, Any]:
     """
     new: dict[str, Any] = {}
     for name in (*MAPS, *SEGMENT_OF):
-        if not _mayStay(state, name, state.inputVolume) or _isOthers(getattr(state, name), state.segmentation):
+        if not _mayKeep(state, name, state.inputVolume) or _belongsToOtherResult(
+            getattr(state, name), state.segmentation
+        ):
             new[name] = None
             if name in SEGMENT_OF:
                 new[SEGMENT_OF[name]] = ""
@@ -232,12 +234,12 @@ def _clear(state: Any, names: list[str]) -> None:
             setattr(state, SEGMENT_OF[name], "")
 
 
-def _mayStay(state: Any, name: str, scanNode: Any, timePoint: str | None = None) -> bool:
+def _mayKeep(state: Any, name: str, scanNode: Any, timePoint: str | None = None) -> bool:
     node = getattr(state, name)
-    return node is None or isOf(node, scanNode, timePoint)
+    return node is None or belongsToScan(node, scanNode, timePoint)
 
 
-def _isOthers(node: Any, segmentationNode: Any) -> bool:
+def _belongsToOtherResult(node: Any, segmentationNode: Any) -> bool:
     """Say whether a node is noted as a part of another segmentation's result."""
     if node is None:
         return False
@@ -245,7 +247,7 @@ def _isOthers(node: Any, segmentationNode: Any) -> bool:
     return any(each.GetNodeReference(role) is node for each in others for role in (*MAPS.values(), _CANDIDATE))
 
 
-def _takeLevel(state: Any) -> None:
-    level = None if state.segmentation is None else state.segmentation.GetAttribute(_LEVEL)
+def _restoreThreshold(state: Any) -> None:
+    level = None if state.segmentation is None else state.segmentation.GetAttribute(_THRESHOLD)
     if level:
         state.overlayThreshold = float(level)

@@ -15,7 +15,7 @@ from DiffuGTSLib.errors import StorageError
 from DiffuGTSSlicer.grids import scanState
 from DiffuGTSSlicer.messages import Failure
 from DiffuGTSSlicer.parameters import RunParameters, SynthesisParameters
-from DiffuGTSSlicer.scene import SCAN_ROLE, freeSegmentName, isUsers, uniqueName
+from DiffuGTSSlicer.scene import SCAN_ROLE, freeSegmentName, isUserOwned, uniqueName
 from DiffuGTSSlicer.time_point import nameWithTime, timePointOf
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
@@ -55,10 +55,10 @@ class Run:
         cacheKey: What a detection depends on, as it was at the beginning.
         isHandedOver: Whether the worker has the job, or had it.
         isStopped: It was cancelled before that.
-        isDropped: Its scan or its scene is gone; nothing is imported any more, and what was goes.
+        isAbandoned: Its scan or its scene is gone; nothing is imported any more, and what was goes.
         replaces: It writes over results of an earlier run on the same scan, which come back if this one is cut short.
         isUndone: It was cut short; what it had brought is gone, and what it had written over is back.
-        putBack: What undoes its writing, in the order in which it was written.
+        undoActions: What undoes its writing, in the order in which it was written.
         notes: What it did that the user has to know.
     """
 
@@ -83,9 +83,9 @@ class Run:
         self.failure: Failure | None = None
         self.scanState = scanState(scanNode)
         self.cacheKey = (*self.scanState, *parameters.detectionKey())
-        self.isHandedOver = self.isStopped = self.isDropped = self.isUndone = False
+        self.isHandedOver = self.isStopped = self.isAbandoned = self.isUndone = False
         self.replaces = self._findsResults()
-        self.putBack: list[Callable[[], None]] = []
+        self.undoActions: list[Callable[[], None]] = []
         self.notes: list[str] = []
         self.folder = newFolder()
 
@@ -110,11 +110,11 @@ class Run:
         nodes = [getattr(self.parameters, name, None) for name in names]
         return any(node is not None and node.GetNodeReference(SCAN_ROLE) is self.scanNode for node in nodes)
 
-    def goBack(self) -> None:
+    def undo(self) -> None:
         """Have everything as it was before: a mixture of two runs is no result."""
-        for putBack in reversed(self.putBack):
-            putBack()
-        self.putBack.clear()
+        for undoAction in reversed(self.undoActions):
+            undoAction()
+        self.undoActions.clear()
         self.nodes.clear()
         self.segmentIds.clear()
         self.isUndone = True
@@ -126,7 +126,7 @@ class Run:
         """
         partial = _(" (partial)")
         for kind, node in self.nodes.items():
-            if isUsers(node):
+            if isUserOwned(node):
                 self._markSegment(node.GetSegmentation(), self.segmentIds[kind], partial)
                 continue
             name = node.GetName().removesuffix(partial)
@@ -134,7 +134,7 @@ class Run:
                 node.RemoveAttribute(PARTIAL)
                 if node.GetName() != name:
                     node.SetName(uniqueName(name))
-            elif not self.isDropped and slicer.mrmlScene.IsNodePresent(node):
+            elif not self.isAbandoned and slicer.mrmlScene.IsNodePresent(node):
                 node.SetAttribute(PARTIAL, "1")
                 node.SetName(name + partial)
 
@@ -153,7 +153,7 @@ class Run:
 
     def removeFolder(self) -> None:
         """Remove the job folder, unless it was asked to stay."""
-        if not self.parameters.keepFiles or self.isDropped:
+        if not self.parameters.keepFiles or self.isAbandoned:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -373,7 +373,7 @@ def markResult(node: Any, scanNode: Any, isMade: bool = True) -> None:
     Args:
         node: The node.
         scanNode: The scan.
-        isMade: False for a segmentation of the user's, of which a segment only is the result: see `isUsers`.
+        isMade: False for a segmentation of the user's, of which a segment only is the result: see `isUserOwned`.
     """
     node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
     setTimePoint(node, timePointOf(scanNode))
@@ -381,7 +381,7 @@ def markResult(node: Any, scanNode: Any, isMade: bool = True) -> None:
         node.SetAttribute(_RESULT, "1" if isMade else "segment")
 
 
-def isUsers(node: Any) -> bool:
+def isUserOwned(node: Any) -> bool:
     """Say whether a result was written into a segmentation of the user's own."""
     return node.GetAttribute(_RESULT) == "segment"
 

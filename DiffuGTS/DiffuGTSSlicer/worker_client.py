@@ -73,7 +73,7 @@ class WorkerClient:
         self._timer.connect("timeout()", self._timeIsUp)
         self._onTimeout: Callable[[], None] = lambda: None
 
-    def tellWeakly(
+    def listenWeakly(
         self, onEvent: Callable[[Event], None], onLog: Callable[[str], None], onState: Callable[[str], None]
     ) -> None:
         """Tell three methods of an object for as long as it is there: to be told keeps nobody alive."""

@@ -36,4 +36,4 @@ def a_logic(a_qt_application: Any, the_logic: DiffuGTSLogic) -> Iterator[DiffuGT
         the_logic.cancel()
         gui.spin(lambda: not the_logic.isRunning)
     the_logic.onEvent = lambda event: None
-    the_logic.forget()
+    the_logic.removeCache()

@@ -31,7 +31,7 @@ class PanelInSlicer(unittest.TestCase):
         _require(widget.panel.parameterNode.preset == "mini", "a new scene has no preset")
         _require(not widget.ui.runButton.enabled, "there is no scan to segment")
         slicer.util.loadVolume(str(ROOT / "Resources" / "SampleData" / "chest_ct.nii.gz"))
-        widget.panel.connectScene()
+        widget.panel.initializeParameterNode()
         _require(widget.ui.inputSelector.currentNode() is not None, "the scan was not taken")
         _require(widget.ui.batchTable.rowCount == 1, "the scan is not offered to the batch")
         widget.ui.fitRoiButton.click()

@@ -80,10 +80,10 @@ def fold(widget: Any, *shown: str) -> None:
     """Open these sections and fold the others, so that a picture shows what it is about."""
     for name in SECTIONS:
         getattr(widget.ui, f"{name}CollapsibleButton").collapsed = name not in shown
-    widget.panel.reading.ui.readingCollapsibleButton.collapsed = True
+    widget.panel.readerStudy.ui.readingCollapsibleButton.collapsed = True
     for section in widget.panel.sections:
         if section.messageLabel is not None:
-            section.tell(section.messageLabel.text)
+            section.showMessage(section.messageLabel.text)
     widget.panel.refresh()  # opening a section shows all of its widgets, those that have nothing to say too
 
 

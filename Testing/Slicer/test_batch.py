@@ -53,24 +53,24 @@ def scans(count: int) -> list[Any]:
 
 
 def states(batch: Batch) -> list[str]:
-    """Return the status of every case."""
-    return [case.status for case in batch.cases]
+    """Return the status of every item."""
+    return [item.status for item in batch.items]
 
 
 def test_every_scan_gets_results_of_its_own_from_one_worker(a_logic) -> None:
     logic = a_logic(*GOOD)
     told, ended = [], []
     nodes = scans(3)
-    batch = logic.startBatch(nodes, LUNG, lambda case: told.append((case.name, case.status)), ended.append)
+    batch = logic.startBatch(nodes, LUNG, lambda item: told.append((item.name, item.status)), ended.append)
     assert states(batch) == [WAITING] * 3 and logic.isRunning
     assert gui.spin(lambda: ended), states(batch)
     assert ended == [batch] and states(batch) == [DONE] * 3 and not logic.isRunning
     assert told == [(node.GetName(), status) for node in nodes for status in ("running", "done")]
-    segmentations = [case.run.nodes["segmentation"] for case in batch.cases]
+    segmentations = [item.run.nodes["segmentation"] for item in batch.items]
     assert len(set(segmentations)) == 3
-    for case, node in zip(batch.cases, nodes, strict=True):
-        assert case.run.nodes["aova"].GetNodeReference("DiffuGTS.Scan") is node is case.scanNode
-        assert case.findingCount == 0 and "findings" in case.message
+    for item, node in zip(batch.items, nodes, strict=True):
+        assert item.run.nodes["aova"].GetNodeReference("DiffuGTS.Scan") is node is item.scanNode
+        assert item.findingCount == 0 and "findings" in item.message
 
 
 def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
@@ -83,8 +83,8 @@ def test_a_case_that_fails_does_not_stop_the_others(a_logic) -> None:
     slicer.mrmlScene.RemoveNode(gone)
     assert gui.spin(lambda: batch.isOver)
     assert states(batch) == [FAILED, FAILED, DONE]
-    assert "sheared" in batch.cases[0].message and "resample" in batch.cases[0].message
-    assert "no longer in the scene" in batch.cases[1].message
+    assert "sheared" in batch.items[0].message and "resample" in batch.items[0].message
+    assert "no longer in the scene" in batch.items[1].message
 
 
 def test_a_scan_that_is_deleted_while_it_is_segmented_leaves_nothing_and_says_so(a_logic) -> None:
@@ -96,7 +96,7 @@ def test_a_scan_that_is_deleted_while_it_is_segmented_leaves_nothing_and_says_so
     slicer.mrmlScene.RemoveNode(first)
     assert gui.spin(lambda: batch.isOver)
     assert not any(slicer.mrmlScene.IsNodePresent(node) for node in made)
-    assert states(batch) == [CANCELLED, DONE] and batch.cases[0].message == "The scan was deleted."
+    assert states(batch) == [CANCELLED, DONE] and batch.items[0].message == "The scan was deleted."
 
 
 def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypat
     monkeypatch.setattr("DiffuGTSSlicer.logic.Run", None)
     batch = logic.startBatch(scans(2), LUNG)
     assert gui.spin(lambda: batch.isOver) and not logic.isRunning
-    assert states(batch) == [FAILED, FAILED] and "TypeError" in batch.cases[0].message
+    assert states(batch) == [FAILED, FAILED] and "TypeError" in batch.items[0].message
     monkeypatch.undo()
     assert states(logic.processMany(scans(1), LUNG)) == [DONE]
 
@@ -112,7 +112,7 @@ def test_what_nobody_expected_ends_the_case_and_not_the_panel(a_logic, monkeypat
 def test_what_the_worker_refuses_is_told_with_the_next_step(a_logic) -> None:
     batch = a_logic(["error", "oom", "Too big.", "Smaller."]).processMany(scans(2), LUNG)
     assert states(batch) == [FAILED, FAILED]
-    assert batch.cases[0].message.startswith("Too big.\n") and len(batch.cases[0].message) > 20
+    assert batch.items[0].message.startswith("Too big.\n") and len(batch.items[0].message) > 20
 
 
 def organOn(scan: Any) -> Any:
@@ -138,7 +138,7 @@ def test_an_organ_holds_for_two_series_of_its_patient_and_not_for_another_patien
     patient(other)
     batch = a_logic(*GOOD).processMany([first, series, other], replace(LUNG, organSegmentation=organOn(first)))
     assert states(batch) == [DONE, DONE, FAILED]
-    message = batch.cases[2].message
+    message = batch.items[2].message
     assert "'Organs' belongs to 'Scan 0', another patient's scan" in message and "choose the scan's own" in message
 
 
@@ -151,7 +151,7 @@ def test_a_box_holds_for_the_patient_whose_scan_it_was_fitted_to(a_logic) -> Non
     fitRoi(roi, first)
     batch = a_logic(*GOOD).processMany([first, series, other], replace(LUNG, roi=roi))
     assert states(batch) == [DONE, DONE, FAILED]
-    assert f"'{roi.GetName()}' belongs to 'Scan 0', another patient's scan" in batch.cases[2].message
+    assert f"'{roi.GetName()}' belongs to 'Scan 0', another patient's scan" in batch.items[2].message
 
 
 def test_where_no_patient_is_known_an_organ_holds_for_the_grid_that_it_was_outlined_on(a_logic) -> None:
@@ -159,14 +159,14 @@ def test_where_no_patient_is_known_an_organ_holds_for_the_grid_that_it_was_outli
     elsewhere.SetOrigin(1, 2, 3)
     batch = a_logic(*GOOD).processMany([first, alike, elsewhere], replace(LUNG, organSegmentation=organOn(first)))
     assert states(batch) == [DONE, DONE, FAILED]
-    assert "see that this is the same patient" in batch.cases[1].message, "what a single run says, a batch says"
-    assert "a scan on another grid; put both scans under one patient" in batch.cases[2].message
+    assert "see that this is the same patient" in batch.items[1].message, "what a single run says, a batch says"
+    assert "a scan on another grid; put both scans under one patient" in batch.items[2].message
 
 
 def test_a_worker_that_dies_is_started_again_for_the_next_case(a_logic) -> None:
     logic = a_logic(["sleep", 0.1], ["kill"])
     assert states(logic.processMany(scans(2), LUNG)) == [FAILED, FAILED]
-    assert all("memory was full" in case.message for case in logic.batch.cases)
+    assert all("memory was full" in item.message for item in logic.batch.items)
 
 
 def test_a_program_that_cannot_be_started_fails_every_case(a_logic) -> None:
@@ -183,7 +183,7 @@ def test_cancel_stops_the_case_under_way_and_those_that_wait(a_logic) -> None:
     logic.cancel()
     assert gui.spin(lambda: ended)
     assert states(batch) == [CANCELLED] * 3 and len(ended) == 1
-    assert batch.cases[0].run.nodes["aova"].GetAttribute("DiffuGTS.Partial") == "1"
+    assert batch.items[0].run.nodes["aova"].GetAttribute("DiffuGTS.Partial") == "1"
 
 
 def test_cancel_before_the_first_case_begins_leaves_all_of_them(a_logic) -> None:
@@ -208,8 +208,8 @@ def test_files_are_loaded_when_their_turn_comes(a_logic, tmp_path: Path) -> None
     batch = a_logic(*GOOD).processMany([path, garbled, str(tmp_path / "missing.nrrd")], LUNG)
     vtk_messages.forget()
     assert states(batch) == [DONE, FAILED, FAILED]
-    assert batch.cases[0].scanNode.GetName() == "scan"
-    assert "cannot be loaded" in batch.cases[1].message and "does not exist" in batch.cases[2].message
+    assert batch.items[0].scanNode.GetName() == "scan"
+    assert "cannot be loaded" in batch.items[1].message and "does not exist" in batch.items[2].message
 
 
 def test_the_table_tells_every_case(a_logic) -> None:

@@ -161,7 +161,7 @@ def test_closing_the_scene_drops_the_run(a_small_scan: Any, a_logic: DiffuGTSLog
     assert gui.spin(lambda: a_logic.progress.stage == "repaint", 120)
     slicer.mrmlScene.Clear(0)
     assert gui.spin(lambda: run.isOver)
-    assert run.state == CANCELLED and run.isDropped
+    assert run.state == CANCELLED and run.isAbandoned
     assert jobFolders() == [] and slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
@@ -171,10 +171,10 @@ def test_deleting_the_scan_drops_the_run_and_deleting_another_node_does_not(
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Other")
     run = a_logic.process(a_small_scan, tiny(steps=1000), waitForCompletion=False)
     slicer.mrmlScene.RemoveNode(other)
-    assert not run.isDropped
+    assert not run.isAbandoned
     assert gui.spin(lambda: "aova" in run.nodes, 120)
     slicer.mrmlScene.RemoveNode(a_small_scan)
-    assert run.isDropped
+    assert run.isAbandoned
     assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and "pseudo_healthy" not in run.nodes and jobFolders() == []
 
@@ -216,7 +216,7 @@ def leavesNothing(a_small_scan: Any, a_logic: DiffuGTSLogic, runs: int) -> None:
     assert a_logic.client.processId == worker
     assert openFiles() <= open_files + 1
     assert len(jobFolders()) == 1, "what a refinement re-uses, once"
-    a_logic.forget()
+    a_logic.removeCache()
     assert jobFolders() == []
 
 
@@ -254,7 +254,7 @@ def test_logics_of_one_line_leave_neither_worker_nor_file(
         return made
 
     assert logic().process(a_small_scan, TINY).state == DONE
-    assert [case.status for case in logic().processMany([a_small_scan], TINY).cases] == [DONE]
+    assert [item.status for item in logic().processMany([a_small_scan], TINY).items] == [DONE]
     begun = logic().process(a_small_scan, TINY, waitForCompletion=False)
     assert gui.spin(lambda: begun.isOver) and begun.state == DONE
     gc.collect()

@@ -47,7 +47,7 @@ def test_the_volume_above_the_threshold_is_that_of_the_world(a_panel: Opened, a_
     rows = findings.Findings(state.candidate, state.candidateSegmentId, a_coarse_scan).rows
     assert ml == pytest.approx(sum(row.volumeMl for row in rows), abs=0.006)
     under(state.aova, bending_transform())
-    a_panel.panel.review.forget()
+    a_panel.panel.review.reset()
     a_panel.panel.refresh()
     assert gui.spin(lambda: "– ml" in ui.voxelCountLabel.text), "a bent voxel has no one volume"
 

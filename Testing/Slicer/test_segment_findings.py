@@ -13,7 +13,7 @@ from DiffuGTSSlicer import findings, scene
 from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.findings import Findings
 from DiffuGTSSlicer.grids import segmentMask, worldFromNode
-from DiffuGTSSlicer.ownership import isEdited, markEdited, whyUsers
+from DiffuGTSSlicer.ownership import isEdited, markEdited, userOwnedReason
 from heartbeat import least
 from phantoms import grid
 from scene_parts import (
@@ -305,15 +305,15 @@ def test_a_segment_is_not_edited_where_only_its_scan_was_moved(a_scene, place: n
     segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor")
     under(scan, linear_transform(place))
     assert not isEdited(segmentation, segment, scan)
-    assert whyUsers(segmentation, segment, scan) == ("" if np.array_equal(place, np.eye(4)) else "moved")
+    assert userOwnedReason(segmentation, segment, scan) == ("" if np.array_equal(place, np.eye(4)) else "moved")
     markEdited(segmentation, scan)
     told = vtk.reference("")
     segmentation.GetSegmentation().GetSegment(segment).GetTag(scene.ALGORITHM_TYPE_TAG, told)
     assert str(told) == scene.AUTOMATIC
     segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor", segmentId=segment)
-    assert whyUsers(segmentation, segment, scan) == "", "a later run writes it where the scan is now"
+    assert userOwnedReason(segmentation, segment, scan) == "", "a later run writes it where the scan is now"
     set_segment_mask(LARGE.T, scan, segmentation, segment)
-    assert isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == "edited"
+    assert isEdited(segmentation, segment, scan) and userOwnedReason(segmentation, segment, scan) == "edited"
 
 
 @pytest.mark.parametrize("times", [2, 3])
@@ -326,7 +326,7 @@ def test_a_segment_is_not_edited_where_slicer_has_put_it_on_a_finer_grid(a_scene
     segment = scene.showMask(BoxedMask.of(MASK.T), scan, segmentation, "Tumor")
     mask = np.kron(MASK, np.ones((times,) * 3, np.uint8))
     set_segment_mask(mask.T, finer, segmentation, segment)
-    assert not isEdited(segmentation, segment, scan) and whyUsers(segmentation, segment, scan) == ""
+    assert not isEdited(segmentation, segment, scan) and userOwnedReason(segmentation, segment, scan) == ""
     for voxel in (np.argwhere(mask)[0], np.argwhere(mask)[0] - 1):
         edited = mask.copy()
         edited[tuple(voxel)] ^= 1

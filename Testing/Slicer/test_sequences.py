@@ -166,5 +166,5 @@ def test_a_batch_names_the_one_that_is_no_scan_and_does_the_others(a_logic: Diff
     sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cine")
     scan = scan_node(OBLIQUE, noise(OBLIQUE))
     batch = a_logic.processMany([sequence, scan], RunParameters(organ="lung", modality="CT"))
-    assert [case.status for case in batch.cases] == [FAILED, DONE]
-    assert "expected a scalar volume" in batch.cases[0].message
+    assert [item.status for item in batch.items] == [FAILED, DONE]
+    assert "expected a scalar volume" in batch.items[0].message

@@ -48,7 +48,7 @@ def an_abdomen(geometry: Geometry) -> tuple[NDArray[np.int16], NDArray[np.uint8]
 
 
 def a_patient(geometry: Geometry) -> tuple[Any, SynthesisParameters]:
-    """Add a scan and its organ's segment, and return the scan with a wish for it."""
+    """Add a scan and its organ's segment, and return the scan with a parameters for it."""
     voxels, liver = an_abdomen(geometry)
     scan = scan_node(geometry, voxels, "Abdomen")
     organs = newSegmentation(scan, "Organs")
@@ -71,10 +71,10 @@ def a_logic(a_qt_application: Any, the_logic: DiffuGTSLogic) -> Iterator[DiffuGT
     assert jobFolders() == []
 
 
-def continued(wish: SynthesisParameters, run: Any, **values: Any) -> SynthesisParameters:
-    """Return the same wish, into the nodes that a run has made."""
+def continued(parameters: SynthesisParameters, run: Any, **values: Any) -> SynthesisParameters:
+    """Return the same parameters, into the nodes that a run has made."""
     return replace(
-        wish, painted=run.nodes["painted"], paintedSegmentation=run.nodes["painted_tumor"],
+        parameters, painted=run.nodes["painted"], paintedSegmentation=run.nodes["painted_tumor"],
         paintedSegmentId=run.segmentIds["painted_tumor"], **values,
     )  # fmt: skip
 
@@ -96,12 +96,12 @@ def voxels_of(run: Any, scan: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 def test_a_synthesis_makes_a_volume_and_a_segment_on_exactly_the_scans_grid(
     a_scene: Any, a_logic: DiffuGTSLogic, geometry: Geometry
 ) -> None:
-    scan, wish = a_patient(geometry)
+    scan, parameters = a_patient(geometry)
     under(scan, linear_transform(TURNED))
-    under(wish.organSegmentation, scan.GetParentTransformNode())
+    under(parameters.organSegmentation, scan.GetParentTransformNode())
     before = slicer.util.arrayFromVolume(scan).copy()
     told: list[str] = []
-    run = a_logic.synthesize(scan, wish, onEvent=lambda event: told.append(event["event"]))
+    run = a_logic.synthesize(scan, parameters, onEvent=lambda event: told.append(event["event"]))
     assert run.failure is None and run.state == DONE, run.failure
     painted = run.nodes["painted"]
     original, image, mask = voxels_of(run, scan)
@@ -122,13 +122,13 @@ def test_a_synthesis_makes_a_volume_and_a_segment_on_exactly_the_scans_grid(
 def test_what_was_painted_is_marked_named_coded_and_recorded(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
+    scan, parameters = a_healthy_patient
     scan.GetDisplayNode().AutoWindowLevelOff()
     scan.GetDisplayNode().SetWindowLevel(350, 40)
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     study = tree.CreateStudyItem(tree.CreateSubjectItem(tree.GetSceneItemID(), "Patient"), "Study")
     tree.SetItemParent(tree.GetItemByDataNode(scan), study)
-    run = a_logic.synthesize(scan, wish)
+    run = a_logic.synthesize(scan, parameters)
     painted, segmentation = run.nodes["painted"], run.nodes["painted_tumor"]
     assert painted.GetName() == "Abdomen with painted tumor (synthetic)" and display.isSynthetic(painted)
     assert not display.isSynthetic(scan)
@@ -147,24 +147,24 @@ def test_what_was_painted_is_marked_named_coded_and_recorded(
 def test_the_same_seed_paints_the_same_and_another_one_does_not(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    images = [voxels_of(a_logic.synthesize(scan, replace(wish, seed=seed)), scan)[1].copy() for seed in (5, 5, 6)]
+    scan, parameters = a_healthy_patient
+    images = [voxels_of(a_logic.synthesize(scan, replace(parameters, seed=seed)), scan)[1].copy() for seed in (5, 5, 6)]
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
 
 
 def test_a_second_run_takes_the_same_nodes_and_leaves_an_edited_segment_alone(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    first = a_logic.synthesize(scan, wish)
+    scan, parameters = a_healthy_patient
+    first = a_logic.synthesize(scan, parameters)
     names, worker = nodeNames(), a_logic.client.processId
-    second = a_logic.synthesize(scan, continued(wish, first, seed=8))
+    second = a_logic.synthesize(scan, continued(parameters, first, seed=8))
     assert second.nodes == first.nodes and second.segmentIds == first.segmentIds and nodeNames() == names
     assert a_logic.client.processId == worker
     node, segmentId = second.nodes["painted_tumor"], second.segmentIds["painted_tumor"]
     mine = blob(STRAIGHT, (20, 20, 10), 3).T
     set_segment_mask(mine, scan, node, segmentId)
-    third = a_logic.synthesize(scan, continued(wish, second, seed=9))
+    third = a_logic.synthesize(scan, continued(parameters, second, seed=9))
     assert third.nodes["painted_tumor"] is node and third.segmentIds["painted_tumor"] != segmentId
     assert np.array_equal(segmentMask(node, segmentId, scan), mine)
 
@@ -172,15 +172,15 @@ def test_a_second_run_takes_the_same_nodes_and_leaves_an_edited_segment_alone(
 def test_a_tumor_lies_where_a_point_was_placed_whatever_moves_scan_and_point(
     a_scene: Any, a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_patient(OBLIQUE)
+    scan, parameters = a_patient(OBLIQUE)
     transform = linear_transform(TURNED)
     under(scan, transform)
-    under(wish.organSegmentation, transform)
+    under(parameters.organSegmentation, transform)
     ijk = np.array([22, 30, 13])
     world = worldFromNode(scan) @ OBLIQUE.ijk_to_ras @ [*ijk, 1]
     point = point_at(world[:3])
     assert OBLIQUE.to_ijk(np.array(pointInScan(point, scan))) == pytest.approx(ijk, abs=1e-4)
-    run = a_logic.synthesize(scan, replace(wish, place=point, radiusMm=8.0))
+    run = a_logic.synthesize(scan, replace(parameters, place=point, radiusMm=8.0))
     assert run.state == DONE and len(run.result["tumors"]) == 1, run.failure
     middle = np.argwhere(voxels_of(run, scan)[2]).mean(axis=0)[::-1]
     assert np.abs((middle - ijk) * OBLIQUE.spacing_mm).max() < 6
@@ -191,8 +191,10 @@ def test_a_tumor_lies_where_a_point_was_placed_whatever_moves_scan_and_point(
 def test_number_and_effects_arrive_in_the_job(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    asked = replace(wish, size="tiny", count=2, capsule=True, massEffect=True, avoidVessels=False, painter="recipe")
+    scan, parameters = a_healthy_patient
+    asked = replace(
+        parameters, size="tiny", count=2, capsule=True, massEffect=True, avoidVessels=False, painter="recipe"
+    )
     run = a_logic.synthesize(scan, replace(asked, keepFiles=True))
     assert run.state == DONE, run.failure
     job = protocol.read_job(run.folder)
@@ -205,14 +207,14 @@ def test_number_and_effects_arrive_in_the_job(
 def test_an_organ_segment_on_another_grid_is_brought_to_the_scans(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
+    scan, parameters = a_healthy_patient
     coarse = Geometry((18, 18, 20), np.diag([5.0, 5.0, 5.0, 1.0]))
     coarse = Geometry(coarse.shape, coarse.ijk_to_ras + np.array([[0, 0, 0, -88], [0, 0, 0, -82], [0] * 4, [0] * 4]))
     other = scan_node(coarse, np.zeros(coarse.shape, np.int16), "Coarse")
     organs = newSegmentation(other, "Coarse organs")
     segment_id = organs.GetSegmentation().AddEmptySegment("liver", "Liver")
     set_segment_mask(blob(coarse, (9, 9, 9), 5).T, other, organs, segment_id)
-    run = a_logic.synthesize(scan, replace(wish, organSegmentation=organs, organSegmentId=segment_id))
+    run = a_logic.synthesize(scan, replace(parameters, organSegmentation=organs, organSegmentId=segment_id))
     assert run.state == DONE, run.failure
     inside = segmentMask(organs, segment_id, scan)
     mask = voxels_of(run, scan)[2]
@@ -222,9 +224,9 @@ def test_an_organ_segment_on_another_grid_is_brought_to_the_scans(
 def test_an_organ_that_is_too_small_paints_nothing_and_says_so(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    set_segment_mask(blob(STRAIGHT, (28, 26, 12), 2).T, scan, wish.organSegmentation, wish.organSegmentId)
-    run = a_logic.synthesize(scan, replace(wish, size="large", count=1))
+    scan, parameters = a_healthy_patient
+    set_segment_mask(blob(STRAIGHT, (28, 26, 12), 2).T, scan, parameters.organSegmentation, parameters.organSegmentId)
+    run = a_logic.synthesize(scan, replace(parameters, size="large", count=1))
     assert run.state == DONE and run.result["tumors"] == []
     assert "too small" in run.result["skipped"][0] and run.outcome.startswith("nothing painted")
     original, image, mask = voxels_of(run, scan)
@@ -234,7 +236,7 @@ def test_an_organ_that_is_too_small_paints_nothing_and_says_so(
 def test_what_can_be_refused_is_refused_before_anything_is_written(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
+    scan, parameters = a_healthy_patient
     empty = newSegmentation(scan, "Nothing")
     for given, values, code in (
         (None, {}, "no_scan"),
@@ -243,7 +245,7 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(
         (scan, {"organSegmentation": empty}, "no_organ"),
     ):
         with pytest.raises(InputError) as refused:
-            a_logic.synthesize(given, replace(wish, **values))
+            a_logic.synthesize(given, replace(parameters, **values))
         assert refused.value.code == code and refused.value.hint
     assert jobFolders() == []
 
@@ -266,13 +268,13 @@ def test_what_goes_wrong_fails_the_run_with_the_next_step(
     code: str,
     words: str,
 ) -> None:
-    scan, wish = a_healthy_patient
-    wish.organSegmentation.GetSegmentation().AddEmptySegment("empty", "Empty")
+    scan, parameters = a_healthy_patient
+    parameters.organSegmentation.GetSegmentation().AddEmptySegment("empty", "Empty")
     if values.get("place") == "unplaced":
         values = {"place": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "Unplaced")}
     elif "place" in values:
         values = {"place": point_at(values["place"])}
-    run = a_logic.synthesize(scan, replace(wish, **values))
+    run = a_logic.synthesize(scan, replace(parameters, **values))
     assert run.state == FAILED and run.failure.code == code, run.failure
     assert words in run.failure.text() and run.failure.nextStep
     assert run.nodes == {} and jobFolders() == []
@@ -281,8 +283,8 @@ def test_what_goes_wrong_fails_the_run_with_the_next_step(
 def test_cancel_ends_a_synthesis_and_the_next_one_works(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    run = a_logic.synthesize(scan, replace(wish, size="tiny", count=100_000), waitForCompletion=False)
+    scan, parameters = a_healthy_patient
+    run = a_logic.synthesize(scan, replace(parameters, size="tiny", count=100_000), waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize" and a_logic.progress.share > 0, 60)
     with pytest.raises(DiffuGTSError) as busy:
         a_logic.process(scan, tiny())
@@ -290,14 +292,14 @@ def test_cancel_ends_a_synthesis_and_the_next_one_works(
     a_logic.cancel()
     assert gui.spin(lambda: run.isOver)
     assert run.state == CANCELLED and run.nodes == {} and jobFolders() == []
-    assert a_logic.synthesize(scan, wish).state == DONE
+    assert a_logic.synthesize(scan, parameters).state == DONE
 
 
 def test_a_killed_worker_is_a_clear_failure_and_a_closed_scene_drops_the_run(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    endless = replace(wish, size="tiny", count=100_000)
+    scan, parameters = a_healthy_patient
+    endless = replace(parameters, size="tiny", count=100_000)
     run = a_logic.synthesize(scan, endless, waitForCompletion=False)
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     killOne(a_logic.client.processId)
@@ -307,27 +309,27 @@ def test_a_killed_worker_is_a_clear_failure_and_a_closed_scene_drops_the_run(
     assert gui.spin(lambda: a_logic.progress.stage == "synthesize", 60)
     slicer.mrmlScene.Clear(0)
     assert gui.spin(lambda: run.isOver)
-    assert run.state == CANCELLED and run.isDropped
+    assert run.state == CANCELLED and run.isAbandoned
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
 
 
 def test_painting_and_segmenting_take_turns_in_the_same_worker(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic
 ) -> None:
-    scan, wish = a_healthy_patient
-    painting = a_logic.synthesize(scan, wish)
+    scan, parameters = a_healthy_patient
+    painting = a_logic.synthesize(scan, parameters)
     worker = a_logic.client.processId
     found = a_logic.process(painting.nodes["painted"], tiny(organ="liver"))
     assert found.state == DONE and a_logic.client.processId == worker, found.failure
     assert found.nodes["segmentation"].GetNodeReference(SCAN_ROLE) is painting.nodes["painted"]
-    a_logic.forget()
+    a_logic.removeCache()
 
 
 def test_what_was_painted_comes_back_with_the_scene(
     a_healthy_patient: tuple[Any, SynthesisParameters], a_logic: DiffuGTSLogic, tmp_path: Path
 ) -> None:
-    scan, wish = a_healthy_patient
-    run = a_logic.synthesize(scan, wish)
+    scan, parameters = a_healthy_patient
+    run = a_logic.synthesize(scan, parameters)
     _, image, mask = (part.copy() for part in voxels_of(run, scan))
     segmentId, record = run.segmentIds["painted_tumor"], run.record
     path = str(tmp_path / "scene.mrb")
@@ -340,7 +342,7 @@ def test_what_was_painted_comes_back_with_the_scene(
     assert np.array_equal(segmentMask(segmentation, segmentId, painted), mask)
     assert record_of(segmentation) == json.loads(json.dumps(record))
     again = replace(
-        wish, organSegmentation=slicer.util.getNode("Organs"), painted=painted, paintedSegmentation=segmentation,
+        parameters, organSegmentation=slicer.util.getNode("Organs"), painted=painted, paintedSegmentation=segmentation,
         paintedSegmentId=segmentId,
     )  # fmt: skip
     second = a_logic.synthesize(slicer.util.getNode("Abdomen"), again)

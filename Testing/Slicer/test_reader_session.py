@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slicer
-from DiffuGTSSlicer.reading import CASE_ATTRIBUTE, Reading, removeCases, showCase
+from DiffuGTSSlicer.reader_session import CASE_ATTRIBUTE, ReaderSession, removeCases, showCase
 
 from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.reader_study.answers import SessionCard, read_answers, session_record
@@ -63,91 +63,91 @@ def cases() -> list[Any]:
 
 
 def test_answers_are_on_the_disk_before_the_next_case(a_session: Path, a_clock: Clock) -> None:
-    reading = Reading(a_session, " R 1 ", a_clock)
-    assert (reading.reader, reading.case, reading.answered, reading.count) == ("R 1", 1, 0, 3)
-    reading.start()
+    session = ReaderSession(a_session, " R 1 ", a_clock)
+    assert (session.reader, session.case, session.answered, session.count) == ("R 1", 1, 0, 3)
+    session.start()
     a_clock.now += 12.34
-    assert reading.timeS == pytest.approx(12.34)
-    reading.answer("synthetic")
-    assert reading.path == a_session / "answers_R_1.json"
-    sheet = read_answers(reading.path)
+    assert session.timeS == pytest.approx(12.34)
+    session.answer("synthetic")
+    assert session.path == a_session / "answers_R_1.json"
+    sheet = read_answers(session.path)
     assert (sheet.session, sheet.reader) == (SESSION, "R 1")
     assert [(a.case, a.answer, a.time_s) for a in sheet.answers] == [(1, "synthetic", 12.3)]
-    assert reading.case == 2 and reading.timeS == 0
+    assert session.case == 2 and session.timeS == 0
 
 
 def test_the_clock_goes_on_where_an_answer_cannot_be_kept(
     a_session: Path, a_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = Reading(a_session, "R1", a_clock)
+    session = ReaderSession(a_session, "R1", a_clock)
 
     def full(*_: Any) -> None:
         raise StorageError("The disk is full.")
 
-    for go_on in (lambda: reading.answer("real"), reading.back):
-        reading.start()
+    for go_on in (lambda: session.answer("real"), session.back):
+        session.start()
         a_clock.now += 1
         with monkeypatch.context() as patch, pytest.raises(StorageError):
-            patch.setattr("DiffuGTSSlicer.reading.write_answers", full)
+            patch.setattr("DiffuGTSSlicer.reader_session.write_answers", full)
             go_on()
         a_clock.now += 2
-        assert reading.timeS == 3.0
-        reading.answer("real")
-        assert reading.answers[-1].time_s == 3.0
+        assert session.timeS == 3.0
+        session.answer("real")
+        assert session.answers[-1].time_s == 3.0
 
 
 def test_the_clock_runs_while_the_case_is_in_view(a_session: Path, a_clock: Clock) -> None:
-    reading = Reading(a_session, "R1", a_clock)
-    reading.start()
+    session = ReaderSession(a_session, "R1", a_clock)
+    session.start()
     a_clock.now += 5
-    reading.stop()
+    session.stop()
     a_clock.now += 100
-    reading.start()
-    reading.start()
+    session.start()
+    session.start()
     a_clock.now += 2
-    reading.answer("real")
-    assert read_answers(reading.path).answers[0].time_s == 7
+    session.answer("real")
+    assert read_answers(session.path).answers[0].time_s == 7
 
 
 def test_time_goes_on_where_an_answer_is_taken_back(a_session: Path, a_clock: Clock) -> None:
-    reading = Reading(a_session, "R1", a_clock)
-    reading.start()
+    session = ReaderSession(a_session, "R1", a_clock)
+    session.start()
     a_clock.now += 5
-    reading.answer("real")
-    reading.back()
-    assert reading.case == 1 and read_answers(reading.path).answers == ()
-    reading.start()
+    session.answer("real")
+    session.back()
+    assert session.case == 1 and read_answers(session.path).answers == ()
+    session.start()
     a_clock.now += 3
-    reading.answer("unsure")
-    assert [(a.answer, a.time_s) for a in reading.answers] == [("unsure", 8)]
-    reading.back()
-    reading.back()
-    assert reading.case == 1
+    session.answer("unsure")
+    assert [(a.answer, a.time_s) for a in session.answers] == [("unsure", 8)]
+    session.back()
+    session.back()
+    assert session.case == 1
 
 
 def test_a_reader_goes_on_where_he_left(a_session: Path) -> None:
     for word in ("real", "unsure"):
-        Reading(a_session, "R1").answer(word)
-    assert Reading(a_session, "R1").case == 3
-    assert Reading(a_session, "R2").case == 1
-    reading = Reading(a_session, "R1")
-    reading.answer("synthetic")
-    assert reading.case == 0 and reading.answered == 3
-    reading.answer("real")
-    assert reading.answered == 3, "a finished session takes no answer"
+        ReaderSession(a_session, "R1").answer(word)
+    assert ReaderSession(a_session, "R1").case == 3
+    assert ReaderSession(a_session, "R2").case == 1
+    session = ReaderSession(a_session, "R1")
+    session.answer("synthetic")
+    assert session.case == 0 and session.answered == 3
+    session.answer("real")
+    assert session.answered == 3, "a finished session takes no answer"
 
 
 def test_answers_of_others_are_not_touched(a_session: Path) -> None:
-    Reading(a_session, "R.1").answer("real")
+    ReaderSession(a_session, "R.1").answer("real")
     with pytest.raises(InputError, match="answers of R.1") as caught:
-        Reading(a_session, "R-1")
+        ReaderSession(a_session, "R-1")
     assert caught.value.code == "reader"
     with pytest.raises(InputError, match="reader's name"):
-        Reading(a_session, "")
+        ReaderSession(a_session, "")
 
 
 def test_answers_given_elsewhere_meanwhile_are_not_written_over(a_session: Path) -> None:
-    here, elsewhere = Reading(a_session, "R1"), Reading(a_session, "R1")
+    here, elsewhere = ReaderSession(a_session, "R1"), ReaderSession(a_session, "R1")
     elsewhere.answer("synthetic")
     elsewhere.answer("unsure")
     for _again in range(2):
@@ -156,7 +156,7 @@ def test_answers_given_elsewhere_meanwhile_are_not_written_over(a_session: Path)
         assert caught.value.code == "elsewhere" and (here.case, here.answered) == (1, 0)
     elsewhere.back()
     assert [a.answer for a in read_answers(here.path).answers] == ["synthetic"]
-    again = Reading(a_session, "R1")
+    again = ReaderSession(a_session, "R1")
     again.answer("real")
     with pytest.raises(InputError, match="given elsewhere"):
         elsewhere.back()
@@ -164,25 +164,25 @@ def test_answers_given_elsewhere_meanwhile_are_not_written_over(a_session: Path)
 
 
 def test_what_cannot_be_kept_is_not_taken(a_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(a_session, "R1")
-    reading.answer("real")
-    whole, reading.path = reading.path, a_session / "gone" / "answers.json"
+    session = ReaderSession(a_session, "R1")
+    session.answer("real")
+    whole, session.path = session.path, a_session / "gone" / "answers.json"
     with pytest.raises(StorageError):
-        reading.answer("real")
-    assert (reading.case, reading.answered) == (2, 1)
+        session.answer("real")
+    assert (session.case, session.answered) == (2, 1)
     with pytest.raises(StorageError):
-        reading.back()
-    assert (reading.case, reading.answered) == (2, 1)
-    reading.path = whole
-    reading.answer("real")
-    assert reading.answered == 2
+        session.back()
+    assert (session.case, session.answered) == (2, 1)
+    session.path = whole
+    session.answer("real")
+    assert session.answered == 2
 
 
 def test_one_case_is_in_the_scene_with_number_and_voxels_only(a_scene: Any, a_session: Path) -> None:
-    reading = Reading(a_session, "R1")
-    showCase(reading)
-    reading.answer("real")
-    node = showCase(reading)
+    session = ReaderSession(a_session, "R1")
+    showCase(session)
+    session.answer("real")
+    node = showCase(session)
     assert cases() == [node] and node.GetName() == "Case 2"
     array = slicer.util.arrayFromVolume(node)
     assert array.dtype == np.int16 and array.shape == (8, 10, 12) and array[0, 0, 0] == 2
@@ -194,9 +194,9 @@ def test_one_case_is_in_the_scene_with_number_and_voxels_only(a_scene: Any, a_se
 
 
 def test_the_scene_holds_no_path_and_no_answer(a_scene: Any, a_session: Path, tmp_path: Path) -> None:
-    reading = Reading(a_session, "R1")
-    reading.answer("synthetic")
-    showCase(reading)
+    session = ReaderSession(a_session, "R1")
+    session.answer("synthetic")
+    showCase(session)
     slicer.mrmlScene.SetSaveToXMLString(1)
     slicer.mrmlScene.Commit()
     text = str(slicer.mrmlScene.GetSceneXMLString())
@@ -209,12 +209,12 @@ def test_a_case_of_a_saved_scene_is_removed(a_scene: Any, a_session: Path) -> No
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Case 7")
     node.SetAttribute(CASE_ATTRIBUTE, "7")
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-    shown = showCase(Reading(a_session, "R1"))
+    shown = showCase(ReaderSession(a_session, "R1"))
     assert cases() == [shown]
     removeCases()
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [other]
 
 
 def test_a_session_without_a_window_is_shown_by_the_scans_own(a_scene: Any, tmp_path: Path) -> None:
-    node = showCase(Reading(write_session(tmp_path / "mr", window=None), "R1"))
+    node = showCase(ReaderSession(write_session(tmp_path / "mr", window=None), "R1"))
     assert node.GetDisplayNode().GetAutoWindowLevel()

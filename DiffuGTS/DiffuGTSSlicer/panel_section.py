@@ -44,9 +44,9 @@ class Section:
     def onEvent(self, event: dict[str, Any]) -> None:
         """Hear what the worker said."""
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Show everything anew in the next `refresh`, and say nothing of before: the result is another one."""
-        self.tell("")
+        self.showMessage("")
 
     def close(self) -> None:
         """Let go of timers."""
@@ -57,9 +57,9 @@ class Section:
             self.panel.showFailure(failure)
             return
         logging.error("DiffuGTS: %s: %s", failure.code, failure.message)
-        self.tell(failure.text())
+        self.showMessage(failure.text())
 
-    def tell(self, text: str) -> None:
+    def showMessage(self, text: str) -> None:
         """Show a message of this section's own, or none."""
         if self.messageLabel is not None:
             self.messageLabel.setText(text)
@@ -86,12 +86,12 @@ class StartingSection(Section):
             self.start()
 
 
-def door(slot: Callable[..., Any]) -> Callable[..., Any]:
+def showsErrors(slot: Callable[..., Any]) -> Callable[..., Any]:
     """Show what goes wrong in a slot instead of letting Qt swallow it."""
 
     @functools.wraps(slot)
     def guarded(section: Any, *arguments: Any) -> Any:
-        section.tell("")
+        section.showMessage("")
         try:
             return slot(section, *arguments)
         except DiffuGTSError as error:

@@ -15,8 +15,8 @@ from slicer.util import VTKObservationMixin
 from DiffuGTSLib.reader_study.answers import REAL, SYNTHETIC, UNSURE
 from DiffuGTSLib.resources import resource_path
 from DiffuGTSSlicer.messages import Failure
-from DiffuGTSSlicer.panel_binding import Section, door
-from DiffuGTSSlicer.reading import Reading, hideRest, isCaseInView, removeCases, showCase
+from DiffuGTSSlicer.panel_section import Section, showsErrors
+from DiffuGTSSlicer.reader_session import ReaderSession, hideRest, isCaseInView, removeCases, showCase
 
 SETTING = "DiffuGTS/reader"
 BOUNCE_S = 0.35
@@ -24,19 +24,19 @@ BOUNCE_S = 0.35
 TICK_MS = 500
 
 
-class ReadingSection(Section, VTKObservationMixin):
+class ReaderStudySection(Section, VTKObservationMixin):
     """A section on its own `.ui`. Nothing of it is in the scene's parameters: a scene must not tell who reads what."""
 
     def __init__(self, panel: Any, uiWidget: Any) -> None:
         """Add the section to the panel's widget, above the disclaimer."""
         Section.__init__(self, panel)
         VTKObservationMixin.__init__(self)
-        self.widget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTSReading.ui")))
+        self.widget = slicer.util.loadUI(str(resource_path("UI", "DiffuGTSReaderStudy.ui")))
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.messageLabel = self.ui.readingMessageLabel
         layout = uiWidget.layout()
         layout.insertWidget(layout.indexOf(panel.ui.disclaimerLabel), self.widget)
-        self.reading: Reading | None = None
+        self.session: ReaderSession | None = None
         self.isPaused = False
         self._shownAt = 0.0
         ui = self.ui
@@ -56,9 +56,9 @@ class ReadingSection(Section, VTKObservationMixin):
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
         self._timer.connect("timeout()", self._look)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self._onSceneCloses)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self._onSceneCame)
-        self.tell("")
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
+        self.showMessage("")
         self.refresh()
 
     @staticmethod
@@ -74,22 +74,22 @@ class ReadingSection(Section, VTKObservationMixin):
     @property
     def isReading(self) -> bool:
         """Whether a case is in view."""
-        return self.reading is not None and bool(self.reading.case) and not self.isPaused
+        return self.session is not None and bool(self.session.case) and not self.isPaused
 
     def refresh(self) -> None:
         """Show where the reader is, and offer what can be done."""
-        ui, reading = self.ui, self.reading
-        isOpen = reading is not None
+        ui, session = self.ui, self.session
+        isOpen = session is not None
         ui.readerEdit.enabled = not isOpen
         ui.openSessionButton.enabled = not isOpen
         ui.closeSessionButton.enabled = isOpen
-        ui.pauseReadingButton.enabled = isOpen and bool(reading.case)
+        ui.pauseReadingButton.enabled = isOpen and bool(session.case)
         ui.pauseReadingButton.setText(_("Go on") if self.isPaused else _("Pause"))
         for button in (ui.realButton, ui.unsureButton, ui.syntheticButton):
             button.enabled = self.isReading
-        ui.readingBackButton.enabled = isOpen and reading.answered > 0 and not self.isPaused
-        ui.readingProgressBar.setMaximum(reading.count if isOpen else 1)
-        ui.readingProgressBar.setValue(reading.answered if isOpen else 0)
+        ui.readingBackButton.enabled = isOpen and session.answered > 0 and not self.isPaused
+        ui.readingProgressBar.setMaximum(session.count if isOpen else 1)
+        ui.readingProgressBar.setValue(session.answered if isOpen else 0)
         for shortcut in self._shortcuts:
             shortcut.setEnabled(isOpen and not self.isPaused)
         if self.isReading:  # a run may have brought an outline
@@ -111,56 +111,56 @@ class ReadingSection(Section, VTKObservationMixin):
 
     # Hands
 
-    @door
+    @showsErrors
     def onOpen(self) -> None:
         """Ask for the folder of a session."""
         folder = qt.QFileDialog.getExistingDirectory(self.ui.openSessionButton, _("Folder of the reading session"))
         if folder:
             self.open(str(folder))
 
-    @door
+    @showsErrors
     def open(self, folder: str) -> None:
         """Open a session and show the first case without an answer."""
         self._end()
-        self.reading = Reading(folder, self.ui.readerEdit.text)
-        slicer.app.settings().setValue(SETTING, self.reading.reader)
-        logging.info("DiffuGTS: reading session %s, %d answered", self.reading.card.session, self.reading.answered)
+        self.session = ReaderSession(folder, self.ui.readerEdit.text)
+        slicer.app.settings().setValue(SETTING, self.session.reader)
+        logging.info("DiffuGTS: reading session %s, %d answered", self.session.card.session, self.session.answered)
         self._timer.start()
         self._show()
 
-    @door
+    @showsErrors
     def onReal(self) -> None:
         """The tumor is real."""
         self._answer(REAL)
 
-    @door
+    @showsErrors
     def onUnsure(self) -> None:
         """The reader cannot tell."""
         self._answer(UNSURE)
 
-    @door
+    @showsErrors
     def onSynthetic(self) -> None:
         """The tumor was painted."""
         self._answer(SYNTHETIC)
 
-    @door
+    @showsErrors
     def onBack(self) -> None:
         """Take the last answer back."""
-        if self.reading is not None and self.reading.answered and not self.isPaused:
-            self.reading.back()
+        if self.session is not None and self.session.answered and not self.isPaused:
+            self.session.back()
             self._show()
 
-    @door
+    @showsErrors
     def onPause(self) -> None:
         """Take the scan away, or show it again."""
-        if self.reading is None:
+        if self.session is None:
             return
         if self.isPaused:
             self._show()
         else:
             self._pause()
 
-    @door
+    @showsErrors
     def onClose(self) -> None:
         """End reading."""
         self._end()
@@ -169,7 +169,7 @@ class ReadingSection(Section, VTKObservationMixin):
     def _answer(self, word: str) -> None:
         self._look()
         if self.isReading and time.monotonic() - self._shownAt >= BOUNCE_S:
-            self.reading.answer(word)
+            self.session.answer(word)
             self._show()
 
     def _show(self) -> None:
@@ -177,12 +177,12 @@ class ReadingSection(Section, VTKObservationMixin):
 
         Where it cannot be shown the session is paused: no key answers a scan that nobody has seen.
         """
-        self.isPaused = bool(self.reading.case)
-        if self.reading.case:
-            showCase(self.reading)
+        self.isPaused = bool(self.session.case)
+        if self.session.case:
+            showCase(self.session)
             self.isPaused = False
             self._shownAt = time.monotonic()
-            self.reading.start()
+            self.session.start()
         else:
             removeCases()
         self._share()
@@ -196,49 +196,49 @@ class ReadingSection(Section, VTKObservationMixin):
         """Pause where the case is not to be seen any more, whoever has put something else there; show the time."""
         if self.isReading and not isCaseInView():
             self._pause()
-            self.tell(_("The case is no longer in view, so reading is paused. Press Go on to see it again."))
+            self.showMessage(_("The case is no longer in view, so reading is paused. Press Go on to see it again."))
         self._tick()
 
     def _pause(self) -> None:
         """Stop the clock and take the scan away."""
-        self.reading.stop()
-        self.isPaused = bool(self.reading.case)
+        self.session.stop()
+        self.isPaused = bool(self.session.case)
         removeCases()
         self._share()
 
     def _end(self) -> None:
         self._timer.stop()
-        if self.reading is not None:
-            self.reading.stop()
-            self.reading = None
+        if self.session is not None:
+            self.session.stop()
+            self.session = None
             removeCases()
         self.isPaused = False
 
-    def _onSceneCloses(self, _caller: Any, _event: Any) -> None:
+    def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
         """The scan goes with the scene: the reader goes on when ready."""
         if self.isReading:
-            self.reading.stop()
+            self.session.stop()
             self.isPaused = True
             self.refresh()
 
-    def _onSceneCame(self, _caller: Any, _event: Any) -> None:
+    def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
         """A scene that was added has put its own volumes into the views."""
         if self.isReading:
             self._pause()
 
     def _tick(self) -> None:
-        reading = self.reading
-        if reading is None:
+        session = self.session
+        if session is None:
             self.ui.caseLabel.setText(_("Calls scans real, synthetic or unsure, without knowing. Research use only."))
-        elif not reading.case:
+        elif not session.case:
             words = _("All {count} scans are answered. Thank you. Your answers: {path}")
-            self.ui.caseLabel.setText(words.format(count=reading.count, path=reading.path))
+            self.ui.caseLabel.setText(words.format(count=session.count, path=session.path))
         else:
-            seconds = int(reading.timeS)
+            seconds = int(session.timeS)
             words = _("{title} Case {number} of {count}, {minutes}:{seconds}")
             self.ui.caseLabel.setText(
                 words.format(
-                    title=reading.card.title, number=reading.case, count=reading.count,
+                    title=session.card.title, number=session.case, count=session.count,
                     minutes=seconds // 60, seconds=f"{seconds % 60:02d}",
                 )
             )  # fmt: skip

@@ -35,7 +35,7 @@ _HIDDEN = "DiffuGTS.HiddenWhileReading"
 _DRAWN = ("vtkMRMLSegmentationDisplayNode", "vtkMRMLMarkupsDisplayNode", "vtkMRMLModelDisplayNode")
 
 
-class Reading:
+class ReaderSession:
     """A reader's way through a session. Every answer is on the disk before the next case is shown.
 
     Attributes:
@@ -175,7 +175,7 @@ class Reading:
         self._onDisk = self._file()
 
 
-def showCase(reading: Reading) -> Any:
+def showCase(session: ReaderSession) -> Any:
     """Show the case that is read now, alone, and return its volume node; the case before is gone, even if it fails.
 
     The node knows number and voxels only: no file, no storage node.
@@ -184,16 +184,16 @@ def showCase(reading: Reading) -> Any:
         InputError: If the scan cannot be read.
     """
     removeCases()
-    volume = read_volume(reading.file())
+    volume = read_volume(session.file())
     hideRest()
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("Case {number}").format(number=reading.case))
-    node.SetAttribute(CASE_ATTRIBUTE, str(reading.case))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", _("Case {number}").format(number=session.case))
+    node.SetAttribute(CASE_ATTRIBUTE, str(session.case))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(volume.geometry.ijk_to_ras))
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array.T.astype(np.int16)))
     node.CreateDefaultDisplayNodes()
-    if reading.card.window is not None:
+    if session.card.window is not None:
         node.GetDisplayNode().AutoWindowLevelOff()
-        node.GetDisplayNode().SetWindowLevelMinMax(*reading.card.window)
+        node.GetDisplayNode().SetWindowLevelMinMax(*session.card.window)
     slicer.util.setSliceViewerLayers(background=node, foreground=None, label=None, fit=True)
     return node
 
