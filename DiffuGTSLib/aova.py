@@ -32,7 +32,7 @@ from DiffuGTSLib.backbones.taps import DenoiserTap
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, over_windows
 from DiffuGTSLib.config import MasksConfig
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.masks import smoothed_map
+from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.storage import is_finite
 
 NORMAL, ABNORMAL = 0, 1
@@ -82,14 +82,14 @@ class AovaMaps:
 
     def smoothed(
         self,
-        picture: Float[np.ndarray, "X Y Z"],
+        image: Float[np.ndarray, "X Y Z"],
         allowed: Bool[np.ndarray, "X Y Z"],
         spacing_mm: tuple[float, float, float],
         config: MasksConfig,
     ) -> "AovaMaps":
-        """Return the maps as they are thresholded and shown, see `DiffuGTSLib.masks.smoothed_map`."""
+        """Return the maps as they are thresholded and shown, see `smooth_within_edges`."""
         raw = self.abnormal.float().cpu().numpy()
-        smoothed = smoothed_map(raw, picture, allowed, spacing_mm, config)
+        smoothed = smooth_within_edges(raw, image, allowed, spacing_mm, config)
         return replace(self, abnormal=torch.from_numpy(smoothed).to(self.abnormal))
 
 
@@ -342,7 +342,7 @@ def attend(
 
     Args:
         image: Canonical image in [0, 1].
-        autoencoder: Frozen; with the denoiser's features where the head wants them (`Components.eyes`).
+        autoencoder: Frozen; with the denoiser's features where the head wants them (`Components.feature_encoder`).
         head: Trained on these features.
         prompts: Embeddings of the normal and the abnormal sentence.
         window_voxels: Side of the window; shorter sides are seen whole.

@@ -22,7 +22,7 @@ class Cache:
         latent: Of the whole scan, (l, x, y, z).
         aova: Abnormal map on the canonical grid, (X, Y, Z), before it is smoothed.
         anomaly_score: Of the scan.
-        made_of: What it belongs to, from `look_of`.
+        made_of: What it belongs to, from `key_of`.
     """
 
     latent: np.ndarray
@@ -30,16 +30,16 @@ class Cache:
     anomaly_score: float
     made_of: Mapping[str, str]
 
-    def require_of(self, look: Mapping[str, str]) -> None:
-        """Refuse to be taken for what was seen in another look.
+    def require_key(self, key: Mapping[str, str]) -> None:
+        """Refuse to be used with another scan, question or model.
 
         Args:
-            look: The one that is wanted, from `look_of`.
+            key: The one that is wanted, from `key_of`.
 
         Raises:
             InputError: Naming what was another then (code "cache").
         """
-        other = [name for name, digest in look.items() if self.made_of.get(name) != digest]
+        other = [name for name, digest in key.items() if self.made_of.get(name) != digest]
         if other:
             raise InputError(
                 f"The cache was made with another {', another '.join(other)}.",
@@ -48,10 +48,10 @@ class Cache:
             )
 
 
-def look_of(
+def key_of(
     volume: Volume, prompts: PromptPair, modality: str, components: Components, config: Config
 ) -> dict[str, str]:
-    """Return what decides what is seen in a scan: in words → its digest.
+    """Return what the attention maps of a scan depend on: in words → its digest.
 
     Of the scan the voxels, which stay the same in whatever file they lie; of the networks the files of their weights.
     Windows, precision and device are left out: the same scan is seen a little differently, as when memory has run out.

@@ -84,11 +84,11 @@ class Components:
         changes = [0 if each.is_inference() else each._version for each in weights]  # noqa: SLF001, torch's own count
         return *map(weakref.ref, parts), *map(id, weights), *changes
 
-    def eyes(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
-        """Return what the head looks at a scan through: the autoencoder, with the denoiser's features if it wants them."""
+    def feature_encoder(self, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
+        """Return what the head sees features through: the autoencoder, with the denoiser's features if it wants them."""
         return tapped(self.autoencoder, self.denoiser, self.head.tap, spacing_mm, modality)
 
-    def look(
+    def attend(
         self,
         image: Float[Tensor, "1 1 X Y Z"],
         conditions: Conditions,
@@ -98,11 +98,15 @@ class Components:
         where: Bool[Tensor, "X Y Z"] | None = None,
         memory: WindowMemory | None = None,
     ) -> AovaMaps:
-        """Look at a scan, or at a view of it, as the configuration says: see `attend`."""
-        eyes = self.eyes(conditions.spacing_mm, conditions.modality)
+        """Return the attention maps of a scan, or of a part of it, as the configuration says: see `attend`."""
+        encoder = self.feature_encoder(conditions.spacing_mm, conditions.modality)
         return attend(
-            image, eyes, self.head, prompts, how.window_voxels, how.overlap, on_window, how.mirror, where, memory
+            image, encoder, self.head, prompts, how.window_voxels, how.overlap, on_window, how.mirror, where, memory
         )
+
+    def autocast(self, config: Config) -> torch.autocast:
+        """Return the context in which these networks compute in the configuration's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16")
 
     def hold(self, offload: bool, *used: str) -> None:
         """Bring parts to the device; the others too, or, with `offload`, back to main memory until they are used.
@@ -117,6 +121,39 @@ class Components:
             part = getattr(self, name, None)
             if isinstance(part, torch.nn.Module):
                 part.to(self.device if not offload or name in used else "cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class ScanContext:
+    """What stays the same while one scan is segmented.
+
+    Attributes:
+        components: The frozen networks.
+        config: How they are used.
+        conditions: Spacing and modality of the scan on the model's grid.
+        embeddings: Of the normal and the abnormal sentence.
+        memory: Keeps what was computed of each window, for the next question about the same scan.
+    """
+
+    components: Components
+    config: Config
+    conditions: Conditions
+    embeddings: Float[Tensor, "2 d"]
+    memory: WindowMemory
+
+    def attend(
+        self,
+        image: Float[Tensor, "1 1 X Y Z"],
+        on_window: OnWindow,
+        where: Bool[Tensor, "X Y Z"] | None = None,
+        *,
+        remember: bool = True,
+    ) -> AovaMaps:
+        """Return the attention maps of the scan or of a part of it: see `DiffuGTSLib.aova.attend`."""
+        return self.components.attend(
+            image, self.conditions, self.embeddings, self.config.backbone, on_window, where,
+            self.memory if remember else None,
+        )  # fmt: skip
 
 
 def load_components(config: Config, *, allow_untrained: bool = False) -> Components:

@@ -8,39 +8,12 @@ from jaxtyping import Bool, Float, Shaped
 from scipy import ndimage
 
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
-from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.volumes.boxes import bounding_box, grown_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 from DiffuGTSLib.volumes.mask import as_mask
 
-FAINT = 0.1
-"""Attention below this is no part of a finding and is not smoothed: most of a scan."""
 
-
-def smoothed_map(
-    abnormal: Float[np.ndarray, "X Y Z"],
-    picture: Float[np.ndarray, "X Y Z"],
-    allowed: Shaped[np.ndarray, "X Y Z"],
-    spacing_mm: tuple[float, float, float],
-    config: MasksConfig,
-) -> Float[np.ndarray, "X Y Z"]:
-    """Return an AOVA map smoothed within the edges of its scan, as far as the configuration says.
-
-    What lies beside the region where an anomaly may be has no say in it.
-
-    Args:
-        abnormal: The abnormal prompt's share of attention, 0 to 1.
-        picture: The scan, canonical intensities.
-        allowed: Where an anomaly may be.
-        spacing_mm: Of the grid.
-        config: How far, and what an edge is.
-    """
-    return smooth_within_edges(
-        abnormal, picture, as_mask(allowed), spacing_mm, config.smooth_mm, config.smooth_edge, above=FAINT
-    )
-
-
-def coarse_mask(
+def find_candidates(
     abnormal: Float[np.ndarray, "X Y Z"],
     allowed: Shaped[np.ndarray, "X Y Z"],
     spacing_mm: tuple[float, float, float],

@@ -4,7 +4,7 @@ components = load_components(config); segment(read_volume(path), organ_prompts("
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,23 @@ from torch import Tensor
 from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.interfaces import require_whole_cells
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.cache import Cache, look_of
+from DiffuGTSLib.cache import Cache, key_of
 from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
-from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.drawn import TOUCHED, Drawn, drawn_candidates, within
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import candidate_levels, dilate_mm, drop_small
-from DiffuGTSLib.masks import coarse_mask as threshold_map
+from DiffuGTSLib.masks import dilate_mm, drop_small, find_candidates
+from DiffuGTSLib.outcome import found_in_words, nothing_to_repaint
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
-from DiffuGTSLib.twins import Twins, look_again, pasted, repaint_findings
+from DiffuGTSLib.twins import Twins, attend_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
 from DiffuGTSLib.volumes.boxes import bounding_box
 from DiffuGTSLib.volumes.canonical import guess_modality
-from DiffuGTSLib.volumes.lesions import label_lesions
 from DiffuGTSLib.volumes.volume import AS_ASKED, require_same_grid, require_scan
 
 __all__ = ["STAGES", "Cache", "Components", "OnArtifact", "Progress", "Segmentation", "load_components", "segment"]
@@ -134,132 +133,103 @@ def segment(
         MemoryLimitError: If the device has too little memory.
     """
     clock = Clock(on_progress)
+    publish = on_artifact or (lambda field, volume: None)
     with memory_limit(clock, components.device):
         _check(volume, stages, region, coarse_mask, components, config)
-        modality, reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
+        modality, modality_reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
-    show, report = on_artifact or (lambda kind, made: None), clock.report
-    generator, half = torch.Generator().manual_seed(config.runtime.seed), config.runtime.precision == "bfloat16"
-    with memory_limit(clock, components.device), torch.autocast(components.device.type, torch.bfloat16, enabled=half):
+    generator = torch.Generator().manual_seed(config.runtime.seed)
+    with memory_limit(clock, components.device), components.autocast(config):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
-            told = Conditions(scan.spacing_mm, modality)
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else drawn_candidates(coarse_mask, region, allowed, scan)
-            embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
-            memory = _begun(memory, scan, components, config)
-            look = look_of(volume, prompts, modality, components, config)
+            context = _context(scan, prompts, components, config, memory)
+            cache_key = key_of(volume, prompts, modality, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
-            looked = _look(scan, told, embeddings, components, config, cache, look, memory, report)
-            seen = looked.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
-            aova = volume.with_array(np.clip(scan.restore(seen.abnormal.cpu().numpy()), 0, 1))
-        show("aova", aova)
-        candidate, why_not = _chosen(seen, drawn, allowed, scan, config)
-        coarse = volume.with_array(_candidates(scan, candidate, drawn, region, config, why_not))
-        show("coarse_mask", coarse)
-        repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
-        mask, healthy, residual, refinement = coarse, None, None, None
-        if not why_not and "repaint" in stages:
+            raw = _aova_maps(scan, context, cache, cache_key, clock.report)
+            maps = raw.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
+            aova = volume.with_array(np.clip(scan.restore(maps.abnormal.cpu().numpy()), 0, 1))
+        publish("aova", aova)
+        candidate, why_none = _detected(maps, allowed, scan, config) if drawn is None else (drawn.candidate, "")
+        coarse = volume.with_array(_candidates_on_source(scan, candidate, drawn, region, config, why_none))
+        publish("coarse_mask", coarse)
+        mask, pseudo_healthy, residual, refinement = coarse, None, None, None
+        if "repaint" in stages and not why_none:
             with clock.stage("repaint"):
-                twins = repaint_findings(seen.latent, repainted, told, components, config, generator, memory, report)
-                healthy = volume.with_array(_composite(volume, scan, repainted, region, twins))
-            show("pseudo_healthy", healthy)
+                repainted = dilate_mm(candidate, config.masks.dilation_mm, scan.spacing_mm) & allowed
+                twins = repaint_findings(maps.latent, repainted, context, generator, clock.report)
+                pseudo_healthy = volume.with_array(_composite(volume, scan, repainted, region, twins))
+            publish("pseudo_healthy", pseudo_healthy)
             if "residual" in stages:
                 with clock.stage("residual"):
-                    maps = _compare(twins, seen, repainted, told, embeddings, components, config, memory, report)
-                    refinement = _refinement(scan, maps, repainted, region, config, drawn)
+                    changes = _compare(twins, maps, repainted, context, clock.report)
+                    refinement = _refinement(scan, changes, repainted, region, config, drawn)
         with clock.stage("write back"):
             if refinement is not None:
                 mask, residual = map(volume.with_array, refinement.outlined(config.residual))
             return Segmentation(
-                mask, coarse, aova, healthy, residual, seen.anomaly_score, modality, reason, prompts, config,
-                clock.seconds, why_not or _found(mask.array, refinement, config, drawn),
-                Cache(seen.latent[0].cpu().numpy(), looked.abnormal.cpu().numpy(), seen.anomaly_score, look), refinement,
+                mask=mask, coarse_mask=coarse, aova=aova, pseudo_healthy=pseudo_healthy, residual=residual,
+                anomaly_score=maps.anomaly_score, modality=modality, modality_reason=modality_reason, prompts=prompts,
+                config=config, timings_s=clock.seconds, refinement=refinement,
+                outcome=why_none or found_in_words(mask.array, refinement, config, drawn),
+                cache=Cache(maps.latent[0].cpu().numpy(), raw.abnormal.cpu().numpy(), maps.anomaly_score, cache_key),
             )  # fmt: skip
 
 
-def _look(
-    scan: CanonicalScan,
-    conditions: Conditions,
-    embeddings: Tensor,
-    components: Components,
-    config: Config,
-    cache: Cache | None,
-    look: Mapping[str, str],
-    memory: WindowMemory,
-    report: OnShare,
-) -> AovaMaps:
-    """Detect, or take up what an earlier look at the same scan has left."""
-    if cache is not None:
-        cache.require_of(look)
-        if cache.aova.shape != scan.image.shape:
-            raise InputError(
-                f"The cached map has shape {cache.aova.shape}, the canonical scan {scan.image.shape}.",
-                hint="the scan or the grid changed: segment it again.",
-                code="cache",
-            )
-        latent = torch.from_numpy(cache.latent)[None].to(components.device)
-        return AovaMaps(torch.from_numpy(cache.aova).to(components.device), cache.anomaly_score, latent)
-    image = torch.from_numpy(scan.image)[None, None].to(components.device)
-    return components.look(image, conditions, embeddings, config.backbone, span(report, 0.0, 1.0), memory=memory)
+def _context(
+    scan: CanonicalScan, prompts: PromptPair, components: Components, config: Config, memory: WindowMemory | None
+) -> ScanContext:
+    """Gather what stays the same for one scan, and tell the memory whose answers it will keep.
 
-
-def _begun(
-    memory: WindowMemory | None, scan: CanonicalScan, components: Components, config: Config
-) -> WindowMemory:  # fmt: skip
-    """Tell the memory whose words it will keep; without one, nothing is kept.
-
-    A head that looks through the denoiser sees a picture as one of its spacing and modality.
+    A head that looks through the denoiser sees a picture as one of its spacing and modality. Without a memory nothing
+    is kept.
     """
     memory = memory or WindowMemory(0)
     seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
     memory.begin((components.identity, config.runtime.precision, seen_as))
-    return memory
+    embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, scan.modality)
+    return ScanContext(components, config, Conditions(scan.spacing_mm, scan.modality), embeddings, memory)
 
 
-def _chosen(
-    seen: AovaMaps, drawn: Drawn | None, allowed: np.ndarray, scan: CanonicalScan, config: Config
-) -> tuple[np.ndarray, str]:
-    """Return the candidates, drawn or detected, and why there is nothing to repaint, or an empty string."""
-    if drawn is not None:
-        return drawn.candidate, ""
-    candidate = threshold_map(seen.abnormal.cpu().numpy(), allowed, scan.spacing_mm, config.masks)
-    return candidate, _stop_reason(seen, candidate, allowed, config)
+def _aova_maps(
+    scan: CanonicalScan, context: ScanContext, cache: Cache | None, cache_key: Mapping[str, str], report: OnShare
+) -> AovaMaps:
+    """Return the attention maps as the head gives them, or as an earlier run on the same scan left them."""
+    device = context.components.device
+    if cache is None:
+        image = torch.from_numpy(scan.image)[None, None].to(device)
+        return context.attend(image, span(report, 0.0, 1.0))
+    cache.require_key(cache_key)
+    if cache.aova.shape != scan.image.shape:
+        raise InputError(
+            f"The cached map has shape {cache.aova.shape}, the canonical scan {scan.image.shape}.",
+            hint="the scan or the grid changed: segment it again.",
+            code="cache",
+        )
+    latent = torch.from_numpy(cache.latent)[None].to(device)
+    return AovaMaps(torch.from_numpy(cache.aova).to(device), cache.anomaly_score, latent)
+
+
+def _detected(
+    maps: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config
+) -> tuple[np.ndarray, str]:  # fmt: skip
+    """Return the candidates of the attention map, and why there are none to repaint ("" where there are)."""
+    abnormal = maps.abnormal.cpu().numpy()
+    candidate = find_candidates(abnormal, allowed, scan.spacing_mm, config.masks)
+    return candidate, nothing_to_repaint(abnormal, maps.anomaly_score, candidate, allowed, config.masks)
 
 
 _FILLED, _EDGE_VOXELS = 0.9, 3
 """More of a voxel is inside of something thick, whose edge ends within so many voxels, also between slices of 5 mm."""
 
 
-def _stop_reason(seen: AovaMaps, candidate: np.ndarray, allowed: np.ndarray, config: Config) -> str:
-    """Say why there is nothing to repaint, or return an empty string."""
-    if seen.anomaly_score < config.masks.gate:
-        return f"judged normal: anomaly score {seen.anomaly_score:.2f} is below the gate {config.masks.gate:.2f}"
-    if not candidate.any():
-        abnormal = seen.abnormal.cpu().numpy()
-        return f"{_nothing(abnormal, allowed, config)}: the highest abnormal attention is {abnormal[allowed].max():.2f}"
-    return ""
-
-
-def _nothing(abnormal: np.ndarray, allowed: np.ndarray, config: Config) -> str:
-    """Say which rule left no candidate."""
-    highest, (threshold, peak) = abnormal[allowed].max(), candidate_levels(abnormal, allowed, config.masks)
-    if config.masks.rule == "relative" and highest < config.masks.floor:
-        return f"nothing reaches masks.floor ({config.masks.floor:.2f})"
-    if highest <= threshold:
-        return "nothing above the threshold"
-    if highest < peak:
-        return f"no candidate reaches masks.peak ({peak:.2f})"
-    return "every candidate is smaller than masks.minimum_ml"
-
-
 def _compare(
-    twins: Sequence[Twins], seen: AovaMaps, repainted: np.ndarray, conditions: Conditions, embeddings: Tensor,
-    components: Components, config: Config, memory: WindowMemory, report: OnShare,
-) -> ResidualMaps:  # fmt: skip
-    """Look at both twins of every finding with the same eyes, and measure in the box of all candidates what changed.
+    twins: Sequence[Twins], seen: AovaMaps, repainted: np.ndarray, context: ScanContext, report: OnShare
+) -> ResidualMaps:
+    """Attend to both twins of every finding alike, and measure in the box of all candidates what changed.
 
     All findings are measured by one scale.
     """
@@ -271,10 +241,12 @@ def _compare(
     candidate = torch.from_numpy(repainted[box]).to(seen.abnormal)
     reconstruction, healthy = whole([each.reconstruction for each in twins]), whole([each.healthy for each in twins])
     prior = seen.abnormal[box]
-    if components.residual is not None:
-        feature = whole([projected(components.residual, _evidence(each, seen, embeddings)) for each in twins])
+    if context.components.residual is not None:
+        feature = whole(
+            [projected(context.components.residual, _evidence(each, seen, context.embeddings)) for each in twins]
+        )
         return residual_maps(reconstruction, healthy, feature, prior, candidate)
-    before, after = zip(*look_again(twins, embeddings, conditions, components, config, memory, report), strict=True)
+    before, after = zip(*attend_again(twins, context, report), strict=True)
     return residuals(reconstruction, healthy, whole(before), whole(after), prior, candidate)
 
 
@@ -286,11 +258,11 @@ def _evidence(twins: Twins, seen: AovaMaps, embeddings: Tensor) -> Evidence:
     )  # fmt: skip
 
 
-def _candidates(
-    scan: CanonicalScan, candidate: np.ndarray, drawn: Drawn | None, region: Volume | None, config: Config, why_not: str
+def _candidates_on_source(
+    scan: CanonicalScan, candidate: np.ndarray, drawn: Drawn | None, region: Volume | None, config: Config, why_none: str
 ) -> np.ndarray:  # fmt: skip
     """Return the candidates on the source grid: what was drawn, or what was found there; none where there is a reason."""
-    if why_not:
+    if why_none:
         coarse = np.zeros(scan.source.shape, dtype=bool)
     elif drawn is not None:
         coarse = drawn.given.array > 0
@@ -323,22 +295,6 @@ def _composite(
         painted = scan.intensity.to_native(scan.restore(healthy, piece))
         native[piece] = np.where(soft > 0, soft * painted + (1 - soft) * own, own)
     return native
-
-
-def _found(mask: np.ndarray, refinement: Refinement | None, config: Config, drawn: Drawn | None) -> str:
-    count = label_lesions(mask)[1]
-    parts = "1 finding" if count == 1 else f"{count} findings"
-    found = f"{parts}, {'not refined' if refinement is None else 'refined by residuals'}"
-    said = found if count else _nothing_left(refinement, config)
-    return f"{said}; {drawn.cut_off}" if drawn is not None and drawn.cut_off else said
-
-
-def _nothing_left(refinement: Refinement | None, config: Config) -> str:
-    if refinement is None:
-        return "nothing left: on the scan's own grid every candidate is smaller than masks.minimum_ml"
-    if replace(refinement, minimum_ml=0.0).outlined(config.residual)[0].any():
-        return "nothing left after refinement: what remains of every candidate is smaller than masks.minimum_ml"
-    return "nothing left after refinement: repainting changed no candidate enough"
 
 
 def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:

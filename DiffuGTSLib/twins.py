@@ -19,12 +19,11 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.backbones.windows import OnWindow, aligned_overlap, decode_scan, window_count
 from DiffuGTSLib.clock import OnShare, spans
-from DiffuGTSLib.components import Components
+from DiffuGTSLib.components import Components, ScanContext
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
+from DiffuGTSLib.inpainting import cell_box, mask_to_latent, repaint
 from DiffuGTSLib.volumes.boxes import Box
 from DiffuGTSLib.volumes.lesions import label_lesions
 
@@ -68,11 +67,8 @@ class Twins:
 def repaint_findings(
     latent: Float[Tensor, "1 l x y z"],
     repainted: Bool[np.ndarray, "X Y Z"],
-    conditions: Conditions,
-    components: Components,
-    config: Config,
+    context: ScanContext,
     generator: torch.Generator,
-    memory: WindowMemory,
     report: OnShare,
 ) -> list[Twins]:
     """Repaint every finding in its box, then decode the scan's latent and its twin alike.
@@ -80,13 +76,11 @@ def repaint_findings(
     Args:
         latent: Of the whole scan.
         repainted: The grown candidates, on the canonical grid.
-        conditions: Spacing and modality.
-        components: Frozen; brought to the device as they are needed.
-        config: Of repainting and windows.
+        context: The scan's; its networks are brought to the device as they are needed, its memory keeps reconstructions.
         generator: Every random draw, finding after finding.
-        memory: Keeps reconstructions, which are the context of every later look.
         report: See `OnShare`.
     """
+    components, config, conditions = context.components, context.config, context.conditions
     places = find_places(repainted, conditions.spacing_mm, components, config)
     mask = torch.from_numpy(repainted.astype(np.float32))[None, None].to(latent)
     cells = mask_to_latent(mask, components.autoencoder.downsampling)
@@ -105,26 +99,27 @@ def repaint_findings(
     components.hold(config.runtime.offload, "autoencoder", "head", "residual")
     on_windows = spans(report, 0.6, 1.0, 2 * len(places))
     return [
-        _decoded(place, latent, healthy[boxes.index(place.cells)], mask, components, config, memory, *pair)
+        _decoded(place, latent, healthy[boxes.index(place.cells)], mask, context, *pair)
         for place, *pair in zip(places, on_windows[::2], on_windows[1::2], strict=True)
     ]
 
 
 def _decoded(
-    place: Place, latent: Tensor, healthy_box: Tensor, mask: Tensor, components: Components, config: Config,
-    memory: WindowMemory, on_first: OnWindow, on_second: OnWindow,
+    place: Place, latent: Tensor, healthy_box: Tensor, mask: Tensor, context: ScanContext, on_first: OnWindow,
+    on_second: OnWindow,
 ) -> Twins:  # fmt: skip
     """Decode a view of the latent, and of the same with the box repainted, in the same windows."""
     healthy_latent = latent.clone()
     healthy_latent[(..., *place.cells)] = healthy_box
     before, after = latent[(..., *place.view_cells)], healthy_latent[(..., *place.view_cells)].clone()
     mask = mask[(..., *place.view)]
-    autoencoder, side, overlap = components.autoencoder, config.backbone.window_voxels, config.backbone.overlap
+    autoencoder, backbone = context.components.autoencoder, context.config.backbone
+    side, overlap = backbone.window_voxels, backbone.overlap
 
     def reconstruct() -> tuple[Tensor]:
         return (decode_scan(before, autoencoder, side, overlap, on_first)[0, 0],)
 
-    (reconstruction,) = memory.remembered(("reconstruction", side, overlap), before, reconstruct)
+    (reconstruction,) = context.memory.remembered(("reconstruction", side, overlap), before, reconstruct)
     wanted = mask_to_latent(mask, autoencoder.downsampling)[0, 0] > 0
     decoded = decode_scan(after, autoencoder, side, overlap, on_second, wanted)[0, 0]
     # The decoder's receptive field carries the change a little beyond the mask: cut it there.
@@ -132,36 +127,21 @@ def _decoded(
     return Twins(place, reconstruction, healthy, before, after)
 
 
-def look_again(
-    twins: Sequence[Twins],
-    prompts: Float[Tensor, "2 d"],
-    conditions: Conditions,
-    components: Components,
-    config: Config,
-    memory: WindowMemory,
-    report: OnShare,
+def attend_again(
+    twins: Sequence[Twins], context: ScanContext, report: OnShare
 ) -> list[tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"]]]:
     """Return the abnormal attention on every view's reconstruction and on its twin, where its own findings are.
 
-    Args:
-        twins: What is looked at.
-        prompts: Embeddings of the normal and the abnormal sentence.
-        conditions: Spacing and modality.
-        components: Frozen.
-        config: Of windows.
-        memory: Keeps what is seen of reconstructions; another seed or candidate makes another twin.
-        report: See `OnShare`.
+    Only what was seen of a reconstruction is remembered: another seed or candidate makes another twin.
     """
     on_windows = iter(spans(report, 0.0, 1.0, 2 * len(twins)))
-    seen = []
+    pairs = []
     for each in twins:
         own = torch.from_numpy(each.place.own).to(each.healthy.device)
-        before, after = (
-            components.look(image[None, None], conditions, prompts, config.backbone, next(on_windows), own, kept)
-            for image, kept in ((each.reconstruction, memory), (each.healthy, None))
-        )
-        seen.append((before.abnormal, after.abnormal))
-    return seen
+        before = context.attend(each.reconstruction[None, None], next(on_windows), own)
+        after = context.attend(each.healthy[None, None], next(on_windows), own, remember=False)
+        pairs.append((before.abnormal, after.abnormal))
+    return pairs
 
 
 def pasted(twins: Sequence[Twins], values: Sequence[Tensor], onto: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:

@@ -69,7 +69,7 @@ class Sketch:
     head: AovaHead
     modality: str
 
-    def eyes(self) -> LatentAutoencoder:
+    def feature_encoder(self) -> LatentAutoencoder:
         """Return what the head looks through; of spacings one is as good as another here."""
         return tapped(self.autoencoder, self.denoiser, self.head.tap, _SPACING_MM, self.modality)
 
@@ -107,7 +107,7 @@ def look_cost(networks: Sketch, shape: Shape, precision: str) -> Cost:
     image = torch.empty(1, 1, *shape, device=_META)
 
     def look() -> object:
-        encoding = networks.eyes().encode(image)
+        encoding = networks.feature_encoder().encode(image)
         return encoding.latent, networks.head(encoding.features, prompts)
 
     return counted(look, precision, image)

@@ -166,7 +166,7 @@ def _measured(networks: Sketch, config: Config) -> float:
     passes counts.
     """
     precision = config.runtime.precision
-    side, multiple = config.backbone.window_voxels, max(networks.eyes().feature_strides)
+    side, multiple = config.backbone.window_voxels, max(networks.feature_encoder().feature_strides)
     while side > 32 and look_cost(networks, (side, side, side), "float32").flop > _PROBE_FLOP:
         side = max(32, side // 2 // multiple * multiple)
     cost = look_cost(networks, (side, side, side), "float32")
@@ -180,7 +180,7 @@ def _measured(networks: Sketch, config: Config) -> float:
     for _ in range(2):
         begin = time.perf_counter()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            filled.head(filled.eyes().encode(image).features, prompts)
+            filled.head(filled.feature_encoder().encode(image).features, prompts)
         seconds = time.perf_counter() - begin
     return cost.flop / seconds / 1e12
 

@@ -42,7 +42,7 @@ class HeadRecipe:
 
     Args:
         head: The head to train.
-        eyes: (spacing in mm, modality) → the frozen autoencoder that the head looks through.
+        feature_encoder: (spacing in mm, modality) → the frozen autoencoder that the head looks through.
         text_encoder: Frozen; every sentence a prompt may be drawn from is embedded once.
         sampler: Of training windows.
         validation: Fixed windows of patients that are not trained on.
@@ -56,7 +56,7 @@ class HeadRecipe:
     def __init__(
         self,
         head: AovaHead,
-        eyes: Callable[[tuple[float, float, float], str], LatentAutoencoder],
+        feature_encoder: Callable[[tuple[float, float, float], str], LatentAutoencoder],
         text_encoder: TextEncoder,
         sampler: AnomalySampler,
         validation: Sequence[Sample],
@@ -68,7 +68,7 @@ class HeadRecipe:
         cache_bytes: int = 0,
     ) -> None:
         self.trainable = head
-        self._eyes = eyes
+        self._feature_encoder = feature_encoder
         self._sampler = sampler
         self._validation = validation
         self._batch = batch
@@ -161,7 +161,7 @@ class HeadRecipe:
     def _seen(self, sample: Sample) -> tuple[Tensor, ...]:
         """Return the frozen features of one window."""
         image = torch.from_numpy(sample.image)[None, None].to(self._device)
-        return self._eyes(sample.spacing_mm, sample.modality).encode(image).features
+        return self._feature_encoder(sample.spacing_mm, sample.modality).encode(image).features
 
     def _prompts(self, organ: str, modality: str, rng: np.random.Generator | None) -> Tensor:
         """Return (2, d): a random phrasing of each sentence in training, the first in validation."""

@@ -54,7 +54,9 @@ class FrozenFeatures:
             return tuple(self._autoencoder.feature_channels), tuple(self._autoencoder.feature_strides)
         return tapped_levels(self._autoencoder, self._denoiser)
 
-    def eyes(self, tap: DenoiserTap | None, spacing_mm: tuple[float, float, float], modality: str) -> LatentAutoencoder:
+    def feature_encoder(
+        self, tap: DenoiserTap | None, spacing_mm: tuple[float, float, float], modality: str
+    ) -> LatentAutoencoder:
         """Return what a head with this tap looks at a window through."""
         if self._denoiser is None:
             return self._autoencoder

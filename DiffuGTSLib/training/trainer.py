@@ -228,7 +228,9 @@ class _Run:
         self._model, self._device = recipe.trainable, next(recipe.trainable.parameters()).device
         self._steps = recipe.steps() if isinstance(recipe, SteppedRecipe) else (Step(self._model, recipe.losses),)
         self._optimizers = [
-            torch.optim.AdamW(_moved(step), lr=plan.learning_rate, betas=step.betas, weight_decay=plan.weight_decay)
+            torch.optim.AdamW(
+                _trained_weights(step), lr=plan.learning_rate, betas=step.betas, weight_decay=plan.weight_decay
+            )
             for step in self._steps
         ]
         self.averaged = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
@@ -242,40 +244,55 @@ class _Run:
     def iterate(self) -> None:
         """Take every step once; the "total" of the losses is the first step's."""
         self.whole = False
-        for name, value in self._stepped(self.done).items():
+        for name, value in self._train_iteration(self.done).items():
             self._seen.setdefault(name, []).append(value)
         self.done += 1
         self.unchecked = self._at(self._plan.every) and self._at(self._plan.checkpoint_every)
         self.whole = True
 
-    def _stepped(self, iteration: int) -> dict[str, float]:
-        plan, rng = self._plan, np.random.default_rng(_draw(self._plan.seed, iteration))
+    def _train_iteration(self, iteration: int) -> dict[str, float]:
+        """Take every step once, follow with the running average, and return the losses by name."""
+        rng = np.random.default_rng(_draw(self._plan.seed, iteration))
         self._model.train()
-        seen: dict[str, float] = {}
-        for step, optimizer in zip(self._steps, self._optimizers, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate_at(iteration)
-            optimizer.zero_grad(set_to_none=True)
-            losses: dict[str, Tensor] = {}
-            for _ in range(plan.accumulate):
-                with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                    losses = step.losses(rng)
-                if losses:
-                    (losses["total"] / plan.accumulate).backward()
-                for name, value in losses.items():
-                    if name != "total" or step is self._steps[0]:
-                        seen[name] = seen.get(name, 0.0) + float(value.detach()) / plan.accumulate
+        losses: dict[str, float] = {}
+        for number, (step, optimizer) in enumerate(zip(self._steps, self._optimizers, strict=True)):
+            of_step = self._update(step, optimizer, self._plan.learning_rate_at(iteration), rng)
+            if number > 0:
+                of_step.pop("total", None)  # the log's total is the first step's
+            losses |= of_step
+        if iteration % self._plan.average_every == 0:
+            _update_average(self.averaged, self._model, self._decay_at(iteration))
+        return self._skips.counted(losses)
+
+    def _update(
+        self, step: Step, optimizer: torch.optim.Optimizer, learning_rate: float, rng: np.random.Generator
+    ) -> dict[str, float]:
+        """Move one step's weights, and return its losses, averaged over the accumulated batches."""
+        plan = self._plan
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, Tensor] = {}
+        means: dict[str, float] = {}
+        for _ in range(plan.accumulate):
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                losses = step.losses(rng)
             if losses:
-                average_gradients(step.module)
-                norm = torch.nn.utils.clip_grad_norm_(_moved(step), plan.clip_norm)
-                self._skips.step(optimizer, norm)
-        seen = self._skips.counted(seen)
-        if iteration % plan.average_every == 0:
-            decay = plan.average if iteration >= plan.average_after else 0.0
-            if plan.average_after == 0:
-                decay = min(decay, (1 + iteration) / (10 + iteration))  # young averages follow faster
-            _update_average(self.averaged, self._model, decay)
-        return seen
+                (losses["total"] / plan.accumulate).backward()
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + float(value.detach()) / plan.accumulate
+        if losses:
+            average_gradients(step.module)
+            norm = torch.nn.utils.clip_grad_norm_(_trained_weights(step), plan.clip_norm)
+            self._skips.step(optimizer, norm)
+        return means
+
+    def _decay_at(self, iteration: int) -> float:
+        """Return how much of the running average an update keeps: a young one follows faster."""
+        plan = self._plan
+        if plan.average_after == 0:
+            return min(plan.average, (1 + iteration) / (10 + iteration))
+        return plan.average if iteration >= plan.average_after else 0.0
 
     def _at(self, every: int) -> bool:
         return self.done % every == 0 or self.done == self._plan.iterations
@@ -381,7 +398,7 @@ class _Run:
         logger.info("going on from iteration %d of %d", self.done, self._plan.iterations)
 
 
-def _moved(step: Step) -> list[nn.Parameter]:
+def _trained_weights(step: Step) -> list[nn.Parameter]:
     return [parameter for parameter in step.module.parameters() if parameter.requires_grad]
 
 

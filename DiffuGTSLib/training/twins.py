@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.components import Components
+from DiffuGTSLib.components import Components, ScanContext
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.masks import coarse_mask, dilate_mm
+from DiffuGTSLib.masks import dilate_mm, find_candidates
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import json_sha256, make_folder, whole_file
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import Sample
-from DiffuGTSLib.twins import look_again, pasted, repaint_findings, repainted_latent
+from DiffuGTSLib.twins import attend_again, pasted, repaint_findings, repainted_latent
 from DiffuGTSLib.volumes.boxes import bounding_box
 
 MARGIN_CELLS = 2
@@ -178,26 +178,24 @@ def make_twins(
     sample: Sample, candidates: CandidateDraw, components: Components, config: Config, rng: np.random.Generator
 ) -> TwinnedWindow | None:
     """Detect, repaint and look again as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
-    conditions = Conditions(sample.spacing_mm, sample.modality)
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
+    context = ScanContext(components, config, Conditions(sample.spacing_mm, sample.modality), prompts, WindowMemory(0))
 
     image = _tensor(sample.image).to(components.device)
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16"):
-        looked = components.look(image, conditions, prompts, config.backbone)
+    with components.autocast(config):
+        looked = context.attend(image, lambda done, total: None)
         seen = looked.smoothed(sample.image, _inside(sample), sample.spacing_mm, config.masks)
         found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None
         grown = dilate_mm(found, config.masks.dilation_mm, sample.spacing_mm) & _inside(sample)
-        generator, memory = torch.Generator().manual_seed(int(rng.integers(2**31))), WindowMemory(0)
-        twins = repaint_findings(
-            seen.latent, grown, conditions, components, config, generator, memory, lambda share: None
-        )
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        twins = repaint_findings(seen.latent, grown, context, generator, lambda share: None)
         nothing = torch.zeros_like(seen.abnormal)
         before, after = nothing, nothing
         if candidates.attend:
-            looks = look_again(twins, prompts, conditions, components, config, memory, lambda share: None)
+            looks = attend_again(twins, context, lambda share: None)
             before, after = (pasted(twins, values, nothing) for values in zip(*looks, strict=True))
     coarse, candidate, truth = (_tensor(mask).to(image) for mask in (found, grown, sample.mask))
     reconstruction = pasted(twins, [each.reconstruction for each in twins], image[0, 0])
@@ -228,7 +226,7 @@ def _candidate(
     masks = config.masks
     if candidates.thresholds is not None:
         masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)), peak=0.0)
-    found = coarse_mask(prior, _inside(sample), sample.spacing_mm, masks)
+    found = find_candidates(prior, _inside(sample), sample.spacing_mm, masks)
     if rng.random() < candidates.wrong:
         tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
         tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))

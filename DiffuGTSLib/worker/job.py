@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from DiffuGTSLib.cache import Cache, look_of
+from DiffuGTSLib.cache import Cache, key_of
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import InputError
@@ -57,8 +57,8 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         components = model.components(config, spec.allow_untrained)
         cache = None
         if spec.cache:
-            made_of = digest_of_look(look_of(scan, prompts, modality, components, config), scan, config)
-            cache = earlier_look(folder / spec.cache, scan, made_of, teller)
+            made_of = digest_of_key(key_of(scan, prompts, modality, components, config), scan, config)
+            cache = read_earlier_cache(folder / spec.cache, scan, made_of, teller)
 
     def show(kind: str, made: Volume) -> None:
         write_volume(made, folder / ARTIFACT_FILES[kind], compressed=False)
@@ -80,7 +80,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         write_findings(findings, folder / ARTIFACT_FILES["findings"])
         teller.artifact("findings", folder / ARTIFACT_FILES["findings"])
         with whole_file(folder / CACHE_FILE) as temporary:
-            made_of = digest_of_look(result.cache.made_of, scan, result.config)  # memory may have run out
+            made_of = digest_of_key(result.cache.made_of, scan, result.config)  # memory may have run out
             temporary.write_bytes(packed_cache(result.cache, None, made_of))
         write_record(folder, spec, scan, digest, result, components, findings)
         teller.artifact("record", folder / ARTIFACT_FILES["record"])
@@ -110,18 +110,18 @@ def drawn_within(drawn: Volume, region: Volume, teller: Teller) -> Volume:
     return drawn.with_array(inside)
 
 
-def digest_of_look(look: Mapping[str, str], scan: Volume, config: Config) -> str:
-    """Return all that a look at a scan depends on as one digest: what `look_of` names, the grid, and how it was done.
+def digest_of_key(key: Mapping[str, str], scan: Volume, config: Config) -> str:
+    """Return all that a cache depends on as one digest: what `key_of` names, the grid, and how it was done.
 
     Of the scan the voxels and the grid, not the file: the same node may be written again with another header.
     """
     how = [asdict(config.backbone), asdict(config.text), config.runtime.precision]
-    all_of_it = [dict(look), how, scan.geometry.ijk_to_ras.tolist(), scan.geometry.shape]
+    all_of_it = [dict(key), how, scan.geometry.ijk_to_ras.tolist(), scan.geometry.shape]
     return json_sha256(all_of_it)
 
 
-def earlier_look(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:
-    """Return the cache of an earlier job, or None, with a warning, where it is gone, damaged or another look's."""
+def read_earlier_cache(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:
+    """Return the cache of an earlier job, or None, with a warning, where it is gone, damaged or another scan's."""
     try:
         cache, _ = unpacked_cache(path, scan.geometry, made_of)
     except InputError as error:

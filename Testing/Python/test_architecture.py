@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "cache",
         "clock",
         "components",
+        "outcome",
         "pipeline",
         "twins",
         "planning",

@@ -207,9 +207,9 @@ def test_a_head_that_looks_through_the_denoiser_brings_it_along(tmp_path: Path) 
     folder = a_model_folder(tmp_path / "tapped", 384, (8, 8, 16, 16), denoiser_timestep=50.0, denoiser_scale=0.5)
     components = load_components(tiny(f"backbone.folder={folder}"))
     image = torch.rand(1, 1, 32, 32, 32)
-    assert components.eyes((2.0, 2.0, 2.0), "CT").feature_channels == (8, 8, 16, 16)
+    assert components.feature_encoder((2.0, 2.0, 2.0), "CT").feature_channels == (8, 8, 16, 16)
     with torch.inference_mode():
-        features = components.eyes((2.0, 2.0, 2.0), "CT").encode(image).features
+        features = components.feature_encoder((2.0, 2.0, 2.0), "CT").encode(image).features
         assert components.head(features, torch.rand(1, 2, 384)).maps.shape == (1, 2, 32, 32, 32)
     meta = replace(components, device=torch.device("meta"))
     meta.hold(True, "head")

@@ -305,7 +305,7 @@ def test_a_head_looks_through_the_denoiser_and_goes_on_only_with_it(
     assert head.tap is not None and head.tap.timestep == 50
     config = mini_config()
     components = load_components(replace(config, backbone=replace(config.backbone, folder=str(a_run / "model"))))
-    assert components.eyes((4.0, 4.0, 4.0), "CT").feature_channels == tuple(head.config["feature_channels"])
+    assert components.feature_encoder((4.0, 4.0, 4.0), "CT").feature_channels == tuple(head.config["feature_channels"])
     second = tmp_path / "second"
     shutil.copytree(a_run / "model", second / "model")
     with pytest.raises(WeightsError, match="has feature_channels"):

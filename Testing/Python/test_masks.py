@@ -9,10 +9,10 @@ import pytest
 from DiffuGTSLib.config import MasksConfig, ResidualConfig
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.masks import (
-    coarse_mask,
     dilate_mm,
     drop_faint,
     drop_small,
+    find_candidates,
     fine_mask,
     fine_threshold,
     largest_part,
@@ -38,7 +38,7 @@ def everywhere(like: np.ndarray) -> np.ndarray:
 
 def test_the_coarse_mask_is_what_is_above_the_threshold_and_not_on_it() -> None:
     abnormal = a_map((0.5, 4), (0.51, 5))
-    mask = coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(threshold=0.5, minimum_ml=0.0))
+    mask = find_candidates(abnormal, everywhere(abnormal), MM, MasksConfig(threshold=0.5, minimum_ml=0.0))
     assert mask.sum() == 5 and (abnormal[mask] > 0.5).all()
 
 
@@ -54,7 +54,7 @@ def test_masks_as_files_hold_them_are_taken_as_booleans_are(kind: str) -> None:
         lambda mask: drop_small(mask, MM, 0.01),
         largest_part,
         lambda mask: fine_mask(spread, mask, ResidualConfig()),
-        lambda mask: coarse_mask(abnormal, allowed.astype(mask.dtype), MM, config),
+        lambda mask: find_candidates(abnormal, allowed.astype(mask.dtype), MM, config),
     ):
         given = change(mask.astype(kind))
         assert given.dtype == bool and np.array_equal(given, change(mask)) and given.any()
@@ -66,14 +66,14 @@ def test_the_coarse_mask_stays_where_an_anomaly_may_be() -> None:
     abnormal = a_map((0.9, 20))
     allowed = everywhere(abnormal)
     allowed[:11] = False
-    assert coarse_mask(abnormal, allowed, MM, MasksConfig(minimum_ml=0.0)).sum() == 10
+    assert find_candidates(abnormal, allowed, MM, MasksConfig(minimum_ml=0.0)).sum() == 10
 
 
 def test_the_smallest_volume_holds_after_the_organ_has_cut() -> None:
     abnormal = a_map((0.9, 20))
     allowed = everywhere(abnormal)
     allowed[4:] = False
-    assert not coarse_mask(abnormal, allowed, MM, MasksConfig(minimum_ml=0.004)).any()
+    assert not find_candidates(abnormal, allowed, MM, MasksConfig(minimum_ml=0.004)).any()
 
 
 def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
@@ -81,11 +81,11 @@ def test_a_candidate_counts_where_its_attention_is_high_somewhere() -> None:
     abnormal = a_map((0.5, 6), (0.4, 5))
     abnormal[3, 1, 1] = 0.85
     masks = MasksConfig(threshold=0.3, peak=0.8, minimum_ml=0.0)
-    assert coarse_mask(abnormal, everywhere(abnormal), MM, masks).sum() == 6
+    assert find_candidates(abnormal, everywhere(abnormal), MM, masks).sum() == 6
     nowhere = everywhere(abnormal)
     nowhere[3, 1, 1] = False
-    assert not coarse_mask(abnormal, nowhere, MM, masks).any(), "a peak outside of the region does not count"
-    assert coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
+    assert not find_candidates(abnormal, nowhere, MM, masks).any(), "a peak outside of the region does not count"
+    assert find_candidates(abnormal, everywhere(abnormal), MM, replace(masks, peak=0.0)).sum() == 11
 
 
 @pytest.mark.parametrize("sure", [0.96, 0.48])
@@ -94,37 +94,37 @@ def test_by_the_relative_rule_a_scan_is_judged_by_its_most_suspicious_place(sure
     abnormal = a_map((sure * 0.5, 6), (sure * 0.7, 5), (sure * 0.2, 4))
     abnormal[3, 1, 1] = sure
     masks = MasksConfig(rule="relative", threshold=0.3, peak=0.8, minimum_ml=0.0)
-    found = coarse_mask(abnormal, everywhere(abnormal), MM, masks)
+    found = find_candidates(abnormal, everywhere(abnormal), MM, masks)
     assert found.sum() == 6 and found[3, 1, 1]
     elsewhere = everywhere(abnormal)
     elsewhere[3, 1, 1] = False
-    assert coarse_mask(abnormal, elsewhere, MM, masks).sum() == 5, "the highest is that of the region"
+    assert find_candidates(abnormal, elsewhere, MM, masks).sum() == 5, "the highest is that of the region"
 
 
 def test_a_map_below_the_floor_has_no_candidate() -> None:
     abnormal = a_map((0.3, 20))
     masks = MasksConfig(rule="relative", threshold=0.5, floor=0.3, minimum_ml=0.0)
-    assert coarse_mask(abnormal, everywhere(abnormal), MM, masks).sum() == 20
-    assert not coarse_mask(abnormal, everywhere(abnormal), MM, replace(masks, floor=0.31)).any()
+    assert find_candidates(abnormal, everywhere(abnormal), MM, masks).sum() == 20
+    assert not find_candidates(abnormal, everywhere(abnormal), MM, replace(masks, floor=0.31)).any()
 
 
 def test_otsus_rule_finds_what_a_fixed_threshold_misses() -> None:
     abnormal = a_map((0.45, 20))
-    assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(minimum_ml=0.0)).any()
-    assert coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).sum() == 20
+    assert not find_candidates(abnormal, everywhere(abnormal), MM, MasksConfig(minimum_ml=0.0)).any()
+    assert find_candidates(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).sum() == 20
 
 
 def test_otsus_rule_never_falls_below_half_of_the_threshold() -> None:
     """Otsu would part any noise: 0.1 and 0.2 are both normal."""
     abnormal = a_map((0.2, 20))
     assert otsu(abnormal) < 0.2
-    assert not coarse_mask(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).any()
+    assert not find_candidates(abnormal, everywhere(abnormal), MM, MasksConfig(rule="otsu", minimum_ml=0.0)).any()
 
 
 @pytest.mark.parametrize("rule", ["otsu", "relative", "fixed"])
 def test_nowhere_to_look_gives_an_empty_mask(rule: str) -> None:
     abnormal = a_map((0.9, 20))
-    assert not coarse_mask(abnormal, np.zeros(abnormal.shape, dtype=bool), MM, MasksConfig(rule=rule)).any()
+    assert not find_candidates(abnormal, np.zeros(abnormal.shape, dtype=bool), MM, MasksConfig(rule=rule)).any()
 
 
 def test_the_fine_mask_is_the_changed_part_of_the_candidate() -> None:

@@ -15,7 +15,7 @@ from planning_parts import CHEST, machine
 from DiffuGTSLib.backbones import PUBLISHED
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.clock import Clock
-from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, load_config
+from DiffuGTSLib.config import FEATURE_RESIDUALS, Config, MasksConfig, load_config
 from DiffuGTSLib.errors import ConfigError, MemoryLimitError
 from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.planning import plan as plan_module
@@ -203,7 +203,7 @@ def test_smoothing_the_map_is_planned_for(a_tiny_sketch: Sketch) -> None:
     picture = np.random.default_rng(0).random((64, 64, 64), dtype=np.float32)
     attention, everywhere = 0.2 + 0.8 * picture, picture >= 0
     tracemalloc.start()
-    smooth_within_edges(attention, picture, everywhere, (2.0, 2.0, 2.0), 6.0, 0.1, 0.1)
+    smooth_within_edges(attention, picture, everywhere, (2.0, 2.0, 2.0), MasksConfig(smooth_mm=6.0, smooth_edge=0.1))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 14 * picture.nbytes < peak <= 16 * picture.nbytes

@@ -10,10 +10,10 @@ import torch
 
 from DiffuGTSLib import inpainting
 from DiffuGTSLib.backbones.memory import WindowMemory
+from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.inpainting import Box, Conditions
-from DiffuGTSLib.pipeline import Components, load_components
-from DiffuGTSLib.twins import Twins, box_and_view, find_places, look_again, pasted, repaint_findings, repainted_latent
+from DiffuGTSLib.twins import Twins, attend_again, box_and_view, find_places, pasted, repaint_findings, repainted_latent
 
 SHAPE = (96, 96, 96)
 FACTOR, MULTIPLE, WINDOW = 4, 2, 32
@@ -50,11 +50,14 @@ def a_latent() -> torch.Tensor:
     return torch.randn((1, 4, *cells), generator=torch.Generator().manual_seed(3))
 
 
+def a_context(components: Components, config: Config, memory: WindowMemory | None = None) -> ScanContext:
+    prompts = torch.eye(2, components.text_encoder.dim)
+    return ScanContext(components, config, TOLD, prompts, memory or WindowMemory(0))
+
+
 def repaint(mask: np.ndarray, components: Components, config: Config, seed: int = 0) -> list[Twins]:
     generator = torch.Generator().manual_seed(seed)
-    return repaint_findings(
-        a_latent(), mask, TOLD, components, config, generator, WindowMemory(0), lambda share: None
-    )  # fmt: skip
+    return repaint_findings(a_latent(), mask, a_context(components, config), generator, lambda share: None)
 
 
 NEAR, FAR, BESIDE = around((20, 20, 20), 6), around((76, 70, 80), 6), around((30, 20, 20), 6)
@@ -186,22 +189,13 @@ def test_the_whole_latent_takes_the_cells_of_every_finding(some_components: Comp
 
 
 def test_what_is_seen_of_a_reconstruction_is_remembered_finding_by_finding(some_components: Components) -> None:
-    config, prompts = tiny(), torch.eye(2, some_components.text_encoder.dim)
     memory = WindowMemory(64)
+    context = a_context(some_components, tiny(), memory)
 
     def looked(mask: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
         memory.begin("one model")
-        twins = repaint_findings(
-            a_latent(),
-            mask,
-            TOLD,
-            some_components,
-            config,
-            torch.Generator().manual_seed(0),
-            memory,
-            lambda share: None,
-        )
-        return look_again(twins, prompts, TOLD, some_components, config, memory, lambda share: None)
+        twins = repaint_findings(a_latent(), mask, context, torch.Generator().manual_seed(0), lambda share: None)
+        return attend_again(twins, context, lambda share: None)
 
     first = looked(marked(FAR))
     assert memory.recalled == 0
@@ -212,10 +206,8 @@ def test_what_is_seen_of_a_reconstruction_is_remembered_finding_by_finding(some_
 
 def test_progress_rises_through_all_findings(some_components: Components) -> None:
     told: list[float] = []
-    repaint_findings(
-        a_latent(), marked(NEAR, FAR), TOLD, some_components, tiny(), torch.Generator().manual_seed(0), WindowMemory(0),
-        told.append,
-    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    repaint_findings(a_latent(), marked(NEAR, FAR), a_context(some_components, tiny()), generator, told.append)
     assert told == sorted(told) and told[-1] == pytest.approx(1.0) and 0 < told[0] < 0.2
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from DiffuGTSLib.config import MasksConfig
 from DiffuGTSLib.smoothing import smooth_within_edges
 
 SPACING_MM = (2.0, 2.0, 2.0)
@@ -14,8 +15,8 @@ EDGE = 0.02
 
 
 def smoothed(values: np.ndarray, picture: np.ndarray, reach_mm: float, **more: Any) -> np.ndarray:
-    more = {"within": np.ones(values.shape, dtype=bool), "spacing_mm": SPACING_MM, "edge": EDGE} | more
-    return smooth_within_edges(values, picture, reach_mm=reach_mm, **more)
+    more = {"allowed": np.ones(values.shape, dtype=bool), "spacing_mm": SPACING_MM, "above": 0.0} | more
+    return smooth_within_edges(values, picture, config=MasksConfig(smooth_mm=reach_mm, smooth_edge=EDGE), **more)
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def test_no_walk_crosses_the_border_of_a_mask(a_picture: np.ndarray, a_map: np.n
     within[:8] = True
     other = a_map.copy()
     other[8:] *= 0.1
-    inside = smoothed(a_map, a_picture, 16.0, within=within)[:8]
-    assert smoothed(other, a_picture, 16.0, within=within)[:8] == pytest.approx(inside, abs=1e-3)
+    inside = smoothed(a_map, a_picture, 16.0, allowed=within)[:8]
+    assert smoothed(other, a_picture, 16.0, allowed=within)[:8] == pytest.approx(inside, abs=1e-3)
     assert not np.allclose(smoothed(other, a_picture, 16.0)[:8], inside, atol=1e-2)
 
 
