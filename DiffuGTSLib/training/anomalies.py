@@ -45,7 +45,7 @@ class Mixture:
             mostly such windows.
         turned: Share of windows that are turned and scaled.
         thick: Share of CT windows that are shown as thick slices are.
-        thick_mr: Likewise of MR windows, where the clinic's slices of a brain are 5 to 7 mm apart.
+        thick_mr: Share of MR windows that are shown as thick slices are: the clinic's slices of a brain are 5 to 7 mm apart.
         sharp: Share of windows that are sharpened, as finer scans and harder kernels are.
         remapped: Share of MR windows that get another contrast.
         stripped: Share of the painted label maps of a head that show the brain alone.

@@ -74,7 +74,7 @@ def require_healthy(train: int, validation: int) -> None:
 
     Args:
         train: Scans that show it, to train on.
-        validation: Likewise, to validate on.
+        validation: Scans that show it, to validate on.
 
     Raises:
         InputError: If one of them is 0.

@@ -31,10 +31,10 @@ class HeadOptions:
 
     Attributes:
         mode: A key of `MODES`.
-        anomaly: Weight of a loss; 0 turns it off. Likewise the next three.
-        similarity: Likewise.
-        dice: Likewise; -1: 1, but 0 with image labels.
-        voxel: Likewise.
+        anomaly: Weight of the loss of the anomaly score; 0 turns it off.
+        similarity: Weight of the similarity loss; 0 turns it off.
+        dice: Weight of the Dice loss; 0 turns it off; -1: 1, but 0 with image labels.
+        voxel: Weight of the voxel-wise loss; 0 turns it off; -1: 1, but 0 with image labels.
         organ: Weight of the loss that says where the organ is, for heads with `elsewhere`; -1: 0.5, but 0 with image labels.
         elsewhere: Whether the head may answer that the prompted organ is not there, see `AovaHead`; never with image labels,
             which do not say where an organ is.

@@ -25,7 +25,7 @@ from DiffuGTSLib.training.distributed import rank
 from DiffuGTSLib.training.head_features import FrozenFeatures
 from DiffuGTSLib.training.head_options import MODES, HeadOptions
 from DiffuGTSLib.training.head_start import started
-from DiffuGTSLib.training.head_windows import in_words, require_judges, scans_by_split, validation_windows
+from DiffuGTSLib.training.head_windows import in_words, require_validation_windows, scans_by_split, validation_windows
 from DiffuGTSLib.training.job import Job, Part, differing_overrides
 from DiffuGTSLib.training.rehearsal import all_left, duration, peak_memory_gb
 from DiffuGTSLib.training.resuming import networks_sha256
@@ -115,7 +115,7 @@ class HeadTraining:
             phase.name: validation_windows(self.scans["validation"], phase.side, self.options) for phase in self.phases
         }
         for windows in self.windows.values():
-            require_judges(self.options, windows)
+            require_validation_windows(self.options, windows)
         self.head = self._head().to(job.device, memory_format=torch.channels_last_3d)
 
     def _head(self) -> AovaHead:

@@ -74,8 +74,8 @@ def scans_for(options: HeadOptions, scans: Sequence[TrainingScan], split: str) -
 def validation_windows(scans: Sequence[TrainingScan], side: int, options: HeadOptions | None = None) -> list[Sample]:
     """Return fixed windows of unseen patients: their real tumors, cut off center, and painted ones elsewhere.
 
-    What a mode does not train on, it is not judged by: seen tumors are judged beside healthy windows, label-free ones
-    by painted tumors only.
+    A mode is validated only on what it trains on: mode `seen` on real tumors and healthy windows, mode `label-free` on
+    painted tumors.
     """
     options = options or HeadOptions()
     rng = np.random.default_rng(_FIXED_DRAW)
@@ -99,7 +99,7 @@ def validation_windows(scans: Sequence[TrainingScan], side: int, options: HeadOp
     return windows
 
 
-def require_judges(options: HeadOptions, windows: Sequence[Sample]) -> None:
+def require_validation_windows(options: HeadOptions, windows: Sequence[Sample]) -> None:
     """Refuse early stopping by a figure that the windows cannot give.
 
     Raises:

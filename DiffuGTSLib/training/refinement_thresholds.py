@@ -1,6 +1,6 @@
-"""Choose how residuals are mixed and where the mixture is cut, on judges whose candidates were chosen before.
+"""Choose how residuals are mixed and where the mixture is cut, on validation samples whose candidates were chosen before.
 
-    RUN/thresholds/twins/           every judge that has a candidate, with its pseudo-healthy twin
+    RUN/thresholds/twins/           every sample that has a candidate, with its pseudo-healthy twin
     RUN/thresholds/refinement.csv   every mixture and cut with its figures, the best first
 
 Paper silent; we chose the largest gain over the candidates on the kind of tumors, real or painted, that gains less: what
@@ -35,9 +35,9 @@ class RefinedSetting:
     """One way to refine, and what it comes to.
 
     Attributes:
-        residual: The way.
+        residual: Settings that were tried.
         gains: Dice beyond that of the candidates, of "real" and "painted" tumors, as far as there are any: mean over
-            groups of the mean over judges with a tumor and a candidate.
+            groups of the mean over samples with a tumor and a candidate.
         by_group: Dice of each group.
     """
 
@@ -49,7 +49,7 @@ class RefinedSetting:
 def refined_settings(
     samples: Sequence[Sample], folder: Path, components: Components, config: Config, report: Callable[[str], None]
 ) -> list[RefinedSetting]:
-    """Return every way to refine, the best first; none where no judge with a tumor has a candidate.
+    """Return every way to refine, the best first; none where no sample with a tumor has a candidate.
 
     Args:
         samples: With a tumor.
@@ -103,7 +103,7 @@ def measured(
 
 
 def group_of(sample: Sample) -> str:
-    """Return what a judge is averaged with."""
+    """Return what a sample is averaged with: organ, modality, and whether its tumor is real or painted."""
     return f"{sample.organ}, {sample.modality}, {'real' if sample.real else 'painted'}"
 
 

@@ -1,8 +1,8 @@
 """Recipe: train a segmenter on real tumors, on painted ones, or on both.
 
-Follows the approach of DiffTumor, section 1.4 of our description: DiceCE, AdamW, a learning rate that rises for 100
-epochs and falls along a cosine, one value an epoch. Differs from upstream, where a resumed run began its schedule anew:
-the house's trainer keeps optimizer and iteration.
+Follows DiffTumor (Chen et al., CVPR 2024), the segmentation step of the published code: DiceCE, AdamW, a learning rate
+that rises for 100 epochs and falls along a cosine, one value an epoch. Differs from upstream, where a resumed run began
+its schedule anew: our trainer keeps optimizer and iteration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The windows that a segmenter sees: real cases as they are, and healthy ones into which tumors are painted on the fly.
 
-Follows the approach of DiffTumor, section 1.3 of our description. Windows are painted in native units before they are
+Follows DiffTumor (Chen et al., CVPR 2024), the segmentation step of the published code. Windows are painted in native units before they are
 augmented; upstream varies intensities first, so that its contrasts are no longer HU.
 """
 

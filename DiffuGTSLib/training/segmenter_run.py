@@ -62,10 +62,10 @@ class SegmenterOptions:
             have learned another organ's tumors.
         late_painter: Paints medium and large tumors; empty: the same.
         synthesis_rate: Share of healthy windows that are painted into.
-        tiny: Share of tiny tumors among the painted ones; likewise the next three, which together make 1.
-        small: Likewise.
-        medium: Likewise.
-        large: Likewise.
+        tiny: Share of tiny tumors among the painted ones; the four shares make 1 together.
+        small: Share of small tumors among the painted ones.
+        medium: Share of medium tumors among the painted ones.
+        large: Share of large tumors among the painted ones.
         real_share: Share of windows from cases with outlined tumors. -1: as many as there are; 0: painted tumors only.
         window: Side in voxels.
         batch: Windows a step in each process.
@@ -210,7 +210,7 @@ def train_segmenter(
 
     Args:
         train_scans: Real and healthy cases.
-        validation: Likewise, of other patients.
+        validation: Real and healthy cases of other patients.
         options: See `SegmenterOptions`.
         plan: How long, how precise, from which seed; learning rate, decay and intervals come from the options.
         job: Where to, on what, and who is told.
@@ -230,7 +230,7 @@ def train_segmenter(
 def _recipe(
     train_scans: Sequence[SegmenterScan], validation: Sequence[SegmenterScan], options: SegmenterOptions, job: Job
 ) -> SegmenterRecipe:
-    """Return how a segmenter is trained, and say with what, and by what it is judged.
+    """Return how a segmenter is trained, and say with what, and what it is validated on.
 
     Raises:
         InputError, ConfigError, WeightsError: As `train_segmenter`, `build_source` and `build_segmenter`.
@@ -238,16 +238,16 @@ def _recipe(
     source = build_source(options, job.device)
     share = None if options.real_share < 0 else options.real_share
     sampler = SegmenterSampler(train_scans, options.window, source, options.chances, share)
-    judged = [scan for scan in validation if scan.tumor.any()] if share != 0 else []
-    if not judged and source is not None:
-        judged = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
+    scored = [scan for scan in validation if scan.tumor.any()] if share != 0 else []
+    if not scored and source is not None:
+        scored = painted_windows([scan for scan in validation if scan.healthy], options.window, source)
     network = build_segmenter(options).to(job.device)
     job.report(
         f"segmenter: {sum(not scan.healthy for scan in train_scans)} real and "
-        f"{sum(scan.healthy for scan in train_scans)} healthy cases; the best is chosen on {len(judged)} scans or windows"
+        f"{sum(scan.healthy for scan in train_scans)} healthy cases; the best is chosen on {len(scored)} scans or windows"
     )
     return SegmenterRecipe(
-        network, options.grid(job.config.canonical), sampler, judged, side=options.window, batch=options.batch,
+        network, options.grid(job.config.canonical), sampler, scored, side=options.window, batch=options.batch,
         workers=options.workers, overlap=options.overlap,
     )  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""Choose where the head's attention is cut, and the residuals after it: on validation patients and freshly painted windows, never on a test scan.
+"""Choose the thresholds of the attention, and of the residuals after it: on validation samples, never on a test scan.
 
-    RUN/thresholds/looks/       attention of every window: made once, the long part
+    RUN/thresholds/attention/   attention of every validation sample: made once, the long part
     RUN/thresholds/table.csv    every setting with its figures, the best first
     RUN/thresholds/refinement.csv, twins/   the same of mixtures of residuals, see `refinement_thresholds`
     RUN/thresholds/chosen.json  the chosen ones, in the form of a preset: diffugts segment --config …/chosen.json
                                 and the cases that they were chosen on, which evaluate refuses to test
 
+A validation sample is a whole validation scan with a tumor, or a window of an organ, mostly with a painted tumor.
 Nothing is learned. Paper silent; we chose the smallest number of false positives among the settings whose Dice is as
 good as the best one's, because Dice alone forgives what is small. Real tumors and painted ones count half each: the real
 ones may be of one organ, and of the painted ones there are as many organs as were asked for.
@@ -71,10 +72,10 @@ class ThresholdOptions:
         painted: Windows with freshly painted tumors, for each organ.
         healthy: Windows of an organ without a tumor, for each organ.
         absent: Windows that do not show the organ that is asked for, for each organ: most of a whole scan is such.
-        organs: To paint into, parted by commas; empty takes all that the protocol shows.
+        organs: To paint into, separated by commas; empty takes all that the protocol shows.
         side: Of these windows, in voxels.
         tolerance: A Dice this close to the best is as good.
-        refine: Whether the mixture of residuals is chosen as well, on the judges with a tumor: most of the time.
+        refine: Whether the mixture of residuals is chosen as well, on the samples with a tumor: most of the time.
     """
 
     painted: int = 4
@@ -95,8 +96,8 @@ class ThresholdOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
-    """One window or scan that was looked at.
+class ValidationMap:
+    """The attention of one validation sample.
 
     Attributes:
         group: What it is averaged with: organ, modality, and whether its tumor is real or painted.
@@ -118,11 +119,11 @@ class Setting:
     """One way to cut, and what it comes to.
 
     Attributes:
-        masks: The way.
+        masks: Settings that were tried.
         dice: Mean over real and painted of the mean over groups of the mean over windows with a tumor.
         by_group: Of each group.
         false_positives: Findings that are matched with no tumor, a window: their IoU with each is below 0.1.
-        false_positives_healthy: Likewise, of windows without a tumor; NaN without any.
+        false_positives_healthy: False positives a window without a tumor; NaN without any.
     """
 
     masks: MasksConfig
@@ -133,15 +134,17 @@ class Setting:
 
 
 def choose_thresholds(job: Job) -> None:
-    """Look at every judge once, try every setting, and write the table and the choice."""
+    """Compute the attention of every sample once, try every setting, and write the table and the choice."""
     options: ThresholdOptions = job.options
     folder = job.output / "thresholds"
     make_folder(folder)
     config, components, samples = _set_up(job)
-    judged = [look_at(sample, folder / "looks", components, config) for sample in _told(samples, job.report)]
-    settings = ranked(list(measured(judged, config.masks)), options.tolerance)
+    maps = [
+        cached_map(sample, folder / "attention", components, config) for sample in _with_progress(samples, job.report)
+    ]
+    settings = ranked(list(measured(maps, config.masks)), options.tolerance)
     _write(folder, settings)
-    job.report(f"thresholds: {len(judged)} windows and scans, {len(settings)} settings: {folder / 'table.csv'}")
+    job.report(f"thresholds: {len(maps)} validation samples, {len(settings)} settings: {folder / 'table.csv'}")
     for setting in settings[:3]:
         job.report(f"thresholds: {_in_words(setting)}")
     chosen = {"masks": _chosen(settings[0].masks, MASK_KEYS)}
@@ -154,17 +157,17 @@ def choose_thresholds(job: Job) -> None:
 
 
 def _set_up(job: Job) -> tuple[Config, Components, list[Sample]]:
-    """Return how, by which networks and at what is looked.
+    """Return the configuration, the networks and the validation samples.
 
     Raises:
-        WeightsError: If the model that looks cannot be read.
-        InputError, ConfigError: As `judges` and `require_repaintable`.
+        WeightsError: If the model cannot be read.
+        InputError, ConfigError: As `validation_samples` and `require_repaintable`.
     """
     config = job.looking_with(job.head_base)
     config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
     components = load_components(config)
     _tell_of_trained(job.head_base, job)
-    samples = judges(job.scans, job.options, job.plan.seed)
+    samples = validation_samples(job.scans, job.options, job.plan.seed)
     require_repaintable(samples, components, config, job.options)
     return config, components, samples
 
@@ -175,7 +178,9 @@ def _refined(
     """Choose the mixture of residuals, and return what of a preset it changes: nothing where nothing was repainted."""
     settings = refined_settings(samples, folder / "twins", components, config, job.report)
     if not settings:
-        job.report("thresholds: no judge with a tumor has a candidate: the preset's mixture of residuals stays")
+        job.report(
+            "thresholds: no validation sample with a tumor has a candidate: the preset's mixture of residuals stays"
+        )
         return {}
     write_refined(folder / "refinement.csv", settings)
     best = settings[0]
@@ -217,14 +222,14 @@ def _chosen(config: MasksConfig | ResidualConfig, keys: Sequence[str]) -> dict[s
     return {key: getattr(config, key) for key in keys}
 
 
-def judges(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Sample]:
-    """Return what is looked at: the validation scans with a tumor, whole, and windows of every organ.
+def validation_samples(scans: dict[str, list[TrainingScan]], options: ThresholdOptions, seed: int) -> list[Sample]:
+    """Return the validation scans with a tumor, whole, and windows of every organ.
 
     Windows may be cut from scans that were trained on, since of most organs there is no second patient; the paint is
     fresh.
 
     Raises:
-        InputError: If an organ is asked for that no scan shows, or nothing is left to judge by (code "validation").
+        InputError: If an organ is asked for that no scan shows, or no sample shows a tumor (code "validation").
     """
     found = [_whole(scan) for scan in scans["validation"] if scan.tumor.any()]
     every = [scan for split in ("train", "validation") for scan in scans[split]]
@@ -295,20 +300,22 @@ def _shows_no_organ(sample: Sample) -> bool:
     return sample.shown is not None and not sample.shown.any() and bool(sample.image.any())
 
 
-def look_at(sample: Sample, looks: Path, components: Components, config: Config) -> Judge:
-    """Return a look that is kept, or look; padding is no place for a finding."""
-    path = looks / f"{fingerprint(sample, components, config)}.safetensors"
-    abnormal = _kept(path)
+def cached_map(sample: Sample, folder: Path, components: Components, config: Config) -> ValidationMap:
+    """Return a sample's attention, read or computed now; padding is cut off, since it is no place for a finding."""
+    path = folder / f"{fingerprint(sample, components, config)}.safetensors"
+    abnormal = _read_attention(path)
     if abnormal is None:
-        abnormal = _look(sample, components, config)
-        make_folder(looks)
+        abnormal = _attention(sample, components, config)
+        make_folder(folder)
         with whole_file(path) as temporary:
             save_file({"abnormal": abnormal}, temporary)
     inside = sample.inside
-    return Judge(group_of(sample), abnormal[inside], sample.image[inside], sample.mask[inside], sample.spacing_mm)
+    return ValidationMap(
+        group_of(sample), abnormal[inside], sample.image[inside], sample.mask[inside], sample.spacing_mm
+    )
 
 
-def _kept(path: Path) -> NDArray[np.float32] | None:
+def _read_attention(path: Path) -> NDArray[np.float32] | None:
     if not path.is_file():
         return None
     try:
@@ -318,7 +325,7 @@ def _kept(path: Path) -> NDArray[np.float32] | None:
         return None  # cut off: made again
 
 
-def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.float32]:
+def _attention(sample: Sample, components: Components, config: Config) -> NDArray[np.float32]:
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
@@ -330,18 +337,18 @@ def _look(sample: Sample, components: Components, config: Config) -> NDArray[np.
     return abnormal
 
 
-def measured(judged: Sequence[Judge], preset: MasksConfig) -> Iterator[Setting]:
+def measured(maps: Sequence[ValidationMap], preset: MasksConfig) -> Iterator[Setting]:
     """Yield what every setting comes to, smoothed and not."""
     for smooth_mm in SMOOTHINGS_MM:
         masks = replace(preset, smooth_mm=smooth_mm)
-        seen = [_smoothed(judge, masks) for judge in judged]
-        yield from (measure(seen, each) for each in tried(masks))
+        smoothed = [_smoothed(each, masks) for each in maps]
+        yield from (measure(smoothed, each) for each in tried(masks))
 
 
-def _smoothed(judge: Judge, masks: MasksConfig) -> Judge:
-    everywhere = np.ones(judge.truth.shape, dtype=bool)
-    smoothed = smooth_within_edges(judge.abnormal, judge.picture, everywhere, judge.spacing_mm, masks)
-    return replace(judge, abnormal=smoothed)
+def _smoothed(of_sample: ValidationMap, masks: MasksConfig) -> ValidationMap:
+    everywhere = np.ones(of_sample.truth.shape, dtype=bool)
+    smoothed = smooth_within_edges(of_sample.abnormal, of_sample.picture, everywhere, of_sample.spacing_mm, masks)
+    return replace(of_sample, abnormal=smoothed)
 
 
 def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
@@ -353,16 +360,16 @@ def tried(masks: MasksConfig) -> Iterator[MasksConfig]:
                 yield replace(masks, rule="relative", threshold=threshold, peak=peak, floor=floor)
 
 
-def measure(judged: Sequence[Judge], masks: MasksConfig) -> Setting:
+def measure(maps: Sequence[ValidationMap], masks: MasksConfig) -> Setting:
     """Return what a setting comes to, on maps that are smoothed already."""
     overlaps: dict[str, list[float]] = {}
     wrong, wrong_healthy = [], []
-    for judge in judged:
-        everywhere = np.ones(judge.truth.shape, dtype=bool)
-        found = find_candidates(judge.abnormal, everywhere, judge.spacing_mm, masks)
-        wrong.append(false_positive_count(found, judge.truth))
-        if judge.truth.any():
-            overlaps.setdefault(judge.group, []).append(dice(found, judge.truth))
+    for each in maps:
+        everywhere = np.ones(each.truth.shape, dtype=bool)
+        found = find_candidates(each.abnormal, everywhere, each.spacing_mm, masks)
+        wrong.append(false_positive_count(found, each.truth))
+        if each.truth.any():
+            overlaps.setdefault(each.group, []).append(dice(found, each.truth))
         else:
             wrong_healthy.append(wrong[-1])
     by_group = {group: float(np.mean(values)) for group, values in overlaps.items()}
@@ -380,21 +387,21 @@ def ranked(settings: Sequence[Setting], tolerance: float) -> list[Setting]:
 
 
 def _tell_of_trained(model: Path, job: Job) -> None:
-    """Say it where whole scans are judged by that the head was trained on: their tumors are no news to it."""
+    """Warn of validation scans that the head was trained on: their tumors are no news to it."""
     trained = {case.patient for case in read_training_cases(model) or () if case.use == TRAINED}
     seen = sorted({scan.case.patient for scan in job.scans["validation"] if scan.tumor.any()} & trained)
     if seen:
-        job.report(f"thresholds: SEEN IN TRAINING, so that they judge too kindly: {', '.join(seen)}")
+        job.report(f"thresholds: SEEN IN TRAINING, so that figures on them are too good: {', '.join(seen)}")
 
 
-def _told(samples: Sequence[Sample], report: Callable[[str], None]) -> Iterator[Sample]:
+def _with_progress(samples: Sequence[Sample], report: Callable[[str], None]) -> Iterator[Sample]:
     for number, sample in enumerate(samples, start=1):
         yield sample
-        report(f"thresholds: looked at {number} of {len(samples)}: {sample.organ}, {sample.modality}")
+        report(f"thresholds: attention {number} of {len(samples)}: {sample.organ}, {sample.modality}")
 
 
 def fingerprint(sample: Sample, components: Components, config: Config) -> str:
-    """Return what a look follows from, in short: the picture, the question, the weights, and how it is looked at."""
+    """Return a digest of all that a sample's attention follows from: picture, prompt, weights and settings."""
     backbone = asdict(config.backbone) | {"folder": ""}
     asked = [sample.organ, sample.modality, sample.spacing_mm, asdict(config.text), config.runtime.precision]
     made_of = [components.weights, backbone, asked, sample.image.shape]
@@ -422,18 +429,18 @@ def _in_words(setting: Setting) -> str:
     )
 
 
-def tell(job: Job) -> None:
-    """Say what would be looked at."""
+def rehearse_thresholds(job: Job) -> None:
+    """Say how many validation samples there are, and how many settings would be tried."""
     _, _, samples = _set_up(job)
     with_tumor = sum(bool(sample.mask.any()) for sample in samples)
     count = len(SMOOTHINGS_MM) * len(list(tried(job.config.masks)))
-    job.report(f"thresholds: {with_tumor} windows and scans with a tumor, {len(samples) - with_tumor} without")
+    job.report(f"thresholds: {with_tumor} validation samples with a tumor, {len(samples) - with_tumor} without")
     job.report(f"thresholds: {count} settings would be tried")
 
 
 PART = Part(
     train=choose_thresholds,
-    rehearse=tell,
+    rehearse=rehearse_thresholds,
     iterations=1,
     options=ThresholdOptions(),
     learns_weights=False,

@@ -1,7 +1,7 @@
 """Recipe: train the denoiser of a latent tumor painter, and write it as the published files are.
 
-Follows the approach of DiffTumor, section 1.2 of our description: the L1 distance to the noise in the latent of a window
-with a tumor, given the latent of the same window with the tumor blanked, and the tumor's mask.
+Follows DiffTumor (Chen et al., CVPR 2024), its second step, the diffusion model: the L1 distance to the noise in the
+latent of a window with a tumor, given the latent of the same window with the tumor blanked, and the tumor's mask.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
 """Early and late tumors kept apart: DiffTumor trains one painter for tumors up to 10 mm in radius, one for larger ones.
 
-Follows the approach of DiffTumor, section 1.2 of our description, whose complement for late tumors we infer.
+Follows DiffTumor (Chen et al., CVPR 2024), its second step, the diffusion model. Upstream publishes the rule for early
+tumors only; that late tumors are its complement we infer.
 """
 
 from __future__ import annotations

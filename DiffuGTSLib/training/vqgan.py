@@ -1,7 +1,7 @@
 """Recipe: train the 3D VQGAN, the first of the three steps of a latent tumor painter.
 
-Follows the approach of DiffTumor, section 1.1 of our description: L1, commitment, a perceptual distance on slices, and,
-after a while, two discriminators with feature matching.
+Follows DiffTumor (Chen et al., CVPR 2024), its first step: L1, commitment, a perceptual distance on slices, and, after a
+while, two discriminators with feature matching.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class VqganRecipe:
         critics: Their discriminators are trained against it.
         perceptual: LPIPS with its weights; None leaves the term out.
         scans: Training scans; tumors may be seen here, the autoencoder only copies.
-        validation: Scans to judge the reconstruction on.
+        validation: Scans that the reconstruction is measured on.
         windows: (side in voxels, how many a batch); one pair is drawn each time.
         losses: Weights of the terms.
 
@@ -92,7 +92,7 @@ class VqganRecipe:
         self._vqgan, self._perceptual = vqgan, perceptual
         self._scans, self._validation = scans, validation
         self._windows, self._weights = windows, losses
-        self._judged: list[tuple[Tensor, Tensor]] = []
+        self._for_discriminators: list[tuple[Tensor, Tensor]] = []
         volumes = np.sqrt([float(scan.scan.image.size) for scan in scans])
         self._chances = volumes / volumes.sum()
 
@@ -124,16 +124,16 @@ class VqganRecipe:
         if self.adversarial:
             self._discriminators.requires_grad_(False)
             terms["adversarial"], terms["features"] = self._opposed(found.image, image, rng)
-            self._judged.append((image, found.image.detach()))
+            self._for_discriminators.append((image, found.image.detach()))
         total = sum((getattr(weights, name, 1.0) * value for name, value in terms.items()), zero)
         return {"total": total, **terms, "perplexity": found.perplexity.detach()}
 
     def discriminator_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """Return the hinge loss on the batch that the VQGAN was just trained on; nothing before they begin."""
         self.trainable.get_buffer("batches").add_(1)
-        if not self._judged:
+        if not self._for_discriminators:
             return {}
-        image, made = self._judged.pop(0)
+        image, made = self._for_discriminators.pop(0)
         self._discriminators.requires_grad_(True)
         total = torch.zeros((), device=image.device)
         for critic, real, fake in self._pairs(image, made, rng):

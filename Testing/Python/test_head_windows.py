@@ -1,4 +1,4 @@
-"""What each mode of training looks at: it draws what it says, and is judged by nothing that it may not see."""
+"""What each mode of training looks at: it draws what it says, and is validated on nothing that it may not see."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.head_options import HeadOptions
 from DiffuGTSLib.training.head_windows import (
     in_words,
-    require_judges,
+    require_validation_windows,
     scans_by_split,
     scans_for,
     validation_windows,
@@ -114,13 +114,13 @@ def test_where_no_scan_without_a_tumor_is_left_to_validate_with_patients_are_hel
     assert "add scans without a tumor" in caught.value.hint
 
 
-def test_seen_is_judged_by_real_tumors_and_healthy_windows(two_scans: list[TrainingScan]) -> None:
+def test_seen_is_validated_on_real_tumors_and_healthy_windows(two_scans: list[TrainingScan]) -> None:
     windows = validation_windows(two_scans, SIDE, HeadOptions(mode="seen"))
     assert [window.organ for window in windows[:2]] == ["liver"] * 2 and all(w.abnormal for w in windows[:2])
     assert not any(window.abnormal for window in windows if window.organ == "brain")
 
 
-def test_label_free_is_judged_by_painted_tumors_alone(two_scans: list[TrainingScan]) -> None:
+def test_label_free_is_validated_on_painted_tumors_alone(two_scans: list[TrainingScan]) -> None:
     options = HeadOptions(mode="label-free")
     windows = validation_windows(scans_for(options, two_scans, "validation"), SIDE, options)
     assert len(windows) == 24 and {window.organ for window in windows} == {"brain"}
@@ -132,14 +132,14 @@ def window(abnormal: bool) -> Sample:
     return Sample(mask.astype(np.float32), mask, "liver", "CT", (2.0, 2.0, 2.0))
 
 
-def test_patience_needs_windows_that_can_judge() -> None:
+def test_patience_needs_windows_that_give_its_figure() -> None:
     patient, by_labels = HeadOptions(patience=3), HeadOptions(patience=3, mode="image-labels")
-    require_judges(HeadOptions(), [window(False)])
-    require_judges(patient, [window(True)])
-    require_judges(by_labels, [window(True), window(False)])
+    require_validation_windows(HeadOptions(), [window(False)])
+    require_validation_windows(patient, [window(True)])
+    require_validation_windows(by_labels, [window(True), window(False)])
     for options, windows in ((patient, [window(False)]), (by_labels, [window(True)])):
         with pytest.raises(InputError, match="which 1 validation windows cannot give: all of them are") as caught:
-            require_judges(options, windows)
+            require_validation_windows(options, windows)
         assert caught.value.code == "validation"
 
 

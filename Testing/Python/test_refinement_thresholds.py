@@ -1,4 +1,4 @@
-"""The mixture of residuals is chosen by the Dice of what it leaves of each judge's candidate."""
+"""The mixture of residuals is chosen by the Dice of what it leaves of each sample's candidate."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_kinds_are_means_over_organs() -> None:
     assert by_kind(groups) == {"painted": pytest.approx(0.3), "real": pytest.approx(0.9)}
 
 
-def test_real_networks_repaint_a_judge_once_and_every_way_is_ranked(
+def test_real_networks_repaint_a_sample_once_and_every_way_is_ranked(
     a_sample: Sample, some_components: Components, a_config: Config, tmp_path: Path
 ) -> None:
     said: list[str] = []
@@ -119,7 +119,7 @@ def test_another_picture_or_question_has_another_twin(
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_trained_projection_is_judged_by_what_it_says(
+def test_a_trained_projection_is_measured_by_what_it_says(
     a_sample: Sample, some_components: Components, a_config: Config, tmp_path: Path
 ) -> None:
     network = ResidualProjection(some_components.autoencoder.latent_channels, some_components.text_encoder.dim)

@@ -1,4 +1,4 @@
-"""`train thresholds`: every setting is judged on the same looks, and the best is written as a configuration."""
+"""`train thresholds`: every setting is measured on the same maps, and the best is written as a configuration."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.run import train_part
 from DiffuGTSLib.training.thresholds import (
-    Judge,
     Setting,
     ThresholdOptions,
+    ValidationMap,
+    cached_map,
     fingerprint,
-    judges,
-    look_at,
     measure,
     measured,
     ranked,
     require_repaintable,
     tried,
+    validation_samples,
 )
 
 MM = (2.0, 2.0, 2.0)
@@ -69,14 +69,14 @@ def two_scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Traini
     }
 
 
-def a_judge(inside: float, outside: float, group: str = "liver, CT, real") -> Judge:
+def a_map(inside: float, outside: float, group: str = "liver, CT, real") -> ValidationMap:
     """A tumor of 4 × 4 × 4 voxels, and as much elsewhere that is none."""
     truth = np.zeros((16, 16, 16), dtype=bool)
     truth[2:6, 2:6, 2:6] = True
     abnormal = np.zeros(truth.shape, dtype=np.float32)
     abnormal[truth] = inside
     abnormal[10:14, 10:14, 10:14] = outside
-    return Judge(group, abnormal, np.zeros_like(abnormal), truth, MM)
+    return ValidationMap(group, abnormal, np.zeros_like(abnormal), truth, MM)
 
 
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
@@ -91,20 +91,20 @@ def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path
     assert set(json.loads(chosen.read_text())) <= {"masks", "residual", "tuned_on"}, "the rest stays the preset's"
 
 
-def test_what_was_looked_at_is_not_looked_at_again(a_run: Path) -> None:
-    looks = a_run / "thresholds" / "looks"
-    before = {path.name: path.stat().st_mtime_ns for path in looks.iterdir()}
-    first = min(looks.iterdir())
+def test_attention_that_is_kept_is_not_computed_again(a_run: Path) -> None:
+    kept = a_run / "thresholds" / "attention"
+    before = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    first = min(kept.iterdir())
     first.write_bytes(b"cut off")
     choose(a_run, tolerance="0.05")
-    after = {path.name: path.stat().st_mtime_ns for path in looks.iterdir()}
+    after = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
     assert [name for name in before if before[name] != after[name]] == [first.name], "but what is damaged"
     choose(a_run, painted="0", healthy="0", absent="0")
-    assert len(list(looks.iterdir())) == len(before), "fewer windows, and the same"
+    assert len(list(kept.iterdir())) == len(before), "fewer windows, and the same"
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_scans_are_looked_at_in_the_precision_that_is_asked_for(
+def test_attention_is_computed_in_the_precision_that_is_asked_for(
     a_run: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
 ) -> None:
     monkeypatch.setattr("DiffuGTSLib.components.has_bfloat16", lambda device: False)
@@ -126,12 +126,12 @@ def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Pa
     }
 
 
-def test_another_scan_question_or_text_model_is_another_look(
+def test_another_scan_question_or_text_model_has_another_map(
     a_run: Path, two_scans: dict[str, list[TrainingScan]]
 ) -> None:
     config = load_config("tiny", overrides=["runtime.device=cpu"])
     components = load_components(config, allow_untrained=True)
-    sample = judges(two_scans, ThresholdOptions(painted=0, healthy=1, absent=0, side=32), seed=0)[0]
+    sample = validation_samples(two_scans, ThresholdOptions(painted=0, healthy=1, absent=0, side=32), seed=0)[0]
     brighter = replace(sample, image=sample.image + np.float32(0.01))
     asked = [sample, brighter, replace(sample, organ="lung"), replace(sample, spacing_mm=(1.0, 1.0, 1.0))]
     names = {fingerprint(each, components, config) for each in asked}
@@ -168,7 +168,7 @@ def test_what_is_chosen_for_a_preset_s_model_names_whom_it_was_chosen_on(tmp_pat
     assert {case.use for case in named} == {TUNED} and all(case.sha256 and case.voxels_sha256 for case in named)
 
 
-def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) -> None:
+def test_a_head_that_was_trained_on_the_samples_is_told_of(a_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(a_run, run)
     record = run / "model" / "training_cases.json"
@@ -178,13 +178,15 @@ def test_a_head_that_knows_the_judges_is_told_of(a_run: Path, tmp_path: Path) ->
 
 
 def test_padding_is_no_place_for_a_finding(two_scans: dict[str, list[TrainingScan]], tmp_path: Path) -> None:
-    """Untrained attention is near 0.5 everywhere: what is judged is the scan, and nothing beside it."""
+    """Untrained attention is near 0.5 everywhere: what counts is the scan, and nothing beside it."""
     scan = two_scans["validation"][0]
     padded = replace(scan, scan=replace(scan.scan, inside=((0, 16), (0, 24), (4, 32))))
-    whole = judges({"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)[0]
+    whole = validation_samples(
+        {"train": [], "validation": [padded]}, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0
+    )[0]
     config = load_config("tiny", overrides=["runtime.device=cpu"])
-    judge = look_at(whole, tmp_path, load_components(config, allow_untrained=True), config)
-    assert judge.abnormal.shape == judge.truth.shape == (16, 24, 28)
+    made = cached_map(whole, tmp_path, load_components(config, allow_untrained=True), config)
+    assert made.abnormal.shape == made.truth.shape == (16, 24, 28)
 
 
 @pytest.mark.parametrize(
@@ -206,33 +208,33 @@ def test_what_could_not_be_repainted_is_refused_before_the_long_part(
     )  # fmt: skip
     denoiser = MaisiDenoiser(unet, components.schedule, "epsilon", config.backbone.class_label)
     wish = ThresholdOptions(side=int(options["side"]), refine="refine" not in options)
-    samples = judges(two_scans, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)
+    samples = validation_samples(two_scans, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)
     with pytest.raises(error, match=said) if error is not None else nullcontext():
         require_repaintable(samples, replace(components, denoiser=denoiser), config, wish)
 
 
-def test_some_judges_do_not_show_the_organ_that_is_asked_for(tmp_path: Path) -> None:
+def test_some_samples_do_not_show_the_organ_that_is_asked_for(tmp_path: Path) -> None:
     scan = training_scan(tmp_path, write_case(tmp_path, "corner", ct_phantom(GRID), "train", tumor=""))
     corner = np.zeros_like(scan.organs["liver"])
     corner[:8, :8, :8] = True
     far = replace(scan, organs={"liver": corner})
     options = ThresholdOptions(painted=0, healthy=0, absent=3, side=16)
     with pytest.raises(InputError, match="no validation scan has an outlined tumor"):
-        judges({"train": [far], "validation": []}, options, seed=0)
+        validation_samples({"train": [far], "validation": []}, options, seed=0)
     sick = training_scan(tmp_path, write_case(tmp_path, "sick", ct_phantom(GRID), "validation"))
-    whole, *windows = judges({"train": [far], "validation": [sick]}, options, seed=0)
+    whole, *windows = validation_samples({"train": [far], "validation": [sick]}, options, seed=0)
     assert whole.abnormal and len(windows) == 3
     for window in windows:
         assert window.shown is not None and not window.shown.any() and not window.mask.any() and window.image.any()
         assert window.organ == "liver" and not window.real
 
 
-def test_a_real_tumor_is_no_judge_that_passes_for_painted(two_scans: dict[str, list[TrainingScan]]) -> None:
+def test_a_real_tumor_does_not_pass_for_a_painted_one(two_scans: dict[str, list[TrainingScan]]) -> None:
     """The sick liver is of the validation; where the painter's only windows would show its tumor, there are none."""
-    painted = [sample for sample in judges(two_scans, ThresholdOptions(side=32), 0) if not sample.real]
+    painted = [sample for sample in validation_samples(two_scans, ThresholdOptions(side=32), 0) if not sample.real]
     assert painted, "of the healthy liver"
     sick = {"train": [], "validation": two_scans["validation"]}
-    (whole,) = judges(sick, ThresholdOptions(side=32), 0)
+    (whole,) = validation_samples(sick, ThresholdOptions(side=32), 0)
     assert whole.real
 
 
@@ -244,7 +246,7 @@ def test_options_out_of_range_are_refused(a_run: Path, option: str) -> None:
 
 
 def test_a_setting_is_measured_by_overlap_and_by_what_it_finds_in_vain() -> None:
-    sure, unsure = a_judge(0.9, 0.5), a_judge(0.45, 0.25, "brain, MR, painted")
+    sure, unsure = a_map(0.9, 0.5), a_map(0.45, 0.25, "brain, MR, painted")
     fixed = MasksConfig(threshold=0.3, peak=0.6, minimum_ml=0.0)
     missed = measure([sure, unsure], fixed)
     assert missed.by_group == {"liver, CT, real": 1.0, "brain, MR, painted": 0.0} and missed.dice == 0.5
@@ -257,11 +259,11 @@ def test_a_setting_is_measured_by_overlap_and_by_what_it_finds_in_vain() -> None
 
 def test_every_way_to_cut_is_tried_on_maps_that_are_smoothed_and_on_those_that_are_not() -> None:
     """In a picture that is all alike a tumor's attention is spread until nothing of it is left."""
-    judge = a_judge(0.9, 0.0)
-    fixed = [s for s in measured([judge], MasksConfig(minimum_ml=0.0)) if s.masks.rule == "fixed"]
+    seen = a_map(0.9, 0.0)
+    fixed = [s for s in measured([seen], MasksConfig(minimum_ml=0.0)) if s.masks.rule == "fixed"]
     dice = {smooth: [s.dice for s in fixed if s.masks.smooth_mm == smooth] for smooth in (0.0, 6.0)}
     assert len(dice[0.0]) == len(dice[6.0]) and set(dice[0.0]) == {1.0} and min(dice[6.0]) == 0.0
-    edged = replace(judge, picture=judge.truth.astype(np.float32))
+    edged = replace(seen, picture=seen.truth.astype(np.float32))
     assert {s.dice for s in measured([edged], MasksConfig(minimum_ml=0.0)) if s.masks.rule == "fixed"} == {1.0}
 
 
