@@ -7,9 +7,9 @@ from math import isnan, nan
 from scored_cases import a_case
 
 from DiffuGTSLib.evaluation.ablation_report import CaseFigures
-from DiffuGTSLib.evaluation.ablation_variants import COARSE, ELLIPSOID, FULL, Wish
+from DiffuGTSLib.evaluation.ablation_variants import COARSE, ELLIPSOID, FULL, AblationOptions
 
-WISH = Wish(studies=("parts",))
+OPTIONS = AblationOptions(studies=("parts",))
 ABOUT = {
     "created": "2026-01-01T00:00:00+00:00", "protocol": "my protocol.json", "protocol_sha256": "a" * 64,
     "description": "Phantoms.", "split": "test", "splits": {"test": 3}, "preset": "mini", "seed": 0,

@@ -18,9 +18,9 @@ from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import DiffuGTSError, InputError, PromptError
 from DiffuGTSLib.text.prompts import find_organ, free_prompts, organ_prompts, organs, sentence_key
 from DiffuGTSLib.volumes.volume import SCAN_MODALITIES
-from DiffuGTSLib.worker.protocol import JobSpec, SynthesisSpec, Wish
+from DiffuGTSLib.worker.protocol import JobSettings, JobSpec, SynthesisSpec
 
-DEFAULT_PRESET = Wish.preset
+DEFAULT_PRESET = JobSettings.preset
 DEFAULT_ORGAN = "lung"
 PAINTERS = ("handcrafted", "recipe")
 PAINTER_FOLDER = "folder"
@@ -89,7 +89,7 @@ class DiffuGTSParameterNode:
 
 
 @dataclass(frozen=True)
-class RunParameters(Wish):
+class RunParameters(JobSettings):
     """One run's wish, readable without a panel: `RunParameters(organ="liver")` is a whole one.
 
     Of a job's wish it differs in that organ and sentences may both be given: the sentences are looked for, unless they

@@ -97,12 +97,12 @@ def ablate(
 
     from DiffuGTSLib.datasets.trained_cases import tuned_on
     from DiffuGTSLib.evaluation.ablation import Study, run_ablation
-    from DiffuGTSLib.evaluation.ablation_variants import Wish
+    from DiffuGTSLib.evaluation.ablation_variants import AblationOptions
 
     chosen = tuple(word.strip() for word in studies.split(",") if word.strip())
-    wish = Wish(chosen, whole_numbers(steps, "--steps"), whole_numbers(seeds, "--seeds"))
+    options = AblationOptions(chosen, whole_numbers(steps, "--steps"), whole_numbers(seeds, "--seeds"))
     names, tuned = tuple(cases or ()), tuple(tuned_on(config_file))
-    study = Study(protocol_path(protocol), data, output, config, split, names, wish, allow_seen, tuned)
+    study = Study(protocol_path(protocol), data, output, config, split, names, options, allow_seen, tuned)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         run_ablation(study, progress)
     _show(output, quiet, as_json)

@@ -37,7 +37,7 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.cli.segment_run import Wish, asked
+from DiffuGTSLib.cli.segment_run import SegmentRequest, request_record
 from DiffuGTSLib.cli.terminal import OUT, guarded_printing, print_json, print_line, print_note
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError, StorageError, WeightsError
 from DiffuGTSLib.storage import for_json, make_folder, mend_folder, require_folder_for, shown, whole_file
@@ -132,16 +132,16 @@ def batch(
     each scan.
     """
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
-    wish = Wish(
+    request = SegmentRequest(
         config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
         allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
-    wish.prompts(modality or "CT")  # an organ or a stage that is not known is none for any scan
-    _ = wish.chosen_stages
+    request.prompts(modality or "CT")  # an organ or a stage that is not known is none for any scan
+    _ = request.chosen_stages
     cases = planned_cases(scans, output, organ_mask)
     require_batch_folder(output)
     make_folder(output)
-    work, rows = _Batch(wish), []
+    work, rows = _Batch(request), []
     for number, case in enumerate(cases, start=1):
         if not quiet:
             print_note(f"{number} of {len(cases)}: {shown(case.name)}")
@@ -236,8 +236,8 @@ def _is_ours(table: Path) -> bool:
 class _Batch:
     """Does case after case with the same networks."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+    def __init__(self, request: SegmentRequest) -> None:
+        self._request = request
         self._components: Components | None = None
 
     def do(self, case: Case) -> Row:
@@ -247,11 +247,11 @@ class _Batch:
 
         try:
             mend_folder(case.folder, RECORD, NAMES)
-            if is_result(case.folder) and not self._wish.force:
+            if is_result(case.folder) and not self._request.force:
                 self._require_made_so(case)
                 return _row(case, KEPT)
             components = self._networks(case)
-            self._wish.run(case.scan, case.folder, organ_mask=case.organ_mask, components=components)
+            self._request.run(case.scan, case.folder, organ_mask=case.organ_mask, components=components)
             return _row(case, DONE)
         except (ConfigError, WeightsError, StorageError, Cancelled, BrokenPipeError):  # so would every other one
             raise
@@ -267,17 +267,17 @@ class _Batch:
         from DiffuGTSLib.volumes.io import read_geometry
 
         if self._components is None:
-            self._components = self._wish.load(plan_here(read_geometry(case.scan), self._wish.config))
+            self._components = self._request.load(plan_here(read_geometry(case.scan), self._request.config))
         return self._components
 
     def _require_made_so(self, case: Case) -> None:
         from DiffuGTSLib.output.results import read_record, require_made_so
 
-        wish, modality = self._wish, self._wish.modality or read_record(case.folder).get("modality", "CT")
-        more = {"modality": modality, "stages": list(wish.chosen_stages), "format": wish.image_format}
+        request, modality = self._request, self._request.modality or read_record(case.folder).get("modality", "CT")
+        more = {"modality": modality, "stages": list(request.chosen_stages), "format": request.image_format}
         require_made_so(
-            case.folder, case.scan, wish.prompts(modality), wish.config, self._networks(case),
-            asked=asked(case.organ_mask, offset_hu=wish.offset_hu), more=more,
+            case.folder, case.scan, request.prompts(modality), request.config, self._networks(case),
+            asked=request_record(case.organ_mask, offset_hu=request.offset_hu), more=more,
         )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from DiffuGTSLib.cli.options import (
     configured,
     examples,
 )
-from DiffuGTSLib.cli.segment_run import Wish
+from DiffuGTSLib.cli.segment_run import SegmentRequest
 from DiffuGTSLib.cli.terminal import OUT, print_note
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.resources import resource_path
@@ -117,7 +117,7 @@ def bench_case(
     """Time one scan in this process and print JSON: what bench starts for each of its scans."""
     started_s = time.perf_counter()
     config = configured(preset, config_file, overrides, device=device, seed=seed)
-    wish = Wish(config, organ, normal, abnormal)
+    request = SegmentRequest(config, organ, normal, abnormal)
 
     from DiffuGTSLib.output.results import write_results
     from DiffuGTSLib.pipeline import STAGES, load_components, segment
@@ -127,7 +127,7 @@ def bench_case(
     meter = _Meter(started_s)
     meter.end("import")
     volume = read_volume(scan)
-    prompts = wish.prompts(guess_modality(volume)[0])
+    prompts = request.prompts(guess_modality(volume)[0])
     meter.end("open")
     components = load_components(config, allow_untrained=allow_untrained)
     meter.end("load")

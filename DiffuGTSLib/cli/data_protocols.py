@@ -79,7 +79,7 @@ def protocol(
 
     from DiffuGTSLib.datasets.check import counts
     from DiffuGTSLib.datasets.label_names import unknown_said
-    from DiffuGTSLib.datasets.layouts import Wish, read_layout
+    from DiffuGTSLib.datasets.layouts import LayoutOptions, read_layout
     from DiffuGTSLib.datasets.protocol import write_protocol
     from DiffuGTSLib.datasets.splits import assign_splits
 
@@ -88,7 +88,7 @@ def protocol(
     _require_new(output, force)
     shares = _shares(fractions)
     values = list(whole_numbers(tumor_values, "--tumor-values")) if tumor_values else []
-    cases = read_layout(folder, layout, Wish(organ, modality or "", values, patient), root)
+    cases = read_layout(folder, layout, LayoutOptions(organ, modality or "", values, patient), root)
     cases = assign_splits(cases, np.random.default_rng(seed), shares)
     origin = {"layout": layout, "seed": seed, "fractions": shares}
     write_protocol(output, cases, f"{folder.name}, layout {layout}, split by patient with seed {seed}.", origin=origin)

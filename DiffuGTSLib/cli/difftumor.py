@@ -323,15 +323,15 @@ def on_given_grid(trained: TrainedSegmenter, given: dict[str, Any]) -> TrainedSe
     return replace(trained, grid=grid, window_voxels=side)
 
 
-def painters(wish: str, organ_model: str) -> tuple[str, str]:
+def painters(painter: str, organ_model: str) -> tuple[str, str]:
     """Return the painters of early and of later tumors: by hand, or from a folder of trained ones, by organ.
 
     A folder holds `{organ}_early` and `{organ}_noearly`, named as the published files are.
     """
-    folder = Path(wish)
+    folder = Path(painter)
     if folder.is_dir():
         return str(folder / f"{organ_model}_early"), str(folder / f"{organ_model}_noearly")
-    return wish, ""
+    return painter, ""
 
 
 def converted(path: Path, folder: Path) -> Path:

@@ -104,9 +104,9 @@ def build(
     if window is not None and window[0] >= window[1]:
         raise InputError(f"Expected black below white, got --window {window[0]:g} {window[1]:g}.", code="window")
 
-    from DiffuGTSLib.reader_study.session import SessionWish, build_session, key_path_of
+    from DiffuGTSLib.reader_study.session import SessionOptions, build_session, key_path_of
 
-    wish = SessionWish(
+    options = SessionOptions(
         seed=seed,
         crop_mm=crop_mm,
         per_side=per_side,
@@ -118,7 +118,7 @@ def build(
         with_page=not no_page,
     )
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-        built = build_session(real, synthetic, output, wish, key_path=key, told=progress)
+        built = build_session(real, synthetic, output, options, key_path=key, told=progress)
     for words in built.changed:
         print_note(f"Changed: {words}.")
     if not quiet:

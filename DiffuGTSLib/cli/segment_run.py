@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SegmentRequest:
     """What is asked of a scan, wherever it lies.
 
     Attributes:
@@ -115,7 +115,7 @@ class Wish:
         digest = scan_sha256(source)  # of what is read now; it may be written anew while this runs
         volume, kind, reason = open_scan(source, self.modality, self.quiet, self.offset_hu)
         prompts = self.prompts(kind)
-        notes = {"asked": asked(organ_mask, box, coarse_mask, self.offset_hu)}
+        notes = {"asked": request_record(organ_mask, box, coarse_mask, self.offset_hu)}
         region = allowed_region(volume.geometry, organ_mask, box)
         drawn = None if coarse_mask is None else open_mask(coarse_mask, volume.geometry)
 
@@ -145,7 +145,7 @@ class Wish:
             )  # fmt: skip
 
 
-def asked(
+def request_record(
     organ_mask: Path | None = None,
     box: Sequence[float] | None = None,
     coarse_mask: Path | None = None,

@@ -34,7 +34,7 @@ from DiffuGTSLib.cli.options import (
     parse_size_gb,
 )
 from DiffuGTSLib.cli.scan_inputs import open_mask, parse_roi
-from DiffuGTSLib.cli.segment_run import Wish, print_always, print_plan
+from DiffuGTSLib.cli.segment_run import SegmentRequest, print_always, print_plan
 from DiffuGTSLib.cli.terminal import ERR, OUT, guarded_printing, print_json, print_line, print_note
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.progress import TerminalProgress
@@ -109,11 +109,11 @@ def segment(
     """Segment the tumors of one scan into a result folder."""
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     box = None if roi is None else parse_roi(roi)
-    wish = Wish(
+    request = SegmentRequest(
         config, organ, normal, abnormal, modality, stages, image_format, force=force, quiet=quiet,
         allow_untrained=allow_untrained, offset_hu=offset_hu,
     )  # fmt: skip
-    findings = wish.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
+    findings = request.run(scan, output, organ_mask=organ_mask, box=box, coarse_mask=coarse_mask)
     with guarded_printing(f"The result is whole in {output}"):
         show_result(output, findings, quiet, as_json)
 

@@ -21,7 +21,7 @@ from DiffuGTSLib.progress import TerminalProgress
 
 if TYPE_CHECKING:
     from DiffuGTSLib.synthesis.organs import OrganSpec
-    from DiffuGTSLib.synthesis.painter import Painter, TumorWish
+    from DiffuGTSLib.synthesis.painter import Painter, TumorRequest
 
 EXAMPLES = examples(
     "A liver tumor of any size, and a picture of it:",
@@ -140,7 +140,7 @@ def synthesize(
     """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
     from DiffuGTSLib.synthesis.case import require_patch
     from DiffuGTSLib.synthesis.organs import organ_spec
-    from DiffuGTSLib.synthesis.painter import TumorWish
+    from DiffuGTSLib.synthesis.painter import TumorRequest
     from DiffuGTSLib.synthesis.painters import find_painter
 
     if patch is not None:
@@ -148,14 +148,14 @@ def synthesize(
     if not scan.exists():
         raise InputError(f"There is no {scan}.", hint="check the spelling.", code="missing")
     spec = organ_spec(organ)
-    wish = TumorWish(
+    request = TumorRequest(
         size=size, count=count, center_ras_mm=None if at is None else parse_point(at), radius_mm=radius,
         avoid_vessels=avoid_vessels, mass_effect=mass_effect, capsule=capsule,
     )  # fmt: skip
     cases = planned_cases(scan, organ_mask, output, repeat, seed)
     brush, weights = find_painter(painter, device)
     labels = tuple(organ_label or ())
-    how = _How(spec, wish, brush, weights, labels, modality, offset_hu, patch, preview, force, quiet)
+    how = _How(spec, request, brush, weights, labels, modality, offset_hu, patch, preview, force, quiet)
     if len(cases) == 1 and not organ_mask.is_dir():  # a folder is gone on with, however many scans are in it
         rows = [(cases[0], how.paint(cases[0]))]
     else:
@@ -266,7 +266,7 @@ class _How:
     """Everything that all cases of one call share."""
 
     spec: OrganSpec
-    wish: TumorWish
+    request: TumorRequest
     painter: Painter
     weights: dict[str, str]
     organ_labels: tuple[int, ...]
@@ -288,12 +288,12 @@ class _How:
         volume, modality, _ = open_scan(case.scan, self.modality, self.quiet, self.offset_hu)
         organ = open_organ(case.organ_mask, volume.geometry, self.organ_labels, "name the organ's: --organ-label 1.")
         origin = Origin(
-            volume, case.scan, organ, case.organ_mask, self.spec, self.wish, modality, self.painter.name, self.weights,
+            volume, case.scan, organ, case.organ_mask, self.spec, self.request, modality, self.painter.name, self.weights,
             case.seed, self.modality is not None, self.offset_hu, self.organ_labels,
         )  # fmt: skip
         with TerminalProgress(ERR, quiet=self.quiet, check=stop_if_asked) as progress:
             painted = paint(
-                volume, organ, self.spec, self.wish, self.painter, modality=modality,
+                volume, organ, self.spec, self.request, self.painter, modality=modality,
                 rng=np.random.default_rng(case.seed), on_progress=progress,
             )  # fmt: skip
             progress("write", 0.0)
@@ -314,7 +314,7 @@ class _How:
             try:
                 if is_kept:
                     record = kept_record(
-                        case.folder, self.spec, self.wish, self.painter.name, self.weights, case.seed,
+                        case.folder, self.spec, self.request, self.painter.name, self.weights, case.seed,
                         scan=case.scan, organ=case.organ_mask, patch_mm=self.patch_mm, modality=self.modality,
                         offset_hu=self.offset_hu, organ_labels=self.organ_labels,
                     )  # fmt: skip

@@ -40,7 +40,7 @@ _NO_ORGAN = re.compile(r"cyst|vein|artery|costal")
 
 
 @dataclass(frozen=True)
-class Wish:
+class LayoutOptions:
     """What the user says where a layout says nothing, or something else.
 
     Attributes:
@@ -56,13 +56,15 @@ class Wish:
     patient_pattern: str = ""
 
 
-def read_layout(folder: Path, layout: str, wish: Wish | None = None, root: Path | None = None) -> list[Case]:
+def read_layout(
+    folder: Path, layout: str, options: LayoutOptions | None = None, root: Path | None = None
+) -> list[Case]:
     """Return the cases of a folder, sorted by name.
 
     Args:
         folder: In the layout; of `csv` the table.
         layout: A key of `LAYOUTS`.
-        wish: What the layout does not say.
+        options: What the layout does not say.
         root: The folder that the protocol's paths start from, at or above `folder`; None takes `folder`, or the
             table's own.
 
@@ -73,9 +75,9 @@ def read_layout(folder: Path, layout: str, wish: Wish | None = None, root: Path 
     """
     if layout not in LAYOUTS:
         raise InputError(f"Unknown layout '{layout}'.", hint=did_you_mean(layout, LAYOUTS))
-    wish = wish or Wish()
+    options = options or LayoutOptions()
     start = folder if folder.is_dir() else folder.parent
-    cases = LAYOUTS[layout].read(folder, wish)
+    cases = LAYOUTS[layout].read(folder, options)
     if not cases:
         raise InputError(
             f"{folder} holds no case in the layout '{layout}'.", hint=f"expected {LAYOUTS[layout].form}.", code="layout"
@@ -87,12 +89,12 @@ def read_layout(folder: Path, layout: str, wish: Wish | None = None, root: Path 
             hint="give each a name of its own: a table of cases, layout csv, has the column 'name' for it.",
             code="names",
         )
-    cases = [replace(case, patient=_patient(case, wish.patient_pattern)) for case in cases]
+    cases = [replace(case, patient=_patient(case, options.patient_pattern)) for case in cases]
     before = _below(start, root or start)
     return sorted((_moved(case, before) for case in cases), key=lambda case: case.name)
 
 
-def read_msd(folder: Path, wish: Wish) -> list[Case]:
+def read_msd(folder: Path, options: LayoutOptions) -> list[Case]:
     """Read a task of the Decathlon: `dataset.json`, `imagesTr`, `labelsTr`."""
     found = read_dataset_json(folder / "dataset.json")
     if len(found.modalities) > 1:
@@ -102,8 +104,8 @@ def read_msd(folder: Path, wish: Wish) -> list[Case]:
             code="channels",
         )
     labels = [(name, [value]) for value, name in found.labels.items()]
-    meaning = meaning_of(labels, f"{found.name} {folder.name}", wish.organ, wish.tumor_values)
-    modality = _modality(found.modalities[0] if found.modalities else "", wish, folder)
+    meaning = meaning_of(labels, f"{found.name} {folder.name}", options.organ, options.tumor_values)
+    modality = _modality(found.modalities[0] if found.modalities else "", options, folder)
     return [
         _case(stem(image), _tidy(image), _tidy(label), modality, meaning, _stated(split, found.pairs))
         for split, pairs in found.pairs.items()
@@ -111,18 +113,18 @@ def read_msd(folder: Path, wish: Wish) -> list[Case]:
     ]
 
 
-def read_kits(folder: Path, wish: Wish) -> list[Case]:
+def read_kits(folder: Path, options: LayoutOptions) -> list[Case]:
     """Read KiTS23: `case_00000/imaging.nii.gz` and `segmentation.nii.gz`, with kidney 1, tumor 2, cyst 3."""
-    meaning = meaning_of(KITS_LABELS, "KiTS", wish.organ, wish.tumor_values)
+    meaning = meaning_of(KITS_LABELS, "KiTS", options.organ, options.tumor_values)
     scans = _found(folder, "case_*/imaging.nii*")
     return [
-        _case(scan.parent.name, _below(scan, folder), _below(label, folder), wish.modality or "CT", meaning)
+        _case(scan.parent.name, _below(scan, folder), _below(label, folder), options.modality or "CT", meaning)
         for scan in scans
         if (label := _first(scan.parent, "segmentation")) is not None
     ]
 
 
-def read_brats(folder: Path, wish: Wish) -> list[Case]:
+def read_brats(folder: Path, options: LayoutOptions) -> list[Case]:
     """Read BraTS: a folder for each visit, with a file for each contrast and the labels in `…seg.nii.gz`.
 
     Since 2023 the last number of a name counts the visits of a patient, who is one patient in all of them.
@@ -135,25 +137,25 @@ def read_brats(folder: Path, wish: Wish) -> list[Case]:
         for scan in _found(label.parent, "*.nii*"):
             contrast = BRATS_CONTRASTS.get(re.split(r"[-_]", stem(scan.name))[-1].lower())
             if contrast is not None:
-                meaning = Meaning(wish.organ or "brain", *_brats_values(visit, wish))
+                meaning = Meaning(options.organ or "brain", *_brats_values(visit, options))
                 case = _case(f"{visit}_{contrast}", _below(scan, folder), _below(label, folder), "MR", meaning)
                 cases.append(with_known_organs(replace(case, patient=patient, contrast=contrast)))
     return cases
 
 
-def _brats_values(visit: str, wish: Wish) -> tuple[list[int], dict[str, list[int]], list[int]]:
+def _brats_values(visit: str, options: LayoutOptions) -> tuple[list[int], dict[str, list[int]], list[int]]:
     """Return the values that are tumor, no organ, and the cavity that a surgeon has left, which is neither."""
     cavity = {BRATS_CAVITY} if BRATS_GLIOMA.search(visit) else set()
-    tumor = list(wish.tumor_values) or [value for value in BRATS_TUMOR_VALUES if value not in cavity]
+    tumor = list(options.tumor_values) or [value for value in BRATS_TUMOR_VALUES if value not in cavity]
     return tumor, {}, sorted(cavity - set(tumor))
 
 
-def read_nnunet(folder: Path, wish: Wish) -> list[Case]:
+def read_nnunet(folder: Path, options: LayoutOptions) -> list[Case]:
     """Read nnU-Net's raw data: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`, and a test set."""
     content = read_object(folder / "dataset.json", "channel_names")
     channels = _object(content, "channel_names" if "channel_names" in content else "modality", folder)
     meaning = meaning_of(
-        _named_labels(content, folder), f"{content.get('name', '')} {folder.name}", wish.organ, wish.tumor_values
+        _named_labels(content, folder), f"{content.get('name', '')} {folder.name}", options.organ, options.tumor_values
     )
     cases = []
     for images, truth, split in (("imagesTr", "labelsTr", UNDECIDED), ("imagesTs", "labelsTs", "test")):
@@ -161,14 +163,14 @@ def read_nnunet(folder: Path, wish: Wish) -> list[Case]:
             name = stem(label.name)
             for scan in _found(folder / images, f"{escape(name)}_[0-9][0-9][0-9][0-9].*"):
                 channel = str(channels.get(str(int(stem(scan.name)[-4:])), ""))
-                modality = _modality(channel, wish, folder)
+                modality = _modality(channel, options, folder)
                 named = name if len(channels) == 1 else f"{name}_{channel}"
                 case = _case(named, _below(scan, folder), _below(label, folder), modality, meaning, split)
                 cases.append(replace(case, patient=name, contrast=channel if len(channels) > 1 else ""))
     return cases
 
 
-def read_totalsegmentator(folder: Path, wish: Wish) -> list[Case]:
+def read_totalsegmentator(folder: Path, options: LayoutOptions) -> list[Case]:
     """Read TotalSegmentator's data: `s0000/ct.nii.gz` (or `mri`), `s0000/segmentations/ORGAN.nii.gz`, `meta.csv`.
 
     No tumor is outlined in it. Where `meta.csv` tells the pathology, scans with any are excluded; its splits are kept.
@@ -184,25 +186,25 @@ def read_totalsegmentator(folder: Path, wish: Wish) -> list[Case]:
         name, about = scan.parent.name, meta.get(scan.parent.name, {})
         healthy = about.get("pathology", "no_pathology") == "no_pathology"
         split = {"train": "train", "val": "validation", "test": "test"}.get(about.get("split", ""), UNDECIDED)
-        modality = wish.modality or ("CT" if scan.name.startswith("ct") else "MR")
+        modality = options.modality or ("CT" if scan.name.startswith("ct") else "MR")
         split = split if healthy else "excluded"
         cases.append(Case(name, name, split, modality, _below(scan, folder), organ_files=organs))
     return cases
 
 
-def read_csv(path: Path, wish: Wish) -> list[Case]:
+def read_csv(path: Path, options: LayoutOptions) -> list[Case]:
     """Read a table of cases, see `DiffuGTSLib.datasets.tables`; a folder stands for the one table in it."""
     tables = sorted(path.glob("*.csv")) if path.is_dir() else [path]
     if len(tables) != 1:
         raise InputError(f"Expected one table in {path}, got {len(tables)}.", hint="name the file.", code="layout")
-    return cases_of_table(tables[0], wish.organ, wish.modality, wish.tumor_values)
+    return cases_of_table(tables[0], options.organ, options.modality, options.tumor_values)
 
 
 @dataclass(frozen=True)
 class Layout:
     """One layout: how it is read, and what it looks like in words."""
 
-    read: Callable[[Path, Wish], list[Case]]
+    read: Callable[[Path, LayoutOptions], list[Case]]
     form: str
 
 
@@ -237,9 +239,9 @@ def _stated(split: str, pairs: Mapping[str, Sequence[object]]) -> str:
     return split if pairs["validation"] else UNDECIDED
 
 
-def _modality(said: str, wish: Wish, folder: Path) -> str:
-    if wish.modality:
-        return wish.modality
+def _modality(said: str, options: LayoutOptions, folder: Path) -> str:
+    if options.modality:
+        return options.modality
     if re.search(r"\bct", said, re.IGNORECASE):
         return "CT"
     if _MR_WORDS.search(said):

@@ -18,7 +18,7 @@ from DiffuGTSLib.datasets.trained_cases import TrainedCase, check_unseen
 from DiffuGTSLib.errors import InputError, did_you_mean, naming_case
 from DiffuGTSLib.evaluation.ablation_measure import Figures, Subject, measure, tuning_curves
 from DiffuGTSLib.evaluation.ablation_report import NAMES, CaseFigures, write_ablation
-from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, Wish, mixtures, variants
+from DiffuGTSLib.evaluation.ablation_variants import PARTS, THRESHOLD, AblationOptions, mixtures, variants
 from DiffuGTSLib.evaluation.baselines import ThresholdRule
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
@@ -58,7 +58,7 @@ class Study:
         config: Of the method.
         split: "test" or "validation".
         names: Cases of it; empty: all.
-        wish: What to compare.
+        options: What to compare.
         allow_seen: Ask scans that the model was trained on, too; the report says so.
         tuned_on: Cases that the thresholds were chosen on, see `trained_cases.tuned_on`.
     """
@@ -69,7 +69,7 @@ class Study:
     config: Config
     split: str = "test"
     names: tuple[str, ...] = ()
-    wish: Wish = field(default_factory=Wish)
+    options: AblationOptions = field(default_factory=AblationOptions)
     allow_seen: bool = False
     tuned_on: tuple[TrainedCase, ...] = ()
 
@@ -112,14 +112,18 @@ def run_ablation(study: Study, on_case: OnCase | None = None) -> list[CaseFigure
             figures.append(runner.figures(case, cuts))
     empty = empty_mask_notes(chosen, [each.sick for each in figures])
     about = report_provenance(study.protocol_path, study.split, cases, study.config, components)
-    notes = [seen.note, *empty, *([_tuned_on(tuning, study)] if PARTS in study.wish.studies else [])]
-    write_ablation(figures, study.output, study.config, study.wish, {**about, "cuts": cuts}, notes)
+    notes = [seen.note, *empty, *([_tuned_on(tuning, study)] if PARTS in study.options.studies else [])]
+    write_ablation(figures, study.output, study.config, study.options, {**about, "cuts": cuts}, notes)
     return figures
 
 
 def tuning_cases(cases: Sequence[Case], study: Study) -> list[Case]:
     """Return the cases that thresholds of mixtures are chosen on: none where they choose themselves (Otsu)."""
-    if study.config.residual.rule == "otsu" or PARTS not in study.wish.studies or not mixtures(study.config.residual):
+    if (
+        study.config.residual.rule == "otsu"
+        or PARTS not in study.options.studies
+        or not mixtures(study.config.residual)
+    ):
         return []
     return [case for case in cases if case.split == TUNING_SPLIT and case.tumor and case.modality in ("CT", "MR")]
 
@@ -184,14 +188,14 @@ class _Runner:
         read = read_case(case, study.data)
         made_of, file = self._made_of(case, read), self._file(CASES, case)
         known: dict[str, dict[str, Figures]] = _kept(file, made_of)
-        rule = self.rules.of(case.modality) if PARTS in study.wish.studies else ThresholdRule()
-        if PARTS in study.wish.studies and str(rule) not in known.get(_BASELINE, {}):
+        rule = self.rules.of(case.modality) if PARTS in study.options.studies else ThresholdRule()
+        if PARTS in study.options.studies and str(rule) not in known.get(_BASELINE, {}):
             known.get(PARTS, {}).pop(THRESHOLD, None)  # it was another threshold's
             known[_BASELINE] = {str(rule): {}}
-        every = [(name, each) for name in study.wish.studies for each in variants(name, study.wish, study.config)]
+        every = [(name, each) for name in study.options.studies for each in variants(name, study.options, study.config)]
         wanted = [key for key in every if not _is_known(known, key, cuts, study.config.residual.threshold)]
         if wanted:
-            for name, each, figures in measure(self._subject(case, read), study.wish, rule, cuts, wanted):
+            for name, each, figures in measure(self._subject(case, read), study.options, rule, cuts, wanted):
                 known.setdefault(name, {})[each] = figures
             _keep(file, made_of, known)
         numbers = {key: {figure: as_float(value) for figure, value in known[key[0]][key[1]].items()} for key in every}

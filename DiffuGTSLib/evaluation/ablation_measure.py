@@ -17,7 +17,7 @@ from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation import ablation_variants as names
-from DiffuGTSLib.evaluation.ablation_variants import Wish, mixtures, prompt_pairs, repaintings
+from DiffuGTSLib.evaluation.ablation_variants import AblationOptions, mixtures, prompt_pairs, repaintings
 from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask, center_ellipsoid, intensity_threshold
 from DiffuGTSLib.evaluation.calibration import count_voxels
 from DiffuGTSLib.evaluation.detection import detect
@@ -97,13 +97,17 @@ class Subject:
 
 
 def measure(
-    subject: Subject, wish: Wish, rule: ThresholdRule, cuts: Mapping[str, float], wanted: Sequence[tuple[str, str]]
+    subject: Subject,
+    options: AblationOptions,
+    rule: ThresholdRule,
+    cuts: Mapping[str, float],
+    wanted: Sequence[tuple[str, str]],
 ) -> Iterator[tuple[str, str, Figures]]:
     """Yield (study, variant, figures) of a scan, for every variant that is wanted, and others that cost nothing more.
 
     Args:
         subject: The scan.
-        wish: What to compare.
+        options: What to compare.
         rule: Of the threshold baseline.
         cuts: Mixture → threshold of its residual, where one was chosen; others keep the method's own.
         wanted: (study, variant) that are not known yet.
@@ -119,7 +123,7 @@ def measure(
             if name == names.FULL:
                 refined[config.inpainting, config.runtime.seed] = figures
     for study in (names.STEPS, names.SEEDS):
-        for name, other in repaintings(study, wish, config).items():
+        for name, other in repaintings(study, options, config).items():
             if (study, name) in wanted:
                 key = other.inpainting, other.runtime.seed
                 if key not in refined:

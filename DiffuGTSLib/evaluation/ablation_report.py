@@ -11,7 +11,7 @@ from typing import Any
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.evaluation.ablation_page import SAID, TITLES, ablation_page
-from DiffuGTSLib.evaluation.ablation_variants import Wish, variants
+from DiffuGTSLib.evaluation.ablation_variants import AblationOptions, variants
 from DiffuGTSLib.evaluation.comparison import compare, holm
 from DiffuGTSLib.evaluation.report import Row, bootstrap_mean, table_lines, write_json, write_rows
 from DiffuGTSLib.storage import whole_file
@@ -110,7 +110,7 @@ def write_ablation(
     cases: Sequence[CaseFigures],
     output: Path,
     config: Config,
-    wish: Wish,
+    options: AblationOptions,
     about: Mapping[str, Any],
     notes: Sequence[str],
 ) -> None:
@@ -120,14 +120,14 @@ def write_ablation(
         cases: At least one.
         output: An existing folder.
         config: Of the method.
-        wish: What was compared.
+        options: What was compared.
         about: See `report_provenance`.
         notes: Further sentences.
 
     Raises:
         StorageError: If a file cannot be written.
     """
-    names = {study: variants(study, wish, config) for study in wish.studies}
+    names = {study: variants(study, options, config) for study in options.studies}
     tables = {study: summarize_study(cases, study, each) for study, each in names.items()}
     organs = {study: by_organ(cases, study, each) for study, each in names.items()}
     write_rows([row for rows in tables.values() for row in rows], output / "variants.csv")

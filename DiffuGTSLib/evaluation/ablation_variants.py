@@ -26,7 +26,7 @@ _FAR = ("brain", "prostate")
 
 
 @dataclass(frozen=True)
-class Wish:
+class AblationOptions:
     """What to compare.
 
     Attributes:
@@ -75,42 +75,42 @@ def mixtures(config: ResidualConfig) -> dict[str, ResidualConfig]:
     A mixture that comes to the same as the whole, or as an earlier one, is left out: a preset may have no weight for a
     term.
     """
-    pixel, feature, prior = config.beta_pixel, config.beta_feature, config.prior
+    pixel, feature, attention = config.beta_pixel, config.beta_feature, config.beta_attention
     wanted = {
-        "without pixel residual": (0.0, feature, prior),
-        "without feature residual": (pixel, 0.0, prior),
+        "without pixel residual": (0.0, feature, attention),
+        "without feature residual": (pixel, 0.0, attention),
         "without attention": (pixel, feature, 0.0),
         "pixel residual alone": (1.0, 0.0, 0.0),
         "feature residual alone": (0.0, 1.0, 0.0),
         "attention inside the grown candidate": (0.0, 0.0, 1.0),
     }
-    kept, known = {}, {_shares((pixel, feature, prior))}
+    kept, known = {}, {_shares((pixel, feature, attention))}
     for name, weights in wanted.items():
         if sum(weights) > 0 and _shares(weights) not in known:
             known.add(_shares(weights))
-            kept[name] = replace(config, beta_pixel=weights[0], beta_feature=weights[1], prior=weights[2])
+            kept[name] = replace(config, beta_pixel=weights[0], beta_feature=weights[1], beta_attention=weights[2])
     return kept
 
 
-def variants(study: str, wish: Wish, config: Config) -> list[str]:
+def variants(study: str, options: AblationOptions, config: Config) -> list[str]:
     """Return the names of a study's variants, the one that all others are compared with first."""
     if study == PARTS:
         return [FULL, ELLIPSOID, THRESHOLD, COARSE, *mixtures(config.residual)]
     if study == PROMPTS:
         return [RIGHT, WRONG, SWAPPED, NONSENSE]
     if study == STEPS:
-        return _numbered("steps", config.inpainting.steps, wish.steps)
-    return _numbered("seed", config.runtime.seed, wish.seeds)
+        return _numbered("steps", config.inpainting.steps, options.steps)
+    return _numbered("seed", config.runtime.seed, options.seeds)
 
 
-def repaintings(study: str, wish: Wish, config: Config) -> dict[str, Config]:
+def repaintings(study: str, options: AblationOptions, config: Config) -> dict[str, Config]:
     """Return the configuration of each variant that repaints again; the method's own is among them."""
     if study == STEPS:
-        numbers = dict.fromkeys((config.inpainting.steps, *wish.steps))
+        numbers = dict.fromkeys((config.inpainting.steps, *options.steps))
         return {
             f"steps {n}": replace(config, inpainting=replace(config.inpainting, steps=n)) for n in numbers
         }  # fmt: skip
-    numbers = dict.fromkeys((config.runtime.seed, *wish.seeds))
+    numbers = dict.fromkeys((config.runtime.seed, *options.seeds))
     return {f"seed {n}": replace(config, runtime=replace(config.runtime, seed=n)) for n in numbers}
 
 

@@ -24,7 +24,7 @@ from DiffuGTSLib.storage import for_json, make_folder, read_json, require_folder
 from DiffuGTSLib.synthesis.case import as_the_scan_is_kept
 from DiffuGTSLib.synthesis.handcrafted import mr_unit, reference_tissue
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.painter import Site, Synthesis, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Site, Synthesis, TumorRequest, synthesize
 from DiffuGTSLib.synthesis.shapes import SizeClass
 from DiffuGTSLib.synthesis.texture import draw_grain, measure_noise, mottle
 from DiffuGTSLib.volumes import Volume, write_volume
@@ -304,7 +304,7 @@ class _Scene:
                 spec, sizes={"small": size}, exophytic_chance={}, centered=(), blend_sigma_mm=(blur_mm, blur_mm)
             )
             return synthesize(
-                self.scan, self.organ, graded, TumorWish("small", 1, center), painter, modality=self.modality,
+                self.scan, self.organ, graded, TumorRequest("small", 1, center), painter, modality=self.modality,
                 rng=np.random.default_rng([self.seed, variant.replicate, 1]),
             )  # fmt: skip
 

@@ -50,7 +50,7 @@ Told = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class SessionWish:
+class SessionOptions:
     """What kind of session is asked for.
 
     Attributes:
@@ -103,7 +103,7 @@ def build_session(
     real: Path,
     synthetic: Path,
     folder: Path,
-    wish: SessionWish,
+    options: SessionOptions,
     *,
     key_path: Path | None = None,
     told: Told | None = None,
@@ -119,7 +119,7 @@ def build_session(
         real: Folder or list of scans, see `reading.cases.list_cases`.
         synthetic: The same.
         folder: New or empty.
-        wish: What kind.
+        options: What kind.
         key_path: None: beside the folder.
         told: Hears (stage, share of it).
 
@@ -135,16 +135,16 @@ def build_session(
     _require_apart([*cases[0], *cases[1]])
     known = {case: scan_sha256(case.scan) for case in [*cases[0], *cases[1]]}
     _require_different(known)
-    _require_balance(len(cases[0]), len(cases[1]), wish)
-    rng = _generator(wish.seed, known)
-    chosen = [*_drawn(cases[0], wish.per_side, rng), *_drawn(cases[1], wish.per_side, rng)]
+    _require_balance(len(cases[0]), len(cases[1]), options)
+    rng = _generator(options.seed, known)
+    chosen = [*_drawn(cases[0], options.per_side, rng), *_drawn(cases[1], options.per_side, rng)]
 
     _require_no_source(chosen, known)
-    plan = Preparation(crop_mm=wish.crop_mm)
-    profiles, modality = _look(chosen, plan, wish, told)
+    plan = Preparation(crop_mm=options.crop_mm)
+    profiles, modality = _look(chosen, plan, options, told)
     found = giveaways(profiles)
-    if found and not (wish.harmonize and all(giveaway.is_curable for giveaway in found)):
-        raise _refusal(found, wish.harmonize)
+    if found and not (options.harmonize and all(giveaway.is_curable for giveaway in found)):
+        raise _refusal(found, options.harmonize)
     _require_steps(chosen, profiles)
     spacing, limits = cure(profiles, found)
     plan = dataclasses.replace(plan, spacing_mm=spacing, limits=limits)
@@ -155,19 +155,19 @@ def build_session(
     files = tuple(f"case_{number:0{width}d}.nii" for number in range(1, len(order) + 1))
     changed = tuple(f"{giveaway.words}: {_CURES[giveaway.what]}" for giveaway in found)
     made: dict[str, Any] = {
-        "crop_mm": wish.crop_mm, "resampled_to_mm": spacing, "cut_off_at": limits,
+        "crop_mm": options.crop_mm, "resampled_to_mm": spacing, "cut_off_at": limits,
         "harmonized": list(changed), "versions": versions(),
     }  # fmt: skip
     truths = tuple(
         KeyCase(n, case.truth, str(case.scan.absolute()), known[case]) for n, case in enumerate(order, start=1)
     )
-    key = Key(session, wish.seed, truths, made)
+    key = Key(session, options.seed, truths, made)
     unit = "HU" if modality == "CT" else ""
-    card = SessionCard(session, wish.title, modality, wish.window or _window(modality, profiles), unit, files)
+    card = SessionCard(session, options.title, modality, options.window or _window(modality, profiles), unit, files)
     spacing_written = _floats(np.median([p.spacing_mm for p in profiles], axis=0)) if spacing is None else spacing
     write_key(key, key_path)  # first: a session without its key is of no use
     try:
-        page_mb = _write(folder, card, order, plan, spacing_written, wish.with_page, told)
+        page_mb = _write(folder, card, order, plan, spacing_written, options.with_page, told)
     except BaseException:
         key_path.unlink()
         raise
@@ -225,7 +225,9 @@ def anonymous(volume: Volume, spacing_mm: tuple[float, float, float]) -> Volume:
     return dataclasses.replace(volume, array=array, geometry=Geometry(array.shape, matrix))
 
 
-def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told: Told) -> tuple[list[Profile], str]:
+def _look(
+    cases: Sequence[CaseFile], plan: Preparation, options: SessionOptions, told: Told
+) -> tuple[list[Profile], str]:
     """Read every scan once; return what can be told of each, and the one modality."""
     profiles, modalities = [], {}
     undecided: InputError | None = None
@@ -233,7 +235,7 @@ def _look(cases: Sequence[CaseFile], plan: Preparation, wish: SessionWish, told:
         told("Reading the scans", index / len(cases))
         scan = read_case(case)
         try:
-            modalities[wish.modality or guess_modality(scan)[0]] = case.scan
+            modalities[options.modality or guess_modality(scan)[0]] = case.scan
         except InputError as error:  # a piece of soft tissue; the others may tell
             undecided = error
         _require_paint(case, scan)
@@ -374,8 +376,8 @@ def _twice(case: CaseFile, earlier: CaseFile, how: str) -> InputError:
     )
 
 
-def _require_balance(real: int, synthetic: int, wish: SessionWish) -> None:
-    wanted = (real, synthetic) if wish.per_side is None else (wish.per_side, wish.per_side)
+def _require_balance(real: int, synthetic: int, options: SessionOptions) -> None:
+    wanted = (real, synthetic) if options.per_side is None else (options.per_side, options.per_side)
     if min(wanted) < FEWEST_PER_SIDE:
         raise InputError(
             f"Expected at least {FEWEST_PER_SIDE} real and {FEWEST_PER_SIDE} synthetic scans, got {wanted[0]} and "
@@ -384,11 +386,11 @@ def _require_balance(real: int, synthetic: int, wish: SessionWish) -> None:
         )
     if wanted[0] > real or wanted[1] > synthetic:
         raise InputError(
-            f"Asked for {wish.per_side} scans of each kind, but there are {real} real and {synthetic} synthetic ones.",
+            f"Asked for {options.per_side} scans of each kind, but there are {real} real and {synthetic} synthetic ones.",
             hint=f"ask for at most --per-side {min(real, synthetic)}.",
             code="too_few",
         )
-    if wanted[0] != wanted[1] and not wish.allow_unbalanced:
+    if wanted[0] != wanted[1] and not options.allow_unbalanced:
         raise InputError(
             f"There are {real} real and {synthetic} synthetic scans; a reader who noticed could guess better than chance.",
             hint=f"draw as many of each with --per-side {min(real, synthetic)}, or say --allow-unbalanced.",

@@ -18,7 +18,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.output.record import RESEARCH_USE, record_text
 from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish
+from DiffuGTSLib.synthesis.painter import Synthesis, TumorRequest
 from DiffuGTSLib.synthesis.preview import write_preview
 from DiffuGTSLib.versions import versions
 from DiffuGTSLib.volumes.boxes import bounding_box
@@ -60,7 +60,7 @@ class Origin:
         organ: Mask of the organ on the scan's grid.
         organ_path: From where.
         spec: The organ's file.
-        wish: What was asked for.
+        request: What was asked for.
         modality: "CT" or "MR".
         painter: Name of the painter.
         weights: File → SHA-256 of the painter's weights; empty for the handcrafted one.
@@ -77,7 +77,7 @@ class Origin:
     organ: Volume
     organ_path: Path
     spec: OrganSpec
-    wish: TumorWish
+    request: TumorRequest
     modality: str
     painter: str
     weights: Mapping[str, str]
@@ -111,7 +111,7 @@ def is_case(folder: Path) -> bool:
 def kept_record(
     folder: Path,
     spec: OrganSpec,
-    wish: TumorWish,
+    request: TumorRequest,
     painter: str,
     weights: Mapping[str, str],
     seed: int,
@@ -128,7 +128,7 @@ def kept_record(
     Args:
         folder: Of the case.
         spec: The organ's file.
-        wish: What is asked for.
+        request: What is asked for.
         painter: Name of the painter.
         weights: Of the painter.
         seed: Of the generator.
@@ -143,7 +143,7 @@ def kept_record(
         InputError: If it was painted otherwise (code "exists"), or its record cannot be read.
     """
     record = read_json(folder / RECORD, hint="--force paints the case again.", code="exists")
-    now = {**_choices(spec, wish, painter, weights), "seed": seed}
+    now = {**_choices(spec, request, painter, weights), "seed": seed}
     other = [name for name, value in now.items() if record.get(name) != value]
     for name, key, path in (("scan", "input", scan), ("organ mask", "organ_mask", organ)):
         if record.get(key, {}).get("sha256") != scan_sha256(path):
@@ -169,9 +169,9 @@ def kept_record(
     return dict(record)
 
 
-def _choices(spec: OrganSpec, wish: TumorWish, painter: str, weights: Mapping[str, str]) -> dict[str, Any]:
+def _choices(spec: OrganSpec, request: TumorRequest, painter: str, weights: Mapping[str, str]) -> dict[str, Any]:
     choices = {
-        "organ": dataclasses.asdict(spec), "wish": dataclasses.asdict(wish), "painter": painter,
+        "organ": dataclasses.asdict(spec), "request": dataclasses.asdict(request), "painter": painter,
         "weights": dict(weights),
     }  # fmt: skip
     return dict(json.loads(json.dumps(choices)))  # as they come back from a file: tuples are lists
@@ -240,7 +240,7 @@ def make_case_record(
         "modality": origin.modality,
         "modality_asked": origin.modality_asked,
         "offset_hu": origin.offset_hu,
-        **_choices(origin.spec, origin.wish, origin.painter, origin.weights),
+        **_choices(origin.spec, origin.request, origin.painter, origin.weights),
         "seed": origin.seed,
         "patch_mm": patch_mm,
         "patch_ijk": None if box is None else [[part.start, part.stop] for part in box],

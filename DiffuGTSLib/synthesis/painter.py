@@ -75,7 +75,7 @@ class Painter(Protocol):
 
 
 @dataclass(frozen=True)
-class TumorWish:
+class TumorRequest:
     """What to paint.
 
     Attributes:
@@ -102,7 +102,7 @@ class PaintedTumor:
     """One tumor that was painted.
 
     Attributes:
-        size: Size class; for a radius of the wish the nearest one.
+        size: Size class; for a radius of the request the nearest one.
         center_ras_mm: Center of mass, RAS in mm.
         radius_mm: Radius of the ball of the same volume.
         volume_ml: Of the mask.
@@ -137,7 +137,7 @@ def synthesize(
     scan: Volume,
     organ: Volume,
     spec: OrganSpec,
-    wish: TumorWish,
+    request: TumorRequest,
     painter: Painter,
     *,
     modality: str,
@@ -151,7 +151,7 @@ def synthesize(
         scan: Native units (HU for CT), any orientation and spacing.
         organ: Organ mask on the scan's grid; above 0 is organ.
         spec: The organ.
-        wish: How large, how many, where.
+        request: How large, how many, where.
         painter: Fills the boxes.
         modality: "CT" or "MR".
         rng: The same generator state paints the same tumors.
@@ -159,12 +159,12 @@ def synthesize(
         on_progress: Called with ("synthesize", share done) before each tumor and at the end; may raise `Cancelled`.
 
     Raises:
-        InputError: Empty organ mask, NaN or constant scan, another modality, a wish that cannot be read.
+        InputError: Empty organ mask, NaN or constant scan, another modality, a request that cannot be read.
         GeometryError: The mask lies on another grid.
     """
-    _require_readable(scan, organ, spec, wish, modality)
-    canvas = _Canvas(scan, organ, spec, wish, painter, modality, clipped_at)
-    sizes = wanted_sizes(spec, wish, rng)
+    _require_readable(scan, organ, spec, request, modality)
+    canvas = _Canvas(scan, organ, spec, request, painter, modality, clipped_at)
+    sizes = wanted_sizes(spec, request, rng)
     tumors: list[PaintedTumor] = []
     skipped: list[str] = []
     for number, size in enumerate(sizes):
@@ -180,16 +180,16 @@ def synthesize(
     return Synthesis(scan.with_array(canvas.result), Volume(canvas.tumor, scan.geometry), tuple(tumors), tuple(skipped))
 
 
-def wanted_sizes(spec: OrganSpec, wish: TumorWish, rng: np.random.Generator) -> list[SizeClass]:
+def wanted_sizes(spec: OrganSpec, request: TumorRequest, rng: np.random.Generator) -> list[SizeClass]:
     """Return one size class a tumor. Without a count all are of one class, as many as it has (DiffTumor)."""
-    if wish.radius_mm is not None:
-        return [size_of_radius(wish.radius_mm, spec.sizes)] * (wish.count or 1)
-    if wish.center_ras_mm is not None and wish.count is None:
-        return [_drawn_size(spec, wish, rng)]
-    first = _drawn_size(spec, wish, rng)
-    if wish.count is None:
+    if request.radius_mm is not None:
+        return [size_of_radius(request.radius_mm, spec.sizes)] * (request.count or 1)
+    if request.center_ras_mm is not None and request.count is None:
+        return [_drawn_size(spec, request, rng)]
+    first = _drawn_size(spec, request, rng)
+    if request.count is None:
         return [first] * int(rng.integers(first.count[0], first.count[1] + 1))
-    return [first, *(_drawn_size(spec, wish, rng) for _ in range(wish.count - 1))]
+    return [first, *(_drawn_size(spec, request, rng) for _ in range(request.count - 1))]
 
 
 def blend(image: NDArray[np.float32], painted: NDArray[np.float32], share: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -243,12 +243,12 @@ class _Canvas:
     """A scan that is being painted, seen with its axes to the right, front and head (views, nothing is resampled)."""
 
     def __init__(
-        self, scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorWish, painter: Painter, modality: str,
+        self, scan: Volume, organ: Volume, spec: OrganSpec, request: TumorRequest, painter: Painter, modality: str,
         clipped_at: tuple[float, float],
     ) -> None:  # fmt: skip
         self.result = np.array(scan.array, dtype=np.float32)
         self.tumor = np.zeros(scan.array.shape, dtype=np.uint8)
-        self._geometry, self._spec, self._wish = scan.geometry, spec, wish
+        self._geometry, self._spec, self._request = scan.geometry, spec, request
         self._painter, self._modality, self._clipped_at = painter, modality, clipped_at
         self._permutation, self._signs = closest_ras(scan.geometry)
         x, y, z = (scan.geometry.spacing_mm[axis] for axis in self._permutation)
@@ -262,8 +262,8 @@ class _Canvas:
     def outline(self, size: SizeClass, rng: np.random.Generator) -> Outline | NoPlace:
         """Draw a tumor's shape and find its place."""
         shape = draw_shape(size, rng)
-        if self._wish.center_ras_mm is not None:
-            center = self._voxel(self._wish.center_ras_mm)
+        if self._request.center_ras_mm is not None:
+            center = self._voxel(self._request.center_ras_mm)
         else:
             kept_clear = self._mask[self._near] > 0
             if self._vessels is not None and size.name in self._spec.vessel_sizes:
@@ -312,8 +312,8 @@ class _Canvas:
             self._spacing_mm,
             self._modality,
             rng,
-            push=float(rng.uniform(0.05, 0.15)) if self._wish.mass_effect else 0.0,
-            capsule_height=self._capsule_height(before, organ, rng) if self._wish.capsule else 0.0,
+            push=float(rng.uniform(0.05, 0.15)) if self._request.mass_effect else 0.0,
+            capsule_height=self._capsule_height(before, organ, rng) if self._request.capsule else 0.0,
             earlier=self._mask[box] > 0,
         )
         self._image[box] = after
@@ -341,7 +341,7 @@ class _Canvas:
 
     def _found_vessels(self) -> NDArray[np.bool_] | None:
         above = self._spec.vessel_above(self._modality)
-        if above is None or not self._wish.avoid_vessels:
+        if above is None or not self._request.avoid_vessels:
             return None
         image, organ = self._image[self._near], self._organ[self._near]
         if self._modality == "MR":
@@ -355,7 +355,7 @@ class _Canvas:
         return float(rng.uniform(1.5, 3.0) * max(values.std(), 1e-6))
 
 
-def _require_readable(scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorWish, modality: str) -> None:
+def _require_readable(scan: Volume, organ: Volume, spec: OrganSpec, request: TumorRequest, modality: str) -> None:
     require_same_grid(scan.geometry, organ.geometry, "organ mask")
     require_scan(scan)
     if modality not in ("CT", "MR"):
@@ -370,35 +370,35 @@ def _require_readable(scan: Volume, organ: Volume, spec: OrganSpec, wish: TumorW
             hint=f"choose the mask that shows the {spec.name}.",
             code="empty_mask",
         )
-    if wish.radius_mm is None and wish.size != "mix" and wish.size not in spec.sizes:
+    if request.radius_mm is None and request.size != "mix" and request.size not in spec.sizes:
         raise InputError(
-            f"The organ '{spec.name}' has no size '{wish.size}'.",
-            hint=did_you_mean(wish.size, [*spec.sizes, "mix"]),
+            f"The organ '{spec.name}' has no size '{request.size}'.",
+            hint=did_you_mean(request.size, [*spec.sizes, "mix"]),
         )
-    if wish.count is not None and not 1 <= wish.count <= _MOST_TUMORS:
-        raise InputError(f"Expected 1 to {_MOST_TUMORS} tumors, got {wish.count!s:.20}.")
-    if wish.radius_mm is not None and not 0 < wish.radius_mm <= 200:
-        raise InputError(f"Expected a radius of more than 0 and at most 200 mm, got {wish.radius_mm:g}.")
-    if wish.center_ras_mm is not None:
-        _require_center(scan.geometry, wish)
+    if request.count is not None and not 1 <= request.count <= _MOST_TUMORS:
+        raise InputError(f"Expected 1 to {_MOST_TUMORS} tumors, got {request.count!s:.20}.")
+    if request.radius_mm is not None and not 0 < request.radius_mm <= 200:
+        raise InputError(f"Expected a radius of more than 0 and at most 200 mm, got {request.radius_mm:g}.")
+    if request.center_ras_mm is not None:
+        _require_center(scan.geometry, request)
 
 
-def _require_center(geometry: Geometry, wish: TumorWish) -> None:
-    ijk = np.round(geometry.to_ijk(np.array(wish.center_ras_mm)))
+def _require_center(geometry: Geometry, request: TumorRequest) -> None:
+    ijk = np.round(geometry.to_ijk(np.array(request.center_ras_mm)))
     if not ((ijk >= 0) & (ijk < geometry.shape)).all():
         raise InputError(
-            f"The center {wish.center_ras_mm} mm (RAS) lies outside the scan.",
+            f"The center {request.center_ras_mm} mm (RAS) lies outside the scan.",
             hint="give right, anterior, superior in mm; left and posterior are negative.",
         )
-    if wish.count not in (None, 1):
+    if request.count not in (None, 1):
         raise InputError(
-            f"A center was given for {wish.count} tumors; expected one tumor.", hint="leave the count out."
+            f"A center was given for {request.count} tumors; expected one tumor.", hint="leave the count out."
         )
 
 
-def _drawn_size(spec: OrganSpec, wish: TumorWish, rng: np.random.Generator) -> SizeClass:
-    if wish.size != "mix":
-        return spec.sizes[wish.size]
+def _drawn_size(spec: OrganSpec, request: TumorRequest, rng: np.random.Generator) -> SizeClass:
+    if request.size != "mix":
+        return spec.sizes[request.size]
     names = [name for name in SIZE_NAMES if name in spec.sizes]
     chances = np.array([spec.size_chances.get(name, 0.0) for name in names])
     return spec.sizes[names[int(rng.choice(len(names), p=chances / chances.sum()))]]

@@ -18,7 +18,7 @@ from DiffuGTSLib.synthesis.anatomy import smooth_noise
 from DiffuGTSLib.volumes.boxes import bounding_box
 
 SIZE_NAMES = ("tiny", "small", "medium", "large")
-"""The size classes; "mix" is a wish for any of them and no class."""
+"""The size classes; "mix" asks for any of them and is no class."""
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """First and last + 1 voxel along each axis, counted from the voxel in which the tumor's center lies."""

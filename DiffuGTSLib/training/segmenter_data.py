@@ -18,7 +18,7 @@ from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.supervised.networks import BACKGROUND, TUMOR
 from DiffuGTSLib.synthesis.organs import OrganSpec, organ_spec
 from DiffuGTSLib.synthesis.outline import UNCLIPPED, ends_of
-from DiffuGTSLib.synthesis.painter import Painter, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Painter, TumorRequest, synthesize
 from DiffuGTSLib.training.data import Crop
 from DiffuGTSLib.training.segmenter_cases import SegmenterScan
 from DiffuGTSLib.volumes import Geometry, Volume
@@ -115,10 +115,10 @@ class PaintedTumors:
         if not places.array.any() or window.array.min() == window.array.max():
             return None  # a crop beside the organ, or in nothing but air
         spec = self._spec(organ_name)
-        wish = TumorWish(size if size in spec.sizes else "mix", count)
+        request = TumorRequest(size if size in spec.sizes else "mix", count)
         modality = window.modality or "CT"
         result = synthesize(
-            window, places, spec, wish, self._painters[size], modality=modality, rng=rng, clipped_at=clipped_at
+            window, places, spec, request, self._painters[size], modality=modality, rng=rng, clipped_at=clipped_at
         )
         mask = result.tumor.array > 0
         return (result.image.array, mask) if mask.any() else None

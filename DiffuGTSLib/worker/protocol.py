@@ -88,7 +88,7 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Wish:
+class JobSettings:
     """What a person asks for: the part that a job and whoever makes one have in common.
 
     Attributes:
@@ -109,8 +109,8 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class JobSpec(Wish):
-    """One wish with its files, as it lies in a job folder's job.json.
+class JobSpec(JobSettings):
+    """One request with its files, as it lies in a job folder's job.json.
 
     Attributes:
         scan: File of the scan, in the folder.
@@ -166,7 +166,7 @@ class JobSpec(Wish):
 
 @dataclass(frozen=True)
 class SynthesisSpec:
-    """A wish to have tumors painted, as it lies in a job folder's job.json.
+    """A request to paint tumors, as it lies in a job folder's job.json.
 
     Attributes:
         scan: File of the healthy scan, in the folder.

@@ -11,7 +11,7 @@ from DiffuGTSLib.output.record import record_text
 from DiffuGTSLib.storage import whole_file
 from DiffuGTSLib.synthesis.case import Origin, make_case_record
 from DiffuGTSLib.synthesis.organs import organ_spec
-from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Synthesis, TumorRequest, synthesize
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.volumes.canonical import guess_modality
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
@@ -39,13 +39,13 @@ def perform_synthesis(folder: Path, spec: SynthesisSpec, teller: Teller) -> None
         mask = read_mask(folder / spec.organ_mask, scan.geometry)
         modality, reason = (spec.modality, AS_ASKED) if spec.modality else guess_modality(scan)
         painter, weights = find_painter(spec.painter, spec.device)
-        wish = _wish(spec)
+        request = _request(spec)
         origin = Origin(
-            scan, folder / spec.scan, mask, folder / spec.organ_mask, organ, wish, modality, painter.name, weights,
+            scan, folder / spec.scan, mask, folder / spec.organ_mask, organ, request, modality, painter.name, weights,
             spec.seed,
         )  # fmt: skip
     painted = synthesize(
-        scan, mask, organ, wish, painter, modality=modality, rng=np.random.default_rng(spec.seed),
+        scan, mask, organ, request, painter, modality=modality, rng=np.random.default_rng(spec.seed),
         on_progress=teller.progress,
     )  # fmt: skip
     with teller.stage("write"):
@@ -67,10 +67,10 @@ def perform_synthesis(folder: Path, spec: SynthesisSpec, teller: Teller) -> None
     )
 
 
-def _wish(spec: SynthesisSpec) -> TumorWish:
+def _request(spec: SynthesisSpec) -> TumorRequest:
     """Return what the job wishes for; its zeros and empty lists stand for nothing asked."""
     r_a_s = tuple(spec.center_ras_mm)
-    return TumorWish(
+    return TumorRequest(
         spec.size, spec.count or None, (r_a_s[0], r_a_s[1], r_a_s[2]) if r_a_s else None, spec.radius_mm or None,
         spec.avoid_vessels, spec.mass_effect, spec.capsule,
     )  # fmt: skip

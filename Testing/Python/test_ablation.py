@@ -19,7 +19,7 @@ from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.errors import InputError, PromptError
 from DiffuGTSLib.evaluation.ablation import Study, best_cuts, run_ablation, tuning_cases
-from DiffuGTSLib.evaluation.ablation_variants import COARSE, FULL, RIGHT, Wish
+from DiffuGTSLib.evaluation.ablation_variants import COARSE, FULL, RIGHT, AblationOptions
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import read_case
@@ -27,7 +27,7 @@ from DiffuGTSLib.pipeline import load_components, segment
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.volumes import read_volume, write_volume
 
-WISH = Wish(steps=(1, 2), seeds=(0, 1))
+OPTIONS = AblationOptions(steps=(1, 2), seeds=(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def a_config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def a_study(a_protocol: Path, a_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Every study of the test split, measured."""
-    study = Study(a_protocol, a_protocol.parent, tmp_path_factory.mktemp("ablated") / "report", a_config, wish=WISH)
+    study = Study(
+        a_protocol, a_protocol.parent, tmp_path_factory.mktemp("ablated") / "report", a_config, options=OPTIONS
+    )
     run_ablation(study)
     return study
 
@@ -114,8 +116,8 @@ def test_another_threshold_baseline_is_noticed_and_nothing_else_measured_again(a
     path.write_text(json.dumps(protocol))
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
     before = json.loads((output / "cases" / "ct_3.json").read_text())["kept"]
-    wish = replace(WISH, studies=("parts",))
-    run_ablation(replace(a_study, protocol_path=path, output=output, names=("ct_3",), wish=wish))
+    options = replace(OPTIONS, studies=("parts",))
+    run_ablation(replace(a_study, protocol_path=path, output=output, names=("ct_3",), options=options))
     after = json.loads((output / "cases" / "ct_3.json").read_text())["kept"]
     assert before.pop("threshold baseline") != after.pop("threshold baseline")
     assert before["parts"].pop("one threshold") != after["parts"].pop("one threshold") and before == after
@@ -125,8 +127,8 @@ def test_one_more_variant_is_measured_alone(a_study: Study, tmp_path: Path) -> N
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
     kept = output / "cases" / "ct_3.json"
     before = json.loads(kept.read_text())["kept"]
-    wish = Wish(studies=("steps",), steps=(1, 3))
-    (figures,) = run_ablation(replace(a_study, output=output, names=("ct_3",), wish=wish))
+    options = AblationOptions(studies=("steps",), steps=(1, 3))
+    (figures,) = run_ablation(replace(a_study, output=output, names=("ct_3",), options=options))
     assert list(figures.figures) == [("steps", "steps 2"), ("steps", "steps 1"), ("steps", "steps 3")]
     assert "threshold" not in " ".join(json.loads((output / "report.json").read_text())["notes"]).lower(), (
         "none is chosen"
@@ -138,8 +140,8 @@ def test_one_more_variant_is_measured_alone(a_study: Study, tmp_path: Path) -> N
 def test_a_damaged_case_is_measured_again(a_study: Study, tmp_path: Path) -> None:
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
     (output / "cases" / "mr_3.json").write_text('{"made_of"')
-    wish = replace(WISH, studies=("prompts",))
-    run_ablation(replace(a_study, output=output, names=("mr_3",), wish=wish))
+    options = replace(OPTIONS, studies=("prompts",))
+    run_ablation(replace(a_study, output=output, names=("mr_3",), options=options))
     rows = [row for row in rows_of(a_study) if row["case"] == "mr_3" and row["study"] == "prompts"]
     assert rows_of(replace(a_study, output=output)) == rows
 
@@ -151,8 +153,8 @@ def test_what_was_cut_elsewhere_is_measured_again(a_study: Study, tmp_path: Path
     untuned = tmp_path / "protocol.json"
     untuned.write_text(json.dumps(protocol))
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
-    wish = replace(WISH, studies=("parts",))
-    (figures,) = run_ablation(replace(a_study, protocol_path=untuned, output=output, names=("ct_3",), wish=wish))
+    options = replace(OPTIONS, studies=("parts",))
+    (figures,) = run_ablation(replace(a_study, protocol_path=untuned, output=output, names=("ct_3",), options=options))
     cuts = {each["cut"] for (study, _), each in figures.figures.items() if study == "parts" and each["cut"] > 0}
     assert cuts == {a_study.config.residual.threshold}
 
@@ -209,10 +211,10 @@ def test_a_validation_scan_with_an_empty_mask_tunes_nothing_and_is_read_again(a_
         row["tumor"] = str(tmp_path / "empty.nii.gz") if row["name"] == "mr_2" else row.get("tumor", "")
     protocol = write_protocol(tmp_path / "protocol.json", rows)
     output = Path(shutil.copytree(a_study.output, tmp_path / "copy"))
-    wish = replace(WISH, studies=("parts",))
+    options = replace(OPTIONS, studies=("parts",))
     told = []
     for _ in range(2):  # the second time what was kept is read: null for NaN
-        run_ablation(replace(a_study, protocol_path=protocol, output=output, names=("ct_3",), wish=wish))
+        run_ablation(replace(a_study, protocol_path=protocol, output=output, names=("ct_3",), options=options))
         report = json.loads((output / "report.json").read_text())
         assert "Thresholds of mixtures were chosen on ct_2." in report["notes"]
         told.append(report["about"]["cuts"])
@@ -225,7 +227,7 @@ def test_otsu_needs_no_tuning_and_validation_scans_say_that_they_were_tuned_on(a
     assert [case.name for case in tuning_cases(cases, a_study)] == ["ct_2", "mr_2"]
     config = replace(a_study.config, residual=replace(a_study.config.residual, rule="otsu"))
     assert tuning_cases(cases, replace(a_study, config=config)) == []
-    assert tuning_cases(cases, replace(a_study, wish=Wish(studies=("steps",)))) == []
+    assert tuning_cases(cases, replace(a_study, options=AblationOptions(studies=("steps",)))) == []
 
 
 def test_an_unknown_case_is_refused(a_study: Study) -> None:

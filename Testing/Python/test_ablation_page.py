@@ -13,13 +13,17 @@ from test_html_report import Reader
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.evaluation.ablation_page import ablation_page
 from DiffuGTSLib.evaluation.ablation_report import write_ablation
-from DiffuGTSLib.evaluation.ablation_variants import Wish, variants
+from DiffuGTSLib.evaluation.ablation_variants import AblationOptions, variants
 
 
 @pytest.fixture(scope="module")
 def a_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, config, wish = tmp_path_factory.mktemp("ablation"), load_config("mini"), Wish(studies=("parts",))
-    write_ablation(some_cases(tuple(variants("parts", wish, config))), folder, config, wish, ABOUT, ["A note."])
+    folder, config, options = (
+        tmp_path_factory.mktemp("ablation"),
+        load_config("mini"),
+        AblationOptions(studies=("parts",)),
+    )
+    write_ablation(some_cases(tuple(variants("parts", options, config))), folder, config, options, ABOUT, ["A note."])
     return folder
 
 

@@ -13,7 +13,7 @@ from ablated_cases import ABOUT, figures, some_cases
 
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.evaluation.ablation_report import by_organ, case_rows, summarize_study, write_ablation
-from DiffuGTSLib.evaluation.ablation_variants import COARSE, ELLIPSOID, FULL, Wish, variants
+from DiffuGTSLib.evaluation.ablation_variants import COARSE, ELLIPSOID, FULL, AblationOptions, variants
 
 NAMES = (FULL, ELLIPSOID, COARSE)
 
@@ -40,9 +40,9 @@ def test_organs_are_told_apart() -> None:
 
 
 def test_an_ablation_is_five_files_that_say_the_same(tmp_path: Path) -> None:
-    config, wish = load_config("mini"), Wish(studies=("parts",))
-    names = tuple(variants("parts", wish, config))
-    write_ablation(some_cases(names), tmp_path, config, wish, ABOUT, ["A note."])
+    config, options = load_config("mini"), AblationOptions(studies=("parts",))
+    names = tuple(variants("parts", options, config))
+    write_ablation(some_cases(names), tmp_path, config, options, ABOUT, ["A note."])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cases.csv", "config.json", "report.html", "report.json", "report.md", "variants.csv",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from DiffuGTSLib.evaluation.ablation_variants import (
     RIGHT,
     SWAPPED,
     WRONG,
-    Wish,
+    AblationOptions,
     mixtures,
     prompt_pairs,
     repaintings,
@@ -39,8 +39,8 @@ def test_swapped_prompts_call_the_healthy_sentence_abnormal() -> None:
 
 
 def test_a_mixture_leaves_one_term_out_or_alone() -> None:
-    mixed = mixtures(ResidualConfig(beta_pixel=0.25, beta_feature=0.25, prior=0.5))
-    assert {name: (m.beta_pixel, m.beta_feature, m.prior) for name, m in mixed.items()} == {
+    mixed = mixtures(ResidualConfig(beta_pixel=0.25, beta_feature=0.25, beta_attention=0.5))
+    assert {name: (m.beta_pixel, m.beta_feature, m.beta_attention) for name, m in mixed.items()} == {
         "without pixel residual": (0.0, 0.25, 0.5),
         "without feature residual": (0.25, 0.0, 0.5),
         "without attention": (0.25, 0.25, 0.0),
@@ -51,7 +51,7 @@ def test_a_mixture_leaves_one_term_out_or_alone() -> None:
 
 
 def test_a_mixture_that_comes_to_the_same_is_not_measured_twice() -> None:
-    mixed = mixtures(ResidualConfig(beta_pixel=0.5, beta_feature=0.5, prior=0.0))
+    mixed = mixtures(ResidualConfig(beta_pixel=0.5, beta_feature=0.5, beta_attention=0.0))
     assert list(mixed) == [
         "without pixel residual",
         "without feature residual",
@@ -60,17 +60,17 @@ def test_a_mixture_that_comes_to_the_same_is_not_measured_twice() -> None:
 
 
 def test_the_methods_own_steps_and_seed_come_first_and_once() -> None:
-    wish = Wish(steps=(1, 10, 5), seeds=(2, 0))
-    assert variants("steps", wish, MINI) == ["steps 5", "steps 1", "steps 10"]
-    assert variants("seeds", wish, MINI) == ["seed 0", "seed 2"]
-    assert variants("parts", wish, MINI)[0] == FULL and variants("prompts", wish, MINI)[0] == RIGHT
-    steps, seeds = repaintings("steps", wish, MINI), repaintings("seeds", wish, MINI)
-    assert list(steps) == variants("steps", wish, MINI) and steps["steps 10"].inpainting.steps == 10
+    options = AblationOptions(steps=(1, 10, 5), seeds=(2, 0))
+    assert variants("steps", options, MINI) == ["steps 5", "steps 1", "steps 10"]
+    assert variants("seeds", options, MINI) == ["seed 0", "seed 2"]
+    assert variants("parts", options, MINI)[0] == FULL and variants("prompts", options, MINI)[0] == RIGHT
+    steps, seeds = repaintings("steps", options, MINI), repaintings("seeds", options, MINI)
+    assert list(steps) == variants("steps", options, MINI) and steps["steps 10"].inpainting.steps == 10
     assert seeds["seed 2"] == replace(MINI, runtime=replace(MINI.runtime, seed=2))
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("options", "said"),
     [
         ({"studies": ("part",)}, "Unknown study 'part'"),
         ({"studies": ()}, "at least one study"),
@@ -78,6 +78,6 @@ def test_the_methods_own_steps_and_seed_come_first_and_once() -> None:
         ({"seeds": (-1,)}, "Expected seeds of 0"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(wish: dict[str, tuple[str, ...]], said: str) -> None:
+def test_what_cannot_be_compared_is_refused(options: dict[str, tuple[str, ...]], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Wish(**wish)  # type: ignore[arg-type]
+        AblationOptions(**options)  # type: ignore[arg-type]

@@ -25,11 +25,11 @@ from DiffuGTSLib.synthesis.case import (
 )
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter
 from DiffuGTSLib.synthesis.organs import organ_spec
-from DiffuGTSLib.synthesis.painter import Synthesis, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Synthesis, TumorRequest, synthesize
 from DiffuGTSLib.volumes.io import read_mask, read_volume, write_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
-WISH = TumorWish(size="small", count=2)
+SMALL = TumorRequest(size="small", count=2)
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def an_origin(a_body: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Orig
     write_volume(a_body.organ, folder / "liver.nrrd")
     return Origin(
         read_volume(folder / "ct.nrrd"), folder / "ct.nrrd", read_mask(folder / "liver.nrrd", a_body.scan.geometry),
-        folder / "liver.nrrd", organ_spec("liver"), WISH, "CT", "handcrafted", {}, 7,
+        folder / "liver.nrrd", organ_spec("liver"), SMALL, "CT", "handcrafted", {}, 7,
     )  # fmt: skip
 
 
 def painted(origin: Origin) -> Synthesis:
     """Paint what the origin says."""
     return synthesize(
-        origin.scan, origin.organ, origin.spec, origin.wish, HandcraftedPainter(), modality=origin.modality,
+        origin.scan, origin.organ, origin.spec, origin.request, HandcraftedPainter(), modality=origin.modality,
         rng=np.random.default_rng(origin.seed),
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_the_record_is_enough_to_paint_the_same_again(an_origin: Origin, tmp_pat
     write_case(tmp_path / "one", an_origin, painted(an_origin))
     record = json.loads((tmp_path / "one" / "synthesis.json").read_text())
     again = synthesize(
-        an_origin.scan, an_origin.organ, organ_spec(record["organ"]["name"]), TumorWish(**record["wish"]),
+        an_origin.scan, an_origin.organ, organ_spec(record["organ"]["name"]), TumorRequest(**record["request"]),
         HandcraftedPainter(), modality=record["modality"], rng=np.random.default_rng(record["seed"]),
     )  # fmt: skip
     assert np.array_equal(
@@ -111,7 +111,7 @@ def test_the_record_names_the_files_as_they_were_read(a_body: Phantom, tmp_path:
     paths = tmp_path / "ct.nrrd", tmp_path / "liver.nrrd"
     before = [sha256(path) for path in paths]
     origin = Origin(
-        read_volume(paths[0]), paths[0], a_body.organ, paths[1], organ_spec("liver"), WISH, "CT", "handcrafted", {}, 7
+        read_volume(paths[0]), paths[0], a_body.organ, paths[1], organ_spec("liver"), SMALL, "CT", "handcrafted", {}, 7
     )
     for path in paths:
         path.unlink()

@@ -161,7 +161,7 @@ def test_what_was_painted_otherwise_is_not_taken_for_this_runs(a_cohort: Path) -
     before = (a_cohort / "out" / "one" / "scan.nii.gz").read_bytes()
     other = run(*call, "--seed", "5", "--mass-effect")
     assert other.exit_code == 2 and "2 of 2 cases failed" in plain(other.stderr)
-    assert "painted with another wish, another seed" in plain(other.stderr)
+    assert "painted with another request, another seed" in plain(other.stderr)
     assert (a_cohort / "out" / "one" / "scan.nii.gz").read_bytes() == before
     assert run(*call, "--seed", "5", "--mass-effect", "--force").exit_code == 0
     again = (*call, "--seed", "5", "--mass-effect")

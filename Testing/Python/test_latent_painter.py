@@ -25,7 +25,7 @@ from DiffuGTSLib.synthesis.latent_painter import (
 )
 from DiffuGTSLib.synthesis.latent_unet import LatentUNet3D
 from DiffuGTSLib.synthesis.organs import OrganSpec
-from DiffuGTSLib.synthesis.painter import Painter, Site, TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import Painter, Site, TumorRequest, synthesize
 from DiffuGTSLib.synthesis.painters import find_painter
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.volumes.volume import Geometry, Volume
@@ -238,7 +238,7 @@ def test_a_whole_scan_is_painted_and_unchanged_outside_the_blend(a_painter: Late
     geometry = Geometry(shape, np.diag([-1.0, 1.0, 1.0, 1.0]))
     scan, mask = Volume(image, geometry), Volume(organ, geometry)
     painted = synthesize(
-        scan, mask, OrganSpec("liver"), TumorWish(radius_mm=6), a_painter, modality="CT",
+        scan, mask, OrganSpec("liver"), TumorRequest(radius_mm=6), a_painter, modality="CT",
         rng=np.random.default_rng(0),
     )  # fmt: skip
     assert len(painted.tumors) == 1 and painted.tumor.array.sum() > 300

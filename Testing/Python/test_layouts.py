@@ -12,7 +12,7 @@ from mini_data import GRID, canonical
 from phantoms import ct_phantom
 
 from DiffuGTSLib.cli.data_protocols import LayoutName
-from DiffuGTSLib.datasets.layouts import LAYOUTS, Wish, read_layout, stem
+from DiffuGTSLib.datasets.layouts import LAYOUTS, LayoutOptions, read_layout, stem
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.recognize import recognize
 from DiffuGTSLib.errors import InputError
@@ -156,11 +156,13 @@ def test_every_contrast_of_brats_is_a_scan_of_the_same_patient(
 def test_the_visits_of_a_patient_of_brats_are_of_one_patient(tmp_path: Path) -> None:
     visits = ["BraTS-GLI-00005-000", "BraTS-GLI-00005-001", "BraTS-GLI-00006-000"]
     cases = read_layout(
-        write_brats(tmp_path / "TrainingData", visits, ["t1c"], "-"), "brats", Wish(tumor_values=[1, 3])
+        write_brats(tmp_path / "TrainingData", visits, ["t1c"], "-"), "brats", LayoutOptions(tumor_values=[1, 3])
     )
     assert [case.patient for case in cases] == ["BraTS-GLI-00005", "BraTS-GLI-00005", "BraTS-GLI-00006"]
     assert cases[0].tumor_values == [1, 3]
-    assert {case.organ for case in read_layout(tmp_path / "TrainingData", "brats", Wish("Cerebral"))} == {"brain"}
+    assert {case.organ for case in read_layout(tmp_path / "TrainingData", "brats", LayoutOptions("Cerebral"))} == {
+        "brain"
+    }
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_the_cavity_of_a_treated_glioma_is_no_tumor(
     (case,) = read_layout(write_brats(tmp_path, [visit], ["t1c"], "-"), "brats")
     assert (case.tumor_values, case.other_lesion_values) == (tumor, others)
     assert bool(case.labels) == bool(others), "a protocol that names other lesions says where"
-    (chosen,) = read_layout(tmp_path, "brats", Wish(tumor_values=[1, 3, 4]))
+    (chosen,) = read_layout(tmp_path, "brats", LayoutOptions(tumor_values=[1, 3, 4]))
     assert (chosen.tumor_values, chosen.other_lesion_values) == ([1, 3, 4], [])
     assert load_case(case, tmp_path, canonical()).organs["brain"].any()
 
@@ -221,7 +223,7 @@ def test_a_channel_of_unknown_modality_needs_a_word(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not say whether 'zscore' is CT or MR") as caught:
         read_layout(folder, "nnunet")
     assert "--modality" in caught.value.hint
-    assert read_layout(folder, "nnunet", Wish(modality="MR"))[0].modality == "MR"
+    assert read_layout(folder, "nnunet", LayoutOptions(modality="MR"))[0].modality == "MR"
 
 
 @pytest.mark.parametrize(
@@ -283,11 +285,11 @@ def test_of_two_tables_one_must_be_named(tmp_path: Path) -> None:
 
 
 def test_a_pattern_finds_the_patient_in_a_name(tmp_path: Path) -> None:
-    cases = read_layout(write_msd(tmp_path, 2), "msd", Wish(patient_pattern=r"(\w+)_\d"))
+    cases = read_layout(write_msd(tmp_path, 2), "msd", LayoutOptions(patient_pattern=r"(\w+)_\d"))
     assert {case.patient for case in cases} == {"liver"}
     for pattern, message in (("(", "is no regular expression"), ("x(.)", "finds no patient"), ("liver", "no patient")):
         with pytest.raises(InputError, match=message) as caught:
-            read_layout(tmp_path, "msd", Wish(patient_pattern=pattern))
+            read_layout(tmp_path, "msd", LayoutOptions(patient_pattern=pattern))
         assert caught.value.code == "patient"
 
 

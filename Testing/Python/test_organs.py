@@ -12,7 +12,7 @@ import pytest
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.resources import organ_names, resource_path
 from DiffuGTSLib.synthesis.organs import CtContrast, MrContrast, OrganSpec, organ_spec
-from DiffuGTSLib.synthesis.painter import TumorWish, wanted_sizes
+from DiffuGTSLib.synthesis.painter import TumorRequest, wanted_sizes
 from DiffuGTSLib.synthesis.shapes import DIFFTUMOR_SIZES
 
 
@@ -157,7 +157,7 @@ def test_the_counts_of_synthetictumors_are_an_organ_file_of_their_own() -> None:
     spec = organ_spec(resource_path("Organs", "SyntheticTumors", "liver.json"))
     rng = np.random.default_rng(0)
     for name, (fewest, most) in {"tiny": (3, 10), "small": (3, 10), "medium": (2, 5), "large": (1, 3)}.items():
-        drawn = {len(wanted_sizes(spec, TumorWish(name), rng)) for _ in range(200)}
+        drawn = {len(wanted_sizes(spec, TumorRequest(name), rng)) for _ in range(200)}
         assert drawn == set(range(fewest, most + 1))
     assert spec.sizes["large"].semi_axis_mm == (0.75 * 32, 1.25 * 32)
     assert spec.ct.drop_hu == (65, 145)

@@ -19,7 +19,7 @@ from DiffuGTSLib.synthesis.painter import (
     Painter,
     Site,
     Synthesis,
-    TumorWish,
+    TumorRequest,
     _Canvas,
     blend,
     synthesize,
@@ -53,7 +53,7 @@ def a_phantom() -> Phantom:
 
 def painted(
     phantom: Phantom,
-    wish: TumorWish = TumorWish(),  # noqa: B008 - frozen
+    request: TumorRequest = TumorRequest(),  # noqa: B008 - frozen
     seed: int = 0,
     painter: Painter | None = None,
     spec: OrganSpec = LIVER,
@@ -63,7 +63,7 @@ def painted(
         phantom.scan,
         phantom.organ,
         spec,
-        wish,
+        request,
         painter or HandcraftedPainter(),
         modality=modality,
         rng=np.random.default_rng(seed),
@@ -76,7 +76,7 @@ def painted(
 @pytest.mark.parametrize("painter", [HandcraftedPainter(), RecipePainter()], ids=lambda painter: painter.name)
 def test_scan_and_mask_come_back_on_the_scan_s_grid(a_phantom: Phantom, painter: Painter) -> None:
     before = a_phantom.scan.array.copy()
-    result = painted(a_phantom, TumorWish("small", count=3), painter=painter)
+    result = painted(a_phantom, TumorRequest("small", count=3), painter=painter)
     assert len(result.tumors) == 3 and result.skipped == ()
     for volume in (result.image, result.tumor):
         assert volume.geometry.difference(a_phantom.scan.geometry) == ""
@@ -88,7 +88,7 @@ def test_scan_and_mask_come_back_on_the_scan_s_grid(a_phantom: Phantom, painter:
 def test_outside_the_blend_every_voxel_is_bit_identical(a_phantom: Phantom) -> None:
     for seed in range(6):
         flat = Flat()
-        result = painted(a_phantom, TumorWish(count=3), seed, flat)
+        result = painted(a_phantom, TumorRequest(count=3), seed, flat)
         changed = result.image.array != a_phantom.scan.array
         organ = a_phantom.organ.array > 0
         assert changed.any() and not changed[~organ].any(), "a tumor of the liver changes nothing outside the liver"
@@ -98,7 +98,7 @@ def test_outside_the_blend_every_voxel_is_bit_identical(a_phantom: Phantom) -> N
 
 
 def test_the_record_of_a_tumor_is_what_the_mask_shows(a_phantom: Phantom) -> None:
-    result = painted(a_phantom, TumorWish("medium", count=1), 1)
+    result = painted(a_phantom, TumorRequest("medium", count=1), 1)
     (tumor,) = result.tumors
     inside = result.tumor.array > 0
     assert tumor.volume_ml == pytest.approx(inside.sum() * 0.012)
@@ -109,9 +109,9 @@ def test_the_record_of_a_tumor_is_what_the_mask_shows(a_phantom: Phantom) -> Non
     assert tumor.mean_shift == pytest.approx(float(change), abs=1e-3) and tumor.size == "medium"
 
 
-@pytest.mark.parametrize("wish", [TumorWish(), TumorWish("small", count=2, mass_effect=True, capsule=True)])
-def test_the_same_generator_paints_the_same_tumors(a_phantom: Phantom, wish: TumorWish) -> None:
-    first, second, other = (painted(a_phantom, wish, seed) for seed in (5, 5, 6))
+@pytest.mark.parametrize("request", [TumorRequest(), TumorRequest("small", count=2, mass_effect=True, capsule=True)])
+def test_the_same_generator_paints_the_same_tumors(a_phantom: Phantom, request: TumorRequest) -> None:
+    first, second, other = (painted(a_phantom, request, seed) for seed in (5, 5, 6))
     assert np.array_equal(first.image.array, second.image.array) and first.tumors == second.tumors
     assert not np.array_equal(first.tumor.array, other.tumor.array)
 
@@ -119,14 +119,14 @@ def test_the_same_generator_paints_the_same_tumors(a_phantom: Phantom, wish: Tum
 def test_a_scan_in_any_orientation_gets_the_same_tumors_at_the_same_place() -> None:
     """All 48 orders of the axes: no voxel is resampled, and Z is always along the patient."""
     phantom = ct_phantom(grid((40, 38, 30), (2.5, 2.5, 4.0)), noise_hu=5.0)
-    expected = painted(phantom, TumorWish("small", count=2), 3)
+    expected = painted(phantom, TumorRequest("small", count=2), 3)
     for orientation in orientations():
         scan, organ = (reoriented(volume, orientation) for volume in (phantom.scan, phantom.organ))
         result = synthesize(
             scan,
             organ,
             LIVER,
-            TumorWish("small", count=2),
+            TumorRequest("small", count=2),
             HandcraftedPainter(),
             modality="CT",
             rng=np.random.default_rng(3),
@@ -141,7 +141,7 @@ def test_an_mr_is_painted_in_its_own_intensities() -> None:
     phantom = mr_phantom(noise=12.0)
     shifts = []
     for seed in range(8):
-        result = painted(phantom, TumorWish("small", count=1), seed, spec=organ_spec("brain"), modality="MR")
+        result = painted(phantom, TumorRequest("small", count=1), seed, spec=organ_spec("brain"), modality="MR")
         assert result.image.array.min() >= 0
         shifts += [abs(tumor.mean_shift) for tumor in result.tumors]
     assert len(shifts) == 8 and min(shifts) > 5
@@ -153,22 +153,22 @@ def test_an_mr_is_painted_in_its_own_intensities() -> None:
 def test_without_a_count_a_class_has_as_many_as_it_has() -> None:
     rng = np.random.default_rng(0)
     for name, fewest, most in (("tiny", 1, 3), ("small", 1, 3), ("medium", 1, 1), ("large", 1, 1)):
-        counts = {len(wanted_sizes(LIVER, TumorWish(name), rng)) for _ in range(500)}
+        counts = {len(wanted_sizes(LIVER, TumorRequest(name), rng)) for _ in range(500)}
         assert counts == set(range(fewest, most + 1))
 
 
 def test_a_mix_takes_the_organ_s_chances() -> None:
     rng = np.random.default_rng(0)
-    names = [size.name for size in wanted_sizes(LIVER, TumorWish("mix", count=2000), rng)]
+    names = [size.name for size in wanted_sizes(LIVER, TumorRequest("mix", count=2000), rng)]
     shares = [names.count(name) / 2000 for name in ("tiny", "small", "medium", "large")]
     assert shares == pytest.approx([0.4, 0.4, 0.1, 0.1], abs=0.03)
-    first = [wanted_sizes(LIVER, TumorWish("mix"), rng) for _ in range(40)]
+    first = [wanted_sizes(LIVER, TumorRequest("mix"), rng) for _ in range(40)]
     assert all(len({size.name for size in sizes}) == 1 for sizes in first), "one class a scan, as DiffTumor"
 
 
 def test_a_tumor_lies_where_it_was_asked_for(a_phantom: Phantom) -> None:
     center = (26.0, -14.0, 24.0)
-    result = painted(a_phantom, TumorWish("small", center_ras_mm=center))
+    result = painted(a_phantom, TumorRequest("small", center_ras_mm=center))
     (tumor,) = result.tumors
     assert np.linalg.norm(np.subtract(tumor.center_ras_mm, center)) < 5
 
@@ -176,7 +176,7 @@ def test_a_tumor_lies_where_it_was_asked_for(a_phantom: Phantom) -> None:
 @pytest.mark.parametrize("orientation", [np.eye(3), np.diag([-1.0, -1.0, 1.0])[:, [2, 0, 1]]], ids=["RAS", "SLP"])
 def test_a_center_between_voxels_is_the_nearest_one(a_phantom: Phantom, orientation: np.ndarray) -> None:
     scan, organ = (reoriented(volume, orientation) for volume in (a_phantom.scan, a_phantom.organ))
-    canvas = _Canvas(scan, organ, LIVER, TumorWish(), Flat(), "CT", UNCLIPPED)
+    canvas = _Canvas(scan, organ, LIVER, TumorRequest(), Flat(), "CT", UNCLIPPED)
     for off in (-0.4, 0.4):
         center = scan.geometry.to_ras(canvas._ijk(np.array([30.0, 25.0, 17.0]) + off))
         assert canvas._voxel((float(center[0]), float(center[1]), float(center[2]))) == (30, 25, 17)
@@ -185,7 +185,7 @@ def test_a_center_between_voxels_is_the_nearest_one(a_phantom: Phantom, orientat
 @pytest.mark.parametrize("radius_mm", [5.0, 9.0, 14.0])
 def test_a_tumor_has_the_radius_that_was_asked_for(a_phantom: Phantom, radius_mm: float) -> None:
     radii = [
-        painted(a_phantom, TumorWish(radius_mm=radius_mm, avoid_vessels=False), seed).tumors[0].radius_mm
+        painted(a_phantom, TumorRequest(radius_mm=radius_mm, avoid_vessels=False), seed).tumors[0].radius_mm
         for seed in range(12)
     ]
     assert np.median(radii) == pytest.approx(radius_mm, rel=0.2)
@@ -199,18 +199,18 @@ def test_a_large_tumor_of_the_pancreas_sits_in_the_middle_of_the_organ_s_box(a_p
     voxels = np.argwhere(a_phantom.organ.array)
     middle = a_phantom.scan.geometry.to_ras((voxels.min(axis=0) + voxels.max(axis=0)) / 2)
     for seed in range(4):
-        (tumor,) = painted(a_phantom, TumorWish("large"), seed, Flat(), smaller).tumors
+        (tumor,) = painted(a_phantom, TumorRequest("large"), seed, Flat(), smaller).tumors
         assert np.linalg.norm(np.subtract(tumor.center_ras_mm, middle)) < 6
 
 
 def test_tumors_do_not_overlap(a_phantom: Phantom) -> None:
-    result = painted(a_phantom, TumorWish("small", count=5), 2)
+    result = painted(a_phantom, TumorRequest("small", count=5), 2)
     assert sum(t.volume_ml for t in result.tumors) == pytest.approx(np.count_nonzero(result.tumor.array) * 0.012)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_tumors_do_not_touch_so_that_each_can_be_counted(a_phantom: Phantom, seed: int) -> None:
-    result = painted(a_phantom, TumorWish("small", count=6, avoid_vessels=False), seed)
+    result = painted(a_phantom, TumorRequest("small", count=6, avoid_vessels=False), seed)
     assert ndimage.label(result.tumor.array, np.ones((3, 3, 3)))[1] == len(result.tumors) > 1
 
 
@@ -222,18 +222,18 @@ def test_vessels_are_avoided_by_small_tumors(a_phantom: Phantom) -> None:
     tube = replace(a_phantom, scan=a_phantom.scan.with_array(scan))
     hit = placed = 0
     for seed in range(40):
-        result = painted(tube, TumorWish("tiny", count=1), seed)
+        result = painted(tube, TumorRequest("tiny", count=1), seed)
         placed += len(result.tumors)
         hit += int((result.tumor.array[bright] > 0).any())
         assert all("clear of vessels" in reason for reason in result.skipped)
     assert placed > 20 and hit == 0
-    careless = [painted(tube, TumorWish("tiny", count=1, avoid_vessels=False), seed) for seed in range(40)]
+    careless = [painted(tube, TumorRequest("tiny", count=1, avoid_vessels=False), seed) for seed in range(40)]
     assert any((result.tumor.array[bright] > 0).any() for result in careless)
 
 
 def test_a_mass_effect_moves_tissue_around_the_tumor_and_nothing_far_from_it(a_phantom: Phantom) -> None:
     plain, pushed = (
-        painted(a_phantom, TumorWish("medium", count=1, mass_effect=effect), 4) for effect in (False, True)
+        painted(a_phantom, TumorRequest("medium", count=1, mass_effect=effect), 4) for effect in (False, True)
     )
     assert np.array_equal(plain.tumor.array, pushed.tumor.array)
     moved = (pushed.image.array != a_phantom.scan.array) & (plain.image.array == a_phantom.scan.array)
@@ -246,7 +246,9 @@ def test_a_mass_effect_moves_no_earlier_tumor(a_phantom: Phantom) -> None:
     """Its outline stays, so that its voxels do."""
     compared = 0
     for seed in range(8):
-        first, all_three = (painted(a_phantom, TumorWish(count=n, radius_mm=8, mass_effect=True), seed) for n in (1, 3))
+        first, all_three = (
+            painted(a_phantom, TumorRequest(count=n, radius_mm=8, mass_effect=True), seed) for n in (1, 3)
+        )
         inside = first.tumor.array > 0
         assert np.array_equal(all_three.image.array[inside], first.image.array[inside]), seed
         compared += len(all_three.tumors) > 1
@@ -256,9 +258,9 @@ def test_a_mass_effect_moves_no_earlier_tumor(a_phantom: Phantom) -> None:
 def test_a_capsule_is_brighter_than_tumor_and_organ() -> None:
     phantom = ct_phantom(grid((60, 56, 64), (1.0, 1.0, 1.0)), lesion_mm=4.0, noise_hu=4.0)
     dark = replace(LIVER, ct=replace(LIVER.ct, shift_hu=((-60, -50),)), blend_sigma_mm=(0.0, 0.0))
-    wish = TumorWish(radius_mm=12.0, center_ras_mm=(22.0, -16.0, 24.0), capsule=True)
+    request = TumorRequest(radius_mm=12.0, center_ras_mm=(22.0, -16.0, 24.0), capsule=True)
     for seed in range(4):
-        result = painted(phantom, wish, seed, spec=dark)
+        result = painted(phantom, request, seed, spec=dark)
         inside = result.tumor.array > 0
         depth_mm = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
         organ = phantom.organ.array > 0
@@ -272,11 +274,13 @@ def test_a_capsule_is_brighter_than_tumor_and_organ() -> None:
 def test_paint_replaces_the_box_only_where_organ_file_and_painter_say_so(a_phantom: Phantom) -> None:
     replacing = replace(organ_spec("pancreas"), blending="replace")
     whole = Flat(whole_box=True, context_mm=40.0)
-    result = painted(a_phantom, TumorWish("tiny", count=1), 0, whole, replacing)
+    result = painted(a_phantom, TumorRequest("tiny", count=1), 0, whole, replacing)
     assert np.count_nonzero(result.image.array == 1000) == whole.sites[0].image.size
     assert whole.sites[0].image.size > 3 * np.count_nonzero(whole.sites[0].share)
     for painter, spec in ((Flat(whole_box=True), organ_spec("pancreas")), (Flat(), replacing)):
-        changed = painted(a_phantom, TumorWish("tiny", count=1), 0, painter, spec).image.array != a_phantom.scan.array
+        changed = (
+            painted(a_phantom, TumorRequest("tiny", count=1), 0, painter, spec).image.array != a_phantom.scan.array
+        )
         assert changed.sum() <= np.count_nonzero(painter.sites[0].share)
 
 
@@ -284,7 +288,7 @@ def test_a_painter_sees_a_box_in_patient_order_with_what_it_needs(a_phantom: Pha
     flat = Flat(context_mm=60.0)
     turned = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
     scan, organ = (reoriented(volume, turned) for volume in (a_phantom.scan, a_phantom.organ))
-    synthesize(scan, organ, LIVER, TumorWish("tiny", count=1), flat, modality="CT", rng=np.random.default_rng(0))
+    synthesize(scan, organ, LIVER, TumorRequest("tiny", count=1), flat, modality="CT", rng=np.random.default_rng(0))
     (site,) = flat.sites
     assert site.spacing_mm == pytest.approx((2.0, 2.0, 3.0)) and site.modality == "CT" and site.size == "tiny"
     assert all(n * s >= 40 for n, s in zip(site.image.shape, site.spacing_mm, strict=True))  # cut at the scan's edge
@@ -306,7 +310,7 @@ def test_the_result_lies_between_scan_and_paint_and_is_the_paint_where_nothing_i
     a_phantom: Phantom, sigma_mm: float
 ) -> None:
     spec, flat = replace(LIVER, blend_sigma_mm=(sigma_mm, sigma_mm)), Flat()
-    result = painted(a_phantom, TumorWish(radius_mm=14.0), 1, flat, spec)
+    result = painted(a_phantom, TumorRequest(radius_mm=14.0), 1, flat, spec)
     scan, inside = a_phantom.scan.array, result.tumor.array > 0
     assert (result.image.array >= np.minimum(scan, 1000) - 1e-3).all()
     assert (result.image.array <= np.maximum(scan, 1000) + 1e-3).all()
@@ -335,24 +339,24 @@ def test_a_mask_on_another_grid_is_refused(a_phantom: Phantom) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("request", "said"),
     [
-        (TumorWish("smalll"), "no size 'smalll'.*did you mean 'small'"),
-        (TumorWish(count=0), "Expected 1 to 1000000 tumors, got 0"),
-        (TumorWish(count=10**400), "Expected 1 to 1000000 tumors, got 1000"),
-        (TumorWish(radius_mm=-3.0), "Expected a radius of more than 0 and at most 200 mm, got -3"),
-        (TumorWish(radius_mm=float("nan")), "Expected a radius of more than 0 and at most 200 mm, got nan"),
+        (TumorRequest("smalll"), "no size 'smalll'.*did you mean 'small'"),
+        (TumorRequest(count=0), "Expected 1 to 1000000 tumors, got 0"),
+        (TumorRequest(count=10**400), "Expected 1 to 1000000 tumors, got 1000"),
+        (TumorRequest(radius_mm=-3.0), "Expected a radius of more than 0 and at most 200 mm, got -3"),
+        (TumorRequest(radius_mm=float("nan")), "Expected a radius of more than 0 and at most 200 mm, got nan"),
         (
-            TumorWish(center_ras_mm=(500.0, 0.0, 0.0)),
+            TumorRequest(center_ras_mm=(500.0, 0.0, 0.0)),
             r"The center \(500.0, 0.0, 0.0\) mm \(RAS\) lies outside the scan",
         ),
-        (TumorWish(center_ras_mm=(float("nan"), 0.0, 0.0)), "lies outside the scan"),
-        (TumorWish(center_ras_mm=(20.0, -16.0, 24.0), count=2), "A center was given for 2 tumors"),
+        (TumorRequest(center_ras_mm=(float("nan"), 0.0, 0.0)), "lies outside the scan"),
+        (TumorRequest(center_ras_mm=(20.0, -16.0, 24.0), count=2), "A center was given for 2 tumors"),
     ],
 )
-def test_a_wish_that_cannot_be_read_is_refused(a_phantom: Phantom, wish: TumorWish, said: str) -> None:
+def test_a_wish_that_cannot_be_read_is_refused(a_phantom: Phantom, request: TumorRequest, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        painted(a_phantom, wish)
+        painted(a_phantom, request)
 
 
 def test_another_modality_or_a_broken_scan_is_refused(a_phantom: Phantom) -> None:
@@ -369,7 +373,7 @@ def test_a_tumor_that_finds_no_place_is_a_counted_skip(a_phantom: Phantom) -> No
     one[28, 26, 20] = 1
     started = time.process_time()
     for size in ("tiny", "large"):
-        result = painted(replace(a_phantom, organ=a_phantom.organ.with_array(one)), TumorWish(size, count=2))
+        result = painted(replace(a_phantom, organ=a_phantom.organ.with_array(one)), TumorRequest(size, count=2))
         assert result.tumors == () and len(result.skipped) == 2
         assert result.skipped[0].startswith(f"{size} tumor: the organ (0.012 ml) is too small")
         assert np.array_equal(result.image.array, a_phantom.scan.array) and not result.tumor.array.any()
@@ -377,14 +381,14 @@ def test_a_tumor_that_finds_no_place_is_a_counted_skip(a_phantom: Phantom) -> No
 
 
 def test_a_center_outside_the_organ_is_a_counted_skip(a_phantom: Phantom) -> None:
-    result = painted(a_phantom, TumorWish("tiny", center_ras_mm=(-30.0, -20.0, 30.0)))
+    result = painted(a_phantom, TumorRequest("tiny", center_ras_mm=(-30.0, -20.0, 30.0)))
     assert result.tumors == () and "fewer than 6 voxels of it fit into the organ" in result.skipped[0]
 
 
 @pytest.mark.parametrize("radius_mm", [0.3, 1e-6, 1e-300])
 def test_a_tumor_smaller_than_a_voxel_is_a_counted_skip(a_phantom: Phantom, radius_mm: float) -> None:
     for center in (None, (0.0, 0.0, 0.0)):
-        result = painted(a_phantom, TumorWish(radius_mm=radius_mm, center_ras_mm=center))
+        result = painted(a_phantom, TumorRequest(radius_mm=radius_mm, center_ras_mm=center))
         assert result.tumors == () and "mm is less than a voxel" in result.skipped[0]
 
 
@@ -401,7 +405,7 @@ def test_progress_is_told_before_each_tumor_and_at_the_end_and_may_cancel(a_phan
 
     def run() -> Synthesis:
         return synthesize(
-            a_phantom.scan, a_phantom.organ, LIVER, TumorWish("tiny", count=3), Flat(), modality="CT",
+            a_phantom.scan, a_phantom.organ, LIVER, TumorRequest("tiny", count=3), Flat(), modality="CT",
             rng=np.random.default_rng(0), on_progress=listen,
         )  # fmt: skip
 
@@ -430,7 +434,7 @@ def test_a_tumor_takes_at_most_a_second_in_a_full_ct() -> None:
         started = time.process_time()
         result = synthesize(
             Volume(scan, geometry, "CT"), Volume(organ.astype(np.uint8), geometry), LIVER,
-            TumorWish(size, count=1), HandcraftedPainter(), modality="CT", rng=np.random.default_rng(1),
+            TumorRequest(size, count=1), HandcraftedPainter(), modality="CT", rng=np.random.default_rng(1),
         )  # fmt: skip
         seconds.append(time.process_time() - started)
         assert len(result.tumors) == 1

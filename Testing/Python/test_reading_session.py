@@ -16,7 +16,7 @@ from reading_parts import SPACING_MM, case, grid, write_cases
 from DiffuGTSLib.errors import InputError, StorageError
 from DiffuGTSLib.reader_study.answers import read_session
 from DiffuGTSLib.reader_study.key import read_key
-from DiffuGTSLib.reader_study.session import BuiltSession, SessionWish, build_session, key_path_of
+from DiffuGTSLib.reader_study.session import BuiltSession, SessionOptions, build_session, key_path_of
 from DiffuGTSLib.volumes.io import read_volume, write_volume
 
 CROP_MM = 60.0
@@ -51,22 +51,22 @@ def scans_of_their_own(some_scans: Path, tmp_path: Path) -> Iterator[Path]:
     assert not any(tmp_path.glob("session*")), "a refusal leaves nothing behind"
 
 
-def build(scans: Path, folder: Path, key_path: Path | None = None, **wish: object) -> BuiltSession:
-    """Build a session of cubes, unless another wish says otherwise."""
-    values = {"seed": 0, "crop_mm": CROP_MM, "with_page": False, **wish}
+def build(scans: Path, folder: Path, key_path: Path | None = None, **options: object) -> BuiltSession:
+    """Build a session of cubes, unless another options says otherwise."""
+    values = {"seed": 0, "crop_mm": CROP_MM, "with_page": False, **options}
     return build_session(
         scans / "real",
         scans / "synthetic",
         folder,
-        SessionWish(**values),
+        SessionOptions(**values),
         key_path=key_path,  # type: ignore[arg-type]
     )
 
 
-def refusal(scans: Path, **wish: object) -> InputError:
+def refusal(scans: Path, **options: object) -> InputError:
     """Return why a session is refused."""
     with pytest.raises(InputError) as caught:
-        build(scans, scans / "session", **wish)
+        build(scans, scans / "session", **options)
     return caught.value
 
 
@@ -122,8 +122,8 @@ def test_the_seed_alone_does_not_tell_the_order(some_scans: Path, tmp_path: Path
                 number = path.name.partition("_")[2].lstrip("0") or "0"
                 shutil.copy(path, tmp_path / (number if number[0] not in "._" else f"0{number}"))
             (tmp_path / f"{side}.txt").write_text("\n".join(lines))
-        wish = SessionWish(0, with_page=False)
-        built = build_session(tmp_path / "real.txt", tmp_path / "synthetic.txt", tmp_path / f"session{first}", wish)
+        options = SessionOptions(0, with_page=False)
+        built = build_session(tmp_path / "real.txt", tmp_path / "synthetic.txt", tmp_path / f"session{first}", options)
         orders.add(tuple(c.truth for c in built.key.cases))
     assert len(orders) > 1
 
@@ -231,7 +231,7 @@ def test_a_scan_on_both_sides_is_refused(scans_of_their_own: Path) -> None:
     listed = scans_of_their_own / "list.txt"
     listed.write_text("real/patient_00.nii.gz\nreal/patient_01.nii.gz\nreal/patient_02.nii.gz\n")
     with pytest.raises(InputError, match="are one file: a scan is both real and synthetic"):
-        build_session(scans_of_their_own / "real", listed, scans_of_their_own / "session", SessionWish(0))
+        build_session(scans_of_their_own / "real", listed, scans_of_their_own / "session", SessionOptions(0))
 
 
 def test_a_scan_and_its_painted_copy_are_refused(scans_of_their_own: Path) -> None:
@@ -431,7 +431,7 @@ def test_headers_apart_from_their_voxels_are_no_duplicates(tmp_path: Path) -> No
         lines = [f"{seed}/scan.mhd" for seed in range(first, first + 3)]
         (tmp_path / side / "list.txt").write_text("\n".join(lines))
     built = build_session(
-        tmp_path / "real" / "list.txt", tmp_path / "synthetic" / "list.txt", tmp_path / "session", SessionWish(0)
+        tmp_path / "real" / "list.txt", tmp_path / "synthetic" / "list.txt", tmp_path / "session", SessionOptions(0)
     )
     assert len({case.sha256 for case in built.key.cases}) == 6
 

@@ -18,7 +18,7 @@ from DiffuGTSLib.datasets.trained_cases import read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError
 from DiffuGTSLib.synthesis.latent_painter import PainterView, load_painter
 from DiffuGTSLib.synthesis.organs import organ_spec
-from DiffuGTSLib.synthesis.painter import TumorWish, synthesize
+from DiffuGTSLib.synthesis.painter import TumorRequest, synthesize
 from DiffuGTSLib.synthesis.vqgan import Vqgan3D
 from DiffuGTSLib.training import tumor_painter
 from DiffuGTSLib.training.run import PARTS, train_part
@@ -80,7 +80,7 @@ def test_both_parts_leave_a_folder_that_paints(a_protocol: Path, tmp_path: Path)
     painter = load_painter(tmp_path / "painter")
     phantom = ct_phantom()
     made = synthesize(
-        phantom.scan, phantom.organ, organ_spec("liver"), TumorWish(size="small", count=1), painter,
+        phantom.scan, phantom.organ, organ_spec("liver"), TumorRequest(size="small", count=1), painter,
         modality="CT", rng=np.random.default_rng(0),
     )  # fmt: skip
     assert len(made.tumors) == 1 and len(painter.weights) == 2
