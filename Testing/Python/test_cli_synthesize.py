@@ -280,7 +280,7 @@ def test_the_help_teaches_and_says_what_is_patented() -> None:
         (("--organ", "livr", "--patch", "nan"), "expected a side above 0 mm, got nan", "--patch 96"),
     ],
 )
-def test_a_wish_that_cannot_be_met_is_refused_and_nothing_is_written(
+def test_a_request_that_cannot_be_met_is_refused_and_nothing_is_written(
     a_folder: Path, tmp_path: Path, options: tuple[str, ...], message: str, hint: str
 ) -> None:
     output = tmp_path / "out"

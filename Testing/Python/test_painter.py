@@ -53,7 +53,7 @@ def a_phantom() -> Phantom:
 
 def painted(
     phantom: Phantom,
-    request: TumorRequest = TumorRequest(),  # noqa: B008 - frozen
+    tumors: TumorRequest = TumorRequest(),  # noqa: B008 - frozen
     seed: int = 0,
     painter: Painter | None = None,
     spec: OrganSpec = LIVER,
@@ -63,7 +63,7 @@ def painted(
         phantom.scan,
         phantom.organ,
         spec,
-        request,
+        tumors,
         painter or HandcraftedPainter(),
         modality=modality,
         rng=np.random.default_rng(seed),
@@ -109,9 +109,9 @@ def test_the_record_of_a_tumor_is_what_the_mask_shows(a_phantom: Phantom) -> Non
     assert tumor.mean_shift == pytest.approx(float(change), abs=1e-3) and tumor.size == "medium"
 
 
-@pytest.mark.parametrize("request", [TumorRequest(), TumorRequest("small", count=2, mass_effect=True, capsule=True)])
-def test_the_same_generator_paints_the_same_tumors(a_phantom: Phantom, request: TumorRequest) -> None:
-    first, second, other = (painted(a_phantom, request, seed) for seed in (5, 5, 6))
+@pytest.mark.parametrize("tumors", [TumorRequest(), TumorRequest("small", count=2, mass_effect=True, capsule=True)])
+def test_the_same_generator_paints_the_same_tumors(a_phantom: Phantom, tumors: TumorRequest) -> None:
+    first, second, other = (painted(a_phantom, tumors, seed) for seed in (5, 5, 6))
     assert np.array_equal(first.image.array, second.image.array) and first.tumors == second.tumors
     assert not np.array_equal(first.tumor.array, other.tumor.array)
 
@@ -258,9 +258,9 @@ def test_a_mass_effect_moves_no_earlier_tumor(a_phantom: Phantom) -> None:
 def test_a_capsule_is_brighter_than_tumor_and_organ() -> None:
     phantom = ct_phantom(grid((60, 56, 64), (1.0, 1.0, 1.0)), lesion_mm=4.0, noise_hu=4.0)
     dark = replace(LIVER, ct=replace(LIVER.ct, shift_hu=((-60, -50),)), blend_sigma_mm=(0.0, 0.0))
-    request = TumorRequest(radius_mm=12.0, center_ras_mm=(22.0, -16.0, 24.0), capsule=True)
+    tumors = TumorRequest(radius_mm=12.0, center_ras_mm=(22.0, -16.0, 24.0), capsule=True)
     for seed in range(4):
-        result = painted(phantom, request, seed, spec=dark)
+        result = painted(phantom, tumors, seed, spec=dark)
         inside = result.tumor.array > 0
         depth_mm = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
         organ = phantom.organ.array > 0
@@ -339,7 +339,7 @@ def test_a_mask_on_another_grid_is_refused(a_phantom: Phantom) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request", "said"),
+    ("tumors", "said"),
     [
         (TumorRequest("smalll"), "no size 'smalll'.*did you mean 'small'"),
         (TumorRequest(count=0), "Expected 1 to 1000000 tumors, got 0"),
@@ -354,9 +354,9 @@ def test_a_mask_on_another_grid_is_refused(a_phantom: Phantom) -> None:
         (TumorRequest(center_ras_mm=(20.0, -16.0, 24.0), count=2), "A center was given for 2 tumors"),
     ],
 )
-def test_a_wish_that_cannot_be_read_is_refused(a_phantom: Phantom, request: TumorRequest, said: str) -> None:
+def test_a_request_that_cannot_be_read_is_refused(a_phantom: Phantom, tumors: TumorRequest, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        painted(a_phantom, request)
+        painted(a_phantom, tumors)
 
 
 def test_another_modality_or_a_broken_scan_is_refused(a_phantom: Phantom) -> None:
