@@ -113,7 +113,7 @@ class Sample:
         inside: The part that is scan; of a whole scan the rest is padding.
         shown: The prompted organ and its tumor, (X, Y, Z); None where nobody outlined the organ.
         further: What else it is asked, see `questions`.
-        real: Whether its tumor, if it shows one, is a patient's; False where windows of painted tumors are judged by.
+        real: Whether its tumor, if it shows one, is a patient's; False where it is a validation window, whose tumors are painted.
     """
 
     image: NDArray[np.float32]

@@ -52,7 +52,7 @@ def head_losses(
         attention: The head's answer for a batch.
         prompts: (b, 2, d).
         abnormal: y, (b,), 1 where the prompted organ shows a tumor, NaN where it may show one that nobody outlined: such an
-            answer is judged by the organ term, and by no other that looks at y or m.
+            answer counts in the organ term, and in no other that looks at y or m.
         mask: (b, 1, X, Y, Z), 1 in the tumor; empty where y = 0, NaN where y is.
         weights: Of the terms.
         similarity_by_label: Take the similarity term in the form that looks at y.

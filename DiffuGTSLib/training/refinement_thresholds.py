@@ -18,16 +18,16 @@ import numpy as np
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config, ResidualConfig
 from DiffuGTSLib.evaluation.report import write_rows
-from DiffuGTSLib.residual import ResidualMaps, projected_residuals
+from DiffuGTSLib.residual import ResidualMaps, projection_residuals
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.training.residual import coarse_dice, moved, refined_dice, untrained_maps
-from DiffuGTSLib.training.twins import TwinnedWindow, judged_twins
+from DiffuGTSLib.training.twins import TwinnedWindow, validation_twins
 
 MIXTURES = ((0.0, 0.0, 1.0), (0.0, 0.25, 0.75), (0.25, 0.0, 0.75), (0.0, 0.5, 0.5), (0.25, 0.25, 0.5), (0.5, 0.5, 0.0))
-"""What is tried for `residual.beta_pixel`, `beta_feature` and `prior`."""
+"""What is tried for `residual.beta_pixel`, `beta_feature` and `beta_attention`."""
 CUTS = tuple(round(0.05 * step, 2) for step in range(1, 13))
 """What is tried for `residual.threshold`, as it is and as a share of the highest."""
-KEYS = ("feature", "beta_pixel", "beta_feature", "prior", "rule", "threshold")
+KEYS = ("feature", "beta_pixel", "beta_feature", "beta_attention", "rule", "threshold")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def refined_settings(
     """
     windows, maps, groups = [], [], []
     for number, sample in enumerate(samples, start=1):
-        window = judged_twins(sample, folder, components, config)
+        window = validation_twins(sample, folder, components, config)
         if window is not None:
             windows.append(window)
             maps.append(_maps(window, components))
@@ -76,8 +76,8 @@ def refined_settings(
 def tried(preset: ResidualConfig) -> Iterator[ResidualConfig]:
     """Yield the preset's way, then every mixture, cut by Otsu's rule and at every threshold."""
     yield preset
-    for pixel, feature, prior in MIXTURES:
-        mixture = replace(preset, beta_pixel=pixel, beta_feature=feature, prior=prior)
+    for pixel, feature, attention in MIXTURES:
+        mixture = replace(preset, beta_pixel=pixel, beta_feature=feature, beta_attention=attention)
         yield replace(mixture, rule="otsu")
         for rule in ("fixed", "relative"):
             for cut in CUTS:
@@ -127,5 +127,5 @@ def write_refined(path: Path, settings: Sequence[RefinedSetting]) -> None:
 
 def _maps(window: TwinnedWindow, components: Components) -> ResidualMaps:
     if components.residual is not None:
-        return projected_residuals(components.residual, moved(window, components.device).evidence).cpu()
+        return projection_residuals(components.residual, moved(window, components.device).evidence).cpu()
     return untrained_maps(window)

@@ -28,8 +28,8 @@ from DiffuGTSLib.residual import (
     RESIDUAL_FOLDER,
     ResidualMaps,
     ResidualProjection,
-    projected_residuals,
-    residuals,
+    projection_residuals,
+    attention_residuals,
 )
 from DiffuGTSLib.storage import make_folder
 from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
@@ -39,7 +39,7 @@ from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
 from DiffuGTSLib.training.rehearsal import tell_left
 from DiffuGTSLib.training.trainer import TrainingPlan
-from DiffuGTSLib.training.twins import JUDGED, CandidateDraw, Draw, TwinnedWindow, keep_twins
+from DiffuGTSLib.training.twins import VALIDATION_CANDIDATES, CandidateDraw, Draw, TwinnedWindow, keep_twins
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ class ResidualOptions:
 
     Attributes:
         windows: To learn from.
-        judges: Validation windows: around the validation scans' real tumors first, then with freshly painted ones.
+        validation_windows: To validate on: around the validation scans' real tumors first, then with freshly painted ones.
         window_voxels: Side of a window; 0 takes the preset's.
         wrong: Share of training windows in which healthy tissue is a candidate too.
     """
 
     windows: int = 100
-    judges: int = 24
+    validation_windows: int = 24
     window_voxels: int = 0
     wrong: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.windows < 1 or self.judges < 1 or not 0 <= self.wrong <= 1:
+        if self.windows < 1 or self.validation_windows < 1 or not 0 <= self.wrong <= 1:
             raise ConfigError(
-                "windows and judges: expected at least 1; wrong: expected 0 to 1; "
-                f"got {self.windows}, {self.judges}, {self.wrong}."
+                "windows and validation_windows: expected at least 1; wrong: expected 0 to 1; "
+                f"got {self.windows}, {self.validation_windows}, {self.wrong}."
             )
 
 
@@ -72,7 +72,7 @@ class ResidualRecipe:
     Args:
         network: To train.
         windows: To learn from.
-        judges: Of patients or paintings that are not learned from.
+        validation: Windows of patients or paintings that are not learned from.
         batch: Windows a step.
     """
 
@@ -80,12 +80,12 @@ class ResidualRecipe:
         self,
         network: ResidualProjection,
         windows: Sequence[TwinnedWindow],
-        judges: Sequence[TwinnedWindow],
+        validation: Sequence[TwinnedWindow],
         batch: int = 4,
     ) -> None:
         self.trainable = network
         self._windows = windows
-        self._judges = judges
+        self._validation = validation
         self._batch = batch
 
     def losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class ResidualRecipe:
         return {
             "dice": float(
                 np.mean(
-                    [refined_dice(w, projected_residuals(self.trainable, w.evidence), config) for w in self._judges]
+                    [refined_dice(w, projection_residuals(self.trainable, w.evidence), config) for w in self._validation]
                 )
             )
         }
@@ -149,23 +149,25 @@ def train_residual(job: Job) -> None:
     options: ResidualOptions = job.options
     folder = job.output / "residual"
     config, components, side = _looking(job)
-    learned, judged = _draws(job, side)
+    draw_training, draw_validation = _draws(job, side)
 
     names = [scan.case.name for each in job.scans.values() for scan in each]
     drawn_from = f"{side} {names} {list(job.scans_sha256.values())}"
 
     def twins(split: str, draw: Draw, count: int) -> list[TwinnedWindow]:
-        candidates = CandidateDraw(options.wrong) if split == "train" else JUDGED
+        candidates = CandidateDraw(options.wrong) if split == "train" else VALIDATION_CANDIDATES
         tell = _teller(job, f"{split}: windows with their twins")
         return keep_twins(draw, count, folder / split, candidates, components, config, job.plan.seed, tell, drawn_from)
 
-    windows = [moved(window, job.device) for window in twins("train", learned, options.windows)]
-    judges = [moved(window, job.device) for window in twins("validation", judged, options.judges)]
+    windows = [moved(window, job.device) for window in twins("train", draw_training, options.windows)]
+    validation = [
+        moved(window, job.device) for window in twins("validation", draw_validation, options.validation_windows)
+    ]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     grown_from = f"{len(windows)} windows"
-    recipe = ResidualRecipe(network, windows, judges)
+    recipe = ResidualRecipe(network, windows, validation)
     job.run(recipe, _plan(job.plan), _FOLDER, grown_from, _seen_through(components))
-    _tell_comparison(job, judges, compare(judges, network, config.residual))
+    _tell_comparison(job, validation, compare(validation, network, config.residual))
     if job.head_base != job.output / "model":  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
     job.save(RESIDUAL_FOLDER, network)
@@ -175,15 +177,16 @@ def _rehearse(job: Job) -> None:
     _, components, side = _looking(job)
     _draws(job, side)
     job.report(
-        f"residual: {job.options.windows} windows to learn from and {job.options.judges} to judge by get twins first"
+        f"residual: {job.options.windows} training windows and {job.options.validation_windows} validation windows "
+        "get twins first"
     )
     tell_left(job, "residual", {_FOLDER: _plan(job.plan)}, _seen_through(components))
 
 
 def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
-    """Return where windows come from: to learn from, and to judge by.
+    """Return where windows come from: to learn from, and to validate on.
 
-    Judges are the windows around the validation scans' tumors in which the head finds something, and for the rest tumors
+    Validation windows are those around the validation scans' tumors in which the head finds something, and for the rest tumors
     that are painted into any scan: of most organs there is no second patient. The painting is another one, the patient
     may be the same.
     """
@@ -196,10 +199,10 @@ def _draws(job: Job, side: int) -> tuple[Draw, Draw]:
     def learn(_number: int, _attempt: int, rng: np.random.Generator) -> Sample:
         return train.draw(rng)
 
-    def judge(number: int, attempt: int, rng: np.random.Generator) -> Sample:
+    def validate(number: int, attempt: int, rng: np.random.Generator) -> Sample:
         return real[number] if number < len(real) and attempt == 0 else fresh.draw(rng)
 
-    return learn, judge
+    return learn, validate
 
 
 WAYS = {
@@ -224,7 +227,7 @@ def compare(
     for window in windows:
         row: dict[str, float | str] = {"organ": window.organ, "modality": window.modality}
         row["coarse"] = coarse_dice(window)
-        untrained, projected = untrained_maps(window), projected_residuals(network, window.evidence)
+        untrained, projected = untrained_maps(window), projection_residuals(network, window.evidence)
         for name, config in (*WAYS.items(), ("preset, attention", preset)):
             row[name] = refined_dice(window, untrained, config)
         for name, config in (("projection", alone), ("preset, projection", preset)):
@@ -238,10 +241,10 @@ def compare(
 def untrained_maps(window: TwinnedWindow) -> ResidualMaps:
     """Return the residuals that need no training: intensity and the drop in attention."""
     shown = window.evidence
-    reconstruction, healthy, prior, candidate = (
-        each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.prior, shown.candidate)
+    reconstruction, healthy, attention, candidate = (
+        each[0, 0] for each in (shown.reconstruction, shown.healthy, shown.attention, shown.candidate)
     )
-    return residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], prior, candidate)
+    return attention_residuals(reconstruction, healthy, window.before[0, 0], window.after[0, 0], attention, candidate)
 
 
 def coarse_dice(window: TwinnedWindow) -> float:

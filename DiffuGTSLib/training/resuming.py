@@ -27,7 +27,7 @@ BEGUN = "begun.json"
 """Beside a checkpoint: what its training was begun with."""
 LEARNED_SECTIONS = ("canonical", "backbone", "text")
 """What of the configuration decides what is learned. Not where networks lie: their weights are known, see `Job.run`."""
-MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "judges")
+MAY_CHANGE = ("workers", "patience", "validate_every", "cache_gb", "windows", "validation_windows")
 """Options that a run may go on with in another value: they change how it is run, or begin anew what they change (`Job.run`)."""
 
 

@@ -28,7 +28,7 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 MARGIN_CELLS = 2
 """Latent cells that are kept around a candidate."""
 _PATIENCE = 20
-_MADE = 5
+_MADE = 6
 """Counts the ways in which twins were ever made, so that those of an earlier one are not taken for today's."""
 
 Draw = Callable[[int, int, np.random.Generator], Sample]
@@ -95,8 +95,8 @@ class CandidateDraw:
     attend: bool = False
 
 
-JUDGED = CandidateDraw(0.0, None, attend=True)
-"""Of what is judged by: what the head finds, as it is cut, and the attention's drop."""
+VALIDATION_CANDIDATES = CandidateDraw(0.0, None, attend=True)
+"""Of validation samples: what the head finds, as it is cut, and the attention's drop."""
 
 
 def keep_twins(
@@ -141,18 +141,18 @@ def keep_twins(
     return windows
 
 
-def judged_twins(sample: Sample, folder: Path, components: Components, config: Config) -> TwinnedWindow | None:
-    """Return a window or scan to judge by with its twin, kept or made now; None where the head finds nothing in it."""
+def validation_twins(sample: Sample, folder: Path, components: Components, config: Config) -> TwinnedWindow | None:
+    """Return a validation sample with its twin, kept or made now; None where the head finds nothing in it."""
     make_folder(folder)
     asked = (sample.organ, sample.modality, sample.spacing_mm, sample.inside)
-    digest = hashlib.sha256(repr((_fingerprint(components, config, JUDGED, 0), asked)).encode())
+    digest = hashlib.sha256(repr((_fingerprint(components, config, VALIDATION_CANDIDATES, 0), asked)).encode())
     digest.update(np.ascontiguousarray(sample.image).data)
     digest.update(np.packbits(sample.mask).data)
     made_of = digest.hexdigest()
     path = folder / f"{made_of[:32]}.safetensors"
     window = _kept(path, made_of)
     if window is None:
-        made = make_twins(sample, JUDGED, components, config, np.random.default_rng(0))
+        made = make_twins(sample, VALIDATION_CANDIDATES, components, config, np.random.default_rng(0))
         if made is not None:
             _keep(made, path, made_of)
             window = _kept(path, made_of)  # in the numbers that a later run will read
@@ -221,17 +221,17 @@ def _inside(sample: Sample) -> Bool[np.ndarray, "X Y Z"]:
 
 
 def _candidate(
-    prior: np.ndarray, sample: Sample, candidates: CandidateDraw, config: Config, rng: np.random.Generator
+    attention: np.ndarray, sample: Sample, candidates: CandidateDraw, config: Config, rng: np.random.Generator
 ) -> Bool[np.ndarray, "X Y Z"]:
     masks = config.masks
     if candidates.thresholds is not None:
         masks = replace(masks, rule="fixed", threshold=float(rng.uniform(*candidates.thresholds)), peak=0.0)
-    found = find_candidates(prior, _inside(sample), sample.spacing_mm, masks)
+    found = find_candidates(attention, _inside(sample), sample.spacing_mm, masks)
     if rng.random() < candidates.wrong:
         tissue = np.argwhere((sample.image > 0.1) & ~sample.mask)
-        tissue = tissue if len(tissue) else np.argwhere(np.ones(prior.shape, dtype=bool))
+        tissue = tissue if len(tissue) else np.argwhere(np.ones(attention.shape, dtype=bool))
         radii = rng.uniform(2.0, 8.0, 3)
-        steps = (np.indices(prior.shape).T - tissue[rng.integers(len(tissue))]) / radii
+        steps = (np.indices(attention.shape).T - tissue[rng.integers(len(tissue))]) / radii
         found = found | ((steps**2).sum(-1).T <= 1)
     return found
 

@@ -31,7 +31,7 @@ def train_residual(run: Path, windows: int = 3, **wishes: Any) -> list[str]:
     with tiny_networks():
         train_part(
             "residual", protocol_path=run / "data" / "protocol.json", data=run / "data", output=run,
-            device="cpu", options={"windows": str(windows), "judges": "2"}, report=lines.append,
+            device="cpu", options={"windows": str(windows), "validation_windows": "2"}, report=lines.append,
             **{"iterations": 2, **wishes},
         )  # fmt: skip
     return lines
@@ -78,7 +78,7 @@ def test_a_dry_run_refuses_another_seed_and_says_what_is_left(a_run: Path) -> No
         train_residual(a_run, dry_run=True, seed=5)
     assert train_residual(a_run, dry_run=True)[-1] == "residual: nothing is left to do"
     assert train_residual(a_run, dry_run=True, iterations=7)[-2:] == [
-        "residual: 3 windows to learn from and 2 to judge by get twins first",
+        "residual: 3 training windows and 2 validation windows get twins first",
         "residual: projection: 5 of 7 iterations are left",
     ]
     assert {path: path.stat().st_mtime_ns for path in a_run.rglob("*") if path.is_file()} == made
@@ -231,7 +231,7 @@ def test_the_best_possible_is_what_the_candidate_covers() -> None:
     assert row["coarse"] == 1.0 and row["pixel"] == 0.0 and row["attention"] == 0.0
 
 
-@pytest.mark.parametrize("wrong", [{"windows": 0}, {"judges": 0}, {"wrong": 1.5}])
+@pytest.mark.parametrize("wrong", [{"windows": 0}, {"validation_windows": 0}, {"wrong": 1.5}])
 def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected at least 1; wrong: expected 0 to 1"):
         ResidualOptions(**wrong)  # type: ignore[arg-type]
@@ -249,5 +249,5 @@ def test_twins_are_made_of_attention_that_is_smoothed_as_the_pipeline_s_is(
         for reach in (0.0, 12.0)
     )  # fmt: skip
     assert plain is not None and smooth is not None
-    assert plain.evidence.prior.shape == smooth.evidence.prior.shape
-    assert smooth.evidence.prior.std() < plain.evidence.prior.std()
+    assert plain.evidence.attention.shape == smooth.evidence.attention.shape
+    assert smooth.evidence.attention.std() < plain.evidence.attention.std()
