@@ -201,7 +201,7 @@ class InpaintingConfig:
     start: float = 1.0
     """Noise level to start from; below 1 part of the tumor survives."""
     seeds: int = 1
-    """Repaint with this many seeds and take the voxel-wise median, when the prior may paint the tumor back."""
+    """Repaint with this many seeds and take the voxel-wise median, when the denoiser may paint the tumor back."""
     margin_mm: float = 48.0
     """Healthy context around the candidate that the denoiser sees."""
 
@@ -224,8 +224,8 @@ class ResidualConfig:
     """Weight of the pixel residual (β1)."""
     beta_feature: float = 0.5
     """Weight of the feature residual (β2), whichever `feature` names."""
-    prior: float = 0.0
-    """Weight of the AOVA map itself in the fused map. Differs from the paper's form: ours, 0 turns it off."""
+    beta_attention: float = 0.0
+    """Weight of the attention map itself (β3). Differs from the paper's form: ours, 0 turns it off."""
     rule: str = "otsu"
     """"otsu" inside the dilated candidate; "fixed"; or "relative": threshold is a share of the highest value inside the
     candidate, as with `masks.rule`."""
@@ -234,9 +234,9 @@ class ResidualConfig:
 
     def __post_init__(self) -> None:
         _require(self.feature in FEATURE_RESIDUALS, "residual.feature", _either(FEATURE_RESIDUALS), self.feature)
-        for name in ("beta_pixel", "beta_feature", "prior"):
+        for name in ("beta_pixel", "beta_feature", "beta_attention"):
             _require(getattr(self, name) >= 0, f"residual.{name}", "0 or more", getattr(self, name))
-        _require(self.beta_pixel + self.beta_feature + self.prior > 0, "residual", "one weight above 0", 0)
+        _require(self.beta_pixel + self.beta_feature + self.beta_attention > 0, "residual", "one weight above 0", 0)
         rules = ("fixed", "relative", "otsu")
         _require(self.rule in rules, "residual.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 < self.threshold < 1, "residual.threshold", "between 0 and 1", self.threshold)

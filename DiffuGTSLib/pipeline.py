@@ -25,7 +25,7 @@ from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import dilate_mm, drop_small, find_candidates
 from DiffuGTSLib.outcome import found_in_words, nothing_to_repaint
 from DiffuGTSLib.refinement import Refinement
-from DiffuGTSLib.residual import Evidence, ResidualMaps, projected, residual_maps, residuals
+from DiffuGTSLib.residual import Evidence, ResidualMaps, attention_residuals, residual_maps, tumor_probability
 from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.twins import Twins, attend_again, pasted, repaint_findings
@@ -235,19 +235,18 @@ def _compare(
     """
     box = bounding_box(repainted)
 
-    def whole(values: Sequence[Tensor]) -> Tensor:
+    def in_box(values: Sequence[Tensor]) -> Tensor:
         return pasted(twins, values, torch.zeros_like(seen.abnormal))[box]
 
-    candidate = torch.from_numpy(repainted[box]).to(seen.abnormal)
-    reconstruction, healthy = whole([each.reconstruction for each in twins]), whole([each.healthy for each in twins])
-    prior = seen.abnormal[box]
-    if context.components.residual is not None:
-        feature = whole(
-            [projected(context.components.residual, _evidence(each, seen, context.embeddings)) for each in twins]
-        )
-        return residual_maps(reconstruction, healthy, feature, prior, candidate)
+    reconstruction = in_box([each.reconstruction for each in twins])
+    healthy = in_box([each.healthy for each in twins])
+    attention, candidate = seen.abnormal[box], torch.from_numpy(repainted[box]).to(seen.abnormal)
+    projection = context.components.residual
+    if projection is not None:
+        feature = in_box([tumor_probability(projection, _evidence(each, seen, context.embeddings)) for each in twins])
+        return residual_maps(reconstruction, healthy, feature, attention, candidate)
     before, after = zip(*attend_again(twins, context, report), strict=True)
-    return residuals(reconstruction, healthy, whole(before), whole(after), prior, candidate)
+    return attention_residuals(reconstruction, healthy, in_box(before), in_box(after), attention, candidate)
 
 
 def _evidence(twins: Twins, seen: AovaMaps, embeddings: Tensor) -> Evidence:

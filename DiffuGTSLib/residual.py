@@ -32,7 +32,7 @@ class Evidence:
     Attributes:
         reconstruction: The scan, through the autoencoder.
         healthy: Its pseudo-healthy twin, decoded in the same windows.
-        prior: The AOVA map of the scan itself, smoothed as `masks.smooth_mm` says.
+        attention: The AOVA map of the scan itself, smoothed as `masks.smooth_mm` says.
         candidate: 1 where anything may be reported.
         latent: Of the scan.
         healthy_latent: Of the twin.
@@ -41,7 +41,7 @@ class Evidence:
 
     reconstruction: Float[Tensor, "b 1 X Y Z"]
     healthy: Float[Tensor, "b 1 X Y Z"]
-    prior: Float[Tensor, "b 1 X Y Z"]
+    attention: Float[Tensor, "b 1 X Y Z"]
     candidate: Float[Tensor, "b 1 X Y Z"]
     latent: Float[Tensor, "b l x y z"]
     healthy_latent: Float[Tensor, "b l x y z"]
@@ -55,30 +55,31 @@ class ResidualMaps:
     Attributes:
         pixel: Normalized intensity change.
         feature: Feature residual.
-        prior: The AOVA map of the scan itself.
+        attention: The AOVA map of the scan itself.
     """
 
     pixel: Float[Tensor, "X Y Z"]
     feature: Float[Tensor, "X Y Z"]
-    prior: Float[Tensor, "X Y Z"]
+    attention: Float[Tensor, "X Y Z"]
 
     def fused(self, config: ResidualConfig) -> Float[Tensor, "X Y Z"]:
         """Return their mean, weighted by the configuration's β."""
-        weight = config.beta_pixel + config.beta_feature + config.prior
-        mixed: Tensor = config.beta_pixel * self.pixel + config.beta_feature * self.feature + config.prior * self.prior
+        weight = config.beta_pixel + config.beta_feature + config.beta_attention
+        mixed: Tensor = config.beta_pixel * self.pixel + config.beta_feature * self.feature
+        mixed = mixed + config.beta_attention * self.attention
         return mixed / weight
 
     def cpu(self) -> "ResidualMaps":
         """Return the maps in main memory."""
-        return ResidualMaps(self.pixel.cpu(), self.feature.cpu(), self.prior.cpu())
+        return ResidualMaps(self.pixel.cpu(), self.feature.cpu(), self.attention.cpu())
 
 
-def residuals(
+def attention_residuals(
     reconstruction: Float[Tensor, "X Y Z"],
     healthy: Float[Tensor, "X Y Z"],
     abnormal_before: Float[Tensor, "X Y Z"],
     abnormal_after: Float[Tensor, "X Y Z"],
-    prior: Float[Tensor, "X Y Z"],
+    attention: Float[Tensor, "X Y Z"],
     candidate: Float[Tensor, "X Y Z"],
 ) -> ResidualMaps:
     """Return the residual maps of a pair of twins, restricted to the candidate (1 = candidate); nothing is trained.
@@ -88,11 +89,11 @@ def residuals(
         healthy: Its pseudo-healthy twin, decoded in the same windows.
         abnormal_before: Abnormal attention on the reconstruction.
         abnormal_after: Abnormal attention on the twin.
-        prior: The AOVA map of the scan itself.
+        attention: The AOVA map of the scan itself.
         candidate: Where anything may be reported.
     """
     drop = _normalized((abnormal_before - abnormal_after).relu(), candidate)
-    return residual_maps(reconstruction, healthy, drop, prior, candidate)
+    return residual_maps(reconstruction, healthy, drop, attention, candidate)
 
 
 class ResidualProjection(ModelMixin, ConfigMixin):
@@ -131,18 +132,18 @@ RESIDUAL_FOLDER = "residual"
 """The projection's subfolder of a model folder."""
 
 
-def projected_residuals(projection: ResidualProjection, evidence: Evidence) -> ResidualMaps:
+def projection_residuals(projection: ResidualProjection, evidence: Evidence) -> ResidualMaps:
     """Return the residual maps of one region, the feature residual being what the projection calls tumor.
 
     Its probability is taken as it is: scaled to the candidate's highest, a candidate of healthy tissue would have a
     tumor, too.
     """
-    maps = (evidence.reconstruction, evidence.healthy, evidence.prior, evidence.candidate)
-    reconstruction, healthy, prior, candidate = (each[0, 0] for each in maps)
-    return residual_maps(reconstruction, healthy, projected(projection, evidence), prior, candidate)
+    maps = (evidence.reconstruction, evidence.healthy, evidence.attention, evidence.candidate)
+    reconstruction, healthy, attention, candidate = (each[0, 0] for each in maps)
+    return residual_maps(reconstruction, healthy, tumor_probability(projection, evidence), attention, candidate)
 
 
-def projected(projection: ResidualProjection, evidence: Evidence) -> Float[Tensor, "X Y Z"]:
+def tumor_probability(projection: ResidualProjection, evidence: Evidence) -> Float[Tensor, "X Y Z"]:
     """Return the probability of tumor that the projection sees in a region."""
     with torch.inference_mode():
         probability: Tensor = projection(evidence)[0, 0].float().sigmoid()
@@ -153,12 +154,12 @@ def residual_maps(
     reconstruction: Float[Tensor, "X Y Z"],
     healthy: Float[Tensor, "X Y Z"],
     feature: Float[Tensor, "X Y Z"],
-    prior: Float[Tensor, "X Y Z"],
+    attention: Float[Tensor, "X Y Z"],
     candidate: Float[Tensor, "X Y Z"],
 ) -> ResidualMaps:
     """Return the residual maps with a feature residual that is there already."""
     pixel = _normalized((reconstruction - healthy).abs(), candidate)
-    return ResidualMaps(pixel, feature * candidate, prior * candidate)
+    return ResidualMaps(pixel, feature * candidate, attention * candidate)
 
 
 def _normalized(values: Float[Tensor, "X Y Z"], candidate: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:

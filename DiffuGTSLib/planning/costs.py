@@ -59,7 +59,7 @@ class Sketch:
 
     Attributes:
         autoencoder: Images to latents and features.
-        denoiser: The healthy prior.
+        denoiser: The frozen diffusion model of healthy tissue.
         head: Anomaly-aware attention.
         modality: One that the denoiser knows.
     """

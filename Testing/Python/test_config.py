@@ -125,7 +125,7 @@ def test_every_knot_in_hounsfield_units_needs_its_value() -> None:
 
 def test_residual_maps_need_at_least_one_weight() -> None:
     with pytest.raises(ConfigError, match="residual: expected one weight above 0"):
-        load_config(overrides=["residual.beta_pixel=0", "residual.beta_feature=0", "residual.prior=0"])
+        load_config(overrides=["residual.beta_pixel=0", "residual.beta_feature=0", "residual.beta_attention=0"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from DiffuGTSLib.config import ResidualConfig
-from DiffuGTSLib.residual import Evidence, ResidualProjection, projected_residuals, residuals
+from DiffuGTSLib.residual import Evidence, ResidualProjection, attention_residuals, projection_residuals
 
 SHAPE = (10, 5, 4)
 
@@ -16,7 +16,7 @@ def flat(value: float = 0.0) -> Tensor:
 
 def test_identical_twins_leave_no_residual() -> None:
     image, attention = torch.rand(SHAPE), torch.rand(SHAPE)
-    maps = residuals(image, image.clone(), attention, attention.clone(), flat(), flat(1.0))
+    maps = attention_residuals(image, image.clone(), attention, attention.clone(), flat(), flat(1.0))
     assert not maps.pixel.any() and not maps.feature.any() and not maps.fused(ResidualConfig()).any()
 
 
@@ -28,7 +28,7 @@ def test_the_fused_residual_worked_by_hand() -> None:
     changed = flat(0.1)
     changed[5:] = 0.4
     config = ResidualConfig(beta_pixel=0.6, beta_feature=0.2)
-    maps = residuals(flat(0.5), flat(0.5) + changed, flat(0.7), flat(0.5), flat(), flat(1.0))
+    maps = attention_residuals(flat(0.5), flat(0.5) + changed, flat(0.7), flat(0.5), flat(), flat(1.0))
     assert maps.pixel[0, 0, 0] == pytest.approx(0.25) and maps.pixel[9, 0, 0] == pytest.approx(1.0)
     assert maps.feature.min() == pytest.approx(1.0)
     assert maps.fused(config)[0, 0, 0] == pytest.approx(0.4375) and maps.fused(config)[9, 0, 0] == pytest.approx(1.0)
@@ -37,47 +37,47 @@ def test_the_fused_residual_worked_by_hand() -> None:
 def test_a_change_to_brighter_counts_like_one_to_darker() -> None:
     change = flat(0.3)
     change[5:] = -0.3
-    maps = residuals(flat(0.5), flat(0.5) + change, flat(), flat(), flat(), flat(1.0))
+    maps = attention_residuals(flat(0.5), flat(0.5) + change, flat(), flat(), flat(), flat(1.0))
     assert torch.allclose(maps.pixel, flat(1.0))
 
 
 def test_attention_that_rises_is_no_residual() -> None:
-    maps = residuals(flat(0.5), flat(0.5), flat(0.2), flat(0.9), flat(), flat(1.0))
+    maps = attention_residuals(flat(0.5), flat(0.5), flat(0.2), flat(0.9), flat(), flat(1.0))
     assert not maps.feature.any() and not maps.fused(ResidualConfig()).any()
 
 
 def test_the_prior_is_taken_as_it_is_and_weighed_with_the_others() -> None:
-    """Weights 0.5, 0.5 and 1: identical twins, prior 0.6 gives 0.6 * 1 / 2 = 0.3."""
+    """Weights 0.5, 0.5 and 1: identical twins, attention 0.6 gives 0.6 * 1 / 2 = 0.3."""
     image = torch.rand(SHAPE)
-    config = ResidualConfig(prior=1.0)
-    maps = residuals(image, image, flat(0.6), flat(0.6), flat(0.6), flat(1.0))
+    config = ResidualConfig(beta_attention=1.0)
+    maps = attention_residuals(image, image, flat(0.6), flat(0.6), flat(0.6), flat(1.0))
     assert torch.allclose(maps.fused(config), flat(0.3))
-    without = residuals(image, image, flat(0.6), flat(0.6), flat(0.6), flat(1.0))
+    without = attention_residuals(image, image, flat(0.6), flat(0.6), flat(0.6), flat(1.0))
     assert not without.fused(ResidualConfig()).any()
 
 
 def test_everything_is_zero_outside_the_candidate() -> None:
     candidate = flat()
     candidate[:3] = 1.0
-    config = ResidualConfig(prior=0.5)
-    maps = residuals(flat(0.1), flat(0.9), flat(0.9), flat(0.1), flat(0.9), candidate)
+    config = ResidualConfig(beta_attention=0.5)
+    maps = attention_residuals(flat(0.1), flat(0.9), flat(0.9), flat(0.1), flat(0.9), candidate)
     for values in (maps.pixel, maps.feature, maps.fused(config)):
         assert not values[3:].any() and values[:3].min() > 0
 
 
 def test_an_empty_candidate_gives_nothing() -> None:
-    maps = residuals(flat(0.1), flat(0.9), flat(0.9), flat(0.1), flat(0.9), flat())
-    assert not maps.fused(ResidualConfig(prior=1.0)).any()
+    maps = attention_residuals(flat(0.1), flat(0.9), flat(0.9), flat(0.1), flat(0.9), flat())
+    assert not maps.fused(ResidualConfig(beta_attention=1.0)).any()
 
 
 def test_the_scale_is_the_99th_percentile_so_that_one_edge_voxel_presses_nothing_down() -> None:
     """Of 200 voxels the 198th in order is the scale: one outlier of 10 is cut to 1, the rest of 0.2 is 1 as well."""
     change = flat(0.2)
     change[0, 0, 0] = 10.0
-    maps = residuals(flat(), change, flat(), flat(), flat(), flat(1.0))
+    maps = attention_residuals(flat(), change, flat(), flat(), flat(), flat(1.0))
     assert torch.allclose(maps.pixel, flat(1.0))
     change[0, 0, :3] = 10.0  # three of 200 are more than a hundredth
-    maps = residuals(flat(), change, flat(), flat(), flat(), flat(1.0))
+    maps = attention_residuals(flat(), change, flat(), flat(), flat(), flat(1.0))
     assert maps.pixel[5, 0, 0] == pytest.approx(0.02)
 
 
@@ -85,15 +85,15 @@ def test_what_lies_outside_the_candidate_does_not_set_the_scale() -> None:
     candidate, change = flat(), flat(50.0)
     candidate[:3] = 1.0
     change[:3] = 0.2
-    maps = residuals(flat(), change, flat(), flat(), flat(), candidate)
+    maps = attention_residuals(flat(), change, flat(), flat(), flat(), candidate)
     assert maps.pixel[:3].min() == pytest.approx(1.0)
 
 
 def test_residuals_are_shares_from_0_to_1() -> None:
     draw = torch.Generator().manual_seed(0)
-    reconstruction, healthy, before, after, prior = (torch.rand(SHAPE, generator=draw) for _ in range(5))
-    maps = residuals(reconstruction, healthy, before, after, prior, flat(1.0))
-    for values in (maps.pixel, maps.feature, maps.fused(ResidualConfig(prior=2.0))):
+    reconstruction, healthy, before, after, attention = (torch.rand(SHAPE, generator=draw) for _ in range(5))
+    maps = attention_residuals(reconstruction, healthy, before, after, attention, flat(1.0))
+    for values in (maps.pixel, maps.feature, maps.fused(ResidualConfig(beta_attention=2.0))):
         assert values.min() >= 0 and values.max() <= 1
 
 
@@ -139,11 +139,11 @@ def test_the_projection_follows_the_prompts(a_projection: ResidualProjection) ->
 def test_a_learned_residual_is_a_probability_inside_the_candidate_and_is_fused(
     a_projection: ResidualProjection,
 ) -> None:
-    """Logit 3 is 0.9526; with weights 0, 0.5 and 0.5 and a prior of 0 half of it is left."""
+    """Logit 3 is 0.9526; with weights 0, 0.5 and 0.5 and an attention of 0 half of it is left."""
     residual = torch.tensor([3.0, 4.0])[None, :, None, None, None].expand(1, 2, 2, 2, 2).clone()
     shown = evidence(residual, PROMPTS)
     shown.candidate[..., :4] = 0.0
-    maps = projected_residuals(a_projection, shown)
+    maps = projection_residuals(a_projection, shown)
     assert not maps.feature[..., :4].any() and not maps.pixel.any()
     assert maps.feature[0, 0, 7] == pytest.approx(0.9526, abs=1e-4)
-    assert maps.fused(ResidualConfig(beta_pixel=0.0, prior=0.5))[0, 0, 7] == pytest.approx(0.4763, abs=1e-4)
+    assert maps.fused(ResidualConfig(beta_pixel=0.0, beta_attention=0.5))[0, 0, 7] == pytest.approx(0.4763, abs=1e-4)
