@@ -273,7 +273,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         told = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None), isWatched)
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
         run.notes += told
-        stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.STAGES
+        stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.JOB_STAGES
         self.progress.begin(stages, skip=("aova",) if isRefinement else ())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from DiffuGTSLib.worker.protocol import STAGES, SYNTHESIS_STAGES
+from DiffuGTSLib.worker.protocol import JOB_STAGES, SYNTHESIS_STAGES
 
 TYPICAL_S: Mapping[tuple[str, ...], Mapping[str, float]] = {
-    STAGES: {
+    JOB_STAGES: {
         "load": 4.0, "read": 0.5, "aova": 8.0, "repaint": 8.0, "residual": 3.0, "write back": 0.5, "write": 0.5,
     },
     SYNTHESIS_STAGES: {"load": 1.0, "synthesize": 2.0, "write": 0.5},
@@ -24,7 +24,7 @@ class RunProgress:
         self._weightsOf = {stages: dict(weights) for stages, weights in TYPICAL_S.items()}
         self.begin()
 
-    def begin(self, stages: tuple[str, ...] = STAGES, skip: tuple[str, ...] = ()) -> None:
+    def begin(self, stages: tuple[str, ...] = JOB_STAGES, skip: tuple[str, ...] = ()) -> None:
         """Start the clock of a run through these stages, or, where it skips some, through the others."""
         self._start = self._clock()
         self._stages, self._weights = stages, self._weightsOf[stages]

@@ -60,7 +60,7 @@ DONE, KEPT, SKIPPED, FAILED = "done", "kept", "skipped", "failed"
 
 
 @dataclass(frozen=True)
-class Case:
+class BatchCase:
     """One scan, and the folder of its result."""
 
     name: str
@@ -138,7 +138,7 @@ def batch(
     )  # fmt: skip
     request.prompts(modality or "CT")  # an organ or a stage that is not known is none for any scan
     _ = request.chosen_stages
-    cases = planned_cases(scans, output, organ_mask)
+    cases = batch_cases(scans, output, organ_mask)
     require_batch_folder(output)
     make_folder(output)
     work, rows = _Batch(request), []
@@ -151,7 +151,7 @@ def batch(
         _show(rows, output, quiet, as_json)
 
 
-def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = None) -> list[Case]:
+def batch_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = None) -> list[BatchCase]:
     """Return what is to be segmented, each scan with its mask.
 
     Raises:
@@ -184,7 +184,7 @@ def planned_cases(scans: Sequence[Path], output: Path, organ_mask: str | None = 
             raise
 
     return [
-        Case(name, scan, mask_if_scan(name, scan), output / name)
+        BatchCase(name, scan, mask_if_scan(name, scan), output / name)
         for name, scan in scans_below(scans, leave_out=output).items()
     ]
 
@@ -240,7 +240,7 @@ class _Batch:
         self._request = request
         self._components: Components | None = None
 
-    def do(self, case: Case) -> Row:
+    def do(self, case: BatchCase) -> Row:
         """Segment a case, or keep what is there; what is wrong with this scan alone is said, and is its row."""
         from DiffuGTSLib.output.results import NAMES, RECORD, is_result
         from DiffuGTSLib.volumes.dicom import NO_SCANS
@@ -262,7 +262,7 @@ class _Batch:
             said = shown(report_exception(error).message)
             return Row(shown(case.name), FAILED, said, 0, nan, nan, "", shown(case.scan))
 
-    def _networks(self, case: Case) -> Components:
+    def _networks(self, case: BatchCase) -> Components:
         from DiffuGTSLib.planning.running import plan_here
         from DiffuGTSLib.volumes.io import read_geometry
 
@@ -270,7 +270,7 @@ class _Batch:
             self._components = self._request.load(plan_here(read_geometry(case.scan), self._request.config))
         return self._components
 
-    def _require_made_so(self, case: Case) -> None:
+    def _require_made_so(self, case: BatchCase) -> None:
         from DiffuGTSLib.output.results import read_record, require_made_so
 
         request, modality = self._request, self._request.modality or read_record(case.folder).get("modality", "CT")
@@ -281,7 +281,7 @@ class _Batch:
         )  # fmt: skip
 
 
-def _row(case: Case, status: str) -> Row:
+def _row(case: BatchCase, status: str) -> Row:
     from DiffuGTSLib.output.results import read_record
 
     record = read_record(case.folder)
@@ -293,14 +293,14 @@ def _row(case: Case, status: str) -> Row:
     )  # fmt: skip
 
 
-def _findings(case: Case) -> list[dict[str, str]]:
+def _findings(case: BatchCase) -> list[dict[str, str]]:
     from DiffuGTSLib.output.results import FINDINGS
 
     with (case.folder / FINDINGS).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write_tables(output: Path, cases: Iterable[Case], rows: Sequence[Row]) -> None:
+def write_tables(output: Path, cases: Iterable[BatchCase], rows: Sequence[Row]) -> None:
     """Write a row a scan, and a row a lesion, of what has been done.
 
     Raises:

@@ -43,7 +43,7 @@ SPLIT_EXAMPLES = examples(
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 
 _LISTED = 5
-"""So many findings of a kind are shown; the report file has all."""
+"""So many problems of a kind are shown; the report file has all."""
 
 LayoutName = Literal["msd", "kits", "brats", "nnunet", "totalsegmentator", "csv"]
 """The keys of `DiffuGTSLib.datasets.layouts.LAYOUTS`."""
@@ -178,7 +178,7 @@ def _require_new(path: Path | None, force: bool, read: Sequence[Path] = ()) -> N
 def _is_report(path: Path | None) -> bool:
     """Say whether a file is what an earlier check has written, which the next one may replace."""
     try:
-        return path is not None and "findings" in read_json(path)
+        return path is not None and "problems" in read_json(path)
     except InputError:
         return False
 
@@ -222,18 +222,18 @@ def _show(report: Report) -> None:
 
     OUT.print(_counted(report.counts))
     print_line(summary(report))
-    if not report.findings:
+    if not report.problems:
         print_line("Nothing is wrong.")
         return
     table = Table(title=f"Errors: {len(report.errors)}. Warnings: {len(report.warnings)}.")
     for heading in ("", "What", "Case", "In words"):
         table.add_column(heading, overflow="fold")
     shown: dict[tuple[str, str], int] = {}
-    for finding in report.findings:
-        key = (finding.level, finding.code)
+    for problem in report.problems:
+        key = (problem.level, problem.code)
         shown[key] = shown.get(key, 0) + 1
         if shown[key] <= _LISTED:
-            table.add_row(finding.level, finding.code, finding.case, finding.message)
+            table.add_row(problem.level, problem.code, problem.case, problem.message)
     for (level, code), count in shown.items():
         if count > _LISTED:
             table.add_row(level, code, f"{count - _LISTED} more", "in the report file (-o), or --json")

@@ -152,7 +152,7 @@ def synthesize(
         size=size, count=count, center_ras_mm=None if at is None else parse_point(at), radius_mm=radius,
         avoid_vessels=avoid_vessels, mass_effect=mass_effect, capsule=capsule,
     )  # fmt: skip
-    cases = planned_cases(scan, organ_mask, output, repeat, seed)
+    cases = synthesis_cases(scan, organ_mask, output, repeat, seed)
     brush, weights = find_painter(painter, device)
     labels = tuple(organ_label or ())
     how = _How(spec, request, brush, weights, labels, modality, offset_hu, patch, preview, force, quiet)
@@ -163,7 +163,7 @@ def synthesize(
     _show(rows, quiet, as_json)
 
 
-def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: bool) -> None:
+def _show(rows: Sequence[tuple[SynthesisCase, dict[str, Any]]], quiet: bool, as_json: bool) -> None:
     """Print what was painted.
 
     Raises:
@@ -186,7 +186,7 @@ def _show(rows: Sequence[tuple[Case, dict[str, Any]]], quiet: bool, as_json: boo
 
 
 @dataclass(frozen=True)
-class Case:
+class SynthesisCase:
     """One case to paint: which scan, within which mask, into which folder, from which seed."""
 
     scan: Path
@@ -195,7 +195,7 @@ class Case:
     seed: int
 
 
-def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed: int) -> list[Case]:
+def synthesis_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed: int) -> list[SynthesisCase]:
     """Return what is to be painted: one scan, or where both are folders each scan in it; `repeat` times.
 
     In a folder the seed of a scan depends on its name too. With one seed for all, every scan would get tumors of the same
@@ -211,7 +211,7 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
     if organ_mask.is_dir() and scan.is_dir():
         require_names_apart(scans_in(scan))
         starts = [
-            Case(path, mask_named(name, organ_mask), output / name, seed + zlib.crc32(name.encode()))
+            SynthesisCase(path, mask_named(name, organ_mask), output / name, seed + zlib.crc32(name.encode()))
             for name, path in ((scan_name(path), path) for path in scans_in(scan))
         ]
     else:
@@ -222,7 +222,7 @@ def planned_cases(scan: Path, organ_mask: Path, output: Path, repeat: int, seed:
                 hint="give the file of its mask, or a folder of scans.",
                 code="folder",
             )
-        starts = [Case(scan, organ_mask, output, seed)]
+        starts = [SynthesisCase(scan, organ_mask, output, seed)]
     if repeat == 1:
         return starts
     return [
@@ -277,7 +277,7 @@ class _How:
     force: bool
     quiet: bool
 
-    def paint(self, case: Case) -> dict[str, Any]:
+    def paint(self, case: SynthesisCase) -> dict[str, Any]:
         """Paint one case into its folder and return its record."""
         import numpy as np
 
@@ -303,7 +303,7 @@ class _How:
             progress("write", 1.0)
         return record
 
-    def paint_each(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
+    def paint_each(self, cases: Sequence[SynthesisCase]) -> Iterator[tuple[SynthesisCase, dict[str, Any]]]:
         """Paint many cases; what was painted so already is kept, and one that fails does not stop the others."""
         from DiffuGTSLib.synthesis.case import PREVIEW, is_case, kept_record
 
@@ -333,7 +333,7 @@ class _How:
                 yield case, {"error": error.message, "hint": error.hint}
 
 
-def _table(rows: Sequence[tuple[Case, dict[str, Any]]]) -> Table:
+def _table(rows: Sequence[tuple[SynthesisCase, dict[str, Any]]]) -> Table:
     table = Table(title="Painted tumors")
     for heading in ("Folder", "Size"):
         table.add_column(heading)

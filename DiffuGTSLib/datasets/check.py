@@ -33,7 +33,7 @@ OBLIQUE_DEG = 1.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Problem:
     """One thing that is wrong, or may be.
 
     Attributes:
@@ -88,25 +88,25 @@ class Report:
 
     Attributes:
         cases: Every case whose scan could be read.
-        findings: Errors first.
+        problems: Errors first.
         total_bytes: Of all files of the protocol that are there.
         counts: See `counts`.
     """
 
     cases: list[CheckedCase]
-    findings: list[Finding]
+    problems: list[Problem]
     total_bytes: int = 0
     counts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def errors(self) -> list[Finding]:
-        """The findings that must be mended."""
-        return [finding for finding in self.findings if finding.level == ERROR]
+    def errors(self) -> list[Problem]:
+        """The problems that must be mended."""
+        return [problem for problem in self.problems if problem.level == ERROR]
 
     @property
-    def warnings(self) -> list[Finding]:
-        """The findings that should be looked at."""
-        return [finding for finding in self.findings if finding.level == WARNING]
+    def warnings(self) -> list[Problem]:
+        """The problems that should be looked at."""
+        return [problem for problem in self.problems if problem.level == WARNING]
 
     def as_json(self) -> dict[str, Any]:
         """Return it for a file."""
@@ -121,33 +121,33 @@ def check_cases(cases: Sequence[Case], data: Path, on_progress: Callable[[str, f
         data: Folder that their paths start from.
         on_progress: Called with (case name, share of the cases done).
     """
-    checked, findings = [], [*_patients(cases)]
+    checked, problems = [], [*_patients(cases)]
     used = [case for case in cases if case.split != "excluded"]
     for number, case in enumerate(used):
         if on_progress is not None:
             on_progress(case.name, number / len(used))
         found, seen = check_case(case, data)
-        findings += found
+        problems += found
         if seen is not None:
             checked.append(seen)
-    findings += _duplicates(checked)
-    findings.sort(key=lambda finding: finding.level != ERROR)
+    problems += _duplicates(checked)
+    problems.sort(key=lambda problem: problem.level != ERROR)
     files = {file for case in used for file in case.files}
-    return Report(checked, findings, sum(_bytes(data, file) for file in files), counts(cases))
+    return Report(checked, problems, sum(_bytes(data, file) for file in files), counts(cases))
 
 
-def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | None]:
+def check_case(case: Case, data: Path) -> tuple[list[Problem], CheckedCase | None]:
     """Read the files of one case; return what was found, and what it holds, None if its scan cannot be read."""
-    findings = [*_unknown_organ(case), *_unplaced_organ(case)]
+    problems = [*_unknown_organ(case), *_unplaced_organ(case)]
 
     def found(level: str, code: str, message: str) -> None:
-        findings.append(Finding(level, code, case.name, message))
+        problems.append(Problem(level, code, case.name, message))
 
     try:
         scan = read_scan(case, data)
     except DiffuGTSError as error:
         found(ERROR, error.code, str(error))
-        return findings, None
+        return problems, None
     try:
         require_scan(scan)
     except DiffuGTSError as error:
@@ -166,26 +166,26 @@ def check_case(case: Case, data: Path) -> tuple[list[Finding], CheckedCase | Non
             tumor_ml = float(np.count_nonzero(tumor)) * scan.geometry.voxel_volume_ml
         for level, code, message in _strange_labels(labels, file, case, tumor_ml):
             found(level, code, f"{file}: {message}")
-    return findings, _described(case, scan, tumor_ml)
+    return problems, _described(case, scan, tumor_ml)
 
 
-def _unknown_organ(case: Case) -> Iterator[Finding]:
+def _unknown_organ(case: Case) -> Iterator[Problem]:
     """Find an organ that no sentence can be made of: evaluation would stop at it."""
     if not case.organ:
         return
     try:
         find_organ(case.organ)
     except PromptError as error:
-        yield Finding(ERROR, error.code, case.name, error.message)
+        yield Problem(ERROR, error.code, case.name, error.message)
 
 
-def _unplaced_organ(case: Case) -> Iterator[Finding]:
+def _unplaced_organ(case: Case) -> Iterator[Problem]:
     """Find a healthy scan to be trained on of whose organ nothing says where it is."""
     trained = case.split in ("train", "validation") and not case.tumor
     placed = {*case.label_names, *case.organ_files, *(["lung"] if case.lung_by_air else [])}
     if trained and case.organ and case.organ not in placed and not case.organ_fills_scan:
         message = f"the {case.organ} is named, and nothing says where it is: no tumor is painted into it."
-        yield Finding(WARNING, "no_outline", case.name, message)
+        yield Problem(WARNING, "no_outline", case.name, message)
 
 
 def counts(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -286,20 +286,20 @@ def _described(case: Case, scan: Volume, tumor_ml: float | None) -> CheckedCase:
     )  # fmt: skip
 
 
-def _patients(cases: Sequence[Case]) -> Iterator[Finding]:
+def _patients(cases: Sequence[Case]) -> Iterator[Problem]:
     """Find patients in two splits, and names that differ in spelling only."""
     for patient, splits in shared_patients(cases).items():
-        yield Finding(ERROR, "leakage", patient, f"the patient is in the splits {' and '.join(splits)}.")
+        yield Problem(ERROR, "leakage", patient, f"the patient is in the splits {' and '.join(splits)}.")
     spellings: dict[str, dict[str, list[str]]] = {}
     for case in cases:
         spellings.setdefault(spelling_key(case.patient), {}).setdefault(case.patient, []).append(case.split)
     for names in spellings.values():
         if len(names) > 1 and len({split for splits in names.values() for split in splits}) > 1:
             listed = ", ".join(f"'{name}' ({splits[0]})" for name, splits in names.items())
-            yield Finding(WARNING, "similar_patients", next(iter(names)), f"one patient under several names? {listed}.")
+            yield Problem(WARNING, "similar_patients", next(iter(names)), f"one patient under several names? {listed}.")
 
 
-def _duplicates(checked: Sequence[CheckedCase]) -> Iterator[Finding]:
+def _duplicates(checked: Sequence[CheckedCase]) -> Iterator[Problem]:
     """Find scans with the same voxels: a mistake across splits, to be looked at within one."""
     first: dict[str, CheckedCase] = {}
     for case in checked:
@@ -308,9 +308,9 @@ def _duplicates(checked: Sequence[CheckedCase]) -> Iterator[Finding]:
             continue
         if other.split != case.split:
             message = f"the same voxels as {other.name}, which is in split {other.split}, this in {case.split}."
-            yield Finding(ERROR, "duplicate", case.name, message)
+            yield Problem(ERROR, "duplicate", case.name, message)
         elif other.patient != case.patient:
-            yield Finding(WARNING, "duplicate", case.name, f"the same voxels as {other.name} of another patient.")
+            yield Problem(WARNING, "duplicate", case.name, f"the same voxels as {other.name} of another patient.")
 
 
 def summary(report: Report) -> str:

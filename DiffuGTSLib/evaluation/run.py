@@ -87,18 +87,18 @@ def evaluate_protocol(
     components = load_components(config)
     seen = check_unseen(chosen, data, components.folder, allow_seen=allow_seen, tuned_on=tuned_on)
     make_folder(output / CASES)
-    judge = _Judge(data, output / CASES, config, components, BaselineRules(cases, data))
+    scorer = _CaseScorer(data, output / CASES, config, components, BaselineRules(cases, data))
     scores = []
     for number, case in enumerate(chosen):
         if on_progress is not None:
             on_progress(case.name, number / len(chosen))
         with naming_case(case.name):
-            scores.append(judge.score(case))
-    _write(chosen, scores, judge, seen, output, protocol_path, split)
+            scores.append(scorer.score(case))
+    _write(chosen, scores, scorer, seen, output, protocol_path, split)
 
 
 @dataclass
-class _Judge:
+class _CaseScorer:
     """Scores cases one by one; remembers digests and baselines, and no voxel.
 
     Attributes:
@@ -140,31 +140,31 @@ class _Judge:
 
 
 def _write(
-    cases: Sequence[Case], scores: Sequence[CaseScore], judge: _Judge, seen: SeenCases, output: Path,
+    cases: Sequence[Case], scores: Sequence[CaseScore], scorer: _CaseScorer, seen: SeenCases, output: Path,
     protocol_path: Path, split: str,
 ) -> None:  # fmt: skip
-    config, name = judge.config, protocol_path.stem
+    config, name = scorer.config, protocol_path.stem
     pooled = pool(scores)
     rows = [score.row for score in scores]
     with whole_file(output / TABLES) as path:  # first: by it the folder is known as ours
         path.write_text(card_tables(rows, pooled.scan_auroc), encoding="utf-8")
     write_json(output / CONFIG, config.to_dict())
-    about = report_provenance(protocol_path, split, judge.rules.cases, config, judge.components)
+    about = report_provenance(protocol_path, split, scorer.rules.cases, config, scorer.components)
     more = {
         "pooled": pooled.as_json(),
-        "scans": judge.digests,
-        "read_as": judge.read_as,
+        "scans": scorer.digests,
+        "read_as": scorer.read_as,
         "about": {**about, "seen_in_training": seen.why},
     }
     title = f"{config.preset} on {name}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}"
     empty = empty_mask_notes(cases, [row["kind"] == TUMOR for row in rows])
-    notes = [seen.note, *empty, *_notes(judge)]
+    notes = [seen.note, *empty, *_notes(scorer)]
     write_report(rows, output, title=title, notes=notes, group_by="patient", more=more)
     write_page(output)
 
 
-def _notes(judge: _Judge) -> list[str]:
-    thresholds = "; ".join(f"{modality}: {rule}" for modality, rule in sorted(judge.rules.rules.items()))
+def _notes(scorer: _CaseScorer) -> list[str]:
+    thresholds = "; ".join(f"{modality}: {rule}" for modality, rule in sorted(scorer.rules.rules.items()))
     return [
         "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
         f"dice_ellipsoid looks at no image; dice_threshold takes what lies {thresholds}.",
@@ -173,5 +173,5 @@ def _notes(judge: _Judge) -> list[str]:
         "Lesions match at IoU 0.1, many references to one prediction: sensitivity, false positives, lesion_f1, FROC.",
         "Recognition (F1), segmentation and panoptic quality match one to one at IoU 0.5.",
         "Calibration (ece, brier) and voxel_auroc are of the AOVA map inside the body; air would flatter them.",
-        *(f"{name}: SHA-256 {digest}" for name, digest in judge.components.weights.items()),
+        *(f"{name}: SHA-256 {digest}" for name, digest in scorer.components.weights.items()),
     ]

@@ -58,7 +58,7 @@ _TRAINED_TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
-class Reading:
+class CheckpointContents:
     """What was found in a checkpoint.
 
     Attributes:
@@ -112,8 +112,8 @@ def install_model(
     """
     limits = limits or ReadingLimits()
     with new_model(model.name) as folder:
-        readings = _write_networks(model, files, folder, PRECISIONS[precision], networks, limits)
-        _write_descriptions(model, files, folder, precision, readings)
+        contents = _write_networks(model, files, folder, PRECISIONS[precision], networks, limits)
+        _write_descriptions(model, files, folder, precision, contents)
         write_checksums(folder)
     return folder.with_name(model.name)
 
@@ -191,7 +191,7 @@ class Checkpoint:
             copy.unlink(missing_ok=True)
 
 
-def read_network(checkpoint: Checkpoint, network: nn.Module) -> Reading:
+def read_network(checkpoint: Checkpoint, network: nn.Module) -> CheckpointContents:
     """Fill a network of MONAI with exactly the tensors of a checkpoint, as float32.
 
     Raises:
@@ -216,7 +216,7 @@ def read_network(checkpoint: Checkpoint, network: nn.Module) -> Reading:
     require_numbers(
         network.state_dict(), f"{origin} holds", "it came apart in its training or on its way: fetch it again."
     )
-    return Reading(
+    return CheckpointContents(
         group, len(taken), sum(tensor.numel() for tensor in taken.values()),
         tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in taken.values()})),
         renamed, left_out, checkpoint.values, checkpoint.replaced,
@@ -246,16 +246,16 @@ def _write_networks(
     dtype: torch.dtype,
     networks: Networks,
     limits: ReadingLimits,
-) -> dict[str, Reading]:
+) -> dict[str, CheckpointContents]:
     autoencoder, denoiser = networks(model.name)
     checkpoint = Checkpoint(files["denoiser"].path, folder, limits)
     autoencoder.register_to_config(scaling_factor=read_scale_factor(checkpoint))
-    readings = {"denoiser": read_network(checkpoint, denoiser.net)}
+    contents = {"denoiser": read_network(checkpoint, denoiser.net)}
     _require_timesteps(checkpoint)
     save_module(denoiser, folder / "denoiser", dtype)
-    readings["autoencoder"] = read_network(Checkpoint(files["autoencoder"].path, folder, limits), autoencoder.net)
+    contents["autoencoder"] = read_network(Checkpoint(files["autoencoder"].path, folder, limits), autoencoder.net)
     save_module(autoencoder, folder / "autoencoder", dtype)
-    return readings
+    return contents
 
 
 def _require_timesteps(checkpoint: Checkpoint) -> None:
@@ -299,7 +299,11 @@ def _unused(tensors: dict[str, Tensor], network: nn.Module) -> tuple[str, ...]:
 
 
 def _write_descriptions(
-    model: PublishedModel, files: dict[str, LocalFile], folder: Path, precision: str, readings: dict[str, Reading]
+    model: PublishedModel,
+    files: dict[str, LocalFile],
+    folder: Path,
+    precision: str,
+    contents: dict[str, CheckpointContents],
 ) -> None:
     index = {
         "_class_name": "DiffuGTSPipeline",
@@ -317,7 +321,7 @@ def _write_descriptions(
         "citation": model.citation,
         "licenses": [asdict(license_) for license_ in model.licenses],
         "files": {
-            role: _provenance(getattr(model, role), files[role]) | {"reading": asdict(readings[role])}
+            role: _provenance(getattr(model, role), files[role]) | {"reading": asdict(contents[role])}
             for role in ("autoencoder", "denoiser")
         },
         "versions": versions(),

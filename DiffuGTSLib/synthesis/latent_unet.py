@@ -66,7 +66,7 @@ class LatentUNet3D(ModelMixin, ConfigMixin):
             for number, (width, out) in enumerate(levels)
         )
         self.mid_block1 = ResnetBlock(middle, middle, time_dim)
-        self.mid_spatial_attn = Residual(PreNorm(middle, AcrossSlice(Attention(middle, rotary=False))))
+        self.mid_spatial_attn = Residual(PreNorm(middle, AcrossSlice(SelfAttention(middle, rotary=False))))
         self.mid_temporal_attn = _depth_attention(middle)
         self.mid_block2 = ResnetBlock(middle, middle, time_dim)
         self.ups = nn.ModuleList(
@@ -193,7 +193,7 @@ class Rotary(nn.Module):
         return turned.flatten(-2)
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Attention among the tokens of a sequence, with or without turned positions."""
 
     def __init__(self, dim: int, rotary: bool) -> None:
@@ -360,7 +360,7 @@ class Level(nn.ModuleList):
 
 
 def _depth_attention(dim: int) -> Residual:
-    return Residual(PreNorm(dim, AlongDepth(Attention(dim, rotary=True))))
+    return Residual(PreNorm(dim, AlongDepth(SelfAttention(dim, rotary=True))))
 
 
 def _halving(dim: int) -> nn.Conv3d:

@@ -16,9 +16,9 @@ from DiffuGTSLib.volumes.boxes import bounding_box
 
 Voxel = tuple[int, int, int]
 
-STAGES = ((10, 0.3, 0.7), (10, 0.2, 0.8), (10, 0.1, 0.9), (10, 0.0, 1.0))
+SEARCH_STEPS = ((10, 0.3, 0.7), (10, 0.2, 0.8), (10, 0.1, 0.9), (10, 0.0, 1.0))
 """Tries, and the part of the organ's extent along the patient that they look at (DiffTumor)."""
-TRIES = sum(tries for tries, _, _ in STAGES)
+TRIES = sum(tries for tries, _, _ in SEARCH_STEPS)
 
 LEAST_SHARE = 0.25
 """An organ smaller than this share of the tumor has no room for it."""
@@ -123,7 +123,7 @@ def _search(
     inner, outer = (_ball(share * radius_mm, spacing_mm) for share in (0.5, 1.0))
     best: tuple[float, Voxel] | None = None
     blocked = 0
-    for count, low, high in STAGES:
+    for count, low, high in SEARCH_STEPS:
         for _ in range(count):
             z = z0 + min(int((low + (high - low) * rng.random()) * (z1 - z0)), z1 - z0 - 1)
             section = organ[x0:x1, y0:y1, z]

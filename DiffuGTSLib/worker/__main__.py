@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import Cancelled, InputError, WorkerError
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.worker.channel import EventPipe, Inbox, Run
+from DiffuGTSLib.worker.channel import EventPipe, Inbox, JobRun
 from DiffuGTSLib.worker.failures import Failure, describe
 from DiffuGTSLib.worker.library import Library
 from DiffuGTSLib.worker.protocol import PROTOCOL, SynthesisSpec, read_job
@@ -52,7 +52,7 @@ class Worker:
         self._inbox.start()
         self._library.start()
         while (request := self._inbox.next()) is not None:
-            if isinstance(request, Run):
+            if isinstance(request, JobRun):
                 failure = self._run(request)
                 self._inbox.ended(request)
                 if failure is not None and failure.is_fatal:
@@ -64,7 +64,7 @@ class Worker:
                     self._model.release()
                 self._tell("released")
 
-    def _run(self, run: Run) -> Failure | None:
+    def _run(self, run: JobRun) -> Failure | None:
         """Do a job, or say why not: the one place where every error ends."""
         self._tell("started", job=run.job)
         folder = Path(run.job)
@@ -84,7 +84,7 @@ class Worker:
                 give_memory_back()
         return None
 
-    def _perform(self, folder: Path, run: Run) -> None:
+    def _perform(self, folder: Path, run: JobRun) -> None:
         """Refuse what can be refused without torch, then wait for it."""
         spec = read_job(folder)
         teller = Teller(self._tell, run.check)

@@ -38,7 +38,7 @@ class EventPipe:
             raise SystemExit(0) from None
 
 
-class Run:
+class JobRun:
     """A run that was asked for and has not ended."""
 
     def __init__(self, job: str) -> None:
@@ -70,19 +70,19 @@ class Inbox:
     ) -> None:
         self._read = read
         self._exit_now = exit_now or (lambda: os._exit(1))
-        self._waiting: queue.SimpleQueue[Run | WorkerError | str | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[JobRun | WorkerError | str | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._open: list[Run] = []
+        self._open: list[JobRun] = []
 
     def start(self) -> None:
         """Begin to read."""
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
 
-    def next(self) -> Run | WorkerError | str | None:
+    def next(self) -> JobRun | WorkerError | str | None:
         """Wait for a run, the word "release", a request that is none, or None: the end."""
         return self._waiting.get()
 
-    def ended(self, run: Run) -> None:
+    def ended(self, run: JobRun) -> None:
         """Note that a run has told its ending: a cancel that comes too late must not meet the next one."""
         with self._lock:
             self._open.remove(run)
@@ -104,7 +104,7 @@ class Inbox:
             self._waiting.put(error)
             return
         if request["do"] == "run":
-            run = Run(request["job"])
+            run = JobRun(request["job"])
             with self._lock:
                 self._open.append(run)
             self._waiting.put(run)

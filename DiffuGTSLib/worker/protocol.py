@@ -57,7 +57,7 @@ that is no request is answered by an `error` too, code "protocol".
 
 ROAD = ("aova", "repaint", "residual")
 """What a job can ask for: a beginning of this."""
-STAGES = ("load", "read", *ROAD, "write back", "write")
+JOB_STAGES = ("load", "read", *ROAD, "write back", "write")
 """The stages of a `stage` event in their order. Those that a run skips are not told."""
 SYNTHESIS_STAGES = ("load", "synthesize", "write")
 

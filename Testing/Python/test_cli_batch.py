@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from phantoms import grid, write_dicom
 from terminal import TINY, coarse_body, plain, refused, run, write_case
 
-from DiffuGTSLib.cli.batching import planned_cases
+from DiffuGTSLib.cli.batching import batch_cases
 from DiffuGTSLib.cli.scan_folders import _named, scans_below
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.evaluation.report import write_report
@@ -357,10 +357,10 @@ def test_masks_lie_under_the_scans_names_or_where_a_path_says(tmp_path: Path) ->
     for name in ("one.nrrd", "one.json", "._one.nrrd"):  # what lies beside a mask is none
         (tmp_path / "organs" / name).touch()
     for organ_mask, found in (("organs", "one.nrrd"), ("organs/{name}/liver.nii.gz", "one/liver.nii.gz")):
-        (case,) = planned_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / organ_mask))
+        (case,) = batch_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / organ_mask))
         assert case.organ_mask == tmp_path / "organs" / found
     with pytest.raises(InputError, match="there is no mask"):
-        planned_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / "{name}.nrrd"))
+        batch_cases([tmp_path / "one.nii.gz"], tmp_path / "out", str(tmp_path / "{name}.nrrd"))
 
 
 def test_what_fits_no_scan_is_refused_before_anything_is_done(a_case: Path, tmp_path: Path) -> None:

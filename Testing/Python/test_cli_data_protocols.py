@@ -65,10 +65,10 @@ def test_sound_data_end_with_code_0_and_damaged_data_with_2(a_folder: Path, tmp_
     assert done.exit_code == 2 and "Errors found in kits.json: 1." in plain(done.stderr)
     assert "Errors: 1. Warnings: 0." in plain(done.stdout)
     report = json.loads((tmp_path / "r.json").read_text())
-    assert report["errors"] == 1 and report["findings"][0]["case"] == "case_00001"
+    assert report["errors"] == 1 and report["problems"][0]["case"] == "case_00001"
 
 
-def test_many_findings_of_a_kind_are_shown_by_the_first_five_and_json_has_all(a_folder: Path) -> None:
+def test_many_problems_of_a_kind_are_shown_by_the_first_five_and_json_has_all(a_folder: Path) -> None:
     path = made(a_folder, "Task03_Liver", "msd")
     rows = json.loads(path.read_text())
     for row in rows["cases"]:

@@ -15,12 +15,12 @@ from DiffuGTSLib.synthesis.latent_unet import (
     HEAD_DIM,
     HEADS,
     AlongDepth,
-    Attention,
     Block,
     ChannelNorm,
     LatentUNet3D,
     ResnetBlock,
     Rotary,
+    SelfAttention,
     Sinusoid,
     SliceLinearAttention,
     bucket,
@@ -150,7 +150,7 @@ def test_turned_products_depend_on_the_way_between_positions_only() -> None:
 
 
 def test_attention_is_the_softmax_of_scaled_products_and_bias() -> None:
-    attention = Attention(6, rotary=False)
+    attention = SelfAttention(6, rotary=False)
     tokens, bias = torch.randn(2, 5, 6), torch.randn(HEADS, 5, 5)
     q, k, v = attention.to_qkv(tokens).view(2, 5, 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-1, -2) / math.sqrt(HEAD_DIM) + bias).softmax(dim=-1)
@@ -159,7 +159,7 @@ def test_attention_is_the_softmax_of_scaled_products_and_bias() -> None:
 
 
 def test_attention_along_the_depth_stays_in_its_column() -> None:
-    along = AlongDepth(Attention(6, rotary=True)).requires_grad_(False)
+    along = AlongDepth(SelfAttention(6, rotary=True)).requires_grad_(False)
     hidden, bias = torch.randn(1, 6, 4, 3, 2), torch.zeros(HEADS, 4, 4)
     changed = hidden.clone()
     changed[..., 1, 1] += 1

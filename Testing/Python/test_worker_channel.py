@@ -11,7 +11,7 @@ import pytest
 
 from DiffuGTSLib.errors import Cancelled, WorkerError
 from DiffuGTSLib.worker import channel
-from DiffuGTSLib.worker.channel import Inbox, Run
+from DiffuGTSLib.worker.channel import Inbox, JobRun
 from DiffuGTSLib.worker.protocol import request_line
 
 
@@ -48,13 +48,13 @@ def an_inbox(a_wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     return inbox
 
 
-def next_run(inbox: Inbox) -> Run:
+def next_run(inbox: Inbox) -> JobRun:
     run = inbox.next()
-    assert isinstance(run, Run)
+    assert isinstance(run, JobRun)
     return run
 
 
-def is_stopped(run: Run, within_s: float = 2.0) -> bool:
+def is_stopped(run: JobRun, within_s: float = 2.0) -> bool:
     """Say whether a run is asked to stop; the thread that hears the request needs a moment."""
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:

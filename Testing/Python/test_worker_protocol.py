@@ -18,10 +18,10 @@ from DiffuGTSLib.worker.protocol import (
     ENDINGS,
     EVENTS,
     JOB_FILE,
+    JOB_STAGES,
     PREFIX,
     REQUESTS,
     ROAD,
-    STAGES,
     SYNTHESIS_FILES,
     JobSpec,
     LineBuffer,
@@ -252,7 +252,7 @@ def test_the_stages_are_those_of_the_road_and_the_files_those_of_a_result() -> N
     from DiffuGTSLib import pipeline
 
     assert pipeline.STAGES == ROAD
-    assert STAGES == ("load", "read", "aova", "repaint", "residual", "write back", "write")
+    assert JOB_STAGES == ("load", "read", "aova", "repaint", "residual", "write back", "write")
     assert set(ENDINGS) < set(EVENTS)
     assert len(set(ARTIFACT_FILES.values())) == len(ARTIFACT_FILES)
     assert not set(SYNTHESIS_FILES.values()) & set(ARTIFACT_FILES.values())
