@@ -1,4 +1,4 @@
-"""Every choice in one place: frozen dataclasses nested as the stages, presets by name, overrides by key.
+"""Every choice in one place: frozen dataclasses, one for each section, presets by name, overrides by key.
 
 Order: defaults here → preset (one JSON a name, only what differs) → file → `--set inpainting.steps=30`.
 Where the paper is silent or could not be read, the default is our choice and the field says so.
@@ -305,10 +305,10 @@ def load_config(preset: str = "mini", file: Path | str | None = None, overrides:
         preset: A name from `presets()`.
         file: A JSON file of your own in the preset's form, read after the preset. If it names its preset, as the configuration
             in a result's record does, that must be the one.
-        overrides: Strings "stage.key=value", applied last, in order.
+        overrides: Strings "section.key=value", applied last, in order.
 
     Raises:
-        ConfigError: Unknown preset, stage or key ("did you mean"), a file for another preset, or a value of the wrong type or
+        ConfigError: Unknown preset, section or key ("did you mean"), a file for another preset, or a value of the wrong type or
             range.
     """
     known = presets()
@@ -317,7 +317,7 @@ def load_config(preset: str = "mini", file: Path | str | None = None, overrides:
     merged = _merged({}, read_json(resource_path("Presets", f"{preset}.json"), ConfigError), f"preset {preset}")
     if file is not None:
         file = Path(file)
-        own = read_json(file, ConfigError, hint="it holds stages and their keys, as Resources/Presets do.")
+        own = read_json(file, ConfigError, hint="it holds sections and their keys, as Resources/Presets do.")
         _require_same_preset(own.get("preset", preset), preset, file)
         merged = _merged(merged, own, str(file))
     for override in overrides:
@@ -357,15 +357,15 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any], origin: str) -> dic
 
 def _parse_override(text: str) -> dict[str, dict[str, Any]]:
     key, separator, value = text.partition("=")
-    stage, dot, name = key.strip().partition(".")
-    if not (separator and dot and stage and name):
+    section, dot, name = key.strip().partition(".")
+    if not (separator and dot and section and name):
         raise ConfigError(
-            f"Cannot read the override '{text}'.", hint="write stage.key=value, as in inpainting.steps=30."
+            f"Cannot read the override '{text}'.", hint="write section.key=value, as in inpainting.steps=30."
         )
     try:
-        return {stage: {name: json.loads(value)}}
+        return {section: {name: json.loads(value)}}
     except (ValueError, RecursionError):  # of thousands of digits or brackets, too
-        return {stage: {name: value}}
+        return {section: {name: value}}
 
 
 def _build(cls: type[Any], values: Mapping[str, Any], path: str) -> Any:

@@ -55,8 +55,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="STAGE.KEY=VALUE",
-        help="Any other choice, as in --set masks.threshold=0.6. May be repeated.",
+        metavar="SECTION.KEY=VALUE",
+        help="Any other setting, as in --set masks.threshold=0.6. May be repeated.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]

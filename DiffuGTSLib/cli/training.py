@@ -24,7 +24,7 @@ EXAMPLES = examples(
     "diffugts train vqgan --data scans -o run",
     "diffugts train tumor-painter --data scans -o run --set stage=early --set timesteps=4",
     "A segmenter, with tumors painted on the fly:",
-    "diffugts train segmenter --data scans -o run --model unet --set organs=liver",
+    "diffugts train segmenter --data scans -o run --set model=unet --set organs=liver",
     "A head on published networks, from a task of the Decathlon, without a look at its outlined tumors:",
     "diffugts train aova --preset maisi-ct --data Task03_Liver -o run --set mode=label-free "
     "--set text.encoder=minilm --set workers=8",
@@ -76,10 +76,6 @@ def train(
         int, typer.Option("--seed", min=0, help="Every random draw follows from it: the same seed, the same weights.")
     ] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
-    model: Annotated[
-        Literal["unet", "nnunet", "swin_unetr"] | None,
-        typer.Option("--model", help="Network of the part segmenter; unet if not given."),
-    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,7 +94,7 @@ def train(
 ) -> None:
     """Train one part of a model; running it again goes on from the last checkpoint."""
     path = None if protocol is None else protocol_path(protocol)
-    options = _with_model(key_values(overrides), model)
+    options = key_values(overrides)
     require_folder(data, "--data")
 
     from DiffuGTSLib.training.run import train_part
@@ -111,21 +107,6 @@ def train(
         )  # fmt: skip
     except (KeyboardInterrupt, Cancelled):
         raise stopped(output / part) from None
-
-
-def _with_model(options: dict[str, str], model: str | None) -> dict[str, str]:
-    """Return a part's choices with the network that `--model` names.
-
-    Raises:
-        ConfigError: If `--set model=` names one, too.
-    """
-    if model is None:
-        return options
-    if "model" in options:
-        raise ConfigError(
-            f"The network is named twice: --model {model} and --set model={options['model']}.", hint="leave one away."
-        )
-    return {**options, "model": model}
 
 
 def stopped(folder: Path) -> Cancelled:

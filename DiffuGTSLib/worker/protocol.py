@@ -97,7 +97,7 @@ class JobSettings:
         normal: The healthy sentence.
         abnormal: The same with a tumor.
         preset: Name of a preset.
-        overrides: "stage.key=value", applied to the preset in their order.
+        overrides: "section.key=value", applied to the preset in their order.
     """
 
     modality: str = ""

@@ -169,7 +169,7 @@ def test_an_unknown_preset_is_refused_with_the_closest_one() -> None:
 def test_an_override_that_names_no_value_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="Cannot read the override") as caught:
         load_config(overrides=[override])
-    assert "stage.key=value" in caught.value.hint
+    assert "section.key=value" in caught.value.hint
 
 
 @pytest.mark.parametrize(
