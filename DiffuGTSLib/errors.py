@@ -1,7 +1,7 @@
 """The one family of errors: what is wrong, what to do next, and how a program should exit.
 
 Refuse at the door, before weights load. A message names what is wrong, what was expected and what
-was given, with units; the hint is the next step. Exit codes: 2 the user's data or wish, 3 weights,
+was given, with units; the hint is the next step. Exit codes: 2 the user's data or request, 3 weights,
 4 memory, 5 worker, 6 the file system, 130 canceled (143 by SIGTERM, 129 by a terminal that closed).
 """
 
@@ -31,7 +31,7 @@ class DiffuGTSError(Exception):
 
 
 class InputError(DiffuGTSError, ValueError):
-    """The user's data or wish cannot be used as given."""
+    """The user's data or request cannot be used as given."""
 
     code = "input"
     exit_code = 2

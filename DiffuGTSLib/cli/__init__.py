@@ -1,4 +1,14 @@
-"""The command `diffugts`: its commands, and the way in. Heavy imports wait until a command needs them."""
+"""The command `diffugts`: its commands, and the way in.
+
+    segment, refine, batch     segmenting, batching; segment_run, scan_inputs and scan_folders are what they share
+    what is there and works    presets_prompts, planning, doctor, weights, checkpoints
+    data, training, painting   data with data_protocols, dicom_to_nifti, training, difftumor, synthesizing
+    scores and studies         evaluating, validating, ablating, studying with studying_robustness and study_reports, reading
+    bench                      benchmarking, and benchmarking_full and benchmarking_stages, which it starts
+    for all commands           options, terminal (printing), interrupts (Ctrl-C), failures (exit codes)
+
+Heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +48,15 @@ _EPILOG = examples(
     "diffugts segment chest.nii.gz -o result --organ lung",
     "Look at result/overview.png. Not what you see? Edit result/coarse_mask.nii.gz, then:",
     "diffugts refine result",
-    "Does anything not work?",
+    "If something does not work:",
     "diffugts doctor",
     "",
-    "Exit codes: 0 done, 1 a mistake in DiffuGTS (doctor: a problem), 2 your data or wish, 3 weights, 4 memory, 5 worker, "
+    "Exit codes: 0 done, 1 a mistake in DiffuGTS (doctor: a problem), 2 your data or request, 3 weights, 4 memory, 5 worker, "
     "6 disk, 129 terminal closed, 130 Ctrl-C, 143 SIGTERM.",
     "Research use only. Not for diagnosis.",
 )
 
-_LOOK, _MAKE = "What can be chosen, and whether it works", "Judge, train and paint"
+_SETUP, _MAKE = "Information and setup", "Training, evaluation and synthesis"
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -80,10 +90,10 @@ def _program(
 app.command("segment", epilog=segmenting.SEGMENT_EXAMPLES)(segmenting.segment)
 app.command("refine", epilog=segmenting.REFINE_EXAMPLES)(segmenting.refine)
 app.command("batch", epilog=batching.EXAMPLES)(batching.batch)
-app.command("plan", rich_help_panel=_LOOK, epilog=planning.EXAMPLES)(planning.plan)
-app.command("doctor", rich_help_panel=_LOOK)(doctor.doctor)
-app.command("presets", rich_help_panel=_LOOK)(presets_prompts.presets)
-app.command("prompts", rich_help_panel=_LOOK, epilog=presets_prompts.PROMPTS_EXAMPLES)(presets_prompts.prompts)
+app.command("plan", rich_help_panel=_SETUP, epilog=planning.EXAMPLES)(planning.plan)
+app.command("doctor", rich_help_panel=_SETUP)(doctor.doctor)
+app.command("presets", rich_help_panel=_SETUP)(presets_prompts.presets)
+app.command("prompts", rich_help_panel=_SETUP, epilog=presets_prompts.PROMPTS_EXAMPLES)(presets_prompts.prompts)
 app.command("synthesize", rich_help_panel=_MAKE, epilog=synthesizing.EXAMPLES)(synthesizing.synthesize)
 app.command("evaluate", rich_help_panel=_MAKE, epilog=evaluating.EXAMPLES)(evaluating.evaluate)
 app.command("ablate", rich_help_panel=_MAKE, epilog=ablating.EXAMPLES)(ablating.ablate)
@@ -93,8 +103,8 @@ app.add_typer(difftumor.app, name="difftumor", rich_help_panel=_MAKE)
 app.command("bench", rich_help_panel=_MAKE, epilog=benchmarking.EXAMPLES)(benchmarking.bench)
 app.add_typer(data.app, name="data", rich_help_panel=_MAKE)
 app.add_typer(reading.app, name="reading", rich_help_panel=_MAKE)
-app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_LOOK)
-app.add_typer(weights.app, name="weights", rich_help_panel=_LOOK)
+app.add_typer(checkpoints.app, name="checkpoint", rich_help_panel=_SETUP)
+app.add_typer(weights.app, name="weights", rich_help_panel=_SETUP)
 app.add_typer(studying.app, name="study", rich_help_panel=_MAKE)
 app.command("dicom-to-nifti", rich_help_panel=_MAKE, epilog=dicom_to_nifti.EXAMPLES)(dicom_to_nifti.dicom_to_nifti)
 app.command("bench-case", hidden=True)(benchmarking.bench_case)

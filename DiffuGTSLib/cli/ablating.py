@@ -87,7 +87,7 @@ def ablate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the method apart on unseen scans, and compare every variant with the whole, paired over patients.
+    """Score variants of DiffuGTS against the whole method on unseen scans, paired over patients.
 
     A scan is looked at once and repainted once; parts are mixtures of the same residuals, prompts are asked of the same
     features, and only steps and seeds repaint again. Thresholds of mixtures are chosen on the validation scans.

@@ -32,7 +32,9 @@ CONVERT_EXAMPLES = examples(
     "their authors state patents pending: ask them before commercial use.",
 )
 
-app = typer.Typer(no_args_is_help=True, help="Read checkpoints of DiffTumor without trusting them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Inspect and convert DiffTumor checkpoints safely, without running what is in them."
+)
 
 File = Annotated[Path, typer.Argument(help="A .ckpt or .pt file of torch 1.6 or later.", show_default=False)]
 Seconds = Annotated[int, typer.Option("--seconds", min=1, help="The reading process may take so long.")]

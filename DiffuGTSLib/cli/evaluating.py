@@ -84,7 +84,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a result against a reference, every case of a protocol, or one report against another."""
+    """Score DiffuGTS: one result against a mask, every held-out case of a protocol, or one report against another."""
     one, many = (result, reference, reference_label or None), (protocol, data, output)
     none = (None, None, None)
     if compare is not None and one == none and (protocol, data) == (None, None):

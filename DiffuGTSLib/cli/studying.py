@@ -57,7 +57,7 @@ GROUPS_EXAMPLES = examples(
 )
 
 app = typer.Typer(
-    help="Study detection and realism: by size, on healthy scans, under stress, real beside painted.",
+    help="Detailed studies of any method: tumor size, false positives, robustness, realism.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=EXAMPLES,
