@@ -123,7 +123,7 @@ def require_whole_cells(shape: Sequence[int], autoencoder: LatentAutoencoder, de
         denoiser: Sees them.
 
     Raises:
-        ConfigError: Then.
+        ConfigError: If a side is no multiple of what both networks need.
     """
     multiple = autoencoder.downsampling * denoiser.side_multiple
     if any(side % multiple for side in shape):

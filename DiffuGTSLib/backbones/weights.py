@@ -195,7 +195,7 @@ def require_model_folder(model_folder: Path) -> None:
     """Refuse a model folder that is not there.
 
     Raises:
-        WeightsError: Then (code "weights_missing").
+        WeightsError: If there is no such folder (code "weights_missing").
     """
     if not model_folder.is_dir():
         raise WeightsError(

@@ -205,7 +205,7 @@ def require_batch_folder(output: Path) -> None:
     """Refuse a folder that is a single scan's result, or whose tables are somebody else's.
 
     Raises:
-        InputError: Then (code "exists").
+        InputError: If the folder holds other results or tables (code "exists").
         StorageError: If nothing can be created there.
     """
     from DiffuGTSLib.output.results import is_result

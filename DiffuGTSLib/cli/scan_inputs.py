@@ -71,7 +71,7 @@ def require_ct(offset_hu: float | None, modality: str | None) -> None:
     """Refuse an offset for what is to be taken for MR.
 
     Raises:
-        InputError: Then (code "offset_hu").
+        InputError: If an offset is given and the modality is MR (code "offset_hu").
     """
     if offset_hu is not None and modality == "MR":
         raise InputError("--offset-hu is for CT, got --modality MR.", hint="leave one away.", code="offset_hu")

@@ -93,7 +93,7 @@ def require_table(output: Path, columns: Sequence[str]) -> None:
     """Refuse to replace a file that is no earlier table of these first columns.
 
     Raises:
-        InputError: Then (code "exists").
+        InputError: If the file does not begin with these columns (code "exists").
     """
     first = ",".join(columns)
     try:

@@ -54,11 +54,11 @@ class CheckedCase:
     """What one case's files hold.
 
     Attributes:
-        name: As in the protocol; so are the next four.
-        patient: See there.
-        split: See there.
-        modality: See there.
-        organ: See there.
+        name: The case's name in the protocol.
+        patient: Its patient in the protocol.
+        split: Its split in the protocol.
+        modality: Its modality in the protocol.
+        organ: Its organ in the protocol.
         shape: Voxels along (i, j, k).
         spacing_mm: Of the scan.
         orientation: Where i, j and k run to: "RAS", "LPS".

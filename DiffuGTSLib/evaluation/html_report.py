@@ -48,10 +48,10 @@ class Figure:
     """How a column is told.
 
     Attributes:
-        name: In words.
-        meaning: In a sentence.
+        name: What the page calls it.
+        meaning: What it measures, in a sentence.
         of_one: Whether it lies between 0 and 1.
-        places: After the point.
+        places: Decimal places that are shown.
     """
 
     name: str

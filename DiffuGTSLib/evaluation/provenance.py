@@ -52,12 +52,12 @@ def require_same_cases(output: Path, protocol_path: Path, split: str, cases: Seq
 
     Args:
         output: A new folder, or one that holds a report; one that was stopped, or is damaged, is gone on with.
-        protocol_path: Of the new report.
-        split: Likewise.
+        protocol_path: Protocol of the new report.
+        split: Split of the new report.
         cases: That the split has.
 
     Raises:
-        InputError: Then (code "exists").
+        InputError: If the folder holds a finished report of other cases (code "exists").
     """
     try:
         report = read_json(output / "report.json")

@@ -1,7 +1,7 @@
 """Score a segmenter: DiffTumor's table of organ and tumor on listed cases, or the report of a protocol.
 
-DiffTumor, section 1.5 of our description. Differs from upstream: the last row of the table is the numeric mean, and
-what an empty mask means is stated: nothing to find and nothing found is 1, otherwise 0 (`BOTH_EMPTY_IS_RIGHT`).
+Follows DiffTumor's `validation.py`. Differs from upstream: the last row of the table is the numeric mean, and what an
+empty mask means is stated: nothing to find and nothing found is 1, otherwise 0 (`BOTH_EMPTY_IS_RIGHT`).
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ def validate_protocol(
         data: Folder that the protocol's paths start from.
         output: An existing or new folder.
         split: "test" or "validation"; what was trained on is refused.
-        modalities: Of the cases; empty takes those that the segmenter was trained on, or CT where it does not say.
-        organs: Likewise; empty takes those whose tumors it was trained to find, or all where it does not say.
+        modalities: Of the scored cases; empty takes those that the segmenter was trained on, or CT where it does not say.
+        organs: Of the scored cases; empty takes those whose tumors it was trained to find, or all where it does not say.
         how: See `HowToPredict`.
         on_case: See `OnCase`.
         model_folder: With the record of its training, see `DiffuGTSLib.datasets.trained_cases`; None: unknown.

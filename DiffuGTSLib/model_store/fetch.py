@@ -43,7 +43,7 @@ class LocalFile:
     """A published file on this computer, checked.
 
     Attributes:
-        path: Where.
+        path: Where it lies.
         origin: "hub", "cache" (of huggingface_hub) or "folder".
         revision: The commit it came from; "" where nobody said.
         size_bytes: Its size.

@@ -37,7 +37,7 @@ class StoredModel:
 
     Attributes:
         name: Of the preset that it fills.
-        folder: Where.
+        folder: Where it lies.
         size_bytes: Of all its files.
         source: What `source.json` says: files, revisions, checksums, license, scale factor.
     """

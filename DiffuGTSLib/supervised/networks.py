@@ -1,7 +1,8 @@
 """The three segmentation networks of DiffTumor, from MONAI, with exactly the tensors of the published files.
 
-DiffTumor, section 1.4. `Segmenter.net` is MONAI's own network, so that a published file whose prefixes are stripped
-fits it key for key; see `historical_keys` for the one network whose names changed.
+Follows DiffTumor (Chen et al., CVPR 2024), the segmentation step of the published code. `Segmenter.net` is MONAI's own
+network, so that a published file whose prefixes are stripped fits it key for key; see `historical_keys` for the one
+network whose names changed.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,7 +1,7 @@
 """A trained segmenter over a whole scan: windows, back to the source grid, and what is left out afterwards.
 
-DiffTumor, sections 1.4 and 1.5 of our description. Upstream's organ mask is optional here: where one is given, tumors
-are looked for inside it; otherwise the network's own organ may take its place.
+Follows DiffTumor's segmentation step and its `validation.py`. Upstream's organ mask is optional here: where one is
+given, tumors are looked for inside it; otherwise the network's own organ may take its place.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A checkpoint is read by `checkpoint_reader`, a process of its own in which no name of the file leads anywhere, with limits
 of memory and time. What comes back is a list of names and shapes, and for a conversion one group of tensors as
-safetensors. DiffTumor, section 2.
+safetensors.
 
     kind          file                            becomes
     autoencoder   AutoencoderModel.ckpt           vqgan/, and critics/ for training on

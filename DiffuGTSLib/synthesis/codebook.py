@@ -1,7 +1,8 @@
 """A table of latent vectors that learns by moving averages: the quantizer of the VQGAN.
 
-DiffTumor, section 1.1. What we changed: the table starts itself from the first batch wherever it is still empty, seen by
-`N`, so that no flag has to travel with the weights; and random vectors come from a generator that is passed on.
+Follows DiffTumor (Chen et al., CVPR 2024), its first step, the VQGAN. What we changed: the table starts itself from the
+first batch wherever it is still empty, seen by `N`, so that no flag has to travel with the weights; and random vectors
+come from a generator that is passed on.
 """
 
 from typing import NamedTuple

@@ -6,9 +6,10 @@
     β, ᾱ                   betas, alphas_cumprod
     posterior mean c1, c2  posterior_mean_coef1 · x0 + posterior_mean_coef2 · xt
 
-DiffTumor, section 1.2. What a sampler asks for noise is any function of (noisy latent, timestep of each sample), so that
-the network, its condition and its device stay with the caller. Random numbers are drawn on the CPU: a seed means the same
-on every device; a list of generators, one a sample, makes a batch equal its samples one by one.
+Follows DiffTumor (Chen et al., CVPR 2024), its second step, the diffusion model. What a sampler asks for noise is any
+function of (noisy latent, timestep of each sample), so that the network, its condition and its device stay with the
+caller. Random numbers are drawn on the CPU: a seed means the same on every device; a list of generators, one a sample,
+makes a batch equal its samples one by one.
 """
 
 from collections.abc import Callable, Sequence

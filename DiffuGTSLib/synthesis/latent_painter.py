@@ -2,8 +2,8 @@
 
     site ──► 1 mm, 96³, window to [-1, 1] ──► tumor blanked, encoded ──► diffusion ──► decoded ──► the site's own grid
 
-Follows the approach of DiffTumor (Chen et al., CVPR 2024), sections 1.2 and 1.3, written from our own description. A
-painter's folder:
+Follows the approach of DiffTumor (Chen et al., CVPR 2024): its diffusion model, and how it paints while a segmenter
+trains. Written from our own description. A painter's folder:
 
     painter.json        what the networks were shown, how they are sampled, where they come from
     checksums.json      SHA-256 of every weight file

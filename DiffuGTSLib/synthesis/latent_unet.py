@@ -1,7 +1,7 @@
 """The denoiser of the latent painter: a UNet that halves the slices and never the depth, with attention along both.
 
-DiffTumor, sections 1.2 and 2.2. Module names follow the published files, so that their 300 tensors fit one for one.
-Latents are depth first, (b, c, z, x, y); see `vqgan.depth_first`.
+Follows DiffTumor (Chen et al., CVPR 2024), its second step, the diffusion model. Module names follow the published
+files, so that their 300 tensors fit one for one. Latents are depth first, (b, c, z, x, y); see `vqgan.depth_first`.
 """
 
 import itertools

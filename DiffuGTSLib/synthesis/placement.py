@@ -40,7 +40,7 @@ class NoPlace:
     """No place was found.
 
     Attributes:
-        reason: In words.
+        reason: Why not, in words.
     """
 
     reason: str

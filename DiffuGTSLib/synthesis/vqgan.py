@@ -1,8 +1,8 @@
 """The 3D VQGAN: CT patches to latents of a quarter of each side and back; the first of DiffTumor's three steps.
 
-DiffTumor, sections 1.0, 1.1 and 2.1. Module names follow the published file, so that its tensors fit one for one. All
-networks of the latent painter see depth first, (b, c, Z, X, Y): `depth_first` and `depth_last` are the door to and from
-the house's (b, c, X, Y, Z). Discriminators and perceptual network, which only training needs, are in `vqgan_critics`.
+Follows DiffTumor (Chen et al., CVPR 2024). Module names follow the published file, so that its tensors fit one for one.
+All networks of the latent painter see depth first, (b, c, Z, X, Y): `depth_first` and `depth_last` lead to and from our
+(b, c, X, Y, Z). Discriminators and perceptual network, which only training needs, are in `vqgan_critics`.
 """
 
 import itertools

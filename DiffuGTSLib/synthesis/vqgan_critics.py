@@ -1,7 +1,7 @@
 """What judges a VQGAN while it trains: two patch discriminators and a perceptual distance. Nothing else needs them.
 
-DiffTumor, sections 1.1 and 2.1; the published container holds them beside the VQGAN, and `published_tensors` joins the
-two to its 154 tensors.
+Follows DiffTumor (Chen et al., CVPR 2024), its first step; the published container holds them beside the VQGAN, and
+`published_tensors` joins the two to its 154 tensors.
 """
 
 import itertools
@@ -29,8 +29,8 @@ CRITIC_PREFIXES = ("image_discriminator.", "video_discriminator.", "perceptual_m
 class PatchDiscriminator(nn.Module):
     """Scores patches of a slice or of a volume: positive is real, negative is reconstructed.
 
-    Five convolutions of kernel 4 with LeakyReLU between them, the middle three with batch norm. Our description is silent
-    about strides and padding; we chose pix2pix's: the first three halve the side, zeros are padded by 2.
+    Five convolutions of kernel 4 with LeakyReLU between them, the middle three with batch norm. Strides and padding
+    of upstream are not known to us; we chose pix2pix's: the first three halve the side, zeros are padded by 2.
 
     Args:
         dimensions: 2 for slices, 3 for volumes.

@@ -114,7 +114,7 @@ def require_sentences(sentences: Sequence[str]) -> None:
     """Refuse one sentence in the place of several: its letters would be embedded.
 
     Raises:
-        PromptError: Then (code "sentences").
+        PromptError: If `sentences` is a string (code "sentences").
     """
     if isinstance(sentences, str):
         raise PromptError(

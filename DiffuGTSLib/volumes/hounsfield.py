@@ -51,7 +51,7 @@ def require_hu(volume: Volume) -> None:
     A crop within the body, which has no air either, passes. So does what somebody said to be in HU, see `in_hounsfield`.
 
     Raises:
-        InputError: Then (code "not_hu").
+        InputError: If the values are surely not HU (code "not_hu").
     """
     values = volume.array
     low, high = _AIR_HU

@@ -16,7 +16,7 @@ OF_FOUR = {
     "posterior_mean_coef2": (0, 0.2307927, 0.3197021, 0.0085574),
     "sqrt_recip_alphas_cumprod": (1.0865637, 1.4230013, 2.6327450, 263.2745),
 }
-"""DiffTumor, section 1.2."""
+"""DiffTumor's schedule of 4 timesteps."""
 
 SHAPE = (2, 3, 2, 4, 4)
 
