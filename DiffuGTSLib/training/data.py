@@ -84,7 +84,7 @@ def load_case(case: Case, root: Path, config: CanonicalConfig, prepared: Prepare
     """Read one case and bring it to the canonical grid, or take it from where it was kept when that was done before.
 
     Args:
-        case: Which.
+        case: To read.
         root: Folder that its paths start from.
         config: The grid.
         prepared: Where scans on the grid are kept; None holds them in memory.

@@ -185,11 +185,11 @@ class HeadOptions:
             if contradicts:
                 raise ConfigError(
                     f"mode={self.mode} and {name}={getattr(self, name):g} contradict each other: {why}.",
-                    hint=f"leave {name} away, or choose another mode: {', '.join(MODES)}.",
+                    hint=f"omit {name}, or choose another mode: {', '.join(MODES)}.",
                 )
         if self.organ > 0 and not self.elsewhere:
             raise ConfigError(
                 f"elsewhere=no and organ={self.organ:g} contradict each other: a head of two answers is not taught where an "
                 "organ is.",
-                hint="leave one of them away.",
+                hint="omit one of them.",
             )

@@ -81,7 +81,7 @@ def phases(options: HeadOptions, plan: TrainingPlan, preset_voxels: int, multipl
 
 
 class HeadTraining:
-    """What both phases share: the frozen networks, the head, and the scans that the mode may look at.
+    """What both phases share: the frozen networks, the head, and the scans that the mode may use.
 
     Args:
         job: What is to be done.
@@ -89,7 +89,7 @@ class HeadTraining:
     Raises:
         ConfigError: If the run was begun with other choices, `start` holds another kind of head, or the windows do not
             fit the networks.
-        InputError: If the mode has no scans to look at, or the denoiser that is looked through does not know one.
+        InputError: If the mode has no scans to use, or the denoiser whose features are used does not know one.
         WeightsError: If the frozen networks or the start cannot be read.
     """
 
@@ -98,8 +98,8 @@ class HeadTraining:
         self.options: HeadOptions = job.options
         self.scans, self._held_out = scans_by_split(self.options, job.scans)
         self._features = FrozenFeatures(job, self.options.denoiser_timestep)
-        looked_through = ("autoencoder", "denoiser") if self.options.denoiser_timestep else ("autoencoder",)
-        self.frozen = networks_sha256(job.base / name for name in looked_through)
+        networks = ("autoencoder", "denoiser") if self.options.denoiser_timestep else ("autoencoder",)
+        self.frozen = networks_sha256(job.base / name for name in networks)
         if self.options.denoiser_timestep:
             job.config.backbone.require_known(
                 (scan.case.painted_as for each in self.scans.values() for scan in each),
@@ -200,9 +200,9 @@ def train_head(job: Job) -> None:
     job.save("aova", training.head)
     folder = job.output / "model"
     config = replace(job.config, backbone=replace(job.config.backbone, folder=str(folder)))
-    wishes = differing_overrides(config)
-    if job.base != folder or len(wishes) > 1:
-        words = " ".join(f"--set {shlex.quote(wish)}" for wish in wishes)
+    settings = differing_overrides(config)
+    if job.base != folder or len(settings) > 1:
+        words = " ".join(f"--set {shlex.quote(setting)}" for setting in settings)
         job.report(f"aova: diffugts segment SCAN -o RESULT --organ ORGAN --preset {config.preset} {words}")
     if not (folder / "denoiser").is_dir():
         job.report(f"aova: {folder} cannot segment yet: it has no denoiser; train it: diffugts train denoiser")

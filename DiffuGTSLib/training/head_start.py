@@ -48,15 +48,15 @@ def started(options: HeadOptions, channels: Sequence[int], text_dim: int, job: J
 
 def _require_wished(head: AovaHead, options: HeadOptions, folder: Path) -> None:
     """Refuse a head of another form than the options ask for."""
-    wishes: dict[str, Any] = {
+    wanted_shape: dict[str, Any] = {
         name: getattr(options, name) for name in ("adapter", "alpha", "fuse", "denoiser_timestep")
     }
-    wishes["elsewhere"] = options.three_answers
+    wanted_shape["elsewhere"] = options.three_answers
     if options.adapter == "context":
-        wishes["context_widths"] = list(options.widths)
+        wanted_shape["context_widths"] = list(options.widths)
     if options.feature_scale:
-        wishes["feature_scale"] = options.feature_scale
-    for name, wanted in wishes.items():
+        wanted_shape["feature_scale"] = options.feature_scale
+    for name, wanted in wanted_shape.items():
         given = _plain(head.config[name])
         if given != wanted:
             shown = ",".join(map(str, given)) if isinstance(given, list) else given

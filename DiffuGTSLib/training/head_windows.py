@@ -1,4 +1,4 @@
-"""Which scans a mode of training may look at, and the fixed windows that a head is validated on."""
+"""Which scans a mode of training may use, and the fixed windows that a head is validated on."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _PAINTED_ALONE = 24
 def scans_by_split(
     options: HeadOptions, scans: Mapping[str, Sequence[TrainingScan]]
 ) -> tuple[dict[str, list[TrainingScan]], list[str]]:
-    """Return the scans of training and validation that a mode may look at, and who was held out of training to validate.
+    """Return the scans of training and validation that a mode may use, and who was held out of training to validate.
 
-    Splits are drawn without a look at who has a tumor, and few scans of a data set have none: where label-free training
+    Splits are drawn without regard to who has a tumor, and few scans of a data set have none: where label-free training
     has no scan to validate with, a tenth of its patients is held out of training, at least one.
 
     Raises:
@@ -43,7 +43,7 @@ def scans_by_split(
 
 
 def scans_for(options: HeadOptions, scans: Sequence[TrainingScan], split: str) -> list[TrainingScan]:
-    """Return the scans of a split that a mode may look at.
+    """Return the scans of a split that a mode may use.
 
     Label-free training leaves scans with an outlined tumor out altogether. With the outline ignored, the tumor would be
     taught as healthy; with windows laid around it, its outline would be used.

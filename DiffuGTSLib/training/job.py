@@ -77,7 +77,7 @@ class Job:
 
     @property
     def head_base(self) -> Path:
-        """The model folder with the head to look at scans with: the run's own, where it has one."""
+        """The model folder with the head to use: the run's own, where it has one."""
         own = self.output / "model"
         return own if (own / "aova").is_dir() else self.base
 
@@ -192,8 +192,8 @@ class Job:
             make_folder(folder)
             write_json(record, now)
 
-    def looking_with(self, model: Path) -> Config:
-        """Return the configuration to look at scans with a whole model: on the job's device, in the precision asked for."""
+    def inference_config(self, model: Path) -> Config:
+        """Return the configuration to run a whole model with: on the job's device, in the precision asked for."""
         asked = self.plan.precision
         precision = self.config.runtime.precision if asked == "float32" else asked  # a preset may ask for it, too
         return replace(

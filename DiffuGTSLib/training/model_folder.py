@@ -64,7 +64,7 @@ def require_same_networks(base: Path, model: Path) -> None:
     for name in other_networks(base, model):
         raise WeightsError(
             f"{model} holds another {name} than {base}: a head is bound to the one it was trained on.",
-            hint="choose another --output, or leave --preset away to train on the run's own.",
+            hint="choose another --output, or omit --preset to train on the run's own.",
         )
 
 

@@ -28,8 +28,8 @@ from DiffuGTSLib.residual import (
     RESIDUAL_FOLDER,
     ResidualMaps,
     ResidualProjection,
-    projection_residuals,
     attention_residuals,
+    projection_residuals,
 )
 from DiffuGTSLib.storage import make_folder
 from DiffuGTSLib.training.anomalies import MINIMUM_VOXELS, AnomalySampler, Mixture, Sample
@@ -102,7 +102,10 @@ class ResidualRecipe:
         return {
             "dice": float(
                 np.mean(
-                    [refined_dice(w, projection_residuals(self.trainable, w.evidence), config) for w in self._validation]
+                    [
+                        refined_dice(w, projection_residuals(self.trainable, w.evidence), config)
+                        for w in self._validation
+                    ]
                 )
             )
         }
@@ -122,22 +125,22 @@ class ResidualRecipe:
 _FOLDER = "residual/projection"
 
 
-def _looking(job: Job) -> tuple[Config, Components, int]:
+def _set_up(job: Job) -> tuple[Config, Components, int]:
     """Return how twins are made, by which networks, and the side of a window in voxels.
 
     Raises:
         ConfigError: If the run was begun with other choices.
-        WeightsError: If the model that looks cannot be read.
+        WeightsError: If the model cannot be read.
     """
     job.require_as_begun(_FOLDER)  # before the long part
-    config = replace(job.looking_with(job.head_base), residual=replace(job.config.residual, feature="attention"))
+    config = replace(job.inference_config(job.head_base), residual=replace(job.config.residual, feature="attention"))
     return config, load_components(config), job.options.window_voxels or config.backbone.window_voxels
 
 
-def _seen_through(components: Components) -> dict[str, str]:
-    seen_through = {Path(file).parent.name: digest for file, digest in components.weights.items()}
-    seen_through.pop(RESIDUAL_FOLDER, None)  # an earlier run's
-    return seen_through
+def _frozen_sha256(components: Components) -> dict[str, str]:
+    digests = {Path(file).parent.name: digest for file, digest in components.weights.items()}
+    digests.pop(RESIDUAL_FOLDER, None)  # an earlier run's
+    return digests
 
 
 def _plan(plan: TrainingPlan) -> TrainingPlan:
@@ -148,7 +151,7 @@ def train_residual(job: Job) -> None:
     """Make twins, learn from them, and say how each way of refining does on windows that were not learned from."""
     options: ResidualOptions = job.options
     folder = job.output / "residual"
-    config, components, side = _looking(job)
+    config, components, side = _set_up(job)
     draw_training, draw_validation = _draws(job, side)
 
     names = [scan.case.name for each in job.scans.values() for scan in each]
@@ -166,7 +169,7 @@ def train_residual(job: Job) -> None:
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
     grown_from = f"{len(windows)} windows"
     recipe = ResidualRecipe(network, windows, validation)
-    job.run(recipe, _plan(job.plan), _FOLDER, grown_from, _seen_through(components))
+    job.run(recipe, _plan(job.plan), _FOLDER, grown_from, _frozen_sha256(components))
     _tell_comparison(job, validation, compare(validation, network, config.residual))
     if job.head_base != job.output / "model":  # the head first: with it the folder is a whole model
         job.save("aova", components.head)
@@ -174,13 +177,13 @@ def train_residual(job: Job) -> None:
 
 
 def _rehearse(job: Job) -> None:
-    _, components, side = _looking(job)
+    _, components, side = _set_up(job)
     _draws(job, side)
     job.report(
         f"residual: {job.options.windows} training windows and {job.options.validation_windows} validation windows "
         "get twins first"
     )
-    tell_left(job, "residual", {_FOLDER: _plan(job.plan)}, _seen_through(components))
+    tell_left(job, "residual", {_FOLDER: _plan(job.plan)}, _frozen_sha256(components))
 
 
 def _draws(job: Job, side: int) -> tuple[Draw, Draw]:

@@ -16,10 +16,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from DiffuGTSLib.backbones.weights import read_json, seeded
-from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
+from DiffuGTSLib.device import find_device
 from DiffuGTSLib.errors import ConfigError, InputError, WeightsError, did_you_mean
 from DiffuGTSLib.training.autoencoder_run import PART as AUTOENCODER
 from DiffuGTSLib.training.cases import training_cases
@@ -95,11 +95,11 @@ def train_part(
     if not chosen.learns_weights and (iterations is not None or tensorboard):
         raise ConfigError(
             f"{part} learns nothing: it has no iterations and no curves.",
-            hint="leave --iterations and --tensorboard away.",
+            hint="omit --iterations and --tensorboard.",
         )
-    wishes = dict(options or {})
-    config, networks = _chosen_networks(part, chosen, preset, wishes, output)
-    own = chosen.parse_options({key: value for key, value in wishes.items() if "." not in key})
+    settings = dict(options or {})
+    config, networks = _chosen_networks(part, chosen, preset, settings, output)
+    own = chosen.parse_options({key: value for key, value in settings.items() if "." not in key})
     wanted = find_device(RuntimeConfig(device=device))
     length = chosen.iterations_for(own) if iterations is None else iterations
     plan = TrainingPlan(length, precision=precision, seed=seed, tensorboard=tensorboard)
@@ -168,10 +168,10 @@ def _record(part: Part, job: Job, data: Path, used: Sequence[Case]) -> None:
 
 
 def _chosen_networks(
-    part: str, chosen: Part, preset: str | None, wishes: Mapping[str, str], output: Path
+    part: str, chosen: Part, preset: str | None, settings: Mapping[str, str], output: Path
 ) -> tuple[Config, Path | None]:
     """Return the configuration, and the folder of the networks to train on; None takes the run's own."""
-    overrides = [f"{key}={value}" for key, value in wishes.items() if "." in key]
+    overrides = [f"{key}={value}" for key, value in settings.items() if "." in key]
     if not chosen.any_preset and (overrides or preset not in (None, "mini")):
         raise ConfigError(
             f"{part} is always trained as a part of mini: it has no preset and none of its keys.",
@@ -180,7 +180,7 @@ def _chosen_networks(
     follows = chosen.requires is not None and chosen.requires[0] == "aova"
     record = output / "aova" / HEAD_RECORD
     if follows and record.is_file():
-        config = _as_head(preset, overrides, record)
+        config = _config_of_head(preset, overrides, record)
     else:
         config = load_config(preset or "mini", overrides=overrides)
     if not chosen.any_preset or (preset is None and not config.backbone.folder):
@@ -190,8 +190,8 @@ def _chosen_networks(
     return config, networks
 
 
-def _as_head(preset: str | None, overrides: list[str], record: Path) -> Config:
-    """Return the configuration of what looks at scans as the run's head does: with the head's preset, grid, windows and text.
+def _config_of_head(preset: str | None, overrides: list[str], record: Path) -> Config:
+    """Return the configuration that the run's head was trained with: its preset, grid, windows and text.
 
     Raises:
         ConfigError: If another preset is named, or the same one with other keys that nobody asked for.
@@ -213,13 +213,13 @@ def _as_head(preset: str | None, overrides: list[str], record: Path) -> Config:
         words = " ".join([f"--preset {name}", *(f"--set {shlex.quote(word)}" for word in differing_overrides(own))])
         raise ConfigError(
             f"The head in {record.parent} was trained with {words}, not with {' '.join([f'--preset {preset}', *overrides])}.",
-            hint="leave --preset away: what follows the head takes its preset and keys.",
+            hint="omit --preset: what follows the head takes its preset and keys.",
         )
     return asked
 
 
-_SAID = {"": "-", BY_MODE: "by mode"}
-"""What is said of an option that leaves something to others."""
+_SHOWN_AS = {"": "-", BY_MODE: "by mode"}
+"""What is shown of an option that leaves the choice to others."""
 
 
 def _tell(part: str, job: Job, splits: Mapping[str, Sequence[Case]]) -> None:
@@ -232,7 +232,7 @@ def _tell(part: str, job: Job, splits: Mapping[str, Sequence[Case]]) -> None:
     length = f"{plan.iterations} iterations, {plan.precision}, " if steps else ""
     job.report(f"{part}: {length}seed {plan.seed}, on {job.device}{together}")
     if job.options is not None:
-        words = (f"{name} {_SAID.get(value, value)}" for name, value in asdict(job.options).items())
+        words = (f"{name} {_SHOWN_AS.get(value, value)}" for name, value in asdict(job.options).items())
         job.report(f"{part}: {', '.join(words)}")
     differs = differing_overrides(job.config)
     if PARTS[part].any_preset and (differs or job.config.preset != "mini"):

@@ -163,7 +163,7 @@ def _set_up(job: Job) -> tuple[Config, Components, list[Sample]]:
         WeightsError: If the model cannot be read.
         InputError, ConfigError: As `validation_samples` and `require_repaintable`.
     """
-    config = job.looking_with(job.head_base)
+    config = job.inference_config(job.head_base)
     config = replace(config, runtime=replace(config.runtime, offload=False))  # all parts are used all the time
     components = load_components(config)
     _tell_of_trained(job.head_base, job)

@@ -140,11 +140,11 @@ def test_a_run_does_not_go_on_in_another_precision_or_by_another_number_of_proce
     ("asked", "of_preset", "precision"),
     [("float32", "float32", "float32"), ("bfloat16", "float32", "bfloat16"), ("float32", "bfloat16", "bfloat16")],
 )
-def test_scans_are_looked_at_with_a_model_in_the_precision_that_was_asked_for(
+def test_a_model_is_run_in_the_precision_that_was_asked_for(
     tmp_path: Path, asked: str, of_preset: str, precision: str
 ) -> None:
     job = a_job(tmp_path, f"runtime.precision={of_preset}", plan=TrainingPlan(1, precision=asked))
-    config = job.looking_with(tmp_path / "model")
+    config = job.inference_config(tmp_path / "model")
     assert config.runtime.precision == precision and config.runtime.device == "cpu"
     assert config.backbone.folder == str(tmp_path / "model")
 

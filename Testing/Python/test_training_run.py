@@ -381,7 +381,7 @@ def test_what_follows_the_head_takes_its_preset_and_its_grid(tmp_path: Path, par
             ConfigError, match="was trained with --preset maisi-ct-ddpm --set canonical.spacing"
         ) as caught:
             train_part(part, preset=other, **wishes)
-        assert "leave --preset away" in caught.value.hint
+        assert "omit --preset" in caught.value.hint
 
 
 def test_an_unknown_part_is_refused(a_protocol: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_attention_that_is_kept_is_not_computed_again(a_run: Path) -> None:
 def test_attention_is_computed_in_the_precision_that_is_asked_for(
     a_run: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
 ) -> None:
-    monkeypatch.setattr("DiffuGTSLib.components.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("DiffuGTSLib.device.has_bfloat16", lambda device: False)
     with pytest.raises(ConfigError, match="Precision 'bfloat16' was asked for on a CPU without instructions for it"):
         choose(a_run, precision="bfloat16", dry_run=dry_run)
 
@@ -121,8 +121,8 @@ def test_the_mixture_of_residuals_is_chosen_as_well_where_it_is_wished(a_run: Pa
     with (a_run / "thresholds" / "refinement.csv").open(newline="") as file:
         best = next(csv.DictReader(file))
     residual = load_config("mini", chosen).residual
-    assert {key: str(getattr(residual, key)) for key in ("rule", "threshold", "prior")} == {
-        key: best[key] for key in ("rule", "threshold", "prior")
+    assert {key: str(getattr(residual, key)) for key in ("rule", "threshold", "beta_attention")} == {
+        key: best[key] for key in ("rule", "threshold", "beta_attention")
     }
 
 
