@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,10 +17,10 @@ from DiffuGTSLib.backbones.taps import tapped, tapped_levels
 from DiffuGTSLib.backbones.trained_grid import require_trained_grid
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module, seeded
 from DiffuGTSLib.backbones.windows import OnWindow
-from DiffuGTSLib.config import BackboneConfig, Config, RuntimeConfig
+from DiffuGTSLib.config import BackboneConfig, Config
+from DiffuGTSLib.device import find_device, use_fastest_layout
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.inpainting import Conditions
-from DiffuGTSLib.processor import native_bfloat16
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, ResidualProjection
 from DiffuGTSLib.text.encoder import build_encoder
 
@@ -31,7 +31,7 @@ class Components:
 
     Attributes:
         autoencoder: Images to latents and features.
-        denoiser: The healthy prior.
+        denoiser: The frozen diffusion model of healthy tissue.
         schedule: Its noise levels.
         head: Anomaly-aware attention.
         text_encoder: Sentences to vectors.
@@ -186,7 +186,7 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
         if isinstance(part, torch.nn.Module):
             if not config.runtime.offload:
                 part.to(device)
-            ordered_for(part, device, config.runtime.precision)
+            use_fastest_layout(part, device, config.runtime.precision)
     if config.runtime.compile and isinstance(backbone.denoiser, torch.nn.Module):
         backbone.denoiser.compile()  # in place: it keeps its class, its weights and their names
     weights = {**backbone.weights, **{f"text/{file}": digest for file, digest in text_encoder.weights.items()}}
@@ -230,99 +230,6 @@ def _projection_of(backbone: Backbone, text_encoder: TextEncoder) -> ResidualPro
             hint="the model folder mixes parts of two models.",
         )
     return projection
-
-
-def as_here(config: RuntimeConfig, made_on: str) -> RuntimeConfig:
-    """Return how a run that was made elsewhere goes on here: without what only its device could do.
-
-    Args:
-        config: Of that run; its device is the one that is asked for here.
-        made_on: The device that the run was made on: "cpu", "cuda:0". The memory of another kind of device says nothing here.
-
-    Raises:
-        ConfigError: If the device is not here.
-    """
-    plain = replace(config, precision="float32", compile=False, offload=False)
-    device = find_device(plain)
-    if made_on.partition(":")[0] != device.type:
-        config, plain = replace(config, memory_gb=0.0), replace(plain, memory_gb=0.0)
-    halves = config.precision == "bfloat16" and has_bfloat16(device)
-    if device.type != "cpu":
-        return config if halves else replace(config, precision="float32")
-    return replace(plain, precision=config.precision) if halves else plain
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device computes in bfloat16 itself; elsewhere it is emulated, and slower than float32."""
-    if device.type == "cpu":
-        return bool(native_bfloat16())
-    # torch's own answer counts emulation, and is about the current card only.
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= _BFLOAT16_CAPABILITY
-
-
-_BFLOAT16_CAPABILITY = 8
-"""NVIDIA's Ampere, of 2020."""
-
-
-def ordered_for(network: torch.nn.Module, device: torch.device, precision: str) -> None:
-    """Lay a network's weights out as its device computes fastest: by channels for a CPU's bfloat16, else as they are.
-
-    In float32 the order made no difference there; on CUDA nobody has measured it.
-    """
-    if device.type == "cpu" and precision == "bfloat16":
-        for weight in network.parameters():
-            if weight.dim() == 5:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
-
-
-def find_device(config: RuntimeConfig) -> torch.device:
-    """Return the device that was asked for; from then on float32 is float32 there, too.
-
-    Raises:
-        ConfigError: If there is no such device, the compiler was asked for on a CPU, or half precision on a CPU or a card
-            that has no instructions for it.
-    """
-    wish = config.device
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wish)
-    except RuntimeError as error:
-        raise ConfigError(f"Unknown device '{wish}'.", hint="use auto, cpu, cuda or cuda:N.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"Device '{wish}' is not supported.", hint="use auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"Device '{wish}' was asked for, but torch sees {torch.cuda.device_count() or 'no'} CUDA GPU.",
-            hint="use --device cpu, or see `diffugts doctor`.",
-        )
-    if config.precision != "float32" and not has_bfloat16(device):
-        raise _no_half(device, config.precision)
-    if device.type == "cpu" and config.compile:
-        raise ConfigError(
-            "runtime.compile was asked for on a CPU, where the compiled denoiser is up to ten times slower.",
-            hint="leave runtime.compile at false, or use a CUDA GPU.",
-        )
-    if device.type == "cuda":
-        # By default cuDNN rounds what it convolves to ten binary digits (TF32), also where float32 is asked for. Here,
-        # since whatever runs on a card, training and painting too, asks for it here.
-        torch.backends.cudnn.allow_tf32 = False
-    return device
-
-
-def _no_half(device: torch.device, precision: str) -> ConfigError:
-    if device.type == "cpu":
-        return ConfigError(
-            f"Precision '{precision}' was asked for on a CPU without instructions for it, where it is up to a "
-            "hundred times slower.",
-            hint="use --set runtime.precision=float32, a CPU with AMX or AVX-512 BF16 (see `diffugts doctor`), or a CUDA GPU.",
-        )
-    major, minor = torch.cuda.get_device_capability(device)
-    return ConfigError(
-        f"Precision '{precision}' was asked for on {torch.cuda.get_device_name(device)}, which has no instructions for it "
-        f"(expected compute capability {_BFLOAT16_CAPABILITY}.0 or more, got {major}.{minor}).",
-        hint="use --set runtime.precision=float32, or a newer card.",
-    )
 
 
 def _require_fitting(head: AovaHead, backbone: Backbone, text_encoder: TextEncoder, config: Config) -> None:

@@ -119,8 +119,9 @@ def bench_case(
     config = configured(preset, config_file, overrides, device=device, seed=seed)
     request = SegmentRequest(config, organ, normal, abnormal)
 
+    from DiffuGTSLib.components import load_components
     from DiffuGTSLib.output.results import write_results
-    from DiffuGTSLib.pipeline import STAGES, load_components, segment
+    from DiffuGTSLib.pipeline import STAGES, segment
     from DiffuGTSLib.volumes.canonical import guess_modality
     from DiffuGTSLib.volumes.io import read_volume
 

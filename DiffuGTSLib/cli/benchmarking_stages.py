@@ -75,8 +75,8 @@ def bench_stages(
     """Run the stages of one way, keep what they put out, and print their figures as JSON."""
     import torch
 
-    from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
+    from DiffuGTSLib.device import find_device
 
     where = find_device(RuntimeConfig(device=device or "cpu", precision=precision))
     sides = parse_shape(shape)
@@ -157,14 +157,14 @@ def _our_stages(model: str, shape: tuple[int, int, int], device: Any, precision:
     from DiffuGTSLib.backbones.maisi import MaisiDenoiser
     from DiffuGTSLib.backbones.schedules import build_schedule
     from DiffuGTSLib.backbones.windows import decode_scan, encode_scan
-    from DiffuGTSLib.components import ordered_for
+    from DiffuGTSLib.device import use_fastest_layout
     from DiffuGTSLib.inpainting import cell_box
     from DiffuGTSLib.volumes.boxes import bounding_box
 
     autoencoder, unet = (network.to(device) for network in random_networks(model))
     head = _random_head(autoencoder).to(device)
     for network in (autoencoder, unet, head):
-        ordered_for(network, device, precision)
+        use_fastest_layout(network, device, precision)
     denoiser = MaisiDenoiser(unet, build_schedule(FLOW_SCHEDULER), "flow", {"CT": 1})
     image, noisy, lesion = (tensor.to(device) for tensor in _inputs(shape))
     side = min(max(shape), WINDOW_VOXELS[device.type])

@@ -1,7 +1,7 @@
 """`difftumor main` and `difftumor validation`: the command lines of DiffTumor and of its early README, understood.
 
-Every flag of sections 1.4, 1.5 and 4.3 of our description parses; one that does nothing here says so. Our own flags
-beside them: --painter, --device, --seed, --largest_organ.
+Every flag of upstream's `main.py` and `validation.py`, of today and of the early README, is accepted; one that does
+nothing here says so. Our own flags beside them: --painter, --device, --seed, --largest_organ.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def validation(words: Words = None) -> None:
     cases = listed_cases(given)["validation"]
     output = Path(given["save_dir"]) / run.name / f"{overlap:g}"
 
-    from DiffuGTSLib.components import find_device
     from DiffuGTSLib.config import RuntimeConfig
+    from DiffuGTSLib.device import find_device
     from DiffuGTSLib.evaluation.validation import HowToPredict, ListedScan, validate_scans
     from DiffuGTSLib.supervised.prediction import PostProcessing, load_segmenter, save_grid
     from DiffuGTSLib.volumes.io import scan_name

@@ -37,7 +37,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: What.
+        name: What was checked.
         found: What was found.
         state: "ok", "note" (something is missing that not everybody needs) or "problem".
         todo: What to do about it.
@@ -122,7 +122,7 @@ def model_checks(preset: str, overrides: list[str] | None = None) -> Iterator[Ch
     """
     config = configured(preset, overrides=overrides)
     try:
-        from DiffuGTSLib.pipeline import load_components
+        from DiffuGTSLib.components import load_components
 
         components = load_components(config)
     except ImportError as error:
@@ -194,7 +194,7 @@ def _free_in_this_computer() -> tuple[float, str] | None:
 def _cpu_bfloat16() -> str:
     """Say whether the processor has bfloat16 of its own; without it, it is slower than float32."""
     try:
-        from DiffuGTSLib.processor import native_bfloat16
+        from DiffuGTSLib.device import native_bfloat16
     except (ImportError, OSError):  # what is not installed, or is damaged, is told below
         return "unknown"
     return native_bfloat16() or "no"

@@ -80,7 +80,7 @@ class SegmentRequest:
         Raises:
             ConfigError, WeightsError: As `load_components`.
         """
-        from DiffuGTSLib.pipeline import load_components
+        from DiffuGTSLib.components import load_components
 
         return load_components(plan.config, allow_untrained=self.allow_untrained)
 

@@ -135,6 +135,7 @@ def refine(
 ) -> None:
     """Repaint and refine again from an edited coarse mask, and replace the results in the folder."""
     from DiffuGTSLib import pipeline
+    from DiffuGTSLib.components import load_components
     from DiffuGTSLib.drawn import inside_region
     from DiffuGTSLib.output import results
     from DiffuGTSLib.planning.running import plan_here, segment_by_plan
@@ -153,7 +154,7 @@ def refine(
     print_plan(plan, quiet)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
         progress("load", 0.0)
-        components = pipeline.load_components(plan.config, allow_untrained=not stored.record["trained"])
+        components = load_components(plan.config, allow_untrained=not stored.record["trained"])
         stored.require_weights(components)
         progress("load", 1.0)
         result = segment_by_plan(
@@ -179,11 +180,11 @@ def config_here(
         ConfigError: If the device is not here, or the memory is no size.
         WeightsError: If the model folder is not where it was.
     """
-    from DiffuGTSLib.components import as_here, find_device
+    from DiffuGTSLib.device import continued_here, find_device
 
     then = stored.config.runtime
     asked = dataclasses.replace(then, device=device or then.device, seed=then.seed if seed is None else seed)
-    here = as_here(asked, str(stored.record.get("device", "")))
+    here = continued_here(asked, str(stored.record.get("device", "")))
     reset = {key for key, value in vars(here).items() if value != getattr(asked, key)}
     words = {
         "precision": f"in {here.precision}",

@@ -117,7 +117,7 @@ def validate(
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
 
-    from DiffuGTSLib.components import find_device
+    from DiffuGTSLib.device import find_device
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
     from DiffuGTSLib.supervised.prediction import PostProcessing, find_segmenter, load_segmenter

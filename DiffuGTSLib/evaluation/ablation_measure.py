@@ -13,6 +13,7 @@ from math import nan
 import numpy as np
 
 from DiffuGTSLib.backbones.memory import WindowMemory
+from DiffuGTSLib.cache import Cache
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import Case
@@ -24,7 +25,7 @@ from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.froc import THRESHOLDS
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import ReadCase
-from DiffuGTSLib.pipeline import STAGES, Cache, Progress, Segmentation, segment
+from DiffuGTSLib.pipeline import STAGES, Progress, Segmentation, segment
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.boxes import bounding_box
 

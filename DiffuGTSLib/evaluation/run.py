@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import SeenCases, TrainedCase, check_unseen
@@ -35,7 +36,7 @@ from DiffuGTSLib.evaluation.protocol_cases import (
 )
 from DiffuGTSLib.evaluation.provenance import report_provenance, require_same_cases
 from DiffuGTSLib.evaluation.report import write_json, write_report
-from DiffuGTSLib.pipeline import Components, load_components, segment
+from DiffuGTSLib.pipeline import segment
 from DiffuGTSLib.storage import make_folder, require_folder_for, whole_file
 from DiffuGTSLib.text.prompts import organ_prompts
 

@@ -16,8 +16,8 @@ from typing import TypeVar, cast
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from DiffuGTSLib.components import find_device, has_bfloat16, ordered_for
 from DiffuGTSLib.config import Config, RuntimeConfig
+from DiffuGTSLib.device import find_device, has_bfloat16, use_fastest_layout
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.planning.costs import Sketch, look_cost
 from DiffuGTSLib.planning.job_limits import UNLIMITED, job_limits
@@ -189,7 +189,7 @@ def _filled(part: Part, precision: str) -> Part:
     """Return a network of the same build with memory and small numbers in it."""
     filled = copy.deepcopy(part)
     module = cast(torch.nn.Module, filled).to_empty(device="cpu")
-    ordered_for(module, torch.device("cpu"), precision)
+    use_fastest_layout(module, torch.device("cpu"), precision)
     for tensor in module.state_dict().values():
         tensor.fill_(0.01)
     return filled

@@ -1,4 +1,4 @@
-"""Segmenting by plan: where memory runs out nevertheless, one rung down, said aloud, and on."""
+"""Segmenting by plan: where memory runs out all the same, one rung down, with a message, and on."""
 
 import gc
 from collections.abc import Callable, Iterable
@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from DiffuGTSLib.components import Components, find_device
+from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.device import find_device
 from DiffuGTSLib.errors import MemoryLimitError
 from DiffuGTSLib.pipeline import Segmentation, segment
 from DiffuGTSLib.planning.machine import cpu_memory
@@ -42,7 +43,7 @@ def segment_by_plan(
     plan: Plan,
     *,
     on_step_down: Callable[[str], None] = lambda said: None,
-    **road: Any,
+    **options: Any,
 ) -> Segmentation:
     """Run `pipeline.segment` as planned; out of memory, take the next rung of the ladder and begin the scan again.
 
@@ -54,7 +55,7 @@ def segment_by_plan(
         components: Loaded with the configuration of the plan, or with the one that was asked for.
         plan: Of this scan.
         on_step_down: Is told, in a sentence, what ran out and what is done now.
-        road: What else `segment` takes, by name. Out of memory, a `memory` among it forgets all and keeps nothing more.
+        options: What else `segment` takes, by name. Out of memory, a `memory` among it forgets all and keeps nothing more.
 
     Raises:
         MemoryLimitError: If memory runs out on the last rung too.
@@ -62,7 +63,7 @@ def segment_by_plan(
     """
     stepped: list[str] = []
     while True:
-        result = _attempt(volume, prompts, components, plan, road)
+        result = _attempt(volume, prompts, components, plan, options)
         if isinstance(result, Segmentation):
             return replace(result, plan=plan.to_dict(), stepped_down=tuple(stepped))
         plan = make_plan(
@@ -71,17 +72,17 @@ def segment_by_plan(
         )  # fmt: skip
         stepped.append(f"{result.rstrip('.')}; went on with {plan.ladder[plan.rung]}")
         on_step_down(f"{stepped[-1]}.")
-        if road.get("memory") is not None:
-            road["memory"].limit(0)  # what is remembered would only run out sooner again
+        if options.get("memory") is not None:
+            options["memory"].limit(0)  # what is remembered would only run out sooner again
         give_memory_back()
 
 
 def _attempt(
-    volume: Volume, prompts: PromptPair, components: Components, plan: Plan, road: dict[str, Any]
+    volume: Volume, prompts: PromptPair, components: Components, plan: Plan, options: dict[str, Any]
 ) -> Segmentation | str:
     """Return the result, or what ran out; the failed attempt's tensors go with its frames when this returns."""
     try:
-        return segment(volume, prompts, components, plan.config, **road)
+        return segment(volume, prompts, components, plan.config, **options)
     except MemoryLimitError as error:
         if plan.rung + 1 == len(plan.ladder):
             raise

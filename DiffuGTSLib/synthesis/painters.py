@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import RuntimeConfig
+from DiffuGTSLib.device import find_device
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.synthesis.handcrafted import HandcraftedPainter, RecipePainter
 from DiffuGTSLib.synthesis.painter import Painter

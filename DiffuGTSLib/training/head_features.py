@@ -12,7 +12,7 @@ from torch import Tensor
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.taps import DenoiserTap, tapped, tapped_levels
-from DiffuGTSLib.components import ordered_for
+from DiffuGTSLib.device import use_fastest_layout
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.training.anomalies import AnomalySampler, Sample
 from DiffuGTSLib.training.distributed import told_by_first
@@ -32,7 +32,7 @@ class FrozenFeatures:
 
     def __init__(self, job: Job, timestep: float) -> None:
         self._autoencoder: MaisiAutoencoder = job.load_autoencoder().to(job.device)
-        ordered_for(self._autoencoder, job.device, job.plan.precision)
+        use_fastest_layout(self._autoencoder, job.device, job.plan.precision)
         self._denoiser = job.load_denoiser() if timestep else None
         if isinstance(self._denoiser, torch.nn.Module):
             self._denoiser.to(job.device)

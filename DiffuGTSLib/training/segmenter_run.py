@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from DiffuGTSLib.backbones.weights import seeded
-from DiffuGTSLib.components import find_device
 from DiffuGTSLib.config import CanonicalConfig, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import record_training
+from DiffuGTSLib.device import find_device
 from DiffuGTSLib.errors import ConfigError, InputError
 from DiffuGTSLib.supervised.networks import Segmenter
 from DiffuGTSLib.supervised.prediction import TrainedSegmenter, load_segmenter, save_segmenter

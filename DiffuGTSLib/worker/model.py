@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from DiffuGTSLib.backbones.memory import WindowMemory
-from DiffuGTSLib.components import Components, find_device, load_components
+from DiffuGTSLib.components import Components, load_components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.device import find_device
 from DiffuGTSLib.errors import WorkerError
 from DiffuGTSLib.planning.plan import Plan
 from DiffuGTSLib.planning.running import give_memory_back, left_over_mb

@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "worker",
         "worker.protocol",
     ),
-    ("backbones", "model_store.fetch", "processor", "supervised.networks", "text.bank", "text.encoder"),
+    ("backbones", "device", "model_store.fetch", "supervised.networks", "text.bank", "text.encoder"),
     ("aova", "drawn", "inpainting", "masks", "residual", "smoothing"),
     (
         "cache",
@@ -282,6 +282,12 @@ def test_an_exception_that_is_not_used_is_removed(our_house: list[Source]) -> No
     functions = {f"{s.module}:{n.name}" for s in our_house for n in ast.walk(s.tree) if isinstance(n, ast.FunctionDef)}
     assert set(ALLOWED_LONG) <= names | functions
     assert {module for module, _ in ALLOWED_UPWARD} <= names
+
+
+def test_what_the_pipeline_hands_on_is_imported_from_where_it_is_defined(our_house: list[Source]) -> None:
+    """Scripts may take it from the pipeline, as the README does."""
+    handed_on = {f"{PACKAGE}.pipeline.{name}" for name in ("Cache", "Components", "load_components")}
+    assert [source.module for source in our_house if handed_on & set(imports(source))] == []
 
 
 SOUND = {

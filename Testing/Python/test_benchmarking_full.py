@@ -10,7 +10,7 @@ import pytest
 from terminal import refused, run
 
 from DiffuGTSLib.cli.benchmarking_full import machine, markdown, whole
-from DiffuGTSLib.processor import native_bfloat16
+from DiffuGTSLib.device import native_bfloat16
 
 
 def a_stage(name: str, seconds: float, tflop: float = 1.0) -> dict[str, Any]:

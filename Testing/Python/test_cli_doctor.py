@@ -42,7 +42,7 @@ def test_doctor_tells_packages_that_are_missing_or_broken(monkeypatch: pytest.Mo
     assert (there.state, missing.state, missing.todo) == ("ok", "problem", "install DiffuGTS again: pip install .")
     for name in ("torch", "DiffuGTSLib.pipeline", "DiffuGTSLib.text.encoder"):
         monkeypatch.setitem(sys.modules, name, None)  # an import of it fails
-    monkeypatch.delitem(sys.modules, "DiffuGTSLib.processor", raising=False)
+    monkeypatch.delitem(sys.modules, "DiffuGTSLib.device", raising=False)
     assert "bfloat16: unknown" in next(check.found for check in doctor.system_checks() if check.name == "processors")
     (build,) = doctor.device_checks()
     (model,) = doctor.model_checks("tiny")

@@ -1,4 +1,4 @@
-"""Loading the trained parts: what fits together, where it runs, and what is refused."""
+"""Loading the trained parts: what fits together, and what is refused."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,8 @@ from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import FLOW_SCHEDULER
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
 from DiffuGTSLib.backbones.weights import save_module, write_checksums
-from DiffuGTSLib.components import as_here, find_device, load_components
-from DiffuGTSLib.config import Config, RuntimeConfig, load_config
+from DiffuGTSLib.components import load_components
+from DiffuGTSLib.config import Config, load_config
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.residual import ResidualProjection
 from DiffuGTSLib.text.encoder import MINILM_SHA256
@@ -76,72 +76,14 @@ def test_a_device_that_is_not_there_is_refused(device: str, said: str) -> None:
         load_components(tiny(f"runtime.device={device}"), allow_untrained=True)
 
 
-HALF = RuntimeConfig(device="cpu", precision="bfloat16")
-
-
-def test_half_precision_on_a_cpu_without_instructions_for_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False, "avx2": True})
-    with pytest.raises(
-        ConfigError, match=r"Precision 'bfloat16' was asked for on a CPU without instructions"
-    ) as caught:
-        find_device(HALF)
-    assert "float32" in caught.value.hint
-    assert find_device(RuntimeConfig(device="cpu")) == torch.device("cpu")
-
-
-def test_half_precision_on_a_cpu_with_instructions_for_it_is_laid_out_by_channels(
+def test_in_half_precision_on_a_cpu_weights_are_laid_out_by_channels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
-    assert find_device(HALF) == torch.device("cpu")
     for precision, by_channels in (("bfloat16", True), ("float32", False)):
         parts = load_components(tiny("runtime.device=cpu", f"runtime.precision={precision}"), allow_untrained=True)
         weights = [w for w in parts.autoencoder.parameters() if w.dim() == 5 and min(w.shape) > 1]
         assert weights and all(w.is_contiguous(memory_format=torch.channels_last_3d) is by_channels for w in weights)
-
-
-@pytest.fixture
-def an_old_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets torch report a card before Ampere, and a newer one beside it."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0) if device.index == 1 else (7, 5))
-
-
-@pytest.mark.usefixtures("an_old_card")
-def test_half_precision_on_a_card_without_instructions_for_it_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"on Tesla T4, which has no instructions .* \(expected .* 8\.0 or more, got 7\.5\)"
-    ) as caught:
-        find_device(replace(HALF, device="cuda"))
-    assert "float32" in caught.value.hint
-    assert find_device(replace(HALF, device="cuda:1")) == torch.device("cuda:1")
-    assert find_device(RuntimeConfig(device="cuda")) == torch.device("cuda")
-    of_another = RuntimeConfig(device="cuda", precision="bfloat16", offload=True)
-    assert as_here(of_another, "cuda:0") == replace(of_another, precision="float32")
-    assert as_here(replace(of_another, device="cuda:1"), "cuda") == replace(of_another, device="cuda:1")
-
-
-@pytest.mark.usefixtures("an_old_card")
-def test_float32_on_a_card_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for a card: loading the networks, training, painters, segmenters and bench."""
-    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
-    find_device(RuntimeConfig(device="cpu"))
-    assert torch.backends.cudnn.allow_tf32
-    find_device(RuntimeConfig(device="cuda"))
-    assert not torch.backends.cudnn.allow_tf32
-
-
-def test_what_was_made_on_a_card_goes_on_here_as_a_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    of_a_card = RuntimeConfig(precision="bfloat16", compile=True, offload=True, memory_gb=3.0)
-    for able, precision in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {"amx_bf16": able})
-        assert as_here(of_a_card, "cuda:0") == RuntimeConfig(precision=precision, compile=False)
-    assert as_here(RuntimeConfig(memory_gb=3.0), "cpu").memory_gb == 3.0, "what was said of this device still holds"
-    with pytest.raises(ConfigError, match="'cuda:99' was asked for"):
-        as_here(replace(of_a_card, device="cuda:99"), "cuda")
 
 
 def test_the_text_model_is_on_record_beside_the_networks(tmp_path: Path) -> None:
