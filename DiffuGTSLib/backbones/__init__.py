@@ -84,11 +84,11 @@ def _from_folder(config: BackboneConfig, folder: Path) -> Backbone:
     """Read a model folder, every file checked before any is used."""
     from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiDenoiser, MaisiUNet
     from DiffuGTSLib.backbones.schedules import DdimSchedule, FlowSchedule, build_schedule
-    from DiffuGTSLib.backbones.weights import load_module, read_json, verify_checksums
+    from DiffuGTSLib.backbones.weights import load_module, read_model_json, verify_checksums
 
     weights = verify_checksums(folder)
-    prediction = str(read_json(folder / "model_index.json").get("prediction"))
-    schedule = build_schedule(read_json(folder / "scheduler" / "scheduler_config.json"))
+    prediction = str(read_model_json(folder / "model_index.json").get("prediction"))
+    schedule = build_schedule(read_model_json(folder / "scheduler" / "scheduler_config.json"))
     fitting = {"flow": FlowSchedule, "epsilon": DdimSchedule}
     if not isinstance(schedule, fitting.get(prediction, ())):
         raise WeightsError(

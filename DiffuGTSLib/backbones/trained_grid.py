@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from DiffuGTSLib.backbones.weights import read_json
+from DiffuGTSLib.backbones.weights import read_model_json
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.errors import WeightsError
 from DiffuGTSLib.storage import write_json
@@ -45,7 +45,7 @@ def require_trained_grid(folder: Path, config: Config) -> None:
     path = folder / GRID_FILE
     if not path.is_file():
         return
-    then, now = read_json(path), config.to_dict()["canonical"]
+    then, now = read_model_json(path), config.to_dict()["canonical"]
     grid = then.get("canonical")
     if not isinstance(grid, dict):
         raise WeightsError(f"{path} does not describe a grid.", hint="copy the whole model folder again.")

@@ -113,7 +113,7 @@ def from_config(kind: type[Module], folder: Path) -> Module:
     Raises:
         WeightsError: If the file is missing or unreadable, another class's, or describes no such module.
     """
-    config = read_json(folder / "config.json")
+    config = read_model_json(folder / "config.json")
     if config.get("_class_name") != kind.__name__:
         raise WeightsError(f"{folder} holds a {config.get('_class_name')}; expected a {kind.__name__}.")
     # JSON has no tuples, and diffusers only warns of a key that it does not know.
@@ -212,7 +212,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
         WeightsError: If the folder or a file is missing, or a file is not the one that the checksums name, or not listed.
     """
     require_model_folder(model_folder)
-    expected = read_json(model_folder / CHECKSUMS_FILE)
+    expected = read_model_json(model_folder / CHECKSUMS_FILE)
     unlisted = sorted(
         {path.relative_to(model_folder).as_posix() for path in model_folder.rglob(_WEIGHTS)} - expected.keys()
     )
@@ -239,7 +239,7 @@ def verify_checksums(model_folder: Path) -> dict[str, str]:
     return {name: str(digest) for name, digest in expected.items() if Path(name).match(_WEIGHTS)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_model_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a model folder.
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from DiffuGTSLib.backbones.weights import (
     CHECKSUMS_FILE,
     load_module,
-    read_json,
+    read_model_json,
     save_module,
     verify_checksums,
     write_checksums,
@@ -103,7 +103,7 @@ def load_segmenter(folder: Path, device: torch.device | None = None) -> TrainedS
     folder = find_segmenter(folder)
     verify_checksums(folder)
     network = load_module(Segmenter, folder)
-    values = read_json(folder / GRID_FILE)
+    values = read_model_json(folder / GRID_FILE)
     try:
         canonical: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values["canonical"].items()

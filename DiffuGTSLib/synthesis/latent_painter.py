@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from DiffuGTSLib.backbones.weights import load_module, read_json, save_module, verify_checksums, write_checksums
+from DiffuGTSLib.backbones.weights import load_module, read_model_json, save_module, verify_checksums, write_checksums
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.errors import InputError, WeightsError
 from DiffuGTSLib.storage import write_json
@@ -240,7 +240,7 @@ def load_painter(folder: Path, device: torch.device | str = "cpu") -> LatentPain
     Raises:
         WeightsError: If a file is missing, altered or unreadable, or the parts do not fit each other.
     """
-    values = read_json(folder / PAINTER_FILE)
+    values = read_model_json(folder / PAINTER_FILE)
     view = _read_view(values, folder / PAINTER_FILE)
     weights = verify_checksums(folder)
     vqgan, denoiser = load_module(Vqgan3D, folder / "vqgan"), load_module(LatentUNet3D, folder / "denoiser")

@@ -15,7 +15,7 @@ import torch
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
-from DiffuGTSLib.backbones.weights import read_json
+from DiffuGTSLib.backbones.weights import read_model_json
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.storage import make_folder, write_json
 from DiffuGTSLib.text.encoder import build_encoder
@@ -144,7 +144,7 @@ class HeadTraining:
     def _known(self, scale: str) -> float:
         """Return what was measured when the run was begun, 0 where it was not, or on other networks."""
         path = self.job.output / "aova" / RECORD
-        record = read_json(path) if path.is_file() else {}
+        record = read_model_json(path) if path.is_file() else {}
         return float(record.get(scale, 0.0)) if record.get("frozen", self.frozen) == self.frozen else 0.0
 
     @contextmanager

@@ -16,7 +16,7 @@ from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.trained_grid import write_trained_grid
-from DiffuGTSLib.backbones.weights import load_module, read_json, save_module
+from DiffuGTSLib.backbones.weights import load_module, read_model_json, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.datasets.protocol import MODALITIES
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
@@ -152,7 +152,7 @@ class Job:
         """
         path = self.output / folder / (record or BEGUN)
         if path.is_file():
-            require_as_begun(path.parent, read_json(path), self.begun(self.plan.seed))
+            require_as_begun(path.parent, read_model_json(path), self.begun(self.plan.seed))
 
     def left(self, folder: str, plan: TrainingPlan, frozen: Mapping[str, str]) -> int:
         """Return how many iterations `run` has still to go in a folder, if what it grows from stays as it is.
@@ -164,7 +164,7 @@ class Job:
         state, record = self.output / folder / "state.pt", self.output / folder / BEGUN
         if not state.is_file():
             return plan.iterations
-        begun = read_json(record) if record.is_file() else {}
+        begun = read_model_json(record) if record.is_file() else {}
         if begun:
             require_as_begun(state.parent, begun, self.begun(plan.seed))
         if restart_reason(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
@@ -177,7 +177,7 @@ class Job:
         state, record = folder / "state.pt", folder / BEGUN
         now = {**self.begun(plan.seed), **grown}
         if state.is_file() and record.is_file():
-            begun = read_json(record)
+            begun = read_model_json(record)
             require_as_begun(folder, begun, now)
             if why := restart_reason(begun, now):
                 self.report(f"{folder.name}: begun anew, since {why}")

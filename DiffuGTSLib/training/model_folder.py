@@ -12,7 +12,13 @@ from torch import nn
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones import PUBLISHED
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder, MaisiUNet
-from DiffuGTSLib.backbones.weights import CHECKSUMS_FILE, WEIGHTS_FILE, read_json, verify_checksums, write_checksums
+from DiffuGTSLib.backbones.weights import (
+    CHECKSUMS_FILE,
+    WEIGHTS_FILE,
+    read_model_json,
+    verify_checksums,
+    write_checksums,
+)
 from DiffuGTSLib.config import BackboneConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES
 from DiffuGTSLib.errors import ConfigError, WeightsError
@@ -72,7 +78,7 @@ def other_networks(first: Path, second: Path) -> list[str]:
     """Return the networks whose weights differ between two model folders, by their checksums; both must have them."""
     if not all((folder / CHECKSUMS_FILE).is_file() for folder in (first, second)):
         return []
-    sums = [read_json(folder / CHECKSUMS_FILE) for folder in (first, second)]
+    sums = [read_model_json(folder / CHECKSUMS_FILE) for folder in (first, second)]
     files = {name: f"{name}/{WEIGHTS_FILE}" for name in ("autoencoder", "denoiser")}
     return [name for name, file in files.items() if len({each[file] for each in sums if file in each}) > 1]
 
@@ -80,7 +86,7 @@ def other_networks(first: Path, second: Path) -> list[str]:
 def looks_through_denoiser(model: Path) -> bool:
     """Say whether the head in a model folder is bound to the denoiser there, too."""
     config = model / "aova" / "config.json"
-    return config.is_file() and float(read_json(config).get("denoiser_timestep", 0.0)) > 0
+    return config.is_file() and float(read_model_json(config).get("denoiser_timestep", 0.0)) > 0
 
 
 def adopt(base: Path, model: Path) -> None:
@@ -127,8 +133,10 @@ def write_index(model: Path) -> None:
     What the denoiser predicts follows from its noise schedule; before there is one, it is `mini`'s flow.
     """
     scheduler = model / "scheduler" / "scheduler_config.json"
-    kind = str(read_json(scheduler).get("_class_name")) if scheduler.is_file() else "FlowMatchEulerDiscreteScheduler"
-    known = read_json(model / INDEX_FILE) if (model / INDEX_FILE).is_file() else {}
+    kind = (
+        str(read_model_json(scheduler).get("_class_name")) if scheduler.is_file() else "FlowMatchEulerDiscreteScheduler"
+    )
+    known = read_model_json(model / INDEX_FILE) if (model / INDEX_FILE).is_file() else {}
     kept = {name: entry for name, entry in known.items() if not isinstance(entry, list) or (model / name).is_dir()}
     prediction = _PREDICTIONS.get(kind, str(known.get("prediction", "flow")))
     index: dict[str, Any] = {**kept, "_class_name": "DiffuGTSPipeline", "prediction": prediction}

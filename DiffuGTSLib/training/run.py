@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from DiffuGTSLib.backbones.weights import read_json, seeded
+from DiffuGTSLib.backbones.weights import read_model_json, seeded
 from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
@@ -196,7 +196,7 @@ def _config_of_head(preset: str | None, overrides: list[str], record: Path) -> C
     Raises:
         ConfigError: If another preset is named, or the same one with other keys that nobody asked for.
     """
-    begun = read_json(record)
+    begun = read_model_json(record)
     name = begun.get("preset", "mini")
     known = load_config(name, overrides=[]).to_dict()
     kept = [

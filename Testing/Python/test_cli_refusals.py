@@ -123,7 +123,11 @@ BAD_WISHES: dict[str, tuple[list[str], str, str]] = {
         "Unknown configuration key 'masks.treshold'",
         "did you mean 'threshold'?",
     ),
-    "not an override": (["--organ", "liver", "--set", "steps"], "Cannot read the override 'steps'", "section.key=value"),
+    "not an override": (
+        ["--organ", "liver", "--set", "steps"],
+        "Cannot read the override 'steps'",
+        "section.key=value",
+    ),
     "value of the wrong kind": (["--organ", "liver", "--set", "inpainting.steps=many"], "expected int, got 'many'", ""),
     "value out of range": (["--organ", "liver", "--steps", "0"], "inpainting.steps: expected 1 to 1000, got 0", ""),
     "missing configuration": (["--organ", "liver", "--config", "{no.json}"], "no.json does not exist", ""),

@@ -20,7 +20,7 @@ from DiffuGTSLib.backbones.weights import (
     freeze,
     load_module,
     load_strictly,
-    read_json,
+    read_model_json,
     save_module,
     verify_checksums,
     write_checksums,
@@ -270,15 +270,15 @@ def test_values_that_describe_no_network_are_refused(a_part: Path, an_unchecked_
 def test_garbage_in_the_place_of_json_is_refused(tmp_path: Path, text: bytes, said: str) -> None:
     (tmp_path / "config.json").write_bytes(text)
     with pytest.raises(WeightsError, match=said):
-        read_json(tmp_path / "config.json")
+        read_model_json(tmp_path / "config.json")
 
 
 def test_json_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"config.json does not exist") as caught:
-        read_json(tmp_path / "config.json")
+        read_model_json(tmp_path / "config.json")
     assert caught.value.code == "weights_missing"
     with pytest.raises(WeightsError, match=r"cannot be read"):
-        read_json(tmp_path)
+        read_model_json(tmp_path)
 
 
 def test_checksums_are_those_of_the_files(a_model: Path) -> None:
