@@ -22,20 +22,20 @@ CUSTOM = "custom"
 
 
 class AdvancedSection(Section):
-    """What most people never open."""
+    """Expert settings."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         ui = self.ui
         self._described = presets()
         self._preset = ChoiceBox(ui.presetComboBox, self._presets(""), self._choosePreset)
-        devices = [("auto", _("Graphics card if there is one")), ("cpu", _("Processor")), ("cuda", _("Graphics card"))]
+        devices = [("auto", _("GPU if available")), ("cpu", _("CPU")), ("cuda", _("GPU"))]
         self._device = ChoiceBox(ui.deviceComboBox, devices, self._chooseDevice)
         qualities = [
             ("fast", _("Fast")),
             ("balanced", _("Balanced")),
             ("full", _("Full")),
-            (CUSTOM, _("Own number of steps")),
+            (CUSTOM, _("Custom number of steps")),
         ]
         self._quality = ChoiceBox(ui.qualityComboBox, qualities, self._chooseQuality)
         ui.interpreterPathEdit.currentPath = setting(INTERPRETER_KEY)
@@ -65,13 +65,13 @@ class AdvancedSection(Section):
 
     @showsErrors
     def _choosePreset(self, preset: str) -> None:
-        """Take a preset with its values."""
+        """Apply a preset."""
         if self.state is not None:
             applyPreset(self.state, preset)
 
     @showsErrors
     def _chooseQuality(self, quality: str) -> None:
-        """Take the steps that a quality stands for; one's own number stays."""
+        """Set the number of steps of a quality; "custom" keeps the current one."""
         if self.state is not None and quality in QUALITIES:
             self.state.steps = stepsOf(self.state.preset, quality)
 
@@ -81,39 +81,39 @@ class AdvancedSection(Section):
 
     @showsErrors
     def onInterpreter(self, path: str) -> None:
-        """Use another Python, with an empty path Slicer's; refused where there is none."""
+        """Use another Python; an empty path selects Slicer's. A path that does not exist is refused."""
         if path and not Path(path).is_file():
             raise InputError(
-                _("{path} is no program.").format(path=path),
+                _("{path} is not a program.").format(path=path),
                 hint=_("choose the python of an environment that has the packages, or leave it empty."),
                 code="interpreter",
             )
         setSetting(INTERPRETER_KEY, path)
-        self.panel.run.failure = None  # of the path as far as it was typed, or of the interpreter before
+        self.panel.run.failure = None  # of a partly typed path, or of the previous interpreter
         self.panel.refresh()
 
     @showsErrors
     def onDice(self) -> None:
-        """Draw another seed."""
+        """Set another random seed."""
         if self.state is not None:
             self.state.seed = random.randrange(1_000_000)  # noqa: S311 no secret
 
     @showsErrors
     def onRelease(self) -> None:
-        """Have the worker give its memory back."""
+        """Release the worker's memory."""
         logging.info("DiffuGTS: release memory")
         self.logic.release()
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Tell that the memory is free."""
+        """Log that the memory was released."""
         if event["event"] == "released":
-            self.panel.run.log(_("The worker has forgotten the model; its memory is free."))
+            self.panel.run.log(_("The worker has unloaded the model and released its memory."))
 
 
 def stepsOf(preset: str, quality: str) -> int:
-    """Return how many steps a quality takes with a preset; 0 where there is no such preset.
+    """Return the number of steps of a quality in a preset; 0 if there is no such preset.
 
-    A small model needs fewer steps than a large one, so that a quality is a multiple of what its preset asks for.
+    It is a multiple of the preset's number, since a small model needs fewer steps than a large one.
     """
     if preset not in presets():
         return 0

@@ -1,4 +1,4 @@
-"""Batch: several scans of the scene, one after the other; each becomes a row with its state and number of findings."""
+"""Batch: segments several scans of the scene, one after the other; a table shows status and number of findings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCAN_COLUMN = 0
 
 
 class BatchSection(StartingSection):
-    """Choose scans, segment them all, and look at each."""
+    """Select scans, segment all of them, and review each."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -44,13 +44,13 @@ class BatchSection(StartingSection):
 
     @property
     def batch(self) -> Batch | None:
-        """The last batch, or the one under way."""
+        """The current batch, or the last one."""
         batch: Batch | None = self.logic.batch
         return batch
 
     @property
     def isRunning(self) -> bool:
-        """Whether a batch is under way."""
+        """Whether a batch is in progress."""
         return self.batch is not None and not self.batch.isOver
 
     def concerns(self, run: Any) -> bool:
@@ -114,8 +114,8 @@ class BatchSection(StartingSection):
         if not scans or self.logic.isRunning:
             return
         logging.info("DiffuGTS: batch of %d scans", len(scans))
-        wish = self.panel.run.prepare()
-        self.logic.startBatch(scans, wish, onItem=self._onBatchItem, onDone=self._onBatchDone)
+        parameters = self.panel.run.prepare()
+        self.logic.startBatch(scans, parameters, onItem=self._onBatchItem, onDone=self._onBatchDone)
         self.panel.run.follow()
 
     def _onBatchItem(self, _item: BatchItem) -> None:
@@ -135,13 +135,13 @@ class BatchSection(StartingSection):
 
     @showsErrors
     def onToTable(self) -> None:
-        """Keep the batch's results as a table and show it."""
+        """Add the batch's results to the scene as a table and show it."""
         logging.info("DiffuGTS: batch to table")
         if self.batch is not None:
             showTable(self.batch.tableNode())
 
     def _check(self, item: Any) -> None:
-        """Note which scans are to be segmented."""
+        """Remember which scans are checked."""
         if self._isFilling or item.column() != SCAN_COLUMN:
             return
         identifier = self._scans[item.row()].GetID()
@@ -153,7 +153,7 @@ class BatchSection(StartingSection):
 
     @showsErrors
     def _review(self, row: int, _column: int) -> None:
-        """Take the results of an item into Review, or say why there are none."""
+        """Show the results of a scan under Review, or why there are none."""
         item = self._itemOf(self._scans[row])
         if item is None or self.logic.isRunning or self.state is None:
             return
@@ -164,7 +164,7 @@ class BatchSection(StartingSection):
 
 
 def scansOf(scene: Any) -> list[Any]:
-    """Return the scans of a scene: scalar volumes that are no results of ours, also of a scan that is gone, by name."""
+    """Return the scans of a scene, sorted by name: scalar volumes that are not results of this module."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
     scans = [node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isResult(node)]
     return sorted(scans, key=lambda node: node.GetName().lower())

@@ -1,4 +1,4 @@
-"""Hand the result on: Segment Editor, 3D, statistics, tables, DICOM."""
+"""Hand-off of the result to other modules: Segment Editor, 3D view, statistics, tables, DICOM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from DiffuGTSSlicer.result_set import shownResult
 
 
 class HandOffSection(Section):
-    """What comes after the review."""
+    """Buttons that continue in other modules."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -38,7 +38,7 @@ class HandOffSection(Section):
         self._tips = {button: button.toolTip for button in self._needs}
 
     def refresh(self) -> None:
-        """Offer what can be done with the result; a button whose module is absent says so."""
+        """Enable the buttons that apply; the tooltip of a disabled one names the missing module."""
         ui = self.ui
         node = self._segmentation()
         hasResult = node is not None and not self.logic.isRunning
@@ -53,7 +53,7 @@ class HandOffSection(Section):
             button.setToolTip(why or self._tips[button])
 
     def reset(self) -> None:
-        """Take the pale organ away with the result that it stood around."""
+        """Remove the organ surface that was shown around the previous result."""
         super().reset()
         display.endContext3D()
 
@@ -68,7 +68,7 @@ class HandOffSection(Section):
 
     @showsErrors
     def onShow3D(self, isOn: bool) -> None:
-        """Show or hide the result in 3D, with the organ as a pale surface where one is chosen."""
+        """Show or hide the result in 3D, with the selected organ as a transparent surface."""
         node = self._segmentation()
         if node is None:
             return
@@ -88,7 +88,7 @@ class HandOffSection(Section):
 
     @showsErrors
     def onStatistics(self) -> None:
-        """Measure with Segment Statistics and show the table."""
+        """Compute Segment Statistics and show the table."""
         logging.info("DiffuGTS: statistics")
         import SegmentStatistics
 
@@ -96,7 +96,7 @@ class HandOffSection(Section):
         node = logic.getParameterNode()
         node.SetParameter("Segmentation", self.state.segmentation.GetID())
         node.SetParameter("ScalarVolume", self.state.resultVolume.GetID())
-        node.SetParameter("visibleSegmentsOnly", "True")  # what was set aside must not count twice
+        node.SetParameter("visibleSegmentsOnly", "True")  # hidden earlier versions must not be counted again
         logic.computeStatistics()
         name = _("{name} statistics").format(name=self.state.segmentation.GetName())
         table = tableOf(self.state.segmentation, STATISTICS_ROLE, name)
@@ -105,18 +105,19 @@ class HandOffSection(Section):
 
     @showsErrors
     def onFindingsToTable(self) -> None:
-        """Keep the findings as a table and show it."""
+        """Add the findings to the scene as a table and show it."""
         logging.info("DiffuGTS: findings to table")
         showTable(findingsTable(self.panel.review.findings.rows, self.state.segmentation))
 
     @showsErrors
     def onExportDicom(self) -> None:
-        """Open Slicer's DICOM export at the result, and nothing else of its study; what it lacks is told first."""
+        """Open Slicer's DICOM export for the result alone; requirements that are not met are reported first."""
         logging.info("DiffuGTS: export DICOM")
         check = checkForDicom(self.state.segmentation)
         if check.missing:
             raise InputError(
-                _("This cannot become a DICOM segmentation yet:\n{points}").format(points=check.text()), code="dicom"
+                _("The result cannot be exported as a DICOM segmentation yet:\n{points}").format(points=check.text()),
+                code="dicom",
             )
         self.showMessage(check.text())
         markEdited(self.state.segmentation, self.state.resultVolume)

@@ -1,4 +1,4 @@
-"""Inputs and prompts: the scan, where to look in it, and the two sentences."""
+"""Inputs and prompts: the scan, the region to search, and the two sentences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN_SENTENCES = ""
 
 
 class InputsSection(Section):
-    """Volume, modality, region of interest and organ segment; the nodes are bound by the `.ui`."""
+    """Volume, modality, region of interest and organ segment; node selectors are bound in the `.ui`."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -33,7 +33,7 @@ class InputsSection(Section):
         self.ui.fitRoiButton.connect("clicked()", self.onFitRoi)
 
     def refresh(self) -> None:
-        """Show modality and segments."""
+        """Update modality and segments."""
         state = self.state
         self.ui.inputsCollapsibleButton.enabled = state is not None
         if state is None:
@@ -54,9 +54,9 @@ class InputsSection(Section):
         ui.fitMarginSpinBox.enabled = bool(segments)
 
     def _chooseFirst(self, known: list[str]) -> None:
-        """Choose a segmentation's first segment where that is new here, or no segment was chosen.
+        """Select the first segment if another segmentation was selected, or no segment yet.
 
-        A choice that is gone stays, and a run is refused: another organ would be searched without a word.
+        A selected segment that was deleted stays selected, and a run is refused: it would silently search another organ.
         """
         state, before = self.state, self._chosenIn
         self._chosenIn = state.organSegmentation
@@ -73,7 +73,7 @@ class InputsSection(Section):
 
     @showsErrors
     def _chooseModality(self, modality: str) -> None:
-        """Take the modality; an organ's own sentences follow it."""
+        """Set the modality; built-in prompts are adapted to it."""
         if self.state is None:
             return
         builtIn = self.state.organ and not self.panel.prompts.areEdited
@@ -87,7 +87,7 @@ class InputsSection(Section):
 
     @showsErrors
     def onFitRoi(self) -> None:
-        """Put the region of interest around the organ, or the whole scan; make one where there is none."""
+        """Fit the region of interest to the organ or the whole scan; create one if there is none."""
         logging.info("DiffuGTS: fit region of interest")
         state = self.state
         isNew = state.roi is None
@@ -105,7 +105,7 @@ class InputsSection(Section):
 
 
 class PromptsSection(Section):
-    """Organ and sentences. Slicer's own bond would write each text back at each key, which sends the cursor to its start."""
+    """Organ and prompts. They are not bound by Slicer, whose binding resets the cursor at every keystroke."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -125,13 +125,13 @@ class PromptsSection(Section):
 
     @property
     def areEdited(self) -> bool:
-        """Whether the sentences are not the organ's own."""
+        """Whether the prompts differ from the organ's built-in ones."""
         if self.state is None or promptFault(self.state) is not None:
             return True
         return "organ" not in RunParameters.fromNode(self.state).jobPrompts()
 
     def refresh(self) -> None:
-        """Show organ and sentences, and what is wrong with these."""
+        """Update organ and prompts, and show problems with the prompts."""
         state = self.state
         self.ui.promptsCollapsibleButton.enabled = state is not None
         if state is None:
@@ -145,7 +145,7 @@ class PromptsSection(Section):
 
     @staticmethod
     def _show(edit: Any, text: str) -> None:
-        """Show a sentence without telling anybody; one that is shown already is left to whoever is typing it."""
+        """Set a text without emitting a signal; an equal text is left alone, since the user may be typing."""
         if edit.plainText != text:
             wasBlocked = edit.blockSignals(True)
             edit.setPlainText(text)
@@ -153,7 +153,7 @@ class PromptsSection(Section):
 
     @showsErrors
     def _chooseOrgan(self, organ: str) -> None:
-        """Take an organ with its sentences; the next new scene begins with it."""
+        """Set the organ with its prompts, and remember it for new scenes."""
         if self.state is not None:
             applyOrgan(self.state, organ)
             if organ:
@@ -161,12 +161,12 @@ class PromptsSection(Section):
 
     @showsErrors
     def onReset(self) -> None:
-        """Put the organ's own sentences back."""
+        """Restore the organ's built-in prompts."""
         if self.state is not None and self.state.organ:
             applyOrgan(self.state, self.state.organ)
 
 
 def lastOrgan() -> str:
-    """Return the organ that was chosen last on this computer, the default where none was or it is not known here."""
+    """Return the last selected organ from the application settings, or the default."""
     organ = setting(ORGAN_KEY)
     return organ if organ in organs() else DEFAULT_ORGAN

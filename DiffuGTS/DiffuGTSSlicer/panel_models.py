@@ -1,4 +1,4 @@
-"""The window of models: what is there, its size, license and checksums; folders of the user's own come and go."""
+"""The models window: lists models with size, license and checksums; adds and removes model folders of the user."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from DiffuGTSSlicer.settings import MODEL_FOLDER_KEY, MODEL_FOLDERS_KEY, setSett
 
 TICK_MS = 1
 HIDDEN_PRESETS = ("tiny",)
-"""For tests; a scene that names one shows it all the same."""
+"""Presets for tests; shown only if a scene uses one."""
 
 
 def ownFolders() -> list[str]:
-    """Return the model folders that the user has added on this computer."""
+    """Return the model folders that the user has added, from the application settings."""
     try:
         folders = json.loads(setting(MODEL_FOLDERS_KEY) or "[]")
     except ValueError:
@@ -34,10 +34,10 @@ def ownFolders() -> list[str]:
 
 
 class ModelsWindow:
-    """A dialog that does not block.
+    """A dialog; `show` returns at once.
 
     Attributes:
-        onUse: Told a folder of the user's own, or "" and the preset whose own model is to be used.
+        onUse: Called with a folder of the user, or with "" and the preset whose own model is used.
     """
 
     def __init__(self, parent: Any, onUse: Callable[[str, str], None]) -> None:
@@ -58,8 +58,8 @@ class ModelsWindow:
         self.table = self._makeTable()
         self.label = self._makeLabel("modelsMessageLabel", "")
         note = _(
-            "This window downloads nothing. On the command line, diffugts weights fetch brings published weights, license "
-            "first; a folder that was made elsewhere is added here."
+            "Nothing is downloaded here. The command diffugts weights fetch downloads published weights, after showing their "
+            "license. Add model folders from elsewhere with Add a folder…"
         )
         layout = qt.QVBoxLayout(self.dialog)
         for widget in (self.table, self.label, self._makeLabel("modelsNoteLabel", note)):
@@ -72,7 +72,7 @@ class ModelsWindow:
         self.dialog.open()
 
     def close(self, _result: int = 0) -> None:
-        """Stop what is under way."""
+        """Stop comparing checksums."""
         self._timer.stop()
         self._check = None
 
@@ -81,10 +81,10 @@ class ModelsWindow:
         """Whether checksums are being compared."""
         return self._check is not None
 
-    # What is there
+    # Table
 
     def fill(self) -> None:
-        """Show every model again."""
+        """Update the table."""
         names = [name for name in presets() if name not in HIDDEN_PRESETS]
         self._rows = [(name, model_folders.modelFolder(load_config(name)), False) for name in names]
         self._rows += [(Path(each).name, Path(each), True) for each in ownFolders()]
@@ -99,7 +99,7 @@ class ModelsWindow:
                 self._verdicts.get(folder, _("not checked")) if isThere else "",
                 str(folder) if isThere else _("not installed"),
             )
-            tip = described.get(name, "") if not isOwn else _("A model folder of your own.")
+            tip = described.get(name, "") if not isOwn else _("Model folder that you added.")
             if isOwn and str(folder) == chosen:
                 tip = _("In use instead of the preset's own model.")
             for column, text in enumerate(values):
@@ -110,7 +110,7 @@ class ModelsWindow:
         self._offer()
 
     def _offer(self) -> None:
-        """Enable what can be done with the chosen row."""
+        """Enable the buttons that apply to the selected row."""
         row = self._row()
         isThere = row is not None and model_folders.isFolder(row[1])
         self.useButton.enabled = isThere
@@ -121,10 +121,10 @@ class ModelsWindow:
         index = self.table.currentRow()
         return self._rows[index] if 0 <= index < len(self._rows) else None
 
-    # What can be done
+    # Actions
 
     def add(self, folder: str) -> None:
-        """Take up a model folder of the user's own; what holds no model is refused."""
+        """Add a model folder; a folder without a model is refused."""
         logging.info("DiffuGTS: add model folder")
         try:
             model_folders.requireModel(Path(folder))
@@ -139,7 +139,7 @@ class ModelsWindow:
         self.table.setCurrentCell([str(each[1]) for each in self._rows].index(folder), 0)
 
     def use(self) -> None:
-        """Use the chosen model from the next run on."""
+        """Use the selected model from the next run on."""
         row = self._row()
         if row is None or row[1] is None or not self._agrees(row[0], row[1]):
             return
@@ -149,7 +149,7 @@ class ModelsWindow:
         self.fill()
 
     def _agrees(self, name: str, folder: Path) -> bool:
-        """Ask about a license that does not let anybody do anything; say whether the user agrees to it."""
+        """Ask the user to accept a license that is not permissive; return whether the model may be used."""
         license_ = model_folders.licenseOf(folder)
         if model_folders.isPermissive(license_):
             return True
@@ -163,7 +163,7 @@ class ModelsWindow:
         return False
 
     def remove(self) -> None:
-        """Forget a folder of the user's own; its files stay."""
+        """Remove an added folder from the list; its files stay."""
         row = self._row()
         if row is None or not row[2]:
             return
@@ -176,7 +176,7 @@ class ModelsWindow:
         self.fill()
 
     def check(self) -> None:
-        """Begin to compare the chosen model's files with their checksums."""
+        """Start comparing the selected model's files with their checksums."""
         row = self._row()
         if row is None or row[1] is None or self.isChecking:
             return
@@ -194,7 +194,7 @@ class ModelsWindow:
             self._timer.stop()
             self._check = None
             self._verdicts[self._checked] = _("damaged") if end.value else _("verified")
-            self.label.setText("\n".join(end.value) or _("Every file is as its checksums.json says."))
+            self.label.setText("\n".join(end.value) or _("All files match checksums.json."))
             self.fill()
         except OSError as error:
             self._timer.stop()
@@ -209,7 +209,7 @@ class ModelsWindow:
     def _makeTable(self) -> Any:
         table = qt.QTableWidget()
         table.setObjectName("modelsTable")
-        table.setToolTip(_("Models on this computer, and those that a preset asks for."))
+        table.setToolTip(_("Models on this computer, and models that the presets need."))
         table.setColumnCount(5)
         table.setHorizontalHeaderLabels([_("Model"), _("Size"), _("License"), _("Checksums"), _("Folder")])
         table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -234,10 +234,10 @@ class ModelsWindow:
         self.addButton, self.useButton, self.checkButton, self.removeButton, closeButton = (
             self._makeButton(*each)
             for each in (
-                (_("&Add a folder…"), _("Choose a model folder on this computer."), self._ask),
-                (_("&Use"), _("Use the chosen model from the next run on."), self.use),
+                (_("&Add a folder…"), _("Select a model folder on this computer."), self._ask),
+                (_("&Use"), _("Use the selected model from the next run on."), self.use),
                 (_("C&heck files"), _("Compare every weight file with the SHA-256 in the model folder."), self.check),
-                (_("&Remove"), _("Take a folder of your own off this list. Its files stay on the disk."), self.remove),
+                (_("&Remove"), _("Remove an added folder from this list. Its files stay on the disk."), self.remove),
                 (_("&Close"), _("Close this window."), self._accept),
             )
         )

@@ -1,4 +1,4 @@
-"""Reading session: real or synthetic? One scan after the other, answered by button or key, kept after each answer."""
+"""Reading session of a reader study: is a tumor real or synthetic? Answers are given by button or key and saved at once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from DiffuGTSSlicer.reader_session import ReaderSession, hideRest, isCaseInView,
 
 SETTING = "DiffuGTS/reader"
 BOUNCE_S = 0.35
-"""A second press of a key is not an answer to a scan that nobody has seen."""
+"""Answers sooner than this after a scan is shown are ignored: a key pressed twice must not answer the next scan."""
 TICK_MS = 500
 
 
 class ReaderStudySection(Section, VTKObservationMixin):
-    """A section on its own `.ui`. Nothing of it is in the scene's parameters: a scene must not tell who reads what."""
+    """A section with its own `.ui`. It stores nothing in the parameter node: a scene must not reveal who reads what."""
 
     def __init__(self, panel: Any, uiWidget: Any) -> None:
         """Add the section to the panel's widget, above the disclaimer."""
@@ -63,7 +63,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @staticmethod
     def _shortcut(uiWidget: Any, key: str, slot: Any) -> Any:
-        """Make a key that answers wherever the focus is, in the slice views above all; off unless a case is read."""
+        """Create a keyboard shortcut that works in the whole application, so in slice views too; disabled unless a case is shown."""
         shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or uiWidget)
         shortcut.setContext(qt.Qt.ApplicationShortcut)
         shortcut.setAutoRepeat(False)
@@ -73,18 +73,18 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @property
     def isReading(self) -> bool:
-        """Whether a case is in view."""
+        """Whether a case is shown and the session is not paused."""
         return self.session is not None and bool(self.session.case) and not self.isPaused
 
     def refresh(self) -> None:
-        """Show where the reader is, and offer what can be done."""
+        """Update progress and buttons."""
         ui, session = self.ui, self.session
         isOpen = session is not None
         ui.readerEdit.enabled = not isOpen
         ui.openSessionButton.enabled = not isOpen
         ui.closeSessionButton.enabled = isOpen
         ui.pauseReadingButton.enabled = isOpen and bool(session.case)
-        ui.pauseReadingButton.setText(_("Go on") if self.isPaused else _("Pause"))
+        ui.pauseReadingButton.setText(_("Continue") if self.isPaused else _("Pause"))
         for button in (ui.realButton, ui.unsureButton, ui.syntheticButton):
             button.enabled = self.isReading
         ui.readingBackButton.enabled = isOpen and session.answered > 0 and not self.isPaused
@@ -97,23 +97,23 @@ class ReaderStudySection(Section, VTKObservationMixin):
         self._tick()
 
     def close(self) -> None:
-        """End reading; the answers are on the disk."""
+        """Close the session; all answers are saved already."""
         self._end()
         self.removeObservers()
         for shortcut in self._shortcuts:
             shortcut.setEnabled(False)
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next: here files are the session's, not a run's."""
+        """Show an error; next steps differ from those of a run, since the files are the session's."""
         step = _nextSteps().get(failure.code, failure.nextStep)
         super().showFailure(dataclasses.replace(failure, nextStep=step))
         self.refresh()
 
-    # Hands
+    # Slots
 
     @showsErrors
     def onOpen(self) -> None:
-        """Ask for the folder of a session."""
+        """Let the user select the folder of a session."""
         folder = qt.QFileDialog.getExistingDirectory(self.ui.openSessionButton, _("Folder of the reading session"))
         if folder:
             self.open(str(folder))
@@ -145,14 +145,14 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @showsErrors
     def onBack(self) -> None:
-        """Take the last answer back."""
+        """Undo the last answer."""
         if self.session is not None and self.session.answered and not self.isPaused:
             self.session.back()
             self._show()
 
     @showsErrors
     def onPause(self) -> None:
-        """Take the scan away, or show it again."""
+        """Pause: hide the scan, or show it again."""
         if self.session is None:
             return
         if self.isPaused:
@@ -162,7 +162,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @showsErrors
     def onClose(self) -> None:
-        """End reading."""
+        """Close the session."""
         self._end()
         self._share()
 
@@ -173,9 +173,9 @@ class ReaderStudySection(Section, VTKObservationMixin):
             self._show()
 
     def _show(self) -> None:
-        """Show the case that is read now and let its clock run; at the end, take the last one away.
+        """Show the current case and start its clock; after the last case, remove it.
 
-        Where it cannot be shown the session is paused: no key answers a scan that nobody has seen.
+        If it cannot be shown the session is paused, so that no key answers a scan that was not seen.
         """
         self.isPaused = bool(self.session.case)
         if self.session.case:
@@ -188,19 +188,19 @@ class ReaderStudySection(Section, VTKObservationMixin):
         self._share()
 
     def _share(self) -> None:
-        """Show where the reader is, and have the panel leave the slice views alone, or take them back."""
+        """Update this section and the panel, which leaves the slice views alone during a reading session."""
         self.refresh()
         self.panel.refresh()
 
     def _look(self) -> None:
-        """Pause where the case is not to be seen any more, whoever has put something else there; show the time."""
+        """Pause if the case is no longer shown in a slice view; update the time."""
         if self.isReading and not isCaseInView():
             self._pause()
-            self.showMessage(_("The case is no longer in view, so reading is paused. Press Go on to see it again."))
+            self.showMessage(_("The case is no longer in view, so reading is paused. Press Continue to see it again."))
         self._tick()
 
     def _pause(self) -> None:
-        """Stop the clock and take the scan away."""
+        """Stop the clock and hide the scan."""
         self.session.stop()
         self.isPaused = bool(self.session.case)
         removeCases()
@@ -215,21 +215,21 @@ class ReaderStudySection(Section, VTKObservationMixin):
         self.isPaused = False
 
     def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
-        """The scan goes with the scene: the reader goes on when ready."""
+        """Pause, since the scan is removed with the scene."""
         if self.isReading:
             self.session.stop()
             self.isPaused = True
             self.refresh()
 
     def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
-        """A scene that was added has put its own volumes into the views."""
+        """Pause, since an imported scene shows its own volumes in the views."""
         if self.isReading:
             self._pause()
 
     def _tick(self) -> None:
         session = self.session
         if session is None:
-            self.ui.caseLabel.setText(_("Calls scans real, synthetic or unsure, without knowing. Research use only."))
+            self.ui.caseLabel.setText(_("Decide for each scan: real, synthetic or unsure. Research use only."))
         elif not session.case:
             words = _("All {count} scans are answered. Thank you. Your answers: {path}")
             self.ui.caseLabel.setText(words.format(count=session.count, path=session.path))
@@ -245,11 +245,11 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
 
 def _nextSteps() -> dict[str, str]:
-    """Return code → next step where it is another one than after a run."""
-    copy = _("Copy the session's folder again, then press Go on.")
+    """Return code → next step, for codes whose next step differs from that of a run."""
+    copy = _("Copy the session's folder again, then press Continue.")
     return {
         "missing": copy,
         "unreadable": copy,
         "no_session": _("Choose the folder of a reading session: session.json and the scans are in it."),
-        "storage": _("Check that the session's folder can be written to and has room, then try again."),
+        "storage": _("Check that the session's folder is writable and has free space, then try again."),
     }

@@ -1,4 +1,4 @@
-"""Refine: correct the candidate region, or draw it from the map, and run the rest again."""
+"""Refine: edit the candidate region, or create it from the AOVA map, and run repainting and refinement again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from DiffuGTSSlicer.scene import CANDIDATE_COLOR, SEMIAUTOMATIC, newSegmentation
 
 
 class RefineSection(Section):
-    """Edit the candidate region, or draw it from the map, and run the rest again."""
+    """Edit the candidate region, or create it from the AOVA map, and run the later steps again."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -35,7 +35,7 @@ class RefineSection(Section):
         ui.refineButton.connect("clicked()", self.onRefine)
 
     def refresh(self) -> None:
-        """Offer what can be done now."""
+        """Enable the buttons that apply."""
         ui, state, isRunning = self.ui, self.state, self.logic.isRunning
         hasScan = state is not None and state.inputVolume is not None
         isOfThisScan = hasScan and state.resultVolume is state.inputVolume
@@ -50,7 +50,7 @@ class RefineSection(Section):
         self._check(display_ is not None and bool(display_.GetVisibility()))
 
     def _segments(self) -> list[str]:
-        """Return the segments of the candidate region, none where there is no such region."""
+        """Return the segment IDs of the candidate region; none if there is no candidate region."""
         candidate = None if self.state is None else self.state.candidate
         return [] if candidate is None else list(candidate.GetSegmentation().GetSegmentIDs())
 
@@ -66,7 +66,7 @@ class RefineSection(Section):
             self.reset()
 
     def reset(self) -> None:
-        """Hide the candidates once the tumor is outlined: two outlines that nearly agree cannot be read."""
+        """Hide the candidates once the tumor is segmented: two nearly identical outlines are hard to read."""
         super().reset()
         state = self.state
         if state is not None and state.candidate is not None and state.segmentation is not None:
@@ -79,7 +79,7 @@ class RefineSection(Section):
 
     @showsErrors
     def onEdit(self) -> None:
-        """Open the candidate region in the Segment Editor; a new, empty one where there is none."""
+        """Open the candidate region in the Segment Editor; create an empty one if there is none."""
         logging.info("DiffuGTS: edit candidate")
         state = self.state
         self._ensureCandidate()
@@ -87,13 +87,13 @@ class RefineSection(Section):
 
     @showsErrors
     def onFromThreshold(self) -> None:
-        """Take what the AOVA map shows at or above the threshold of Review, in place of what no person has drawn."""
+        """Create the candidate region from the AOVA map at or above the threshold of Review; an edited one is kept."""
         logging.info("DiffuGTS: candidate from threshold")
         state = self.state
         if not belongsToScan(state.aova, state.inputVolume):
             raise InputError(
-                _("The map is of another time point than the scan shows."),
-                hint=_("scroll back to it, or segment this one."),
+                _("The map belongs to another time point than the one shown."),
+                hint=_("go back to that time point, or segment this one."),
                 code="time_point",
             )
         mask = slicer.util.arrayFromVolume(state.aova) >= np.float32(state.overlayThreshold)
@@ -102,8 +102,8 @@ class RefineSection(Section):
                 _("Nothing lies above the threshold."), hint=_("lower the threshold under Review."), code="threshold"
             )
         self._ensureCandidate()
-        requireWritable(state.candidate)  # before anything is set aside
-        told = self._leaveUsers()
+        requireWritable(state.candidate)  # before another segment is hidden and renamed
+        message = self._keepUserCandidate()
         state.candidateSegmentId = showMask(
             BoxedMask.of(mask),
             state.inputVolume,
@@ -114,10 +114,10 @@ class RefineSection(Section):
             color=CANDIDATE_COLOR,
             algorithmType=SEMIAUTOMATIC,
         )
-        self.showMessage(told)
+        self.showMessage(message)
 
-    def _leaveUsers(self) -> str:
-        """Keep a candidate that the user has drawn or judged, hidden, and return what to tell of it."""
+    def _keepUserCandidate(self) -> str:
+        """Hide and keep a candidate that the user has drawn or reviewed; return a message about it."""
         state = self.state
         where = (state.candidate, state.candidateSegmentId, state.inputVolume)
         stored = segmentBox(*where)
@@ -135,7 +135,7 @@ class RefineSection(Section):
         self.panel.run.startRefinement()
 
     def _ensureCandidate(self) -> None:
-        """Have a candidate segment of this scan, and show it."""
+        """Ensure that there is a candidate segment of this scan, and show it."""
         state = self.state
         if state.candidate is None or not belongsToScan(state.candidate, state.inputVolume):
             name = _("{scan} candidate region").format(scan=state.inputVolume.GetName())

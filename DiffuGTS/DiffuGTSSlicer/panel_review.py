@@ -1,4 +1,4 @@
-"""Review: what lies over the scan, how the twin compares, and the findings; works on a reopened scene, without torch."""
+"""Review: overlay, comparison with the pseudo-healthy image, and findings. Works on a saved scene, and without PyTorch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from DiffuGTSSlicer.time_point import isOfShown, timePointOf
 
 TICK_MS = 40
 COUNT_MS = 150
-"""How long the threshold has to stay before the voxels above it are counted: not at each step of the slider."""
+"""Delay before the voxels above the threshold are counted, so that they are not at each step of the slider."""
 CYCLE_S = {"rock": 2.0, "flicker": 1.0, "reveal": 3.0}
 PHASES: dict[str, Callable[[float], float]] = {
     "rock": slice_views.rock,
@@ -54,7 +54,7 @@ class ReviewSection(Section):
         self._threshold: tuple[Any, float] | None = None
         self.findings: Findings | None = None
         self._measured: tuple[Any, ...] | None = None
-        self._told: Failure | None = None
+        self._failure: Failure | None = None
         self._reviewed: Any = None
         self._hidden: set[str] = set()
         self._work = StepQueue()
@@ -76,7 +76,7 @@ class ReviewSection(Section):
         self._modes = {"rock": ui.rockButton, "flicker": ui.flickerButton, "reveal": ui.revealButton}
         for name, button in self._modes.items():
             button.connect("toggled(bool)", self._modeSlot(name))
-        self._headFindings(ui.findingsTable)
+        self._setUpFindingsTable(ui.findingsTable)
         ui.findingsTable.connect("cellClicked(int,int)", self._jump)
         ui.findingsTable.connect("itemChanged(QTableWidgetItem*)", self._keep)
         self._layouts = slicer.app.layoutManager()
@@ -84,14 +84,17 @@ class ReviewSection(Section):
             self._layouts.connect("layoutChanged(int)", self._onLayout)
 
     @staticmethod
-    def _headFindings(table: Any) -> None:
+    def _setUpFindingsTable(table: Any) -> None:
         heads = (
             (_("Keep"), _("Part of the segment. The largest finding is number 1.")),
             (_("ml"), _("Volume.")),
             (_("mm"), _("Longest diameter within one acquired slice.")),
             (_("AOVA"), _("Mean abnormal attention, 0 to 1.")),
             (_("Max"), _("Highest abnormal attention, 0 to 1.")),
-            (_("Change"), _("How much darker repainting made it on average: HU in CT, the scan's own units in MR.")),
+            (
+                _("Change"),
+                _("Mean scan intensity minus mean pseudo-healthy intensity: HU in CT, the scan's units in MR."),
+            ),
         )
         table.setColumnCount(len(heads))
         for column, (title, tip) in enumerate(heads):
@@ -111,7 +114,7 @@ class ReviewSection(Section):
     # Overlay
 
     def maps(self) -> dict[str, Any]:
-        """Return the maps that are there, by their words."""
+        """Return the available maps by name."""
         state = self.state
         if state is None:
             return {}
@@ -120,7 +123,7 @@ class ReviewSection(Section):
 
     @showsErrors
     def refresh(self) -> None:
-        """Show what there is to review."""
+        """Update overlay, buttons and findings."""
         ui, state = self.ui, self.state
         maps = self.maps()
         isReading = self.panel.readerStudy.isReading
@@ -130,7 +133,11 @@ class ReviewSection(Section):
         ui.overlayThresholdSlider.enabled = ui.legendCheckBox.enabled = hasScan and "aova" in maps
         for widget in (ui.sideBySideLayoutButton, *self._modes.values()):
             widget.enabled = hasScan and "pseudo_healthy" in maps
-        remarks = [self._synthetic if "pseudo_healthy" in maps else "", self._otherTime(), self._goneSegment()]
+        remarks = [
+            self._synthetic if "pseudo_healthy" in maps else "",
+            self._timePointRemark(),
+            self._missingSegmentRemark(),
+        ]
         ui.syntheticLabel.setText("\n".join(filter(None, remarks)))
         ui.syntheticLabel.setVisible(any(remarks))
         if state is None or state.resultVolume is None:
@@ -146,34 +153,34 @@ class ReviewSection(Section):
             if self.panel.mayDraw:
                 self._applyOverlay()
         elif (self.panel.isShown or isReading) and (self._shown or self._comparing):
-            self.stopComparing()  # nothing is left here that could take it off
+            self.stopComparing()  # with its controls disabled, the user could not remove it
             slice_views.takeOff(maps.values())
             self._shown = ()
         if not self.logic.isRunning:
             self._measure()
 
-    def _otherTime(self) -> str:
-        """Say that the scan has moved on to another time point than the result is of, or return an empty string."""
+    def _timePointRemark(self) -> str:
+        """Return a remark if the scan shows another time point than that of the result, otherwise an empty string."""
         state = self.state
         if state is None or state.pseudoHealthy is None or state.resultVolume is None:
             return ""
         if isOfShown(state.pseudoHealthy, state.resultVolume):
             return ""
         return _(
-            "The scan shows another time point than this result is of: scroll back to compare, or segment this one."
+            "This result belongs to another time point than the one shown: go back to that one to compare, or segment this one."
         )
 
-    def _goneSegment(self) -> str:
-        """Say that the segment under review is not in its segmentation any more, or return an empty string."""
+    def _missingSegmentRemark(self) -> str:
+        """Return a remark if the segment under review was removed, otherwise an empty string."""
         node = None if self.state is None or self.logic.isRunning else shownResult(self.state)
         if node is None or node.GetSegmentation().GetSegment(self.state.tumorSegmentId) is not None:
             return ""
-        return _("The outlined segment was removed or undone: bring it back in the Segment Editor, or segment again.")
+        return _("The segment was removed or undone: restore it in the Segment Editor, or segment again.")
 
     def _hideOthers(self) -> None:
-        """Hide what was outlined in other scans: in the one under review it would look like its own.
+        """Hide the results of other scans, which would look like those of the scan under review.
 
-        Where none is under review all stay, but for a batch's cases: each is shown when it is taken into review.
+        Without a scan under review nothing is hidden, except results of a batch, which are shown when reviewed.
         """
         if self.state.resultVolume is None and self.logic.batch is None:
             return
@@ -183,7 +190,7 @@ class ReviewSection(Section):
         hideOtherResults(self.state, self._hidden)
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Show AOVA as soon as it is there, and everything again at the end."""
+        """Show the AOVA map as soon as it is imported, and update everything at the end."""
         if event["event"] == "imported":
             self._shown = ()
             if event["kind"] == "aova" and self.state is not None:
@@ -193,12 +200,12 @@ class ReviewSection(Section):
             self.reset()
 
     def reset(self) -> None:
-        """Draw and measure anew."""
+        """Update views and findings in the next `refresh`."""
         super().reset()
         self._shown, self._measured, self._threshold = (), None, None
 
     def measureAnew(self) -> None:
-        """Measure anew in the next `refresh`: the segment may have been edited elsewhere. The views are left alone."""
+        """Update the findings in the next `refresh`: the segment may have been edited elsewhere. Views are not changed."""
         self._measured = None
 
     def _chooseOverlay(self, overlay: str) -> None:
@@ -207,19 +214,19 @@ class ReviewSection(Section):
             self.state.overlay = overlay
 
     def _applyOverlay(self) -> None:
-        """Lay the chosen map over the scan; the views are touched only when the choice changed, and never while reading.
+        """Show the selected map over the scan; views change only with the selection, and never during a reading session.
 
-        A scan comes into every view when it is first reviewed; from then on a view where the user has put a prior keeps it.
+        A scan is shown in every view when its review begins; later, a view where the user shows a prior scan keeps it.
         """
         if self.panel.readerStudy.isReading:
             return
         state, maps = self.state, self.maps()
         node = maps.get(state.overlay)
-        wish = (state.resultVolume, node, state.opacity, state.legend)
-        if self._comparing or wish == self._shown:
+        current = (state.resultVolume, node, state.opacity, state.legend)
+        if self._comparing or current == self._shown:
             return
         isFirst = state.resultVolume is not self._inViews
-        self._shown, self._inViews = wish, state.resultVolume
+        self._shown, self._inViews = current, state.resultVolume
         slice_views.setOverlay(state.resultVolume, node, state.opacity, isEverywhere=isFirst)
         for word in ("aova", "residual"):
             if word in maps:
@@ -227,17 +234,17 @@ class ReviewSection(Section):
 
     def _applyThreshold(self) -> None:
         state = self.state
-        wish = (state.aova, state.overlayThreshold)
-        if state.aova is None or wish == self._threshold:
+        current = (state.aova, state.overlayThreshold)
+        if state.aova is None or current == self._threshold:
             if state.aova is None:
                 self.ui.voxelCountLabel.setText("")
             return
-        self._threshold = wish
-        display.setThreshold(*wish)
+        self._threshold = current
+        display.setThreshold(*current)
         self._counting.start()
 
     def _count(self) -> None:
-        """Tell how much lies above the threshold."""
+        """Show number and volume of voxels at or above the threshold."""
         state = self.state
         if state is None or state.aova is None or state.aova.GetImageData() is None:
             return
@@ -255,9 +262,9 @@ class ReviewSection(Section):
 
     @showsErrors
     def showLayout(self, name: str) -> None:
-        """Change the layout and take every view; only ever on a click.
+        """Change the layout and show the scan in every view; called only on a click.
 
-        What ends a comparison takes none: the right view gets back what it showed.
+        When a comparison ends, the right view shows its previous volume again instead.
         """
         self.stopComparing()
         state = self.state
@@ -269,7 +276,7 @@ class ReviewSection(Section):
             self._applyOverlay()
 
     def _onLayout(self, layout: int) -> None:
-        """Take the twin out of its view, whoever has changed the layout: a scan must not be mistaken for it."""
+        """Restore the right view on any layout change: a synthetic image must not be mistaken for a scan."""
         if not slice_views.isSideBySide(layout):
             slice_views.endComparison()
 
@@ -281,7 +288,7 @@ class ReviewSection(Section):
 
     @showsErrors
     def compare(self, mode: str, asked: str) -> None:
-        """Begin to rock, flicker or reveal; an empty mode ends what was asked for."""
+        """Start rock, flicker or reveal; an empty mode stops the requested one."""
         if not mode:
             if self._comparing == asked:
                 self.stopComparing()
@@ -296,7 +303,7 @@ class ReviewSection(Section):
         self._tick()
 
     def stopComparing(self) -> None:
-        """Show the overlay again."""
+        """Stop the comparison and show the overlay again."""
         self._timer.stop()
         if not self._comparing:
             return
@@ -320,53 +327,53 @@ class ReviewSection(Section):
     # Findings
 
     def _measure(self) -> None:
-        """Measure the findings again when segment or maps are others than last time."""
+        """Measure the findings again if segment or maps have changed."""
         state = self.state
         node = shownResult(state)
         segment = node.GetSegmentation().GetSegment(state.tumorSegmentId) if node is not None else None
         if segment is None:
             self.findings, self._measured = None, None
             self._fill(())
-            self._takeBack()
+            self._withdrawFailure()
             return
-        of = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
-        wish = (*of, timePointOf(state.resultVolume))
-        if wish != self._measured:
-            self._measured, self.findings = wish, None
+        shown = (node, state.tumorSegmentId, state.resultVolume, state.aova, state.pseudoHealthy)
+        current = (*shown, timePointOf(state.resultVolume))
+        if current != self._measured:
+            self._measured, self.findings = current, None
             self._fill(())
-            findings = Findings(*of, isMeasured=False)
+            findings = Findings(*shown, isMeasured=False)
             self._work.add(
                 findings.update.steps(),
-                onEnd=lambda _rows: self._takeFindings(findings),
-                onError=self._giveUp,
-                isWanted=lambda: self._measured == wish,
+                onEnd=lambda _rows: self._onMeasured(findings),
+                onError=self._onMeasureError,
+                isWanted=lambda: self._measured == current,
             )
 
     @property
     def isMeasuring(self) -> bool:
-        """Whether the findings are still being measured, in steps that leave Slicer its turn."""
+        """Whether the findings are still being measured, in small steps between other events."""
         return not self._work.isIdle
 
-    def _takeFindings(self, findings: Findings) -> None:
+    def _onMeasured(self, findings: Findings) -> None:
         self.findings = findings
         self._fill(findings.rows)
-        self._takeBack()
+        self._withdrawFailure()
         self.panel.handOff.refresh()
 
-    def _giveUp(self, error: Exception) -> None:
+    def _onMeasureError(self, error: Exception) -> None:
         if isinstance(error, DiffuGTSError):
-            self._told = failureOfError(error)
+            self._failure = failureOfError(error)
         else:
             logging.error("DiffuGTS: the findings cannot be measured", exc_info=error)
             words = _("The findings cannot be measured: {error}")
-            self._told = failureOf("error", words.format(error=f"{type(error).__name__}: {error}"))
-        self.showFailure(self._told)
+            self._failure = failureOf("error", words.format(error=f"{type(error).__name__}: {error}"))
+        self.showFailure(self._failure)
 
-    def _takeBack(self) -> None:
-        """Say no more that the findings cannot be measured: by now they can, or there is nothing to measure."""
-        if self._told is not None:
-            self.panel.run.takeBack(self._told)
-            self._told = None
+    def _withdrawFailure(self) -> None:
+        """Remove the message that the findings cannot be measured, once it no longer applies."""
+        if self._failure is not None:
+            self.panel.run.withdrawFailure(self._failure)
+            self._failure = None
 
     def _fill(self, rows: tuple[Finding, ...]) -> None:
         table = self.ui.findingsTable
@@ -394,14 +401,14 @@ class ReviewSection(Section):
 
     @showsErrors
     def _keep(self, item: Any) -> None:
-        """Drop a finding from the segment, or put it back."""
+        """Remove a finding from the segment, or restore it."""
         if self._isFilling or self.findings is None or item.column() != KEEP_COLUMN:
             return
         kept = item.checkState() == qt.Qt.Checked
         if self.findings.rows[item.row()].kept != kept:
             try:
                 self.findings.keep(item.row() + 1, kept)
-            finally:  # where it was refused the box goes back
+            finally:  # if that was refused, the check box is reset
                 self._fill(self.findings.rows)
 
 

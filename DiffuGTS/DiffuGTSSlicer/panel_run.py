@@ -1,4 +1,4 @@
-"""The button that segments and cancels, how far it is, what came out, and the log."""
+"""Run: the button that starts and cancels, progress, outcome, and log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FULL = 1000
 
 
 class RunSection(StartingSection):
-    """One button, Segment or Cancel, never blocked."""
+    """One button, Segment or Cancel, with progress, outcome and log."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -41,33 +41,33 @@ class RunSection(StartingSection):
         self.ui.copyLogButton.connect("clicked()", self.onCopy)
 
     def close(self) -> None:
-        """Stop the clock."""
+        """Stop the timer."""
         self._ticker.stop()
 
     @showsErrors
     def start(self) -> None:
-        """Segment; does nothing while a run is under way."""
+        """Start a segmentation; does nothing during a run."""
         self._begin(isRefinement=False)
 
     @showsErrors
     def startRefinement(self) -> None:
-        """Run repainting and outlining again with the candidate region as it is."""
+        """Start a refinement with the current candidate region."""
         self._begin(isRefinement=True)
 
     def _begin(self, isRefinement: bool) -> None:
         if self.logic.isRunning or self.state is None or self.obstacle():
             return
-        wish = self.prepare()
-        if isRefinement:  # a candidate is only read, whatever result it belongs to: all of it that is shown
+        parameters = self.prepare()
+        if isRefinement:  # all shown segments of the candidate are read, whatever result it belongs to
             candidate = self.state.candidate
             isOurs = candidate is not None and belongsToScan(candidate, self.state.inputVolume)
-            wish = replace(wish, candidate=candidate if isOurs else None, candidateSegmentId="")
+            parameters = replace(parameters, candidate=candidate if isOurs else None, candidateSegmentId="")
         begin = self.logic.refine if isRefinement else self.logic.process
-        begin(self.state.inputVolume, wish, waitForCompletion=False)
+        begin(self.state.inputVolume, parameters, waitForCompletion=False)
         self.follow()
 
     def prepare(self) -> RunParameters:
-        """Make all ready for a run, and return what the panel asks for.
+        """Prepare a run and return its parameters.
 
         Raises:
             InstallationError: If something is missing afterwards.
@@ -75,13 +75,13 @@ class RunSection(StartingSection):
         """
         self.makeReady()
         more = {"modelFolder": setting(MODEL_FOLDER_KEY), **resultNodesToCreate(self.state)}
-        wish = RunParameters.fromNode(self.state, **more)
-        if not setting(INTERPRETER_KEY) and self.panel.requirements.needsTextModel(wish.jobPrompts()):
+        parameters = RunParameters.fromNode(self.state, **more)
+        if not setting(INTERPRETER_KEY) and self.panel.requirements.needsTextModel(parameters.jobPrompts()):
             self.panel.requirements.ensureTextModel()
-        return wish
+        return parameters
 
     def makeReady(self) -> None:
-        """Install what is missing, after asking, and choose the interpreter.
+        """Install missing packages, after confirmation, and set the interpreter.
 
         Raises:
             InstallationError: If something is missing afterwards.
@@ -92,30 +92,30 @@ class RunSection(StartingSection):
         self.useInterpreter(setting(INTERPRETER_KEY))
 
     def follow(self) -> None:
-        """Show how far it is, from now on."""
+        """Start updating the progress."""
         self._ticker.start()
         self.panel.refresh()
 
     def useInterpreter(self, interpreter: str) -> None:
-        """Start anew where another interpreter was chosen than the warm worker runs on."""
+        """Stop the worker if it runs on another interpreter; the next run starts it again."""
         if self.logic.client.interpreter != interpreter:
             self.logic.client.stop()
             self.logic.client.interpreter = interpreter
 
     def obstacle(self) -> str:
-        """Say why no run can start, or return an empty string."""
+        """Return why no run can start, or an empty string."""
         state = self.state
         if state is None or state.inputVolume is None:
             return _("Load a volume and choose it under Inputs.")
         return self.promptObstacle()
 
     def promptObstacle(self) -> str:
-        """Say what is wrong with the sentences, or return an empty string."""
+        """Return the problem with the prompts, or an empty string."""
         fault = None if self.state is None else promptFault(self.state)
         return "" if fault is None else str(fault)
 
     def refresh(self) -> None:
-        """Show button, progress and message."""
+        """Update button, progress and message."""
         ui, isRunning = self.ui, self.logic.isRunning
         obstacle = "" if isRunning else self.obstacle()
         isCancelling = isRunning and self.logic.client.state == CANCELLING
@@ -124,9 +124,9 @@ class RunSection(StartingSection):
         ui.runButton.setToolTip(
             obstacle
             or (
-                _("Stop at the next step. An earlier result comes back; without one, what is there so far stays.")
+                _("Stop at the next step. An earlier result is restored; without one, partial results stay.")
                 if isRunning
-                else _("Find, repaint and outline what looks abnormal (Ctrl+Enter).")
+                else _("Detect abnormal regions, repaint them as healthy and segment what changed (Ctrl+Enter).")
             )
         )
         ui.segmentationSelector.enabled = not isRunning
@@ -136,7 +136,7 @@ class RunSection(StartingSection):
         self.showOutcome()
 
     def showProgress(self) -> None:
-        """Show stage, share and time left."""
+        """Update progress bar, stage and time left."""
         if not self.logic.isRunning:
             self._ticker.stop()
             return
@@ -144,7 +144,7 @@ class RunSection(StartingSection):
         self.ui.progressBar.setValue(int(progress.share * FULL))
         words = [stageName(progress.stage, self._isSynthesis), timeLeft(progress.leftS)]
         if self.logic.client.state == CANCELLING:
-            words = [_("Canceling: the step under way is finished first")]
+            words = [_("Canceling: the current step is finished first")]
         self.ui.stageLabel.setText(", ".join(filter(None, words)))
 
     @property
@@ -152,7 +152,7 @@ class RunSection(StartingSection):
         return self.logic.run is not None and self.logic.run.isSynthesis
 
     def showOutcome(self) -> None:
-        """Say what came out, what went wrong, or why nothing can start."""
+        """Show the outcome, the error, or why no run can start."""
         if self.failure is not None:
             text = self.failure.text()
         elif self.logic.isRunning:
@@ -161,13 +161,13 @@ class RunSection(StartingSection):
             text = self._canceled
         elif self.state is None or self.state.inputVolume is None:
             text = self.obstacle()
-        else:  # of the chosen scan: another one's, or a deleted one's, would be taken for its
+        else:  # only an outcome of the selected scan
             text = self.state.outcome if self.state.resultVolume is self.state.inputVolume else ""
         self.ui.messageLabel.setText(text)
         self.ui.messageLabel.setVisible(bool(text))
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next; the log opens, since it will be asked for."""
+        """Show an error and the next step; the log opens if the worker crashed."""
         self.failure = failure
         self.ui.runCollapsibleButton.collapsed = False
         self.log(f"{failure.code}: {failure.message}")
@@ -175,19 +175,19 @@ class RunSection(StartingSection):
             self.ui.logCollapsibleButton.collapsed = False
         self.showOutcome()
 
-    def takeBack(self, failure: Failure) -> None:
-        """Forget a failure whose cause is gone, where it is still the one that is shown."""
+    def withdrawFailure(self, failure: Failure) -> None:
+        """Remove a failure whose cause is gone, if it is still shown."""
         if self.failure is failure:
             self.failure = None
             self.showOutcome()
 
     def clear(self) -> None:
-        """Forget the last run's message and its log."""
+        """Clear message and log of the last run."""
         self.reset()
         self.ui.logText.clear()
 
     def reset(self) -> None:
-        """Forget the last run's message."""
+        """Clear the message of the last run."""
         super().reset()
         self.failure, self._canceled = None, ""
 
@@ -199,22 +199,22 @@ class RunSection(StartingSection):
         elif name == "warning":
             self.log(str(event["message"]))
         elif name == "imported":
-            self._keep(event["kind"])
+            self._storeNode(event["kind"])
         elif name == "error":
             failure = self.logic.run.failure if self.logic.run is not None else None
             self.panel.showFailure(failure or failureOf(event["code"], event["message"], event.get("hint", "")))
         elif name == "cancelled" and not (self._isSynthesis or self.logic.run.isAbandoned):
             isUndone = self.logic.run.isUndone
-            self._canceled = _("Canceled: the earlier result is back.") if isUndone else _("Canceled.")
+            self._canceled = _("Canceled: the earlier result was restored.") if isUndone else _("Canceled.")
         elif name == "done":
-            self._takeResult(event)
+            self._storeOutcome(event)
 
-    def _keep(self, kind: str) -> None:
-        """Note a node that a run has made in the scene's state."""
+    def _storeNode(self, kind: str) -> None:
+        """Store a result node of the run in the parameter node."""
         if self.state is not None and self.logic.run is not None:
             storeRunNode(self.state, self.logic.run, kind)
 
-    def _takeResult(self, event: dict[str, Any]) -> None:
+    def _storeOutcome(self, event: dict[str, Any]) -> None:
         if self.state is None or self.logic.run is None or self.logic.run.state != DONE:
             return
         run = self.logic.run
@@ -225,18 +225,18 @@ class RunSection(StartingSection):
         self.log(reason.format(modality=event["modality"], reason=event["modality_reason"]))
 
     def log(self, line: str) -> None:
-        """Add a line to the log."""
+        """Append a line to the log."""
         self.ui.logText.appendPlainText(line)
 
     @showsErrors
     def onCopy(self) -> None:
-        """Copy the log with what a report needs: versions and settings."""
+        """Copy the log, with versions and settings, for a bug report."""
         logging.info("DiffuGTS: copy log")
         head = [f"DiffuGTS {__version__}", f"Python {sys.version.split()[0]}", f"{sys.platform}"]
         head.append(f"Slicer {getattr(slicer.app, 'applicationVersion', '?')}")
         if self.state is not None:
-            wish = RunParameters.fromNode(self.state)
-            head += [f"preset {wish.preset}", *wish.overrideTexts()]
+            parameters = RunParameters.fromNode(self.state)
+            head += [f"preset {parameters.preset}", *parameters.overrideTexts()]
         message = "" if self.failure is None else f"{self.failure.code}: {self.failure.text()}\n{self.failure.detail}"
         text = "\n".join([*head, message, self.ui.logText.plainText])
         qt.QApplication.clipboard().setText(text)

@@ -1,4 +1,4 @@
-"""What every section of the panel needs: a door that shows errors, paths, and combo boxes over words of the library."""
+"""Base classes of the panel's sections, the decorator that shows errors, and helpers for path edits, tables and combo boxes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from DiffuGTSLib.errors import DiffuGTSError
 from DiffuGTSSlicer.messages import Failure, failureOfError
 
 ROW_PX = 24
-"""Height of a table's row."""
+"""Row height of tables."""
 
 
 class Section:
-    """One part of the panel. Its widgets are `ui`'s; what it changes goes through the panel.
+    """One section of the panel. Its widgets are in `ui`.
 
     Attributes:
-        messageLabel: Where it says what went wrong, so that it is read where the click was; None: under Run.
+        messageLabel: Label for its errors; None shows them under Run.
     """
 
     def __init__(self, panel: Any) -> None:
@@ -30,7 +30,7 @@ class Section:
 
     @property
     def state(self) -> Any:
-        """The parameter node; None while no scene is shown."""
+        """The parameter node; None while the scene is being closed or imported."""
         return self.panel.parameterNode
 
     @property
@@ -39,20 +39,20 @@ class Section:
         return self.panel.logic
 
     def refresh(self) -> None:
-        """Show what the parameter node and the run say now."""
+        """Update the widgets from the parameter node and the run."""
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Hear what the worker said."""
+        """Handle an event of the worker."""
 
     def reset(self) -> None:
-        """Show everything anew in the next `refresh`, and say nothing of before: the result is another one."""
+        """Clear messages and caches, since another result is shown; the next `refresh` updates everything."""
         self.showMessage("")
 
     def close(self) -> None:
-        """Let go of timers."""
+        """Stop timers; called when the module is closed or reloaded."""
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next."""
+        """Show an error and the next step."""
         if self.messageLabel is None:
             self.panel.showFailure(failure)
             return
@@ -60,26 +60,26 @@ class Section:
         self.showMessage(failure.text())
 
     def showMessage(self, text: str) -> None:
-        """Show a message of this section's own, or none."""
+        """Show a message in this section; an empty text hides it."""
         if self.messageLabel is not None:
             self.messageLabel.setText(text)
             self.messageLabel.setVisible(bool(text))
 
 
 class StartingSection(Section):
-    """A section whose button starts something, and cancels what is under way."""
+    """A section whose button starts a run, and cancels it while it is in progress."""
 
     @property
     def isRunning(self) -> bool:
-        """Whether what the button would cancel is under way."""
+        """Whether the run that the button would cancel is in progress."""
         return bool(self.logic.isRunning)
 
     def start(self) -> None:
-        """Start; does nothing while a run is under way."""
+        """Start; does nothing during a run."""
         raise NotImplementedError
 
     def onButton(self) -> None:
-        """Start, or cancel what is under way."""
+        """Start the run, or cancel it."""
         if self.isRunning:
             self.logic.cancel()
         else:
@@ -87,7 +87,7 @@ class StartingSection(Section):
 
 
 def showsErrors(slot: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what goes wrong in a slot instead of letting Qt swallow it."""
+    """Show errors of a slot in its section; Qt would only print them to the console."""
 
     @functools.wraps(slot)
     def guarded(section: Any, *arguments: Any) -> Any:
@@ -96,7 +96,7 @@ def showsErrors(slot: Callable[..., Any]) -> Callable[..., Any]:
             return slot(section, *arguments)
         except DiffuGTSError as error:
             section.showFailure(failureOfError(error))
-        except Exception as error:  # the panel is one of the three doors
+        except Exception as error:  # top level of the panel: every error must be shown
             logging.exception("DiffuGTS: %s", slot.__name__)
             words = _("Something unexpected went wrong: {error}").format(error=f"{type(error).__name__}: {error}")
             section.showFailure(Failure("error", words, _("Copy the log and report it.")))
@@ -106,7 +106,7 @@ def showsErrors(slot: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connectPath(pathEdit: Any, slot: Callable[[str], None]) -> None:
-    """Tell a slot every path of a line, the empty one too: to CTK that is no valid input, and no change of the path."""
+    """Call a slot with every path of a ctkPathLineEdit, also with the empty one, for which CTK emits no path change."""
 
     def clear(isValid: bool) -> None:
         if not isValid and not pathEdit.currentPath:
@@ -117,14 +117,14 @@ def connectPath(pathEdit: Any, slot: Callable[[str], None]) -> None:
 
 
 def compactTable(table: Any) -> None:
-    """Have a table with low rows, whose last column takes the room that is left."""
+    """Give a table low rows, and let its last column fill the remaining width."""
     table.verticalHeader().setDefaultSectionSize(ROW_PX)
     table.horizontalHeader().setStretchLastSection(True)
     table.horizontalHeader().setHighlightSections(False)
 
 
 class ChoiceBox:
-    """A combo box that shows translated words and chooses among stable ones."""
+    """A combo box of values with translated labels."""
 
     def __init__(self, comboBox: Any, choices: Sequence[tuple[str, str]], onChosen: Callable[[str], None]) -> None:
         self._comboBox = comboBox
@@ -135,7 +135,7 @@ class ChoiceBox:
         comboBox.connect("currentIndexChanged(int)", self._chosen)
 
     def offer(self, choices: Sequence[tuple[str, str]]) -> None:
-        """Replace the choices, (word, shown words) each."""
+        """Replace the choices: pairs of value and label."""
         if list(choices) == self._choices:
             return
         self._choices = list(choices)
@@ -147,7 +147,7 @@ class ChoiceBox:
         self._comboBox.blockSignals(wasBlocked)
 
     def show(self, value: str) -> None:
-        """Show a choice without telling anybody."""
+        """Select a value without emitting a signal."""
         index = self._values.index(value) if value in self._values else -1
         if self._comboBox.currentIndex != index:
             wasBlocked = self._comboBox.blockSignals(True)

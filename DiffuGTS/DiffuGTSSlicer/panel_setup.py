@@ -1,4 +1,4 @@
-"""Setup: what is installed, on what it computes, which model; folds itself away when all is there."""
+"""Setup: packages, device and model; collapsed when everything is installed."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class SetupSection(Section):
 
     @property
     def isReady(self) -> bool:
-        """Whether a run could start; another interpreter answers for its packages itself."""
+        """Whether a run can start; packages of another interpreter are not checked."""
         return not self.missing or bool(setting(INTERPRETER_KEY))
 
     def look(self) -> None:
-        """See what is installed; nothing is imported and nothing fetched."""
+        """Check which packages are missing; nothing is imported or downloaded."""
         self.missing = self.panel.requirements.missing()
 
     def refresh(self) -> None:
-        """Tell packages, device and model."""
+        """Update packages, device and model."""
         ui = self.ui
         ui.packagesLabel.setText(self._packagesText())
         ui.installButton.enabled = not self.isReady and not self.logic.isRunning
@@ -55,12 +55,12 @@ class SetupSection(Section):
         ui.modelLabel.setText(self._modelText())
 
     def close(self) -> None:
-        """Stop what the window of models is doing."""
+        """Stop the models window."""
         if self.window is not None:
             self.window.close()
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Note the devices that a worker finds; one that was asked for them and ends without a word has failed."""
+        """Store the devices of the worker; a worker that ends before it reports them has failed."""
         if event["event"] == "ready":
             self._devices, self._versions = list(event["devices"]), dict(event["versions"])
             self._isAsking = False
@@ -68,21 +68,21 @@ class SetupSection(Section):
             self._devices = None
             if self._isAsking and not self.logic.client.isWarm:
                 self._isAsking = False
-                if not self.logic.isRunning:  # a run tells its failure itself
+                if not self.logic.isRunning:  # a run reports its failure itself
                     cause = event["cause"]
                     self.panel.showFailure(failureOf(cause["code"], cause["message"], "", cause["detail"]))
 
     @showsErrors
     def onInstall(self) -> None:
-        """Install what is missing, after asking."""
+        """Install missing packages, after confirmation."""
         logging.info("DiffuGTS: install")
         self.install()
 
     def install(self) -> None:
-        """Install what is missing, and see what is there then.
+        """Install missing packages and check again.
 
         Raises:
-            InstallationError: If it is not there afterwards.
+            InstallationError: If something is still missing.
         """
         try:
             self.panel.requirements.ensure()
@@ -93,7 +93,7 @@ class SetupSection(Section):
 
     @showsErrors
     def onCheck(self) -> None:
-        """Start the worker, which tells its devices."""
+        """Start the worker, which reports its devices."""
         logging.info("DiffuGTS: check")
         self.panel.run.failure = None
         interpreter = setting(INTERPRETER_KEY)
@@ -106,12 +106,12 @@ class SetupSection(Section):
 
     @showsErrors
     def onModels(self) -> None:
-        """Show which models there are."""
+        """Open the models window."""
         self.window = ModelsWindow(self.ui.modelsButton, self.useModel)
         self.window.show()
 
     def useModel(self, folder: str, preset: str) -> None:
-        """Use a model folder of the user's own, or the own model of a preset; with neither, the chosen preset's."""
+        """Use a model folder of the user, or the model of a preset; with neither, that of the selected preset."""
         setSetting(MODEL_FOLDER_KEY, folder)
         if preset and self.state is not None and self.state.preset != preset:
             applyPreset(self.state, preset)
@@ -120,7 +120,7 @@ class SetupSection(Section):
     def _packagesText(self) -> str:
         interpreter = setting(INTERPRETER_KEY)
         if interpreter:
-            return _("Packages: those of {interpreter}").format(interpreter=interpreter)
+            return _("Packages: of {interpreter}").format(interpreter=interpreter)
         if not self.missing:
             return _("Packages: installed")
         return _("Packages: {count} missing ({names})").format(
@@ -133,9 +133,7 @@ class SetupSection(Section):
         if self._devices is None:
             return _("Device: known when the worker has started")
         if not self._devices:
-            return _("Device: processor (PyTorch {version} sees no graphics card)").format(
-                version=self._versions.get("torch", "?")
-            )
+            return _("Device: CPU (PyTorch {version} finds no GPU)").format(version=self._versions.get("torch", "?"))
         names = [
             _("{name}, {gb} GB").format(name=device["name"], gb=round(device.get("total_bytes", 0) / 1e9))
             for device in self._devices

@@ -1,6 +1,6 @@
-"""One reader at one reading session: which case, what was answered, for how long, and the scan in the scene.
+"""A reading session of one reader: current case, answers, reading times, and the scan in the scene.
 
-Works without the panel. The truth is in none of the files that are read here.
+Works without the panel. None of the files that it reads tells which scans are real.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from DiffuGTSLib.volumes.io import read_volume
 from DiffuGTSSlicer import slice_views
 
 CASE_ATTRIBUTE = "DiffuGTS.ReadingCase"
-"""Marks the volume of a case, so that one in a scene that was saved in between is found and removed."""
+"""Attribute of a case's volume node, so that one in a saved scene is found and removed."""
 _HIDDEN = "DiffuGTS.HiddenWhileReading"
-"""Attribute of the display of what `hideRest` has hidden."""
+"""Attribute of display nodes that `hideRest` has hidden."""
 _DRAWN = ("vtkMRMLSegmentationDisplayNode", "vtkMRMLMarkupsDisplayNode", "vtkMRMLModelDisplayNode")
 
 
 class ReaderSession:
-    """A reader's way through a session. Every answer is on the disk before the next case is shown.
+    """The progress of a reader in a session. Every answer is saved before the next case is shown.
 
     Attributes:
-        card: Of the session.
+        card: Description of the session.
         reader: The reader's name.
-        path: The file of the answers, in the session's folder.
-        case: Number of the case that is read now; 0 when all are answered.
+        path: File of the answers, in the session's folder.
+        case: Number of the current case; 0 when all are answered.
     """
 
     def __init__(self, folder: Path | str, reader: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Open a session and go on where this reader left it.
+        """Open a session and continue where this reader stopped.
 
         Raises:
-            InputError: If the folder holds no session, the name is none, or the file of its answers is another's.
+            InputError: If the folder has no session, the name is not valid, or the answers file is another reader's.
             StorageError: If answers cannot be written there.
         """
         self.folder = Path(folder)
@@ -67,31 +67,31 @@ class ReaderSession:
 
     @property
     def count(self) -> int:
-        """How many cases there are."""
+        """Number of cases."""
         return len(self.card.files)
 
     @property
     def answered(self) -> int:
-        """How many of them are answered."""
+        """Number of answered cases."""
         return len(self._answers)
 
     @property
     def answers(self) -> tuple[Answer, ...]:
-        """The answers by case."""
+        """The answers, sorted by case."""
         return tuple(sorted(self._answers.values(), key=lambda answer: answer.case))
 
     @property
     def timeS(self) -> float:
-        """How long the case has been in view, seconds."""
+        """How long the current case has been shown, in seconds."""
         running = 0.0 if self._since is None else self._clock() - self._since
         return self._spent.get(self.case, 0.0) + running
 
     def file(self) -> Path:
-        """Return the scan of the case that is read now."""
+        """Return the file of the current case."""
         return self.folder / self.card.files[self.case - 1]
 
     def start(self) -> None:
-        """Let the clock run: the scan is in view."""
+        """Start the clock: the scan is shown."""
         if self.case and self._since is None:
             self._since = self._clock()
 
@@ -102,11 +102,11 @@ class ReaderSession:
             self._since = None
 
     def answer(self, word: str) -> None:
-        """Answer the case and go on to the next that is open.
+        """Save an answer to the current case and go to the next one without an answer.
 
         Raises:
-            InputError: If answers were given elsewhere meanwhile (code "elsewhere").
-            StorageError: If the answer cannot be kept; the case is then still open.
+            InputError: If the answers file was changed elsewhere meanwhile (code "elsewhere").
+            StorageError: If the answer cannot be saved; the case then stays unanswered.
         """
         if not self.case:
             return
@@ -116,16 +116,16 @@ class ReaderSession:
             self._save()
         except BaseException:
             del self._answers[self.case]
-            self.start()  # the case is still in view
+            self.start()  # the case is still shown
             raise
         self.case = self._firstOpen()
 
     def back(self) -> None:
-        """Take the last answer back and go to its case.
+        """Undo the last answer and go to its case.
 
         Raises:
-            InputError: If answers were given elsewhere meanwhile (code "elsewhere").
-            StorageError: If that cannot be kept; the answer then stays.
+            InputError: If the answers file was changed elsewhere meanwhile (code "elsewhere").
+            StorageError: If that cannot be saved; the answer then stays.
         """
         if not self._answers:
             return
@@ -163,12 +163,10 @@ class ReaderSession:
         return self.path.read_bytes() if self.path.exists() else None
 
     def _save(self) -> None:
-        if self._file() not in (None, self._onDisk):  # the same reader sits at another computer, too
+        if self._file() not in (None, self._onDisk):  # the same reader may use another computer, too
             raise InputError(
-                _("{file} holds answers that were given elsewhere meanwhile: they were not written over.").format(
-                    file=self.path.name
-                ),
-                hint=_("close the session and open it again: it then goes on after them."),
+                _("{file} was changed elsewhere meanwhile, and is not overwritten.").format(file=self.path.name),
+                hint=_("close the session and open it again: it then continues after those answers."),
                 code="elsewhere",
             )
         write_answers(AnswerSheet(self.card.session, self.reader, self.answers), self.path)
@@ -176,9 +174,9 @@ class ReaderSession:
 
 
 def showCase(session: ReaderSession) -> Any:
-    """Show the case that is read now, alone, and return its volume node; the case before is gone, even if it fails.
+    """Show the current case alone and return its volume node; the previous case is removed, even if this fails.
 
-    The node knows number and voxels only: no file, no storage node.
+    The node has a number and voxels, but no storage node and no file name.
 
     Raises:
         InputError: If the scan cannot be read.
@@ -199,7 +197,7 @@ def showCase(session: ReaderSession) -> Any:
 
 
 def removeCases() -> None:
-    """Take every case out of the scene, one of an earlier reading in a saved scene too, and show the rest again."""
+    """Remove all cases from the scene, also those of a saved scene, and show hidden nodes again."""
     for node in _cases():
         slicer.mrmlScene.RemoveNode(node)
     for shown in _displays():
@@ -209,12 +207,12 @@ def removeCases() -> None:
 
 
 def isCaseInView() -> bool:
-    """Say whether a case is in the scene and a slice view of the layout shows it."""
+    """Return whether a slice view of the layout shows a case."""
     return any(slice_views.isInView(node) for node in _cases())
 
 
 def hideRest() -> None:
-    """Hide outlines, points and surfaces until `removeCases`: over a case they would be those of another scan."""
+    """Hide segmentations, markups and models until `removeCases`: they belong to other scans."""
     for shown in _displays():
         if shown.GetVisibility():
             shown.SetAttribute(_HIDDEN, "1")
@@ -227,7 +225,7 @@ def _cases() -> list[Any]:
 
 
 def _displays() -> list[Any]:
-    """Return the displays of what may be drawn over a slice; Slicer's own helpers, as its slices in 3D, are none of them."""
+    """Return display nodes that may draw over a slice, without those of Slicer's hidden helper nodes."""
     displays = [each for kind in _DRAWN for each in slicer.util.getNodesByClass(kind)]
     nodes = [(each, each.GetDisplayableNode()) for each in displays]
     return [each for each, node in nodes if node is not None and not node.GetHideFromEditors()]

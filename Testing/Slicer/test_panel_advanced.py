@@ -22,7 +22,7 @@ def test_a_new_seed_is_drawn(a_panel: Opened) -> None:
 
 def test_an_interpreter_that_is_none_is_refused(a_panel: Opened) -> None:
     a_panel.ui.interpreterPathEdit.currentPath = "/nowhere/python"
-    assert "no program" in a_panel.ui.messageLabel.text
+    assert "not a program" in a_panel.ui.messageLabel.text
 
 
 def test_an_interpreter_can_be_chosen_and_cleared(a_panel: Opened) -> None:
@@ -44,6 +44,6 @@ def test_a_quality_is_a_multiple_of_the_presets_steps(a_panel: Opened) -> None:
     box.setCurrentIndex(box.findText("Full"))
     assert state.steps == 3 * steps
     a_panel.ui.stepsSpinBox.value = 17
-    assert box.currentText == "Own number of steps"
-    box.setCurrentIndex(box.findText("Own number of steps"))
+    assert box.currentText == "Custom number of steps"
+    box.setCurrentIndex(box.findText("Custom number of steps"))
     assert state.steps == 17

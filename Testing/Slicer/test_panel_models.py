@@ -58,12 +58,12 @@ def test_every_preset_is_listed_with_size_license_and_place(a_window: Any) -> No
 def test_the_window_says_that_nothing_is_downloaded(a_window: Any) -> None:
     import qt
 
-    assert "downloads nothing" in a_window.dialog.findChild(qt.QLabel, "modelsNoteLabel").text
+    assert "Nothing is downloaded here" in a_window.dialog.findChild(qt.QLabel, "modelsNoteLabel").text
 
 
 def test_the_bundled_model_is_verified(a_window: Any) -> None:
     row_of(a_window, "mini")
-    assert checked(a_window) == "Every file is as its checksums.json says."
+    assert checked(a_window) == "All files match checksums.json."
     assert row_of(a_window, "mini")[3] == "verified"
 
 

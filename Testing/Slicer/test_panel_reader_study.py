@@ -134,7 +134,7 @@ def test_a_key_that_bounces_answers_one_case(
 def test_a_pause_hides_the_scan_and_takes_no_answer(a_section: ReaderStudySection, a_session: Path) -> None:
     ui = opened(a_section, a_session).ui
     ui.pauseReadingButton.click()
-    assert cases() == [] and ui.pauseReadingButton.text == "Go on"
+    assert cases() == [] and ui.pauseReadingButton.text == "Continue"
     assert not ui.realButton.enabled and not any(shortcut.enabled for shortcut in a_section._shortcuts)
     press(a_section, "R")
     press(a_section, "Z")
@@ -164,7 +164,7 @@ def test_a_case_that_is_not_in_view_takes_no_answer_and_its_clock_stands(
         slicer.util.setSliceViewerLayers(background=scan_node(GRID, noise(GRID), "Scan"))
     press(a_section, "R")
     assert said(a_session) == [] and a_section.isPaused and cases() == []
-    assert "no longer in view" in ui.readingMessageLabel.text and "Press Go on" in ui.readingMessageLabel.text
+    assert "no longer in view" in ui.readingMessageLabel.text and "Press Continue" in ui.readingMessageLabel.text
     ui.pauseReadingButton.click()
     press(a_section, "R")
     assert said(a_session) == ["real"] and ui.readingMessageLabel.text == ""
@@ -250,7 +250,7 @@ def test_an_answer_that_cannot_be_kept_is_said_and_asked_for_again(
     assert (
         "Cannot write" in ui.readingMessageLabel.text and "Case 1 of 3" in ui.caseLabel.text and ui.realButton.enabled
     )
-    assert "session's folder can be written" in ui.readingMessageLabel.text
+    assert "session's folder is writable" in ui.readingMessageLabel.text
     a_section.session.path = a_session / "answers_R1.json"
     ui.realButton.click()
     assert said(a_session) == ["real"] and ui.readingMessageLabel.text == ""
@@ -265,7 +265,7 @@ def test_a_case_that_cannot_be_read_takes_no_answer(a_section: ReaderStudySectio
     assert "Copy the session's folder again" in ui.readingMessageLabel.text
     assert not ui.realButton.enabled and not any(shortcut.enabled for shortcut in a_section._shortcuts)
     press(a_section, "S")
-    assert said(a_session) == ["real"] and ui.pauseReadingButton.text == "Go on"
+    assert said(a_session) == ["real"] and ui.pauseReadingButton.text == "Continue"
     (a_session / "case_2.nii").write_bytes(whole)
     ui.pauseReadingButton.click()
     assert [node.GetName() for node in cases()] == ["Case 2"] and ui.readingMessageLabel.text == ""

@@ -231,7 +231,7 @@ def test_a_run_that_is_cut_short_brings_the_earlier_result_back_whole(
     assert slicer.util.arrayFromVolume(state.aova).max() == 0.25
     assert np.array_equal(segmentMask(state.candidate, state.candidateSegmentId, a_coarse_scan), earlier)
     assert state.overlayThreshold == pytest.approx(level, abs=0.001)
-    words = "Canceled: the earlier result is back." if end == "canceled" else "Too big."
+    words = "Canceled: the earlier result was restored." if end == "canceled" else "Too big."
     assert a_panel.ui.messageLabel.text.startswith(words) and a_panel.ui.findingsTable.rowCount == 2
 
 

@@ -106,7 +106,7 @@ def test_the_next_step_is_one_that_the_panel_offers_then(a_panel: Opened) -> Non
     setSetting(INTERPRETER_KEY, sys.executable)
     a_panel.script(["error", "import_failed", "What is wrong.", ""])
     a_panel.segment()
-    assert not ui.installButton.enabled and "interpreter of your own" in ui.messageLabel.text
+    assert not ui.installButton.enabled and "Another interpreter" in ui.messageLabel.text
 
 
 def test_a_killed_worker_is_told_and_the_next_run_works(a_panel: Opened) -> None:

@@ -36,7 +36,7 @@ def test_install_asks_and_tells_what_is_missing(a_panel: Opened, monkeypatch: py
 
 def test_check_tells_the_device_and_release_is_answered(a_panel: Opened) -> None:
     a_panel.ui.checkButton.click()
-    assert gui.spin(lambda: "no graphics card" in a_panel.ui.deviceLabel.text)
+    assert gui.spin(lambda: "finds no GPU" in a_panel.ui.deviceLabel.text)
     a_panel.panel.refresh()
     a_panel.ui.releaseButton.click()
     assert gui.spin(lambda: "memory is free" in a_panel.ui.logText.plainText)
@@ -47,14 +47,14 @@ def test_check_asks_the_interpreter_that_was_chosen_last(a_panel: Opened, tmp_pa
     other.write_text(f'#!/bin/sh\ntouch "{mark}"\nexec "{sys.executable}" "$@"\n')
     other.chmod(0o755)
     a_panel.ui.checkButton.click()
-    assert gui.spin(lambda: "no graphics card" in a_panel.ui.deviceLabel.text)
+    assert gui.spin(lambda: "finds no GPU" in a_panel.ui.deviceLabel.text)
     first = client.processId
     a_panel.ui.checkButton.click()
-    assert "no graphics card" in a_panel.ui.deviceLabel.text and client.processId == first, "it is known already"
+    assert "finds no GPU" in a_panel.ui.deviceLabel.text and client.processId == first, "it is known already"
     a_panel.ui.interpreterPathEdit.currentPath = str(other)
     a_panel.ui.checkButton.click()
     assert "asking" in a_panel.ui.deviceLabel.text
-    assert gui.spin(lambda: "no graphics card" in a_panel.ui.deviceLabel.text)
+    assert gui.spin(lambda: "finds no GPU" in a_panel.ui.deviceLabel.text)
     assert client.processId not in (0, first) and mark.exists()
 
 
