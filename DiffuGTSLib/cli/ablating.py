@@ -68,7 +68,7 @@ def ablate(
         bool,
         typer.Option(
             "--allow-seen",
-            help="Ask scans that the model was trained on, too; marks the report.",
+            help="Also use scans that the model was trained on; the report is marked.",
             rich_help_panel=_WHAT,
         ),
     ] = False,
@@ -89,8 +89,8 @@ def ablate(
 ) -> None:
     """Score variants of DiffuGTS against the whole method on unseen scans, paired over patients.
 
-    A scan is looked at once and repainted once; parts are mixtures of the same residuals, prompts are asked of the same
-    features, and only steps and seeds repaint again. Thresholds of mixtures are chosen on the validation scans.
+    Each scan is encoded once and repainted once. Parts are mixtures of the same residuals, and prompts use the same
+    features; only steps and seeds repaint again. Thresholds of mixtures are chosen on the validation scans.
     """
     require_folder(data, "--data")
     config = configured(preset, config_file, overrides, device=device, seed=seed)

@@ -98,7 +98,7 @@ def batch(
     scans: Annotated[
         list[Path], typer.Argument(help="Image files, folders of them, or folders of DICOM series at any depth.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results, each in one of its name.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results, one folder per scan.")],
     organ: Organ = None,
     normal: Normal = None,
     abnormal: Abnormal = None,
@@ -126,10 +126,10 @@ def batch(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Segment many scans, the networks loaded once; what is there is kept, and a scan that fails stops no other.
+    """Segment many scans, with the networks loaded once. Finished results are kept; a failed scan does not stop the others.
 
-    Beside the results lie cases.csv, a row a scan of the call, and findings.csv, a row a lesion, both written anew after
-    each scan.
+    Beside the results are cases.csv, one row per scan of the call, and findings.csv, one row per lesion. Both are
+    rewritten after each scan.
     """
     config = configured(preset, config_file, overrides, device=device, seed=seed, steps=steps, memory=memory)
     request = SegmentRequest(

@@ -72,7 +72,7 @@ def bench(
     against: Annotated[str, typer.Option(help="With --full: monai, or '' (two quotes) for our way alone.")] = "monai",
     rounds: Annotated[int, typer.Option(help="With --full: how often both ways take turns.")] = 1,
 ) -> None:
-    """Time every stage and its peak memory, on the bundled sample and on scans of your own."""
+    """Measure time and peak memory of every stage, on the bundled sample and on your own scans."""
     if full:
         table = bench_full(
             model=model, device=device, precision=precision, sizes=sizes, against=against, rounds=rounds, output=output,

@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="A .ckpt or .pt file of torch 1.6 or later.", show_default=False)]
-Seconds = Annotated[int, typer.Option("--seconds", min=1, help="The reading process may take so long.")]
+Seconds = Annotated[int, typer.Option("--seconds", min=1, help="Time limit of the reading process, in seconds.")]
 Memory = Annotated[
     int,
     typer.Option(

@@ -19,7 +19,7 @@ EXAMPLES = examples(
 )
 
 app = typer.Typer(
-    help="Data sets, made into protocols, checked, split; case lists and label maps, made ready for training.",
+    help="Make protocols of data sets, check and split them; prepare case lists and label maps for training.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=data_protocols.CHECK_EXAMPLES,
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def _data() -> None:
-    """Data sets, made into protocols, checked, split; case lists and label maps, made ready for training."""
+    """Make protocols of data sets, check and split them; prepare case lists and label maps for training."""
 
 
 app.command("protocol", epilog=data_protocols.PROTOCOL_EXAMPLES)(data_protocols.protocol)

@@ -52,7 +52,7 @@ KindName = Literal["leave-one-out", "ct-to-mr", "label-free", "seen"]
 
 
 def protocol(
-    folder: Annotated[Path, typer.Argument(help="The data set's folder; of csv the table.")],
+    folder: Annotated[Path, typer.Argument(help="The data set's folder; for csv, the table.")],
     layout: Annotated[LayoutName, typer.Option("--layout", help="How the folder is laid out.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The protocol, a JSON file.")],
     root: Annotated[
@@ -66,12 +66,12 @@ def protocol(
         str, typer.Option("--tumor-values", metavar="N,N", help="Values of the label maps that are tumor.")
     ] = "",
     patient: Annotated[
-        str, typer.Option("--patient", metavar="REGEX", help="Its first group, in a case's name, is the patient.")
+        str, typer.Option("--patient", metavar="REGEX", help="Its first group, found in a case's name, is the patient.")
     ] = "",
     fractions: Annotated[
         str, typer.Option("--fractions", metavar="TRAIN,VAL,TEST", help="Shares of the patients of each organ.")
     ] = "0.7,0.1,0.2",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the split.")] = 0,
     force: Force = False,
 ) -> None:
     """Write the protocol of a data set: every scan, its patient, its split, and what its labels mean."""
@@ -138,7 +138,7 @@ def split(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new protocols.")],
     force: Force = False,
 ) -> None:
-    """Make the protocols that a claim is tested by: each names who is trained on and who is tested."""
+    """Make protocols that test a claim: each says which patients are for training and which for testing."""
     paths = [protocol_path(name) for name in protocols]
 
     from DiffuGTSLib.datasets.check import counts
@@ -191,7 +191,7 @@ def _shares(text: str) -> dict[str, float]:
     """
     names, shares = ("train", "validation", "test"), numbers(text, "--fractions")
     if len(shares) != len(names):
-        raise InputError(f"--fractions: expected 3 numbers parted by commas, got '{text}'.", code="numbers")
+        raise InputError(f"--fractions: expected 3 comma-separated numbers, got '{text}'.", code="numbers")
     return dict(zip(names, shares, strict=True))
 
 

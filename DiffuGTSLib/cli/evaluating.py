@@ -65,7 +65,9 @@ def evaluate(
     allow_seen: Annotated[
         bool,
         typer.Option(
-            "--allow-seen", help="Score what the model was trained on, too; marks the report.", rich_help_panel=_MANY
+            "--allow-seen",
+            help="Also score scans that the model was trained on; the report is marked.",
+            rich_help_panel=_MANY,
         ),
     ] = False,
     compare: Annotated[

@@ -23,7 +23,9 @@ Preset = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="A JSON file in a preset's form, read after it.", rich_help_panel=_CONFIGURATION),
+    typer.Option(
+        "--config", help="A JSON file in the form of a preset; it overrides the preset.", rich_help_panel=_CONFIGURATION
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1.", rich_help_panel=_CONFIGURATION)
@@ -32,14 +34,14 @@ Seed = Annotated[
     int | None,
     typer.Option(
         "--seed",
-        help="Every random draw follows from it; the preset's if not given (0).",
+        help="Seed of all random draws. Default: the preset's (0).",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
-        "--steps", help="Denoising steps of the repaint; the preset's if not given.", rich_help_panel=_CONFIGURATION
+        "--steps", help="Denoising steps for repainting. Default: the preset's.", rich_help_panel=_CONFIGURATION
     ),
 ]
 Memory = Annotated[
@@ -47,7 +49,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Memory of the device that may be used, as in 8GB; else what it has free.",
+        help="Memory of the device that may be used, such as 8GB. Default: what is free.",
         rich_help_panel=_CONFIGURATION,
     ),
 ]
@@ -82,12 +84,12 @@ Abnormal = Annotated[
 ]
 Modality = Annotated[
     Literal["CT", "MR"] | None,
-    typer.Option("--modality", help="Guessed, with the reason, when absent.", case_sensitive=False),
+    typer.Option("--modality", help="If not given, it is guessed and the reason is printed.", case_sensitive=False),
 ]
 OffsetHu = Annotated[
     float | None,
     typer.Option(
-        "--offset-hu", metavar="HU", help="Added to a CT whose file is not in HU, as in -1024; 0 insists that it is."
+        "--offset-hu", metavar="HU", help="Added to a CT whose file is not in HU, such as -1024; 0 states that it is."
     ),
 ]
 Stages = Annotated[str | None, typer.Option("--stages", help="Run only these, comma-separated: aova,repaint,residual.")]
@@ -161,7 +163,7 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     except ValueError:
         values = ()
     if not values or not all(map(math.isfinite, values)):
-        raise InputError(f"{option}: expected numbers parted by commas, got '{text}'.", code="numbers")
+        raise InputError(f"{option}: expected comma-separated numbers, got '{text}'.", code="numbers")
     return values
 
 
@@ -173,7 +175,7 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     """
     values = numbers(text, option)
     if not all(value.is_integer() for value in values):
-        raise InputError(f"{option}: expected whole numbers parted by commas, got '{text}'.", code="numbers")
+        raise InputError(f"{option}: expected comma-separated whole numbers, got '{text}'.", code="numbers")
     return tuple(int(value) for value in values)
 
 

@@ -45,7 +45,7 @@ CropMm = Annotated[
     ),
 ]
 PerSide = Annotated[
-    int | None, typer.Option("--per-side", min=1, help="Draw as many of each at random.", rich_help_panel=_WHAT)
+    int | None, typer.Option("--per-side", min=1, help="Draw this many of each kind at random.", rich_help_panel=_WHAT)
 ]
 AllowUnbalanced = Annotated[
     bool,
@@ -62,7 +62,7 @@ Harmonize = Annotated[
     ),
 ]
 Modality = Annotated[str | None, typer.Option("--modality", help="CT or MR; else guessed.", rich_help_panel=_WHAT)]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the order and the draw.", rich_help_panel=_HOW)]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order and the draw.", rich_help_panel=_HOW)]
 Title = Annotated[str, typer.Option("--title", help="What readers see above the scans.", rich_help_panel=_HOW)]
 Window = Annotated[
     tuple[float, float] | None,
@@ -138,7 +138,7 @@ def score(
         Path | None, typer.Option("--output", "-o", help="A JSON file for all figures.", rich_help_panel=_WHERE)
     ] = None,
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Take sheets on which cases are missing.")
+        bool, typer.Option("--allow-incomplete", help="Accept sheets with missing cases.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

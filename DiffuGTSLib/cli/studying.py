@@ -132,7 +132,7 @@ def false_positives(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count what is seen in healthy scans: false positives a scan and specificity, over thresholds."""
+    """Count findings in healthy scans: false positives per scan and specificity, over thresholds."""
     cuts = None if thresholds is None else numbers(thresholds, "--thresholds")
 
     from DiffuGTSLib.evaluation.case_files import pair_cases
@@ -193,7 +193,7 @@ def detection(
 
 def groups(
     cases: Annotated[Path, typer.Argument(help="A CSV file with a column 'case' and figures, as studies write it.")],
-    metadata: Annotated[Path, typer.Option("--metadata", help="A CSV file with a column 'case' and what is known.")],
+    metadata: Annotated[Path, typer.Option("--metadata", help="A CSV file with a column 'case' and the metadata.")],
     by: Annotated[list[str], typer.Option("--by", help="A column of the metadata; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The CSV file of the groups.")],
     patient: Annotated[

@@ -72,7 +72,7 @@ def robustness(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Paint a benchmark: tumors of which one property is off its mean, all else equal."""
+    """Paint a benchmark: tumors with one property off its mean, all else equal."""
     steps = whole_numbers(levels, "--levels")
 
     from DiffuGTSLib.evaluation.robustness import build_benchmark, default_axes
@@ -123,7 +123,9 @@ def robustness_score(
 def similarity(
     tumors: TumorList,
     output: StudyOutput,
-    permutations: Annotated[int, typer.Option("--permutations", min=1, help="More make p finer.")] = 200,
+    permutations: Annotated[
+        int, typer.Option("--permutations", min=1, help="Number of permutations; more give a finer p.")
+    ] = 200,
     seed: Seed = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -148,7 +150,7 @@ def similarity(
 def realism(
     tumors: TumorList,
     output: StudyOutput,
-    rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Of the sheet of pictures.")] = 6,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=20, help="Rows of the sheet of pictures.")] = 6,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -60,12 +60,17 @@ Count = Annotated[
 Radius = Annotated[
     float | None,
     typer.Option(
-        "--radius", metavar="MM", help="Instead of a size, about: 12 gives 9 to 15 mm.", rich_help_panel=_TUMORS
+        "--radius",
+        metavar="MM",
+        help="Radius in mm instead of a size, approximate: 12 gives 9 to 15 mm.",
+        rich_help_panel=_TUMORS,
     ),
 ]
 At = Annotated[
     str | None,
-    typer.Option("--at", metavar="R,A,S", help="Near its center, in RAS mm; default: drawn.", rich_help_panel=_TUMORS),
+    typer.Option(
+        "--at", metavar="R,A,S", help="Approximate center, in RAS mm. Default: random.", rich_help_panel=_TUMORS
+    ),
 ]
 AvoidVessels = Annotated[
     bool,
@@ -90,10 +95,10 @@ PainterName = Annotated[
     ),
 ]
 PainterDevice = Annotated[
-    str, typer.Option("--device", help="Of a trained painter: auto, cpu, cuda.", rich_help_panel=_PAINT)
+    str, typer.Option("--device", help="Device of a trained painter: auto, cpu, cuda.", rich_help_panel=_PAINT)
 ]
 Repeat = Annotated[
-    int, typer.Option("--repeat", min=1, help="Paint each scan so many times, each into its own folder.")
+    int, typer.Option("--repeat", min=1, help="How many times each scan is painted, each into its own folder.")
 ]
 Patch = Annotated[
     float | None,
@@ -114,7 +119,9 @@ def synthesize(
     organ_mask: Annotated[
         Path, typer.Option("--organ-mask", help="The organ on the scan's grid; for a folder, masks of the same names.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the painted case; of all cases' folders.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the painted case, or of all cases' folders.")
+    ],
     organ_label: OrganLabel = None,
     size: Size = "mix",
     count: Count = None,
@@ -137,7 +144,7 @@ def synthesize(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Paint tumors into a healthy scan: scan and tumor mask on the very same grid, unchanged outside the paint."""
+    """Paint tumors into a healthy scan. Scan and tumor mask keep its grid; outside the paint nothing changes."""
     from DiffuGTSLib.synthesis.case import require_patch
     from DiffuGTSLib.synthesis.organs import organ_spec
     from DiffuGTSLib.synthesis.painter import TumorRequest

@@ -49,15 +49,15 @@ Prepared = Annotated[
     Path | None,
     typer.Option(
         "--prepared",
-        help="Keep the scans, once brought to the grid, in files of this folder: the next start takes them from there, "
-        "the processes of a training share them, and they need not fit into main memory. A dry run fills it, too.",
+        help="Keep the resampled scans in files of this folder: the next start takes them from there, the processes of a "
+        "training share them, and they need not fit into main memory. A dry run fills it, too.",
     ),
 ]
 
 
 def train(
     part: Annotated[PartName, typer.Argument(help="What to train.")],
-    data: Annotated[Path, typer.Option("--data", help="Folder of the scans, that the protocol's paths start from.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of the scans; the protocol's paths start from it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder: checkpoints, log and weights.")],
     protocol: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def train(
         ),
     ] = None,
     preset: Preset = None,
-    iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: the recipe's own.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", min=1, help="Default: as the recipe says.")] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--precision", help="bfloat16 on CUDA, or a CPU that has it.")
     ] = "float32",
@@ -81,7 +81,7 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A choice of the part's own; --dry-run shows them. With a dot, the preset's. May be repeated.",
+            help="A setting of the part; --dry-run lists them. With a dot, one of the preset. May be repeated.",
         ),
     ] = None,
     tensorboard: Annotated[
@@ -92,7 +92,7 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything and say what would be done and what is left.")
     ] = False,
 ) -> None:
-    """Train one part of a model; running it again goes on from the last checkpoint."""
+    """Train one part of a model. Running it again continues from the last checkpoint."""
     path = None if protocol is None else protocol_path(protocol)
     options = key_values(overrides)
     require_folder(data, "--data")

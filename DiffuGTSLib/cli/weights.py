@@ -57,7 +57,7 @@ Accepted = Annotated[
 ]
 Precision = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option("--precision", help="float32, or bfloat16: half the room, numbers rounded."),
+    typer.Option("--precision", help="float32, or bfloat16: half the space, numbers rounded."),
 ]
 Sha256 = Annotated[
     list[str] | None,
@@ -70,7 +70,7 @@ def list_models(
     name: Annotated[str | None, typer.Argument(help="Show all that is known of one.", show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the published models, what they cost and which are here."""
+    """List the published models, their size and license, and which are here."""
     models = catalog()
     if name is not None:
         models = {name: find_model(name, models)}
@@ -88,12 +88,10 @@ def fetch(
     accept_license: Accepted = None,
     precision: Precision = "float32",
     sha256: Sha256 = None,
-    keep_downloads: Annotated[
-        bool, typer.Option("--keep-downloads", help="Keep the files as they were fetched, too.")
-    ] = False,
+    keep_downloads: Annotated[bool, typer.Option("--keep-downloads", help="Also keep the downloaded files.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a published model from the hub and convert it; what was cut off goes on where it stopped."""
+    """Fetch a published model from the hub and convert it. An interrupted download is resumed."""
     model = with_checksums(find_model(name, catalog()), sha256 or [])
     stored = find_stored(name)
     if stored is not None:
@@ -131,7 +129,7 @@ def import_folder(
     sha256: Sha256 = None,
     quiet: Quiet = False,
 ) -> None:
-    """Take published files, or a converted model, from a folder: without network."""
+    """Import published files, or a converted model, from a folder; no network is needed."""
     models = catalog()
     wanted = list(models.values()) if name is None else [find_model(name, models)]
     converted = _model_of(folder)

@@ -83,7 +83,7 @@ def group_figures(
     if not cases:
         raise InputError("There are no cases to group.", code="missing")
     if by and not metadata:
-        raise InputError("The metadata have no rows.", hint="a row a case, below the heading.", code="missing")
+        raise InputError("The metadata have no rows.", hint="one row per case, below the heading.", code="missing")
     known = {row[CASE]: row for row in metadata}
     columns = list(metadata[0]) if metadata else []
     for name in [*by, *([patient] if patient and patient not in cases[0] else [])]:

@@ -18,11 +18,11 @@ def test_numbers_are_parted_by_commas() -> None:
 @pytest.mark.parametrize("text", ["", "5,", "5;6", "five", "nan", "1,inf", "-inf"])
 @pytest.mark.parametrize("read", [numbers, whole_numbers])
 def test_what_is_no_finite_number_is_refused(read: Callable[[str, str], object], text: str) -> None:
-    with pytest.raises(InputError, match=f"--edges: expected numbers parted by commas, got '{text}'") as caught:
+    with pytest.raises(InputError, match=f"--edges: expected comma-separated numbers, got '{text}'") as caught:
         read(text, "--edges")
     assert caught.value.code == "numbers"
 
 
 def test_a_part_of_one_is_no_whole_number() -> None:
-    with pytest.raises(InputError, match="--tumor-values: expected whole numbers parted by commas, got '1,1.7'"):
+    with pytest.raises(InputError, match="--tumor-values: expected comma-separated whole numbers, got '1,1.7'"):
         whole_numbers("1,1.7", "--tumor-values")

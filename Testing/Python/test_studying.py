@@ -181,7 +181,7 @@ def test_tables_are_not_written_over_other_files(some_masks: tuple[Path, Path], 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sizes", "--radius-edges", "5,x"), "--radius-edges: expected numbers parted by commas, got '5,x'"),
+        (("sizes", "--radius-edges", "5,x"), "--radius-edges: expected comma-separated numbers, got '5,x'"),
         (("sizes", "--radius-edges", "9,5"), "Expected size edges that rise"),
         (("false-positives", "--thresholds", "1.5"), "Expected thresholds of at least 0 and below 1"),
     ],
