@@ -120,7 +120,7 @@ def _in_its_own_process(way: str, size: str, folder: Path, model: str, device: s
     repeats = 3 if device.startswith("cuda") else 1
     command += ["--model", model, "--device", device, "--repeats", str(repeats)]
     command += ["--precision", precision] if way == OURS else []
-    hint = "the reason stands above; where there is none, memory ran out: leave the size away with --sizes."
+    hint = "the reason stands above; where there is none, memory ran out: omit the size with --sizes."
     return timed_alone(command, f"{way} at {size}", hint)
 
 

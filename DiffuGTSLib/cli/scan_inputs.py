@@ -74,7 +74,7 @@ def require_ct(offset_hu: float | None, modality: str | None) -> None:
         InputError: If an offset is given and the modality is MR (code "offset_hu").
     """
     if offset_hu is not None and modality == "MR":
-        raise InputError("--offset-hu is for CT, got --modality MR.", hint="leave one away.", code="offset_hu")
+        raise InputError("--offset-hu is for CT, got --modality MR.", hint="omit one.", code="offset_hu")
 
 
 def open_mask(path: Path, geometry: Geometry) -> Volume:
@@ -108,7 +108,7 @@ def open_organ(path: Path, geometry: Geometry, labels: Sequence[int] = (), hint:
 def _painted(mask: Volume, path: Path) -> Volume:
     if not mask.array.any():
         raise InputError(
-            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or leave it away.", code="empty_mask"
+            f"The mask {path} is empty: no voxel is above 0.", hint="paint it, or omit it.", code="empty_mask"
         )
     return mask
 

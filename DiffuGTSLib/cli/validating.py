@@ -106,7 +106,7 @@ def validate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find tumors with a trained segmenter, each scan on its own grid, and score it where the truth is known.
+    """Run a trained segmenter (of `train segmenter`), each scan on its own grid, and score it where the truth is known.
 
     Scores are Dice and surface Dice (NSD) at 2 mm: 1 where nothing is to find and nothing was found, 0 where only one
     of both is empty. In a protocol's report scans without a tumor count by their false positives instead, as in diffugts evaluate's.
@@ -117,8 +117,8 @@ def validate(
     listed = list_scans(scans, labels or tumors, organ_masks, tumor_only=tumors is not None) if scans else []
     path = protocol_path(protocol) if protocol else Path()
 
-    from DiffuGTSLib.device import find_device
     from DiffuGTSLib.config import RuntimeConfig
+    from DiffuGTSLib.device import find_device
     from DiffuGTSLib.evaluation.validation import HowToPredict, begin, validate_protocol, validate_scans
     from DiffuGTSLib.supervised.prediction import PostProcessing, find_segmenter, load_segmenter
 
@@ -164,7 +164,7 @@ def _require_fitting(
     """Refuse masks and an offset beside a protocol, a folder of data that is not there, and an offset for MR."""
     if protocol is not None and any(masks):
         words = "A protocol names its masks itself: --labels, --tumors and --organ-masks are for scans."
-        raise InputError(words, hint="leave them away.", code="choice")
+        raise InputError(words, hint="omit them.", code="choice")
     if protocol is not None and offset_hu is not None:
         words = "A protocol names the offset of each case itself: --offset-hu is for scans."
         raise InputError(words, hint="write offset_hu into the cases that need it.", code="choice")
@@ -179,10 +179,10 @@ def _require_meant(
     """Refuse options that would change nothing: a choice of organs without a protocol, and of the network's own organ beside masks."""
     if organ and protocol is None:
         words = "Of scans nobody knows which organ they show: --organ chooses among a protocol's cases."
-        raise InputError(words, hint="leave it away.", code="choice")
+        raise InputError(words, hint="omit it.", code="choice")
     if organ_masks is not None and (largest_organ or reach is not None):
         words = "Organ masks take the place of the segmenter's own organ, of which --largest-organ and --reach speak."
-        raise InputError(words, hint="leave these two away, or --organ-masks.", code="choice")
+        raise InputError(words, hint="omit these two, or --organ-masks.", code="choice")
 
 
 def _print_guess(quiet: bool, name: str, modality: str, reason: str) -> None:

@@ -139,7 +139,7 @@ def import_folder(
             raise InputError(
                 f"{folder} is the converted model {converted}, taken as it is: --sha256 and --precision are for published files, "
                 "and --model names no other.",
-                hint=f"leave them away, or say --model {converted}.",
+                hint=f"omit them, or say --model {converted}.",
             )
         accept_licenses(model, accept_license or [])
 

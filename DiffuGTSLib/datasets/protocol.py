@@ -300,7 +300,7 @@ def _require_sense(case: Case) -> None:
             )
     if case.offset_hu and case.modality != "CT":
         raise InputError(
-            f"Case '{case.name}': offset_hu is for CT, the modality is '{case.modality}'.", hint="leave it away."
+            f"Case '{case.name}': offset_hu is for CT, the modality is '{case.modality}'.", hint="omit it."
         )
     if case.suspect_values and not case.labels:
         key = "other_lesion_values" if case.other_lesion_values else "unknown_labels"
@@ -308,7 +308,7 @@ def _require_sense(case: Case) -> None:
     if case.tumor and case.tumor == case.labels and not case.tumor_values:
         raise InputError(
             f"Case '{case.name}': {case.tumor} holds organs and tumor, and all of it would count as tumor.",
-            hint="name which values are tumor, as tumor_values; of a scan without a tumor leave 'tumor' away.",
+            hint="name which values are tumor, as tumor_values; of a scan without a tumor omit 'tumor'.",
         )
 
 
@@ -317,7 +317,7 @@ def _require_densities(case: Case) -> None:
     if case.label_hu and case.modality != "labels":
         raise InputError(
             f"Case '{case.name}': label_hu is for label maps that are painted, the modality is '{case.modality}'.",
-            hint="leave it away, or say modality 'labels'.",
+            hint="omit it, or say modality 'labels'.",
         )
     for hu in case.label_hu:
         _hu_range(hu)

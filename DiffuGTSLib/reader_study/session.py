@@ -302,7 +302,7 @@ def _require_places(folder: Path, key_path: Path) -> None:
     if key_path.resolve().is_relative_to(folder.resolve()):
         raise InputError(
             f"The key {key_path} would lie in the session's own folder, where readers find it.",
-            hint="leave --key away, or name a place outside the folder.",
+            hint="omit --key, or name a place outside the folder.",
             code="key_inside",
         )
     if key_path.exists():

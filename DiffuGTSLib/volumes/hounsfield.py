@@ -38,7 +38,7 @@ def in_hounsfield(volume: Volume, offset_hu: float) -> Volume:
     if volume.modality not in (None, "CT"):
         raise InputError(
             f"--offset-hu is for CT; the scan's file says that it is {volume.modality}.",
-            hint="leave it away.",
+            hint="omit it.",
             code="offset_hu",
         )
     array = volume.array.astype(np.float32) + np.float32(offset_hu) if offset_hu else volume.array

@@ -90,7 +90,7 @@ def test_what_cannot_be_timed_is_refused(options: list[str], message: str, hint:
 def test_a_run_that_fails_ends_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     done = run("bench", "--full", "--sizes", "64", "--device", "cpu", "--quiet")
-    refused(done, 1, "Timing ours at 64 failed with exit code 1.", "leave the size away with --sizes")
+    refused(done, 1, "Timing ours at 64 failed with exit code 1.", "omit the size with --sizes")
 
 
 def test_our_way_alone_writes_figures_and_table(tmp_path: Path) -> None:

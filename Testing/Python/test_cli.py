@@ -325,7 +325,7 @@ def test_a_ct_that_is_not_in_hu_is_refused_and_an_offset_mends_it(
     insisted = run(*call, "-o", tmp_path / "i", "--offset-hu", "0")
     assert insisted.exit_code == 0, insisted.stderr
     mr = run(*call, "-o", tmp_path / "x", "--offset-hu", "0", "--modality", "MR")
-    refused(mr, 2, "--offset-hu is for CT", "leave one away")
+    refused(mr, 2, "--offset-hu is for CT", "omit one")
 
 
 def test_a_box_must_be_finite() -> None:

@@ -83,7 +83,7 @@ def test_a_protocols_report_is_told_as_json_and_its_masks_are_its_own(a_model: P
     asked = ("validate", a_model, "--protocol", protocol, "--data", tmp_path / "data", "-o", tmp_path / "report")
     report = json.loads(run(*asked, "--json", "-q").stdout)
     assert [row["case"] for row in report["cases"]] == ["ct_3"] and "dice" in report["estimates"]
-    refused(run(*asked, "--organ-masks", tmp_path / "none"), 2, "A protocol names its masks itself", "leave them away")
+    refused(run(*asked, "--organ-masks", tmp_path / "none"), 2, "A protocol names its masks itself", "omit them")
 
 
 def test_a_folder_keeps_one_validation(a_model: Path, a_set: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_scan_that_is_taken_for_mr_is_told_and_an_offset_makes_it_a_ct(
 def test_an_offset_for_mr_or_beside_a_protocol_is_refused(tmp_path: Path) -> None:
     wish = ("validate", tmp_path, "-o", tmp_path / "out", "--offset-hu", "-1024")
     refused(run(*wish, "--protocol", "mini", "--data", "."), 2, "A protocol names the offset of each case", "offset_hu")
-    refused(run(*wish[:2], tmp_path, *wish[2:], "--modality", "MR"), 2, "--offset-hu is for CT", "leave one away")
+    refused(run(*wish[:2], tmp_path, *wish[2:], "--modality", "MR"), 2, "--offset-hu is for CT", "omit one")
 
 
 def test_a_protocol_with_cases_that_were_trained_on_is_refused(a_model: Path, tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_a_choice_that_is_none_is_refused(tmp_path: Path, wish: tuple[str, ...])
 @pytest.mark.parametrize("wish", [("--largest-organ",), ("--reach", "30")])
 def test_a_choice_that_would_change_nothing_is_refused(tmp_path: Path, wish: tuple[str, ...]) -> None:
     done = run("validate", tmp_path, tmp_path, "--organ-masks", tmp_path, *wish, "-o", tmp_path / "out")
-    refused(done, 2, "Organ masks take the place of the segmenter's own organ", "leave these two away")
+    refused(done, 2, "Organ masks take the place of the segmenter's own organ", "omit these two")
     done = run("validate", tmp_path, tmp_path, "--organ", "liver", "-o", tmp_path / "out")
-    refused(done, 2, "--organ chooses among a protocol's cases", "leave it away")
+    refused(done, 2, "--organ chooses among a protocol's cases", "omit it")
 
 
 def test_a_mask_that_is_missing_is_refused_by_name(a_model: Path, a_set: Path, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_import_takes_a_model_that_was_converted_elsewhere(some_files: Path, tmp
     stick = (a_store / "maisi-ct").rename(tmp_path / "stick")
     refused(run("weights", "import", stick), 3, "was not accepted", "--accept-license")
     for wish in (("--model", "maisi-mr"), ("--sha256", f"{DENOISER}={'a' * 64}"), ("--precision", "bfloat16")):
-        refused(run("weights", "import", stick, *OPEN, *wish), 2, "is the converted model maisi-ct", "leave them away")
+        refused(run("weights", "import", stick, *OPEN, *wish), 2, "is the converted model maisi-ct", "omit them")
     assert "maisi-ct is in" in said(run("weights", "import", stick, *OPEN))
     said(run("weights", "verify", "maisi-ct"))
     said(run("weights", "remove", "maisi-ct"))

@@ -99,7 +99,7 @@ def test_two_scans_of_a_patient_may_share_a_split(tmp_path: Path) -> None:
         (
             {"label_hu": {"28": [2]}},
             "label_hu is for label maps that are painted, the modality is 'CT'",
-            "leave it away",
+            "omit it",
         ),
         ({"modality": "labels", "label_hu": {"soft": [2]}}, "label_hu: 'soft' is no density", '"-100 to 60"'),
         (
