@@ -1,7 +1,7 @@
 """Anomaly-aware open-vocabulary attention: where, and how much, a scan looks like the abnormal prompt.
 
-Follows the approach of DiffuGTS (Jiang et al., CVPR 2025), whose body was not available to us; formulas come
-from the reference notes of this project (`docs/method.md`), and every choice of ours is named as one.
+Follows the approach of DiffuGTS (Jiang et al., CVPR 2025), whose body was not available to us; formulas are as
+in docs/method.md, where every choice of ours is named.
 
 Notation (code → formula):
     features[l] → F_l, frozen encoder features of level l, C_l channels
@@ -67,7 +67,7 @@ def together(answers: Sequence[Attention]) -> Attention:
 
 @dataclass(frozen=True)
 class AovaMaps:
-    """What the whole scan looks like.
+    """Attention on a whole scan.
 
     Attributes:
         abnormal: Share of the attention that the abnormal prompt wins, 0 to 1, (X, Y, Z) on the canonical grid.
@@ -183,8 +183,8 @@ class AovaHead(ModelMixin, ConfigMixin):
             before one softmax, so that a sure level can overrule the others.
         feature_scale: Frozen features are multiplied by it, so that they come in with a spread of about 1.
         pool: Side of the grid to which maps are pooled for the class embedding (paper not available; resolution-free).
-        denoiser_timestep: Of the denoiser whose features the head also looks at, see `DiffuGTSLib.backbones.taps`;
-            0: it looks at the encoder's alone.
+        denoiser_timestep: Of the denoiser whose features the head also uses, see `DiffuGTSLib.backbones.taps`;
+            0: it uses the encoder's alone.
         denoiser_scale: Those features are multiplied by it first.
         elsewhere: Whether a voxel may also belong to neither prompt, because the organ that is asked for is not there. Not
             in the paper as known to us, whose two maps share every voxel of the scan: asked for a lung nodule, our head
@@ -335,7 +335,7 @@ def attend(
     where: Bool[Tensor, "X Y Z"] | None = None,
     memory: WindowMemory | None = None,
 ) -> AovaMaps:
-    """Look at a whole scan, window by window, each encoded once.
+    """Return the attention on a whole scan, computed window by window, each encoded once.
 
     Features at full resolution would not fit into memory for a whole scan, so each window's features live only
     as long as the window; its map and its latent are blended with a Gaussian into the scan's.
@@ -348,36 +348,38 @@ def attend(
         window_voxels: Side of the window; shorter sides are seen whole.
         overlap: Least share that neighboring windows have in common.
         on_window: Called with (windows done, windows in all) after each; may raise `Cancelled`.
-        mirror: Look at each window's left-right mirror image too, and take the mean of maps and scores. Not in the
+        mirror: Use each window's left-right mirror image too, and take the mean of maps and scores. Not in the
             paper as known to us. On validation sarcomas it changed little, on three windows with painted lung tumors
             Dice rose by 0.05, 0.08 and 0.15.
         where: Voxels whose attention is wanted; None for all. Elsewhere map and latent are of no use, and the score
-            speaks of the windows that were looked at.
-        memory: Keeps what the head has seen of each window: the same windows are answered for other prompts without
+            is that of the windows that were used.
+        memory: Keeps the latent and the adapted features of each window: the same windows are answered for other prompts without
             encoding, with the same numbers bit for bit. None keeps nothing.
     """
     scores: list[float] = []
     prompts = prompts[None].to(image.device)
 
-    def see(window: Tensor) -> tuple[Tensor, ...]:
+    def encode(window: Tensor) -> tuple[Tensor, ...]:
         """Return the latent and the adapted features."""
         encoding = autoencoder.encode(window)
         return encoding.latent.float(), *head.adapt(encoding.features)
 
-    def ask(window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def query(window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the abnormal map, the score and the latent."""
-        latent, *adapted = see(window) if memory is None else memory.remembered("window", window, lambda: see(window))
-        attention = head.answer(adapted, prompts)
-        return attention.maps[:, ABNORMAL : ABNORMAL + 1], attention.score_logits.sigmoid(), latent
+        latent, *adapted = (
+            encode(window) if memory is None else memory.remembered("window", window, lambda: encode(window))
+        )
+        answer = head.answer(adapted, prompts)
+        return answer.maps[:, ABNORMAL : ABNORMAL + 1], answer.score_logits.sigmoid(), latent
 
-    def look(window: Tensor) -> tuple[Tensor, Tensor]:
-        maps, score, latent = ask(window)
+    def attention(window: Tensor) -> tuple[Tensor, Tensor]:
+        maps, score, latent = query(window)
         if mirror:
-            mirrored, mirrored_score, _ = ask(window.flip(2))
+            mirrored, mirrored_score, _ = query(window.flip(2))
             maps, score = (maps + mirrored.flip(2)) / 2, (score + mirrored_score) / 2
         scores.append(float(score))
         return maps, latent.clone()  # blending weights it in place, and it may be remembered
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
-    abnormal, latent = over_windows(image, window_voxels, overlap, look, on_window, where)
+    abnormal, latent = over_windows(image, window_voxels, overlap, attention, on_window, where)
     return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)

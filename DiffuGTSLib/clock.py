@@ -1,4 +1,4 @@
-"""What surrounds the road's stages: seconds and progress of each, and one error for all the ways in which memory runs out.
+"""What surrounds the stages of a run: seconds and progress of each, and one error for all the ways in which memory runs out.
 
 With runtime.compile, the compiler works within the stages too, and its failure gets words of ours.
 """
@@ -54,11 +54,11 @@ class Clock:
 
 
 @contextmanager
-def memory_limit(clock: Clock, device: torch.device) -> Iterator[None]:
+def out_of_memory_as_error(clock: Clock, device: torch.device) -> Iterator[None]:
     """Turn every way in which memory runs out within into one error that names the stage.
 
     Raises:
-        MemoryLimitError: Then.
+        MemoryLimitError: If memory runs out.
         ConfigError: If runtime.compile was asked for, and the compiler failed.
     """
     try:

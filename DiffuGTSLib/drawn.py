@@ -12,7 +12,7 @@ from DiffuGTSLib.volumes.boxes import Box, bounding_box
 from DiffuGTSLib.volumes.lesions import label_lesions
 
 TOUCHED = 0.02
-"""Less of a voxel is not seen as covered: smoothing spreads every edge."""
+"""Coverage of a voxel below this counts as none: smoothing spreads every edge a little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +35,16 @@ def within(region: Volume | None, box: Box | EllipsisType = ...) -> np.ndarray:
     return np.array(True) if region is None else np.asarray(region.array[box] > 0)
 
 
-def inside_region(coarse_mask: Volume, region: Volume | None) -> tuple[Volume, str]:
-    """Return the user's candidates as far as they lie in the region, and what was cut off at its border, in words.
+def inside_region(coarse_mask: Volume, region: Volume | None, *, drop_outside: bool = False) -> tuple[Volume, str]:
+    """Return the user's candidates as far as they lie in the region, and what was cut off, in words.
 
-    What merely touches the region would smear into it. A candidate that lies beside it is not left away in silence.
+    What merely touches the region would smear into it.
+
+    Args:
+        coarse_mask: The candidates.
+        region: The only place where an anomaly may be; None for everywhere.
+        drop_outside: Whether candidates wholly outside are cut off too, as a threshold of the attention map draws them.
+            By default they are refused, since a person would not draw them in vain.
 
     Raises:
         InputError: If a candidate (26 neighbors) lies wholly outside (code "outside_region"), or all do (code
@@ -46,7 +52,7 @@ def inside_region(coarse_mask: Volume, region: Volume | None) -> tuple[Volume, s
     """
     drawn = coarse_mask.array > 0
     inside = drawn & within(region)
-    if not inside.any():
+    if drawn.any() and not inside.any():
         raise InputError(
             "The coarse mask lies outside the region.",
             hint="paint a candidate in it, or leave the mask away to have it detected.",
@@ -56,7 +62,7 @@ def inside_region(coarse_mask: Volume, region: Volume | None) -> tuple[Volume, s
     parts, count = label_lesions(drawn[box])
     voxels, kept = (np.bincount(parts[mask[box]], minlength=count + 1) for mask in (drawn, inside))
     outside = np.flatnonzero((voxels > 0) & (kept == 0))
-    if outside.size:
+    if outside.size and not drop_outside:
         largest = outside[voxels[outside].argmax()]
         middle = np.argwhere(parts == largest).mean(axis=0) + [side.start for side in box]
         place = ", ".join(f"{mm:.0f}" for mm in coarse_mask.geometry.to_ras(middle))

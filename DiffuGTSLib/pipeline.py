@@ -1,4 +1,4 @@
-"""The road of one scan: read it top to bottom in `segment`.
+"""The method for one scan: read `segment` from top to bottom.
 
 components = load_components(config); segment(read_volume(path), organ_prompts("liver", "CT"), components, config)
 """
@@ -16,7 +16,7 @@ from DiffuGTSLib.aova import AovaMaps
 from DiffuGTSLib.backbones.interfaces import require_whole_cells
 from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.cache import Cache, key_of
-from DiffuGTSLib.clock import Clock, OnShare, memory_limit, span
+from DiffuGTSLib.clock import Clock, OnShare, out_of_memory_as_error, span
 from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.drawn import TOUCHED, Drawn, drawn_candidates, within
@@ -59,17 +59,17 @@ class Segmentation:
         pseudo_healthy: The scan with the candidates repainted, native units; None when nothing was repainted.
         residual: Fused residual, float32, 0 to 1; None when nothing was compared.
         anomaly_score: 0 (normal) to 1.
-        modality: "CT" or "MR", and why.
-        modality_reason: In words.
+        modality: "CT" or "MR".
+        modality_reason: Why that one: asked for, said by the file, or guessed and from what.
         prompts: What was asked.
         config: How it was done.
-        timings_s: Seconds a stage.
+        timings_s: Seconds of each stage.
         outcome: One sentence: what was found, or why nothing was.
         cache: For `segment(..., cache=...)` with an edited mask.
         refinement: What the mask was refined from, for another mixture of the same residuals; None when nothing was
             compared.
         plan: What was planned, where it was; JSON values, see `planning.plan.Plan`.
-        stepped_down: Where memory ran out nevertheless, and what was done then; one sentence each.
+        stepped_down: Where memory ran out in spite of the plan, and what was done then; one sentence each.
     """
 
     mask: Volume
@@ -116,11 +116,11 @@ def segment(
         region: Mask on the scan's grid: the only place where an anomaly may be (organ, region of interest).
         coarse_mask: Candidates that the user drew or edited; skips detection and the judgment "normal".
         cache: Of an earlier result of the same scan and prompts, by the same weights; the region may be another.
-        memory: Handed from one call to the next, it spares another look at what was seen before: the same scan answers
+        memory: Hand it from one call to the next, and nothing is computed twice: the same scan answers
             other prompts and other candidates without being encoded again, with the same numbers bit for bit. What other
-            networks said is forgotten, and what these said before their weights were changed.
+            networks computed is forgotten, and what these computed before their weights were changed.
         stages: A beginning of `STAGES`: "aova" alone stops at the candidates.
-        on_progress: Called as the work goes on.
+        on_progress: Called as the work proceeds.
         on_artifact: Called with aova and coarse_mask before anything is repainted, then with pseudo_healthy, if any.
 
     Raises:
@@ -134,12 +134,12 @@ def segment(
     """
     clock = Clock(on_progress)
     publish = on_artifact or (lambda field, volume: None)
-    with memory_limit(clock, components.device):
+    with out_of_memory_as_error(clock, components.device):
         _check(volume, stages, region, coarse_mask, components, config)
         modality, modality_reason = guess_modality(volume) if modality is None else (modality, AS_ASKED)
         config.backbone.require_known([modality], _ANOTHER_MODALITY)
     generator = torch.Generator().manual_seed(config.runtime.seed)
-    with memory_limit(clock, components.device), components.autocast(config):
+    with out_of_memory_as_error(clock, components.device), components.autocast(config):
         with clock.stage("read"):
             scan = to_canonical(volume, config.canonical, modality)
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
@@ -184,8 +184,7 @@ def _context(
 ) -> ScanContext:
     """Gather what stays the same for one scan, and tell the memory whose answers it will keep.
 
-    A head that looks through the denoiser sees a picture as one of its spacing and modality. Without a memory nothing
-    is kept.
+    A head that uses the denoiser's features depends on spacing and modality, too. Without a memory nothing is kept.
     """
     memory = memory or WindowMemory(0)
     seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
@@ -227,7 +226,7 @@ _FILLED, _EDGE_VOXELS = 0.9, 3
 
 
 def _compare(
-    twins: Sequence[Twins], seen: AovaMaps, repainted: np.ndarray, context: ScanContext, report: OnShare
+    twins: Sequence[Twins], maps: AovaMaps, repainted: np.ndarray, context: ScanContext, report: OnShare
 ) -> ResidualMaps:
     """Attend to both twins of every finding alike, and measure in the box of all candidates what changed.
 
@@ -236,23 +235,23 @@ def _compare(
     box = bounding_box(repainted)
 
     def in_box(values: Sequence[Tensor]) -> Tensor:
-        return pasted(twins, values, torch.zeros_like(seen.abnormal))[box]
+        return pasted(twins, values, torch.zeros_like(maps.abnormal))[box]
 
     reconstruction = in_box([each.reconstruction for each in twins])
     healthy = in_box([each.healthy for each in twins])
-    attention, candidate = seen.abnormal[box], torch.from_numpy(repainted[box]).to(seen.abnormal)
+    attention, candidate = maps.abnormal[box], torch.from_numpy(repainted[box]).to(maps.abnormal)
     projection = context.components.residual
     if projection is not None:
-        feature = in_box([tumor_probability(projection, _evidence(each, seen, context.embeddings)) for each in twins])
+        feature = in_box([tumor_probability(projection, _evidence(each, maps, context.embeddings)) for each in twins])
         return residual_maps(reconstruction, healthy, feature, attention, candidate)
     before, after = zip(*attend_again(twins, context, report), strict=True)
     return attention_residuals(reconstruction, healthy, in_box(before), in_box(after), attention, candidate)
 
 
-def _evidence(twins: Twins, seen: AovaMaps, embeddings: Tensor) -> Evidence:
-    own = torch.from_numpy(twins.place.own).to(seen.abnormal)
+def _evidence(twins: Twins, maps: AovaMaps, embeddings: Tensor) -> Evidence:
+    own = torch.from_numpy(twins.place.own).to(maps.abnormal)
     return Evidence(
-        twins.reconstruction[None, None], twins.healthy[None, None], seen.abnormal[twins.place.view][None, None],
+        twins.reconstruction[None, None], twins.healthy[None, None], maps.abnormal[twins.place.view][None, None],
         own[None, None], twins.latent, twins.healthy_latent, embeddings[None].to(own),
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
     found ⊂ view ⊂ box ⊂ canonical grid
         box     what the denoiser sees: the finding with `inpainting.margin_mm` around it
-        view    what is decoded and looked at again: one window, or as many as the finding needs
+        view    what is decoded and scored: one window, or as many as the finding needs
 
 Cost follows the findings, not what lies between them; neighbors that one view holds share it. Of a view only its own
 findings' voxels are taken: others that reach into it are repainted too, and are taken from theirs.
@@ -30,13 +30,13 @@ from DiffuGTSLib.volumes.lesions import label_lesions
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where findings are repainted and looked at.
+    """Where findings are repainted, and where what came of it is scored.
 
     Attributes:
-        cells: The box, in latent cells.
-        view: In canonical voxels.
+        cells: The box that is repainted, in latent cells.
+        view: What is decoded and scored, in canonical voxels.
         view_cells: The same in latent cells.
-        own: Of the view, (X, Y, Z): what is taken from it.
+        own: Voxels of the view that belong to its own findings, (X, Y, Z); only these are copied out.
     """
 
     cells: Box
@@ -132,7 +132,7 @@ def attend_again(
 ) -> list[tuple[Float[Tensor, "X Y Z"], Float[Tensor, "X Y Z"]]]:
     """Return the abnormal attention on every view's reconstruction and on its twin, where its own findings are.
 
-    Only what was seen of a reconstruction is remembered: another seed or candidate makes another twin.
+    Only the attention on a reconstruction is remembered: another seed or candidate makes another twin.
     """
     on_windows = iter(spans(report, 0.0, 1.0, 2 * len(twins)))
     pairs = []
@@ -212,7 +212,7 @@ def box_and_view(
     Args:
         found: The finding, in canonical voxels.
         shape: Of the canonical grid.
-        spacing_mm: Of it.
+        spacing_mm: Voxel size of the canonical grid.
         config: Margin and windows.
         factor: Voxels a latent cell.
         multiple: Cells that the denoiser wants the box's sides to be a multiple of.

@@ -1,27 +1,20 @@
-"""What lies beside the maps of a result: the record of how they were made, and the cache for a second look."""
+"""The record beside the maps of a result: what was found, in what, and how."""
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
-from DiffuGTSLib.cache import Cache
-from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.pipeline import Components, Segmentation
+from DiffuGTSLib.components import Components
+from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.storage import for_json
 from DiffuGTSLib.versions import versions
-from DiffuGTSLib.volumes.volume import Geometry, Volume
+from DiffuGTSLib.volumes import Volume
 
 SCHEMA = 1
 RESEARCH_USE = "Research use only. Not for diagnosis."
-RUN_AGAIN = "run diffugts segment again."
 
 
 def make_record(
@@ -69,53 +62,3 @@ def make_record(
 def record_text(record: Mapping[str, Any]) -> str:
     """Return a record as the text of its file."""
     return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def packed_cache(cache: Cache, region: Volume | None, belongs_to: str) -> bytes:
-    """Return a cache as the content of its file.
-
-    Args:
-        cache: From a `Segmentation`.
-        region: Where anomalies were allowed; kept with it.
-        belongs_to: Digest of what the file belongs to: of the scan's file, or of more.
-    """
-    tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
-    if region is not None:
-        tensors["region_bits"] = np.packbits(region.array > 0)
-    about = {
-        "scan_sha256": belongs_to,
-        "anomaly_score": for_json(cache.anomaly_score),
-        "made_of": dict(cache.made_of),
-    }
-    return safetensors.numpy.save(tensors, metadata={"cache": json.dumps(about)})
-
-
-def unpacked_cache(path: Path, geometry: Geometry, belongs_to: str) -> tuple[Cache | None, Volume | None]:
-    """Return the cache and the region; neither where the file is gone.
-
-    Raises:
-        InputError: If the file is damaged, or was made of another scan (code "cache").
-        GeometryError: If the region has another number of voxels than the scan.
-    """
-    if not path.exists():
-        return None, None
-    try:
-        with safetensors.safe_open(str(path), framework="np") as file:
-            about = json.loads((file.metadata() or {})["cache"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-        score, made_of = about["anomaly_score"], dict(about["made_of"])
-        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score), made_of)
-        fits = about["scan_sha256"] == belongs_to
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error
-    if not fits:
-        raise InputError(f"{path} belongs to another scan than record.json beside it.", hint=RUN_AGAIN, code="cache")
-    if "region_bits" not in tensors:
-        return cache, None
-    voxels = math.prod(geometry.shape)
-    bits = tensors["region_bits"]
-    if bits.size != (voxels + 7) // 8:
-        raise GeometryError(
-            f"{path}: the region has room for {bits.size * 8} voxels, the scan has {voxels}.", hint=RUN_AGAIN
-        )
-    return cache, Volume(np.unpackbits(bits, count=voxels).reshape(geometry.shape), geometry)

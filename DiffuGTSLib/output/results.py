@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from DiffuGTSLib.cache import RUN_AGAIN, Cache, cache_bytes, read_cache
+from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config, from_dict
 from DiffuGTSLib.errors import InputError, WeightsError, did_you_mean
 from DiffuGTSLib.output.findings import Finding, find_lesions, write_findings
 from DiffuGTSLib.output.overview import draw_overview, save_overview
-from DiffuGTSLib.output.record import RUN_AGAIN, SCHEMA, make_record, packed_cache, record_text, unpacked_cache
-from DiffuGTSLib.pipeline import Cache, Components, Progress, Segmentation
+from DiffuGTSLib.output.record import SCHEMA, make_record, record_text
+from DiffuGTSLib.pipeline import Progress, Segmentation
 from DiffuGTSLib.storage import read_json, require_folder_for, whole_folder
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.volumes.digest import scan_sha256
@@ -178,7 +180,7 @@ def write_results(
             note="" if components.trained else UNTRAINED,
         )  # fmt: skip
         save_overview(overview, staging / OVERVIEW)
-        (staging / CACHE).write_bytes(packed_cache(result.cache, region, record["input"]["sha256"]))
+        (staging / CACHE).write_bytes(cache_bytes(result.cache, region, record["input"]["sha256"]))
         (staging / RECORD).write_text(record_text(record), encoding="utf-8")
     report("write", 1.0)
     return findings
@@ -223,7 +225,7 @@ def read_results(folder: Path | str, scan_path: Path | str | None = None) -> Sto
             hint="restore the scan, or run diffugts segment again.",
             code="scan_changed",
         )
-    cache, region = unpacked_cache(folder / CACHE, scan.geometry, expected)
+    cache, region = read_cache(folder / CACHE, scan.geometry, expected)
     if record.get("region") and region is None:
         raise InputError(
             f"{folder / CACHE} is missing, and with it the region that this result was restricted to.",

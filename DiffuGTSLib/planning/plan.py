@@ -75,7 +75,7 @@ class Plan:
         config: How it is run; differs from what was asked for below rung 0.
         geometry: The scan's.
         shape: Of the canonical grid.
-        spacing_mm: Of it.
+        spacing_mm: Voxel size of the canonical grid.
         machine: What it is for.
         stages: In the order of the road.
         host_bytes: Main memory beside a GPU; 0 on a CPU, where it is in the stages.

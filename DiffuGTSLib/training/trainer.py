@@ -196,7 +196,7 @@ def train(recipe: Recipe, plan: TrainingPlan, folder: Path, progress: Progress |
             with stops_held():
                 run.iterate()
     except (KeyboardInterrupt, Cancelled):
-        if run.whole:
+        if run.between_iterations:
             run.save()
         raise
     return run.finish()
@@ -219,8 +219,8 @@ class _Run:
         done: Whole iterations.
         averaged: The running average of the weights.
         best: See `Best`.
-        unchecked: Whether the validation after `done` iterations is due.
-        whole: Whether the weights are those after `done` iterations, in every part.
+        validation_due: Whether the validation after `done` iterations is due.
+        between_iterations: Whether the weights are those after `done` iterations, in every part.
     """
 
     def __init__(self, recipe: Recipe, plan: TrainingPlan, folder: Path) -> None:
@@ -237,18 +237,18 @@ class _Run:
         self.best = Best(plan.patience)
         self._skips = Skips(plan.iterations)
         self.done = self._saved = 0
-        self.unchecked, self.whole = False, True
+        self.validation_due, self.between_iterations = False, True
         self._seen: dict[str, list[float]] = {}
         self._clock = time.perf_counter()
 
     def iterate(self) -> None:
         """Take every step once; the "total" of the losses is the first step's."""
-        self.whole = False
+        self.between_iterations = False
         for name, value in self._train_iteration(self.done).items():
             self._seen.setdefault(name, []).append(value)
         self.done += 1
-        self.unchecked = self._at(self._plan.every) and self._at(self._plan.checkpoint_every)
-        self.whole = True
+        self.validation_due = self._at(self._plan.every) and self._at(self._plan.checkpoint_every)
+        self.between_iterations = True
 
     def _train_iteration(self, iteration: int) -> dict[str, float]:
         """Take every step once, follow with the running average, and return the losses by name."""
@@ -300,7 +300,7 @@ class _Run:
     @property
     def row_due(self) -> bool:
         """Whether the log is to be told a row; after a stop it may be that of the iteration that it came in."""
-        return self.unchecked or (bool(self._seen) and self._at(self._plan.every))
+        return self.validation_due or (bool(self._seen) and self._at(self._plan.every))
 
     def row(self) -> dict[str, float]:
         """Return the means since the last row, with the validation where it is due."""
@@ -310,12 +310,12 @@ class _Run:
         }
         if self._seen:
             row["seconds"] = time.perf_counter() - self._clock
-        if self.unchecked:
-            row |= self._check()
+        if self.validation_due:
+            row |= self._validate_and_keep()
         self._seen, self._clock = {}, time.perf_counter()
         return row
 
-    def _check(self) -> dict[str, float]:
+    def _validate_and_keep(self) -> dict[str, float]:
         """Write a checkpoint, validate the averaged weights, keep them if they are the best, and write that down, too.
 
         The first process validates and writes; what is watched, all of them are told. A validation may take hours: a run
@@ -324,8 +324,8 @@ class _Run:
         self.save()
         figures = _validated(self._recipe, self._model, self.averaged) if rank() == 0 else {}
         if self._plan.watch:
-            self.best.offer(told_by_first(self._watched(figures), self._device), self.done, self.averaged)
-        self.unchecked, self._seen = False, {}
+            self.best.offer(told_by_first(self._watched_figure(figures), self._device), self.done, self.averaged)
+        self.validation_due, self._seen = False, {}
         if rank() == 0:
             self._write()
         return figures
@@ -338,7 +338,7 @@ class _Run:
         kept = (best.iteration, best.value) if best.weights else (self.done, math.nan)
         return Outcome(self.done, *kept, best.exhausted)
 
-    def _watched(self, figures: dict[str, float]) -> float:
+    def _watched_figure(self, figures: dict[str, float]) -> float:
         if rank() > 0:
             return math.nan
         name = f"validation_{self._plan.watch}"
@@ -359,7 +359,7 @@ class _Run:
         write_json(self._folder / "plan.json", asdict(self._plan))
         state = {
             "iteration": self.done,
-            "unchecked": self.unchecked,
+            "unchecked": self.validation_due,
             "seen": self._seen,
             "model": self._model.state_dict(),
             "averaged": self.averaged,
@@ -392,7 +392,7 @@ class _Run:
             self.averaged[name].copy_(value)
         if self._plan.watch:
             self.best.load(state.get("best", {}))
-        self.unchecked, self._seen = bool(state.get("unchecked", False)), dict(state.get("seen", {}))
+        self.validation_due, self._seen = bool(state.get("unchecked", False)), dict(state.get("seen", {}))
         self.done = self._saved = int(state["iteration"])
         wait_for_all()  # the first process may be about to replace what the others still read
         logger.info("going on from iteration %d of %d", self.done, self._plan.iterations)

@@ -43,7 +43,7 @@ class TwinnedWindow:
         evidence: A batch of one.
         coarse: What the head found, before it was grown; (1, 1, X, Y, Z).
         before: Abnormal attention on the reconstruction; zero where the window is only to learn from.
-        after: Abnormal attention on the twin; likewise.
+        after: Abnormal attention on the twin; zero in the same windows.
         truth: Tumor of the prompted organ.
         cut_off: Tumor voxels of the window that lie outside of what is kept.
         organ: The prompted organ.
@@ -60,7 +60,7 @@ class TwinnedWindow:
     modality: str
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that is seen in it, and the truth, by its name."""
+        """Return every tensor in it, the truth included, by its name."""
         beside = {name: getattr(self, name) for name in _BESIDE}
         return {field.name: getattr(self.evidence, field.name) for field in fields(Evidence)} | beside
 
@@ -87,7 +87,7 @@ class CandidateDraw:
         wrong: Share of windows in which a blob of healthy tissue is a candidate too, as a head's false positives are.
         thresholds: The head's map is cut at a value between these two, so that candidates of a surer and of a less sure
             head are seen; None takes the configuration's.
-        attend: Whether the head looks at the twins; the attention's drop is compared, and nothing is learned from it.
+        attend: Whether the head attends to the twins; the attention's drop is compared, and nothing is learned from it.
     """
 
     wrong: float = 0.15
@@ -177,32 +177,32 @@ def _drawn(
 def make_twins(
     sample: Sample, candidates: CandidateDraw, components: Components, config: Config, rng: np.random.Generator
 ) -> TwinnedWindow | None:
-    """Detect, repaint and look again as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
+    """Detect, repaint and attend again as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
     pair = organ_prompts(sample.organ, sample.modality)
     prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
     context = ScanContext(components, config, Conditions(sample.spacing_mm, sample.modality), prompts, WindowMemory(0))
 
     image = _tensor(sample.image).to(components.device)
     with components.autocast(config):
-        looked = context.attend(image, lambda done, total: None)
-        seen = looked.smoothed(sample.image, _inside(sample), sample.spacing_mm, config.masks)
-        found = _candidate(seen.abnormal.cpu().numpy(), sample, candidates, config, rng)
+        raw = context.attend(image, lambda done, total: None)
+        maps = raw.smoothed(sample.image, _inside(sample), sample.spacing_mm, config.masks)
+        found = _candidate(maps.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
             return None
         grown = dilate_mm(found, config.masks.dilation_mm, sample.spacing_mm) & _inside(sample)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        twins = repaint_findings(seen.latent, grown, context, generator, lambda share: None)
-        nothing = torch.zeros_like(seen.abnormal)
+        twins = repaint_findings(maps.latent, grown, context, generator, lambda share: None)
+        nothing = torch.zeros_like(maps.abnormal)
         before, after = nothing, nothing
         if candidates.attend:
-            looks = attend_again(twins, context, lambda share: None)
-            before, after = (pasted(twins, values, nothing) for values in zip(*looks, strict=True))
+            pairs = attend_again(twins, context, lambda share: None)
+            before, after = (pasted(twins, values, nothing) for values in zip(*pairs, strict=True))
     coarse, candidate, truth = (_tensor(mask).to(image) for mask in (found, grown, sample.mask))
     reconstruction = pasted(twins, [each.reconstruction for each in twins], image[0, 0])
     healthy = pasted(twins, [each.healthy for each in twins], image[0, 0])
     evidence = Evidence(
-        reconstruction[None, None], healthy[None, None], seen.abnormal[None, None], candidate,
-        seen.latent, repainted_latent(twins, seen.latent), prompts[None].to(image),
+        reconstruction[None, None], healthy[None, None], maps.abnormal[None, None], candidate,
+        maps.latent, repainted_latent(twins, maps.latent), prompts[None].to(image),
     )  # fmt: skip
     whole = TwinnedWindow(
         evidence, coarse, before[None, None], after[None, None], truth, 0, sample.organ, sample.modality

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from DiffuGTSLib.cache import Cache, key_of
+from DiffuGTSLib.cache import Cache, cache_bytes, key_of, read_cache
 from DiffuGTSLib.components import Components
 from DiffuGTSLib.config import Config
+from DiffuGTSLib.drawn import inside_region
 from DiffuGTSLib.errors import InputError
 from DiffuGTSLib.output.findings import Finding, find_lesions, write_findings
-from DiffuGTSLib.output.record import make_record, packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.output.record import make_record, record_text
 from DiffuGTSLib.pipeline import Segmentation
 from DiffuGTSLib.planning.running import plan_here, segment_by_plan
 from DiffuGTSLib.storage import json_sha256, whole_file
@@ -48,7 +49,9 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         region = read_mask(folder / spec.region, scan.geometry) if spec.region else None
         drawn = read_mask(folder / spec.coarse_mask, scan.geometry) if spec.coarse_mask else None
         if region is not None and drawn is not None:
-            drawn = drawn_within(drawn, region, teller)
+            drawn, cut_off = inside_region(drawn, region, drop_outside=True)
+            if cut_off:
+                teller.tell("warning", message=f"{cut_off}.")
         teller.progress("load", 0.5)
         plan = plan_here(scan.geometry, config)
         if spec.cache:  # made on the grid that was planned then, from where only the rest may be planned smaller
@@ -81,7 +84,7 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         teller.artifact("findings", folder / ARTIFACT_FILES["findings"])
         with whole_file(folder / CACHE_FILE) as temporary:
             made_of = digest_of_key(result.cache.made_of, scan, result.config)  # memory may have run out
-            temporary.write_bytes(packed_cache(result.cache, None, made_of))
+            temporary.write_bytes(cache_bytes(result.cache, None, made_of))
         write_record(folder, spec, scan, digest, result, components, findings)
         teller.artifact("record", folder / ARTIFACT_FILES["record"])
     seconds = {"load": teller.seconds["load"], **result.timings_s, "write": teller.seconds["write"]}
@@ -94,20 +97,6 @@ def perform(folder: Path, spec: JobSpec, config: Config, model: WarmModel, telle
         timings_s={stage: round(taken_s, 3) for stage, taken_s in seconds.items()},
         findings=[asdict(finding) for finding in findings],
     )
-
-
-def drawn_within(drawn: Volume, region: Volume, teller: Teller) -> Volume:
-    """Return of the candidates what lies in the region, and tell of what does not; all of them where nothing does.
-
-    A threshold of the attention map draws what lies outside, too; the file that it is in stays as it is.
-    """
-    inside = drawn.array * (region.array > 0)
-    lost = int(drawn.array.sum()) - int(inside.sum())
-    if not lost or not inside.any():
-        return drawn
-    lost_ml = lost * drawn.geometry.voxel_volume_ml
-    teller.tell("warning", message=f"{lost_ml:.2f} ml of the candidates lie outside the region and are left away.")
-    return drawn.with_array(inside)
 
 
 def digest_of_key(key: Mapping[str, str], scan: Volume, config: Config) -> str:
@@ -123,11 +112,10 @@ def digest_of_key(key: Mapping[str, str], scan: Volume, config: Config) -> str:
 def read_earlier_cache(path: Path, scan: Volume, made_of: str, teller: Teller) -> Cache | None:
     """Return the cache of an earlier job, or None, with a warning, where it is gone, damaged or another scan's."""
     try:
-        cache, _ = unpacked_cache(path, scan.geometry, made_of)
+        cache, _ = read_cache(path, scan.geometry, made_of)
     except InputError as error:
-        reason = (
-            "is of another scan, other prompts or another model" if "another scan" in error.message else "is damaged"
-        )
+        other = error.code == "cache_other"
+        reason = "is of another scan, other prompts or another model" if other else "is damaged"
         teller.tell("warning", message=f"The earlier result {reason}: the scan is looked at again.")
         return None
     if cache is None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from DiffuGTSLib.clock import Clock, memory_limit, span
+from DiffuGTSLib.clock import Clock, out_of_memory_as_error, span
 from DiffuGTSLib.errors import ConfigError, DiffuGTSError, MemoryLimitError
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_memory_that_runs_out_is_one_error_with_its_stage() -> None:
 
 
 def test_any_other_failure_of_torch_comes_through_as_it_is() -> None:
-    with pytest.raises(RuntimeError, match="a device-side assert") as caught, memory_limit(Clock(None), CPU):
+    with pytest.raises(RuntimeError, match="a device-side assert") as caught, out_of_memory_as_error(Clock(None), CPU):
         raise RuntimeError("a device-side assert")
     assert not isinstance(caught.value, DiffuGTSError)
 
@@ -98,19 +98,19 @@ def test_any_other_failure_of_torch_comes_through_as_it_is() -> None:
     ],
 )
 def test_the_words_of_windows_and_of_cuda_are_understood(text: str) -> None:
-    with pytest.raises(MemoryLimitError, match=text or "no details given"), memory_limit(Clock(None), CPU):
+    with pytest.raises(MemoryLimitError, match=text or "no details given"), out_of_memory_as_error(Clock(None), CPU):
         raise RuntimeError(text) if text else torch.OutOfMemoryError("")
 
 
 def test_a_compiler_that_ran_out_of_memory_is_short_of_memory_and_not_broken() -> None:
-    with pytest.raises(MemoryLimitError, match="on cuda"), memory_limit(Clock(None), torch.device("cuda")):
+    with pytest.raises(MemoryLimitError, match="on cuda"), out_of_memory_as_error(Clock(None), torch.device("cuda")):
         raise TorchDynamoException("the backend failed") from torch.OutOfMemoryError("Tried to allocate 9 GiB")
 
 
 def test_a_compiler_that_fails_is_said_in_words() -> None:
     with (
         pytest.raises(ConfigError, match="The denoiser could not be compiled for cuda: no Triton") as caught,
-        memory_limit(Clock(None), torch.device("cuda")),
+        out_of_memory_as_error(Clock(None), torch.device("cuda")),
     ):
         raise TorchDynamoException("no Triton")
     assert "runtime.compile at false" in caught.value.hint

@@ -52,6 +52,14 @@ def test_a_candidate_over_the_border_is_cut_and_that_is_said() -> None:
     assert cut_off == "0.32 of 0.64 ml that were drawn lie outside the region and were cut off"
 
 
+def test_what_a_threshold_drew_beside_the_region_is_cut_off_as_well_where_that_is_asked_for() -> None:
+    kept, cut_off = inside_region(cube((2, 2, 2), (12, 12, 12)), left_half(), drop_outside=True)
+    assert np.array_equal(kept.array, cube((2, 2, 2)).array)
+    assert cut_off == "0.64 of 1.28 ml that were drawn lie outside the region and were cut off"
+    with pytest.raises(InputError, match="lies outside the region"):
+        inside_region(cube((12, 2, 2)), left_half(), drop_outside=True)
+
+
 def test_parts_that_touch_at_a_corner_are_one_candidate() -> None:
     drawn = cube((6, 2, 2), (10, 6, 6))
     assert inside_region(drawn, left_half())[1].startswith("0.64 of 1.28 ml")

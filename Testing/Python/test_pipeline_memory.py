@@ -105,7 +105,7 @@ def test_the_cache_of_another_look_is_refused(some_components: Components, a_res
         components = dataclasses.replace(components, weights={"aova/head.safetensors": "another"})
     with pytest.raises(InputError, match=f"The cache was made with another {other}") as caught:
         segment(scan, prompts, components, config, modality=modality, cache=a_result.cache)
-    assert caught.value.code == "cache" and "leave the cache away" in caught.value.hint
+    assert caught.value.code == "cache" and "omit the cache" in caught.value.hint
 
 
 def test_a_cache_knows_its_scan_in_whatever_form_the_numbers_are_kept(

@@ -1,67 +1,12 @@
-"""The record and the cache beside the maps; how they lie in a result folder is in test_results.py."""
+"""The record beside the maps; how it lies in a result folder is in test_results.py."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-from pathlib import Path
 
-import numpy as np
-import pytest
-from phantoms import Phantom, ct_phantom, grid
-
-from DiffuGTSLib.cache import Cache
-from DiffuGTSLib.errors import GeometryError, InputError
-from DiffuGTSLib.output.record import packed_cache, record_text, unpacked_cache
+from DiffuGTSLib.output.record import record_text
 
 
-@pytest.fixture(scope="module")
-def a_body() -> Phantom:
-    """A phantom of 6480 voxels."""
-    return ct_phantom(grid((18, 20, 18), (6.0, 5.0, 6.0)))
-
-
-@pytest.fixture
-def a_cache() -> Cache:
-    """Any numbers."""
-    latent, aova = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.full((2, 2, 2), 0.5, np.float32)
-    return Cache(latent, aova, 0.75, {"scan": "abc"})
-
-
-def test_a_record_is_json_that_people_can_read(a_body: Phantom) -> None:
+def test_a_record_is_json_that_people_can_read() -> None:
     text = record_text({"prompts": {"normal": "Größe"}, "score": None})
     assert "Größe" in text and text.endswith("}\n") and json.loads(text)["score"] is None
-
-
-def test_a_cache_comes_back_with_its_region(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_bytes(packed_cache(a_cache, a_body.organ, "this scan"))
-    back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "this scan")
-    assert back is not None and region is not None
-    assert np.array_equal(back.latent, a_cache.latent) and np.array_equal(back.aova, a_cache.aova)
-    assert (back.anomaly_score, back.made_of) == (0.75, {"scan": "abc"})
-    assert np.array_equal(region.array, a_body.organ.array)
-
-
-def test_a_score_that_does_not_exist_survives_the_cache(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    unknown = dataclasses.replace(a_cache, anomaly_score=math.nan)
-    (tmp_path / "cache").write_bytes(packed_cache(unknown, None, "x"))
-    back, region = unpacked_cache(tmp_path / "cache", a_body.scan.geometry, "x")
-    assert back is not None and math.isnan(back.anomaly_score) and region is None
-
-
-def test_no_file_is_no_cache_and_no_error(a_body: Phantom, tmp_path: Path) -> None:
-    assert unpacked_cache(tmp_path / "none", a_body.scan.geometry, "x") == (None, None)
-
-
-def test_a_cache_of_something_else_or_none_at_all_is_refused(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    path = tmp_path / "cache"
-    path.write_bytes(packed_cache(a_cache, a_body.organ, "that scan"))
-    with pytest.raises(InputError, match="belongs to another scan") as caught:
-        unpacked_cache(path, a_body.scan.geometry, "this scan")
-    assert caught.value.code == "cache"
-    with pytest.raises(GeometryError, match="has room for 6480 voxels, the scan has 27"):
-        unpacked_cache(path, grid((3, 3, 3)), "that scan")
-    path.write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="is damaged"):
-        unpacked_cache(path, a_body.scan.geometry, "that scan")

@@ -299,7 +299,7 @@ def test_scans_and_masks_that_do_not_fit_are_refused(a_worker: Client, a_job: Pa
     assert_idle_and_well(a_worker, a_job)
 
 
-def test_candidates_outside_the_region_are_left_away_with_a_warning(
+def test_candidates_outside_the_region_are_cut_off_with_a_warning(
     a_worker: Client, a_job: Path, a_body: Phantom
 ) -> None:
     """A threshold of the map draws them, too."""
@@ -309,7 +309,7 @@ def test_candidates_outside_the_region_are_left_away_with_a_warning(
     events = a_worker.run(a_job, coarse_mask="drawn.nrrd", region="organ.nrrd")
     assert events[-1]["event"] == "done", events[-1]
     (warning,) = [event["message"] for event in events if event["event"] == "warning"]
-    assert "ml of the candidates lie outside the region and are left away" in warning
+    assert "ml that were drawn lie outside the region and were cut off." in warning
 
 
 def test_tumors_are_painted_by_the_same_process(a_worker: Client, a_job: Path) -> None:
