@@ -125,7 +125,7 @@ def test_no_protocol_is_replaced_unasked(a_folder: Path, tmp_path: Path) -> None
 def test_what_is_not_there_or_no_number_is_refused(a_folder: Path, tmp_path: Path) -> None:
     rest = ("--layout", "msd", "-o", tmp_path / "p.json")
     refused(run("data", "protocol", tmp_path / "none", *rest), 2, "There is no", "check the spelling")
-    for words, expected in (("a,b,c", "numbers"), ("0.5,0.5", "3 comma-separated numbers")):
+    for words, expected in (("a,b,c", "comma-separated numbers"), ("0.5,0.5", "3 comma-separated numbers")):
         done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--fractions", words)
         refused(done, 2, f"--fractions: expected {expected}", "")
     done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--tumor-values", "1.7")
