@@ -268,5 +268,5 @@ def test_the_command_measures_prints_and_refuses(a_study: Study, a_config: Confi
     assert list(told) == ["parts", "prompts", "steps", "seeds"] and told["parts"][0]["variant"] == FULL
     assert f"Report: {output / 'report.html'}" in run(*asked, *options).stdout
     refused(run(*asked, "--studies", "part"), 2, "Unknown study 'part'", "parts")
-    refused(run(*asked, "--steps", "1.5"), 2, "--steps: expected whole numbers", "")
-    refused(run(*asked, "--seeds", "x"), 2, "--seeds: expected numbers", "")
+    refused(run(*asked, "--steps", "1.5"), 2, "--steps: expected comma-separated whole numbers", "")
+    refused(run(*asked, "--seeds", "x"), 2, "--seeds: expected comma-separated numbers", "")

@@ -129,6 +129,6 @@ def test_what_is_not_there_or_no_number_is_refused(a_folder: Path, tmp_path: Pat
         done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--fractions", words)
         refused(done, 2, f"--fractions: expected {expected}", "")
     done = run("data", "protocol", a_folder / "Task03_Liver", *rest, "--tumor-values", "1.7")
-    refused(done, 2, "--tumor-values: expected whole numbers", "")
+    refused(done, 2, "--tumor-values: expected comma-separated whole numbers", "")
     done = run("data", "check", "mini", "--data", tmp_path / "none")
     refused(done, 2, "--data: there is no folder", "check the spelling")
