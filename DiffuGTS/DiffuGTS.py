@@ -13,7 +13,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-# In the source tree library and Resources lie one level up, in an installed extension beside this file.
+# Library and Resources are one level up in the source tree, and beside this file in an installed extension.
 _HERE = Path(__file__).resolve().parent
 for _folder in (_HERE, _HERE.parent):
     if str(_folder) not in sys.path and ((_folder / "DiffuGTSLib").is_dir() or _folder == _HERE):
@@ -32,7 +32,7 @@ HOMEPAGE = "https://github.com/DiffuGTS/SlicerDiffuGTS"
 
 
 class DiffuGTS(ScriptedLoadableModule):
-    """What the module is called and who made it."""
+    """Module metadata: title, category, contributors, help and acknowledgments."""
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
@@ -53,7 +53,7 @@ class DiffuGTS(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """Offer the bundled chest CT in the Sample Data module; it is read from the disk, nothing is downloaded."""
+    """Register the bundled chest CT in the Sample Data module; nothing is downloaded."""
     try:
         import SampleData
     except ImportError:  # in tests without the application
@@ -70,7 +70,7 @@ def registerSampleData() -> None:
 
 
 class DiffuGTSWidget(ScriptedLoadableModuleWidget):
-    """The shell around the panel."""
+    """The module widget; its content is in `DiffuGTSSlicer.panel`."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -79,7 +79,7 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         self.uiWidget = None
 
     def setup(self) -> None:
-        """Load the `.ui` and build the panel over it."""
+        """Load the `.ui` and connect the panel to it."""
         from DiffuGTSSlicer.panel import Panel
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -92,32 +92,32 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         self.panel.initializeParameterNode()
 
     def enter(self) -> None:
-        """The user opened the module."""
+        """Called each time the user opens the module."""
         self.panel.enter()
 
     def exit(self) -> None:
-        """The user went to another module; a run goes on."""
+        """Called each time the user opens another module; a run continues."""
         self.panel.exit()
 
     def cleanup(self) -> None:
-        """The application closes, or the module is reloaded."""
+        """Called when the application closes or the module is reloaded."""
         if self.panel is not None:
             self.panel.cleanup()
             self.panel = None
             self.uiWidget.setMRMLScene(None)
 
     def onReload(self) -> None:
-        """Reload our packages too, which Slicer does not do by itself."""
+        """Reload our packages, too; Slicer reloads only this file."""
         for name in [name for name in sys.modules if name.split(".")[0] in ("DiffuGTSSlicer", "DiffuGTSLib")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
 
 class DiffuGTSTest(ScriptedLoadableModuleTest):
-    """Reload and Test: the demo scan through the real worker, where the packages are installed."""
+    """Tests for Reload and Test: segments the demo scan with the real worker, if the packages are installed."""
 
     def setUp(self) -> None:
-        """Begin with an empty scene."""
+        """Start with an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:

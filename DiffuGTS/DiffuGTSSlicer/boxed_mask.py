@@ -1,6 +1,6 @@
-"""A mask on a scan's grid as the box that holds all of it, and the same voxels counted in another order; no node is needed.
+"""A mask on a scan's grid, stored as its bounding box, and its conversion to other axis orders; without MRML nodes.
 
-With `grids` and `scene` the only place on Slicer's side that knows (k, j, i).
+With `grids` and `scene`, the only modules here that use the index order (k, j, i).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from DiffuGTSLib.volumes.volume import Geometry, closest_ras
 
 LATTICE_TOLERANCE_VOXELS = 1e-3
-"""A labelmap whose voxels lie closer to the scan's is pasted; any other one is resampled."""
+"""A labelmap whose voxels are closer to the scan's than this is copied; any other one is resampled."""
 EMPTY_BOX = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class BoxedMask:
-    """A mask as the box that holds all of it, which is small where a lesion is.
+    """A mask, cropped to its bounding box.
 
     Attributes:
-        box: Ranges (k, j, i) in the scan's grid; empty ones for an empty mask.
-        voxels: What lies in the box, 0 and 1.
+        box: Bounding box (k, j, i) in the scan's grid; empty for an empty mask.
+        voxels: Voxels of the box, 0 and 1.
     """
 
     box: tuple[slice, slice, slice]
@@ -34,7 +34,7 @@ class BoxedMask:
 
     @classmethod
     def of(cls, mask: NDArray[Any], corner: tuple[int, ...] = (0, 0, 0)) -> BoxedMask:
-        """Find the box of a mask (k, j, i) whose first voxel is at a corner of the scan's grid."""
+        """Crop a mask (k, j, i) whose first voxel is at index `corner` of the scan's grid."""
         lines = [mask.any(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
         spans = [_span(line) for line in lines]
         voxels = np.ascontiguousarray(mask[tuple(spans)] > 0).view(np.uint8)
@@ -49,7 +49,7 @@ class BoxedMask:
         return self.box[0].start, self.box[1].start, self.box[2].start
 
     def within(self, box: tuple[slice, slice, slice]) -> NDArray[np.bool_]:
-        """Return the mask in another box, which may hold all of it, a part, or nothing."""
+        """Return the mask cropped or padded to another box."""
         cut = np.zeros([side.stop - side.start for side in box], dtype=np.bool_)
         low = [max(mine.start, side.start) for mine, side in zip(self.box, box, strict=True)]
         high = [min(mine.stop, side.stop) for mine, side in zip(self.box, box, strict=True)]
@@ -60,28 +60,28 @@ class BoxedMask:
         return cut
 
     def reindexed(self, matrix: NDArray[np.float64]) -> BoxedMask:
-        """Return the mask on the same grid counted in another way: see `toRasIndices`."""
+        """Return the mask with another axis order or direction: see `toRasIndices`."""
         placed = reindexed(self.voxels, self.corner, matrix) if self.voxels.size else None
         return self if placed is None else BoxedMask.of(*placed)
 
     @property
     def digest(self) -> str:
-        """A checksum of which voxels of its grid are in the mask."""
+        """Checksum of the mask's voxels and their position."""
         place = repr([(side.start, side.stop) for side in self.box]).encode("ascii")
         return f"{zlib.crc32(np.packbits(self.voxels).tobytes(), zlib.crc32(place)):08x}"
 
 
 def hull(*boxes: tuple[slice, slice, slice]) -> tuple[slice, slice, slice]:
-    """Return the smallest box that holds all of several boxes; empty ones do not count."""
+    """Return the bounding box of several boxes, ignoring empty ones."""
     full = [box for box in boxes if box != EMPTY_BOX] or [EMPTY_BOX]
     k, j, i = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*full, strict=True))
     return k, j, i
 
 
 def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
-    """Return the matrix (4, 4) from a grid's (i, j, k) to those of the same voxels counted along R, A and S.
+    """Return the matrix (4, 4) from a grid's indices (i, j, k) to indices along R, A and S.
 
-    What is kept with a scan is counted so: Slicer turns an axis of a left-handed scan around when it reads it.
+    Masks stored in the scene use those: Slicer reverses an axis of a left-handed scan when it reads it.
     """
     axes, signs = closest_ras(geometry)
     matrix = np.diag([0.0, 0.0, 0.0, 1.0])
@@ -94,15 +94,15 @@ def toRasIndices(geometry: Geometry) -> NDArray[np.float64]:
 def reindexed(
     voxels: NDArray[Any], corner: tuple[int, ...], matrix: NDArray[np.float64]
 ) -> tuple[NDArray[Any], tuple[int, ...]] | None:
-    """Count voxels (k, j, i) as another grid does.
+    """Reorder voxels (k, j, i) to the axes of another grid.
 
     Args:
-        voxels: Of a box.
+        voxels: Voxels of a box.
         corner: Index (k, j, i) of its first voxel.
-        matrix: From the one grid's (i, j, k) to the other's.
+        matrix: Matrix from indices (i, j, k) of the one grid to those of the other.
 
     Returns:
-        Voxels and corner there; None where the grids' voxels are others, and not the same in another order.
+        Voxels and corner there; None if the grids do not have the same voxel centers.
     """
     turn, shift = np.rint(matrix[:3, :3]).astype(int), np.rint(matrix[:3, 3]).astype(int)
     axes = np.abs(turn).argmax(axis=1)
@@ -118,11 +118,11 @@ def reindexed(
 
 
 def sourceOf(mask: BoxedMask, toOther: NDArray[np.float64]) -> BoxedMask | None:
-    """Return the mask on another grid of which a mask is the image, each voxel that of the nearest one; None if of none.
+    """Return the mask on another grid from which a mask was made by nearest neighbor resampling; None if there is none.
 
     Args:
-        mask: On its own grid.
-        toOther: The matrix (4, 4) from that grid's (i, j, k) to the other's.
+        mask: Mask on its own grid.
+        toOther: Matrix (4, 4) from indices (i, j, k) of that grid to those of the other.
     """
     if not mask.voxels.size:
         return mask

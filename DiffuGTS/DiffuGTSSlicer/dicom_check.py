@@ -1,7 +1,7 @@
-"""What a segmentation lacks to become a DICOM segmentation, in words, before Slicer's export is opened.
+"""Checks whether a segmentation can be exported as a DICOM segmentation, before Slicer's export dialog is opened.
 
-DICOM SEG names a patient and a study, refers to the images that the scan was loaded from, and says in codes what each
-segment is. An export that lacks one of these fails late and says little.
+DICOM SEG needs a patient and a study, references to the images that the scan was loaded from, and a terminology entry
+for each segment. Without them the export fails late and with little explanation.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from slicer.i18n import tr as _
 from DiffuGTSSlicer.display import isSegmentShown
 from DiffuGTSSlicer.grids import segmentMask
 from DiffuGTSSlicer.scene import SCAN_ROLE
-from DiffuGTSSlicer.terminology import namesPlace
+from DiffuGTSSlicer.terminology import hasRegion
 
 INSTANCES = "DICOM.instanceUIDs"
-"""Attribute of a volume that was loaded from DICOM: the images that it consists of."""
+"""Attribute of a volume that was loaded from DICOM: its SOP instance UIDs."""
 
 
 @dataclass(frozen=True)
 class DicomCheck:
-    """What stands in the way of an export, and what should be seen to before.
+    """Problems that prevent an export, and recommendations.
 
     Attributes:
-        missing: Each a sentence with its remedy; empty where an export can begin.
-        advice: What a reader of the export would miss.
+        missing: Problems with their solutions; empty if the export can start.
+        advice: Recommendations.
     """
 
     missing: tuple[str, ...]
     advice: tuple[str, ...]
 
     def text(self) -> str:
-        """Return one line for each point."""
+        """Return one line per point."""
         return "\n".join(f"• {words}" for words in (*self.missing, *self.advice))
 
 
 def checkForDicom(segmentationNode: Any) -> DicomCheck:
-    """Look at hierarchy, reference, transforms and terminology of a segmentation; nothing is changed."""
+    """Check subject hierarchy, reference volume, transforms and terminology of a segmentation; nothing is changed."""
     referred = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     scan = referred or segmentationNode.GetNodeReference(SCAN_ROLE)
     filled = {} if scan is None else _filledSegments(segmentationNode, scan)
     hidden = [segment.GetName() for each, segment in filled.items() if not isSegmentShown(segmentationNode, each)]
     missing = [*_hierarchyGaps(segmentationNode, scan), *_referenceGaps(segmentationNode, referred)]
     if not filled:
-        missing.append(_("No segment holds anything: there is nothing to export."))
+        missing.append(_("All segments are empty: there is nothing to export."))
     unnamed = [segment.GetName() for segment in filled.values() if not _namesType(segment.GetTerminology())]
     if unnamed:
         missing.append(
@@ -74,23 +74,23 @@ def _study(node: Any) -> int:
 def _referenceGaps(segmentationNode: Any, scan: Any) -> list[str]:
     gaps = []
     if scan is None:
-        gaps.append(_("The segmentation refers to no scan. Set its source geometry in the Segmentations module."))
+        gaps.append(_("The segmentation has no reference volume. Set its source geometry in the Segmentations module."))
     elif not scan.GetAttribute(INSTANCES):
         gaps.append(
             _(
-                "'{scan}' was not loaded from DICOM, so that there are no images to refer to. Load it with the DICOM module."
+                "'{scan}' was not loaded from DICOM, so there are no images to reference. Load it with the DICOM module."
             ).format(scan=scan.GetName())
         )
     elif absent := _absentImages(scan):
         words = _("Slicer's DICOM database lacks {count} images of '{scan}'. Import its series in the DICOM module.")
         gaps.append(words.format(count=absent, scan=scan.GetName()))
     if segmentationNode.GetParentTransformNode() is not None:
-        gaps.append(_("The segmentation lies under a transform. Harden it in the Transforms module, on a copy."))
+        gaps.append(_("The segmentation has a parent transform. Harden it in the Transforms module, on a copy."))
     return gaps
 
 
 def _absentImages(scan: Any) -> int:
-    """Return how many images of a scan the export will not find; 0 where there is no database to ask."""
+    """Return how many images of a scan are missing in the DICOM database; 0 without a database."""
     database = getattr(slicer, "dicomDatabase", None)
     if database is None:
         return 0
@@ -107,7 +107,7 @@ def _filledSegments(segmentationNode: Any, scan: Any) -> dict[str, Any]:
 
 
 def _namesType(entry: str) -> bool:
-    """Say whether an entry has a category and a type."""
+    """Return whether an entry has a category and a type."""
     parts = entry.split("~")
     return len(parts) > 2 and all(part.strip("^") for part in parts[1:3])
 
@@ -115,17 +115,15 @@ def _namesType(entry: str) -> bool:
 def _advice(segments: list[Any], hidden: list[str]) -> list[str]:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     advice = []
-    if hidden:  # an earlier state of the same tumor, say
+    if hidden:  # for example an earlier version of the same tumor
         advice.append(
-            _("Hidden: {names}. Remove what is not to be exported in the Segment Editor.").format(
+            _("Hidden: {names}. Remove segments that should not be exported in the Segment Editor.").format(
                 names=", ".join(hidden)
             )
         )
-    nowhere = [segment.GetName() for segment in segments if not namesPlace(segment.GetTerminology())]
+    nowhere = [segment.GetName() for segment in segments if not hasRegion(segment.GetTerminology())]
     if nowhere:
-        advice.append(
-            _("No place in the body: {names}. Add the region to the terminology.").format(names=", ".join(nowhere))
-        )
+        advice.append(_("No anatomic region: {names}. Add it to the terminology.").format(names=", ".join(nowhere)))
     drafts = [segment.GetName() for segment in segments if logic.GetSegmentStatus(segment) == logic.InProgress]
     if drafts:
         advice.append(

@@ -1,7 +1,6 @@
-"""How results look in the views. Nothing here computes, and nothing needs a model.
+"""Display of results: colors, thresholds, window/level, legends, segment outlines, and surfaces.
 
-Slices draw a voxel of an overlay or leave it out, never half: a map therefore shows from a threshold up, and the
-opacity is the layer's.
+Slice views draw an overlay's voxel with the opacity of its layer or not at all, so a map is shown above a threshold.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from slicer.i18n import tr as _
 
 INFERNO = "vtkMRMLColorTableNodeFileInferno.txt"
 OWN_COLORS = "DiffuGTS heat"
-"""The table that stands in where Slicer's own is missing."""
+"""Color table that is used if Slicer's Inferno is missing."""
 RESIDUAL_THRESHOLD = 0.1
 LEGEND_SIZE = (0.08, 0.6)
-"""Width and height of a color bar, as shares of the view."""
+"""Width and height of a color legend, as fractions of the view."""
 OUTLINE_PX = 2
 CONTEXT_OPACITY = 0.2
 SYNTHETIC = "DiffuGTS.Synthetic"
-"""Attribute of images that no scanner has made."""
+"""Attribute of synthetic images."""
 
 _HEAT = (
     (0.0, 0, 0, 0.02),
@@ -31,19 +30,19 @@ _HEAT = (
     (0.75, 0.98, 0.55, 0.04),
     (1.0, 0.99, 1, 0.64),
 )
-"""Position, red, green, blue: dark to light, so that it reads without color vision too."""
+"""Position, red, green, blue: dark to light, so that it can be read without color vision."""
 _SURFACE = "Closed surface"
 _CONTEXT = "DiffuGTS.PaleOrgan"
-"""Attribute of the copy that stands for an organ in 3D."""
+"""Attribute of the copy that shows an organ in 3D."""
 _LEGEND = "DiffuGTS.Legend"
-"""Attribute of a map: the title of its color bar."""
+"""Attribute of a map: the title of its color legend."""
 
 
 # --- Maps
 
 
 def showAova(volumeNode: Any, threshold: float) -> None:
-    """Style an AOVA map: colors for 0 to 1, and the anatomy where abnormal attention is below the threshold."""
+    """Style an AOVA map: colors from 0 to 1, transparent below the threshold."""
     _showMap(volumeNode, threshold, _("AOVA"))
 
 
@@ -53,9 +52,9 @@ def showResidual(volumeNode: Any) -> None:
 
 
 def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
-    """Style an image that was made from a scan as that scan, and mark it as synthetic: name, attribute and description.
+    """Style a synthetic image like its scan, and mark it as synthetic: name, attribute and description.
 
-    The name is what Slicer writes into the corner of every view that shows the image.
+    Slicer shows the name in the corner of every view of the image.
     """
     volumeNode.SetAttribute(SYNTHETIC, "1")
     volumeNode.SetDescription(_("Synthetic image: not for diagnosis."))
@@ -71,7 +70,7 @@ def styleSynthetic(volumeNode: Any, scanNode: Any) -> None:
 
 
 def windowAs(volumeNode: Any, scanNode: Any) -> None:
-    """Show an image in the window of a scan, as that is now."""
+    """Apply the current window/level of a scan to an image."""
     display, scan = volumeNode.GetDisplayNode(), scanNode.GetDisplayNode()
     if display is not None and scan is not None:
         display.AutoWindowLevelOff()
@@ -79,17 +78,17 @@ def windowAs(volumeNode: Any, scanNode: Any) -> None:
 
 
 def isSynthetic(volumeNode: Any) -> bool:
-    """Say whether no scanner made this image."""
+    """Return whether an image is synthetic."""
     return volumeNode is not None and volumeNode.GetAttribute(SYNTHETIC) == "1"
 
 
 def isOurs(volumeNode: Any) -> bool:
-    """Say whether an image is a map or synthetic, and none of the user's."""
+    """Return whether an image was made by this module: a map or a synthetic image."""
     return isSynthetic(volumeNode) or volumeNode.GetAttribute(_LEGEND) is not None
 
 
 def setThreshold(volumeNode: Any, value: float) -> None:
-    """Show a map from this value up."""
+    """Show a map at or above a value."""
     display = volumeNode.GetDisplayNode()
     display.AutoThresholdOff()
     display.SetThreshold(float(value), max(1.0, float(value)))
@@ -97,12 +96,12 @@ def setThreshold(volumeNode: Any, value: float) -> None:
 
 
 def voxelsFrom(volumeNode: Any, value: float) -> int:
-    """Return how many voxels of a map are shown from this value up; looks at every one."""
+    """Return the number of voxels of a map at or above a value."""
     return int(np.count_nonzero(slicer.util.arrayFromVolume(volumeNode) >= np.float32(value)))
 
 
 def setLegend(volumeNode: Any, visible: bool) -> None:
-    """Show or hide the color bar of a map, in the views that show the map."""
+    """Show or hide the color legend of a map, in the views that show the map."""
     logic = slicer.modules.colors.logic()
     legend = logic.GetColorLegendDisplayNode(volumeNode)
     if legend is None:
@@ -111,7 +110,7 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
         legend = logic.AddDefaultColorLegendDisplayNode(volumeNode)
     legend.SetTitleText(volumeNode.GetAttribute(_LEGEND) or volumeNode.GetName())
     legend.SetLabelFormat("%.1f")
-    legend.SetNumberOfLabels(6)  # 0, 0.2, … 1: what stands there is what it is
+    legend.SetNumberOfLabels(6)  # 0, 0.2, … 1: exact with one digit
     legend.SetSize(*LEGEND_SIZE)
     for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):
         text.SetFontFamilyToArial()
@@ -122,7 +121,7 @@ def setLegend(volumeNode: Any, visible: bool) -> None:
 
 
 def styleSegmentation(segmentationNode: Any) -> None:
-    """Draw segments as outlines: without a filling the image and the overlay in them can be read."""
+    """Draw segments as outlines, so that the image and the overlay inside stay visible."""
     if segmentationNode.GetDisplayNode() is None:
         segmentationNode.CreateDefaultDisplayNodes()
     display = segmentationNode.GetDisplayNode()
@@ -148,25 +147,25 @@ def showSegment(segmentationNode: Any, segmentId: str, visible: bool) -> None:
 
 
 def isSegmentShown(segmentationNode: Any, segmentId: str) -> bool:
-    """Say whether one segment is shown where its segmentation is."""
+    """Return whether a segment is visible in its segmentation."""
     node = segmentationNode.GetDisplayNode()
     return node is None or bool(node.GetSegmentVisibility(segmentId))
 
 
 def shownSegments(segmentationNode: Any) -> list[str]:
-    """Return the segments that are shown where their segmentation is."""
+    """Return the visible segments of a segmentation."""
     known = segmentationNode.GetSegmentation().GetSegmentIDs()
     return [str(each) for each in known if isSegmentShown(segmentationNode, each)]
 
 
 def show3D(segmentationNode: Any, visible: bool) -> bool:
-    """Show or hide the segments as surfaces; say whether there is any surface to show.
+    """Show or hide the segments in 3D; return whether there is any surface to show.
 
-    The 3D views of the layout turn to what is there to be seen.
+    The 3D views of the layout are centered.
     """
     made = True
     if visible:
-        made = _holdsAnything(segmentationNode) and bool(segmentationNode.CreateClosedSurfaceRepresentation())
+        made = _isNotEmpty(segmentationNode) and bool(segmentationNode.CreateClosedSurfaceRepresentation())
         showSegments(segmentationNode, True)
     segmentationNode.GetDisplayNode().SetVisibility3D(visible)
     manager = slicer.app.layoutManager()
@@ -177,17 +176,16 @@ def show3D(segmentationNode: Any, visible: bool) -> bool:
 
 
 def isShown3D(segmentationNode: Any) -> bool:
-    """Say whether surfaces of a segmentation are there and shown: visible in 3D is also what has none yet."""
+    """Return whether a segmentation has surfaces that are shown; 3D visibility alone is also on without any."""
     node = segmentationNode.GetDisplayNode()
     hasSurfaces = segmentationNode.GetSegmentation().ContainsRepresentation(_SURFACE)
     return node is not None and hasSurfaces and bool(node.GetVisibility() and node.GetVisibility3D())
 
 
 def showContext3D(segmentationNode: Any, segmentId: str) -> None:
-    """Show the organ around a tumor as a pale surface, until `endContext3D`.
+    """Show the organ around a tumor as a transparent surface, until `endContext3D`.
 
-    It is a copy that neither the user nor a saved scene meets: the organ's own node would get surfaces of all its
-    segments, and keep them.
+    It is a hidden copy that is not saved: the organ's own node would get, and keep, surfaces of all its segments.
     """
     source = segmentationNode.GetSegmentation()
     if source.GetSegment(segmentId) is None:
@@ -212,13 +210,13 @@ def showContext3D(segmentationNode: Any, segmentId: str) -> None:
 
 
 def endContext3D() -> None:
-    """Take every pale organ away."""
+    """Remove all organ surfaces of `showContext3D`."""
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         if node.GetAttribute(_CONTEXT) is not None and node.GetHideFromEditors():
             slicer.mrmlScene.RemoveNode(node)
 
 
-# --- Inside
+# --- Internal
 
 
 def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
@@ -233,14 +231,14 @@ def _showMap(volumeNode: Any, threshold: float, title: str) -> None:
     setThreshold(volumeNode, threshold)
 
 
-def _holdsAnything(segmentationNode: Any) -> bool:
+def _isNotEmpty(segmentationNode: Any) -> bool:
     bounds = [0.0] * 6
     segmentationNode.GetBounds(bounds)
     return bounds[0] <= bounds[1]
 
 
 def _heat() -> Any:
-    """Return Slicer's Inferno, or our own table where it is missing."""
+    """Return Slicer's Inferno, or a similar color table if it is missing."""
     node = slicer.mrmlScene.GetNodeByID(INFERNO) or slicer.mrmlScene.GetFirstNodeByName(OWN_COLORS)
     if node is None:
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLProceduralColorNode", OWN_COLORS)

@@ -1,8 +1,8 @@
-"""What a segment holds, lesion by lesion, measured in the world; each can be dropped and taken back.
+"""The lesions of a segment, measured in world coordinates; each can be removed from the segment and restored.
 
-A segment is measured on the grid that it is kept on, as Segment Statistics does: that of an edited one may be finer than the
-scan's. Attention and change are those of the scan's voxels that are nearest to the segment's.
-What was dropped stays with the segment as a tag, so that it comes back after the scene was saved and read, too.
+A segment is measured on its own grid, as in Segment Statistics; that of an edited segment may be finer than the scan's.
+Attention and change are read at the scan's voxels nearest to the segment's.
+Removed lesions are stored in a tag of the segment, so they can be restored after the scene is saved and loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from DiffuGTSSlicer.grids import (
 )
 from DiffuGTSSlicer.scene import DROPPED_TAG
 from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
-from DiffuGTSSlicer.time_point import isOfShown
+from DiffuGTSSlicer.time_point import isOfShownTimePoint
 
 _NOTHING = BoxedMask(EMPTY_BOX, np.zeros((0, 0, 0), dtype=np.uint8))
 
@@ -49,14 +49,14 @@ class Finding:
     """One lesion.
 
     Attributes:
-        number: 1 for the largest; keeps its number when it is dropped.
-        volumeMl: Voxels times their size in the world.
-        diameterMm: The longest within one slice of the segment's grid, pixels with their width.
-        centroidRas: Mean of the voxel centers in the world, mm. May lie outside a crescent.
-        meanAova: Mean abnormal attention, 0 to 1; NaN without a map, or where the lesion lies outside of the scan.
+        number: 1 for the largest; a removed finding keeps its number.
+        volumeMl: Volume in world coordinates.
+        diameterMm: Longest diameter within one slice of the segment's grid, including the width of the pixels.
+        centroidRas: Mean of the voxel centers in world coordinates, mm. May be outside of a crescent-shaped lesion.
+        meanAova: Mean abnormal attention, 0 to 1; NaN without a map, or if the lesion is outside of the scan.
         maxAova: Highest abnormal attention; NaN without a map.
-        meanChange: Scan less pseudo-healthy image, HU or MR units; NaN where nothing was repainted, or where the scan
-            shows another time point of its sequence than the one that was.
+        meanChange: Scan minus pseudo-healthy image, HU or MR units; NaN if nothing was repainted, or if the scan shows
+            another time point than that of the result.
         kept: Whether it is part of the segment.
     """
 
@@ -71,7 +71,7 @@ class Finding:
 
 
 class Findings:
-    """The table of one segment. `rows` is as of the last `update`, which every change through here calls."""
+    """The findings of one segment. `rows` is updated by `update`, which every change calls."""
 
     def __init__(
         self,
@@ -82,19 +82,19 @@ class Findings:
         healthyNode: Any = None,
         isMeasured: bool = True,
     ) -> None:
-        """Measure every lesion.
+        """Measure all lesions.
 
         Args:
-            segmentationNode: With the segment.
-            segmentId: Of the tumors.
+            segmentationNode: Segmentation with the segment.
+            segmentId: Segment of the tumors.
             scanNode: The scan.
-            aovaNode: Its map of abnormal attention; None after the user drew the candidates without one.
-            healthyNode: Its pseudo-healthy image; None where nothing was repainted.
-            isMeasured: False leaves the measuring to `update`, whose `steps` keep the interface alive.
+            aovaNode: Its AOVA map; None if the user drew the candidates without one.
+            healthyNode: Its pseudo-healthy image; None if nothing was repainted.
+            isMeasured: False leaves measuring to `update`, whose `steps` keep the GUI responsive.
 
         Raises:
             InputError: If there is no such segment.
-            GeometryError: If a map lies on another grid than the scan, or under another transform.
+            GeometryError: If a map is on another grid than the scan, or under another transform.
         """
         self._segmentationNode, self._segmentId, self._scanNode = segmentationNode, segmentId, scanNode
         self._aovaNode, self._healthyNode = aovaNode, healthyNode
@@ -128,12 +128,12 @@ class Findings:
         return self.rows
 
     def keep(self, number: int, kept: bool) -> None:
-        """Take a lesion out of the segment, or put it back.
+        """Remove a lesion from the segment, or restore it.
 
         Raises:
-            InputError: If there is no finding of that number; code "other_grid" if the segment is kept on another grid than
-                the scan's, which writing it anew would cost its finer edges.
-            GeometryError: Under a transform that bends space.
+            InputError: If there is no finding of that number; code "other_grid" if the segment is on another grid than the
+                scan's, since rewriting it would lose its finer edges.
+            GeometryError: Under a nonlinear transform.
         """
         lesion = self._lesion(number)
         stored = segmentBox(self._segmentationNode, self._segmentId, self._scanNode)
@@ -141,7 +141,7 @@ class Findings:
             requireWritable(self._segmentationNode)
             raise InputError(
                 _(
-                    "'{name}' is kept on another grid than the scan's: leaving the finding out here would coarsen all of it."
+                    "'{name}' is on another grid than the scan's: removing the finding here would coarsen the whole segment."
                 ).format(name=self._segment().GetName()),
                 hint=_("erase the finding in the Segment Editor."),
                 code="other_grid",
@@ -154,7 +154,7 @@ class Findings:
         gains[here] |= lesion.voxels & loses[here]
         loses[here] &= ~lesion.voxels
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        status = logic.GetSegmentStatus(self._segment())  # Slicer takes an emptied segment for one not yet started
+        status = logic.GetSegmentStatus(self._segment())  # Slicer sets the status of an emptied segment to not started
         setSegmentBox(BoxedMask.of(present, _corner(box)), self._scanNode, self._segmentationNode, self._segmentId)
         logic.SetSegmentStatus(self._segment(), status)
         self._setDropped(BoxedMask.of(dropped, _corner(box)))
@@ -182,7 +182,7 @@ class Findings:
         voxels, matrix = lesion.present if kept else lesion.voxels, lesion.toWorld
         meanAova, maxAova = yield from _meanAndMax(lesion, voxels, self._aovaNode)
         meanScan, _most = yield from _meanAndMax(lesion, voxels, self._scanNode)
-        isComparable = self._healthyNode is not None and isOfShown(self._healthyNode, self._scanNode)
+        isComparable = self._healthyNode is not None and isOfShownTimePoint(self._healthyNode, self._scanNode)
         healthy = self._healthyNode if isComparable else None
         meanHealthy, _most = yield from _meanAndMax(lesion, voxels, healthy)
         spacingMm = tuple(np.linalg.norm(matrix[:3, :3], axis=0))
@@ -203,9 +203,9 @@ class Findings:
         return self._segmentationNode.GetSegmentation().GetSegment(self._segmentId)
 
     def _present(self) -> Work[tuple[BoxedMask, NDArray[np.float64] | None]]:
-        """Return the segment as it is now, and the matrix from its own grid's (i, j, k) to the world where that is another.
+        """Return the segment, and the matrix from its grid's (i, j, k) to the world if that is not the scan's grid.
 
-        Under a transform that bends space there is no such matrix, and it is resampled onto the scan's grid.
+        Under a nonlinear transform there is no such matrix, and the segment is resampled to the scan's grid.
         """
         where = (self._segmentationNode, self._segmentId, self._scanNode)
         stored = yield from segmentBox.steps(*where)
@@ -230,14 +230,14 @@ class Findings:
 
 @dataclass(frozen=True, eq=False)
 class _Lesion:
-    """One lesion within its box.
+    """One lesion, cropped to its bounding box.
 
     Attributes:
-        box: Ranges (k, j, i) of its grid.
-        voxels: All of it, dropped or not.
-        present: What of it is in the segment.
-        toWorld: The matrix (4, 4) from its grid's (i, j, k) to the world.
-        toScan: The one to the scan's grid; None where it lies on that one.
+        box: Bounding box (k, j, i) in its grid.
+        voxels: All its voxels, removed or not.
+        present: Its voxels that are in the segment.
+        toWorld: Matrix (4, 4) from its grid's (i, j, k) to the world.
+        toScan: Matrix to the scan's grid; None if it is on that grid.
     """
 
     box: tuple[slice, slice, slice]
@@ -251,7 +251,7 @@ class _Lesion:
         return (np.argwhere(self.voxels) + _corner(self.box))[:, ::-1]
 
     def rank(self) -> tuple[float, tuple[int, ...]]:
-        """Return what sorts lesions: the largest first, those of one size in the order of the grid."""
+        """Return a sort key: the largest first, lesions of equal size in grid order."""
         return -_volumeMl(self.voxels, self.toWorld), _corner(self.box)
 
 
@@ -261,16 +261,16 @@ def _lesions(
     toWorld: NDArray[np.float64],
     toScan: NDArray[np.float64] | None = None,
 ) -> list[_Lesion]:
-    """Return all lesions, dropped or not, the largest first; those of one size in the order of the grid.
+    """Return all lesions, removed or not, the largest first; those of equal size in grid order.
 
-    Dropping changes no size, so that one segment always has one numbering.
+    Removing a lesion changes no size, so the numbering of a segment is stable.
     """
     whole = present
     if dropped.voxels.size:
         box = hull(present.box, dropped.box)
         whole = BoxedMask.of(present.within(box) | dropped.within(box), _corner(box))
     found = []
-    for part in _parts(whole):  # far ones apart: what lies between them need not be looked at voxel by voxel
+    for part in _parts(whole):  # distant parts separately: the space between them need not be searched
         labels, _count = label_lesions(part.voxels)
         for label, box in enumerate(ndimage.find_objects(labels), start=1):
             where, voxels = _moved(box, part.corner), labels[box] == label
@@ -279,7 +279,7 @@ def _lesions(
 
 
 def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
-    """Yield the parts of a mask between which a whole plane of voxels is empty, each in its own box."""
+    """Yield the parts of a mask that are separated by an empty plane of voxels, each in its own box."""
     for axis in range(3):
         filled = mask.voxels.any(axis=tuple(other for other in range(3) if other != axis))
         edges = np.flatnonzero(np.diff(filled.astype(np.int8), prepend=0, append=0))
@@ -296,10 +296,10 @@ def _parts(mask: BoxedMask) -> Iterator[BoxedMask]:
 
 
 def _requireTogether(scanNode: Any, geometry: Geometry, node: Any, name: str) -> None:
-    """Refuse a map that does not lie where its scan does.
+    """Refuse a map that is not aligned with its scan.
 
     Raises:
-        GeometryError: Codes "geometry", where the scan was cropped or hardened after the run, and "transform".
+        GeometryError: Code "geometry" if the scan was cropped or hardened after the run, or "transform".
     """
     try:
         require_same_grid(geometry, volumeGeometry(node), name)
@@ -315,7 +315,7 @@ def _requireTogether(scanNode: Any, geometry: Geometry, node: Any, name: str) ->
         ) from error
     if not np.allclose(worldFromNode(node), worldFromNode(scanNode), rtol=0, atol=1e-6):
         raise GeometryError(
-            _("'{scan}' and its {part} lie under different transforms.").format(scan=scanNode.GetName(), part=name),
+            _("'{scan}' and its {part} have different parent transforms.").format(scan=scanNode.GetName(), part=name),
             hint=_("put the segmentation and the maps of the result under the scan's transform (Transforms module)."),
             code="transform",
         )
@@ -337,14 +337,14 @@ def _moved(box: tuple[slice, ...], by: tuple[int, ...]) -> tuple[slice, slice, s
 def _meanAndMax(lesion: _Lesion, voxels: NDArray[np.bool_], node: Any) -> Work[tuple[float, float]]:
     """Return mean and maximum of a volume on the scan's grid within voxels of a lesion's box; NaN without a volume.
 
-    A lesion may reach past the scan, where somebody drew it in a longer series: there is nothing to measure there.
+    Voxels outside of the scan are ignored: the user may have drawn the lesion in a longer series.
     """
     if node is None:
         return nan, nan
     box, count, total, highest = lesion.box, 0, 0.0, -np.inf
     if lesion.toScan is None:
         box, voxels = _within(slicer.util.arrayFromVolume(node).shape, box, voxels)
-    for slab in slabs(voxels.shape):  # slices by slices
+    for slab in slabs(voxels.shape):  # in slabs
         yield None
         array = slicer.util.arrayFromVolume(node)
         if lesion.toScan is None:
@@ -360,7 +360,7 @@ def _meanAndMax(lesion: _Lesion, voxels: NDArray[np.bool_], node: Any) -> Work[t
 
 
 def _nearest(array: NDArray[Any], indices: NDArray[np.intp], toScan: NDArray[np.float64]) -> NDArray[Any]:
-    """Return the values (k, j, i) of a scan at the voxels that are nearest to those of another grid (n, 3), (i, j, k)."""
+    """Return the values of an array (k, j, i) at the voxels nearest to indices (n, 3) of another grid, (i, j, k)."""
     at = np.rint(indices @ toScan[:3, :3].T + toScan[:3, 3]).astype(np.intp)[:, ::-1]
     values: NDArray[Any] = array[tuple(at[((at >= 0) & (at < array.shape)).all(axis=1)].T)]
     return values
@@ -369,7 +369,7 @@ def _nearest(array: NDArray[Any], indices: NDArray[np.intp], toScan: NDArray[np.
 def _within(
     shape: tuple[int, ...], box: tuple[slice, ...], voxels: NDArray[np.bool_]
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
-    """Return the part of a lesion's box and voxels that lies in a grid."""
+    """Return the part of a lesion's box and voxels that is inside a grid."""
     low = [min(max(side.start, 0), length) for side, length in zip(box, shape, strict=True)]
     high = [max(start, min(side.stop, length)) for side, length, start in zip(box, shape, low, strict=True)]
     inside = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
@@ -382,7 +382,7 @@ def _meanIndex(voxels: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.array([np.average(np.arange(len(counts)), weights=counts) for counts in along])
 
 
-# --- What was dropped, as a text: shape of the grid, box, and its voxels, eight in a byte; all counted along R, A and S
+# --- Removed lesions as text: shape of the grid, box and packed voxels, all in RAS axis order
 
 
 def _rasShape(geometry: Geometry) -> tuple[int, ...]:
@@ -398,7 +398,7 @@ def _packed(mask: BoxedMask, shape: tuple[int, ...]) -> str:
 
 
 def _unpacked(text: str, shape: tuple[int, ...]) -> BoxedMask:
-    """Return the mask; nothing is dropped where the text is empty, damaged, or of another grid."""
+    """Return the mask; an empty one if the text is empty, damaged, or of another grid."""
     try:
         *numbers, bits = text.split(",")
         values = [int(number) for number in numbers]

@@ -1,4 +1,4 @@
-"""The findings as a table of the scene, for Slicer's Tables and Plots modules and for a file."""
+"""The findings as a table node, for Slicer's Tables and Plots modules and for export."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from DiffuGTSSlicer.findings import Finding
 from DiffuGTSSlicer.scene import uniqueName
 
 FINDINGS_ROLE, STATISTICS_ROLE = "DiffuGTS.FindingsTable", "DiffuGTS.StatisticsTable"
-"""References from a segmentation to its tables."""
+"""Node references from a segmentation to its tables."""
 
 
 def columns() -> list[tuple[str, str, Callable[[Finding], float]]]:
-    """Return each column's name, unit and value, in the language that is set now."""
+    """Return name, unit and value of each column, in the current language."""
     return [
         (_("Finding"), "", lambda each: each.number),
         (_("Kept"), "", lambda each: int(each.kept)),
@@ -33,9 +33,9 @@ def columns() -> list[tuple[str, str, Callable[[Finding], float]]]:
 
 
 def tableOf(segmentationNode: Any, role: str, name: str) -> Any:
-    """Return the table that a segmentation refers to, which is made under a name where there is none.
+    """Return the table that a segmentation references, created under a name if there is none.
 
-    A name alone would not do: another result may have a table of the same one.
+    The name alone is not enough: another result may have a table of the same name.
     """
     node = segmentationNode.GetNodeReference(role)
     if node is None:
@@ -60,7 +60,7 @@ def findingsTable(rows: Sequence[Finding], segmentationNode: Any) -> Any:
 
 
 def showTable(tableNode: Any) -> None:
-    """Show a table below the views, where there are views."""
+    """Show a table in the current layout, if there is one."""
     manager = slicer.app.layoutManager()
     if manager is None:
         return

@@ -1,6 +1,6 @@
-"""Masks of the scene on a scan's grid: segments and boxes, under whatever transforms they and the scan lie.
+"""Converts segments and regions of interest to masks on a scan's grid and back, with parent transforms of both.
 
-With `boxed_mask` and `scene` the only place on Slicer's side that knows (k, j, i).
+With `boxed_mask` and `scene`, the only modules here that use the index order (k, j, i).
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from DiffuGTSSlicer.steps import Work, inBackground, slabs, stepwise
 
 _LABELMAP = "Binary labelmap"
 _SCALARS = "ImageScalars"
-"""As VTK calls the voxels of an image. Slicer's DICOM export takes a segment without an array of this name for empty."""
+"""VTK's name of image scalars. Slicer's DICOM export treats a segment without an array of this name as empty."""
 
 
 def volumeGeometry(volumeNode: Any) -> Geometry:
-    """Return a scan's grid in its own frame, as it is without the parent transform.
+    """Return a scan's grid in its own frame, without the parent transform.
 
     Raises:
-        InputError: If there is no scan, or it is a label map, has no voxels or more than one value a voxel.
-        GeometryError: If its parent transform bends space, or its axes are sheared.
+        InputError: If there is no scan, or it is a labelmap, has no voxels or more than one component.
+        GeometryError: If its parent transform is nonlinear, or its axes are sheared.
     """
     if volumeNode is None:
-        raise InputError(_("No scan was chosen."), hint=_("choose a volume under Inputs."), code="no_scan")
+        raise InputError(_("No scan was selected."), hint=_("choose a volume under Inputs."), code="no_scan")
     name = volumeNode.GetName()
     if volumeNode.GetClassName() != "vtkMRMLScalarVolumeNode":
         raise InputError(
             _("'{name}' is a {kind}; expected a scalar volume.").format(name=name, kind=volumeNode.GetNodeTagName()),
-            hint=_("choose the CT or MR image itself; of a series over time extract one volume first."),
+            hint=_("choose the CT or MR image itself; extract one volume of a time series first."),
             code="components",
         )
     image = volumeNode.GetImageData()
     if image is None or min(image.GetDimensions()) < 1 or image.GetPointData().GetScalars() is None:
-        raise InputError(_("'{name}' holds no voxels.").format(name=name), hint=_("load the scan again."), code="empty")
+        raise InputError(_("'{name}' has no voxels.").format(name=name), hint=_("load the scan again."), code="empty")
     count = image.GetNumberOfScalarComponents()
     if count != 1:
         raise InputError(
-            _("'{name}' has {count} values a voxel; expected one.").format(name=name, count=count),
+            _("'{name}' has {count} components per voxel; expected one.").format(name=name, count=count),
             hint=_("color images are not scans; extract one channel first."),
             code="components",
         )
@@ -63,19 +63,19 @@ def volumeGeometry(volumeNode: Any) -> Geometry:
 
 
 def isLinear(node: Any) -> bool:
-    """Say whether a node lies in the world as it is, or under transforms that bend no space."""
+    """Return whether a node has no parent transform, or only linear ones."""
     parent = node.GetParentTransformNode()
     return parent is None or bool(parent.IsTransformToWorldLinear())
 
 
 def requireLinear(node: Any) -> None:
-    """Refuse a node under a transform that bends space: results could not follow it voxel by voxel.
+    """Refuse a node with a nonlinear parent transform, since results on its voxel grid could not follow it.
 
     Raises:
         GeometryError: Naming the transform.
     """
     if not isLinear(node):
-        words = _("'{name}' lies under '{transform}', which is not linear; expected a rigid or affine transform.")
+        words = _("'{name}' is under the nonlinear transform '{transform}'; expected a rigid or affine transform.")
         raise GeometryError(
             words.format(name=node.GetName(), transform=node.GetParentTransformNode().GetName()),
             hint=_("harden the transform on a copy (Transforms module), or move the node out of it."),
@@ -84,10 +84,10 @@ def requireLinear(node: Any) -> None:
 
 
 def worldFromNode(node: Any) -> NDArray[np.float64]:
-    """Return the matrix (4, 4) of a node's parent transforms, all of them together; the identity without one.
+    """Return the combined matrix (4, 4) of a node's parent transforms; the identity without one.
 
     Raises:
-        GeometryError: As `requireLinear`: of a transform that bends space VTK gives a matrix, too, but a wrong one.
+        GeometryError: As `requireLinear`: for a nonlinear transform VTK returns a wrong matrix.
     """
     requireLinear(node)
     matrix = vtk.vtkMatrix4x4()
@@ -98,22 +98,22 @@ def worldFromNode(node: Any) -> NDArray[np.float64]:
 
 
 def worldScale(node: Any) -> float:
-    """Return how many times larger a node's volumes are in the world than in its own frame: 1 under a rigid transform.
+    """Return the factor from volumes in a node's own frame to those in world coordinates: 1 under a rigid transform.
 
-    NaN under one that bends space, where each voxel has a volume of its own.
+    NaN under a nonlinear transform, where it differs between voxels.
     """
     return float(abs(np.linalg.det(worldFromNode(node)[:3, :3]))) if isLinear(node) else nan
 
 
 def scanState(scanNode: Any) -> tuple[Any, ...]:
-    """Return what tells one state of a scan's voxels and place from another, within a session."""
+    """Return a key that changes whenever a scan's voxels or position change, within a session."""
     image = scanNode.GetImageData()
     return (scanNode, image.GetMTime() if image is not None else 0, scanNode.GetOrigin(), scanNode.GetSpacing())
 
 
 @stepwise
 def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> Work[NDArray[np.uint8]]:
-    """Return a segment's voxels (k, j, i) on the scan's grid, 0 and 1, transforms of both taken into account.
+    """Return a segment as a mask (k, j, i) of 0 and 1 on the scan's grid, with the parent transforms of both.
 
     Raises:
         InputError: If there is no such segment.
@@ -140,10 +140,10 @@ def segmentMask(segmentationNode: Any, segmentId: str, volumeNode: Any) -> Work[
 
 @stepwise
 def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
-    """Return which voxels (k, j, i) of the scan have their center in a box, 0 and 1.
+    """Return a region of interest as a mask (k, j, i): 1 where the center of a scan's voxel is inside.
 
     Raises:
-        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
+        GeometryError: As `volumeGeometry`; also if the region of interest has a nonlinear parent transform.
     """
     geometry = volumeGeometry(volumeNode)
     requireLinear(roiNode)
@@ -173,13 +173,13 @@ def roiMask(roiNode: Any, volumeNode: Any) -> Work[NDArray[np.uint8]]:
 
 @stepwise
 def segmentBox(segmentationNode: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[BoxedMask | None]:
-    """Return a segment as it is stored, or None where that is not on the scan's own grid.
+    """Return a segment as it is stored, or None if it is not on the scan's grid.
 
     Args:
-        segmentationNode: With the segment.
-        segmentId: Of the segment; may be left away where there is just one.
+        segmentationNode: Segmentation with the segment.
+        segmentId: The segment; may be omitted if there is only one.
         scanNode: The scan.
-        isInWorld: Where both lie in the world; otherwise as if neither had been moved by a transform since.
+        isInWorld: Whether to apply the parent transforms of both; otherwise they are ignored.
 
     Raises:
         InputError, GeometryError: As `segmentMask`.
@@ -212,10 +212,10 @@ def ownMask(segmentationNode: Any, segmentId: str) -> Work[tuple[BoxedMask, NDAr
 
 @stepwise
 def writtenBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[BoxedMask | None]:
-    """Return a segment as `segmentBox`; on another grid, the mask on the scan's of which it is the very image.
+    """Return a segment as `segmentBox`; if it was resampled to another grid, the original mask on the scan's grid.
 
-    Slicer puts all segments of a segmentation onto one grid when it saves them. What was edited there finer than the
-    scan's voxels is no image of a mask on the scan's grid: None.
+    Slicer resamples all segments of a segmentation to one grid when it saves them. None if the segment was edited there
+    on a finer grid, so that no mask on the scan's grid corresponds to it.
     """
     stored = yield from segmentBox.steps(segmentationNode, segmentId, scanNode)
     if stored is not None or not isLinear(segmentationNode):
@@ -226,11 +226,11 @@ def writtenBox(segmentationNode: Any, segmentId: str, scanNode: Any) -> Work[Box
 
 
 def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segmentId: str) -> None:
-    """Replace a segment by a mask on the scan's grid; other segments keep theirs, also where they overlap.
+    """Replace a segment by a mask on the scan's grid; other segments are not changed, even if they overlap.
 
     Raises:
-        GeometryError: If a transform bends the segmentation, or shears it against the scan.
-        InputError: As `requireWritable`; also if Slicer does not take the mask for any other reason.
+        GeometryError: If the segmentation has a nonlinear parent transform, or one that shears it against the scan.
+        InputError: As `requireWritable`; also if Slicer cannot write the mask for another reason.
     """
     requireWritable(segmentationNode)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
@@ -246,9 +246,9 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
     try:
         Geometry(geometry.shape, toSegmentation)
     except GeometryError as error:
-        words = _("'{one}' and '{other}' lie under transforms that are sheared against each other.")
+        words = _("'{one}' and '{other}' are under transforms that are sheared against each other.")
         names = {"one": segmentationNode.GetName(), "other": scanNode.GetName()}
-        raise GeometryError(words.format(**names), hint=_("put both under the same transform.")) from error
+        raise GeometryError(words.format(**names), hint=_("apply the same transform to both.")) from error
     labelmap.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(toSegmentation))
     scalars = numpy_to_vtk(mask.voxels.ravel(), deep=True)
     scalars.SetName(_SCALARS)
@@ -262,16 +262,16 @@ def setSegmentBox(mask: BoxedMask, scanNode: Any, segmentationNode: Any, segment
 
 
 def requireWritable(segmentationNode: Any) -> None:
-    """Refuse a segmentation that no mask can be written into: one of surfaces, or under a transform that bends space.
+    """Refuse a segmentation that no mask can be written into: one of closed surfaces, or under a nonlinear transform.
 
     Raises:
         GeometryError: As `requireLinear`.
-        InputError: Code "segmentation": Slicer writes no mask into surfaces.
+        InputError: Code "segmentation": its source representation is not a binary labelmap.
     """
     requireLinear(segmentationNode)
     source = segmentationNode.GetSegmentation().GetSourceRepresentationName()
     if source != _LABELMAP:
-        words = _("'{name}' is kept as {given}; expected {expected}.")
+        words = _("The source representation of '{name}' is {given}; expected {expected}.")
         raise InputError(
             words.format(name=segmentationNode.GetName(), given=source.lower(), expected=_LABELMAP.lower()),
             hint=_("choose Create new segmentation under Run."),
@@ -280,7 +280,7 @@ def requireWritable(segmentationNode: Any) -> None:
 
 
 def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
-    """Return a segment's ID; the only one there is needs no name.
+    """Return a segment's ID; "" stands for the only segment.
 
     Raises:
         InputError: If there is no such segment.
@@ -295,14 +295,14 @@ def _knownSegment(segmentationNode: Any, segmentId: str) -> str:
             _("'{name}' has no segment '{id}'.").format(name=segmentationNode.GetName(), id=segmentId),
             hint=_("choose one of its segments; {which}").format(which=did_you_mean(segmentId, names))
             if names
-            else _("it has no segment at all."),
+            else _("it has no segments."),
             code="no_segment",
         )
     return segmentId
 
 
 def _labelmap(segmentationNode: Any, segmentId: str) -> Any:
-    """Return a copy of a segment's labelmap; a surface is filled for it, and left as it was."""
+    """Return a copy of a segment's binary labelmap, converted from its surface if necessary."""
     segmentation = segmentationNode.GetSegmentation()
     made = not segmentation.ContainsRepresentation(_LABELMAP) and segmentation.CreateRepresentation(_LABELMAP)
     labelmap = slicer.vtkOrientedImageData()
@@ -317,7 +317,7 @@ def _labelmap(segmentationNode: Any, segmentId: str) -> Any:
 def _placed(
     labelmap: Any, between: NDArray[np.float64] | None, geometry: Geometry
 ) -> tuple[NDArray[Any], tuple[int, ...]] | None:
-    """Return a labelmap's voxels as the scan's lie, with the index of the first, or None where they are others."""
+    """Return a labelmap's voxels in the scan's order and the index of the first, or None if it is on another grid."""
     if between is None:
         return None
     matrix = vtk.vtkMatrix4x4()
@@ -327,7 +327,7 @@ def _placed(
 
 
 def _between(segmentationNode: Any, volumeNode: Any) -> NDArray[np.float64] | None:
-    """Return the matrix (4, 4) from a segmentation's frame to the scan's, None under a transform that bends space."""
+    """Return the matrix (4, 4) from a segmentation's frame to the scan's, None under a nonlinear transform."""
     parents = [node.GetParentTransformNode() for node in (segmentationNode, volumeNode)]
     if parents[0] is parents[1]:
         return np.eye(4)
@@ -350,7 +350,7 @@ def _toScan(segmentationNode: Any, volumeNode: Any) -> Any:
 
 
 def _resampled(labelmap: Any, geometry: Geometry, slab: slice, toScan: Any) -> Any:
-    """Return a labelmap on some slices of the scan's grid, each voxel that of the nearest one of the segment."""
+    """Return a labelmap resampled to some slices of the scan's grid, with nearest neighbor interpolation."""
     like, result = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
     like.SetExtent(0, geometry.shape[0] - 1, 0, geometry.shape[1] - 1, slab.start, slab.stop - 1)
     like.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(geometry.ijk_to_ras))
@@ -375,7 +375,7 @@ def _corner(labelmap: Any) -> tuple[int, ...]:
 
 
 def _paste(voxels: NDArray[Any], corner: tuple[int, ...], mask: NDArray[np.uint8], slab: slice) -> None:
-    """Set those voxels of some slices of a mask (k, j, i) that a box has whose first voxel lies at a corner."""
+    """Copy the voxels of a box, whose first voxel is at `corner`, into a slab of a mask (k, j, i)."""
     low = np.maximum(corner, (slab.start, 0, 0))
     high = np.minimum(np.add(corner, voxels.shape), (slab.stop, *mask.shape[1:]))
     if (low >= high).any():

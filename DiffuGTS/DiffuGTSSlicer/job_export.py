@@ -1,4 +1,4 @@
-"""A run's wish → the files of its job folder, in small steps."""
+"""Writes the files of a run's job folder, in small steps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REGION_FILE = "region.nrrd"
 
 @stepwise
 def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
-    """Write the scan, what goes with it (region and candidates, or the organ) and job.json.
+    """Write the scan, its masks (region and candidates, or the organ) and job.json.
 
     Args:
-        run: With an empty folder.
-        cache: What an earlier run has found out about the same scan and prompts, for a refinement.
+        run: Run with an empty folder.
+        cache: Cache file of an earlier run on the same scan and prompts, for a refinement.
 
     Raises:
         InputError: Codes "empty_region", "empty_candidate", "empty_organ", "no_place", "no_segment" and "changed"; else as
@@ -32,32 +32,34 @@ def exportJob(run: Run, cache: Path | None = None) -> Work[None]:
         GeometryError, StorageError: As the functions of `scene`.
     """
     yield from scene.exportVolume.steps(run.scanNode, run.folder / protocol.SCAN_FILE)
-    more = yield from (_exportOrgan(run) if run.isSynthesis else _exportHints(run, cache))
+    more = yield from (_exportOrgan(run) if run.isSynthesis else _exportRegions(run, cache))
     modality = run.parameters.modality or dicomModality(run.scanNode)
     protocol.write_job(dataclasses.replace(run.parameters.job(**more), modality=modality), run.folder)
 
 
 def dicomModality(scanNode: Any) -> str:
-    """Return "CT" or "MR" where a scan was loaded from DICOM, which says so; "" to have it guessed."""
+    """Return "CT" or "MR" from the DICOM header of a scan; "" if it has to be guessed."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
     item = hierarchy.GetItemByDataNode(scanNode)
-    said = hierarchy.GetItemAttribute(item, name) if item else ""
-    return said if said in SCAN_MODALITIES else ""
+    modality = hierarchy.GetItemAttribute(item, name) if item else ""
+    return modality if modality in SCAN_MODALITIES else ""
 
 
-def _exportHints(run: Run, cache: Path | None) -> Work[dict[str, str]]:
-    """Write region and candidates, as far as there are some, and return what the job says of them."""
-    wish, files = run.parameters, {}
+def _exportRegions(run: Run, cache: Path | None) -> Work[dict[str, str]]:
+    """Write region and candidates, if there are any, and return their entries in the job."""
+    parameters, files = run.parameters, {}
     region = run.folder / REGION_FILE
     isRestricted = yield from scene.exportRegion.steps(
-        region, run.scanNode, wish.organSegmentation, wish.organSegmentId, wish.roi
+        region, run.scanNode, parameters.organSegmentation, parameters.organSegmentId, parameters.roi
     )
     if isRestricted:
         files["region"] = REGION_FILE
     if run.isRefinement:
         candidate = run.folder / CANDIDATE_FILE
-        yield from scene.exportCandidate.steps(wish.candidate, wish.candidateSegmentId, run.scanNode, candidate)
+        yield from scene.exportCandidate.steps(
+            parameters.candidate, parameters.candidateSegmentId, run.scanNode, candidate
+        )
         files["coarse_mask"] = CANDIDATE_FILE
         if cache is not None:
             files["cache"] = str(cache)
@@ -65,8 +67,8 @@ def _exportHints(run: Run, cache: Path | None) -> Work[dict[str, str]]:
 
 
 def _exportOrgan(run: Run) -> Work[dict[str, Any]]:
-    """Write the mask of the organ that is painted into, and return where in it the tumor is wanted."""
-    wish = run.parameters
+    """Write the mask of the organ to paint into, and return the position of the tumor, if one is given."""
+    parameters = run.parameters
     path = run.folder / protocol.SynthesisSpec.organ_mask
-    yield from scene.exportOrgan.steps(wish.organSegmentation, wish.organSegmentId, run.scanNode, path)
-    return {} if wish.place is None else {"center_ras_mm": scene.pointInScan(wish.place, run.scanNode)}
+    yield from scene.exportOrgan.steps(parameters.organSegmentation, parameters.organSegmentId, run.scanNode, path)
+    return {} if parameters.place is None else {"center_ras_mm": scene.pointInScan(parameters.place, run.scanNode)}

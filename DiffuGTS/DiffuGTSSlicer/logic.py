@@ -56,7 +56,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         run: The current run, or the last one.
         batch: The current batch, or the last one.
         progress: Progress of the current run.
-        onEvent: Called with every event of the worker, and with {"event": "imported", "kind", "node"} once a node is there.
+        onEvent: Called with every event of the worker, and {"event": "imported", "kind", "node"} for each node.
         onLog: Called with every line of the worker's output that is no event.
         onState: Called with the worker's state.
     """
@@ -117,7 +117,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             onEvent: Called with every event of this run.
 
         Raises:
-            DiffuGTSError: For errors found before the worker starts: prompts, settings, geometry, another run in progress.
+            DiffuGTSError: For errors found before the worker starts: prompts, settings, geometry, a run in progress.
                 Later errors are in `Run.failure`.
         """
         self._requireIdle()
@@ -183,7 +183,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
     def processMany(
         self, scans: Sequence[Any], parameters: RunParameters, onItem: Callable[[BatchItem], None] | None = None
     ) -> Batch:
-        """Segment many scans and return when all are over, processing Slicer's events meanwhile; otherwise as `startBatch`."""
+        """Segment many scans and return when all are over, processing Slicer's events; otherwise as `startBatch`."""
         batch = self.startBatch(scans, parameters, onItem)
         while not batch.isOver:
             handleEvents()
@@ -383,8 +383,6 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         run.markNodes()
         logging.info("DiffuGTS: %s", run.state)
         self._emit(run, event)
-
-    # A run's scan or scene is removed
 
     def onSceneStartClose(self, _caller: Any, _event: Any) -> None:
         """Cancel batch and run: their scans go with the scene."""

@@ -89,7 +89,7 @@ def nextSteps() -> dict[str, str]:
         ),
         "empty_organ": _(
             "Choose another organ segment under Inputs, or paint this one; "
-            "the Transforms module shows whether something moved it away from the scan."
+            "check in the Transforms module that no transform moves it away from the scan."
         ),
         "empty_mask": _("Choose another organ segment under Inputs, or paint this one."),
         "no_place": _("Place a point at the center of the tumor, or set Place to Anywhere in the organ."),

@@ -1,6 +1,6 @@
-"""Model folders on this computer: how large, under which license, and whether every weight file is the one its folder's checksums name.
+"""Model folders on this computer: size, license, and verification of the files against their checksums.
 
-Works without torch. The worker compares the same checksums again whenever it loads a model.
+Works without torch. The worker verifies the same checksums whenever it loads a model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEIGHTS_PATTERN = "*.safetensors"
 CHUNK_BYTES = 8 << 20
 _PERMISSIVE = re.compile(r"apache|\bmit\b|\bbsd\b|cc0|cc[ -]by[ -]\d", re.IGNORECASE)
 _RESTRICTIVE = re.compile(r"\bn[cd]\b|non-?\s?commercial|no-?\s?derivative", re.IGNORECASE)
-"""Wins: a folder may name one license for its weights and another for its code."""
+"""Takes precedence: a folder may name one license for its weights and another for its code."""
 _LICENSE = re.compile(
     r"Apache License,? (?:Version )?2\.0|Apache-2\.0|MIT License|BSD[- ][23][- ]Clause|CC[ -]BY(?:-[A-Z]{2})*[ -]\d\.\d"
     r"|NVIDIA[\w -]*? License"
@@ -31,18 +31,18 @@ _LICENSE = re.compile(
 
 
 def modelFolder(config: Config) -> Path | None:
-    """Return where a configuration's model lies, None where it is not there."""
+    """Return the model folder of a configuration, None if it does not exist."""
     folder = model_folder(config.backbone)
     return folder if isFolder(folder) else None
 
 
 def isFolder(folder: Path | None) -> bool:
-    """Say whether a folder is there; one on a drive that answers with an error is not."""
+    """Return whether a folder exists; one on a drive that cannot be read does not."""
     return folder is not None and os.path.isdir(folder)  # noqa: PTH112 - Path.is_dir raises that error
 
 
 def requireModel(folder: Path) -> None:
-    """Refuse a folder that holds no model.
+    """Refuse a folder without a model.
 
     Raises:
         WeightsError: With the code "weights_missing".
@@ -56,21 +56,21 @@ def requireModel(folder: Path) -> None:
 
 
 def sizeBytes(folder: Path) -> int:
-    """Return how much room a model takes on the disk."""
+    """Return the size of a model on disk."""
     return sum(path.stat().st_size for path in folder.rglob("*") if os.path.isfile(path))  # noqa: PTH113 - as above
 
 
 def sizeText(size: int) -> str:
-    """Return a size as people read it."""
+    """Return a size as text, in MB or GB."""
     if size < 1e9:
         return _("{size} MB").format(size=f"{size / 1e6:.0f}" if size >= 1e7 else f"{size / 1e6:.1f}")
     return _("{size} GB").format(size=f"{size / 1e9:.1f}")
 
 
 def licenseOf(folder: Path) -> str:
-    """Return the license that a model folder states for its weights, "" where it states none.
+    """Return the license that a model folder states for its weights, "" if it states none.
 
-    Looked for in this order: `license:` at the head of its card, the first line of a LICENSE file, and a line of the
+    Searched in this order: `license:` at the head of its model card, the first line of a LICENSE file, and a line of the
     card that names both the weights and a known license.
     """
     lines = _lines(folder / CARD_FILE)
@@ -89,7 +89,7 @@ def licenseOf(folder: Path) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a text, none where it is a folder, is not there or cannot be read."""
+    """Return the lines of a text file, none if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -97,23 +97,23 @@ def _lines(path: Path) -> list[str]:
 
 
 def isPermissive(license_: str) -> bool:
-    """Say whether a license lets anybody use the weights for anything; one that is not known does not."""
+    """Return whether a license is known and permissive."""
     return _PERMISSIVE.search(license_) is not None and _RESTRICTIVE.search(license_) is None
 
 
-def checking(folder: Path) -> Generator[float, None, list[str]]:
-    """Compare every weight file, and what is listed beside, with its SHA-256 in the folder's checksums.json, a piece at a time, so that a window can stay alive.
+def verification(folder: Path) -> Generator[float, None, list[str]]:
+    """Compare listed files and all weight files with checksums.json, in pieces, to keep the GUI responsive.
 
     Yields:
-        How much is done, 0 to 1.
+        Progress, 0 to 1.
 
     Returns:
-        What is wrong, a sentence each; nothing where every file is as it was written.
+        Problems, one sentence each; empty if all files match.
     """
     try:
         expected = read_json(folder / CHECKSUMS_FILE)
     except InputError:
-        return [_("{file} is missing or cannot be read: nothing can be compared.").format(file=CHECKSUMS_FILE)]
+        return [_("{file} is missing or cannot be read: the files cannot be verified.").format(file=CHECKSUMS_FILE)]
     there = {name: folder / name for name in expected if (folder / name).is_file()}
     there |= {path.relative_to(folder).as_posix(): path for path in folder.rglob(WEIGHTS_PATTERN)}
     faults = [_("{file} is missing.").format(file=name) for name in sorted(expected.keys() - there.keys())]
@@ -129,7 +129,5 @@ def checking(folder: Path) -> Generator[float, None, list[str]]:
                 done += len(piece)
                 yield done / total
         if digest.hexdigest() != expected[name]:
-            faults.append(
-                _("{file} is not the file that checksums.json names: it was cut off or altered.").format(file=name)
-            )
+            faults.append(_("{file} does not match checksums.json: it is incomplete or was altered.").format(file=name))
     return faults

@@ -1,4 +1,4 @@
-"""Organs in words that can be translated: their names are the library's, and the same in every language."""
+"""Translatable names of organs; the library's names are the same in every language."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from slicer.i18n import tr as _
 
 
 def organWord(organ: str) -> str:
-    """Return an organ as it is called within a sentence, in the language that is set now; one of the user's own as it is."""
+    """Return the name of an organ in the current language; an organ that is not built in is returned as it is."""
     words = {
         "adrenal gland": _("adrenal gland"),
         "bladder": _("bladder"),
@@ -34,5 +34,5 @@ def organWord(organ: str) -> str:
 
 
 def withCapital(text: str) -> str:
-    """Return a text that begins with a capital; the rest stays as it is, since nouns may have capitals of their own."""
+    """Return a text with its first letter capitalized; the rest is kept, since nouns may have capitals."""
     return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""Whose a segment is: a run's, which the next run writes over, or by now the user's, which is left alone."""
+"""Whether a segment still belongs to a run, and may be overwritten, or was changed by the user, and is kept."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from DiffuGTSSlicer.steps import Work, stepwise
 
 @stepwise
 def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
-    """Return whether a segment differs from what a run had put there, or was never put there by one.
+    """Return whether a segment differs from what a run wrote, or was not written by a run.
 
-    A transform that has moved it, or its scan, since is no edit.
+    A transform that moved it or its scan does not count as an edit.
     """
     if (yield from _isAsWritten(node, segmentId, scanNode)):
         return False
@@ -29,9 +29,9 @@ def isEdited(node: Any, segmentId: str, scanNode: Any) -> Work[bool]:
 
 @stepwise
 def userOwnedReason(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
-    """Return in a word why a segment is the user's: its status, or that it was edited, or moved away from its scan.
+    """Return why a segment belongs to the user: its status, or "edited", or "moved" away from its scan.
 
-    Empty where it is a run's.
+    Empty if it belongs to a run.
     """
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     words = {logic.Completed: _("completed"), logic.Flagged: _("flagged")}
@@ -43,21 +43,21 @@ def userOwnedReason(node: Any, segmentId: str, scanNode: Any) -> Work[str]:
     return _("edited") if (yield from isEdited.steps(node, segmentId, scanNode)) else _("moved")
 
 
-def setAside(node: Any, segmentId: str, why: str) -> str:
-    """Hide a segment of the user's under a name of its own, so that no tumor counts twice; return what to tell of it."""
+def hideAndRename(node: Any, segmentId: str, why: str) -> str:
+    """Hide and rename a segment of the user, so that no tumor is counted twice; return a message about it."""
     segmentation = node.GetSegmentation()
     segment = segmentation.GetSegment(segmentId)
     name = _("{name} ({why})").format(name=segment.GetName(), why=why)
     name = freeSegmentName(segmentation, name, segmentId)
     words = _("'{before}' is {why}: it is kept, hidden, as '{after}'.")
-    told = words.format(before=segment.GetName(), why=why, after=name)
+    message = words.format(before=segment.GetName(), why=why, after=name)
     segment.SetName(name)
     display.showSegment(node, segmentId, False)
-    return told
+    return message
 
 
 def markEdited(node: Any, scanNode: Any) -> None:
-    """Have DICOM say of segments of ours that a person has changed, by hand or by dropping findings, that one had a part."""
+    """Mark segments that the user has edited, or dropped findings from, as semiautomatic for DICOM."""
     segmentation, value = node.GetSegmentation(), vtk.reference("")
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
@@ -65,11 +65,11 @@ def markEdited(node: Any, scanNode: Any) -> None:
             segment.SetTag(ALGORITHM_TYPE_TAG, SEMIAUTOMATIC)
 
 
-# --- What puts nodes back as they are now, for a run that is cut short
+# --- Undo functions, for a run that does not complete
 
 
 def volumeRestorer(node: Any) -> Callable[[], None]:
-    """Return what gives a volume its voxels and its name back."""
+    """Return a function that restores a volume's voxels and name."""
     image, name = node.GetImageData(), node.GetName()
 
     def undo() -> None:
@@ -81,9 +81,9 @@ def volumeRestorer(node: Any) -> Callable[[], None]:
 
 
 def segmentRestorer(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | None = None) -> Callable[[], None]:
-    """Return what gives a segment its name, its look and, where a mask is given, its voxels and what is said of them back.
+    """Return a function that restores a segment's name, visibility and, if a mask is given, its voxels and tags.
 
-    Voxels that the user has edited since they were written over are left alone.
+    Voxels that the user has edited since they were overwritten are kept.
     """
     segment = node.GetSegmentation().GetSegment(segmentId)
     name, isShown = segment.GetName(), display.isSegmentShown(node, segmentId)
@@ -103,7 +103,7 @@ def segmentRestorer(node: Any, segmentId: str, scanNode: Any, mask: BoxedMask | 
 
 
 def segmentRemover(node: Any, segmentId: str, scanNode: Any) -> Callable[[], None]:
-    """Return what removes a new segment, unless the user has edited it."""
+    """Return a function that removes a new segment, unless the user has edited it."""
 
     def undo() -> None:
         if _isThere(node, segmentId) and not isEdited(node, segmentId, scanNode):
@@ -113,7 +113,7 @@ def segmentRemover(node: Any, segmentId: str, scanNode: Any) -> Callable[[], Non
 
 
 def nodeRemover(node: Any) -> Callable[[], None]:
-    """Return what removes a new node, unless segments are left in it: they are the user's."""
+    """Return a function that removes a new node, unless it has segments of the user."""
 
     def undo() -> None:
         isUserOwned = node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetNumberOfSegments() > 0
@@ -124,7 +124,7 @@ def nodeRemover(node: Any) -> Callable[[], None]:
 
 
 def _isAsWritten(node: Any, segmentId: str, scanNode: Any, isInWorld: bool = True) -> Work[bool]:
-    """Return whether a segment is what a run had put there; `isInWorld` as of `segmentBox`."""
+    """Return whether a segment is as a run wrote it; `isInWorld` as of `segmentBox`."""
     value = _tagOf(node.GetSegmentation().GetSegment(segmentId), DIGEST_TAG)
     if value is None:
         return False

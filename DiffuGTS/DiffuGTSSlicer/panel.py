@@ -40,7 +40,7 @@ from DiffuGTSSlicer.run import Run
 from DiffuGTSSlicer.time_point import timePointOf
 
 PARAMETER = "SlicerParameterName"
-"""Property of a widget of the `.ui`: the parameter that it shows. Slicer's `connectGui` reads it too, but returns no tag."""
+"""Property of a `.ui` widget: the parameter that it shows. Slicer's `connectGui` reads it too, but returns no tag."""
 BEFORE_WIDGETS = 10.0
 """Priority of an observer that is called before those of Slicer's widgets."""
 
@@ -178,7 +178,7 @@ class Panel(VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, _caller: Any, _event: Any, node: Any) -> None:
-        """Clear parameters that reference the deleted node: Slicer's node selectors would select another node instead."""
+        """Clear parameters that reference the deleted node: node selectors would select another node instead."""
         state = self.parameterNode
         if state is None:
             return
@@ -208,7 +208,7 @@ class Panel(VTKObservationMixin):
             self._isRefreshing = before
 
     def refresh(self) -> None:
-        """Update every section from the parameter node; changes that a section makes meanwhile cause no second update."""
+        """Update every section from the parameter node; changes made by a section cause no second update."""
         if self._isRefreshing:
             return
         self._isRefreshing = True

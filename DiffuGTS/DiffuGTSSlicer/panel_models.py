@@ -181,7 +181,7 @@ class ModelsWindow:
         if row is None or row[1] is None or self.isChecking:
             return
         logging.info("DiffuGTS: check model %s", row[0])
-        self._check, self._checked = model_folders.checking(row[1]), row[1]
+        self._check, self._checked = model_folders.verification(row[1]), row[1]
         self._offer()
         self._timer.start()
 

@@ -1,4 +1,4 @@
-"""Slicer's own modules that results are handed to: whether they are there, and how they are opened."""
+"""Slicer modules that results are handed to: whether they are loaded, and how to open them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from DiffuGTSSlicer.display import shownSegments
 SEGMENT_EDITOR, SEGMENT_STATISTICS, DICOM = "SegmentEditor", "SegmentStatistics", "DICOM"
 _DICOM_PLUGIN = "DICOMSegmentationPlugin"
 _EDITOR_TAG = "SegmentEditor"
-"""Singleton tag under which the Segment Editor keeps what it is editing."""
+"""Singleton tag of the Segment Editor's parameter node."""
 
 
 def absence(module: str) -> str:
-    """Say why a module of Slicer's cannot be used, or return an empty string where it can."""
+    """Return why a module of Slicer cannot be used, or an empty string if it can."""
     if not hasattr(slicer.modules, module.lower()):
         return _(
             "Slicer's module {module} is not loaded. Enable it under Application Settings, Modules, and restart."
         ).format(module=module)
     if module == DICOM and _DICOM_PLUGIN not in getattr(slicer.modules, "dicomPlugins", {}):
         return _(
-            "Slicer's {plugin}, which writes DICOM segmentations, is not loaded. Where this Slicer has no such module, "
+            "Slicer's {plugin}, which writes DICOM segmentations, is not loaded. If this Slicer has no such module, "
             "install the extension QuantitativeReporting, and restart."
         ).format(plugin=_DICOM_PLUGIN)
     return ""
 
 
 def openSegmentEditor(segmentationNode: Any, segmentId: str, scanNode: Any) -> None:
-    """Switch to the Segment Editor with a segment and its scan chosen.
+    """Switch to the Segment Editor with a segment and its source volume selected.
 
-    Slicer's default erases from every segment what is painted into one, also from those that are hidden because they were
-    set aside; where there are such, only what is seen is painted over. Another choice of the user's stays.
+    By default Slicer overwrites all other segments while painting. If some are hidden, such as earlier versions of a tumor,
+    only visible segments are overwritten; another overwrite mode set by the user is kept.
     """
     node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
     if node is None:

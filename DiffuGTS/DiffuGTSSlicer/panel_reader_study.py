@@ -1,4 +1,4 @@
-"""Reading session of a reader study: is a tumor real or synthetic? Answers are given by button or key and saved at once."""
+"""Reading session of a reader study: is a tumor real or synthetic? Answered by button or key, saved at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @staticmethod
     def _shortcut(uiWidget: Any, key: str, slot: Any) -> Any:
-        """Create a keyboard shortcut that works in the whole application, so in slice views too; disabled unless a case is shown."""
+        """Create an application-wide keyboard shortcut, for slice views too; disabled unless a case is shown."""
         shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or uiWidget)
         shortcut.setContext(qt.Qt.ApplicationShortcut)
         shortcut.setAutoRepeat(False)

@@ -13,7 +13,7 @@ from DiffuGTSLib.errors import InputError
 from DiffuGTSSlicer import display
 from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.grids import requireWritable, segmentBox
-from DiffuGTSSlicer.ownership import setAside, userOwnedReason
+from DiffuGTSSlicer.ownership import hideAndRename, userOwnedReason
 from DiffuGTSSlicer.panel_modules import SEGMENT_EDITOR, absence, openSegmentEditor
 from DiffuGTSSlicer.panel_section import Section, showsErrors
 from DiffuGTSSlicer.parameters import RunParameters
@@ -126,7 +126,7 @@ class RefineSection(Section):
         if not why:
             return ""
         state.candidateSegmentId = ""
-        return setAside(*where[:2], why)
+        return hideAndRename(*where[:2], why)
 
     @showsErrors
     def onRefine(self) -> None:

@@ -1,4 +1,4 @@
-"""Review: overlay, comparison with the pseudo-healthy image, and findings. Works on a saved scene, and without PyTorch."""
+"""Review: overlay, comparison with the pseudo-healthy image, and findings; works on a saved scene, without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from DiffuGTSSlicer.messages import Failure, failureOf, failureOfError
 from DiffuGTSSlicer.panel_section import ChoiceBox, Section, compactTable, showsErrors
 from DiffuGTSSlicer.result_set import hideOtherResults, shownResult
 from DiffuGTSSlicer.steps import StepQueue
-from DiffuGTSSlicer.time_point import isOfShown, timePointOf
+from DiffuGTSSlicer.time_point import isOfShownTimePoint, timePointOf
 
 TICK_MS = 40
 COUNT_MS = 150
@@ -154,17 +154,17 @@ class ReviewSection(Section):
                 self._applyOverlay()
         elif (self.panel.isShown or isReading) and (self._shown or self._comparing):
             self.stopComparing()  # with its controls disabled, the user could not remove it
-            slice_views.takeOff(maps.values())
+            slice_views.removeOverlays(maps.values())
             self._shown = ()
         if not self.logic.isRunning:
             self._measure()
 
     def _timePointRemark(self) -> str:
-        """Return a remark if the scan shows another time point than that of the result, otherwise an empty string."""
+        """Return a remark if the scan shows another time point than the result, or an empty string."""
         state = self.state
         if state is None or state.pseudoHealthy is None or state.resultVolume is None:
             return ""
-        if isOfShown(state.pseudoHealthy, state.resultVolume):
+        if isOfShownTimePoint(state.pseudoHealthy, state.resultVolume):
             return ""
         return _(
             "This result belongs to another time point than the one shown: go back to that one to compare, or segment this one."
@@ -205,7 +205,7 @@ class ReviewSection(Section):
         self._shown, self._measured, self._threshold = (), None, None
 
     def measureAnew(self) -> None:
-        """Update the findings in the next `refresh`: the segment may have been edited elsewhere. Views are not changed."""
+        """Measure again in the next `refresh`, since the segment may have been edited. Views are not changed."""
         self._measured = None
 
     def _chooseOverlay(self, overlay: str) -> None:
@@ -214,7 +214,7 @@ class ReviewSection(Section):
             self.state.overlay = overlay
 
     def _applyOverlay(self) -> None:
-        """Show the selected map over the scan; views change only with the selection, and never during a reading session.
+        """Show the selected map over the scan; views change only with the selection, never during a reading session.
 
         A scan is shown in every view when its review begins; later, a view where the user shows a prior scan keeps it.
         """

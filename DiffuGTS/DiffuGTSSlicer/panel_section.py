@@ -1,4 +1,4 @@
-"""Base classes of the panel's sections, the decorator that shows errors, and helpers for path edits, tables and combo boxes."""
+"""Base classes of the panel's sections, and helpers for errors, path edits, tables and combo boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthesize tumor: a healthy organ in, the scan with painted tumors and their segment out; numbers are bound by the `.ui`."""
+"""Synthesize tumor: paints tumors into a healthy organ, as a new volume and a segment."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from DiffuGTSSlicer.worker_client import CANCELLING
 FULL = 1000
 """Steps of the progress bar."""
 PLACE = "DiffuGTS.Place"
-"""Attribute of the point that "Place here" moves; points of the user's own are left where they are."""
+"""Attribute of the markups node that "Place here" moves; the user's own points are never moved."""
 
 
 class SynthesisSection(StartingSection):
-    """One button, Synthesize or Cancel, and what is to be painted."""
+    """One button, Synthesize or Cancel, and the properties of the tumors."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         ui = self.ui
         self.messageLabel = ui.synthesisMessageLabel
         self._tip = ui.synthesizeButton.toolTip
-        self._unseen: Run | None = None
+        self._runToShow: Run | None = None
         for label in (ui.synthesisMessageLabel, ui.synthesisResultLabel):
             label.setTextFormat(qt.Qt.PlainText)
         organs = [("", _("As under Prompts")), *((name, withCapital(organWord(name))) for name in organ_names())]
@@ -54,9 +54,9 @@ class SynthesisSection(StartingSection):
             ("recipe", _("Recipe of SyntheticTumors")),
             (PAINTER_FOLDER, _("Trained, from a folder")),
         ]
-        self._organ = ChoiceBox(ui.synthesisOrganComboBox, organs, self._keeper("synthesisOrgan"))
-        self._size = ChoiceBox(ui.synthesisSizeComboBox, sizes, self._keeper("synthesisSize"))
-        self._painter = ChoiceBox(ui.painterComboBox, painters, self._keeper("painter"))
+        self._organ = ChoiceBox(ui.synthesisOrganComboBox, organs, self._setter("synthesisOrgan"))
+        self._size = ChoiceBox(ui.synthesisSizeComboBox, sizes, self._setter("synthesisSize"))
+        self._painter = ChoiceBox(ui.painterComboBox, painters, self._setter("painter"))
         ui.painterFolderPathEdit.filters = ctk.ctkPathLineEdit.Dirs
         ui.painterFolderPathEdit.currentPath = setting(PAINTER_FOLDER_KEY)
         connectPath(ui.painterFolderPathEdit, self.onFolder)
@@ -65,7 +65,7 @@ class SynthesisSection(StartingSection):
         ui.synthesizeButton.connect("clicked()", self.onButton)
         ui.beforeAfterButton.connect("clicked()", self.onBeforeAfter)
 
-    def _keeper(self, name: str) -> Any:
+    def _setter(self, name: str) -> Any:
         def keep(word: str) -> None:
             if self.state is not None:
                 setattr(self.state, name, word)
@@ -77,16 +77,16 @@ class SynthesisSection(StartingSection):
         """Whether tumors are being painted."""
         return self.logic.isRunning and self.logic.run is not None and self.logic.run.isSynthesis
 
-    # What is shown
+    # Display
 
     def obstacle(self) -> str:
-        """Say why nothing can be painted, or return an empty string."""
+        """Return why no synthesis can start, or an empty string."""
         state = self.state
         if state is None or state.inputVolume is None:
             return _("Load a healthy scan and choose it under Inputs.")
         if not self._hasOrgan():
             return failureOf("no_organ", _("There is no segment of the organ.")).text()
-        # A scene from elsewhere must not choose what the worker opens: names stand for files of ours, paths do not.
+        # A scene from elsewhere must not choose which files are opened: only names of bundled files are accepted.
         if (state.synthesisOrgan or state.organ) not in organ_names():
             return _("Choose the organ that the segment shows.")
         if state.painter not in (*PAINTERS, PAINTER_FOLDER):
@@ -100,7 +100,7 @@ class SynthesisSection(StartingSection):
         return bool(organ and segmentId) and organ.GetSegmentation().GetSegment(segmentId) is not None
 
     def refresh(self) -> None:
-        """Show choices, button, progress and what was painted."""
+        """Update choices, button, progress and outcome."""
         ui, state, isRunning = self.ui, self.state, self.isRunning
         ui.synthesisCollapsibleButton.enabled = state is not None
         obstacle = "" if isRunning else self.obstacle()
@@ -109,15 +109,15 @@ class SynthesisSection(StartingSection):
         ui.synthesizeButton.setText(_("Canceling…") if isCancelling else _("Cancel") if isRunning else _("Synthesi&ze"))
         ui.synthesizeButton.enabled = not obstacle and not isCancelling and not isBusy
         ui.synthesizeButton.setToolTip(
-            obstacle or (_("Another run is under way: wait for its end, or cancel it.") if isBusy else self._tip)
+            obstacle or (_("Another run is in progress: wait until it ends, or cancel it.") if isBusy else self._tip)
         )
         for widget in (ui.synthesisProgressBar, ui.synthesisStageLabel):
             widget.setVisible(isRunning)
         self.showProgress()
         if state is None:
             return
-        if self._unseen is not None and self.panel.mayDraw:  # the views are left to whoever has them until then
-            run, self._unseen = self._unseen, None
+        if self._runToShow is not None and self.panel.mayDraw:  # in another module the views are left alone until then
+            run, self._runToShow = self._runToShow, None
             self._show(run)
         self._organ.show(state.synthesisOrgan)
         self._size.show(state.synthesisSize)
@@ -133,7 +133,7 @@ class SynthesisSection(StartingSection):
         ui.synthesisResultLabel.setVisible(bool(text))
 
     def showProgress(self) -> None:
-        """Show stage, share and time left."""
+        """Update progress bar, stage and time left."""
         if not self.isRunning:
             return
         progress = self.logic.progress
@@ -150,45 +150,45 @@ class SynthesisSection(StartingSection):
         return str(self.state.synthesisOutcome) if self._scanOfPainted() is not None else ""
 
     def _scanOfPainted(self) -> Any:
-        """Return the scan that the painted volume was made from; None where one of the two is gone."""
+        """Return the scan that the painted volume was made from; None if one of the two was removed."""
         painted = None if self.state is None else self.state.painted
         return None if painted is None else painted.GetNodeReference(SCAN_ROLE)
 
     def showFailure(self, failure: Failure) -> None:
-        """Say what went wrong and what to do next; of weights, what holds of painters."""
+        """Show an error and the next step; errors of weights concern the painter's folder here."""
         if failure.code.startswith("weights"):
             step = _("Choose the folder of a trained painter, or another painter.")
             failure = Failure(failure.code, failure.message, step, failure.detail)
         self.panel.run.log(f"{failure.code}: {failure.message}")
         super().showFailure(failure)
 
-    # Hands
+    # Slots
 
     @showsErrors
     def start(self) -> None:
-        """Paint; does nothing while a run is under way."""
+        """Start a synthesis; does nothing during a run."""
         if self.logic.isRunning or self.state is None or self.obstacle():
             return
         self.panel.run.makeReady()
-        more = newPainting(self.state)
+        more = paintedNodesToCreate(self.state)
         if self.state.painter == PAINTER_FOLDER:
             more["painter"] = setting(PAINTER_FOLDER_KEY)
-        wish = SynthesisParameters.fromNode(self.state, **more)
-        self.logic.synthesize(self.state.inputVolume, wish, waitForCompletion=False)
+        parameters = SynthesisParameters.fromNode(self.state, **more)
+        self.logic.synthesize(self.state.inputVolume, parameters, waitForCompletion=False)
         self.panel.run.follow()
 
     @showsErrors
     def onDice(self) -> None:
-        """Draw another seed."""
+        """Set another random seed."""
         if self.state is not None:
             self.state.synthesisSeed = random.randrange(1_000_000)  # noqa: S311 no secret
 
     @showsErrors
     def onFolder(self, path: str) -> None:
-        """Use the trained painter of another folder; refused where there is none."""
+        """Use the trained painter of another folder; a path that is not a folder is refused."""
         if path and not Path(path).is_dir():
             raise InputError(
-                _("{path} is no folder.").format(path=path),
+                _("{path} is not a folder.").format(path=path),
                 hint=_("choose the folder that holds painter.json."),
                 code="painter_folder",
             )
@@ -197,7 +197,7 @@ class SynthesisSection(StartingSection):
 
     @showsErrors
     def onPlaceHere(self) -> None:
-        """Put the place where the user looks; a point of our own is moved, another one is left alone."""
+        """Put the place at the crosshair or slice center; only a point made by this button is moved."""
         logging.info("DiffuGTS: place tumor")
         state = self.state
         node = state.synthesisPlace
@@ -212,7 +212,7 @@ class SynthesisSection(StartingSection):
 
     @showsErrors
     def onBeforeAfter(self) -> None:
-        """Show the scan beside the painted volume; only ever on a click."""
+        """Show the scan beside the painted volume; called only on a click."""
         self.panel.review.stopComparing()
         scan = self._scanOfPainted()
         if scan is not None:
@@ -224,7 +224,7 @@ class SynthesisSection(StartingSection):
     # The run
 
     def onEvent(self, event: dict[str, Any]) -> None:
-        """Follow a synthesis; other runs are not this section's."""
+        """Follow a synthesis; other runs are ignored."""
         name, run = event["event"], self.logic.run
         if run is None or not run.isSynthesis or self.state is None:
             return
@@ -233,16 +233,16 @@ class SynthesisSection(StartingSection):
         elif name == "warning":
             self.panel.run.log(str(event["message"]))
         elif name == "imported":
-            self._keep(run, event["kind"])
+            self._storeNode(run, event["kind"])
         elif name == "error":
             failure = run.failure or failureOf(event["code"], event["message"], event.get("hint", ""))
             self.showFailure(failure)
         elif name == "done":
             self.state.synthesisOutcome = "\n".join([outcomeOf(run.result, worldScale(run.scanNode)), *run.notes])
-            self._unseen = run
+            self._runToShow = run
 
-    def _keep(self, run: Run, kind: str) -> None:
-        """Note a node that a synthesis has made in the scene's state."""
+    def _storeNode(self, run: Run, kind: str) -> None:
+        """Store a result node of a synthesis in the parameter node."""
         if kind == "painted":
             self.state.painted = run.nodes[kind]
         else:
@@ -250,7 +250,7 @@ class SynthesisSection(StartingSection):
             self.state.paintedSegmentId = run.segmentIds[kind]
 
     def _show(self, run: Run) -> None:
-        """Show the painted volume, beside the scan where two images stand side by side, at the largest tumor."""
+        """Show the painted volume at the largest tumor, beside the scan if the layout is side by side."""
         self.panel.review.stopComparing()
         painted = run.nodes.get("painted")
         if painted is None or not all(slicer.mrmlScene.IsNodePresent(node) for node in (painted, run.scanNode)):
@@ -267,27 +267,27 @@ class SynthesisSection(StartingSection):
 
 
 def outcomeOf(result: Mapping[str, Any], scale: float = 1.0) -> str:
-    """Return what was painted and what found no place, one paragraph each; `scale` as of `worldScale`."""
+    """Return what was painted and what could not be placed, one line each; `scale` is that of `worldScale`."""
     tumors, skipped = result["tumors"], result["skipped"]
     ml = sum(float(tumor["volume_ml"]) for tumor in tumors) * scale
     if len(tumors) == 1:
         lines = [_("1 tumor painted, {ml} ml.").format(ml=f"{ml:.2f}")]
     elif tumors:
-        lines = [_("{count} tumors painted, {ml} ml together.").format(count=len(tumors), ml=f"{ml:.2f}")]
+        lines = [_("{count} tumors painted, {ml} ml in total.").format(count=len(tumors), ml=f"{ml:.2f}")]
     else:
         lines = [_("Nothing was painted.")]
     if skipped:
         reasons = "; ".join(dict.fromkeys(skipped))
-        lines.append(_("{count} found no place: {reasons}.").format(count=len(skipped), reasons=reasons))
+        lines.append(_("{count} could not be placed: {reasons}.").format(count=len(skipped), reasons=reasons))
         lines.append(_("Choose a smaller size, another place, or another organ segment."))
     return "\n".join(lines)
 
 
-def newPainting(state: Any) -> dict[str, Any]:
-    """Return which of the last result's nodes a synthesis must leave alone.
+def paintedNodesToCreate(state: Any) -> dict[str, Any]:
+    """Return empty result parameters if a synthesis must create new nodes; nothing if it may overwrite the last ones.
 
-    These are another scan's, what shall be kept, and a volume in which somebody has looked for tumors since: a result
-    must not come to lie on another image than it was made from.
+    New nodes are needed for another scan, if the last result is to be kept, and if the painted volume was segmented
+    since: that result would no longer match its image.
     """
     scan = None if state.painted is None else state.painted.GetNodeReference(SCAN_ROLE)
     isKept = state.keepPainted or (scan is not None and _hasResult(state.painted, state.paintedSegmentation))
@@ -297,6 +297,6 @@ def newPainting(state: Any) -> dict[str, Any]:
 
 
 def _hasResult(volumeNode: Any, besides: Any) -> bool:
-    """Say whether a segmentation, besides the one of what was painted, is a result of a volume."""
+    """Return whether a volume has a result other than the segmentation of its painted tumors."""
     others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not besides]
     return any(each.GetNodeReference(SCAN_ROLE) is volumeNode for each in others)

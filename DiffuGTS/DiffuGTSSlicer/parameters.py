@@ -1,4 +1,4 @@
-"""What the user wishes: kept in the scene as a parameter node, handed to a run as one frozen value."""
+"""The parameter node, and the frozen parameters of one run or synthesis that are read from it."""
 
 import functools
 import re
@@ -24,15 +24,15 @@ DEFAULT_PRESET = JobSettings.preset
 DEFAULT_ORGAN = "lung"
 PAINTERS = ("handcrafted", "recipe")
 PAINTER_FOLDER = "folder"
-"""The painter of a scene that wants a trained one: which, is a setting of the computer."""
+"""Stands for a trained painter; its folder is in the application settings."""
 
 
 @parameterNodeWrapper
 class DiffuGTSParameterNode:
-    """The state of the panel, saved with the scene. Names are stored: renaming one loses it from saved scenes.
+    """The parameter node, saved with the scene. A renamed parameter is lost from saved scenes.
 
-    The interpreter and the folders of models and painters are settings of the computer, not of the scene: a scene from
-    elsewhere must not choose what runs here.
+    Interpreter and folders of models and painters are application settings instead: a scene from elsewhere must not
+    choose which code or weights are used.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -50,7 +50,7 @@ class DiffuGTSParameterNode:
     steps: Annotated[int, WithinRange(1, 1000)] = 10
     seed: Annotated[int, WithinRange(0, 999999)] = 0
     candidateThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
-    candidateFloor: Annotated[float, WithinRange(0, 0.99)] = 0.8  # of the default preset: scenes of old have none
+    candidateFloor: Annotated[float, WithinRange(0, 0.99)] = 0.8  # the default preset's, for older scenes
     dilationMm: Annotated[float, WithinRange(0, 50)] = 4.0
     autoRefinement: bool = False
     refinementThreshold: Annotated[float, WithinRange(0.01, 0.99)] = 0.5
@@ -90,33 +90,32 @@ class DiffuGTSParameterNode:
 
 @dataclass(frozen=True)
 class RunParameters(JobSettings):
-    """One run's wish, readable without a panel: `RunParameters(organ="liver")` is a whole one.
+    """Parameters of one run, for scripts too: `RunParameters(organ="liver")` is enough.
 
-    Of a job's wish it differs in that organ and sentences may both be given: the sentences are looked for, unless they
-    are the organ's own or empty, and the organ names the result where they speak of it, see `namedOrgan`. `overrides`
-    come after all that is named below.
+    Unlike in a job, organ and sentences may both be given: the sentences are used unless they are empty or the organ's
+    own, and the organ names the result if they mention it, see `namedOrgan`. `overrides` are applied last.
 
     Attributes:
-        modelFolder: A model folder of your own; empty: the preset's.
+        modelFolder: Model folder to use; empty for that of the preset.
         device: "auto", "cpu", "cuda" or "cuda:1".
-        steps: Of repainting; None: the preset's, as everywhere below.
-        seed: Of every random draw.
+        steps: Number of repainting steps; None for that of the preset, as everywhere below.
+        seed: Random seed.
         candidateThreshold: Abnormal attention above which a voxel is a candidate, by the preset's `masks.rule`.
-        candidateFloor: Attention that has to be reached somewhere for any candidate, if the preset's `masks.rule` is "relative".
-        dilationMm: How far candidates grow before they are repainted.
-        refinementThreshold: Of the residual, as the preset means its own: a share of the highest under "relative"; 0: by Otsu.
-        roi: Look only inside this box.
-        organSegmentation: Look only inside a segment of this node.
+        candidateFloor: Attention that the scan must reach somewhere to have candidates, if `masks.rule` is "relative".
+        dilationMm: Margin by which candidates are grown before they are repainted.
+        refinementThreshold: Of the residual: relative to its maximum if the preset's rule is "relative"; 0 for Otsu.
+        roi: Search only inside this region of interest.
+        organSegmentation: Search only inside a segment of this node.
         organSegmentId: That segment.
-        segmentation: Result node to write into; None: a new one, as for the maps below.
+        segmentation: Segmentation node for the result; None for a new one, as for the maps below.
         tumorSegmentId: Its segment.
-        candidate: Segmentation of the candidate region; read by a refinement.
-        candidateSegmentId: Its segment; of a refinement, "" takes all that are shown, together.
-        aova: Map of abnormal attention.
-        pseudoHealthy: The scan repainted.
-        residual: What that changed.
-        keepFiles: Keep the job folder, for a look at what the worker wrote.
-        allowUntrained: Let the untrained test networks run.
+        candidate: Segmentation node of the candidate region; a refinement reads it.
+        candidateSegmentId: Its segment; in a refinement, "" takes all visible segments together.
+        aova: Volume node of the AOVA map.
+        pseudoHealthy: Volume node of the pseudo-healthy image.
+        residual: Volume node of the residual.
+        keepFiles: Keep the job folder, for debugging.
+        allowUntrained: Allow the untrained networks for tests.
     """
 
     modelFolder: str = ""
@@ -142,7 +141,7 @@ class RunParameters(JobSettings):
 
     @classmethod
     def fromNode(cls, node: Any, **more: Any) -> "RunParameters":
-        """Take up what the panel shows."""
+        """Read the parameter node; `more` overrides its values."""
         values = {name: getattr(node, name) for name in _SAME_NAMES}
         values.update(normal=node.normalPrompt, abnormal=node.abnormalPrompt)
         values["preset"] = node.preset or DEFAULT_PRESET
@@ -150,7 +149,7 @@ class RunParameters(JobSettings):
         return cls(**{**values, **more})
 
     def overrideTexts(self) -> list[str]:
-        """Return the configuration's changes as the worker reads them."""
+        """Return the changes to the preset as KEY=VALUE texts."""
         pairs: list[tuple[str, Any]] = [
             ("runtime.device", self.device),
             ("runtime.seed", int(self.seed)),
@@ -169,26 +168,26 @@ class RunParameters(JobSettings):
         return [f"{key}={value}" for key, value in pairs if value is not None] + list(self.overrides)
 
     def config(self) -> Config:
-        """Resolve preset and changes.
+        """Return the configuration: preset and changes.
 
         Raises:
-            ConfigError: Whatever the library refuses, before anything is started.
+            ConfigError: If preset, key or value is not valid.
         """
         return load_config(self.preset, overrides=self.overrideTexts())
 
     def overlayThreshold(self, highest: float) -> float:
-        """Return the attention above which the run took candidates, if that is the highest value in one of them.
+        """Return the candidate threshold as an absolute attention value, given the highest attention in the candidates.
 
-        Before there are candidates, the map's highest value is the best guess; a region may leave it out.
+        Before there are candidates, the maximum of the map is the best guess; it may lie outside the region.
         """
         masks = self.config().masks
         return masks.threshold * (highest if masks.rule == "relative" else 1.0)
 
     def jobPrompts(self) -> dict[str, str]:
-        """Return the organ, or the user's two sentences where they are not the organ's own.
+        """Return the organ, or the two sentences if they are not the organ's own.
 
         Raises:
-            PromptError: As the library: empty, negated, too long or identical sentences, an unknown organ.
+            PromptError: If a sentence is empty, negated or too long, both are identical, or the organ is unknown.
         """
         found = _resolved(self.organ, self.modality, self.normal.strip(), self.abnormal.strip())
         if isinstance(found, PromptError):
@@ -197,9 +196,9 @@ class RunParameters(JobSettings):
 
     @property
     def namedOrgan(self) -> str:
-        """The organ that gives a result its name and its place; "" where the user's sentences do not speak of it.
+        """The organ for the name and terminology of a result; "" if the user's sentences do not mention it.
 
-        The panel's organ stays chosen when the sentences are changed to those of a leg, say.
+        The organ stays selected in the panel even if the sentences are changed to describe, for example, a leg.
         """
         try:
             sentences = self.jobPrompts()
@@ -214,10 +213,10 @@ class RunParameters(JobSettings):
         return self.organ if isMeant else ""
 
     def job(self, **files: str) -> JobSpec:
-        """Return the job of these parameters, checked.
+        """Return the job of these parameters, validated.
 
         Args:
-            **files: region, coarse_mask and cache, as far as there are such files.
+            **files: Names of the files region, coarse_mask and cache, if there are any.
 
         Raises:
             PromptError: As `jobPrompts`.
@@ -234,7 +233,7 @@ class RunParameters(JobSettings):
         )
 
     def detectionKey(self) -> tuple[Any, ...]:
-        """Return what a cached detection depends on beside the scan: prompts, model, grid, device and region."""
+        """Return what a cached attention map depends on besides the scan: prompts, model, device, overrides and region."""
         prompts = tuple(sorted(self.jobPrompts().items()))
         region = (self.roi, self.organSegmentation, self.organSegmentId)
         return (prompts, self.modality, self.preset, self.modelFolder, self.device, self.overrides, region)
@@ -242,27 +241,27 @@ class RunParameters(JobSettings):
 
 @dataclass(frozen=True)
 class SynthesisParameters:
-    """One wish to have tumors painted: `SynthesisParameters("liver", segmentationNode, segmentId)` is a whole one.
+    """Parameters of one synthesis: `SynthesisParameters("liver", segmentationNode, segmentId)` is enough.
 
     Attributes:
         organ: Name with an organ file, as `DiffuGTSLib.resources.organ_names` lists them, or the path of one.
         organSegmentation: Segmentation with the healthy organ.
-        organSegmentId: Its segment; may be left away where there is just one.
-        modality: "CT", "MR", or "" to have it guessed.
+        organSegmentId: Its segment; may be omitted if there is only one.
+        modality: "CT", "MR", or "" to guess it.
         size: "mix", "tiny", "small", "medium" or "large".
-        count: How many; 0 for as many as the organ file says.
-        radiusMm: Instead of a size; 0 for the size.
-        place: Markups node whose first point is the middle of the one tumor; None for anywhere in the organ.
-        avoidVessels: Whether small tumors keep clear of vessels.
-        massEffect: Whether tumors push the tissue around them outwards.
-        capsule: Whether tumors wear a bright capsule.
+        count: Number of tumors; 0 for that of the organ file.
+        radiusMm: Radius, which overrides the size; 0 to use the size.
+        place: Markups node whose first point is the center of the only tumor; None for anywhere in the organ.
+        avoidVessels: Whether small tumors avoid vessels.
+        massEffect: Whether tumors displace the surrounding tissue.
+        capsule: Whether tumors have a bright capsule.
         painter: One of `PAINTERS`, or the folder of a trained one.
-        device: Of a trained painter: "auto", "cpu", "cuda" or "cuda:1".
-        seed: Every random draw follows from it.
-        painted: Volume to write into; None: a new one, as for the segmentation.
-        paintedSegmentation: Of the painted tumors.
+        device: Device of a trained painter: "auto", "cpu", "cuda" or "cuda:1".
+        seed: Random seed.
+        painted: Volume node for the result; None for a new one, as for the segmentation.
+        paintedSegmentation: Segmentation node for the painted tumors.
         paintedSegmentId: Its segment.
-        keepFiles: Keep the job folder, for a look at what the worker wrote.
+        keepFiles: Keep the job folder, for debugging.
     """
 
     organ: str
@@ -286,7 +285,7 @@ class SynthesisParameters:
 
     @classmethod
     def fromNode(cls, node: Any, **more: Any) -> "SynthesisParameters":
-        """Take up what the panel shows; which folder `PAINTER_FOLDER` stands for comes in `more`."""
+        """Read the parameter node; `more` overrides its values, such as `PAINTER_FOLDER` by a path."""
         values = {name: getattr(node, name) for name in _SAME_IN_SYNTHESIS}
         values.update(
             organ=node.synthesisOrgan or node.organ,
@@ -300,26 +299,24 @@ class SynthesisParameters:
 
     @property
     def namedOrgan(self) -> str:
-        """The organ that gives a result its name and its place."""
+        """The organ for the name and terminology of a result."""
         return self.organ
 
     def job(self, **more: Any) -> SynthesisSpec:
         """Return the job of these parameters.
 
         Args:
-            **more: What only the export knows: center_ras_mm, in the scan's own frame.
+            **more: Values known only at export: center_ras_mm, in the scan's own frame.
 
         Raises:
             InputError: Without an organ (code "organ"), or without its segment (code "no_organ").
             WorkerError: Code "protocol": a value of another type.
         """
         if not self.organ:
-            raise InputError(
-                _("No organ was chosen."), hint=_("choose the organ that the tumors are painted into."), code="organ"
-            )
+            raise InputError(_("No organ was chosen."), hint=_("choose the organ to paint tumors into."), code="organ")
         if self.organSegmentation is None or not self.organSegmentation.GetSegmentation().GetNumberOfSegments():
             raise InputError(
-                _("There is no segment of the organ."), hint=_("outline the organ in Segment Editor."), code="no_organ"
+                _("There is no segment of the organ."), hint=_("segment the organ in Segment Editor."), code="no_organ"
             )
         return SynthesisSpec(
             organ=self.organ, modality=self.modality, size=self.size, count=int(self.count),
@@ -328,7 +325,7 @@ class SynthesisParameters:
         )  # fmt: skip
 
     def detectionKey(self) -> tuple[Any, ...]:
-        """Return that nothing of a synthesis can be re-used by a refinement."""
+        """Return an empty key: a refinement cannot reuse anything of a synthesis."""
         return ()
 
 
@@ -338,16 +335,16 @@ _SAME_NAMES = (
     "organSegmentId", "segmentation", "tumorSegmentId", "candidate", "candidateSegmentId", "aova", "pseudoHealthy",
     "residual", "keepFiles",
 )  # fmt: skip
-"""What parameter node and run parameters call alike."""
+"""Names that parameter node and run parameters share."""
 _SAME_IN_SYNTHESIS = (
     "organSegmentation", "organSegmentId", "modality", "avoidVessels", "massEffect", "capsule", "painter", "device",
     "painted", "paintedSegmentation", "paintedSegmentId", "keepFiles",
 )  # fmt: skip
-"""The same of synthesis parameters."""
+"""Names that parameter node and synthesis parameters share."""
 
 
 def applyPreset(node: Any, preset: str) -> None:
-    """Set a parameter node to a preset and the values that it stands for.
+    """Set a parameter node to a preset and its values.
 
     Raises:
         ConfigError: If there is no such preset.
@@ -365,7 +362,7 @@ def applyPreset(node: Any, preset: str) -> None:
 
 
 def applyOrgan(node: Any, organ: str) -> None:
-    """Set a parameter node to a built-in organ and its two sentences; an empty name leaves the sentences alone."""
+    """Set a parameter node to a built-in organ and its two sentences; an empty name keeps the sentences."""
     node.organ = organ
     if organ:
         pair = organ_prompts(organ, node.modality or "CT")
@@ -373,7 +370,7 @@ def applyOrgan(node: Any, organ: str) -> None:
 
 
 def promptFault(node: Any) -> DiffuGTSError | None:
-    """Return what is wrong with the sentences as they stand, or None."""
+    """Return the problem with the sentences, or None."""
     try:
         RunParameters.fromNode(node).jobPrompts()
     except DiffuGTSError as error:
@@ -383,13 +380,13 @@ def promptFault(node: Any) -> DiffuGTSError | None:
 
 @functools.lru_cache(maxsize=16)
 def _resolved(organ: str, modality: str, normal: str, abnormal: str) -> dict[str, str] | PromptError:
-    """Return a job's prompts, or what is wrong; the panel asks for the same ones again and again."""
+    """Return a job's prompts, or the error; cached, since every update of the panel asks for them."""
     try:
         if not normal and not abnormal:
             if not organ:
                 raise PromptError(
-                    _("There is nothing to look for."),
-                    hint=_("choose an organ, or write the healthy sentence and the one with a tumor."),
+                    _("There is nothing to search for."),
+                    hint=_("choose an organ, or write a sentence for the healthy organ and one for the tumor."),
                     code="choice",
                 )
             return {"organ": organ_prompts(organ, modality or "CT").organ}
@@ -414,7 +411,7 @@ def _areBuiltIn(organ: str, modality: str, normal: str, abnormal: str) -> bool:
 
 
 def _wordsFor(organ: str) -> tuple[str, ...]:
-    """Return an organ's names and synonyms; of one that is not built in, its name alone."""
+    """Return an organ's name and synonyms; for an organ that is not built in, only the name."""
     try:
         name = find_organ(organ)
     except PromptError:
@@ -423,5 +420,5 @@ def _wordsFor(organ: str) -> tuple[str, ...]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """A slider's 0.30000000000000004 is 0.3."""
+    """Round a slider's 0.30000000000000004 to 0.3."""
     return None if value is None else round(float(value), 4)

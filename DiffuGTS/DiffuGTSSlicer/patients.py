@@ -1,4 +1,4 @@
-"""Whose an organ's segment and a region of interest are: one patient's are no place to look in for another's tumors."""
+"""Checks that an organ segment or a region of interest belongs to the patient of the scan."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from DiffuGTSSlicer.grids import volumeGeometry
 from DiffuGTSSlicer.scene import SCAN_ROLE
 
 _ROI_SCAN_ROLE = "DiffuGTS.RoiScan"
-"""Reference from a region of interest to the scan that it was fitted to, or first used for."""
+"""Node reference from a region of interest to the scan that it was fitted to, or first used for."""
 
 
 def noteScan(roiNode: Any, scanNode: Any) -> None:
-    """Note which scan a region of interest belongs to."""
+    """Store the scan that a region of interest belongs to."""
     roiNode.SetNodeReferenceID(_ROI_SCAN_ROLE, scanNode.GetID())
 
 
 def requireOwnRegions(
     scanNode: Any, organSegmentation: Any = None, roiNode: Any = None, isWatched: bool = True
 ) -> list[str]:
-    """Refuse to work on a scan only within another patient's organ or box, which would leave the rest out in silence.
+    """Refuse an organ segment or region of another patient, which would silently exclude parts of the scan.
 
-    A box that belongs to no scan yet is this one's from now on.
+    A region of interest that belongs to no scan yet is assigned to this one.
 
     Args:
         scanNode: The scan.
-        organSegmentation: With the organ's segment; None for the whole scan.
-        roiNode: A box; None for the whole scan.
-        isWatched: Whether somebody looks at this one scan. Otherwise, where the Data module knows no patients, only a scan
-            on the grid of the other one is taken for the same patient's: two CTs overlap in the world whosoever they are.
+        organSegmentation: Segmentation with the organ; None for the whole scan.
+        roiNode: Region of interest; None for the whole scan.
+        isWatched: Whether the user is looking at this scan. Otherwise (in a batch), if the subject hierarchy has no
+            patients, scans on different grids are refused: any two CTs overlap in world coordinates.
 
     Returns:
-        What to tell where the Data module knows no patients.
+        Messages for the user if the subject hierarchy has no patients.
 
     Raises:
         InputError: Code "other_patient".
@@ -55,7 +55,7 @@ def requireOwnRegions(
 
 
 def _requireOwn(scanNode: Any, node: Any, ownerNode: Any, name: str, isWatched: bool) -> list[str]:
-    """Refuse a region of another patient's scan; return what to tell of one that may be."""
+    """Refuse a region of another patient's scan; return a message about one that may be."""
     if scanNode is ownerNode or _isMadeFrom(scanNode, ownerNode):
         return []
     patients = _patientOf(ownerNode) or _patientOf(node), _patientOf(scanNode)
@@ -67,20 +67,20 @@ def _requireOwn(scanNode: Any, node: Any, ownerNode: Any, name: str, isWatched: 
     elif not owner:
         return []
     elif isWatched or not volumeGeometry(scanNode).difference(volumeGeometry(ownerNode)):
-        words = _("{region} belongs to '{owner}': see that this is the same patient.")
+        words = _("{region} belongs to '{owner}': check that this is the same patient.")
         return [words.format(region=name, owner=owner)]
     else:
-        why = _("a scan on another grid; put both scans under one patient in the Data module if they are of one")
+        why = _("a scan on another grid; if both are of one patient, put them under that patient in the Data module")
     words = _("{region} belongs to '{owner}', {why}.") if owner else _("{region} is {why}.")
     raise InputError(
         words.format(region=name, owner=owner, why=why),
-        hint=_("choose the scan's own under Inputs (the button Fit makes a region of interest so), or none."),
+        hint=_("choose those of this scan under Inputs (the button Fit creates a region of interest), or none."),
         code="other_patient",
     )
 
 
 def _isMadeFrom(scanNode: Any, ownerNode: Any) -> bool:
-    """Say whether a volume was made from a scan, as one with painted tumors is."""
+    """Return whether a volume was made from a scan, for example by painting tumors."""
     return ownerNode is not None and scanNode.GetNodeReference(SCAN_ROLE) is ownerNode
 
 

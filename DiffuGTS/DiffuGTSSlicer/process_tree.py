@@ -1,4 +1,4 @@
-"""Processes and what they started: found and killed without psutil, which Slicer does not ship."""
+"""Finds and kills process trees without psutil, which Slicer does not include."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def processTree(processId: int) -> list[int]:
-    """Return a process and its children's children, the youngest first; on Windows just itself, see `killOne`."""
+    """Return a process and all its descendants, the youngest first; on Windows only the process, see `killOne`."""
     children: dict[int, list[int]] = {}
     for child, parent in _parents():
         children.setdefault(parent, []).append(child)
@@ -24,7 +24,7 @@ def processTree(processId: int) -> list[int]:
 
 
 def killOne(processId: int) -> None:
-    """Kill a process; Windows kills those that it started, too."""
+    """Kill a process; on Windows also its descendants."""
     if sys.platform == "win32":
         command = ["taskkill", "/PID", str(processId), "/T", "/F"]
         subprocess.Popen(command, creationflags=subprocess.CREATE_NO_WINDOW)
@@ -34,7 +34,7 @@ def killOne(processId: int) -> None:
 
 
 def _parents() -> list[tuple[int, int]]:
-    """Return (process, its parent) of all processes; none on Windows."""
+    """Return (process, parent) of all processes; none on Windows."""
     if sys.platform == "win32":
         return []
     if Path("/proc/self/stat").exists():

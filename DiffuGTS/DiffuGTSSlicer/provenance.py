@@ -1,4 +1,4 @@
-"""How a segmentation came about, kept in the scene: the run's whole record as a text, the short facts as attributes."""
+"""Provenance of a segmentation in the scene: the run's record as a text node, its main values as attributes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import slicer
 from DiffuGTSSlicer.scene import placeBeside, uniqueName
 
 ROLE = "DiffuGTS.Provenance"
-"""Reference from the segmentation node to its text node."""
+"""Node reference from the segmentation to its text node."""
 
 
 def writeProvenance(
     segmentationNode: slicer.vtkMRMLSegmentationNode, record: Mapping[str, Any]
 ) -> slicer.vtkMRMLTextNode:
-    """Keep a run's record beside its segmentation; an earlier record of that segmentation is replaced."""
+    """Store a run's record with its segmentation; an earlier record of that segmentation is replaced."""
     node = segmentationNode.GetNodeReference(ROLE)
     if node is None:
         name = uniqueName(f"{segmentationNode.GetName()} provenance")
@@ -25,14 +25,14 @@ def writeProvenance(
         segmentationNode.SetNodeReferenceID(ROLE, node.GetID())
         placeBeside(node, segmentationNode)
     node.SetText(json.dumps(record, indent=1, ensure_ascii=False))
-    for name, value in _shortFacts(record).items():
+    for name, value in _attributes(record).items():
         for each in (segmentationNode, node):
             each.SetAttribute(f"DiffuGTS.{name}", value)
     return node
 
 
-def _shortFacts(record: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return what a data table or a script may want to see at once; None removes what an earlier run had left."""
+def _attributes(record: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the main values of a record, for node attributes; None removes the value of an earlier run."""
     prompts = record.get("prompts") or {"organ": (record.get("organ") or {}).get("name")}
     facts = {
         "Version": (record.get("versions") or {}).get("diffugts"),

@@ -1,4 +1,4 @@
-"""A process of Qt's that never makes anybody wait."""
+"""A QProcess that is used without blocking."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import qt
 
 
 class QtProcess:
-    """A QProcess that hands over bytes as they come, without ever waiting."""
+    """A QProcess that passes on output as it arrives, without ever blocking."""
 
     def __init__(self) -> None:
         self.onOutput: Callable[[bytes], None] = lambda data: None
         self.onErrorOutput: Callable[[bytes], None] = lambda data: None
         self.onFinished: Callable[[int, bool], None] = lambda exitCode, crashed: None
-        """Called with the exit code and whether it crashed; then the code is the signal's number, except on Windows."""
+        """Called with exit code and whether it crashed; after a crash the code is the signal number, except on Windows."""
         self.onNotStarted: Callable[[str], None] = lambda reason: None
-        """Called with the reason instead."""
+        """Called with the reason if it could not be started."""
         self._process = qt.QProcess()
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readErrorOutput)
@@ -25,7 +25,7 @@ class QtProcess:
         self._process.connect("errorOccurred(QProcess::ProcessError)", self._failed)
 
     def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> None:
-        """Start it; a failure to start is told through `onNotStarted`."""
+        """Start the process; if that fails, `onNotStarted` is called."""
         variables = qt.QProcessEnvironment()
         for name, value in environment.items():
             variables.insert(name, value)
@@ -33,7 +33,7 @@ class QtProcess:
         self._process.start(program, arguments)
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to its standard input."""
+        """Write bytes to its standard input."""
         self._process.write(data)
 
     def isRunning(self) -> bool:
@@ -41,15 +41,15 @@ class QtProcess:
         return self._process.state() != qt.QProcess.NotRunning
 
     def processId(self) -> int:
-        """Return the process id that Qt knows: of a launcher, where there is one."""
+        """Return the process ID that Qt knows: that of the launcher, if there is one."""
         return int(self._process.processId())
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the process to end."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the process."""
         self._process.kill()
 
     def _readOutput(self) -> None:
@@ -59,7 +59,7 @@ class QtProcess:
         self.onErrorOutput(self._read("readAllStandardError"))
 
     def _read(self, method: str) -> bytes:
-        """Read what there is; nothing where Slicer ends and Qt's object is gone, whose end is still told."""
+        """Read the available output; none while Slicer exits, when the Qt object may be deleted already."""
         try:
             return bytes(getattr(self._process, method)().data())
         except (RuntimeError, ValueError):

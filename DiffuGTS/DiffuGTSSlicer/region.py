@@ -1,4 +1,4 @@
-"""A region of interest fitted to an organ or to the whole scan, with its sides along the scan's own axes."""
+"""Fits a region of interest to an organ or to the whole scan, aligned with the scan's axes."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from DiffuGTSSlicer.scene import uniqueName
 
 
 def newRoi(scanNode: Any) -> Any:
-    """Add a box that belongs to a scan by its name; its place and size come from `fitRoi`."""
+    """Add a region of interest named after a scan; `fitRoi` sets its position and size."""
     name = uniqueName(_("{scan} ROI").format(scan=scanNode.GetName()))
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
     node.CreateDefaultDisplayNodes()
-    node.GetDisplayNode().SetFillVisibility(False)  # a filled box would lie over the image
+    node.GetDisplayNode().SetFillVisibility(False)  # a filled box would hide the image
     return node
 
 
 def fitRoi(
     roiNode: Any, scanNode: Any, segmentationNode: Any = None, segmentId: str = "", marginMm: float = 0.0
 ) -> None:
-    """Put a box around an organ's segment, or around the whole scan.
+    """Fit a region of interest to an organ's segment, or to the whole scan.
 
-    Its sides run along the scan's axes, so that an oblique scan gets an oblique box; where transforms shear the scan,
-    along the world's. Every voxel lies inside with its whole width.
+    It is aligned with the scan's axes, so it is oblique for an oblique scan; if a transform shears the scan, it is aligned
+    with the world axes. It contains all voxels entirely.
 
     Args:
-        roiNode: A box; its own parent transform is taken into account.
+        roiNode: Region of interest; its parent transform is taken into account.
         scanNode: The scan.
-        segmentationNode: With the organ; None for the whole scan.
-        segmentId: Of the organ; may be left away where there is just one segment.
-        marginMm: Added on every side of the organ; the whole scan needs none.
+        segmentationNode: Segmentation with the organ; None for the whole scan.
+        segmentId: Its segment; may be omitted if there is only one.
+        marginMm: Margin on every side of the organ; not used for the whole scan.
 
     Raises:
-        InputError: If there is no such segment, or none of it lies in the scan (code "empty_region").
-        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
+        InputError: If there is no such segment, or it is empty within the scan (code "empty_region").
+        GeometryError: As `volumeGeometry`; also if the region of interest has a nonlinear parent transform.
     """
     geometry = volumeGeometry(scanNode)
     requireLinear(roiNode)
@@ -52,7 +52,7 @@ def fitRoi(
         inside = np.argwhere(segmentMask(segmentationNode, segmentId, scanNode))[:, ::-1]
         if not len(inside):
             raise InputError(
-                _("The organ's segment holds no voxel of '{scan}'.").format(scan=scanNode.GetName()),
+                _("The organ's segment has no voxel in '{scan}'.").format(scan=scanNode.GetName()),
                 hint=_("paint it, or choose another segment."),
                 code="empty_region",
             )
@@ -71,7 +71,7 @@ def fitRoi(
 
 
 def _axes(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return right-handed unit axes (columns) along a grid's, or the frame's own where the grid's are not square."""
+    """Return right-handed unit axes (columns) along a grid's, or the frame's own if the grid's are not orthogonal."""
     axes = matrix / np.linalg.norm(matrix, axis=0)
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
         return np.eye(3)

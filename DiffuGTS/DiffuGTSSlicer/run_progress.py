@@ -1,4 +1,4 @@
-"""How far a run is and how long it will take: from the stages' shares, and from how long they took last time."""
+"""Progress and remaining time of a run, estimated from the stages' progress and their previous durations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TYPICAL_S: Mapping[tuple[str, ...], Mapping[str, float]] = {
     },
     SYNTHESIS_STAGES: {"load": 1.0, "synthesize": 2.0, "write": 0.5},
 }  # fmt: skip
-"""Before anything was measured: the bundled chest CT on a laptop. Only the proportions matter."""
+"""Durations before any were measured: the bundled chest CT on a laptop. Only the proportions matter."""
 
 
 class RunProgress:
-    """Turns stages into one share and an estimate."""
+    """Computes overall progress and remaining time from stage events."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -25,19 +25,19 @@ class RunProgress:
         self.begin()
 
     def begin(self, stages: tuple[str, ...] = JOB_STAGES, skip: tuple[str, ...] = ()) -> None:
-        """Start the clock of a run through these stages, or, where it skips some, through the others."""
+        """Start the clock of a run through these stages, except the skipped ones."""
         self._start = self._clock()
         self._stages, self._weights = stages, self._weightsOf[stages]
         self._skip = skip
         self.stage, self.stageShare = "", 0.0
 
     def update(self, stage: str, share: float) -> None:
-        """Take up a stage event; stages that are unknown change nothing."""
+        """Handle a stage event; unknown stages are ignored."""
         if stage in self._stages:
             self.stage, self.stageShare = stage, min(max(share, 0.0), 1.0)
 
     def learn(self, timingsS: Mapping[str, float]) -> None:
-        """Remember how long the stages took."""
+        """Store how long the stages took."""
         self._weights.update({stage: max(float(s), 0.01) for stage, s in timingsS.items() if stage in self._stages})
 
     @property
@@ -47,7 +47,7 @@ class RunProgress:
 
     @property
     def share(self) -> float:
-        """How much of the whole run is done, 0 to 1."""
+        """Progress of the whole run, 0 to 1."""
         if not self.stage:
             return 0.0
         weights = {stage: 0.0 if stage in self._skip else self._weights[stage] for stage in self._stages}
@@ -56,7 +56,7 @@ class RunProgress:
 
     @property
     def leftS(self) -> float | None:
-        """Seconds left at the pace so far, or None while it is too early to say."""
+        """Estimated seconds left, or None while it is too early to tell."""
         share = self.share
         if share < 0.05 or self.elapsedS < 1.0:
             return None

@@ -1,8 +1,7 @@
-"""Scans, regions and results between the MRML scene and the files of a job.
+"""Exports scans and regions to the files of a job, and imports results into the scene.
 
-A file holds a scan as its node does, in the node's own frame:
-parent transforms stay in the scene, and every result hangs under the same transform as its scan. Slicer's own functions
-resample what lies on another grid, which only a region of the user's may.
+A file has the scan in the node's own frame: parent transforms stay in the scene, and every result gets the same parent
+transform as its scan. Only regions of the user may be on another grid; Slicer's functions resample them.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ from DiffuGTSSlicer.terminology import terminologyEntry
 from DiffuGTSSlicer.time_point import setTimePoint, timePointOf
 
 SCAN_ROLE = "DiffuGTS.Scan"
-"""Reference from a result to the scan that it belongs to."""
+"""Node reference from a result to its scan."""
 TUMOR_COLOR = (0.85, 0.33, 0.31)
 CANDIDATE_COLOR = (0.98, 0.78, 0.22)
 
 DIGEST_TAG = "DiffuGTS.Digest"
-"""Tag of a segment: what it was when it was imported, so that an edited one is never written over."""
+"""Tag of a segment: checksum of its voxels at import, so that an edited segment is never overwritten."""
 DROPPED_TAG = "DiffuGTS.Dropped"
-"""Tag of a segment: the lesions that the user has taken out of it, see `findings`."""
+"""Tag of a segment: the lesions that the user has removed from it, see `findings`."""
 
 AUTOMATIC, SEMIAUTOMATIC = "AUTOMATIC", "SEMIAUTOMATIC"
-"""How a segment came about, as DICOM calls it: Slicer exports what says nothing of it as drawn by hand."""
+"""DICOM segment algorithm types; without one Slicer exports a segment as drawn by hand."""
 
 _ORGAN_TAG = "DiffuGTS.Organ"
 ALGORITHM_TYPE_TAG, _ALGORITHM_NAME_TAG = "DICOM.SegmentAlgorithmType", "DICOM.SegmentAlgorithmName"
@@ -61,14 +60,14 @@ WRITTEN_TAGS = (
 )  # fmt: skip
 """Tags that `showMask` writes, the last two through Slicer."""
 _RESULT = "DiffuGTS.Result"
-"""Attribute of what a run has made ("1") or written into ("segment"); unlike the reference to the scan it outlives the scan."""
+"""Attribute of nodes that a run has created ("1") or written into ("segment"); it is kept when the scan is deleted."""
 _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int32", "u4": "uint32"} | {
     "i8": "int64",
     "u8": "uint64",
     "f4": "float",
     "f8": "double",
 }
-"""numpy's type → its name in NRRD."""
+"""numpy type → NRRD type."""
 
 
 # --- From the scene to files
@@ -76,11 +75,11 @@ _TYPES = {"i1": "int8", "u1": "uint8", "i2": "int16", "u2": "uint16", "i4": "int
 
 @stepwise
 def exportVolume(volumeNode: Any, path: Path | str) -> Work[Geometry]:
-    """Write a scan's voxels, untouched and in their own type, and its grid to a .nrrd file; return the grid.
+    """Write a scan's unchanged voxels and its grid to a .nrrd file; return the grid.
 
     Raises:
         InputError, GeometryError: As `volumeGeometry`; also if the scan is changed meanwhile (code "changed").
-        StorageError: If the file cannot be written. Nothing is left behind.
+        StorageError: If the file cannot be written; no partial file is left.
     """
     geometry = volumeGeometry(volumeNode)
     before = scanState(volumeNode)
@@ -88,7 +87,7 @@ def exportVolume(volumeNode: Any, path: Path | str) -> Work[Geometry]:
     def voxels() -> NDArray[Any]:
         if scanState(volumeNode) != before:
             raise InputError(
-                _("'{name}' was changed while it was read.").format(name=volumeNode.GetName()),
+                _("'{name}' was changed while it was exported.").format(name=volumeNode.GetName()),
                 hint=_("run it again."),
                 code="changed",
             )
@@ -104,22 +103,22 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
     """Write the candidate region that the user drew or edited, on the scan's grid.
 
     Args:
-        segmentationNode: With the region.
-        segmentId: Of the region; "" takes all segments that are shown, together.
+        segmentationNode: Segmentation with the region.
+        segmentId: Its segment; "" takes all visible segments together.
         scanNode: The scan.
-        path: Of the file.
+        path: File to write.
 
     Raises:
-        InputError: If there is no such segment (code "no_segment"), none is shown (code "hidden_candidate"), or none of
-            the region lies in the scan (code "empty_candidate").
+        InputError: If there is no such segment (code "no_segment"), none is visible (code "hidden_candidate"), or the region
+            is empty within the scan (code "empty_candidate").
         GeometryError: As `volumeGeometry`.
         StorageError: As `exportVolume`.
     """
     wanted = [segmentId] if segmentId else shownSegments(segmentationNode)
     if not wanted:
         raise InputError(
-            _("No segment of '{name}' is shown.").format(name=segmentationNode.GetName()),
-            hint=_("show those that are to be refined, in the Segmentations module."),
+            _("No segment of '{name}' is visible.").format(name=segmentationNode.GetName()),
+            hint=_("show the segments to refine in the Segmentations module."),
             code="hidden_candidate",
         )
     mask = yield from segmentMask.steps(segmentationNode, wanted[0], scanNode)
@@ -131,7 +130,7 @@ def exportCandidate(segmentationNode: Any, segmentId: str, scanNode: Any, path: 
 
 @stepwise
 def exportOrgan(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path | str) -> Work[None]:
-    """Write the organ that is painted into; errors as of `exportCandidate`, with the code "empty_organ"."""
+    """Write the organ to paint into; errors as of `exportCandidate`, with the code "empty_organ"."""
     mask = yield from segmentMask.steps(segmentationNode, segmentId, scanNode)
     yield from _exportMask(mask, scanNode, path, "empty_organ")
 
@@ -140,21 +139,21 @@ def exportOrgan(segmentationNode: Any, segmentId: str, scanNode: Any, path: Path
 def exportRegion(
     path: Path | str, volumeNode: Any, segmentationNode: Any = None, segmentId: str = "", roiNode: Any = None
 ) -> Work[bool]:
-    """Write where an anomaly may be: in the organ's segment, in the box, or in both where both are given.
+    """Write the region to search: the organ's segment, the region of interest, or the intersection of both.
 
     Args:
-        path: Written only where there is a restriction.
+        path: File to write, if the region is restricted.
         volumeNode: The scan.
-        segmentationNode: With the organ; None for the whole scan.
-        segmentId: Of the organ; may be left away where there is just one segment.
-        roiNode: A box; None for the whole scan.
+        segmentationNode: Segmentation with the organ; None for the whole scan.
+        segmentId: Its segment; may be omitted if there is only one.
+        roiNode: Region of interest; None for the whole scan.
 
     Returns:
-        Whether there is a restriction.
+        Whether the region is restricted.
 
     Raises:
-        InputError: If there is no such segment (code "no_segment"), or nothing of the scan is left (code "empty_region").
-        GeometryError: As `volumeGeometry`; also if the box lies under a transform that bends space.
+        InputError: If there is no such segment (code "no_segment"), or the region is empty within the scan (code "empty_region").
+        GeometryError: As `volumeGeometry`; also if the region of interest has a nonlinear parent transform.
         StorageError: As `exportVolume`.
     """
     masks = []
@@ -167,10 +166,10 @@ def exportRegion(
     allowed = yield from inBackground(np.bitwise_and.reduce, masks)
     if len(masks) == 2 and all(mask.any() for mask in masks) and not allowed.any():
         raise InputError(
-            _("The organ's segment and the box '{name}' have no voxel of the scan in common.").format(
+            _("The organ's segment and the region of interest '{name}' have no voxel of the scan in common.").format(
                 name=roiNode.GetName()
             ),
-            hint=_("move the box onto the organ, or use only one of the two."),
+            hint=_("move the region onto the organ, or use only one of the two."),
             code="empty_region",
         )
     yield from _exportMask(allowed, volumeNode, path, "empty_region")
@@ -178,10 +177,10 @@ def exportRegion(
 
 
 def pointInScan(pointsNode: Any, scanNode: Any) -> tuple[float, float, float]:
-    """Return the first point of a markups node in the scan's own frame, RAS in mm, as the scan's file has it.
+    """Return the first point of a markups node in the scan's own frame, RAS in mm, as in the exported file.
 
     Raises:
-        InputError: Code "no_place": it has no point, or none that was placed yet.
+        InputError: Code "no_place": it has no placed point.
     """
     placed = [
         index
@@ -190,7 +189,7 @@ def pointInScan(pointsNode: Any, scanNode: Any) -> tuple[float, float, float]:
     ]
     if not placed:
         raise InputError(
-            _("'{name}' holds no point that was placed.").format(name=pointsNode.GetName()),
+            _("'{name}' has no placed point.").format(name=pointsNode.GetName()),
             hint=_("place one."),
             code="no_place",
         )
@@ -205,16 +204,16 @@ def pointInScan(pointsNode: Any, scanNode: Any) -> tuple[float, float, float]:
 
 @stepwise
 def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -> Work[Any]:
-    """Show a map of a job as a volume on exactly the scan's grid, under its transform and beside it in the hierarchy.
+    """Import a map of a job as a volume on the scan's grid, with its transform and subject hierarchy folder.
 
     Args:
-        path: Of a file on the scan's grid.
+        path: File on the scan's grid.
         scanNode: The scan.
-        name: Of a new node, whose window and level are left to `display`: finding some takes a while.
-        node: Of an earlier run, whose voxels are replaced; None, or one that was deleted, makes a new one.
+        name: Name of a new node. Its window and level are set by `display`: computing them here would take a while.
+        node: Node of an earlier run, whose voxels are replaced; None, or a deleted node, creates a new one.
 
     Raises:
-        GeometryError: If the file lies on another grid than the scan (code "changed").
+        GeometryError: If the file is on another grid than the scan (code "changed").
         InputError: If the file cannot be read.
     """
     volume = yield from inBackground(volumes.read_volume, path)
@@ -239,16 +238,16 @@ def importVolume(path: Path | str, scanNode: Any, name: str, node: Any = None) -
         node.CreateDefaultDisplayNodes()
         node.GetDisplayNode().AutoWindowLevelOff()
     node.SetAndObserveImageData(image)
-    yield None  # the earlier voxels are gone, which takes a moment
-    _belongTo(node, scanNode)
+    yield None  # releasing the earlier voxels takes a moment
+    _attachToScan(node, scanNode)
     return node
 
 
 def forNode(array: NDArray[Any]) -> NDArray[Any]:
-    """Return voxels in a type that Slicer draws: it takes no 64-bit whole numbers, half precision or truth values.
+    """Return voxels in a type that Slicer supports: no 64-bit integers, half precision or booleans.
 
     Raises:
-        InputError: If whole numbers do not fit into 32 bits.
+        InputError: If integers do not fit into 32 bits.
     """
     if array.dtype == np.bool_:
         return array.view(np.uint8)
@@ -266,7 +265,7 @@ def forNode(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def newSegmentation(scanNode: Any, name: str) -> Any:
-    """Make an empty segmentation on the scan's grid, under its transform and beside it in the hierarchy.
+    """Create an empty segmentation on the scan's grid, with its transform and subject hierarchy folder.
 
     Raises:
         InputError, GeometryError: As `volumeGeometry`.
@@ -275,7 +274,7 @@ def newSegmentation(scanNode: Any, name: str) -> Any:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", uniqueName(name))
     styleSegmentation(node)
     node.SetReferenceImageGeometryParameterFromVolumeNode(scanNode)
-    _belongTo(node, scanNode)
+    _attachToScan(node, scanNode)
     return node
 
 
@@ -284,8 +283,8 @@ def readMask(path: Path | str, scanNode: Any) -> Work[BoxedMask]:
     """Read a mask of a job.
 
     Raises:
-        GeometryError: If the mask lies on another grid than the scan (code "changed").
-        InputError: If the file is no mask.
+        GeometryError: If the mask is on another grid than the scan (code "changed").
+        InputError: If the file is not a mask.
     """
     geometry = volumeGeometry(scanNode)
     try:
@@ -304,19 +303,19 @@ def showMask(
     color: tuple[float, float, float] = TUMOR_COLOR,
     algorithmType: str = AUTOMATIC,
 ) -> str:
-    """Show a mask as a segment and return the segment's ID.
+    """Write a mask into a segment and return the segment's ID.
 
     Args:
         mask: On the scan's grid; may be empty.
         scanNode: The scan.
-        segmentationNode: From `newSegmentation`, or any that the user chose.
-        segmentName: Gets a number where another segment has it. Also tells a nodule, a cyst or a metastasis, left or
-            right: see `terminologyEntry`.
-        organ: Where the lesion lies; "" leaves it open.
-        segmentId: Of the segment to replace, made if absent; "" makes one. Name, color and terminology of an existing
-            segment are the user's, unless the organ has changed since.
-        color: Of a new segment.
-        algorithmType: `AUTOMATIC`, or `SEMIAUTOMATIC` where the user has drawn a part of it.
+        segmentationNode: From `newSegmentation`, or any selected by the user.
+        segmentName: Gets a number if another segment has it. Also determines the terminology, such as nodule, cyst or
+            metastasis, left or right: see `terminologyEntry`.
+        organ: Organ of the lesion; "" if it is not known.
+        segmentId: Segment to replace, created if absent; "" creates one. Name, color and terminology of an existing
+            segment are kept, unless the organ has changed.
+        color: Color of a new segment.
+        algorithmType: `AUTOMATIC`, or `SEMIAUTOMATIC` if the user has drawn a part of it.
 
     Raises:
         GeometryError: As `setSegmentBox`.
@@ -330,8 +329,8 @@ def showMask(
         segment = segmentation.GetSegment(segmentId)
         segment.SetNameAutoGenerated(False)
         segment.SetColorAutoGenerated(False)
-    told = vtk.reference("")
-    if not segment.GetTag(_ORGAN_TAG, told) or str(told) != organ:
+    previous = vtk.reference("")
+    if not segment.GetTag(_ORGAN_TAG, previous) or str(previous) != organ:
         segment.SetName(freeSegmentName(segmentation, segmentName, segmentId))
         segment.SetTerminology(terminologyEntry(organ, segmentName))
         segment.SetTag(_ORGAN_TAG, organ)
@@ -341,18 +340,18 @@ def showMask(
     segment.SetTag(_ALGORITHM_NAME_TAG, f"DiffuGTS {__version__}")
     setSegmentBox(mask, scanNode, segmentationNode, segmentId)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    logic.SetSegmentStatus(segment, logic.InProgress)  # a model drew it, and nobody has looked at it
+    logic.SetSegmentStatus(segment, logic.InProgress)  # made by a model and not reviewed yet
     return segmentId
 
 
 def uniqueName(name: str) -> str:
-    """Return a name that no node has: the scene gives the same one twice, and a name is all that tells nodes apart."""
+    """Return a node name that is not in the scene yet: the scene allows duplicates, which users cannot tell apart."""
     scene = slicer.mrmlScene
     return name if scene.GetFirstNodeByName(name) is None else str(scene.GenerateUniqueName(name))
 
 
 def freeSegmentName(segmentation: Any, name: str, segmentId: str) -> str:
-    """Return a name that no segment but this one has, with a number behind it where one has: as after an undo."""
+    """Return a segment name that no other segment has, with a number appended if needed, for example after an undo."""
     others = {segmentation.GetSegment(each).GetName() for each in segmentation.GetSegmentIDs() if each != segmentId}
     numbered = (f"{name} {number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([name], numbered) if each not in others)
@@ -368,12 +367,12 @@ def placeBeside(node: Any, scanNode: Any) -> None:
 
 
 def markResult(node: Any, scanNode: Any, isMade: bool = True) -> None:
-    """Note that a node is, or holds, a result of a scan, and of which time point where the scan is one of a sequence.
+    """Mark a node as a result of a scan, or as holding one, with its time point in a sequence.
 
     Args:
         node: The node.
         scanNode: The scan.
-        isMade: False for a segmentation of the user's, of which a segment only is the result: see `isUserOwned`.
+        isMade: False for a segmentation of the user, in which only one segment is the result: see `isUserOwned`.
     """
     node.SetNodeReferenceID(SCAN_ROLE, scanNode.GetID())
     setTimePoint(node, timePointOf(scanNode))
@@ -382,48 +381,48 @@ def markResult(node: Any, scanNode: Any, isMade: bool = True) -> None:
 
 
 def isUserOwned(node: Any) -> bool:
-    """Say whether a result was written into a segmentation of the user's own."""
+    """Return whether a result was written into a segmentation of the user."""
     return node.GetAttribute(_RESULT) == "segment"
 
 
 def isResult(node: Any) -> bool:
-    """Say whether a run has made a node or written into it, also where its scan is gone."""
+    """Return whether a run has created a node or written into it, even if its scan was deleted."""
     return node.GetAttribute(_RESULT) is not None or bool(node.GetNodeReferenceID(SCAN_ROLE))
 
 
 def _changed(scanNode: Any, error: GeometryError) -> GeometryError:
-    """Return what a result on another grid than the scan's means: the worker had the scan as it was before."""
+    """Return the error for a result on another grid than the scan: the scan was changed after its export."""
     words = _("'{scan}' was changed during the run. {error}").format(scan=scanNode.GetName(), error=error.message)
     return GeometryError(words, hint=_("run it again."), code="changed")
 
 
-def _belongTo(node: Any, scanNode: Any) -> None:
+def _attachToScan(node: Any, scanNode: Any) -> None:
     node.SetAndObserveTransformNodeID(scanNode.GetTransformNodeID())
     markResult(node, scanNode)
     placeBeside(node, scanNode)
 
 
 def _hierarchyItem(hierarchy: Any, node: Any) -> int:
-    """Return a node's item; the application makes items by itself, the bare scene does not."""
+    """Return a node's subject hierarchy item; outside of the application it has to be created."""
     return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
 
 def _exportMask(mask: NDArray[np.uint8], volumeNode: Any, path: Path | str, code: str) -> Work[None]:
     if not (yield from inBackground(mask.any)):
         words = {
-            "empty_candidate": _("The candidate region holds no voxel of '{scan}'."),
-            "empty_organ": _("The organ's segment holds no voxel of '{scan}'."),
-        }.get(code, _("The region holds no voxel of '{scan}'."))
+            "empty_candidate": _("The candidate region has no voxel in '{scan}'."),
+            "empty_organ": _("The organ's segment has no voxel in '{scan}'."),
+        }.get(code, _("The region has no voxel in '{scan}'."))
         raise InputError(
             words.format(scan=volumeNode.GetName()),
-            hint=_("paint it, or move it into the scan; the Transforms module shows whether something moved it away."),
+            hint=_("paint it, or move it into the scan; check its transform in the Transforms module."),
             code=code,
         )
     yield from _writeNrrd(lambda: mask, volumeGeometry(volumeNode), Path(path))
 
 
 def _writeNrrd(voxels: Callable[[], NDArray[Any]], geometry: Geometry, path: Path) -> Work[None]:
-    """Write voxels (k, j, i) without compression, since a person waits, and every digit of the grid."""
+    """Write voxels (k, j, i) uncompressed, since that is faster, and the grid with all digits."""
     toLps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.ijk_to_ras + 0.0
     vectors = ["(" + ",".join(repr(float(value)) for value in toLps[:3, axis]) + ")" for axis in range(4)]
     header = (
@@ -441,5 +440,5 @@ def _writeNrrd(voxels: Callable[[], NDArray[Any]], geometry: Geometry, path: Pat
     with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
         file.write(("\n".join(header) + "\n\n").encode("ascii"))
         for slab in slabs(geometry.shape[::-1]):
-            # A copy, since the thread must not look into what belongs to a node.
+            # A copy, since the thread must not access memory of a node.
             yield from inBackground(file.write, voxels()[slab].tobytes())

@@ -1,4 +1,4 @@
-"""Settings of this computer, which no scene may change: interpreter, folders of models and of a painter, last organ."""
+"""Application settings, which no scene may change: interpreter, folders of models and of a painter, last organ."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ INTERPRETER_KEY = "DiffuGTS/interpreter"
 PAINTER_FOLDER_KEY = "DiffuGTS/painterFolder"
 """Folder of a trained painter."""
 ORGAN_KEY = "DiffuGTS/organ"
-"""The organ that was chosen last; a new scene begins with it. Which one a scene has, it keeps itself."""
+"""Last selected organ, used for new scenes; each scene stores its own."""
 
 
 def setting(key: str) -> str:
-    """Return a setting of this computer, empty where there is none."""
+    """Return an application setting, "" if it is not set."""
     return str(slicer.app.settings().value(key, "") or "")
 
 
 def setSetting(key: str, value: str) -> None:
-    """Keep a setting of this computer."""
+    """Store an application setting."""
     slicer.app.settings().setValue(key, value)

@@ -1,6 +1,6 @@
-"""What the slice views show: the scan under its map, the scan beside its twin, a place; and which layouts there are.
+"""Slice views and layouts: overlay of a map, side-by-side comparison with a synthetic image, jump to a point.
 
-Views are reached through their nodes; only a change of layout needs the application.
+Views are accessed through their MRML nodes; only a change of layout needs the application.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from slicer.i18n import tr as _
 
 from DiffuGTSLib.errors import InputError, did_you_mean
 from DiffuGTSSlicer.display import isOurs, isSynthetic, windowAs
-from DiffuGTSSlicer.view_place import placeOf, putBack, setWidth
+from DiffuGTSSlicer.view_place import restorePosition, setWidth, viewPosition
 
 LAYOUTS = {
     "overlay": "SlicerLayoutOneUpRedSliceView",
     "side by side": "SlicerLayoutSideBySideView",
     "four up": "SlicerLayoutFourUpView",
 }
-"""Name → Slicer's layout. Side by side has the scan in the red view and its synthetic twin in the yellow one."""
+"""Name → Slicer's layout. Side by side has the scan in the red view and the synthetic image in the yellow one."""
 _LEFT, _RIGHT = "Red", "Yellow"
-_BEFORE, _TWIN = "DiffuGTS.Before", "DiffuGTS.Twin"
-"""Attributes of the nodes of the right view: what to restore when the comparison ends, and what was shown in it."""
+_BEFORE, _SYNTHETIC = "DiffuGTS.Before", "DiffuGTS.Twin"
+"""Attributes of the view nodes: what to restore when the comparison ends, and the image shown in it."""
 
 
 def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5, isEverywhere: bool = True) -> None:
-    """Lay a map, or nothing, over the scan in the slice views; the twin of a comparison stays bare.
+    """Show the scan with a map, or none, in the slice views; the right view of a comparison is not changed.
 
-    A synthetic image gets the scan's window, as it is now: a difference in brightness would look like a finding. A view
-    keeps its place, unless it comes from another volume and the scan lies elsewhere: it would be blank.
+    A synthetic image gets the scan's current window/level: a difference in brightness would look like a finding. A view
+    keeps its position, unless the scan would not be visible there.
 
     Args:
         scanNode: The scan.
-        overlayNode: The map.
-        opacity: Of the map's layer.
-        isEverywhere: In every view; otherwise a view that shows another volume, as a prior, keeps it. Where the scan is
-            in none of the layout's views, all show it.
+        overlayNode: The map, shown as foreground.
+        opacity: Opacity of the foreground.
+        isEverywhere: Whether to change every view; otherwise a view that shows another volume, such as a prior scan,
+            keeps it. If no view of the layout shows the scan, all views are changed.
     """
     if isSynthetic(overlayNode):
         windowAs(overlayNode, scanNode)
@@ -56,7 +56,7 @@ def setOverlay(scanNode: Any, overlayNode: Any = None, opacity: float = 0.5, isE
 
 
 def isInView(volumeNode: Any) -> bool:
-    """Say whether a slice view of the layout has a volume as its background."""
+    """Return whether a slice view of the layout shows a volume as background."""
     manager = slicer.app.layoutManager()
     names = None if manager is None else manager.sliceViewNames()
     return any(
@@ -65,21 +65,21 @@ def isInView(volumeNode: Any) -> bool:
     )
 
 
-def takeOff(overlayNodes: Iterable[Any]) -> None:
-    """Take maps off the slice views that show them, as where their scan is gone."""
+def removeOverlays(overlayNodes: Iterable[Any]) -> None:
+    """Remove maps from the slice views, for example if their scan was deleted."""
     ids = {node.GetID() for node in overlayNodes}
     for _view, layers in _views():
         if layers.GetForegroundVolumeID() in ids:
             layers.SetForegroundVolumeID(None)
 
 
-def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
-    """Change to a layout; without a layout manager, as in tests of the application, nothing happens.
+def setLayout(name: str, scanNode: Any = None, syntheticNode: Any = None) -> None:
+    """Change the layout; without a layout manager, as in tests, nothing happens.
 
     Args:
         name: One of `LAYOUTS`.
         scanNode: As of `endComparison`.
-        twinNode: For "side by side": the right view shows it, in the plane of the left, and both move together.
+        syntheticNode: For "side by side": shown in the right view, in the same plane as the left one, with linked views.
 
     Raises:
         InputError: If there is no layout of that name.
@@ -91,21 +91,21 @@ def setLayout(name: str, scanNode: Any = None, twinNode: Any = None) -> None:
     if manager is None:
         return
     manager.setLayout(getattr(slicer.vtkMRMLLayoutNode, LAYOUTS[name]))
-    if name == "side by side" and twinNode is not None:
+    if name == "side by side" and syntheticNode is not None:
         views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
         if _LEFT in views and _RIGHT in views:
             if scanNode is not None:
-                windowAs(twinNode, scanNode)
-            _compare(*views[_LEFT], *views[_RIGHT], twinNode)
+                windowAs(syntheticNode, scanNode)
+            _compare(*views[_LEFT], *views[_RIGHT], syntheticNode)
     else:
         endComparison(scanNode)
 
 
 def endComparison(scanNode: Any = None) -> None:
-    """Give the right view back what it showed before its twin. May be called any time.
+    """Restore what the right view showed before the comparison; does nothing if there is none.
 
     Args:
-        scanNode: What it shows where that was the scan; None: what the left one shows.
+        scanNode: Shown in the right view if it showed the scan before; None for what the left view shows.
     """
     views = {view.GetLayoutName(): (view, layers) for view, layers in _views()}
     if _LEFT in views and _RIGHT in views:
@@ -113,17 +113,17 @@ def endComparison(scanNode: Any = None) -> None:
 
 
 def isSideBySide(layout: int) -> bool:
-    """Say whether a layout of Slicer's, by its number, is the one for comparing."""
+    """Return whether a Slicer layout is the one for side-by-side comparison."""
     return layout == getattr(slicer.vtkMRMLLayoutNode, LAYOUTS["side by side"])
 
 
 def isCompared() -> bool:
-    """Say whether a scan and its twin stand side by side."""
+    """Return whether a scan and a synthetic image are compared side by side."""
     return any(view.GetAttribute(_BEFORE) is not None for view, _layers in _views())
 
 
 def pointInView() -> tuple[float, float, float]:
-    """Return the point of the world where the user looks: the crosshair where it is shown, else the red slice's middle."""
+    """Return the RAS position of the crosshair if it is shown, otherwise of the center of the red slice view."""
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     if crosshair is not None and crosshair.GetCrosshairMode() != crosshair.NoCrosshair:
         r, a, s = crosshair.GetCrosshairRAS()
@@ -134,7 +134,7 @@ def pointInView() -> tuple[float, float, float]:
 
 
 def jumpTo(rasMm: Sequence[float]) -> None:
-    """Center every slice view on a point of the world, and put the crosshair there."""
+    """Center all slice views on a RAS position, and move the crosshair there."""
     r, a, s = (float(value) for value in rasMm)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, r, a, s, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
@@ -142,7 +142,7 @@ def jumpTo(rasMm: Sequence[float]) -> None:
         crosshair.SetCrosshairRAS(r, a, s)
 
 
-# --- Comparing in place: the opacity of the pseudo-healthy layer at a phase, 0 to 1 of one cycle
+# --- Comparison in place: opacity of the pseudo-healthy image at a phase, 0 to 1, of the cycle
 
 
 def rock(phase: float) -> float:
@@ -156,16 +156,16 @@ def flicker(phase: float) -> float:
 
 
 def reveal(phase: float) -> float:
-    """Fade to the pseudo-healthy image once, and stay for the last quarter."""
+    """Fade to the pseudo-healthy image once, and show it for the last quarter."""
     share = min(phase % 1 / 0.75, 1.0)
     return share * share * (3 - 2 * share)
 
 
-# --- Inside
+# --- Internal
 
 
 def _views() -> Iterator[tuple[Any, Any]]:
-    """Yield the node of each slice view with the node of its layers."""
+    """Yield slice node and slice composite node of each slice view."""
     layers = {node.GetLayoutName(): node for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
     for view in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if view.GetLayoutName() in layers:
@@ -173,22 +173,22 @@ def _views() -> Iterator[tuple[Any, Any]]:
 
 
 def _isFree(layers: Any, scanNode: Any) -> bool:
-    """Say whether a view shows nothing, the scan, or an image of ours, and no volume that the user has put there."""
+    """Return whether a view shows nothing, the scan or one of our images, but no other volume selected by the user."""
     shown = slicer.mrmlScene.GetNodeByID(layers.GetBackgroundVolumeID() or "")
     return shown in (None, scanNode) or isOurs(shown)
 
 
 def _bringIntoView(view: Any, scanNode: Any) -> None:
-    """Fit a slice view to its scan where that lies outside of what the view shows."""
+    """Fit a slice view to the scan if the scan is outside of its field of view."""
     logic = slicer.app.applicationLogic().GetSliceLogic(view)
     if logic is not None and scanNode.GetImageData() is not None and not _isInField(view, logic, scanNode):
         logic.FitSliceToBackground()
 
 
 def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
-    """Say whether a view's plane cuts a scan, and the middle of one of the two lies within the other in that plane."""
+    """Return whether a view's plane cuts a scan, and the center of one of the two is inside the other in that plane."""
     bounds = [0.0] * 6
-    logic.GetVolumeSliceBounds(scanNode, bounds)  # along the view's axes, from the origin of the world
+    logic.GetVolumeSliceBounds(scanNode, bounds)  # along the view's axes, from the world origin
     toRas = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
     here = toRas[:3, :3].T @ toRas[:3, 3] + view.GetXYZOrigin()
     if not bounds[4] <= here[2] <= bounds[5]:
@@ -200,14 +200,14 @@ def _isInField(view: Any, logic: Any, scanNode: Any) -> bool:
     return True
 
 
-def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode: Any) -> None:
+def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, syntheticNode: Any) -> None:
     if right.GetAttribute(_BEFORE) is None:
-        right.SetAttribute(_BEFORE, placeOf(right))
+        right.SetAttribute(_BEFORE, viewPosition(right))
         for layers in (leftLayers, rightLayers):
             links = f"{layers.GetLinkedControl()} {layers.GetHotLinkedControl()}"
             layers.SetAttribute(_BEFORE, f"{links} {layers.GetBackgroundVolumeID()}")
-    rightLayers.SetAttribute(_TWIN, twinNode.GetID())
-    rightLayers.SetBackgroundVolumeID(twinNode.GetID())
+    rightLayers.SetAttribute(_SYNTHETIC, syntheticNode.GetID())
+    rightLayers.SetBackgroundVolumeID(syntheticNode.GetID())
     rightLayers.SetForegroundVolumeID(None)
     right.GetSliceToRAS().DeepCopy(left.GetSliceToRAS())
     right.UpdateMatrices()
@@ -219,10 +219,10 @@ def _compare(left: Any, leftLayers: Any, right: Any, rightLayers: Any, twinNode:
 
 
 def _endComparison(leftLayers: Any, right: Any, rightLayers: Any, scanNode: Any) -> None:
-    place = right.GetAttribute(_BEFORE)
-    if place is None:
+    position = right.GetAttribute(_BEFORE)
+    if position is None:
         return
-    putBack(right, place)
+    restorePosition(right, position)
     right.RemoveAttribute(_BEFORE)
     backgrounds = []
     for layers in (leftLayers, rightLayers):
@@ -232,16 +232,16 @@ def _endComparison(leftLayers: Any, right: Any, rightLayers: Any, scanNode: Any)
         layers.RemoveAttribute(_BEFORE)
         backgrounds.append(background)
     left, before = backgrounds
-    twin = rightLayers.GetAttribute(_TWIN)
-    rightLayers.RemoveAttribute(_TWIN)
-    if rightLayers.GetBackgroundVolumeID() not in (twin, None):  # somebody has put another volume there since
+    synthetic = rightLayers.GetAttribute(_SYNTHETIC)
+    rightLayers.RemoveAttribute(_SYNTHETIC)
+    if rightLayers.GetBackgroundVolumeID() not in (synthetic, None):  # the user has selected another volume since
         return
-    if before != left and slicer.mrmlScene.GetNodeByID(before) is not None:  # a prior, and not the scan
+    if before != left and slicer.mrmlScene.GetNodeByID(before) is not None:  # a prior scan, and not the scan itself
         rightLayers.SetBackgroundVolumeID(before)
         return
     rightLayers.SetBackgroundVolumeID(leftLayers.GetBackgroundVolumeID() if scanNode is None else scanNode.GetID())
     rightLayers.SetForegroundVolumeID(leftLayers.GetForegroundVolumeID())
     rightLayers.SetForegroundOpacity(leftLayers.GetForegroundOpacity())
     shown = slicer.mrmlScene.GetNodeByID(rightLayers.GetBackgroundVolumeID() or "")
-    if shown is not None and shown.GetID() != before:  # another scan than before the comparison in that view
+    if shown is not None and shown.GetID() != before:  # not the scan that the view showed before the comparison
         _bringIntoView(right, shown)

@@ -1,8 +1,8 @@
-"""Long work on the interface thread in small steps, so that Slicer stays alive; files and sums go to a thread meanwhile.
+"""Runs long work on the main thread in small steps, so that the GUI stays responsive; files and arrays go to a thread.
 
-Work is a generator: each `yield` is a place where Slicer may do something else. What touches no node goes through
-`inBackground`, whose thread never sees MRML. `@stepwise` makes a generator function a function that does all its steps at
-once, for scripts; its `steps` gives the generator.
+Work is a generator: at each `yield` Slicer may handle other events. Code that touches no node goes through
+`inBackground`, whose thread never accesses MRML. `@stepwise` turns a generator function into one that runs all its steps
+at once, for scripts; its `steps` returns the generator.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ Work = Generator["Future[Any] | None", None, T]
 """Yields None, or what it waits for."""
 
 BUDGET_S = 0.02
-"""Slicer gets its turn when steps took as long; the longest single step adds to it."""
+"""Time after which Slicer handles other events; the last step may exceed it."""
 POLL_MS = 4
-"""How often a thread's end is looked for."""
+"""Interval at which a thread is polled."""
 POLL_S = 0.002
-"""How long each look lasts: threads of Python only go on while the interface thread is in Python and waits."""
+"""Duration of each poll: Python threads only run while the main thread waits in Python."""
 SLAB_VOXELS = 1 << 21
-"""Voxels of one step: a few milliseconds."""
+"""Voxels per step: a few milliseconds."""
 
 
 def inBackground(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Work[T]:
-    """Call what touches no node in a thread, and return or raise what it does."""
+    """Call a function that touches no node in a thread; return its result or raise its error."""
     future: Future[T] = Future()
 
     def call() -> None:
         try:
             future.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again by future.result()
             future.set_exception(error)
 
     threading.Thread(target=call, name="DiffuGTS", daemon=True).start()
@@ -51,7 +51,7 @@ def inBackground(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 def finish(work: Work[T]) -> T:
-    """Do all steps at once and return what the work returns."""
+    """Run all steps and return the result of the work."""
     while True:
         try:
             awaited = next(work)
@@ -63,23 +63,23 @@ def finish(work: Work[T]) -> T:
 
 
 class stepwise(Generic[P, T]):
-    """Decorates a generator function: a call does all its steps at once, `steps` returns them as a generator."""
+    """Decorator of generator functions: a call runs all steps at once, `steps` returns the generator."""
 
     def __init__(self, function: Callable[P, Work[T]]) -> None:
         self.steps = function
         functools.update_wrapper(self, function)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Return a method's function with its object."""
+        """Bind a method to its object."""
         return self if instance is None else stepwise(functools.partial(self.steps, instance))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do all steps at once."""
+        """Run all steps at once."""
         return finish(self.steps(*args, **kwargs))
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Yield ranges of slices (k) that together are all of a grid (k, j, i), each small enough for one step."""
+    """Yield ranges of slices (k) that cover a grid (k, j, i), each small enough for one step."""
     height = max(1, SLAB_VOXELS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], height):
         yield slice(start, min(start + height, shape[0]))
@@ -94,7 +94,7 @@ class _Task:
 
 
 class StepQueue:
-    """Does work one after the other, in the order in which it was added, whenever Slicer is idle."""
+    """Runs work when Slicer is idle, one after the other, in the order in which it was added."""
 
     def __init__(self) -> None:
         self._tasks: deque[_Task] = deque()
@@ -106,7 +106,7 @@ class StepQueue:
 
     @property
     def isIdle(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether the queue is empty."""
         return not self._tasks
 
     def add(
@@ -116,13 +116,13 @@ class StepQueue:
         onError: Callable[[Exception], None] | None = None,
         isWanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Take up work.
+        """Add work to the queue.
 
         Args:
-            work: Its steps.
-            onEnd: Told what it returns.
-            onError: Told what it raises; None raises it in the event loop.
-            isWanted: Asked between steps; where it says no, the work is closed and nobody is told.
+            work: Generator of its steps.
+            onEnd: Called with its result.
+            onError: Called with its exception; None raises it in the event loop.
+            isWanted: Called between steps; if it returns False, the work is dropped without calling the others.
         """
 
         def fail(error: Exception) -> None:
@@ -133,7 +133,7 @@ class StepQueue:
             self._timer.start(0)
 
     def clear(self) -> None:
-        """Close all work, after what a thread still does: no file is taken away under it."""
+        """Drop all work, after waiting for a running thread, whose files must not be removed meanwhile."""
         self._timer.stop()
         if self._awaited is not None:
             wait([self._awaited])
@@ -142,7 +142,7 @@ class StepQueue:
             self._tasks.popleft().work.close()
 
     def _turn(self) -> None:
-        if self._isStepping:  # a step that lets Slicer handle events, a progress dialog of somebody's
+        if self._isStepping:  # a step that processes events itself, for example in a progress dialog
             self._timer.start(POLL_MS)
             return
         end = time.perf_counter() + BUDGET_S
@@ -156,7 +156,7 @@ class StepQueue:
             self._timer.start(0)
 
     def _step(self, task: _Task) -> None:
-        """Do one step; the next task begins where this one ends, also if whoever is told of it raises."""
+        """Run one step; the next task starts after this one, even if a callback raises."""
         if not task.isWanted():
             self._tasks.popleft()
             task.work.close()
@@ -165,19 +165,19 @@ class StepQueue:
         try:
             self._awaited = next(task.work)
         except StopIteration as end:
-            tell = functools.partial(task.onEnd, end.value)
-        except Exception as error:  # noqa: BLE001 - handed on
-            tell = functools.partial(task.onError, error)
+            callback = functools.partial(task.onEnd, end.value)
+        except Exception as error:  # noqa: BLE001 - passed to onError
+            callback = functools.partial(task.onError, error)
         else:
             return
         finally:
             self._isStepping = False
-        self._leave(task, tell)
+        self._finishTask(task, callback)
 
-    def _leave(self, task: _Task, tell: Callable[[], None]) -> None:
+    def _finishTask(self, task: _Task, callback: Callable[[], None]) -> None:
         self._tasks.remove(task)
         try:
-            tell()
+            callback()
         finally:
             if self._tasks and not self._timer.isActive():
                 self._timer.start(0)

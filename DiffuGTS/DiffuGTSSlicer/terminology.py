@@ -1,7 +1,7 @@
-"""What a segment is called in SNOMED CT: the lesion's type by its words, its place by the organ.
+"""SNOMED CT terminology of segments: the type of the lesion from its name, the anatomic region from the organ.
 
-The codes stand in `Resources/Terminology/organs.json`. All but two are of Slicer's DICOM master lists; bone and soft
-tissue as places are SNOMED CT's own, which those lists lack.
+The codes are in `Resources/Terminology/organs.json`. All but two are from Slicer's DICOM master lists; the regions bone
+and soft tissue are missing there and come from SNOMED CT itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def terminologyEntry(organ: str, words: str = "") -> str:
     """Return the entry that `vtkSegment.SetTerminology` takes.
 
     Args:
-        organ: Name or synonym of a built-in organ. Any other leaves the place open: see `namesPlace`.
-        words: Name of the segment, or what the user asked for: a nodule, a cyst, a metastasis, left or right.
+        organ: Name or synonym of a built-in organ. For any other, the region is left empty: see `hasRegion`.
+        words: Name of the segment, which may contain nodule, cyst, metastasis, left or right.
     """
     library = _library()
     place, side = _place(organ, words)
@@ -40,8 +40,8 @@ def terminologyEntry(organ: str, words: str = "") -> str:
     )
 
 
-def namesPlace(entry: str) -> bool:
-    """Say whether an entry tells where the lesion lies, as a DICOM segmentation should."""
+def hasRegion(entry: str) -> bool:
+    """Return whether an entry has an anatomic region, as it should in a DICOM segmentation."""
     parts = entry.split("~")
     return len(parts) > 5 and parts[5] not in ("", _NOTHING)
 

@@ -1,4 +1,4 @@
-"""Which time point of a sequence a volume shows: its voxels change while it stays the same node, and results must not."""
+"""Time points of sequences: a proxy volume node changes its voxels, so each result stores its time point."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import slicer
 import slicer.util
 
 TIME_POINT = "DiffuGTS.TimePoint"
-"""Attribute of a result of a sequence: the item number that the browser of its scan had then."""
+"""Attribute of a result: item number that was selected in the sequence browser of its scan."""
 
 
 def timePointOf(volumeNode: Any) -> str:
-    """Return the item number that a sequence's browser has given a volume; "" of a volume that is of no sequence."""
+    """Return the selected item number of a volume's sequence browser; "" if the volume is not part of a sequence."""
     browser = _browserOf(volumeNode)
     return "" if browser is None else str(browser.GetSelectedItemNumber())
 
 
 def timePointOfResult(node: Any) -> str:
-    """Return the item number that a result is of; "" where its scan was of no sequence."""
+    """Return the item number of a result; "" if its scan is not part of a sequence."""
     return node.GetAttribute(TIME_POINT) or ""
 
 
 def setTimePoint(node: Any, timePoint: str) -> None:
-    """Note what a result is of, as `timePointOf` has told it of the scan."""
+    """Store the time point of a result, as returned by `timePointOf`."""
     node.SetAttribute(TIME_POINT, timePoint or None)
 
 
-def isOfShown(node: Any, scanNode: Any) -> bool:
-    """Say whether a scan's result is of the time point that the scan shows now."""
+def isOfShownTimePoint(node: Any, scanNode: Any) -> bool:
+    """Return whether a result is of the time point that its scan shows now."""
     return timePointOfResult(node) == timePointOf(scanNode)
 
 
 def nameWithTime(volumeNode: Any) -> str:
-    """Return a volume's name with its time point, "DCE [time=2s]" as Slicer writes it where it is asked to."""
+    """Return a volume's name with its time point, "DCE [time=2s]", as the Sequences module writes it."""
     browser, name = _browserOf(volumeNode), str(volumeNode.GetName())
     if browser is None or browser.GetSelectedItemNumber() < 0:
         return name

@@ -1,6 +1,6 @@
-"""Where a slice view looks, kept as a text and restored: its plane, how far it is zoomed, and its shift in the plane.
+"""Saves and restores the position of a slice view as text: its plane, field of view and origin.
 
-The name of an orientation would not do: an oblique plane has none.
+The name of the orientation is not enough: an oblique plane has none.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import slicer
 import slicer.util
 
 
-def placeOf(view: Any) -> str:
-    """Return matrix, field of view and origin of a slice view as numbers, with every digit."""
+def viewPosition(view: Any) -> str:
+    """Return matrix, field of view and origin of a slice view as text, with all digits."""
     matrix = slicer.util.arrayFromVTKMatrix(view.GetSliceToRAS())
     return " ".join(repr(float(value)) for value in (*matrix.flat, *view.GetFieldOfView(), *view.GetXYZOrigin()))
 
 
-def putBack(view: Any, place: str) -> None:
-    """Have a slice view look where `placeOf` has found it; a text of before, the name of an orientation, does too."""
+def restorePosition(view: Any, position: str) -> None:
+    """Restore a position from `viewPosition`; older scenes have the name of an orientation instead."""
     try:
-        numbers = [float(word) for word in place.split()]
+        numbers = [float(word) for word in position.split()]
         matrix = np.reshape(numbers[:16], (4, 4))
         (width, _height, depth), origin = numbers[16:19], numbers[19:22]
     except ValueError:
-        view.SetOrientation(place)
+        view.SetOrientation(position)
         return
     view.GetSliceToRAS().DeepCopy(slicer.util.vtkMatrixFromArray(matrix))
     setWidth(view, width, depth)
@@ -34,6 +34,6 @@ def putBack(view: Any, place: str) -> None:
 
 
 def setWidth(view: Any, widthMm: float, depthMm: float) -> None:
-    """Zoom a slice view to a width; the height follows from the shape of its window, so that nothing is stretched."""
+    """Set the width of a slice view's field of view; its height follows from the aspect ratio of the window."""
     pixels = view.GetDimensions()
     view.SetFieldOfView(widthMm, widthMm * pixels[1] / max(pixels[0], 1), depthMm)

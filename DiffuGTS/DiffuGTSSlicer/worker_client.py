@@ -1,4 +1,4 @@
-"""One warm worker process: started when first needed, fed job folders, cancelled in three steps, never left behind."""
+"""Client of the worker process: starts it when needed, gives it jobs, cancels it in three steps, and always ends it."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Event = dict[str, Any]
 IDLE, STARTING, RUNNING, CANCELLING = "idle", "starting", "running", "cancelling"
 
 CANCEL_GRACE_S = 1.5
-"""A cancelled worker has this long to finish its step before it is asked to end."""
+"""Time for a cancelled worker to finish its step before it is terminated."""
 TERMINATE_GRACE_S = 0.7
-"""And this long to end before its whole tree is killed: less than 3 s in all."""
+"""Time for it to end before its process tree is killed; less than 3 s in total."""
 HELLO_TIMEOUT_S = 120.0
 IDLE_TIMEOUT_S = 600.0
-"""A warm worker that nobody needs is ended after this time, and its memory is free."""
+"""An idle worker is ended after this time, to release its memory."""
 TAIL_LINES = 20
 SIGKILL = 9
-"""Python has no such signal on Windows, where nothing ends so."""
+"""`signal.SIGKILL`, which Python does not define on Windows."""
 
 
 class WorkerClient:
-    """Speaks the worker's protocol over a process, and keeps the process warm between runs.
+    """Runs jobs in a worker process and keeps it running, with the model loaded, between runs.
 
-    Set `onEvent`, `onLog` and `onState`. Exactly one of done, error and cancelled ends a run, whatever happens to the
-    process: where the worker could not say so itself, the client does.
+    Set `onEvent`, `onLog` and `onState`. Exactly one event of done, error and cancelled ends a run, whatever happens to the
+    process: if the worker cannot send it, the client does.
     """
 
     def __init__(self) -> None:
@@ -51,21 +51,21 @@ class WorkerClient:
         self.state = IDLE
         self.hello: Event = {}
         self.interpreter = ""
-        """Another Python than Slicer's; empty: Slicer's."""
+        """Another Python than Slicer's; empty for Slicer's."""
         self.cancelGraceS, self.terminateGraceS, self.helloTimeoutS = CANCEL_GRACE_S, TERMINATE_GRACE_S, HELLO_TIMEOUT_S
         self.idleTimeoutS = IDLE_TIMEOUT_S
-        """0: an idle worker stays until Slicer ends."""
+        """0 keeps an idle worker until Slicer exits."""
         self.arguments = ["-m", "DiffuGTSLib.worker"]
         self._process = QtProcess()
-        self._process.onOutput = self._takeOutput
-        self._process.onErrorOutput = self._takeErrorOutput
-        self._process.onFinished, self._process.onNotStarted = self._takeEnd, self._takeNoStart
+        self._process.onOutput = self._onOutput
+        self._process.onErrorOutput = self._onErrorOutput
+        self._process.onFinished, self._process.onNotStarted = self._onFinished, self._onNotStarted
         self._pending: Path | None = None
         self._isWanted = False
-        """Whether the process that leaves is to be followed by one without a job."""
+        """Whether to start another process when the current one has ended."""
         self._fault: Event | None = None
         self._tree: set[int] = set()
-        """Processes that shall not outlive the worker."""
+        """Processes to kill with the worker."""
         self._output, self._errorOutput = protocol.LineBuffer(), protocol.LineBuffer()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._timer = qt.QTimer()
@@ -76,46 +76,46 @@ class WorkerClient:
     def listenWeakly(
         self, onEvent: Callable[[Event], None], onLog: Callable[[str], None], onState: Callable[[str], None]
     ) -> None:
-        """Tell three methods of an object for as long as it is there: to be told keeps nobody alive."""
+        """Set three methods of an object as callbacks, with weak references to the object."""
         self.onEvent, self.onLog, self.onState = _weakly(onEvent), _weakly(onLog), _weakly(onState)
 
     @property
     def isWarm(self) -> bool:
-        """Whether a process is there."""
+        """Whether the process is running."""
         return self._process.isRunning()
 
     @property
     def isBusy(self) -> bool:
-        """Whether a run is under way."""
+        """Whether a run is in progress."""
         return self.state != IDLE
 
     @property
     def processId(self) -> int:
-        """The interpreter's own id, told in its hello; 0 where there is none. Qt knows only Slicer's launcher."""
+        """Process ID of the interpreter, from its hello; 0 if there is none. Qt knows only Slicer's launcher."""
         return int(self.hello.get("pid", 0)) if self.isWarm else 0
 
     @property
-    def _isLeaving(self) -> bool:
-        """Whether the process that is still there has been ended."""
+    def _isEnding(self) -> bool:
+        """Whether the running process is being ended."""
         return bool(self._tree)
 
     def run(self, folder: Path) -> None:
-        """Hand a job folder to the worker, starting it first where there is none."""
+        """Give the worker a job folder, starting the process if needed."""
         if self.isBusy:
             raise RuntimeError("The worker is busy; check isBusy first.")
         self._tail.clear()
         self._timer.stop()
         self._pending = folder
-        if self.isWarm and self.hello and not self._isLeaving:
+        if self.isWarm and self.hello and not self._isEnding:
             self._sendPending()
         else:
             self._setState(STARTING)
             self.warmUp()
 
     def warmUp(self) -> None:
-        """Start the worker where there is none, so that it tells its versions and devices."""
-        if self.isWarm:  # one that leaves is followed by a new one, see `_takeEnd`
-            self._isWanted = self._isLeaving
+        """Start the worker if it is not running, so that it reports its versions and devices."""
+        if self.isWarm:  # one that is ending is followed by a new one, see `_onFinished`
+            self._isWanted = self._isEnding
             return
         self.hello, self._fault = {}, None
         self._tail.clear()
@@ -126,7 +126,7 @@ class WorkerClient:
         self._after(self.helloTimeoutS, self._helloIsLate)
 
     def cancel(self) -> None:
-        """Ask the run to stop at its next step; if it does not, end the process, then kill its tree."""
+        """Ask the run to stop at its next step; if it does not, terminate the process, then kill its tree."""
         if self.state in (IDLE, CANCELLING):
             return
         if self._pending is not None:
@@ -139,20 +139,20 @@ class WorkerClient:
         self._after(self.cancelGraceS, self._endProcess)
 
     def release(self) -> None:
-        """Have an idle worker forget its model and give its memory back."""
-        if self.isWarm and not self.isBusy and self.hello and not self._isLeaving:
+        """Have an idle worker unload its model and release its memory."""
+        if self.isWarm and not self.isBusy and self.hello and not self._isEnding:
             self._send("release")
 
     def stop(self) -> None:
-        """End the worker now, its tree included; safe to call at any time, and at Slicer's end."""
+        """Kill the worker's process tree; safe to call at any time, also when Slicer exits."""
         self._timer.stop()
         self._pending, self._isWanted = None, False
         self._killTree()
 
     def close(self) -> None:
-        """End the worker and hear no more of it: Qt's objects may be gone before its end is told."""
+        """Kill the worker and disconnect from it: Qt objects may be deleted before the process has ended."""
         self.stop()
-        self.onEvent, self.onLog, self.onState = (lambda told: None,) * 3
+        self.onEvent, self.onLog, self.onState = (lambda value: None,) * 3
         self._process.onOutput = self._process.onErrorOutput = lambda data: None
         self._process.onFinished = lambda exitCode, crashed: None
         self._process.onNotStarted = lambda reason: None
@@ -172,40 +172,40 @@ class WorkerClient:
 
     # Output
 
-    def _takeOutput(self, data: bytes) -> None:
+    def _onOutput(self, data: bytes) -> None:
         for line in self._output.feed(data):
-            self._takeLine(line)
+            self._onLine(line)
 
-    def _takeErrorOutput(self, data: bytes) -> None:
+    def _onErrorOutput(self, data: bytes) -> None:
         for line in self._errorOutput.feed(data):
-            self._note(line)
+            self._logLine(line)
 
-    def _note(self, line: str) -> None:
+    def _logLine(self, line: str) -> None:
         if line.strip():
             self._tail.append(line)
             self.onLog(line)
 
-    def _takeLine(self, line: str) -> None:
+    def _onLine(self, line: str) -> None:
         try:
             event = protocol.parse_event(line)
         except WorkerError as error:
-            self._note(line)
+            self._logLine(line)
             self._fail(error.code, error.message, error.hint)
             return
         if event is None:
-            self._note(line)
+            self._logLine(line)
         elif event["event"] == "hello":
-            self._greet(event)
+            self._onHello(event)
         elif event["event"] in protocol.ENDINGS:
             self._endRun(event)
         elif event["event"] != "artifact" or self.state == RUNNING:
             self.onEvent(event)
 
-    def _greet(self, event: Event) -> None:
+    def _onHello(self, event: Event) -> None:
         self._timer.stop()
         self.hello = event
         if event.get("protocol") != protocol.PROTOCOL:
-            words = _("The worker speaks protocol {given}, this panel protocol {expected}.")
+            words = _("The worker uses protocol {given}, this panel protocol {expected}.")
             self._fail("protocol", words.format(given=event.get("protocol"), expected=protocol.PROTOCOL))
             return
         self.onEvent(event)
@@ -215,7 +215,7 @@ class WorkerClient:
             self._rest()
 
     def _endRun(self, event: Event) -> None:
-        """Pass on what ends a run; a worker that is done while it was being cancelled has cancelled as far as we care."""
+        """Pass on the event that ends a run; "done" after a cancellation counts as cancelled."""
         if not self.isBusy:
             return
         self._timer.stop()
@@ -226,43 +226,43 @@ class WorkerClient:
         self.onEvent(event)
 
     def _rest(self) -> None:
-        """Wait for the next run, but not forever."""
-        if self.isWarm and not self._isLeaving and self.idleTimeoutS > 0:
-            self._after(self.idleTimeoutS, self._leaveUnused)
+        """Wait for the next run; end the worker after the idle timeout."""
+        if self.isWarm and not self._isEnding and self.idleTimeoutS > 0:
+            self._after(self.idleTimeoutS, self._endIdle)
 
     # Ends
 
-    def _leaveUnused(self) -> None:
+    def _endIdle(self) -> None:
         words = _(
-            "The worker was ended after {minutes} min without work; its memory is free. The next run starts another."
+            "The worker was ended after {minutes} min without work, to release its memory. The next run starts another."
         )
         self.onLog(words.format(minutes=f"{self.idleTimeoutS / 60:.3g}"))
         self._killTree()
 
     def _fail(self, code: str, message: str, hint: str = "") -> None:
-        """End the run with an error of the client's own; such a worker is not trusted with another job."""
+        """End the run with an error found by the client; the worker is not used again."""
         self._pending = None
         self._fault = {"event": "error", "code": code, "message": message, "hint": hint}
         self._killTree()
         self._endRun(self._fault)
 
-    def _takeNoStart(self, reason: str) -> None:
+    def _onNotStarted(self, reason: str) -> None:
         program = self.interpreter or slicerPython()
         message = _("The interpreter {program} cannot be started: {reason}").format(program=program, reason=reason)
         self._fault = {"event": "error", "code": "interpreter", "message": message, "hint": ""}
-        self._takeEnd(-1, False)
+        self._onFinished(-1, False)
 
-    def _takeEnd(self, exitCode: int, crashed: bool) -> None:
+    def _onFinished(self, exitCode: int, crashed: bool) -> None:
         for buffer in (self._output, self._errorOutput):
-            self._note(buffer.rest())
+            self._logLine(buffer.rest())
         self._timer.stop()
-        isFollowed = self._isLeaving and self.state == STARTING
-        for processId in self._tree:  # where only a launcher or the worker itself heard that it shall end
+        isFollowed = self._isEnding and self.state == STARTING
+        for processId in self._tree:  # terminate may have reached only the launcher, or only the worker
             killOne(processId)
-        wasKilled = not self._isLeaving and (exitCode == 128 + SIGKILL or (crashed and exitCode == SIGKILL))
+        wasKilled = not self._isEnding and (exitCode == 128 + SIGKILL or (crashed and exitCode == SIGKILL))
         greeted, self.hello, self._tree = bool(self.hello), {}, set()
-        certificate = _deathCertificate(exitCode, crashed, greeted, wasKilled, list(self._tail), self.interpreter)
-        cause = {"detail": "", **(self._fault or certificate)}
+        reason = _exitReason(exitCode, crashed, greeted, wasKilled, list(self._tail), self.interpreter)
+        cause = {"detail": "", **(self._fault or reason)}
         if not isFollowed:
             self._pending = None
             if self.state == CANCELLING:
@@ -282,7 +282,7 @@ class WorkerClient:
         self._onTimeout()
 
     def _helloIsLate(self) -> None:
-        words = _("The worker said nothing for {seconds} s after it was started.")
+        words = _("The worker did not respond within {seconds} s after it was started.")
         self._fail("crashed", words.format(seconds=int(self.helloTimeoutS)))
 
     def _endProcess(self) -> None:
@@ -291,7 +291,7 @@ class WorkerClient:
         self._after(self.terminateGraceS, self._killTree)
 
     def _killTree(self) -> None:
-        """Kill the interpreter that said hello and its children, then what Qt started."""
+        """Kill the interpreter and its descendants, then the process that Qt started."""
         if not self.isWarm:
             return
         self._tree |= self._processes()
@@ -300,7 +300,7 @@ class WorkerClient:
         self._process.kill()
 
     def _processes(self) -> set[int]:
-        """Return all that belongs to the worker: once a process is gone, nobody can tell what it had started."""
+        """Return all processes of the worker, while they run: the descendants of an ended process cannot be found."""
         own = {self.processId, self._process.processId()} - {0}
         return {each for processId in own for each in processTree(processId)}
 
@@ -308,21 +308,21 @@ class WorkerClient:
 def _weakly(method: Callable[[Any], None]) -> Callable[[Any], None]:
     found = weakref.WeakMethod(method)
 
-    def call(told: Any) -> None:
+    def call(value: Any) -> None:
         present = found()
         if present is not None:
-            present(told)
+            present(value)
 
     return call
 
 
 def slicerPython() -> str:
-    """Return Slicer's Python: inside Slicer `sys.executable` may be the application."""
+    """Return Slicer's Python; inside Slicer `sys.executable` may be the application."""
     return shutil.which("PythonSlicer") or sys.executable
 
 
 def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
-    """Return the variables that a worker starts with; another interpreter must not see those that Slicer set."""
+    """Return the worker's environment; for another interpreter, without the variables that Slicer has set."""
     environment = dict(os.environ)
     if isForeign:
         import slicer
@@ -336,20 +336,20 @@ def workerEnvironment(isForeign: bool = False) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **environment, **needed, "PYTHONPATH": paths}
 
 
-def _deathCertificate(
+def _exitReason(
     exitCode: int, crashed: bool, greeted: bool, wasKilled: bool, tail: list[str], interpreter: str
 ) -> Event:
-    """Say what a worker died of, as far as its exit code and last lines tell."""
-    said = "\n".join(tail)
+    """Return why a worker ended, judging by its exit code and last output."""
+    output = "\n".join(tail)
     how = f"{_('crash, code') if crashed else _('exit code')} {exitCode}"
-    if not greeted and any(sign in said for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
+    if not greeted and any(sign in output for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
         code, message = "import_failed", _("The worker could not load its packages.")
-    elif any(sign in said for sign in ("OutOfMemoryError", "MemoryError", "DefaultCPUAllocator", "bad_alloc")):
+    elif any(sign in output for sign in ("OutOfMemoryError", "MemoryError", "DefaultCPUAllocator", "bad_alloc")):
         code, message = "oom", _("The worker ran out of memory.")
-    elif "No space left on device" in said:
+    elif "No space left on device" in output:
         code, message = "disk_full", _("The disk is full.")
-    elif wasKilled:  # a process has no last words where Linux kills it to get memory back
-        code, message = "oom", _("The worker was killed from outside, most likely since the memory was full.")
+    elif wasKilled:  # Linux kills a process without output to free memory
+        code, message = "oom", _("The worker was killed, most likely because memory was full.")
     elif interpreter and not greeted:
         code = "interpreter"
         message = _(
@@ -357,4 +357,4 @@ def _deathCertificate(
         ).format(program=interpreter, how=how)
     else:
         code, message = "crashed", _("The worker ended unexpectedly ({how}).").format(how=how)
-    return {"event": "error", "code": code, "message": message, "hint": "", "detail": said}
+    return {"event": "error", "code": code, "message": message, "hint": "", "detail": output}

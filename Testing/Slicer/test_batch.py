@@ -159,8 +159,8 @@ def test_where_no_patient_is_known_an_organ_holds_for_the_grid_that_it_was_outli
     elsewhere.SetOrigin(1, 2, 3)
     batch = a_logic(*GOOD).processMany([first, alike, elsewhere], replace(LUNG, organSegmentation=organOn(first)))
     assert states(batch) == [DONE, DONE, FAILED]
-    assert "see that this is the same patient" in batch.items[1].message, "what a single run says, a batch says"
-    assert "a scan on another grid; put both scans under one patient" in batch.items[2].message
+    assert "check that this is the same patient" in batch.items[1].message, "what a single run says, a batch says"
+    assert "a scan on another grid; if both are of one patient" in batch.items[2].message
 
 
 def test_a_worker_that_dies_is_started_again_for_the_next_case(a_logic) -> None:

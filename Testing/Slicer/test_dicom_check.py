@@ -86,14 +86,14 @@ def test_a_segmentation_that_refers_to_no_scan(a_segmentation: Any) -> None:
     a_segmentation.SetNodeReferenceID(scene.SCAN_ROLE, None)
     a_segmentation.SetNodeReferenceID(a_segmentation.GetReferenceImageGeometryReferenceRole(), None)
     words = " ".join(checkForDicom(a_segmentation).missing)
-    assert "refers to no scan" in words and "nothing to export" in words
+    assert "has no reference volume" in words and "nothing to export" in words
 
 
 def test_a_segmentation_that_only_we_know_the_scan_of(a_segmentation: Any) -> None:
     a_segmentation.SetNodeReferenceID(a_segmentation.GetReferenceImageGeometryReferenceRole(), None)
     assert a_segmentation.GetNodeReference(scene.SCAN_ROLE) is not None
     [words] = checkForDicom(a_segmentation).missing
-    assert "refers to no scan" in words
+    assert "has no reference volume" in words
 
 
 class Database:
@@ -120,7 +120,7 @@ def test_images_that_the_database_does_not_hold_are_counted(
 def test_a_segmentation_under_a_transform(a_segmentation: Any) -> None:
     under(a_segmentation, linear_transform(rigid((0, 0, 10), (0, 0, 0))))
     [words] = checkForDicom(a_segmentation).missing
-    assert "under a transform" in words
+    assert "has a parent transform" in words
 
 
 def test_segments_that_hold_nothing(a_segmentation: Any, a_scan: Any) -> None:
@@ -141,7 +141,7 @@ def test_a_place_left_open_and_a_draft_are_advice_and_stop_nothing(a_segmentatio
     SEGMENTS.SetSegmentStatus(segment, SEGMENTS.InProgress)
     check = checkForDicom(a_segmentation)
     assert check.missing == ()
-    assert [words.split(":")[0] for words in check.advice] == ["No place in the body", "Still a draft"]
+    assert [words.split(":")[0] for words in check.advice] == ["No anatomic region", "Still a draft"]
     assert check.text().count("•") == 2
 
 
@@ -155,4 +155,6 @@ def test_what_is_hidden_is_named_since_a_tumor_must_not_be_exported_twice(a_segm
     a_segmentation.GetDisplayNode().SetSegmentVisibility("earlier", False)
     check = checkForDicom(a_segmentation)
     assert check.missing == ()
-    assert check.advice == ("Hidden: Lung tumor (edited). Remove what is not to be exported in the Segment Editor.",)
+    assert check.advice == (
+        "Hidden: Lung tumor (edited). Remove segments that should not be exported in the Segment Editor.",
+    )

@@ -90,7 +90,7 @@ def test_a_dicom_series_is_what_dicom_says(a_scene: Any, a_logic: DiffuGTSLogic)
     scan = scan_node(geometry, stored, "Stored")
     run = a_logic.process(scan, tiny(modality=""))
     assert run.state == DONE and run.result["modality"] == "MR", run.failure
-    assert run.notes[0].startswith("Taken for MR, since no voxel is negative") and "under Inputs" in run.notes[0]
+    assert run.notes[0].startswith("Assumed to be MR, since no voxel is negative") and "under Inputs" in run.notes[0]
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = hierarchy.GetItemByDataNode(scan)
     name = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
@@ -162,7 +162,7 @@ def test_a_result_under_a_bending_transform_is_refused_before_the_run_and_keeps_
     mask[4:9, 5:9, 6:9] = 1
     set_segment_mask(mask, a_small_scan, node, "tumor")
     under(node, bending_transform())
-    with pytest.raises(GeometryError, match="'Mine' lies under 'Bend', which is not linear"):
+    with pytest.raises(GeometryError, match="'Mine' is under the nonlinear transform 'Bend'"):
         a_logic.process(a_small_scan, tiny(segmentation=node, tumorSegmentId="tumor"))
     assert jobFolders() == []
     node.SetAndObserveTransformNodeID(None)

@@ -140,7 +140,7 @@ def test_a_temporary_folder_that_is_gone_is_said_before_the_run(
 ) -> None:
     monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path / "gone"))
     logic = DiffuGTSLogic()
-    with pytest.raises(StorageError, match="Cannot make a folder in .*gone") as refused:
+    with pytest.raises(StorageError, match="Cannot create a folder in .*gone") as refused:
         logic.process(a_small_scan, tiny())
     assert "temporary folder" in failureOfError(refused.value).nextStep and logic.run is None
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from DiffuGTSSlicer import model_folders
 from DiffuGTSSlicer.model_folders import (
-    checking,
     isPermissive,
     licenseOf,
     modelFolder,
     requireModel,
     sizeBytes,
     sizeText,
+    verification,
 )
 
 from DiffuGTSLib.backbones.weights import verify_checksums
@@ -34,7 +34,7 @@ def a_model(tmp_path: Path) -> Path:
 
 def faults(folder: Path) -> list[str]:
     """Run a check to its end."""
-    steps = checking(folder)
+    steps = verification(folder)
     shares = []
     while True:
         try:
@@ -85,7 +85,7 @@ def test_each_damage_is_named_and_the_worker_refuses_it_too(a_model: Path, damag
 
 def test_a_model_in_pieces_is_read_in_pieces(a_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_folders, "CHUNK_BYTES", 1 << 20)
-    assert len(list(checking(a_model))) > 14
+    assert len(list(verification(a_model))) > 14
 
 
 def test_sizes_are_sums_of_files_in_words_of_people(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_case_that_fails_is_named_and_stops_no_other(three_scans: list[Any], a
     assert [state for state, _count in rows(a_panel).values()] == ["done", "failed", "done"]
     assert a_panel.ui.batchMessageLabel.text == "2 of 3 scans done, 1 failed: click one to see why"
     click(a_panel, "Second")
-    assert "Second" in a_panel.ui.batchMessageLabel.text and "not linear" in a_panel.ui.batchMessageLabel.text
+    assert "Second" in a_panel.ui.batchMessageLabel.text and "nonlinear" in a_panel.ui.batchMessageLabel.text
     slicer.mrmlScene.RemoveNode(bend)
 
 

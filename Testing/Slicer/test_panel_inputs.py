@@ -138,5 +138,5 @@ def test_an_empty_organ_leaves_no_region_behind(a_panel: Opened) -> None:
     node.GetSegmentation().AddEmptySegment("liver", "liver")
     a_panel.ui.organSegmentationSelector.setCurrentNode(node)
     a_panel.ui.fitRoiButton.click()
-    assert "holds no voxel" in a_panel.ui.messageLabel.text
+    assert "has no voxel" in a_panel.ui.messageLabel.text
     assert a_panel.state.roi is None and slicer.util.getNodesByClass("vtkMRMLMarkupsROINode") == []

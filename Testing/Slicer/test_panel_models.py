@@ -72,7 +72,7 @@ def test_an_altered_model_is_damaged_and_named(a_window: Any, a_model: Path) -> 
     weights.write_bytes(weights.read_bytes()[:-1])
     a_window.add(str(a_model))
     row_of(a_window, "mine")
-    assert "aova/diffusion_pytorch_model.safetensors is not the file that checksums.json names" in checked(a_window)
+    assert "aova/diffusion_pytorch_model.safetensors does not match checksums.json" in checked(a_window)
     assert row_of(a_window, "mine")[3] == "damaged"
 
 

@@ -85,7 +85,7 @@ def test_the_candidate_opens_in_the_segment_editor(
     assert editor.GetSelectedSegmentID() == state.candidateSegmentId != ""
     a_panel.ui.refineButton.click()
     a_panel.finish()
-    assert "holds no voxel" in a_panel.ui.messageLabel.text, "nothing was painted"
+    assert "has no voxel" in a_panel.ui.messageLabel.text, "nothing was painted"
 
 
 def test_without_the_segment_editor_the_button_says_why(a_panel: Opened) -> None:
@@ -126,7 +126,7 @@ def test_candidates_of_which_none_is_shown_or_none_is_left_are_told(a_panel: Ope
     state.candidate.GetDisplayNode().SetSegmentVisibility(state.candidateSegmentId, False)
     a_panel.ui.refineButton.click()
     a_panel.finish()
-    assert "No segment of 'Scan candidate region' is shown" in a_panel.ui.messageLabel.text
+    assert "No segment of 'Scan candidate region' is visible" in a_panel.ui.messageLabel.text
     state.candidate.GetSegmentation().RemoveSegment(state.candidateSegmentId)
     a_panel.panel.refresh()
     assert not a_panel.ui.refineButton.enabled

@@ -15,7 +15,7 @@ from DiffuGTSSlicer.boxed_mask import BoxedMask
 from DiffuGTSSlicer.grids import segmentBox, segmentMask
 from DiffuGTSSlicer.result_set import isClone
 from DiffuGTSSlicer.scene import DIGEST_TAG, SCAN_ROLE
-from DiffuGTSSlicer.terminology import namesPlace
+from DiffuGTSSlicer.terminology import hasRegion
 from logic_parts import nodeNames
 from panel_parts import GRID, WHOLE_RUN, Opened
 from scene_parts import blob, noise, rigid, scan_node, set_segment_mask
@@ -340,7 +340,7 @@ def test_sentences_about_something_else_leave_the_chosen_organ_out_of_name_and_c
         a_panel.segment()
         segment = a_panel.state.segmentation.GetSegmentation().GetSegment(a_panel.state.tumorSegmentId)
         assert a_panel.state.organ == "lung" and segment.GetName() == name
-        assert namesPlace(segment.GetTerminology()) == isPlaced
+        assert hasRegion(segment.GetTerminology()) == isPlaced
 
 
 # --- Segments that have become the user's

@@ -126,7 +126,9 @@ def test_a_box_that_cannot_be_cleared_under_a_bending_transform_is_checked_again
     box = a_panel.ui.findingsTable
     box.item(1, 0).setCheckState(qt.Qt.Unchecked)
     assert box.item(1, 0).checkState() == qt.Qt.Checked
-    assert "is not linear" in a_panel.ui.messageLabel.text and "arden the transform" in a_panel.ui.messageLabel.text
+    assert (
+        "nonlinear transform" in a_panel.ui.messageLabel.text and "arden the transform" in a_panel.ui.messageLabel.text
+    )
 
 
 def test_a_segment_that_was_edited_elsewhere_is_measured_again_when_the_panel_is_opened(
@@ -163,7 +165,7 @@ def test_what_kept_findings_from_being_measured_is_said_no_more_once_it_is_gone(
     under(a_coarse_scan, linear_transform(TURNED))
     a_panel.widget.enter()
     a_panel.settle()
-    assert "lie under different transforms" in a_panel.ui.messageLabel.text
+    assert "have different parent transforms" in a_panel.ui.messageLabel.text
     a_coarse_scan.SetAndObserveTransformNodeID(None)
     a_panel.widget.enter()
     a_panel.settle()

@@ -131,7 +131,7 @@ def test_the_folder_of_a_trained_painter_is_a_setting_of_the_computer(
     assert ui.painterFolderPathEdit.isVisibleTo(ui.painterFolderPathEdit.parent())
     assert not ui.synthesizeButton.enabled and "folder" in ui.synthesizeButton.toolTip
     ui.painterFolderPathEdit.currentPath = str(tmp_path / "nothing")
-    assert "is no folder" in ui.synthesisMessageLabel.text and setting(PAINTER_FOLDER_KEY) == ""
+    assert "is not a folder" in ui.synthesisMessageLabel.text and setting(PAINTER_FOLDER_KEY) == ""
     empty = tmp_path / "painter"
     empty.mkdir()
     ui.painterFolderPathEdit.currentPath = str(empty)
@@ -228,7 +228,7 @@ def test_the_button_cancels_and_segmenting_waits_meanwhile(a_panel_with_an_organ
     assert panel.state.painted is None and jobFolders() == []
     panel.script(["sleep", 60])
     ui.runButton.click()
-    assert not ui.synthesizeButton.enabled and "under way" in ui.synthesizeButton.toolTip
+    assert not ui.synthesizeButton.enabled and "in progress" in ui.synthesizeButton.toolTip
     ui.runButton.click()
     panel.finish(10)
 
@@ -252,7 +252,7 @@ def test_a_failure_is_told_here_with_the_next_step(a_panel_with_an_organ: Opened
     synthesize(panel)
     assert panel.logic.run.failure.code == "empty_organ"
     lines = ui.synthesisMessageLabel.text.split("\n")
-    assert "holds no voxel of 'Scan'" in lines[0] and "Inputs" in lines[1]
+    assert "has no voxel in 'Scan'" in lines[0] and "Inputs" in lines[1]
     assert "empty_organ" in ui.logText.plainText and not ui.messageLabel.text.startswith(lines[0])
     panel.state.organSegmentId = "liver"
     synthesize(panel)
@@ -325,10 +325,10 @@ def test_closing_the_scene_while_painting_leaves_an_empty_section(a_panel_with_a
 def test_what_was_painted_is_told_in_words() -> None:
     two = [{"volume_ml": 1.5}, {"volume_ml": 0.25}]
     assert outcomeOf({"tumors": two[:1], "skipped": []}) == "1 tumor painted, 1.50 ml."
-    assert outcomeOf({"tumors": two, "skipped": []}) == "2 tumors painted, 1.75 ml together."
-    assert outcomeOf({"tumors": two, "skipped": []}, scale=8) == "2 tumors painted, 14.00 ml together."
+    assert outcomeOf({"tumors": two, "skipped": []}) == "2 tumors painted, 1.75 ml in total."
+    assert outcomeOf({"tumors": two, "skipped": []}, scale=8) == "2 tumors painted, 14.00 ml in total."
     told = outcomeOf({"tumors": [], "skipped": ["large tumor: too small", "large tumor: too small"]}).split("\n")
-    assert told[:2] == ["Nothing was painted.", "2 found no place: large tumor: too small."]
+    assert told[:2] == ["Nothing was painted.", "2 could not be placed: large tumor: too small."]
     assert "smaller size" in told[2]
 
 

@@ -68,11 +68,11 @@ def test_where_no_patient_is_known_it_is_said_whose_organ_and_box_were_taken(
     a_panel.segment()
     assert state.resultVolume is another_scan
     for name in ("The organ segment of 'Organs'", "The region of interest 'Scan ROI'"):
-        assert f"{name} belongs to 'Scan': see that this is the same patient." in ui.messageLabel.text
+        assert f"{name} belongs to 'Scan': check that this is the same patient." in ui.messageLabel.text
     a_panel.script(*PAINTING)
     state.synthesisOrgan, state.modality = "liver", "CT"
     synthesize(a_panel)
-    assert "'Organs' belongs to 'Scan': see that" in state.synthesisOutcome
+    assert "'Organs' belongs to 'Scan': check that" in state.synthesisOutcome
     state.inputVolume, painted = a_coarse_scan, state.painted
     assert requireOwnRegions(a_coarse_scan, state.organSegmentation, state.roi) == []
     painted.SetNodeReferenceID("DiffuGTS.Scan", a_coarse_scan.GetID())
@@ -108,7 +108,7 @@ def test_where_nobody_watches_and_no_patient_is_known_another_grid_is_another_pa
     roi = roi_node((40, 40, 40), GRID.ijk_to_ras)
     assert requireOwnRegions(scan, roiNode=roi, isWatched=False) == []
     assert requireOwnRegions(alike, roiNode=roi, isWatched=False) == [
-        "The region of interest 'Box' belongs to 'Scan 0': see that this is the same patient."
+        "The region of interest 'Box' belongs to 'Scan 0': check that this is the same patient."
     ]
-    with pytest.raises(InputError, match="a scan on another grid; put both scans under one patient"):
+    with pytest.raises(InputError, match="a scan on another grid; if both are of one patient"):
         requireOwnRegions(elsewhere, roiNode=roi, isWatched=False)

@@ -151,14 +151,14 @@ def test_answers_given_elsewhere_meanwhile_are_not_written_over(a_session: Path)
     elsewhere.answer("synthetic")
     elsewhere.answer("unsure")
     for _again in range(2):
-        with pytest.raises(InputError, match="given elsewhere") as caught:
+        with pytest.raises(InputError, match="changed elsewhere") as caught:
             here.answer("real")
         assert caught.value.code == "elsewhere" and (here.case, here.answered) == (1, 0)
     elsewhere.back()
     assert [a.answer for a in read_answers(here.path).answers] == ["synthetic"]
     again = ReaderSession(a_session, "R1")
     again.answer("real")
-    with pytest.raises(InputError, match="given elsewhere"):
+    with pytest.raises(InputError, match="changed elsewhere"):
         elsewhere.back()
     assert [a.answer for a in read_answers(here.path).answers] == ["synthetic", "real"]
 

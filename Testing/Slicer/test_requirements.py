@@ -92,7 +92,7 @@ def test_another_torch_is_replaced_only_after_a_question_that_names_it(
     with pytest.raises(InstallationError) as declined:
         wishing(tmp_path, "torch>=9999").ensure()
     assert declined.value.code == "declined"
-    assert len(asked) == 1 and "PyTorch 2.1.0 is replaced" in asked[0] and "extensions" in asked[0]
+    assert len(asked) == 1 and "PyTorch 2.1.0 will be replaced" in asked[0] and "extensions" in asked[0]
     expected = [{"askConfirmation": False, "forceComputationBackend": None, "torchVersionRequirement": ">=9999"}]
     assert PyTorchUtils.calls == (expected if agrees else []), "asked once"
 

@@ -127,7 +127,7 @@ def test_an_empty_mask_makes_an_empty_segment_and_empties_an_old_one(a_scan, tmp
     assert grids.segmentMask(segmentation, segment, a_scan).any()
     import_mask(nothing, a_scan, segmentation, "Tumor", segmentId=segment)
     assert not grids.segmentMask(segmentation, segment, a_scan).any()
-    with pytest.raises(InputError, match="candidate region holds no voxel") as refusal:
+    with pytest.raises(InputError, match="candidate region has no voxel") as refusal:
         scene.exportCandidate(segmentation, segment, a_scan, tmp_path / "out.nrrd")
     assert refusal.value.code == "empty_candidate"
 

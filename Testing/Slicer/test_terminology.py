@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import slicer
-from DiffuGTSSlicer.terminology import namesPlace, terminologyEntry
+from DiffuGTSSlicer.terminology import hasRegion, terminologyEntry
 
 from DiffuGTSLib.text.prompts import organs
 
@@ -18,7 +18,7 @@ def resolved(entry: str) -> object:
 @pytest.mark.parametrize("organ", list(organs()))
 def test_every_built_in_organ_has_a_place(a_scene, organ) -> None:
     entry = terminologyEntry(organ, f"{organ} tumor")
-    assert namesPlace(entry)
+    assert hasRegion(entry)
     place = resolved(entry).GetRegionObject()
     assert place.GetCodingSchemeDesignator() == "SCT" and place.GetCodeValue().isdigit() and place.GetCodeMeaning()
     logic = slicer.modules.terminologies.logic()
@@ -60,5 +60,5 @@ def test_a_side_is_told_for_pairs_only_and_only_when_it_is_one(a_scene, organ, w
 @pytest.mark.parametrize("organ", ["", "pituitary", "Unnamed"])
 def test_an_organ_that_is_not_built_in_leaves_the_place_open(a_scene, organ) -> None:
     entry = terminologyEntry(organ, "tumor")
-    assert not namesPlace(entry) and not namesPlace("")
+    assert not hasRegion(entry) and not hasRegion("")
     assert resolved(entry).GetTypeObject().GetCodeMeaning() == "Neoplasm"

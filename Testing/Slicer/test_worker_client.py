@@ -289,7 +289,7 @@ def test_a_worker_that_never_says_hello_is_given_up(a_listener, a_job) -> None:
     listener.client.helloTimeoutS = 0.3
     listener.client.run(a_job(["done"]))
     error = listener.wait("error")
-    assert error["code"] == "crashed" and "said nothing" in error["message"]
+    assert error["code"] == "crashed" and "did not respond" in error["message"]
     assert gui.spin(lambda: not listener.client.isWarm)
 
 
