@@ -57,7 +57,9 @@ Split = Annotated[str, typer.Option("--split", help="validation or test.", rich_
 AllowSeen = Annotated[
     bool,
     typer.Option(
-        "--allow-seen", help="Score what the model was trained on, too; marks the report.", rich_help_panel=_WHAT
+        "--allow-seen",
+        help="Also score scans that the model was trained on; the report is marked.",
+        rich_help_panel=_WHAT,
     ),
 ]
 Modality = Annotated[
