@@ -270,9 +270,9 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
         parameters.job()  # refuses before anything is written
         volumeGeometry(scanNode)
         _requireWritable(parameters, isRefinement)
-        told = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None), isWatched)
+        notes = requireOwnRegions(scanNode, parameters.organSegmentation, getattr(parameters, "roi", None), isWatched)
         self.run = run = Run(scanNode, parameters, isRefinement, onEvent)
-        run.notes += told
+        run.notes += notes
         stages = protocol.SYNTHESIS_STAGES if run.isSynthesis else protocol.JOB_STAGES
         self.progress.begin(stages, skip=("aova",) if isRefinement else ())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)

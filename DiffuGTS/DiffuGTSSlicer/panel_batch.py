@@ -54,7 +54,7 @@ class BatchSection(StartingSection):
         return self.batch is not None and not self.batch.isOver
 
     def concerns(self, run: Any) -> bool:
-        """Say whether a run is an item of the batch, and not the panel's own."""
+        """Return whether a run belongs to the batch."""
         return self.batch is not None and any(item.run is run for item in self.batch.items if item.run is not None)
 
     def refresh(self) -> None:

@@ -40,18 +40,18 @@ def requireOwnRegions(
     Raises:
         InputError: Code "other_patient".
     """
-    told = []
+    notes = []
     if organSegmentation is not None:
         role = organSegmentation.GetReferenceImageGeometryReferenceRole()
         outlined = organSegmentation.GetNodeReference(role) or organSegmentation.GetNodeReference(SCAN_ROLE)
         name = _("The organ segment of '{organ}'").format(organ=organSegmentation.GetName())
-        told += _requireOwn(scanNode, organSegmentation, outlined, name, isWatched)
+        notes += _requireOwn(scanNode, organSegmentation, outlined, name, isWatched)
     if roiNode is not None:
         name = _("The region of interest '{roi}'").format(roi=roiNode.GetName())
-        told += _requireOwn(scanNode, roiNode, roiNode.GetNodeReference(_ROI_SCAN_ROLE), name, isWatched)
+        notes += _requireOwn(scanNode, roiNode, roiNode.GetNodeReference(_ROI_SCAN_ROLE), name, isWatched)
         if roiNode.GetNodeReference(_ROI_SCAN_ROLE) is None:
             noteScan(roiNode, scanNode)
-    return told
+    return notes
 
 
 def _requireOwn(scanNode: Any, node: Any, ownerNode: Any, name: str, isWatched: bool) -> list[str]:

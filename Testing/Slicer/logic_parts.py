@@ -23,7 +23,7 @@ def tiny(**values: Any) -> RunParameters:
 
 
 def continued(run: Any, **values: Any) -> RunParameters:
-    """The same wish, into the nodes that a run has made."""
+    """The same parameters, into the nodes that a run has made."""
     nodes = run.nodes
     return tiny(
         segmentation=nodes["segmentation"], tumorSegmentId=run.segmentIds["segmentation"],

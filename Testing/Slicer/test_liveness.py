@@ -94,9 +94,9 @@ def run_and_refine(logic: DiffuGTSLogic, scan: Any, record_property: Any, name: 
     assert first.state == DONE, first.failure
     box = roi_node((200, 200, 200), rigid((0, 0, 20), tuple(_center(scan))))
     organ = {"organSegmentation": first.nodes["segmentation"], "organSegmentId": first.segmentIds["segmentation"]}
-    wish = continued(first, preset="mini", allowUntrained=False, candidateThreshold=None, roi=box, **organ)
+    parameters = continued(first, preset="mini", allowUntrained=False, candidateThreshold=None, roi=box, **organ)
     second = require_alive(
-        lambda: logic.refine(scan, wish, onEvent=following(logic)), record_property, f"{name} refinement"
+        lambda: logic.refine(scan, parameters, onEvent=following(logic)), record_property, f"{name} refinement"
     )
     assert second.state == DONE, second.failure
     for kind in ("aova", "residual", "segmentation"):

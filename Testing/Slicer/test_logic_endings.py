@@ -28,9 +28,9 @@ from DiffuGTSLib.worker import protocol
 pytest_plugins = ["logic_fixtures"]
 
 
-def cancelDuringDiffusion(logic: DiffuGTSLogic, scan: Any, wish: RunParameters) -> tuple[Any, float]:
+def cancelDuringDiffusion(logic: DiffuGTSLogic, scan: Any, parameters: RunParameters) -> tuple[Any, float]:
     """Run until the repainting has begun, cancel, and return the run and how long it took to end, in seconds."""
-    run = logic.process(scan, wish, waitForCompletion=False)
+    run = logic.process(scan, parameters, waitForCompletion=False)
     assert gui.spin(lambda: logic.progress.stage == "repaint" and logic.progress.stageShare > 0, 120), run.failure
     begin = time.monotonic()
     logic.cancel()
@@ -51,8 +51,8 @@ def test_cancel_during_the_diffusion_of_the_real_model_ends_the_run_within_three
 ) -> None:
     logic = DiffuGTSLogic()
     try:
-        wish = RunParameters(organ="lung", modality="CT", device="cpu", steps=1000, candidateThreshold=0.05)
-        run, took = cancelDuringDiffusion(logic, a_demo_scan, wish)
+        parameters = RunParameters(organ="lung", modality="CT", device="cpu", steps=1000, candidateThreshold=0.05)
+        run, took = cancelDuringDiffusion(logic, a_demo_scan, parameters)
         record_property("cancel_mini_s", round(took, 3))
         print(f"the mini model on the demo scan: canceled in {took:.2f} s")
         assert took < 3 and run.state == CANCELLED and "aova" in run.nodes and jobFolders() == []

@@ -1,4 +1,4 @@
-"""What a run is asked for and what is told of it: a wish becomes a job, an error a next step, progress a time."""
+"""What a run is asked for and what is told of it: parameters become a job, an error a next step, progress a time."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def test_an_organ_names_what_is_found_where_the_sentences_speak_of_it() -> None:
     assert replace(own, normal="no lung", abnormal="lung nodule").namedOrgan == "", "no run will take these"
 
 
-def test_the_wish_becomes_overrides_of_the_library() -> None:
-    wish = RunParameters(organ="lung", steps=7, seed=3, dilationMm=2.5, candidateThreshold=0.3, refinementThreshold=0.0)
-    assert load_config("mini").masks.floor == wish.config().masks.floor > 0.25
-    wish = replace(wish, candidateFloor=0.25)
-    config = wish.config()
+def test_parameters_become_overrides_of_the_library() -> None:
+    parameters = RunParameters(
+        organ="lung", steps=7, seed=3, dilationMm=2.5, candidateThreshold=0.3, refinementThreshold=0.0
+    )
+    assert load_config("mini").masks.floor == parameters.config().masks.floor > 0.25
+    parameters = replace(parameters, candidateFloor=0.25)
+    config = parameters.config()
     assert (config.inpainting.steps, config.runtime.seed, config.masks.dilation_mm) == (7, 3, 2.5)
     assert (config.masks.threshold, config.masks.floor, config.residual.rule) == (0.3, 0.25, "otsu")
     assert load_config("maisi-ct").residual.rule == "otsu"

@@ -44,7 +44,7 @@ def test_a_run_from_the_button_to_the_findings(a_panel: Opened, a_coarse_scan: A
 def test_the_overlay_begins_where_candidates_do(a_panel: Opened, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is drawn "from threshold" is what the run took; a level of one's own stays where levels are fixed."""
     config = load_config(overrides=[f"masks.rule={rule}", "masks.threshold=0.4"])
-    monkeypatch.setattr(RunParameters, "config", lambda wish: config)
+    monkeypatch.setattr(RunParameters, "config", lambda parameters: config)
     monkeypatch.setattr("DiffuGTSSlicer.result_set.highestOf", lambda node: 0.5)  # a higher or lower place elsewhere
     a_panel.script(*WHOLE_RUN)
     a_panel.ui.overlayThresholdSlider.value = 0.9

@@ -93,9 +93,9 @@ def test_choices_are_words_of_the_library_and_go_both_ways(a_panel_with_an_organ
     ui.synthesisRadiusSpinBox.value = 7.5
     ui.capsuleCheckBox.checked = True
     ui.avoidVesselsCheckBox.checked = True
-    wish = SynthesisParameters.fromNode(state)
-    assert (wish.organ, wish.size, wish.count, wish.radiusMm) == ("pancreas", "large", 3, 7.5)
-    assert (wish.capsule, wish.avoidVessels, wish.massEffect) == (True, True, False)
+    parameters = SynthesisParameters.fromNode(state)
+    assert (parameters.organ, parameters.size, parameters.count, parameters.radiusMm) == ("pancreas", "large", 3, 7.5)
+    assert (parameters.capsule, parameters.avoidVessels, parameters.massEffect) == (True, True, False)
     assert not ui.synthesisSizeComboBox.enabled, "a radius replaces the size"
     state.synthesisOrgan = ""
     assert SynthesisParameters.fromNode(state).organ == state.organ, "as under Prompts"
@@ -283,8 +283,8 @@ def test_place_here_puts_one_point_where_the_user_looks_and_leaves_the_users_own
     assert state.synthesisPlace is not theirs
     assert tuple(theirs.GetNthControlPointPositionWorld(0)) == (1.0, 2.0, 3.0)
     state.synthesisPlace, state.synthesisCount, state.synthesisRadiusMm = mine, 4, 10.0
-    wish = SynthesisParameters.fromNode(state)
-    assert wish.place is mine and wish.count == 0, "one tumor, at one place"
+    parameters = SynthesisParameters.fromNode(state)
+    assert parameters.place is mine and parameters.count == 0, "one tumor, at one place"
     synthesize(panel)
     assert panel.logic.run.state == DONE
 

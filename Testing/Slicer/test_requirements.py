@@ -26,7 +26,7 @@ def a_packaging() -> Iterator[Any]:
     PyTorchUtils.forget()
 
 
-def wishing(tmp_path: Path, *lines: str) -> Requirements:
+def requiring(tmp_path: Path, *lines: str) -> Requirements:
     """Return requirements of a file with these lines."""
     path = tmp_path / "requirements.txt"
     path.write_text("# what is needed\n" + "\n".join(lines) + "\n")
@@ -40,14 +40,14 @@ def without(monkeypatch: Any, module: str) -> None:
 
 
 def test_what_is_there_is_not_missing_and_nothing_is_asked(a_packaging: Any, tmp_path: Path) -> None:
-    requirements = wishing(tmp_path, "numpy>=1", "packaging  # any", "nothing-of-ours; python_version < '3'")
+    requirements = requiring(tmp_path, "numpy>=1", "packaging  # any", "nothing-of-ours; python_version < '3'")
     assert requirements.missing() == []
     requirements.ensure()
     assert a_packaging.calls == [] and PyTorchUtils.calls == []
 
 
 def test_others_are_installed_under_constraints_that_hold_every_package(a_packaging: Any, tmp_path: Path) -> None:
-    requirements = wishing(tmp_path, "numpy>=1", "a-package-that-is-not-there>=2", "packaging>=9999")
+    requirements = requiring(tmp_path, "numpy>=1", "a-package-that-is-not-there>=2", "packaging>=9999")
     held: list[str] = []
 
     def ensure(wanted: list[str], constraints: str, requester: str) -> None:
@@ -90,7 +90,7 @@ def test_another_torch_is_replaced_only_after_a_question_that_names_it(
     asked: list[str] = []
     monkeypatch.setattr("slicer.util.confirmOkCancelDisplay", lambda text, **_options: asked.append(text) or agrees)
     with pytest.raises(InstallationError) as declined:
-        wishing(tmp_path, "torch>=9999").ensure()
+        requiring(tmp_path, "torch>=9999").ensure()
     assert declined.value.code == "declined"
     assert len(asked) == 1 and "PyTorch 2.1.0 will be replaced" in asked[0] and "extensions" in asked[0]
     expected = [{"askConfirmation": False, "forceComputationBackend": None, "torchVersionRequirement": ">=9999"}]
@@ -100,7 +100,7 @@ def test_another_torch_is_replaced_only_after_a_question_that_names_it(
 def test_a_torch_that_is_loaded_is_never_replaced(a_packaging: Any, tmp_path: Path, monkeypatch: Any) -> None:
     installed(monkeypatch, "2.1.0", isLoaded=True)
     with pytest.raises(InstallationError, match=r"2\.1\.0 is loaded") as refused:
-        wishing(tmp_path, "torch>=9999").ensure()
+        requiring(tmp_path, "torch>=9999").ensure()
     step = nextSteps()[refused.value.code]
     assert "Restart" in step and "uninstall PyTorch" in step and "Install" in step
     assert PyTorchUtils.calls == []
@@ -112,7 +112,7 @@ def test_torch_comes_from_the_pytorch_extension_after_asking(
     installed(monkeypatch, None)
     PyTorchUtils.agrees = False
     with pytest.raises(InstallationError) as declined:
-        wishing(tmp_path, "torch>=9999,<10000").ensure()
+        requiring(tmp_path, "torch>=9999,<10000").ensure()
     assert declined.value.code == "declined"
     [call] = PyTorchUtils.calls
     assert call["askConfirmation"] is True and call["torchVersionRequirement"] == ">=9999,<10000"
@@ -122,7 +122,7 @@ def test_torch_comes_from_the_pytorch_extension_after_asking(
 def test_a_missing_pytorch_extension_is_told(a_packaging: Any, tmp_path: Path, monkeypatch: Any) -> None:
     without(monkeypatch, "PyTorchUtils")
     with pytest.raises(InstallationError) as missing:
-        wishing(tmp_path, "torch>=9999").ensure()
+        requiring(tmp_path, "torch>=9999").ensure()
     assert missing.value.code == "pytorch_extension"
 
 
@@ -130,9 +130,9 @@ def test_a_slicer_that_is_too_old_is_told_before_anything_is_downloaded(
     a_packaging: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     without(monkeypatch, "slicer.packaging")
-    wishing(tmp_path, "numpy>=1").ensure()
+    requiring(tmp_path, "numpy>=1").ensure()
     for install in (
-        wishing(tmp_path, "torch>=9999", "a-package-that-is-not-there").ensure,
+        requiring(tmp_path, "torch>=9999", "a-package-that-is-not-there").ensure,
         Requirements().ensureTextModel,
     ):
         with pytest.raises(InstallationError, match=r"Slicer 5\.12 or newer") as refused:
@@ -152,7 +152,7 @@ def test_a_refusal_and_a_failure_of_pip_are_told_apart(
 
     monkeypatch.setattr(a_packaging, "pip_ensure", ensure)
     with pytest.raises(InstallationError) as failed:
-        wishing(tmp_path, "a-package-that-is-not-there").ensure()
+        requiring(tmp_path, "a-package-that-is-not-there").ensure()
     assert failed.value.code == code
 
 
