@@ -139,7 +139,7 @@ def test_an_organ_holds_for_two_series_of_its_patient_and_not_for_another_patien
     batch = a_logic(*GOOD).processMany([first, series, other], replace(LUNG, organSegmentation=organOn(first)))
     assert states(batch) == [DONE, DONE, FAILED]
     message = batch.items[2].message
-    assert "'Organs' belongs to 'Scan 0', another patient's scan" in message and "choose the scan's own" in message
+    assert "'Organs' belongs to 'Scan 0', another patient's scan" in message and "choose those of this scan" in message
 
 
 def test_a_box_holds_for_the_patient_whose_scan_it_was_fitted_to(a_logic) -> None:

@@ -39,7 +39,7 @@ def test_check_tells_the_device_and_release_is_answered(a_panel: Opened) -> None
     assert gui.spin(lambda: "finds no GPU" in a_panel.ui.deviceLabel.text)
     a_panel.panel.refresh()
     a_panel.ui.releaseButton.click()
-    assert gui.spin(lambda: "memory is free" in a_panel.ui.logText.plainText)
+    assert gui.spin(lambda: "released its memory" in a_panel.ui.logText.plainText)
 
 
 def test_check_asks_the_interpreter_that_was_chosen_last(a_panel: Opened, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_what_has_many_values_a_voxel_is_refused_with_a_way_out(a_logic: DiffuGT
     color = slicer.util.addVolumeFromArray(rgb, name="RGB", nodeClassName="vtkMRMLVectorVolumeNode")
     with pytest.raises(InputError, match="'RGB' is a VectorVolume; expected a scalar volume") as refused:
         a_logic.process(color, WISH)
-    assert "of a series over time extract one volume" in refused.value.hint and refused.value.code == "components"
+    assert "extract one volume of a time series" in refused.value.hint and refused.value.code == "components"
     sequence = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", "Cine")
     with pytest.raises(InputError, match="'Cine' is a Sequence") as refused:
         a_logic.process(sequence, WISH)

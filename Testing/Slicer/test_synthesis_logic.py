@@ -363,7 +363,7 @@ def test_progress_has_the_stages_of_a_synthesis_and_keeps_the_times_of_each_kind
     progress.begin()
     progress.update("read", 0.0)
     assert progress.share == pytest.approx(4 / 24.5), "what was learned of painting says nothing of segmenting"
-    assert stageName("synthesize") == "Painting" and stageName("load", True) != stageName("load")
+    assert stageName("synthesize") == "Painting tumors" and stageName("load", True) != stageName("load")
 
 
 def test_a_segmentation_of_a_painted_volume_has_its_own_parameters() -> None:
