@@ -112,7 +112,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
 
         Args:
             scanNode: Scalar volume.
-            parameters: What to look for, and how.
+            parameters: Prompts and settings.
             waitForCompletion: Return when the run is over, processing Slicer's events meanwhile; otherwise at once.
             onEvent: Called with every event of this run.
 

@@ -33,7 +33,7 @@ class SetupSection(Section):
         self.ui.installButton.connect("clicked()", self.onInstall)
         self.ui.checkButton.connect("clicked()", self.onCheck)
         self.ui.modelsButton.connect("clicked()", self.onModels)
-        self.look()
+        self.checkPackages()
         self.ui.setupCollapsibleButton.collapsed = self.isReady
 
     @property
@@ -41,7 +41,7 @@ class SetupSection(Section):
         """Whether a run can start; packages of another interpreter are not checked."""
         return not self.missing or bool(setting(INTERPRETER_KEY))
 
-    def look(self) -> None:
+    def checkPackages(self) -> None:
         """Check which packages are missing; nothing is imported or downloaded."""
         self.missing = self.panel.requirements.missing()
 
@@ -87,7 +87,7 @@ class SetupSection(Section):
         try:
             self.panel.requirements.ensure()
         finally:
-            self.look()
+            self.checkPackages()
             self.ui.setupCollapsibleButton.collapsed = self.isReady
             self.panel.refresh()
 

@@ -112,12 +112,12 @@ def before_the_run(widget: Any, camera: Camera) -> None:
     panel = widget.panel
     requirements = [line for line in panel.requirements.lines() if not line.startswith(IN_SLICER)]
     installed, panel.requirements.missing = panel.requirements.missing, lambda: requirements
-    panel.setup.look()
+    panel.setup.checkPackages()
     panel.refresh()
     fold(widget, "setup")
     camera.shoot(widget, "setup_needed")
     panel.requirements.missing = installed
-    panel.setup.look()
+    panel.setup.checkPackages()
     panel.refresh()
     panel.setup.onModels()
     window = panel.setup.window

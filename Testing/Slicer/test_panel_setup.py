@@ -22,7 +22,7 @@ def test_install_asks_and_tells_what_is_missing(a_panel: Opened, monkeypatch: py
         raise InstallationError("Nothing was installed.", code="declined")
 
     monkeypatch.setattr(requirements, "ensure", declines)
-    a_panel.panel.setup.look()
+    a_panel.panel.setup.checkPackages()
     a_panel.panel.refresh()
     assert ui.installButton.enabled and "monai" in ui.packagesLabel.text and not ui.checkButton.enabled
     a_panel.ui.runButton.click()
