@@ -167,6 +167,9 @@ class MasksConfig:
     most suspicious place; or "otsu": Otsu's threshold on the map where calibration drifts on unseen tumors."""
     floor: float = 0.0
     """With the relative rule: a map that nowhere reaches this has no candidate. Ours, not the paper's."""
+    region_floor: float = 0.0
+    """The same where a region says where to look: no other organ can be taken for a tumor there, so that less attention is
+    enough. Ours, not the paper's."""
     peak: float = 0.0
     """Drop connected candidates whose highest attention stays below this: hysteresis, so that a low threshold draws the
     outline and a high one decides. Ours, not the paper's; 0 keeps all."""
@@ -184,6 +187,7 @@ class MasksConfig:
         rules = ("fixed", "relative", "otsu")
         _require(self.rule in rules, "masks.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 <= self.floor < 1, "masks.floor", "0, or below 1", self.floor)
+        _require(0 <= self.region_floor < 1, "masks.region_floor", "0, or below 1", self.region_floor)
         _require(0 <= self.peak < 1, "masks.peak", "0, or below 1", self.peak)
         _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
         _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)

@@ -12,9 +12,13 @@ from DiffuGTSLib.volumes.lesions import label_lesions
 
 
 def nothing_to_repaint(
-    abnormal: np.ndarray, anomaly_score: float, candidate: np.ndarray, allowed: np.ndarray, config: MasksConfig
-) -> str:
-    """Say why detection leaves nothing to repaint; "" where it leaves a candidate."""
+    abnormal: np.ndarray, anomaly_score: float, candidate: np.ndarray, allowed: np.ndarray, config: MasksConfig,
+    floor_key: str = "floor",
+) -> str:  # fmt: skip
+    """Say why detection leaves nothing to repaint; "" where it leaves a candidate.
+
+    The floor may be that of a region: `floor_key` names it.
+    """
     if anomaly_score < config.gate:
         return f"judged normal: anomaly score {anomaly_score:.2f} is below the gate {config.gate:.2f}"
     if candidate.any():
@@ -22,7 +26,7 @@ def nothing_to_repaint(
     highest = abnormal[allowed].max()
     threshold, peak = candidate_levels(abnormal, allowed, config)
     if config.rule == "relative" and highest < config.floor:
-        why = f"nothing reaches masks.floor ({config.floor:.2f})"
+        why = f"nothing reaches masks.{floor_key} ({config.floor:.2f})"
     elif highest <= threshold:
         why = "nothing above the threshold"
     elif highest < peak:

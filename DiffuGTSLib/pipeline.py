@@ -4,7 +4,7 @@ components = load_components(config); segment(read_volume(path), organ_prompts("
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def segment(
             maps = raw.smoothed(scan.image, allowed, scan.spacing_mm, config.masks)
             aova = volume.with_array(np.clip(scan.restore(maps.abnormal.cpu().numpy()), 0, 1))
         publish("aova", aova)
-        candidate, why_none = _detected(maps, allowed, scan, config) if drawn is None else (drawn.candidate, "")
+        candidate, why_none = _detected(maps, allowed, scan, region, config) if drawn is None else (drawn.candidate, "")
         coarse = volume.with_array(_candidates_on_source(scan, candidate, drawn, region, config, why_none))
         publish("coarse_mask", coarse)
         mask, pseudo_healthy, residual, refinement = coarse, None, None, None
@@ -213,12 +213,14 @@ def _aova_maps(
 
 
 def _detected(
-    maps: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, config: Config
-) -> tuple[np.ndarray, str]:  # fmt: skip
+    maps: AovaMaps, allowed: np.ndarray, scan: CanonicalScan, region: Volume | None, config: Config
+) -> tuple[np.ndarray, str]:
     """Return the candidates of the attention map, and why there are none to repaint ("" where there are)."""
+    key = "floor" if region is None else "region_floor"
+    masks = replace(config.masks, floor=getattr(config.masks, key))
     abnormal = maps.abnormal.cpu().numpy()
-    candidate = find_candidates(abnormal, allowed, scan.spacing_mm, config.masks)
-    return candidate, nothing_to_repaint(abnormal, maps.anomaly_score, candidate, allowed, config.masks)
+    candidate = find_candidates(abnormal, allowed, scan.spacing_mm, masks)
+    return candidate, nothing_to_repaint(abnormal, maps.anomaly_score, candidate, allowed, masks, key)
 
 
 _FILLED, _EDGE_VOXELS = 0.9, 3

@@ -101,7 +101,8 @@ class RunParameters(JobSettings):
         steps: Number of repainting steps; None for that of the preset, as everywhere below.
         seed: Random seed.
         candidateThreshold: Abnormal attention above which a voxel is a candidate, by the preset's `masks.rule`.
-        candidateFloor: Attention that the scan must reach somewhere to have candidates, if `masks.rule` is "relative".
+        candidateFloor: Attention that the scan must reach somewhere to have candidates, if `masks.rule` is "relative". As
+            long as it is the preset's, a run in a region uses the preset's lower one for regions.
         dilationMm: Margin by which candidates are grown before they are repainted.
         refinementThreshold: Of the residual: relative to its maximum if the preset's rule is "relative"; 0 for Otsu.
         roi: Search only inside this region of interest.
@@ -150,17 +151,20 @@ class RunParameters(JobSettings):
 
     def overrideTexts(self) -> list[str]:
         """Return the changes to the preset as KEY=VALUE texts."""
+        preset = load_config(self.preset)
+        moved = self.candidateFloor is not None and _rounded(self.candidateFloor) != _rounded(preset.masks.floor)
         pairs: list[tuple[str, Any]] = [
             ("runtime.device", self.device),
             ("runtime.seed", int(self.seed)),
             ("inpainting.steps", self.steps),
             ("masks.threshold", _rounded(self.candidateThreshold)),
             ("masks.floor", _rounded(self.candidateFloor)),
+            ("masks.region_floor", _rounded(self.candidateFloor) if moved else None),
             ("masks.dilation_mm", _rounded(self.dilationMm)),
             ("backbone.folder", self.modelFolder or None),
         ]
         if self.refinementThreshold is not None and self.refinementThreshold > 0:
-            own = load_config(self.preset).residual.rule
+            own = preset.residual.rule
             pairs += [("residual.rule", "fixed" if own == "otsu" else own)]
             pairs += [("residual.threshold", _rounded(self.refinementThreshold))]
         elif self.refinementThreshold is not None:

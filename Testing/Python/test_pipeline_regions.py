@@ -47,7 +47,7 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
     ("override", "beside", "reason"),
     [
         ("masks.peak=0.8", False, "no candidate reaches masks.peak (0.80)"),
-        ("masks.rule=relative masks.floor=0.75", False, "nothing reaches masks.floor (0.75)"),
+        ("masks.rule=relative masks.floor=0.75 masks.region_floor=0.1", False, "nothing reaches masks.floor (0.75)"),
         ("masks.minimum_ml=1e6", False, "every candidate is smaller than masks.minimum_ml"),
         (
             "masks.rule=otsu masks.threshold=0.8 masks.minimum_ml=1e6",
@@ -55,7 +55,7 @@ def test_nothing_above_the_threshold_is_said(some_components: Components, a_resu
             "every candidate is smaller than masks.minimum_ml",
         ),
         ("masks.threshold=0.3", True, "nothing above the threshold"),
-        ("masks.rule=relative masks.floor=0.5", True, "nothing reaches masks.floor (0.50)"),
+        ("masks.rule=relative masks.region_floor=0.5", True, "nothing reaches masks.region_floor (0.50)"),
     ],
 )
 def test_why_no_candidate_is_left_is_said_and_is_true_of_the_region(
@@ -69,6 +69,17 @@ def test_why_no_candidate_is_left_is_said_and_is_true_of_the_region(
     result = segment(phantom.scan, LIVER, some_components, tiny(*override.split()), cache=cache, region=region)
     assert result.outcome == f"{reason}: the highest abnormal attention is {0.2 if beside else 0.7:.2f}"
     assert not result.coarse_mask.array.any()
+
+
+def test_less_attention_is_enough_where_a_region_says_where_to_look(
+    some_components: Components, a_result: Segmentation
+) -> None:
+    phantom = ct_phantom()
+    config = tiny("masks.rule=relative", "masks.floor=0.75", "masks.region_floor=0.6", "masks.gate=0")
+    cache = seen_as(a_result, phantom, 0.7, 0.2, 0.9)
+    for region, is_found in ((None, False), (phantom.lesion, True)):
+        result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
+        assert result.coarse_mask.array.any() == is_found
 
 
 def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:
@@ -140,7 +151,7 @@ def test_what_lies_beside_a_region_has_no_say_in_it(
     around = np.linalg.norm(scan.geometry.to_ras(np.moveaxis(np.indices(scan.image.shape), 0, -1)) - middle, axis=-1)
     aova = np.where(around > 24.5, 0.95, 0.15).astype(np.float32)
     aova[around < 8] = 0.5
-    config = tiny("masks.rule=relative", "masks.floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
+    config = tiny("masks.rule=relative", "masks.region_floor=0.2", "masks.gate=0", smooth, "masks.smooth_edge=0.05")
     cache = dataclasses.replace(first.cache, aova=aova, anomaly_score=0.8)
     result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
     found = result.coarse_mask.array > 0

@@ -41,10 +41,13 @@ def test_parameters_become_overrides_of_the_library() -> None:
         organ="lung", steps=7, seed=3, dilationMm=2.5, candidateThreshold=0.3, refinementThreshold=0.0
     )
     assert load_config("mini").masks.floor == parameters.config().masks.floor > 0.25
+    as_it_is = replace(parameters, candidateFloor=load_config("mini").masks.floor).config()
+    assert as_it_is.masks.region_floor == load_config("mini").masks.region_floor, "the slider was not moved"
     parameters = replace(parameters, candidateFloor=0.25)
     config = parameters.config()
     assert (config.inpainting.steps, config.runtime.seed, config.masks.dilation_mm) == (7, 3, 2.5)
-    assert (config.masks.threshold, config.masks.floor, config.residual.rule) == (0.3, 0.25, "otsu")
+    assert (config.masks.threshold, config.residual.rule) == (0.3, "otsu")
+    assert config.masks.floor == config.masks.region_floor == 0.25, "a moved slider applies within a region, too"
     assert load_config("maisi-ct").residual.rule == "otsu"
     config = RunParameters(organ="lung", preset="maisi-ct", refinementThreshold=0.6).config()
     assert (config.residual.rule, config.residual.threshold) == ("fixed", 0.6)
