@@ -166,7 +166,6 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
     """
     device = find_device(config.runtime)
     backbone = build_backbone(config.backbone)
-    text_encoder = build_encoder(config.text.encoder, config.text.folder)
     if backbone.folder is not None:
         head = _head_of(backbone.folder)
         require_trained_grid(backbone.folder / "aova", config)
@@ -176,7 +175,8 @@ def load_components(config: Config, *, allow_untrained: bool = False) -> Compone
             hint="use --preset mini, or --allow-untrained in a test.",
             code="untrained",
         )
-    else:
+    text_encoder = build_encoder(config.text.encoder, config.text.folder)  # may be a download: after what needs none
+    if backbone.folder is None:
         head = _untrained_head(backbone.autoencoder, text_encoder)
     _require_fitting(head, backbone, text_encoder, config)
     residual = None

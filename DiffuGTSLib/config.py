@@ -239,7 +239,7 @@ class ResidualConfig:
     def __post_init__(self) -> None:
         _require(self.feature in FEATURE_RESIDUALS, "residual.feature", _either(FEATURE_RESIDUALS), self.feature)
         for name in ("beta_pixel", "beta_feature", "beta_attention"):
-            _require(getattr(self, name) >= 0, f"residual.{name}", "0 or more", getattr(self, name))
+            _require(0 <= getattr(self, name) <= 1e6, f"residual.{name}", "0 to 1000000", getattr(self, name))
         _require(self.beta_pixel + self.beta_feature + self.beta_attention > 0, "residual", "one weight above 0", 0)
         rules = ("fixed", "relative", "otsu")
         _require(self.rule in rules, "residual.rule", "'fixed', 'relative' or 'otsu'", self.rule)

@@ -310,7 +310,7 @@ def _allowed(scan: CanonicalScan, region: Volume | None) -> np.ndarray:
         if not inside.any():
             raise InputError(
                 "The region is too small for one voxel of the model's grid.",
-                hint="paint a larger region, or leave it away.",
+                hint="paint a larger region, or omit it.",
                 code="empty_region",
             )
     return inside
@@ -335,5 +335,5 @@ def _check(
     ):
         if mask is not None:
             require_same_grid(volume.geometry, mask.geometry, name)
-            if not mask.array.any():
-                raise InputError(f"The {name} is empty.", hint="paint it, or leave it away.", code=code)
+            if not (mask.array > 0).any():
+                raise InputError(f"The {name} is empty.", hint="paint it, or omit it.", code=code)

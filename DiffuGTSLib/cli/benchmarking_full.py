@@ -27,6 +27,8 @@ STEPS = 30
 """Denoising steps of a whole run, as published; one is timed."""
 DECODED = 2
 """Images of a whole run: the scan's reconstruction and its healthy twin; one is timed."""
+_PLAIN_SMALLEST = 64
+"""Voxels of the second side: MONAI cuts it into four parts that overlap, and of fewer one is empty."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
 """How far the two ways may lie apart, root mean square against root mean square, by the precision of ours."""
 
@@ -71,7 +73,12 @@ def bench_full(
     if not wanted:
         wanted = [*CPU_SIZES, *(CUDA_SIZES if kind.startswith("cuda") else ())]
     for size in wanted:
-        parse_shape(size)
+        second = parse_shape(size)[1]
+        if against and second < _PLAIN_SMALLEST:
+            raise ConfigError(
+                f"MONAI's way cannot split a second side of {second} voxels: expected {_PLAIN_SMALLEST} or more in '{size}'.",
+                hint="take larger sides, or time ours alone with --against ''.",
+            )
     ways = (OURS, PLAIN) if against else (OURS,)
     cases = [_case(size, ways, model, kind, precision, rounds, quiet) for size in wanted]
     figures = {

@@ -33,7 +33,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an earlier report.
 Label = Annotated[
     int | None,
     typer.Option(
-        "--label", min=1, help="The tumor's label in predictions; default: all above 0.", rich_help_panel=RULE
+        "--label", min=1, help="The tumor's label in predictions; default: the only one.", rich_help_panel=RULE
     ),
 ]
 

@@ -96,12 +96,15 @@ def read_label(path: Path, like: Geometry | None = None) -> Volume:
     return labels.with_array((labels.array > 0).astype(np.uint8))
 
 
+_OPTION_OF = {"predictions": "--label", "references": "--reference-label"}
+
+
 @dataclass
 class TumorLabel:
     """The tumor's label in the files of a role, read one after the other.
 
     Attributes:
-        value: The label; None: everything above 0.
+        value: The label; None: the only one that a file holds.
         role: What the files are, "predictions" or "references".
         is_seen: Whether any file read so far holds it.
         others: Labels above 0 of the files read until then.
@@ -113,8 +116,14 @@ class TumorLabel:
     others: set[int] = field(default_factory=set)
 
     def read(self, path: Path, like: Geometry | None = None) -> Volume:
-        """Read the tumor of a label map as a mask of 0 and 1; see `read_label`."""
+        """Read the tumor of a label map as a mask of 0 and 1; see `read_label`.
+
+        Raises:
+            InputError: Also where a file holds several labels and none was named (code "several_labels").
+        """
         labels = _read_map(path, like)
+        if self.value is None:
+            _require_one_label(path, labels, "tumor", f"name it, as in {_OPTION_OF[self.role]} 2.")
         mask = labels.array > 0 if self.value is None else labels.array == self.value
         self.is_seen = self.is_seen or bool(mask.any())
         if not self.is_seen:
@@ -162,12 +171,8 @@ def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str,
     """
     labels = read_labels(path, like)
     present = np.unique(labels.array[labels.array > 0]).tolist()
-    if len(present) > 1 and not values:
-        raise InputError(
-            f"{path} holds the labels {_listed(present)}: expected one, or to be told which is the {part}.",
-            hint=hint,
-            code="several_labels",
-        )
+    if not values:
+        _require_one_label(path, labels, part, hint)
     if present and values and not set(present) & set(values):
         raise InputError(
             f"{path} holds the labels {_listed(present)}: expected the {part} among them, which is {_listed(values)}.",
@@ -175,6 +180,16 @@ def read_part_mask(path: Path, like: Geometry, values: Sequence[int], part: str,
             code="no_label",
         )
     return labels.with_array(np.isin(labels.array, values or present).astype(np.uint8))
+
+
+def _require_one_label(path: Path, labels: Volume, part: str, hint: str) -> None:
+    present = np.unique(labels.array[labels.array > 0]).tolist()
+    if len(present) > 1:
+        raise InputError(
+            f"{path} holds the labels {_listed(present)}: expected one, or to be told which is the {part}.",
+            hint=hint,
+            code="several_labels",
+        )
 
 
 def label_values(text: str, where: str) -> tuple[int, ...]:

@@ -49,7 +49,7 @@ def score_benchmark(
         benchmark: Folder that `build_benchmark` made.
         predictions: Folder with a mask for each of its scans, by the same name.
         output: Folder, made if absent.
-        label: The tumor's value in predictions; None: all above 0.
+        label: The tumor's value in predictions; None: the only one.
         on_progress: Called with ("cases", share done).
 
     Raises:

@@ -91,7 +91,7 @@ def study_sizes(
         minimum_iou: As in `detect`; by default one voxel of overlap finds a lesion, as in the literature.
         minimum_coverage: As in `detect`.
         bins: All that are wanted.
-        label: The tumor's value in predictions; None: all above 0.
+        label: The tumor's value in predictions; None: the only one.
         reference_label: The same in references.
         on_progress: Called with ("cases", share done).
 

@@ -95,14 +95,22 @@ def measure_list(
         (tumors, the patient of each, a sentence for each that was too small to have a texture).
 
     Raises:
-        InputError: If a file is not as it should be.
+        InputError: If a file is not as it should be, or the list mixes CT and MR (code "modality").
         GeometryError: If a mask lies on another grid than its scan.
     """
     tumors, patients, skipped = [], [], []
+    first: tuple[str, str] | None = None
     for number, each in enumerate(listed):
         if on_progress is not None:
             on_progress("cases", number / len(listed))
         scan, mask, modality = each.read()
+        first = first or (each.case, modality)
+        if modality != first[1]:
+            raise InputError(
+                f"The list mixes {first[1]} ('{first[0]}') and {modality} ('{each.case}'): their units cannot be compared.",
+                hint="make a list of each; a wrong guess is settled by the column modality.",
+                code="modality",
+            )
         try:
             tumors.append(describe(each.case, each.group, scan, mask, modality))
         except InputError as error:

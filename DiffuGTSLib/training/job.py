@@ -24,7 +24,7 @@ from DiffuGTSLib.storage import make_folder, write_json
 from DiffuGTSLib.synthesis.painters import BY_HAND
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.distributed import rank, wait_for_all, world_size
-from DiffuGTSLib.training.model_folder import adopt
+from DiffuGTSLib.training.model_folder import adopt, write_index
 from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.resuming import (
     BEGUN,
@@ -222,12 +222,16 @@ class Job:
         return build_backbone(replace(self.config.backbone, folder=str(self.base))).denoiser
 
     def save(self, name: str, module: ModelMixin) -> None:
-        """Put a trained part into the model folder, beside the networks it belongs to; the first process writes."""
+        """Put a trained part into the model folder, beside the networks it belongs to; the first process writes.
+
+        The folder is whole at once: what comes after may take long, and be stopped.
+        """
         if rank() == 0:
             adopt(self.base, self.output / "model")
             save_module(module.cpu(), self.output / "model" / name, torch.float16)
             if name == "aova":
                 write_trained_grid(self.output / "model" / name, self.config)
+            write_index(self.output / "model")
 
 
 def differing_overrides(config: Config) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -435,8 +434,13 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises anything
         raise WeightsError(
             f"The checkpoint {path} is damaged: {str(error)[:300]}.", hint="remove it to begin anew."
         ) from error
+    iteration = state.get("iteration") if isinstance(state, dict) else None
+    if not isinstance(iteration, int) or iteration < 0:
+        raise WeightsError(f"The checkpoint {path} names no iteration.", hint="remove it to begin anew.")
     return state

@@ -159,12 +159,18 @@ def guess_modality(volume: Volume) -> tuple[str, str]:
     """Return ("CT" or "MR", the reason in words).
 
     Raises:
-        InputError: If the intensities could be either; the user must say.
+        InputError: If the intensities could be either, so that the user must say; or the scan is said to be another.
     """
     if volume.offset_hu is not None:
         return "CT", "its values were said to be Hounsfield units"
     if volume.modality in ("CT", "MR"):
         return volume.modality, "the file says so"
+    if volume.modality is not None:
+        raise InputError(
+            f"Expected a scan of the modality CT or MR, got '{volume.modality}'.",
+            hint=did_you_mean(volume.modality, ("CT", "MR")),
+            code="modality",
+        )
     low, high = (float(v) for v in np.percentile(volume.array, (0.5, 99.5)))
     if low <= -500 and high < 4096:
         return "CT", f"the darkest voxels are air in Hounsfield units ({low:.0f})"

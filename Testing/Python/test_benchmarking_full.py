@@ -46,6 +46,11 @@ def test_a_whole_run_worked_by_hand() -> None:
     assert whole([*stages, a_stage("decode box", 1)], "decode box") == {"seconds": 40.0, "cpu_seconds": 80.0}
 
 
+def test_a_side_that_monai_cannot_split_is_refused_before_anything_runs() -> None:
+    done = run("bench", "--full", "--sizes", "128,64x32x64", "--model", "tiny")
+    refused(done, 2, "cannot split a second side of 32 voxels", "time ours alone with --against")
+
+
 def test_the_table_says_rates_floor_and_how_much_faster() -> None:
     table = markdown(some_figures())
     assert "maisi-ct with random weights on Z80, 2 threads, ours in float32; torch 2, MONAI 1, Python 3." in table

@@ -101,6 +101,13 @@ def test_the_modality_is_what_the_file_says() -> None:
     assert guess_modality(lying)[0] == "MR"
 
 
+@pytest.mark.parametrize("said", ["PT", "ct", "MRI"])
+def test_a_scan_that_is_said_to_be_another_is_not_guessed(said: str) -> None:
+    with pytest.raises(InputError, match=f"Expected a scan of the modality CT or MR, got '{said}'") as caught:
+        guess_modality(Volume(mr_phantom().scan.array, grid(), said))
+    assert caught.value.code == "modality"
+
+
 def test_air_in_hounsfield_units_means_ct_and_no_negative_voxel_means_mr() -> None:
     modality, reason = guess_modality(Volume(ct_phantom().scan.array, grid()))
     assert (modality, "-1000" in reason) == ("CT", True)

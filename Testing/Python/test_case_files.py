@@ -52,6 +52,19 @@ def test_every_case_gets_its_file_of_each_role(tmp_path: Path) -> None:
     assert cases[1].files == {role: folder / "b.nii.gz" for role, folder in folders.items()}
 
 
+def test_organ_and_tumor_are_not_taken_together_for_a_tumor(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii.gz", 2)
+    array = np.array(read_label(path).array)
+    assert TumorLabel(None, "references").read(path).array.sum() == array.sum()
+    array[0] = 1
+    array[1:3, 1:3, 1:3] = 2
+    write_volume(Volume(array, GRID), path)
+    with pytest.raises(InputError, match="holds the labels 1, 2: expected one") as caught:
+        TumorLabel(None, "references").read(path)
+    assert "--reference-label 2" in caught.value.hint
+    assert TumorLabel(2, "references").read(path).array.sum() == 8
+
+
 def test_a_case_without_a_prediction_is_refused_and_not_left_out(tmp_path: Path) -> None:
     write(tmp_path / "r" / "a.nii.gz")
     write(tmp_path / "r" / "b.nii.gz")

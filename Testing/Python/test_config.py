@@ -101,6 +101,8 @@ def test_a_configuration_survives_its_record() -> None:
         "inpainting.seeds=0",
         "inpainting.margin_mm=1",
         "residual.beta_pixel=-0.1",
+        "residual.beta_pixel=1e308",
+        "masks.region_floor=1",
         "residual.beta_feature=Infinity",
         "residual.rule=median",
         "masks.smooth_mm=-1",

@@ -203,10 +203,11 @@ def test_an_empty_mask_or_one_on_another_grid_is_refused(
             return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), region=mask)
         return segment(a_ct_phantom.scan, LIVER, some_components, tiny(), coarse_mask=mask)
 
-    empty = a_ct_phantom.lesion.with_array(np.zeros_like(a_ct_phantom.lesion.array))
-    with pytest.raises(InputError, match=rf"The {name} is empty") as caught:
-        give(empty)
-    assert caught.value.code in ("empty_candidate", "empty_region")
+    for value in (0, -1):
+        empty = a_ct_phantom.lesion.with_array(np.full(a_ct_phantom.lesion.array.shape, value, np.int16))
+        with pytest.raises(InputError, match=rf"The {name} is empty") as caught:
+            give(empty)
+        assert caught.value.code in ("empty_candidate", "empty_region")
     with pytest.raises(GeometryError, match=rf"The {name} and the scan lie on different grids"):
         give(ct_phantom(grid(spacing_mm=(2.0, 2.0, 2.1))).lesion)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,23 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(WeightsError, match="is damaged"):
             train(LineRecipe(), TrainingPlan(1), tmp_path)
+
+
+@pytest.mark.parametrize("content", [{}, [], {"iteration": None}, {"iteration": -1}])
+def test_a_checkpoint_that_names_no_iteration_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(WeightsError, match="names no iteration"):
+        train(LineRecipe(), TrainingPlan(1), tmp_path)
+
+
+def test_a_damaged_pickle_is_refused_whatever_reading_it_raises(tmp_path: Path) -> None:
+    torch.save({"iteration": 3}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "state.pt", "w") as damaged:
+        for name in whole.namelist():
+            content = whole.read(name)
+            damaged.writestr(name, content.replace(b"iteration", b"\xff\xfe\xff\xfe\xff\xfe\xff\xfe\xff"))
+    with pytest.raises(WeightsError, match="is damaged"):
+        train(LineRecipe(), TrainingPlan(1), tmp_path)
 
 
 def test_a_stopped_duel_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -136,6 +136,19 @@ def test_a_finished_part_is_not_trained_again_and_gives_the_same_file(
 
 
 @pytest.mark.usefixtures("small_networks")
+def test_a_part_that_is_stopped_while_its_cases_are_recorded_leaves_a_whole_model_folder(
+    a_protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "record_training", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trained("autoencoder", a_protocol, tmp_path / "run")
+    assert list(verify_checksums(tmp_path / "run" / "model")) == ["autoencoder/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.usefixtures("small_networks")
 def test_a_denoiser_goes_on_from_another_run_s_in_the_same_latent_space(
     a_run: Path, a_protocol: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Lists of tumors: what they may say, what is left out with a word, and the similarity study over one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_a_tumor_that_is_too_small_is_left_out_with_a_word(a_list: Path) -> None
     tumors, patients, skipped = measure_list(read_tumor_list(a_list), lambda *done: told.append(done))
     assert len(tumors) == len(patients) == 15 and len(told) == 16
     assert skipped == ["painted_7: The tumor mask is empty."]
+
+
+def test_units_of_ct_and_mr_are_not_compared(a_list: Path) -> None:
+    listed = read_tumor_list(a_list)
+    mixed = [listed[0], replace(listed[1], modality="MR")]
+    with pytest.raises(InputError, match=r"mixes CT \('real_0'\) and MR \('painted_0'\)"):
+        measure_list(mixed)
 
 
 def test_a_file_that_is_missing_stops_the_study(tmp_path: Path) -> None:
