@@ -16,8 +16,24 @@ from rich.text import Text
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, StorageError
 from DiffuGTSLib.storage import for_json
 
+
+class _NotesConsole(Console):
+    """A console on stderr that falls silent when stderr takes nothing more: a log on a full disk must not end the work."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as far as stderr takes it."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Go on without stderr; what still waits in it would fail again at the very end, as code 120."""
+        sys.stderr = io.StringIO()
+
+
 OUT = Console(markup=False, emoji=False)
-ERR = Console(stderr=True, markup=False, emoji=False)
+ERR = _NotesConsole(stderr=True, markup=False, emoji=False)
 """Names from data are printed as they are: "ct [arterial]" is no style and "ct:heart:" no picture."""
 
 

@@ -131,6 +131,18 @@ def test_a_result_that_cannot_be_printed_is_there_and_that_is_said(a_folder: Pat
     assert (tmp_path / "record.json").is_file()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("scan", "exit_code"), [("scan.nii.gz", 0), ("absent.nii.gz", 2)])
+def test_a_log_on_a_full_disk_neither_ends_the_work_nor_hides_how_it_ended(
+    a_folder: Path, tmp_path: Path, scan: str, exit_code: int
+) -> None:
+    case = ("segment", a_folder / scan, "-o", tmp_path / "result", "--organ", "liver", *TINY, "--stages", "aova")
+    process = start("import sys; sys.stderr = open('/dev/full', 'w')", *case)
+    process.communicate(timeout=120)
+    assert process.returncode == exit_code
+    assert (tmp_path / "result" / "record.json").is_file() == (exit_code == 0)
+
+
 def test_what_the_terminal_has_no_letters_for_is_printed_otherwise(a_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "результат"
     case = ("segment", a_folder / "scan.nii.gz", "-o", output, "--organ", "liver", *TINY, "--stages", "aova")
