@@ -38,6 +38,7 @@ from DiffuGTSLib.training.head_windows import validation_windows
 from DiffuGTSLib.training.job import Job, Part
 from DiffuGTSLib.training.losses import dice_loss
 from DiffuGTSLib.training.rehearsal import tell_left
+from DiffuGTSLib.training.resuming import arrays_sha256
 from DiffuGTSLib.training.trainer import TrainingPlan
 from DiffuGTSLib.training.twins import VALIDATION_CANDIDATES, CandidateDraw, Draw, TwinnedWindow, keep_twins
 
@@ -143,6 +144,11 @@ def _frozen_sha256(components: Components) -> dict[str, str]:
     return digests
 
 
+def _twins_sha256(windows: Sequence[TwinnedWindow]) -> str:
+    """Return what stands for all that is learned from: made in another way, twins want another projection."""
+    return arrays_sha256(values.cpu().numpy() for window in windows for values in window.tensors().values())
+
+
 def _plan(plan: TrainingPlan) -> TrainingPlan:
     return replace(plan, learning_rate=1e-2, warmup=min(20, plan.iterations), average=0.98)
 
@@ -167,7 +173,7 @@ def train_residual(job: Job) -> None:
         moved(window, job.device) for window in twins("validation", draw_validation, options.validation_windows)
     ]
     network = ResidualProjection(components.autoencoder.latent_channels, components.text_encoder.dim).to(job.device)
-    grown_from = f"{len(windows)} windows"
+    grown_from = f"{len(windows)} windows with twins of SHA-256 {_twins_sha256(windows)[:16]}"
     recipe = ResidualRecipe(network, windows, validation)
     job.run(recipe, _plan(job.plan), _FOLDER, grown_from, _frozen_sha256(components))
     _tell_comparison(job, validation, compare(validation, network, config.residual))

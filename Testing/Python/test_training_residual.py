@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mini_data
 import numpy as np
 import pytest
 import torch
@@ -114,6 +115,22 @@ def test_twins_that_were_kept_are_not_made_again(a_run: Path) -> None:
     train_residual(a_run, windows=4)
     assert len(before) == 3 and [path.stat().st_mtime_ns for path in kept] == before
     assert len(list((a_run / "residual" / "train").iterdir())) == 4
+
+
+def test_on_twins_of_other_choices_the_projection_is_begun_anew_and_that_is_said(
+    a_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(a_run, run)
+    weights = run / "model" / "residual" / "diffusion_pytorch_model.safetensors"
+    train_residual(run)  # as often as the other tests left it
+    before = weights.read_bytes()
+    config = mini_config()
+    other = replace(config, inpainting=replace(config.inpainting, resample=3))
+    monkeypatch.setattr(mini_data, "mini_config", lambda: other)
+    lines = train_residual(run)
+    assert any("begun anew" in line and "windows with twins" in line for line in lines)
+    assert weights.read_bytes() != before
 
 
 def test_mended_outlines_are_refused_before_twins_are_made_and_make_them_anew_where_nothing_was_begun(
