@@ -17,12 +17,13 @@ from DiffuGTSLib.backbones.taps import tapped, tapped_levels
 from DiffuGTSLib.backbones.trained_grid import require_trained_grid
 from DiffuGTSLib.backbones.weights import Module, freeze, load_module, seeded
 from DiffuGTSLib.backbones.windows import OnWindow
-from DiffuGTSLib.config import BackboneConfig, Config
+from DiffuGTSLib.config import Config
 from DiffuGTSLib.device import find_device, use_fastest_layout
 from DiffuGTSLib.errors import ConfigError, WeightsError
 from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, ResidualProjection
-from DiffuGTSLib.text.encoder import build_encoder
+from DiffuGTSLib.text.encoder import build_encoder, embed_pair
+from DiffuGTSLib.text.prompts import PromptPair
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,6 @@ class Components:
         """Return what the head sees features through: the autoencoder, with the denoiser's features if it wants them."""
         return tapped(self.autoencoder, self.denoiser, self.head.tap, spacing_mm, modality)
 
-    def attend(
-        self,
-        image: Float[Tensor, "1 1 X Y Z"],
-        conditions: Conditions,
-        prompts: Float[Tensor, "2 d"],
-        how: BackboneConfig,
-        on_window: OnWindow = lambda done, total: None,
-        where: Bool[Tensor, "X Y Z"] | None = None,
-        memory: WindowMemory | None = None,
-    ) -> AovaMaps:
-        """Return the attention maps of a scan, or of a part of it, as the configuration says: see `attend`."""
-        encoder = self.feature_encoder(conditions.spacing_mm, conditions.modality)
-        return attend(
-            image, encoder, self.head, prompts, how.window_voxels, how.overlap, on_window, how.mirror, where, memory
-        )
-
     def autocast(self, config: Config) -> torch.autocast:
         """Return the context in which these networks compute in the configuration's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=config.runtime.precision == "bfloat16")
@@ -141,18 +126,39 @@ class ScanContext:
     embeddings: Float[Tensor, "2 d"]
     memory: WindowMemory
 
+    @classmethod
+    def of(
+        cls,
+        prompts: PromptPair,
+        spacing_mm: tuple[float, float, float],
+        modality: str,
+        components: Components,
+        config: Config,
+        memory: WindowMemory | None = None,
+    ) -> "ScanContext":
+        """Gather what stays the same for a scan, and tell the memory whose answers it will keep.
+
+        A head that uses the denoiser's features depends on spacing and modality, too. Without a memory nothing is kept.
+        """
+        memory = memory or WindowMemory(0)
+        seen_as = None if components.head.tap is None else (spacing_mm, modality)
+        memory.begin((components.identity, config.runtime.precision, seen_as))
+        embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, modality)
+        return cls(components, config, Conditions(spacing_mm, modality), embeddings, memory)
+
     def attend(
         self,
         image: Float[Tensor, "1 1 X Y Z"],
-        on_window: OnWindow,
+        on_window: OnWindow = lambda done, total: None,
         where: Bool[Tensor, "X Y Z"] | None = None,
         *,
         remember: bool = True,
     ) -> AovaMaps:
         """Return the attention maps of the scan or of a part of it: see `DiffuGTSLib.aova.attend`."""
-        return self.components.attend(
-            image, self.conditions, self.embeddings, self.config.backbone, on_window, where,
-            self.memory if remember else None,
+        how, told = self.config.backbone, self.conditions
+        return attend(
+            image, self.components.feature_encoder(told.spacing_mm, told.modality), self.components.head, self.embeddings,
+            how.window_voxels, how.overlap, on_window, how.mirror, where, self.memory if remember else None,
         )  # fmt: skip
 
 

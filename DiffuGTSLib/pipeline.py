@@ -21,12 +21,10 @@ from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.drawn import TOUCHED, Drawn, drawn_candidates, within
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import dilate_mm, drop_small, find_candidates
 from DiffuGTSLib.outcome import found_in_words, nothing_to_repaint
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, attention_residuals, residual_maps, tumor_probability
-from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import PromptPair
 from DiffuGTSLib.twins import Twins, attend_again, pasted, repaint_findings
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical
@@ -145,7 +143,7 @@ def segment(
             require_whole_cells(scan.image.shape, components.autoencoder, components.denoiser)
             allowed = _allowed(scan, region)
             drawn = None if coarse_mask is None else drawn_candidates(coarse_mask, region, allowed, scan)
-            context = _context(scan, prompts, components, config, memory)
+            context = ScanContext.of(prompts, scan.spacing_mm, modality, components, config, memory)
             cache_key = key_of(volume, prompts, modality, components, config)
         with clock.stage("aova"):
             components.hold(config.runtime.offload, "autoencoder", "head")
@@ -177,20 +175,6 @@ def segment(
                 outcome=why_none or found_in_words(mask.array, refinement, config, drawn),
                 cache=Cache(maps.latent[0].cpu().numpy(), raw.abnormal.cpu().numpy(), maps.anomaly_score, cache_key),
             )  # fmt: skip
-
-
-def _context(
-    scan: CanonicalScan, prompts: PromptPair, components: Components, config: Config, memory: WindowMemory | None
-) -> ScanContext:
-    """Gather what stays the same for one scan, and tell the memory whose answers it will keep.
-
-    A head that uses the denoiser's features depends on spacing and modality, too. Without a memory nothing is kept.
-    """
-    memory = memory or WindowMemory(0)
-    seen_as = None if components.head.tap is None else (scan.spacing_mm, scan.modality)
-    memory.begin((components.identity, config.runtime.precision, seen_as))
-    embeddings = embed_pair(components.text_encoder, prompts, config.text.ensemble, scan.modality)
-    return ScanContext(components, config, Conditions(scan.spacing_mm, scan.modality), embeddings, memory)
 
 
 def _aova_maps(

@@ -27,18 +27,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from DiffuGTSLib.components import Components, load_components
+from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config, MasksConfig, ResidualConfig
 from DiffuGTSLib.datasets.trained_cases import TRAINED, TUNED_ON, read_training_cases
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.report import write_rows
-from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import find_candidates
 from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.storage import make_folder, whole_file, write_json
-from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import (
     MINIMUM_ORGAN_VOXELS,
@@ -329,10 +327,8 @@ def _attention(sample: Sample, components: Components, config: Config) -> NDArra
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
-    conditions = Conditions(sample.spacing_mm, sample.modality)
     with torch.inference_mode(), components.autocast(config):
-        prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
-        maps = components.attend(image, conditions, prompts, config.backbone)
+        maps = ScanContext.of(pair, sample.spacing_mm, sample.modality, components, config).attend(image)
     abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
     return abnormal
 

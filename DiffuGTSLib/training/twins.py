@@ -12,14 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from DiffuGTSLib.backbones.memory import WindowMemory
 from DiffuGTSLib.components import Components, ScanContext
 from DiffuGTSLib.config import Config
-from DiffuGTSLib.inpainting import Conditions
 from DiffuGTSLib.masks import dilate_mm, find_candidates
 from DiffuGTSLib.residual import RESIDUAL_FOLDER, Evidence
 from DiffuGTSLib.storage import json_sha256, make_folder, whole_file
-from DiffuGTSLib.text.encoder import embed_pair
 from DiffuGTSLib.text.prompts import organ_prompts
 from DiffuGTSLib.training.anomalies import Sample
 from DiffuGTSLib.twins import attend_again, pasted, repaint_findings, repainted_latent
@@ -179,12 +176,10 @@ def make_twins(
 ) -> TwinnedWindow | None:
     """Detect, repaint and attend again as `DiffuGTSLib.pipeline.segment` does; None where there is no candidate."""
     pair = organ_prompts(sample.organ, sample.modality)
-    prompts = embed_pair(components.text_encoder, pair, config.text.ensemble, sample.modality)
-    context = ScanContext(components, config, Conditions(sample.spacing_mm, sample.modality), prompts, WindowMemory(0))
-
+    context = ScanContext.of(pair, sample.spacing_mm, sample.modality, components, config)
     image = _tensor(sample.image).to(components.device)
     with components.autocast(config):
-        raw = context.attend(image, lambda done, total: None)
+        raw = context.attend(image)
         maps = raw.smoothed(sample.image, _inside(sample), sample.spacing_mm, config.masks)
         found = _candidate(maps.abnormal.cpu().numpy(), sample, candidates, config, rng)
         if not found.any():
@@ -202,7 +197,7 @@ def make_twins(
     healthy = pasted(twins, [each.healthy for each in twins], image[0, 0])
     evidence = Evidence(
         reconstruction[None, None], healthy[None, None], maps.abnormal[None, None], candidate,
-        maps.latent, repainted_latent(twins, maps.latent), prompts[None].to(image),
+        maps.latent, repainted_latent(twins, maps.latent), context.embeddings[None].to(image),
     )  # fmt: skip
     whole = TwinnedWindow(
         evidence, coarse, before[None, None], after[None, None], truth, 0, sample.organ, sample.modality
