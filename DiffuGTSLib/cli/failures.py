@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from DiffuGTSLib.cli.interrupts import CURRENT, STOPPED, Interrupt
-from DiffuGTSLib.cli.terminal import print_error
+from DiffuGTSLib.cli.terminal import print_error, print_note
 from DiffuGTSLib.errors import Cancelled, DiffuGTSError, MemoryLimitError, StorageError, says_out_of_memory
 from DiffuGTSLib.storage import shown
 
@@ -65,7 +65,7 @@ def report_exception(error: BaseException, interrupted: bool = False) -> DiffuGT
     """Print an exception on stderr, with its trace if --debug is given, and return it as one of our family."""
     known = as_known(error, interrupted) or _unexpected(error)
     if _DEBUG.get():
-        typer.echo("".join(traceback.format_exception(error)), err=True)
+        print_note("".join(traceback.format_exception(error)))
     print_error(known)
     return known
 
