@@ -357,9 +357,7 @@ class DiffuGTSLogic(ScriptedLoadableModuleLogic, VTKObservationMixin):
             except Exception as error:  # noqa: BLE001 - an earlier result must not stay written over by half of this
                 run.failure = _failure(error, _("The run cannot be brought to its end"))
                 isDone = False
-        if not isDone and (
-            run.replaces or run.isAbandoned
-        ):  # where the scan is gone, a part of its result is of no use
+        if not isDone and (run.replaces or run.isAbandoned):  # of a scan that is gone, partial results are of no use
             run.undo()
         yield from inBackground(run.removeFolder)
         if run.folder.exists():
