@@ -15,7 +15,6 @@ import torch
 
 from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.interfaces import LatentAutoencoder
-from DiffuGTSLib.backbones.weights import read_model_json
 from DiffuGTSLib.errors import ConfigError
 from DiffuGTSLib.storage import make_folder, write_json
 from DiffuGTSLib.text.encoder import build_encoder
@@ -28,7 +27,7 @@ from DiffuGTSLib.training.head_start import started
 from DiffuGTSLib.training.head_windows import in_words, require_validation_windows, scans_by_split, validation_windows
 from DiffuGTSLib.training.job import Job, Part, differing_overrides
 from DiffuGTSLib.training.rehearsal import all_left, duration, peak_memory_gb
-from DiffuGTSLib.training.resuming import networks_sha256
+from DiffuGTSLib.training.resuming import networks_sha256, read_record
 from DiffuGTSLib.training.trainer import TrainingPlan, rehearse
 from DiffuGTSLib.training.window_workers import WindowWorkers
 
@@ -144,7 +143,7 @@ class HeadTraining:
     def _known(self, scale: str) -> float:
         """Return what was measured when the run was begun, 0 where it was not, or on other networks."""
         path = self.job.output / "aova" / RECORD
-        record = read_model_json(path) if path.is_file() else {}
+        record = read_record(path) if path.is_file() else {}
         return float(record.get(scale, 0.0)) if record.get("frozen", self.frozen) == self.frozen else 0.0
 
     @contextmanager

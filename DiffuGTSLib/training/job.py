@@ -16,7 +16,7 @@ from DiffuGTSLib.backbones import build_backbone
 from DiffuGTSLib.backbones.interfaces import Denoiser
 from DiffuGTSLib.backbones.maisi import MaisiAutoencoder
 from DiffuGTSLib.backbones.trained_grid import write_trained_grid
-from DiffuGTSLib.backbones.weights import load_module, read_model_json, save_module
+from DiffuGTSLib.backbones.weights import load_module, save_module
 from DiffuGTSLib.config import CanonicalConfig, Config, load_config
 from DiffuGTSLib.datasets.protocol import MODALITIES
 from DiffuGTSLib.errors import ConfigError, WeightsError, did_you_mean
@@ -31,6 +31,7 @@ from DiffuGTSLib.training.resuming import (
     labels_sha256,
     learned_settings,
     read_checkpoint,
+    read_record,
     require_as_begun,
     restart_reason,
     split_digests,
@@ -152,7 +153,7 @@ class Job:
         """
         path = self.output / folder / (record or BEGUN)
         if path.is_file():
-            require_as_begun(path.parent, read_model_json(path), self.begun(self.plan.seed))
+            require_as_begun(path.parent, read_record(path), self.begun(self.plan.seed))
 
     def left(self, folder: str, plan: TrainingPlan, frozen: Mapping[str, str]) -> int:
         """Return how many iterations `run` has still to go in a folder, if what it grows from stays as it is.
@@ -161,12 +162,11 @@ class Job:
             ConfigError: As `run`.
             WeightsError: If the checkpoint is damaged.
         """
-        state, record = self.output / folder / "state.pt", self.output / folder / BEGUN
+        state = self.output / folder / "state.pt"
         if not state.is_file():
             return plan.iterations
-        begun = read_model_json(record) if record.is_file() else {}
-        if begun:
-            require_as_begun(state.parent, begun, self.begun(plan.seed))
+        begun = read_record(state.with_name(BEGUN))
+        require_as_begun(state.parent, begun, self.begun(plan.seed))
         if restart_reason(begun, {"grown_from": begun.get("grown_from", ""), "frozen": frozen}):
             return plan.iterations
         kept = read_checkpoint(state, plan)
@@ -176,8 +176,8 @@ class Job:
     def _begin(self, folder: Path, plan: TrainingPlan, grown: Mapping[str, Any]) -> None:
         state, record = folder / "state.pt", folder / BEGUN
         now = {**self.begun(plan.seed), **grown}
-        if state.is_file() and record.is_file():
-            begun = read_model_json(record)
+        if state.is_file():
+            begun = read_record(record)
             require_as_begun(folder, begun, now)
             if why := restart_reason(begun, now):
                 self.report(f"{folder.name}: begun anew, since {why}")

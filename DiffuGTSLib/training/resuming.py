@@ -19,7 +19,7 @@ from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.datasets.protocol import row_of
 from DiffuGTSLib.errors import ConfigError
-from DiffuGTSLib.storage import sha256
+from DiffuGTSLib.storage import read_json, sha256
 from DiffuGTSLib.training.data import TrainingScan
 from DiffuGTSLib.training.trainer import TrainingPlan, read_state
 
@@ -46,6 +46,24 @@ _DATA_MUST_MATCH = {
     "validation_images_sha256": "other voxels in its validation scans",
 }
 """The same for the data. Compared last: on another grid all of these differ, and the grid is the better word."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what a run was begun with.
+
+    Args:
+        path: Of the record, as `begun.json` beside a checkpoint.
+
+    Raises:
+        ConfigError: If it is missing, no JSON object, or not of a record's form.
+    """
+    hint = f"remove {path.parent} to begin it anew, or choose another --output."
+    record = read_json(path, ConfigError, hint=hint)
+    options, config, frozen = (record.get(key, {}) for key in ("options", "config", "frozen"))
+    stages = config.values() if isinstance(config, Mapping) else ()
+    if not all(isinstance(part, Mapping) for part in (options, config, frozen, *stages)):
+        raise ConfigError(f"{path} is no record of a training: options, config and frozen must be objects.", hint=hint)
+    return record
 
 
 def require_as_begun(folder: Path, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from DiffuGTSLib.backbones.weights import read_model_json, seeded
+from DiffuGTSLib.backbones.weights import seeded
 from DiffuGTSLib.config import CanonicalConfig, Config, RuntimeConfig, load_config
 from DiffuGTSLib.datasets.protocol import Case
 from DiffuGTSLib.datasets.trained_cases import TRAINING_CASES, record_training
@@ -34,7 +34,7 @@ from DiffuGTSLib.training.lock import alone_in
 from DiffuGTSLib.training.model_folder import model_of, require_same_networks, write_index
 from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.training.residual import PART as RESIDUAL
-from DiffuGTSLib.training.resuming import learned_settings
+from DiffuGTSLib.training.resuming import learned_settings, read_record
 from DiffuGTSLib.training.segmenter_run import PART as SEGMENTER
 from DiffuGTSLib.training.thresholds import PART as THRESHOLDS
 from DiffuGTSLib.training.trainer import TrainingPlan
@@ -196,7 +196,7 @@ def _config_of_head(preset: str | None, overrides: list[str], record: Path) -> C
     Raises:
         ConfigError: If another preset is named, or the same one with other keys that nobody asked for.
     """
-    begun = read_model_json(record)
+    begun = read_record(record)
     name = begun.get("preset", "mini")
     known = load_config(name, overrides=[]).to_dict()
     kept = [

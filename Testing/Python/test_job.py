@@ -181,6 +181,20 @@ def test_a_run_that_another_version_began_with_other_choices_is_refused(tmp_path
         assert caught.value.hint == "choose another --output."
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", '{"options": 1}', '{"frozen": "x"}', '{"config": {"canonical": null}}', None])
+def test_a_checkpoint_without_a_readable_record_of_its_beginning_is_refused(tmp_path: Path, damage: str | None) -> None:
+    trained(a_job(tmp_path))
+    record = tmp_path / "line" / "begun.json"
+    if damage is None:
+        record.unlink()
+    else:
+        record.write_text(damage)
+    for again in (trained, lambda job: job.left("line", TrainingPlan(2), {})):
+        with pytest.raises(ConfigError, match="begun.json") as caught:
+            again(a_job(tmp_path))
+        assert caught.value.hint == f"remove {tmp_path / 'line'} to begin it anew, or choose another --output."
+
+
 def test_a_key_of_the_preset_is_part_of_what_a_run_was_begun_with(tmp_path: Path) -> None:
     fine = ("canonical.spacing_mm=1.0", "backbone.folder=here")
     trained(a_job(tmp_path, *fine))
