@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +95,34 @@ def list_series(folder: Path) -> list[Series]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep ITK's warnings off the console: what matters in them is refused by our own checks."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    """Keep ITK's warnings off the console: what matters in them is refused by our own checks.
+
+    The switch is the whole process's: of several threads the first turns it, and the last turns it back.
+    """
+    with _QUIET.lock:
+        if not _QUIET.threads:
+            _QUIET.before = sitk.ProcessObject.GetGlobalWarningDisplay()
+            sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        _QUIET.threads += 1
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        with _QUIET.lock:
+            _QUIET.threads -= 1
+            if not _QUIET.threads:
+                sitk.ProcessObject.SetGlobalWarningDisplay(_QUIET.before)
+
+
+@dataclass
+class _Quiet:
+    """Who keeps ITK's warnings off, and how they were before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
+    before: bool = True
+
+
+_QUIET = _Quiet()
 
 
 def the_scan(folder: Path) -> Series:

@@ -66,6 +66,10 @@ class Geometry:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "ijk_to_ras", matrix)
 
+    def __reduce__(self) -> tuple[type[Geometry], tuple[Any, ...]]:
+        """Make a copy, or what is sent to another process, by the same checks: its matrix is read-only, too."""
+        return Geometry, (self.shape, self.ijk_to_ras)
+
     @classmethod
     def from_spacing(cls, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> Geometry:
         """Make an axis-aligned RAS grid that starts at the world's origin."""

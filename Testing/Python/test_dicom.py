@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 from phantoms import Phantom, grid, write_dicom
 
 from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.volumes.dicom import without_warnings
 from DiffuGTSLib.volumes.io import read_geometry, read_volume
 from DiffuGTSLib.volumes.volume import Geometry, Volume
 
@@ -49,6 +51,22 @@ def test_rescale_slope_and_intercept_are_applied_slice_by_slice(tmp_path: Path, 
     write_dicom(a_small_ct.with_array(native), tmp_path, slice_tags=tags)
     # The first slice's values are whole; the fraction of the fourth must not be lost.
     assert read_volume(tmp_path).array[0, 0].tolist() == [6, 11, 16, -1.5, 6, 26, 6]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_itk_says_as_much_as_before_whichever_thread_is_done_first(shown: bool) -> None:
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    try:
+        first, second = without_warnings(), without_warnings()
+        with ThreadPoolExecutor(2) as threads:
+            for step in (first.__enter__, second.__enter__, lambda: first.__exit__(None, None, None)):
+                threads.submit(step).result()
+                assert not sitk.ProcessObject.GetGlobalWarningDisplay()
+            threads.submit(second.__exit__, None, None, None).result()
+        assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from phantoms import grid
@@ -35,6 +39,13 @@ def test_the_matrix_cannot_be_changed_and_does_not_alias_the_callers() -> None:
     assert geometry.spacing_mm == (1, 1, 1)
     with pytest.raises(ValueError, match="read-only"):
         geometry.ijk_to_ras[0, 0] = 5
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda grid: pickle.loads(pickle.dumps(grid))])
+def test_the_matrix_of_a_copy_cannot_be_changed_either(copied: Callable[[Geometry], Geometry]) -> None:
+    grid = Geometry.from_spacing((2, 3, 4), (1.0, 1.0, 2.5))
+    twin = copied(grid)
+    assert twin.difference(grid) == "" and not twin.ijk_to_ras.flags.writeable
 
 
 def test_a_grid_from_spacing_starts_at_the_origin() -> None:
