@@ -135,14 +135,25 @@ def parse_json(
     """Return the object that a text is in JSON; `name` is what the text is called, the others as of `read_json`.
 
     Raises:
-        error: If it is not UTF-8 or not JSON, is nested too deep, has a number of too many digits, or is no object.
+        error: If it is not UTF-8 or not JSON, is nested too deep, has a number of too many digits, says a key twice, or is no
+            object.
     """
     try:
-        values = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
+        decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
+        values = json.loads(decoded, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as cause:
         raise error(f"{name} is not valid JSON: {cause}.", hint=hint, code=code) from cause
     if not isinstance(values, dict):
         raise error(f"{name}: expected an object, got {type(values).__name__}.", hint=hint, code=code)
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; Python's own reader would keep the last of two values of a key, and say nothing."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' stands in one object twice")
     return values
 
 

@@ -69,7 +69,7 @@ def bench(
         str, typer.Option(help="With --full, of our way: float32 or bfloat16; default bfloat16 on CUDA, else float32.")
     ] = "",
     sizes: Annotated[str, typer.Option(help="With --full: voxels, as in 64,128,256x256x128.")] = "",
-    against: Annotated[str, typer.Option(help="With --full: monai, or '' (two quotes) for our way alone.")] = "monai",
+    against: Annotated[str, typer.Option(help="With --full: monai, or none for our way alone.")] = "monai",
     rounds: Annotated[int, typer.Option(help="With --full: how often both ways take turns.")] = 1,
 ) -> None:
     """Measure time and peak memory of every stage, on the bundled sample and on your own scans."""

@@ -52,7 +52,7 @@ def bench_full(
         precision: Of our way, "float32" or "bfloat16"; "" takes bfloat16 on CUDA, float32 on a CPU. MONAI's way has the
             published one: float16 on CUDA, float32 on a CPU.
         sizes: As in "64,128,256x256x128"; empty takes those that are always measured on that device.
-        against: "monai", or "" for our way alone.
+        against: "monai", or "none" for our way alone.
         rounds: How often the two ways take turns; the fastest counts.
         output: JSON file; the table lies beside it as Markdown.
         quiet: Whether nothing is told on the way.
@@ -61,8 +61,8 @@ def bench_full(
         ConfigError: A size, device, precision or rival that there is none of.
         DiffuGTSError: If a run fails; its exit code is passed on.
     """
-    if against not in (PLAIN, ""):
-        raise ConfigError(f"Unknown way '{against}' to compare with.", hint=f"use --against {PLAIN}.")
+    if against not in (PLAIN, "none"):
+        raise ConfigError(f"Unknown way '{against}' to compare with.", hint=f"use --against {PLAIN}, or none.")
     if rounds < 1:
         raise ConfigError(f"Expected at least one round, got {rounds}.")
     kind = _likely_device() if device in (None, "auto") else device
@@ -74,12 +74,12 @@ def bench_full(
         wanted = [*CPU_SIZES, *(CUDA_SIZES if kind.startswith("cuda") else ())]
     for size in wanted:
         second = parse_shape(size)[1]
-        if against and second < _PLAIN_SMALLEST:
+        if against == PLAIN and second < _PLAIN_SMALLEST:
             raise ConfigError(
                 f"MONAI's way cannot split a second side of {second} voxels: expected {_PLAIN_SMALLEST} or more in '{size}'.",
-                hint="take larger sides, or time ours alone with --against ''.",
+                hint="take larger sides, or time ours alone with --against none.",
             )
-    ways = (OURS, PLAIN) if against else (OURS,)
+    ways = (OURS, PLAIN) if against == PLAIN else (OURS,)
     cases = [_case(size, ways, model, kind, precision, rounds, quiet) for size in wanted]
     figures = {
         "model": model, "precision": precision, "machine": machine(), "versions": versions(), "rounds": rounds,

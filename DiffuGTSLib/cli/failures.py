@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
+import sys
 import traceback
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -21,6 +25,25 @@ _DEBUG: ContextVar[bool] = ContextVar("debug", default=False)
 
 class CommandGroup(TyperGroup):
     """The program's group of commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an empty argument, of a shell variable that is not set: as a path it would be the current folder."""
+        for before, given in pairwise(["diffugts", *args]):
+            if not given or re.fullmatch("--[^=]+=", given):
+                raise typer.BadParameter(
+                    f"what follows {given or before} is empty. Is a variable of the shell not set?", ctx
+                )
+        return super().parse_args(ctx, args)
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the arguments; --help and --version are printed here, and standard output may take nothing."""
+        try:
+            return super().make_context(*args, **options)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            sys.stdout = io.StringIO()  # else what waits to be printed fails again at the very end, as code 120
+            raise typer.Exit(report_exception(error).exit_code) from error
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; turn what it raises into words on stderr and an exit code."""

@@ -99,7 +99,18 @@ def test_a_run_that_fails_ends_with_its_exit_code(monkeypatch: pytest.MonkeyPatc
 
 
 def test_our_way_alone_writes_figures_and_table(tmp_path: Path) -> None:
-    options = ("--model", "tiny", "--sizes", "64", "--against", "", "--device", "auto", "-o", tmp_path / "full.json")
+    options = (
+        "--model",
+        "tiny",
+        "--sizes",
+        "64",
+        "--against",
+        "none",
+        "--device",
+        "auto",
+        "-o",
+        tmp_path / "full.json",
+    )
     done = run("bench", "--full", *options)
     assert done.exit_code == 0, done.stderr
     figures = json.loads((tmp_path / "full.json").read_text())

@@ -132,6 +132,15 @@ def test_a_result_that_cannot_be_printed_is_there_and_that_is_said(a_folder: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("asked", ["--version", "--help"])
+def test_a_word_that_cannot_be_printed_is_no_mistake_of_the_program(asked: str) -> None:
+    process = start(_FULL, asked)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 6
+    assert err.startswith("Error: Reading or writing failed: [Errno 28] No space left on device.\nHint: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(("scan", "exit_code"), [("scan.nii.gz", 0), ("absent.nii.gz", 2)])
 def test_a_log_on_a_full_disk_neither_ends_the_work_nor_hides_how_it_ended(
     a_folder: Path, tmp_path: Path, scan: str, exit_code: int

@@ -109,6 +109,16 @@ def test_a_scan_that_cannot_be_used_isrefused(tmp_path: Path, a_body: Phantom, n
     assert not (tmp_path / "result").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["", "-o", "out"], ["scan.nii", "-o", ""], ["scan.nii", "--output="], ["scan.nii", "--roi="]]
+)
+def test_an_argument_of_a_variable_that_is_not_set_is_refused(arguments: list[str]) -> None:
+    """As a path it would be the current folder."""
+    done = run("segment", *arguments, "--organ", "liver")
+    assert done.exit_code == 2
+    assert "is empty. Is a variable of the shell not set?" in plain(done.stderr.replace("│", " "))
+
+
 # Put in the place of `{…}`: files of the folder that the test makes.
 BAD_WISHES: dict[str, tuple[list[str], str, str]] = {
     "unknown preset": (["--organ", "liver", "--preset", "minni"], "Unknown preset 'minni'", "did you mean 'mini'?"),

@@ -181,7 +181,9 @@ def test_a_run_that_another_version_began_with_other_choices_is_refused(tmp_path
         assert caught.value.hint == "choose another --output."
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"options": 1}', '{"frozen": "x"}', '{"config": {"canonical": null}}', None])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"options": 1}', '{"frozen": "x"}', '{"config": {"canonical": null}}', None]
+)
 def test_a_checkpoint_without_a_readable_record_of_its_beginning_is_refused(tmp_path: Path, damage: str | None) -> None:
     trained(a_job(tmp_path))
     record = tmp_path / "line" / "begun.json"

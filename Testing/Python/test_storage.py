@@ -225,6 +225,7 @@ def test_a_json_file_ends_in_a_new_line_and_keeps_its_letters_where_people_read_
         (None, "does not exist"),
         (b"", "is not valid JSON: Expecting value"),
         (b"\xff\xfe{\0}\0", "is not valid JSON: 'utf-8' codec"),
+        (b'{"masks": {"peak": 1, "peak": 2}}', "is not valid JSON: the key 'peak' stands in one object twice"),
         (b"[" * 100_000, "is not valid JSON"),  # a RecursionError of Python's
         (b'{"seed": ' + b"1" * 5000 + b"}", "is not valid JSON: Exceeds the limit"),
         (b"[1]", "expected an object, got list"),
