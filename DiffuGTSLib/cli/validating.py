@@ -29,7 +29,7 @@ EXAMPLES = examples(
     "diffugts validate run scans --labels labels -o found",
     "Inside organ masks of the same names, without tumors below 5 mm radius:",
     "diffugts validate run scans --organ-masks masks --minimum-radius 5 -o found",
-    "Held-out cases of a protocol, reported as diffugts evaluate does:",
+    "Held-out cases of a protocol: report/report.md, with the figures of diffugts evaluate",
     "diffugts validate run --protocol mini --data scans --split test -o report",
 )
 

@@ -20,6 +20,7 @@ from DiffuGTSLib.datasets.trained_cases import SeenCases, check_unseen
 from DiffuGTSLib.errors import InputError, naming_case
 from DiffuGTSLib.evaluation import case_scores
 from DiffuGTSLib.evaluation.baselines import center_ellipsoid
+from DiffuGTSLib.evaluation.case_scores import case_file
 from DiffuGTSLib.evaluation.detection import detect
 from DiffuGTSLib.evaluation.metrics import NSD_TOLERANCE_MM, dice, surface_dice
 from DiffuGTSLib.evaluation.protocol_cases import choose_cases, empty_mask_notes, read_case, require_files
@@ -258,7 +259,10 @@ def validate_protocol(
     model_folder: Path | None = None,
     allow_seen: bool = False,
 ) -> None:
-    """Segment a protocol's cases, with an outlined tumor or healthy, and write the report that `evaluate` writes.
+    """Segment a protocol's cases, with an outlined tumor or healthy, and write a report as `evaluate` does, without its page.
+
+    What was found is in `output/pred/CASE.nii.gz`, on the grid that it was scored on: of a scan that was cut around its tumor,
+    the one that `read_case` cut or padded.
 
     Args:
         trained: The segmenter.
@@ -288,20 +292,21 @@ def validate_protocol(
         )
     require_files(cases, data)
     seen = check_unseen(cases, data, model_folder, allow_seen=allow_seen)
-    make_folder(output)
+    make_folder(output / "pred")
     rows = []
     for number, case in enumerate(cases):
         if on_case is not None:
             on_case(case.name, number / len(cases))
         with naming_case(case.name):
-            rows.append(_protocol_row(trained, case, data, how or HowToPredict()))
+            rows.append(_protocol_row(trained, case, data, output / "pred", how or HowToPredict()))
     write_report(
         rows, output, group_by="patient",
         title=f"Segmenter on {protocol_path.stem}, split {split}{' (SEEN IN TRAINING)' if seen.why else ''}",
         notes=[
             seen.note,
             *empty_mask_notes(cases, [row["kind"] == case_scores.TUMOR for row in rows]),
-            "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
+            "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first; so are "
+            "their label maps in pred/.",
             "dice_ellipsoid looks at no image.",
             "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
             "lesions match at IoU 0.1; false positives are components that match none.",
@@ -309,12 +314,16 @@ def validate_protocol(
     )  # fmt: skip
 
 
-def _protocol_row(trained: TrainedSegmenter, case: Case, data: Path, how: HowToPredict) -> dict[str, str | float]:
+def _protocol_row(
+    trained: TrainedSegmenter, case: Case, data: Path, folder: Path, how: HowToPredict
+) -> dict[str, str | float]:
+    """Segment one case into a folder; return its row of the report."""
     read = read_case(case, data)  # in the frame that `evaluate` draws
     scan, mask = read.scan, read.mask
     clock = time.perf_counter()
     result = predict(trained, scan, case.modality, overlap=how.overlap, post=how.post)
     seconds = time.perf_counter() - clock
+    write_volume(result.labels, case_file(folder, case.name, ".nii.gz"))
     found, truth, spacing_mm = result.labels.array == TUMOR, mask.array > 0, scan.geometry.spacing_mm
     lesions, sick = detect(found, truth, spacing_mm), bool(truth.any())
     inside = float(result.tumor_probs.array[truth].mean()) if sick else np.nan

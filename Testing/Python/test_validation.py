@@ -14,9 +14,11 @@ from mini_data import GRID, write_case, write_mini_data, write_protocol
 from phantoms import Phantom, ct_phantom, grid
 from test_segmenter import a_segmenter, a_thresholder
 
-from DiffuGTSLib.datasets.protocol import Case
+from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.trained_cases import record_training
 from DiffuGTSLib.errors import GeometryError, InputError
+from DiffuGTSLib.evaluation.metrics import dice
+from DiffuGTSLib.evaluation.protocol_cases import read_case
 from DiffuGTSLib.evaluation.validation import (
     HowToPredict,
     ListedScan,
@@ -26,6 +28,7 @@ from DiffuGTSLib.evaluation.validation import (
     validate_protocol,
     validate_scans,
 )
+from DiffuGTSLib.supervised.networks import TUMOR
 from DiffuGTSLib.supervised.prediction import PostProcessing, TrainedSegmenter
 from DiffuGTSLib.volumes import read_volume, write_volume
 
@@ -229,6 +232,9 @@ def test_a_protocol_is_reported_as_evaluate_reports_it(tmp_path: Path) -> None:
     (row,) = report["cases"]
     assert row["case"] == "ct_3" and row["organ"] == "liver" and 0 <= row["dice"] <= 1
     assert {"nsd_2mm", "lesion_sensitivity", "false_positives", "dice_ellipsoid"} <= set(row)
+    found = read_volume(tmp_path / "report" / "pred" / "ct_3.nii.gz").array == TUMOR
+    (case,) = (case for case in read_protocol(protocol) if case.name == "ct_3")
+    assert dice(found, read_case(case, tmp_path / "data").mask.array > 0) == row["dice"]
     validate_protocol(trained, protocol, tmp_path / "data", tmp_path / "mr", modalities=("MR",), how=RAW)
     assert json.loads((tmp_path / "mr" / "report.json").read_text())["cases"][0]["case"] == "mr_3"
 
