@@ -170,11 +170,11 @@ def realism(
     require_report_folder(output, force, TITLE, FILES, [tumors])
     listed = read_tumor_list(tumors)
     with TerminalProgress(ERR, quiet=quiet, check=stop_if_asked) as progress:
-        measured, _, skipped = measure_list(listed, progress)
+        measured, _, remarks = measure_list(listed, progress)
         progress("cases", 1.0)
         kept = {tumor.name for tumor in measured}
         with whole_folder(output, FILES) as folder:
-            write_realism(measured, folder, [f"Left out: {reason}" for reason in skipped])
+            write_realism(measured, folder, remarks)
             realism_sheet(sheet_rows([each for each in listed if each.case in kept], rows), folder / "sheet.png")
     if as_json:
         found = {

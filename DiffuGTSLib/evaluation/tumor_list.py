@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from DiffuGTSLib.errors import InputError, did_you_mean, naming_case
 from DiffuGTSLib.evaluation.case_files import label_values, read_tumor_mask
@@ -92,13 +93,13 @@ def measure_list(
     """Measure every tumor of a list.
 
     Returns:
-        (tumors, the patient of each, a sentence for each that was too small to have a texture).
+        (tumors, the patient of each, a sentence for each that was left out, too small for a texture, or lies in several parts).
 
     Raises:
         InputError: If a file is not as it should be, or the list mixes CT and MR (code "modality").
         GeometryError: If a mask lies on another grid than its scan.
     """
-    tumors, patients, skipped = [], [], []
+    tumors, patients, remarks = [], [], []
     first: tuple[str, str] | None = None
     for number, each in enumerate(listed):
         if on_progress is not None:
@@ -116,10 +117,13 @@ def measure_list(
         except InputError as error:
             if error.code not in ("small", "empty_mask"):
                 raise
-            skipped.append(f"{each.case}: {error.message}")
+            remarks.append(f"Left out: {each.case}: {error.message}")
             continue
         patients.append(each.patient)
-    return tumors, patients, skipped
+        parts = ndimage.label(mask.array > 0, np.ones((3, 3, 3)))[1]
+        if parts > 1:
+            remarks.append(f"{each.case}: {parts} separate parts were measured as one tumor; list a mask of each.")
+    return tumors, patients, remarks
 
 
 def sheet_rows(listed: Sequence[ListedTumor], rows: int) -> list[list[Exhibit]]:
@@ -169,7 +173,7 @@ def study_similarity(
         InputError: As `measure_list` and `chance_test`.
         StorageError: If a file cannot be written.
     """
-    tumors, patients, skipped = measure_list(listed, on_progress)
+    tumors, patients, remarks = measure_list(listed, on_progress)
     test = chance_test(
         [tumor.features for tumor in tumors], [tumor.group for tumor in tumors], patients,
         np.random.default_rng(seed), permutations=permutations,
@@ -187,7 +191,7 @@ def study_similarity(
     notes = [
         f"Accuracy {test.accuracy}; by chance {test.chance:.3f}; p = {test.p_value:.3f}: the groups are {verdict}.",
         f"Linear discriminant, {len(tumors[0].features)} features, folds of patients, {permutations} permutations.",
-        *(f"Left out: {reason}" for reason in skipped),
+        *remarks,
     ]
     figures = {"accuracy": vars(test.accuracy), "chance": test.chance, "p_value": test.p_value}
     with whole_folder(output, FILES) as folder:

@@ -43,9 +43,21 @@ def test_paths_start_from_the_list_and_patients_and_modality_may_be_absent(tmp_p
 
 def test_a_tumor_that_is_too_small_is_left_out_with_a_word(a_list: Path) -> None:
     told: list[tuple[str, float]] = []
-    tumors, patients, skipped = measure_list(read_tumor_list(a_list), lambda *done: told.append(done))
+    tumors, patients, remarks = measure_list(read_tumor_list(a_list), lambda *done: told.append(done))
     assert len(tumors) == len(patients) == 15 and len(told) == 16
-    assert skipped == ["painted_7: The tumor mask is empty."]
+    assert remarks == ["Left out: painted_7: The tumor mask is empty."]
+
+
+def test_parts_that_are_measured_as_one_tumor_are_told(tmp_path: Path) -> None:
+    phantom = ct_phantom(SMALL)
+    mask = phantom.lesion.array.copy()
+    mask[1:5, 1:5, 1:5] = 1
+    write_volume(phantom.scan, tmp_path / "scan.nii.gz")
+    write_volume(phantom.lesion.with_array(mask), tmp_path / "mask.nii.gz")
+    (tmp_path / "t.csv").write_text("case,group,scan,mask,modality\na,real,scan.nii.gz,mask.nii.gz,CT\n")
+    tumors, _, remarks = measure_list(read_tumor_list(tmp_path / "t.csv"))
+    assert len(tumors) == 1
+    assert remarks == ["a: 2 separate parts were measured as one tumor; list a mask of each."]
 
 
 def test_units_of_ct_and_mr_are_not_compared(a_list: Path) -> None:
