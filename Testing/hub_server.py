@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ class Hub:
     Attributes:
         files: "owner/name/path" → content.
         cuts: After how many bytes of an answer the line breaks, one an answer; later answers are whole.
+        resets: A cut ends in a reset, as a proxy's does, not in an orderly end.
+        busy: Answer 503 to so many downloads first.
         dead_after_cut: Answer 503 to every GET after the first cut.
         status: Answer everything with it; 0: do not. 403 is that of a repository with terms to accept.
         longer: Announce so many bytes more than there are.
@@ -35,6 +39,8 @@ class Hub:
 
     files: dict[str, bytes]
     cuts: list[int] = field(default_factory=list)
+    resets: bool = False
+    busy: int = 0
     dead_after_cut: bool = False
     status: int = 0
     longer: int = 0
@@ -88,7 +94,8 @@ class _Answers(BaseHTTPRequestHandler):
     def _give(self, content: bytes, span: str) -> None:
         hub = self.hub
         threading.Event().wait(hub.pause_s)
-        if hub.dead_after_cut and not hub.cuts:
+        if hub.busy or (hub.dead_after_cut and not hub.cuts):
+            hub.busy = max(0, hub.busy - 1)
             self._head(503, {}, b"")
             return
         start = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
@@ -99,6 +106,11 @@ class _Answers(BaseHTTPRequestHandler):
             return
         self._head(status, headers, part, part[: hub.cuts.pop(0)])
         self.close_connection = True
+        if hub.resets:
+            self.wfile.flush()
+            threading.Event().wait(0.2)  # until what was sent is read: a reset throws away what was not
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     def _head(self, status: int, headers: dict[str, str], body: bytes, sent: bytes | None = None) -> None:
         self.send_response(status)

@@ -305,8 +305,8 @@ def validate_protocol(
         notes=[
             seen.note,
             *empty_mask_notes(cases, [row["kind"] == case_scores.TUMOR for row in rows]),
-            "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first; so are "
-            "their label maps in pred/.",
+            "Scans that were published cut around their tumor are cut or padded at random by up to 40 mm a side first.",
+            "The label maps in pred/ lie on the grid that was scored.",
             "dice_ellipsoid looks at no image.",
             "Overlap is measured on scans with a tumor, a missed one being 0; healthy scans are judged by false positives.",
             "lesions match at IoU 0.1; false positives are components that match none.",

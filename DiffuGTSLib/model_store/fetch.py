@@ -10,6 +10,7 @@ forget downloads, and import and remove models; the system releases the lock of 
 import hashlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from httpx2 import HTTPError, InvalidURL
+from httpx2 import HTTPError, InvalidURL, ReadError
 from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from huggingface_hub.file_download import HfFileMetadata, get_hf_file_metadata, http_get
@@ -34,6 +35,9 @@ Report = Callable[[str, float], None]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOCK_FILE = ".lock"
+_ATTEMPTS, _PAUSE_S = 5, 5.0
+"""How often a download is taken up again when its line breaks or the hub is busy, and how long after."""
+_BUSY = (502, 503, 504)
 _SEARCHED_DEPTH = 6
 """Folders below the one to import from; a copied cache of the hub needs five."""
 
@@ -226,12 +230,24 @@ def _fetch(model: PublishedModel, file: PublishedFile, place: _Place, report: Re
             place.path.parent.mkdir(parents=True, exist_ok=True)
             place.part.touch()
             with _as_weights_error(model, file), place.part.open("r+b") as part:
-                _go_on(part, place, file, report)
+                _fetch_rest(part, place, file, report)
             place.part.rename(place.path)
         except OSError as error:
             raise _not_writable(place.path, error) from error
     report(file.name, 1.0)
     return _checked(file, place.path, "hub", place.commit, place.sha256)
+
+
+def _fetch_rest(part: Any, place: _Place, file: PublishedFile, report: Report) -> None:
+    """Fetch what is missing, taken up again where huggingface_hub gives up: after a reset, and when the hub is busy."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            _go_on(part, place, file, report)
+            return
+        except (ReadError, HfHubHTTPError) as error:
+            if not left or (isinstance(error, HfHubHTTPError) and error.response.status_code not in _BUSY):
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def _go_on(part: Any, place: _Place, file: PublishedFile, report: Report) -> None:
@@ -305,13 +321,15 @@ def _as_weights_error(model: PublishedModel, file: PublishedFile) -> Iterator[No
     except OSError as error:
         if "Consistency check" not in str(error):
             raise
-        said = "the connection ended before the file did"
-        raise _not_fetched(model, file, said, "the same command goes on where it stopped.") from error
+        said = "what came is not as long as the hub announced"
+        hint = "the same command tries again; where that does not help, a proxy may have altered it."
+        raise _not_fetched(model, file, said, hint) from error
 
 
 _WHAT_TO_DO = {
     401: "check HF_TOKEN, or log in anew: hf auth login.",
     403: "check HF_TOKEN, or log in anew: hf auth login.",
+    407: "the proxy wants a log-in: HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT.",
     404: "its publisher has moved or withdrawn it; a newer DiffuGTS may know where it is.",
 }
 """By what the hub answered; the rest may pass by itself."""

@@ -28,6 +28,7 @@ from DiffuGTSLib.storage import new_folder, read_json
 MODELS_VARIABLE = "DIFFUGTS_MODELS"
 SOURCE_FILE = "source.json"
 _INDEX_FILE = "model_index.json"
+_HEAD_WEIGHTS = "aova/diffusion_pytorch_model.safetensors"  # `backbones.weights` names it, with torch
 _DOWNLOADS = ".downloads"
 
 
@@ -50,7 +51,7 @@ class StoredModel:
     @property
     def has_head(self) -> bool:
         """Whether an anomaly head was put beside the published networks."""
-        return (self.folder / "aova" / "config.json").is_file()
+        return (self.folder / _HEAD_WEIGHTS).is_file()
 
 
 def models_folder() -> Path:

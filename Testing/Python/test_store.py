@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from DiffuGTSLib.backbones.weights import WEIGHTS_FILE
 from DiffuGTSLib.errors import InputError, StorageError, WeightsError
 from DiffuGTSLib.model_store.store import (
     MODELS_VARIABLE,
@@ -89,6 +90,8 @@ def test_a_model_is_found_with_its_size_and_source(a_store: Path) -> None:
     assert model.source == {"model": "maisi-ct"} and not model.has_head
     (folder / "aova").mkdir()
     (folder / "aova" / "config.json").write_text("{}")
+    assert not require_stored("maisi-ct").has_head, "a configuration says of no weights that they are there"
+    (folder / "aova" / WEIGHTS_FILE).write_bytes(b"")
     assert require_stored("maisi-ct").has_head
 
 
