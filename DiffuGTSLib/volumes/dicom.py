@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from DiffuGTSLib.errors import GeometryError, InputError
 from DiffuGTSLib.storage import require_name
-from DiffuGTSLib.volumes.dicom_damage import damaged_slices
+from DiffuGTSLib.volumes.dicom_damage import damaged_slices, holds_other_objects
 from DiffuGTSLib.volumes.volume import SCAN_MODALITIES
 
 NO_SCANS = ("no_scan", "single_slice")
@@ -93,6 +93,18 @@ def list_series(folder: Path) -> list[Series]:
     return found
 
 
+@dataclass
+class _Quiet:
+    """Who keeps ITK's warnings off, and how they were before."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
+    before: bool = True
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def without_warnings() -> Iterator[None]:
     """Keep ITK's warnings off the console: what matters in them is refused by our own checks.
@@ -113,38 +125,25 @@ def without_warnings() -> Iterator[None]:
                 sitk.ProcessObject.SetGlobalWarningDisplay(_QUIET.before)
 
 
-@dataclass
-class _Quiet:
-    """Who keeps ITK's warnings off, and how they were before."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    threads: int = 0
-    before: bool = True
-
-
-_QUIET = _Quiet()
-
-
 def the_scan(folder: Path) -> Series:
     """Return the folder's one CT or MR series.
 
     Segmentations, dose, structures and other objects beside the scan are passed over.
 
     Raises:
-        InputError: If there is no CT or MR series, or more than one; each is listed (code "no_scan" where there are others,
-            else "dicom_series"). If a slice of it is so damaged that it is passed over (code "dicom_damaged").
+        InputError: If there is no CT or MR series, or more than one; each is listed (code "no_scan" where there are other
+            objects, else "dicom_series"). If a slice of it is so damaged that it is passed over (code "dicom_damaged").
     """
     found = list_series(folder)
     scans = [series for series in found if series.modality in SCAN_MODALITIES]
     if len(scans) != 1:
         listed = "; ".join(str(series) for series in (scans or found))
-        wanted = "expected one CT or MR series"
+        of_other_kinds = not scans and (bool(found) or holds_other_objects(folder))
+        got = "DICOM objects of other kinds" if of_other_kinds else "no DICOM images"
         raise InputError(
-            f"{folder}: {wanted}, got {len(scans)}: {listed}."
-            if listed
-            else f"{folder}: {wanted}, got no DICOM images.",
+            f"{folder}: expected one CT or MR series, got {f'{len(scans)}: {listed}' if listed else got}.",
             hint="pass a folder that holds the files of one series only.",
-            code="dicom_series" if scans or not found else "no_scan",
+            code="no_scan" if of_other_kinds else "dicom_series",
         )
     require_whole(folder, found, scans[0])
     return scans[0]

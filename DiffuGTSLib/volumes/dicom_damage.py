@@ -16,6 +16,11 @@ _HEAD_BYTES = 4096
 """More than the file meta information takes, which stands at the beginning."""
 _LONG_LENGTHS = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
 _STORAGE_CLASS = (0x0002, 0x0002)
+_STORAGE = "1.2.840.10008.5.1.4.1.1"
+_SLICES = (f"{_STORAGE}.2", f"{_STORAGE}.4")
+"""CT and MR images."""
+_LATER_SLICES = tuple(f"{kind}." for kind in _SLICES)
+"""How the UIDs of their enhanced and converted forms begin."""
 
 
 def damaged_slices(folder: Path, listed: Collection[str], scan: Collection[str]) -> list[str]:
@@ -41,6 +46,12 @@ def damaged_slices(folder: Path, listed: Collection[str], scan: Collection[str])
         for name, head in heads.items()
         if (storage_class(head) in kinds if is_dicom(head) else _is_blank(head) and _patterns([name]) & called)
     ]
+
+
+def holds_other_objects(folder: Path) -> bool:
+    """Tell whether every DICOM file of a folder says that it is no CT or MR image: structures, plans, reports."""
+    kinds = {storage_class(_head(path)) for path in folder.iterdir() if is_dicom_file(path)}
+    return bool(kinds) and not any(kind in ("", *_SLICES) or kind.startswith(_LATER_SLICES) for kind in kinds)
 
 
 def is_dicom(head: bytes) -> bool:

@@ -98,6 +98,23 @@ def test_other_objects_beside_the_scan_are_passed_over_but_are_no_scan_themselve
         read_volume(tmp_path / "alone")
 
 
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [("481.3", "no_scan"), ("88.11", "no_scan"), ("2", "dicom_series"), ("4.1", "dicom_series"), ("", "dicom_series")],
+)
+def test_a_folder_of_structures_or_reports_is_told_from_one_of_damaged_slices(
+    tmp_path: Path, kind: str, code: str
+) -> None:
+    uid = f"1.2.840.10008.5.1.4.1.1.{kind}".encode() if kind else b""
+    uid += bytes(len(uid) % 2)
+    element = b"\x02\0\x02\0UI" + len(uid).to_bytes(2, "little") + uid
+    (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM" + element)
+    with pytest.raises(InputError, match="expected one CT or MR series") as caught:
+        read_volume(tmp_path)
+    assert caught.value.code == code
+    assert ("DICOM objects of other kinds" in caught.value.message) == (code == "no_scan")
+
+
 def test_a_missing_slice_is_refused_with_its_place(tmp_path: Path, a_small_ct: Volume) -> None:
     files = write_dicom(a_small_ct, tmp_path)
     files[4].unlink()
