@@ -159,8 +159,8 @@ def validation(words: Words = None) -> None:
 
     from DiffuGTSLib.config import RuntimeConfig
     from DiffuGTSLib.device import find_device
-    from DiffuGTSLib.evaluation.validation import HowToPredict, ListedScan, validate_scans
-    from DiffuGTSLib.supervised.prediction import PostProcessing, load_segmenter, save_grid
+    from DiffuGTSLib.evaluation.validation import SEEN_NOTE, HowToPredict, ListedScan, validate_scans
+    from DiffuGTSLib.supervised.prediction import PostProcessing, find_segmenter, load_segmenter, save_grid
     from DiffuGTSLib.volumes.io import scan_name
 
     masks = None if given["organ_masks"] is None else Path(given["organ_masks"])
@@ -183,11 +183,13 @@ def validation(words: Words = None) -> None:
         )
     with _hu_in_files():
         rows = validate_scans(
-            trained, scans, output, HowToPredict(overlap, post, "CT"), lambda case, done: stop_if_asked()
-        )
+            trained, scans, output, HowToPredict(overlap, post, "CT"), lambda case, done: stop_if_asked(),
+            model_folder=find_segmenter(folder), allow_seen=True,
+        )  # fmt: skip
     for row in rows:
         figures = " ".join(f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float))
         print_line(f"{row['name']}: {figures}")
+    print_line((output / SEEN_NOTE).read_text(encoding="utf-8").rstrip())
 
 
 @contextmanager

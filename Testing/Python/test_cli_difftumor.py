@@ -212,17 +212,21 @@ def test_the_early_command_trains_into_the_folder_it_names(a_run: Path) -> None:
 
 
 def test_the_early_command_validates_into_the_folder_it_names(a_run: Path) -> None:
-    done = run(
-        "difftumor", "validation", "--model=unet", "--val_overlap=0.5", "--val_dir", a_run, "--json_dir",
-        a_run / "lits.json", "--log_dir", a_run / "runs" / "synt", "--save_dir", a_run / "out", "--device", "cpu",
-        "--organ_masks", a_run / "organs", "--largest_organ",
+    call = (
+        "difftumor", "validation", "--model=unet", "--val_overlap=0.5", "--val_dir", a_run, "--log_dir",
+        a_run / "runs" / "synt", "--save_dir", a_run / "out", "--device", "cpu", "--organ_masks", a_run / "organs",
+        "--largest_organ", "--json_dir",
     )  # fmt: skip
+    seen = run(*call, a_run / "healthy.json")
+    assert "SEEN IN TRAINING, so that their figures say nothing: b (" in plain(seen.stdout)
+    done = run(*call, a_run / "lits.json")
     assert done.exit_code == 0, done.output
     found = read_volume(a_run / "out" / "synt" / "0.5" / "pred" / "a.nii.gz")
     assert found.geometry.difference(read_volume(a_run / "scans" / "a.nii.gz").geometry) == ""
     with (a_run / "out" / "synt" / "0.5" / "metrics.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["a", "mean"]
     assert "mean: organ_dice 1.000" in plain(done.stdout)
+    assert "No case is among the 2 scans trained or tuned on" in plain(done.stdout)
 
 
 def test_a_ct_without_its_offset_is_refused_without_a_hint_at_an_option_that_is_not_there(
