@@ -350,7 +350,7 @@ def _table(rows: Sequence[tuple[SynthesisCase, dict[str, Any]]]) -> Table:
         if "error" in record:
             table.add_row(str(case.folder), Text(f"failed: {record['error']}", style="red"), "", "", "")
         for tumor in record.get("tumors", ()):
-            center = ", ".join(f"{value:.0f}" for value in tumor["center_ras_mm"])
+            center = ", ".join(f"{value:z.0f}" for value in tumor["center_ras_mm"])
             table.add_row(
                 str(case.folder), tumor["size"], f"{tumor['volume_ml']:.2f}", f"{tumor['radius_mm']:.1f}", center
             )
