@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -39,6 +40,7 @@ class DiffuGTS(ScriptedLoadableModule):
         parent.title = "DiffuGTS"
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         parent.dependencies = []
+        parent.icon = qt.QIcon(str(resource_path("Icons", "DiffuGTS.png")))
         parent.contributors = ["The DiffuGTS contributors"]
         parent.helpText = _(
             "Finds tumors in CT and MR from two sentences, one of the healthy organ and one with a tumor. "
@@ -47,7 +49,8 @@ class DiffuGTS(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "An independent implementation of the approach of Jiang et al., Advancing Generalizable Tumor Segmentation "
             "with Anomaly-Aware Open-Vocabulary Attention Maps and Frozen Foundation Diffusion Models, CVPR 2025. "
-            "Sample data: LIDC-IDRI, The Cancer Imaging Archive, CC BY 3.0."
+            "Sample data: LIDC-IDRI, The Cancer Imaging Archive, CC BY 3.0. The authors of the methods behind the synthetic "
+            "tumors (SyntheticTumors, DiffTumor) state that patents are pending."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
 
@@ -90,6 +93,8 @@ class DiffuGTSWidget(ScriptedLoadableModuleWidget):
         self.panel = Panel(self.uiWidget, self.logic)
         self.ui = self.panel.ui
         self.panel.initializeParameterNode()
+        if getattr(self.parent, "isEntered", False):  # after Reload, which does not enter the open module again
+            self.enter()
 
     def enter(self) -> None:
         """Called each time the user opens the module."""

@@ -108,6 +108,7 @@ class Panel(VTKObservationMixin):
         """Called when another module is opened; a run continues."""
         self.isShown = False
         self.review.stopComparing()
+        self.readerStudy.refresh()
 
     def cleanup(self) -> None:
         """Called when the module is closed or reloaded: remove every observer, timer and process."""

@@ -164,7 +164,11 @@ class BatchSection(StartingSection):
 
 
 def scansOf(scene: Any) -> list[Any]:
-    """Return the scans of a scene, sorted by name: scalar volumes that are not results of this module."""
+    """Return the scans of a scene, sorted by name: scalar volumes that are not hidden and not results of this module."""
     nodes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
-    scans = [node for node in nodes if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not isResult(node)]
+    scans = [
+        node
+        for node in nodes
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode" and not node.GetHideFromEditors() and not isResult(node)
+    ]
     return sorted(scans, key=lambda node: node.GetName().lower())

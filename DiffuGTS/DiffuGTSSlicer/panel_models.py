@@ -52,6 +52,7 @@ class ModelsWindow:
         self._timer.connect("timeout()", self._continueCheck)
         self.dialog = qt.QDialog(parent)
         self.dialog.setObjectName("modelsDialog")
+        self.dialog.setAttribute(qt.Qt.WA_DeleteOnClose)  # the next window is a new one
         self.dialog.setWindowTitle(_("DiffuGTS models"))
         self.dialog.resize(720, 340)
         self.dialog.connect("finished(int)", self.close)

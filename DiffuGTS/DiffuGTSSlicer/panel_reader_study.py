@@ -53,6 +53,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
             button.connect("clicked()", slot)
         keys = (("R", self.onReal), ("U", self.onUnsure), ("S", self.onSynthetic), ("Z", self.onBack))
         self._shortcuts = [self._shortcut(uiWidget, key, slot) for key, slot in keys]
+        *self._answerKeys, self._backKey = self._shortcuts
         self._timer = qt.QTimer()
         self._timer.setInterval(TICK_MS)
         self._timer.connect("timeout()", self._look)
@@ -63,7 +64,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
 
     @staticmethod
     def _shortcut(uiWidget: Any, key: str, slot: Any) -> Any:
-        """Create an application-wide keyboard shortcut, for slice views too; disabled unless a case is shown."""
+        """Create an application-wide keyboard shortcut, for slice views too; enabled only while it means something here."""
         shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or uiWidget)
         shortcut.setContext(qt.Qt.ApplicationShortcut)
         shortcut.setAutoRepeat(False)
@@ -87,11 +88,13 @@ class ReaderStudySection(Section, VTKObservationMixin):
         ui.pauseReadingButton.setText(_("Continue") if self.isPaused else _("Pause"))
         for button in (ui.realButton, ui.unsureButton, ui.syntheticButton):
             button.enabled = self.isReading
-        ui.readingBackButton.enabled = isOpen and session.answered > 0 and not self.isPaused
+        mayGoBack = isOpen and session.answered > 0 and not self.isPaused
+        ui.readingBackButton.enabled = mayGoBack
         ui.readingProgressBar.setMaximum(session.count if isOpen else 1)
         ui.readingProgressBar.setValue(session.answered if isOpen else 0)
-        for shortcut in self._shortcuts:
-            shortcut.setEnabled(isOpen and not self.isPaused)
+        for shortcut in self._answerKeys:  # in other modules these keys mean something else
+            shortcut.setEnabled(self.isReading and self.panel.isShown)
+        self._backKey.setEnabled(mayGoBack and self.panel.isShown)
         if self.isReading:  # a run may have brought an outline
             hideRest()
         self._tick()
@@ -102,6 +105,7 @@ class ReaderStudySection(Section, VTKObservationMixin):
         self.removeObservers()
         for shortcut in self._shortcuts:
             shortcut.setEnabled(False)
+            shortcut.deleteLater()  # the main window would keep it
 
     def showFailure(self, failure: Failure) -> None:
         """Show an error; next steps differ from those of a run, since the files are the session's."""

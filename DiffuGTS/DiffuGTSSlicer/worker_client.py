@@ -341,7 +341,7 @@ def _exitReason(
 ) -> Event:
     """Return why a worker ended, judging by its exit code and last output."""
     output = "\n".join(tail)
-    how = f"{_('crash, code') if crashed else _('exit code')} {exitCode}"
+    how = (_("crash, code {code}") if crashed else _("exit code {code}")).format(code=exitCode)
     if not greeted and any(sign in output for sign in ("ModuleNotFoundError", "ImportError", "No module named")):
         code, message = "import_failed", _("The worker could not load its packages.")
     elif any(sign in output for sign in ("OutOfMemoryError", "MemoryError", "DefaultCPUAllocator", "bad_alloc")):

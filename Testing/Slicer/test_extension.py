@@ -101,7 +101,8 @@ def test_pictures_are_small_and_the_documents_show_them() -> None:
 
 def test_what_reviewers_read_is_there() -> None:
     description = variable("DESCRIPTION")
-    assert 60 < len(description) < 300 and description.count(". ") <= 1 and "research" in description
+    assert 60 < len(description) < 300 and description.count(". ") <= 2 and "research" in description
+    assert "patents are pending" in description, "the Extensions Index wants known patents named"
     assert (ROOT / "LICENSE.txt").is_file() and "Apache License 2.0" in README
     for words in ("Research use only", "## Cite", "Sample Data", "### Tutorial", "Nothing leaves this computer"):
         assert words in README, words

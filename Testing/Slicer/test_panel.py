@@ -44,9 +44,18 @@ def test_what_is_offered_first_is_a_scan(a_scene: Any, a_qt_application: Any, tm
     path = on_disk(GRID, noise(GRID).astype(np.float32), tmp_path / "map.nrrd")
     importVolume(path, gone, "A map")
     slicer.mrmlScene.RemoveNode(gone)
+    scan_node(GRID, noise(GRID), "A hidden helper").SetHideFromEditors(True)
     widget = gui.loadModule("DiffuGTS")
     widget.enter()
     assert widget.panel.parameterNode.inputVolume is scan and scansOf(slicer.mrmlScene) == [scan]
+    gui.unloadModule(widget)
+
+
+def test_a_panel_that_is_reloaded_while_it_is_open_stays_open(a_coarse_scan: Any, a_qt_application: Any) -> None:
+    widget = gui.loadModule("DiffuGTS", isEntered=True)
+    assert widget.panel.isShown
+    slicer.mrmlScene.Clear(0)
+    assert widget.panel.parameterNode is not None and slicer.modules.diffugts.icon is not None
     gui.unloadModule(widget)
 
 

@@ -122,6 +122,7 @@ def test_the_region_is_fitted_to_the_scan_or_to_the_organ_with_a_margin(a_panel:
     assert ui.fitRoiButton.text == "Fit to scan" and not ui.fitMarginSpinBox.enabled
     ui.fitRoiButton.click()
     roi = state.roi
+    assert not ui.roiSelector.addEnabled, "a new one of the selector's would have no size"
     assert roi.GetName() == "Scan ROI" and ui.roiSelector.currentNode() is roi and roiMask(roi, a_coarse_scan).all()
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Organs")
     node.GetSegmentation().AddEmptySegment("liver", "liver")

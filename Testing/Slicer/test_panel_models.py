@@ -115,8 +115,11 @@ def test_a_folder_that_cannot_be_described_is_listed_and_can_be_removed(a_window
 def test_closing_the_window_stops_the_check(a_window: Any) -> None:
     row_of(a_window, "mini")
     a_window.check()
-    a_window.dialog.accept()
+    dialog, gone = a_window.dialog, []
+    dialog.connect("destroyed()", lambda: gone.append(True))
+    dialog.accept()
     assert not a_window.isChecking
+    assert gui.spin(lambda: gone, timeout_s=5), "each click on Models… would leave a window"
 
 
 @pytest.mark.parametrize("agrees", [True, False])

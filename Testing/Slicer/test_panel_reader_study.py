@@ -34,7 +34,7 @@ def a_section(a_scene: Any, a_qt_application: Any, monkeypatch: pytest.MonkeyPat
     disclaimer = qt.QLabel("Research use only")
     window.layout().addWidget(disclaimer)
     window.layout().addStretch(1)
-    panel = SimpleNamespace(ui=SimpleNamespace(disclaimerLabel=disclaimer), refresh=lambda: None)
+    panel = SimpleNamespace(ui=SimpleNamespace(disclaimerLabel=disclaimer), refresh=lambda: None, isShown=True)
     section = ReaderStudySection(panel, window)
     section.ui.readingCollapsibleButton.collapsed = False
     window.show()
@@ -64,8 +64,10 @@ def said(folder: Path, reader: str = "R1") -> list[str]:
 
 
 def press(section: ReaderStudySection, key: str) -> None:
-    """Press a key as Qt's shortcuts get it."""
-    next(s for s in section._shortcuts if s.key.toString() == key).activated.emit()
+    """Press a key as Qt's shortcuts get it: those that are disabled do not."""
+    shortcut = next(s for s in section._shortcuts if s.key.toString() == key)
+    if shortcut.enabled:
+        shortcut.activated.emit()
 
 
 def test_nothing_is_offered_before_a_session_is_open(a_section: ReaderStudySection) -> None:
@@ -115,7 +117,31 @@ def test_a_session_is_read_by_keys(a_section: ReaderStudySection, a_session: Pat
 def test_a_key_reaches_the_reader_wherever_the_focus_is(a_section: ReaderStudySection, a_session: Path) -> None:
     opened(a_section, a_session)
     assert all(shortcut.context == qt.Qt.ApplicationShortcut for shortcut in a_section._shortcuts)
-    assert all(shortcut.enabled and not shortcut.autoRepeat for shortcut in a_section._shortcuts)
+    assert all(not shortcut.autoRepeat for shortcut in a_section._shortcuts)
+    assert [shortcut.key.toString() for shortcut in a_section._shortcuts if shortcut.enabled] == ["R", "U", "S"]
+    press(a_section, "R")
+    assert all(shortcut.enabled for shortcut in a_section._shortcuts), "now there is an answer to take back"
+
+
+def test_in_another_module_the_keys_are_that_modules(
+    a_panel: Opened, a_session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Z is Segment Editor's undo."""
+    monkeypatch.setattr(panel_reader_study, "BOUNCE_S", 0.0)
+    section = opened(a_panel.panel.readerStudy, a_session)
+    press(section, "R")
+    a_panel.widget.exit()
+    for key in "RUSZ":
+        press(section, key)
+    assert said(a_session) == ["real"]
+    a_panel.widget.enter()
+    for key in "US":
+        press(section, key)
+    assert said(a_session) == ["real", "unsure", "synthetic"]
+    assert [shortcut.key.toString() for shortcut in section._shortcuts if shortcut.enabled] == ["Z"]
+    a_panel.widget.exit()
+    press(section, "Z")
+    assert len(said(a_session)) == 3, "after the last case, too"
 
 
 def test_a_key_that_bounces_answers_one_case(

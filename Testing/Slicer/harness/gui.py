@@ -44,10 +44,11 @@ def install() -> None:
     slicer.qSlicerScriptedLoadableModuleWidget = qt.QWidget
 
 
-def loadModule(name: str, folder: Path = DIFFUGTS) -> Any:
+def loadModule(name: str, folder: Path = DIFFUGTS, *, isEntered: bool = False) -> Any:
     """Load a scripted module, set its panel up and return the widget object, whose `.parent` is the Qt widget.
 
-    The source is loaded anew each time, so that no test inherits the state of another.
+    The source is loaded anew each time, so that no test inherits the state of another. `isEntered` is what the Qt widget
+    says of itself: with Slicer's Reload the module is open already.
     """
     install()
     path = Path(folder, f"{name}.py")
@@ -62,6 +63,7 @@ def loadModule(name: str, folder: Path = DIFFUGTS) -> Any:
     parent.representation = slicer.qMRMLWidget()
     parent.representation.setLayout(qt.QVBoxLayout())
     parent.representation.setMRMLScene(slicer.mrmlScene)
+    parent.representation.isEntered = isEntered
     widget = getattr(module, f"{name}Widget")(parent.representation)
     setattr(slicer.modules, f"{name}Widget", widget)
     widget.setup()
