@@ -44,6 +44,8 @@ def repaint(
                                                                      the present one, which leaves noise outside m
         repainted z_tumor(t') = signal' · ẑ + sigma' · ε̂              Eq. (4), DDIM's (η = 0) or the flow's step
         sample    z(t') = m · z_tumor + (1 - m) · z_other              Eq. (5)
+        again     z(t)  = (signal / signal') · z(t') + noise           RePaint's resampling; from pure noise, where signal
+                                                                     is 0, nothing would come of repeating a step
     Equation numbers are those that the unofficial repository names; the paper's text was not available to us.
 
     Args:
@@ -58,21 +60,23 @@ def repaint(
     """
     cells = int(latent[0, 0].numel())
     times = schedule.timesteps(config.steps, cells, config.start)
-    total = config.seeds * config.steps * config.resample
-    done = 0
+    total, done = config.seeds * _calls(times, schedule, config.resample), 0
     samples = []
     with torch.inference_mode():
         for _ in range(config.seeds):
             signal, sigma = schedule.levels(times[0])
             sample = signal * latent + sigma * _noise(latent, generator)
             for time, next_time in pairwise(times):
-                for jump in range(config.resample):
-                    prediction = denoiser(sample, time, conditions.spacing_mm, conditions.modality)
-                    signal, sigma = schedule.levels(next_time)
+                signal, sigma = schedule.levels(next_time)
+                for left in reversed(range(config.resample)):
                     known = signal * latent + sigma * _noise(latent, generator)
+                    if left and _is_pure_noise(time, schedule):
+                        sample = _noise(latent, generator)  # all that the way back would leave of this repeat
+                        continue
+                    prediction = denoiser(sample, time, conditions.spacing_mm, conditions.modality)
                     repainted = signal * prediction.clean + sigma * prediction.noise
                     following = mask * repainted + (1 - mask) * known
-                    if jump + 1 < config.resample:
+                    if left:
                         sample = _noised_again(following, schedule, next_time, time, generator)
                     done += 1
                     on_step(done, total)
@@ -110,6 +114,16 @@ def cell_box(
         start = min(max((low + high - side) // 2, 0), length - side)
         parts.append(slice(start, start + side))
     return parts[0], parts[1], parts[2]
+
+
+def _is_pure_noise(time: float, schedule: NoiseSchedule) -> bool:
+    """Tell whether nothing of a sample is left at a level, so that a step from there need not be repeated."""
+    return schedule.levels(time)[0] == 0
+
+
+def _calls(times: Sequence[float], schedule: NoiseSchedule, resample: int) -> int:
+    """Return how often one sample asks the denoiser."""
+    return sum(1 if _is_pure_noise(time, schedule) else resample for time in times[:-1])
 
 
 def _noised_again(

@@ -275,7 +275,7 @@ class _Estimate:
             self._stage("read", "to the model's grid", 0, 0.0, carried_s, 0.0, grid_bytes),
             self._stage("aova", f"{seen} windows of {reach}, encoded and attended to", seen, seen * look.flop, None,
                         ALLOWANCE * look.peak_bytes, 4 * grid_bytes, *self.networks.looking),
-            self._stage("repaint", f"{calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
+            self._stage("repaint", f"up to {calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
                         calls * step.flop + decoded * decode.flop, None,
                         ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes,
                         "denoiser"),

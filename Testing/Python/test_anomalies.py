@@ -12,6 +12,7 @@ from phantoms import ct_phantom, mr_phantom
 
 from DiffuGTSLib.datasets.protocol import read_protocol
 from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.training import anomalies
 from DiffuGTSLib.training.anomalies import (
     MINIMUM_VOXELS,
     AnomalySampler,
@@ -83,6 +84,23 @@ def test_a_painted_window_has_a_tumor_where_none_was(a_healthy_ct: TrainingScan)
     assert not a_healthy_ct.tumor.any()
     assert np.mean([sample.abnormal for sample in samples]) > 0.7
     assert {sample.organ for sample in samples} == {"liver", "lung"}
+
+
+def test_nothing_is_painted_where_a_scan_is_not_known_to_be_healthy(
+    a_healthy_ct: TrainingScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.indices(a_healthy_ct.healthy.shape)[0]
+    half = a_healthy_ct.healthy & (x < np.median(x[a_healthy_ct.organs["liver"]]))
+    given: list[int] = []
+    paint = anomalies.paint_tumors
+
+    def painted(image: np.ndarray, organ: np.ndarray, *more: object) -> tuple[np.ndarray, np.ndarray]:
+        given.append(int(organ.sum()))
+        return paint(image, organ, *more)
+
+    monkeypatch.setattr(anomalies, "paint_tumors", painted)
+    drawn(AnomalySampler([replace(a_healthy_ct, healthy=half)], 64, PAINTED))
+    assert 0 < max(given) <= max(int((mask & half).sum()) for mask in a_healthy_ct.organs.values())
 
 
 def test_a_healthy_window_has_an_empty_target(a_healthy_ct: TrainingScan) -> None:

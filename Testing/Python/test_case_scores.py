@@ -61,6 +61,19 @@ def test_a_missed_tumor_is_zero_and_not_left_out() -> None:
         assert row[name] == 0.0, name
 
 
+def test_candidates_that_the_method_drops_are_no_false_alarms() -> None:
+    phantom = a_phantom()
+    result = a_result(phantom)
+    result.aova.array[1, 1, 1] = 0.9
+    found = []
+    for minimum_ml in (0.0, 10 * phantom.scan.geometry.voxel_volume_ml):
+        masks = replace(result.config.masks, minimum_ml=minimum_ml)
+        one = replace(result, config=replace(result.config, masks=masks))
+        candidates = score_case(CASE, phantom.scan, phantom.lesion, one, ThresholdRule()).candidates
+        found.append(candidates.false_positives[10])
+    assert found == [1, 0], "above half of the highest there is one voxel beside the lesion"
+
+
 # Kept
 
 

@@ -181,8 +181,15 @@ def test_a_drift_that_adds_up_to_more_than_a_tenth_of_a_millimeter_is_refused(
         read_volume(tmp_path)
 
 
-def test_several_orientations_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume) -> None:
-    write_dicom(a_small_ct, tmp_path, slice_tags={0: {"0020|0037": "1\\0\\0\\0\\1\\0"}})
+@pytest.mark.parametrize("turned", ["row", "column"])
+def test_several_orientations_in_one_series_are_refused(tmp_path: Path, a_small_ct: Volume, turned: str) -> None:
+    """A slice that is turned about its row or its column: the other direction is that of all."""
+    x, y, z = (a_small_ct.geometry.direction[:, axis] * (-1, -1, 1) for axis in range(3))
+    angle = np.deg2rad(5)
+    row = np.cos(angle) * x + np.sin(angle) * z if turned == "row" else x
+    column = np.cos(angle) * y + np.sin(angle) * z if turned == "column" else y
+    said = "\\".join(f"{value:.8f}" for value in (*row, *column))
+    write_dicom(a_small_ct, tmp_path, slice_tags={0: {"0020|0037": said}})
     with pytest.raises(GeometryError, match=r"several orientations: .* differ by .* in a direction cosine"):
         read_volume(tmp_path)
 

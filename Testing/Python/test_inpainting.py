@@ -8,7 +8,7 @@ from torch import Tensor
 
 from DiffuGTSLib.backbones import DDPM_SCHEDULER, FLOW_SCHEDULER, build_backbone
 from DiffuGTSLib.backbones.interfaces import NoiseSchedule, Prediction
-from DiffuGTSLib.backbones.schedules import build_schedule
+from DiffuGTSLib.backbones.schedules import FlowSchedule, build_schedule
 from DiffuGTSLib.config import BackboneConfig, InpaintingConfig
 from DiffuGTSLib.errors import Cancelled
 from DiffuGTSLib.inpainting import Conditions, cell_box, mask_to_latent, repaint
@@ -144,10 +144,11 @@ def test_each_call_of_the_denoiser_is_counted(a_schedule: NoiseSchedule) -> None
     config = InpaintingConfig(steps=3, resample=2, seeds=2)
     generator = torch.Generator().manual_seed(0)
     repaint(latent, mask, oracle, a_schedule, TOLD, config, generator, lambda *call: calls.append(call))
-    assert calls == [(done, 12) for done in range(1, 13)]
-    cells = latent[0, 0].numel()
-    once = [time for time in a_schedule.timesteps(3, cells)[:-1] for _ in range(2)]
+    times = a_schedule.timesteps(3, latent[0, 0].numel())[:-1]
+    once = [time for time in times for _ in range(2 if a_schedule.levels(time)[0] else 1)]
+    assert len(once) == (5 if isinstance(a_schedule, FlowSchedule) else 6)
     assert list(oracle.timesteps) == once * 2
+    assert calls == [(done, 2 * len(once)) for done in range(1, 2 * len(once) + 1)]
     assert oracle.told == ((2.0, 2.0, 3.0), "CT")
 
 
@@ -200,3 +201,9 @@ def test_a_finding_lies_in_the_middle_of_its_box() -> None:
     """Its cell is 10; of the seven that make a multiple of eight, four come before it and three after."""
     found = (slice(40, 44), slice(41, 42), slice(43, 44))
     assert cell_box(found, (96, 96, 96), 4, 8, 0.0, (2.0, 2.0, 2.0)) == (slice(6, 14),) * 3
+
+
+def test_the_margin_is_in_millimeters_along_each_axis_and_never_less_than_was_asked_for() -> None:
+    """10 mm are 2.5 cells of 4 mm, 1.25 of 8 mm and 0.6 of 16 mm: three, two and one on both sides of cell 10."""
+    box = cell_box((slice(40, 44),) * 3, (96, 96, 96), 4, 1, 10.0, (1.0, 2.0, 4.0))
+    assert box == (slice(7, 14), slice(8, 13), slice(9, 12))

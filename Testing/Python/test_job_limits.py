@@ -46,6 +46,15 @@ def test_the_least_limit_on_the_way_to_the_root_counts(tmp_path: Path, version: 
     assert min(job_limits(1e9, tmp_path, {}))[0] == 4e9
 
 
+def test_of_a_group_of_groups_the_copies_of_files_in_all_of_them_are_given_back(tmp_path: Path) -> None:
+    """Version 1 tells both: those of the group alone, and those of all below it."""
+    there = tmp_path / "sys" / "fs" / "cgroup" / "memory"
+    in_groups(tmp_path, "4:memory:/")
+    stat = f"inactive_file 1\ntotal_inactive_file {5 * 10**8}\n"
+    a_group(there, memory_limit_in_bytes=2 * 10**9, memory_usage_in_bytes=int(1.5e9), memory_stat=stat)
+    assert [bytes_ for bytes_, _ in job_limits(0, tmp_path, {})] == [1e9]
+
+
 def test_groups_that_only_the_computer_outside_can_name_leave_the_container_s_own(tmp_path: Path) -> None:
     in_groups(tmp_path, "4:memory:/docker/0123")
     a_group(tmp_path / "sys" / "fs" / "cgroup" / "memory", memory_limit_in_bytes=10**9)

@@ -267,3 +267,24 @@ def test_the_abnormal_map_is_the_one_that_is_judged() -> None:
     )
     assert float(terms["dice"]) == pytest.approx(0.0)
     assert float(terms["voxel"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_similarity_loss_compares_along_the_prompts_and_along_the_maps() -> None:
+    """Both maps lie on the normal prompt: along the prompts 0 and 1/τ, along the maps twice ln 2."""
+    maps = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    assert float(similarity_loss(maps, torch.eye(2)[None])) == pytest.approx((0.5 / 0.07 + LN2) / 2, abs=1e-5)
+
+
+def test_the_dice_loss_is_a_mean_over_windows_and_not_over_their_voxels() -> None:
+    """One tumor voxel of four costs 1/2, four of four 1 - 5/7."""
+    p, m = torch.full((2, 1, 2, 2, 1), 0.5), torch.ones(2, 1, 2, 2, 1)
+    m[0] = 0
+    m[0, 0, 0, 0, 0] = 1
+    assert float(dice_loss(p, m, torch.tensor([True, True]))) == pytest.approx((1 / 2 + 2 / 7) / 2)
+
+
+def test_each_window_is_weighed_by_its_own_tumor() -> None:
+    maps, small, none = log_maps([0.9, 0.2, 0.2, 0.2]), row([1.0, 0, 0, 0]), row([0.0] * 4)
+    alone = [float(voxel_loss(maps, mask)) for mask in (small, none)]
+    both = voxel_loss(torch.cat([maps, maps]), torch.cat([small, none]))
+    assert float(both) == pytest.approx(sum(alone) / 2)

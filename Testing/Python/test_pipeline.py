@@ -8,6 +8,7 @@ import torch
 from phantoms import Phantom, ct_phantom, grid, orientations
 from pipeline_parts import LIVER, assert_same, outside_of, seen_as, tiny
 
+from DiffuGTSLib import pipeline
 from DiffuGTSLib.config import load_config
 from DiffuGTSLib.errors import Cancelled, ConfigError, InputError
 from DiffuGTSLib.pipeline import STAGES, Components, Segmentation, load_components, segment
@@ -306,3 +307,34 @@ def test_whoever_is_shown_something_may_stop_the_work(some_components: Component
             on_progress=lambda stage, share: heard.append(stage),
         )  # fmt: skip
     assert "repaint" not in heard
+
+
+def test_attention_that_the_repainting_took_away_is_the_residual(
+    some_components: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Abnormal before and normal after; where attention rises instead, nothing is a tumor."""
+    phantom = ct_phantom()
+    config = tiny(
+        "residual.beta_pixel=0", "residual.beta_feature=1", "residual.beta_attention=0", "residual.rule=fixed"
+    )
+    for before, after, is_tumor in ((1.0, 0.0, True), (0.0, 1.0, False)):
+        monkeypatch.setattr(
+            pipeline, "attend_again",
+            lambda twins, *_, b=before, a=after: [(torch.full_like(t.healthy, b), torch.full_like(t.healthy, a)) for t in twins],
+        )  # fmt: skip
+        result = segment(phantom.scan, LIVER, some_components, config, coarse_mask=phantom.lesion)
+        assert result.mask.array[phantom.lesion.array > 0].all() == is_tumor and result.mask.array.any() == is_tumor
+
+
+def test_the_projection_is_shown_the_scan_s_latent_and_then_the_twin_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was trained on the one less the other: the wrong way around, healthy tissue would be tumor."""
+    phantom, config, shown = ct_phantom(), tiny("residual.feature=projection"), []
+    project = pipeline.tumor_probability
+    monkeypatch.setattr(
+        pipeline, "tumor_probability", lambda network, evidence: (shown.append(evidence), project(network, evidence))[1]
+    )
+    components = load_components(config, allow_untrained=True)
+    result = segment(phantom.scan, LIVER, components, config, coarse_mask=phantom.lesion)
+    (evidence,) = shown
+    assert np.isin(evidence.latent, result.cache.latent).all()
+    assert not np.isin(evidence.healthy_latent, result.cache.latent).all()

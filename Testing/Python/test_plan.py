@@ -116,6 +116,16 @@ def test_a_published_denoiser_sees_the_scan_whole_from_side_to_side(name: str) -
     assert [4 * (c.stop - c.start) for c in cells[:2]] == list(grid_.shape[:2])
 
 
+def test_every_call_of_the_denoiser_and_every_look_is_counted(a_tiny_sketch: Sketch) -> None:
+    more = ["inpainting.steps=5", "inpainting.resample=2", "inpainting.seeds=3", "backbone.mirror=true"]
+    once, often = (
+        make_plan(CHEST, load_config("tiny", overrides=each), machine(64), networks=a_tiny_sketch)
+        for each in (["backbone.mirror=false"], more)
+    )
+    assert often.stages[2].what.startswith("up to 30 steps on ")
+    assert often.stages[1].windows == 2 * once.stages[1].windows
+
+
 def test_the_plan_counts_the_windows_that_the_road_visits(a_tiny_sketch: Sketch, a_ct_phantom: Phantom) -> None:
     config = load_config("tiny", overrides=["canonical.spacing_mm=2.5"])
     plan = make_plan(a_ct_phantom.scan.geometry, config, machine(64), networks=a_tiny_sketch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,20 @@ def test_groups_are_told_by_modality_and_organ(some_scores: list[CaseScore]) -> 
     groups = {(row["by"], row["group"]): row for row in pool(some_scores).groups}
     assert list(groups) == [("modality", "CT"), ("modality", "MR"), ("organ", "brain"), ("organ", "liver")]
     assert groups["modality", "CT"]["cases"] == 4 and groups["organ", "brain"]["dice_refined"] == 1.0
+
+
+def test_scans_of_one_patient_are_drawn_together(some_scores: list[CaseScore]) -> None:
+    """All of one patient: nothing is known about others, however many scans there are."""
+    pooled = pool([replace(score, row={**score.row, "patient": "same"}) for score in some_scores])
+    assert math.isnan(pooled.froc.low)
+    assert all(math.isnan(float(row["dice_refined_low"])) for row in pooled.groups)
+
+
+def test_scans_that_come_twice_make_no_auroc_surer() -> None:
+    scores, truth = [0.1, 0.4, 0.35, 0.8, 0.5, 0.6], [False, False, False, True, True, False]
+    patients = list("abcdef")
+    once, twice = scan_auroc(scores, truth, patients), scan_auroc(scores * 2, truth * 2, patients * 2)
+    assert (once.low, once.high) == pytest.approx((twice.low, twice.high))
 
 
 def test_what_is_pooled_is_json(some_scores: list[CaseScore]) -> None:

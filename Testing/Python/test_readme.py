@@ -18,6 +18,7 @@ from DiffuGTSLib.cli import app
 from DiffuGTSLib.config import Config, presets
 from DiffuGTSLib.datasets.protocol import Case, read_protocol
 from DiffuGTSLib.datasets.tables import COLUMNS
+from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.protocol_cases import is_healthy
 from DiffuGTSLib.output.results import NAMES
 from DiffuGTSLib.resources import resource_path
@@ -55,7 +56,9 @@ def test_the_python_lines_segment_the_bundled_scan(
     assert capsys.readouterr().out.strip()
     scan = read_volume(ROOT / "Resources/SampleData/chest_ct.nii.gz")
     mask = read_mask(tmp_path / "tumor.nii.gz", scan.geometry)
-    assert set(np.unique(mask.array)) <= {0, 1}
+    assert set(np.unique(mask.array)) == {0, 1}
+    truth = read_mask(ROOT / "Resources/SampleData/chest_ct_tumor.nii.gz", scan.geometry)
+    assert dice(mask.array > 0, truth.array > 0) > 0.85
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -26,6 +26,17 @@ def test_each_step_moves_its_own_weights_alone(tmp_path: Path) -> None:
     assert list(rows_of(tmp_path)[0]) == ["iteration", "total", "opponent", "seconds"]
 
 
+def test_weights_decay_as_the_plan_says(tmp_path: Path) -> None:
+    """AdamW: with a rate of 0.1 and a decay of 0.5, what a step starts from is 5 % smaller."""
+    recipes = {decay: LineRecipe() for decay in (0.0, 0.5)}
+    (start,) = (value.clone() for name, value in recipes[0.0].trainable.state_dict().items() if name == "0.weight")
+    for decay, recipe in recipes.items():
+        recipe.trainable.state_dict()["0.weight"].copy_(start)
+        train(recipe, TrainingPlan(1, learning_rate=0.1, warmup=1, weight_decay=decay), tmp_path / str(decay))
+    ends = [recipe.trainable.state_dict()["0.weight"] for recipe in recipes.values()]
+    assert torch.allclose(ends[0] - ends[1], 0.05 * start, atol=1e-5)
+
+
 def test_gradients_of_several_batches_are_averaged(tmp_path: Path) -> None:
     """The same batch twice gives the gradient of one; Adam would take the same step along one of twice that."""
 
