@@ -9,7 +9,7 @@ Notation (code → formula):
     queries     → Q_l = F'_l W_q,   keys → K_l = Reduce_l(T) W_k
     attention   → A_l = softmax over prompts of Q_l K_lᵀ / √d_l
     maps        → M_n = mean over levels of Resize(A_l[n])
-    presence    → P = σ(Σ_l Resize(Q_l K°_lᵀ / √d_l) + b),  K°_l = Reduce_l(T_normal) W_p; with `elsewhere`, M_n becomes
+    presence    → P = σ(Σ_l Resize(Q_l K°_lᵀ / √d_l) + b),  K°_l = Reduce_l(T'_normal) W_p; with `elsewhere`, M_n becomes
                   P M_n (ours)
     class_embedding → g_n = MLP(pool(M_n)),   score_logit → MLP(max_n g_n)
 """

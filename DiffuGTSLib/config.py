@@ -201,11 +201,11 @@ class InpaintingConfig:
     steps: int = 10
     """Denoising steps. MAISI's rectified flow uses 30, its DDPM 1000 (or DDIM 100)."""
     resample: int = 1
-    """RePaint's resampling jumps a step; 1 means none, cost grows linearly."""
+    """RePaint's resampling jumps a step; 1 means none. But for a step from pure noise, cost grows linearly."""
     start: float = 1.0
-    """Noise level to start from; below 1 part of the tumor survives."""
+    """Share of the schedule to start from, 1 being pure noise; below 1 part of the tumor survives."""
     seeds: int = 1
-    """Repaint with this many seeds and take the voxel-wise median, when the denoiser may paint the tumor back."""
+    """Repaint with this many seeds and take the median of each latent number, when the denoiser may paint the tumor back."""
     margin_mm: float = 48.0
     """Healthy context around the candidate that the denoiser sees."""
 

@@ -20,7 +20,7 @@ TEMPERATURE = 0.07
 
 @dataclass(frozen=True)
 class HeadLossWeights:
-    """Switches: 0 turns a term off, so that it has no gradient. `dice = voxel = 0` trains from image labels alone."""
+    """Switches: 0 turns a term off, so that it has no gradient. `dice = voxel = organ = 0` trains from image labels alone."""
 
     anomaly: float = 1.0
     similarity: float = 1.0
