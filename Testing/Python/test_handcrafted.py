@@ -131,6 +131,17 @@ def test_the_grain_of_the_tumor_is_the_scan_s_own() -> None:
         assert np.median(borders) == pytest.approx(noise, rel=0.2)
 
 
+def test_two_of_five_tumors_have_a_core_or_a_rim_of_their_own() -> None:
+    """A quarter a core, 15 % a rim; some of these too slight to tell."""
+    site = a_site(organ_spec("liver"), noise=0.0)
+    core, rim = site.share >= 1, (site.share > 0.6) & (site.share < 1)
+    core[:, :, : SHAPE[2] // 2 - 2] = core[:, :, SHAPE[2] // 2 + 3 :] = False
+    core &= np.hypot(*np.meshgrid(*(np.arange(n) - n // 2 for n in SHAPE[:2]), indexing="ij"))[:, :, None] < 4
+    painted = [HandcraftedPainter().paint(site, np.random.default_rng(seed)) for seed in range(100)]
+    differing = [abs(float(np.median(p[core]) - np.median(p[rim]))) > 20 for p in painted]
+    assert 0.2 < np.mean(differing) < 0.5
+
+
 def test_painted_intensities_stay_in_what_a_ct_can_hold() -> None:
     spec = replace(organ_spec("bone"), ct=CtContrast(shift_hu=(), absolute_hu=((4000, 5000), (-3000, -2000))))
     for seed in range(4):

@@ -146,5 +146,14 @@ def test_a_vessel_in_one_thick_slice_is_found_there_and_not_in_the_next() -> Non
     assert found[vessel].all() and not found[:, :, [6, 8]].any()
 
 
+def test_a_vessel_at_the_surface_of_the_organ_is_found_although_half_of_what_is_around_it_is_no_organ() -> None:
+    organ = np.zeros((20, 20, 20), bool)
+    organ[6:] = organ[2:, :3] = True  # not as wide everywhere: its surface is not its box's
+    vessel = np.zeros_like(organ)
+    vessel[6:9, 9:12] = True
+    image = np.where(vessel, 160.0, 100.0).astype(np.float32)
+    assert vessel_mask(image, organ, 30.0, (1.5, 1.5, 1.5))[6, 10].all()
+
+
 def test_an_empty_organ_has_no_vessels() -> None:
     assert not vessel_mask(np.ones(SHAPE, np.float32), np.zeros(SHAPE, bool), 30.0, SPACING).any()
