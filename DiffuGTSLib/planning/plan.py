@@ -268,6 +268,7 @@ class _Estimate:
             compare, compared, scratch = "the twins' latents, projected", 0, self._projection_bytes()
         how = self.config.inpainting
         calls = how.steps * how.resample * how.seeds
+        most = "up to " if how.resample > 1 else ""  # a step from pure noise is not repeated
         reach = " × ".join(map(str, window))
         # Offloaded, the denoiser alone is on the card, then the smaller autoencoder. Tensors of the whole scan: image,
         # blended map and its weights; then both twins, their maps and weights.
@@ -275,7 +276,7 @@ class _Estimate:
             self._stage("read", "to the model's grid", 0, 0.0, carried_s, 0.0, grid_bytes),
             self._stage("aova", f"{seen} windows of {reach}, encoded and attended to", seen, seen * look.flop, None,
                         ALLOWANCE * look.peak_bytes, 4 * grid_bytes, *self.networks.looking),
-            self._stage("repaint", f"up to {calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
+            self._stage("repaint", f"{most}{calls} steps on {_by(box)}, then {decoded} windows decoded", decoded,
                         calls * step.flop + decoded * decode.flop, None,
                         ALLOWANCE * max(widest_step.peak_bytes, widest_decode.peak_bytes), 6 * grid_bytes,
                         "denoiser"),
