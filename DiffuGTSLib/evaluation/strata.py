@@ -27,12 +27,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     Raises:
         InputError: As `rows_of`; or if it names a row twice.
     """
-    try:
-        rows = rows_of(path, [CASE])
-    except InputError as error:
-        if error.code == "column":
-            error.hint += " In metrics.csv of validate, call the column 'name' so, and remove the row 'mean'."
-        raise
+    rows = rows_of(path, [CASE])
     for name in repeated(row[CASE] for row in rows):
         raise InputError(f"{path} names '{name}' twice in column '{CASE}'.")
     return rows
