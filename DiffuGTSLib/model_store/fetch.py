@@ -36,7 +36,7 @@ Report = Callable[[str, float], None]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOCK_FILE = ".lock"
 _ATTEMPTS, _PAUSE_S = 5, 5.0
-"""How often a download is taken up again when its line breaks or the hub is busy, and how long after."""
+"""How often a download is tried whose line breaks or whose hub is busy, and the pause before the next attempt."""
 _BUSY = (502, 503, 504)
 _SEARCHED_DEPTH = 6
 """Folders below the one to import from; a copied cache of the hub needs five."""
