@@ -192,7 +192,7 @@ def detection(
 
 
 def groups(
-    cases: Annotated[Path, typer.Argument(help="A CSV file with a column 'case' and figures, as evaluate writes it: one row a case.")],
+    cases: Annotated[Path, typer.Argument(help="A CSV file with a column 'case' and figures, as evaluate writes it.")],
     metadata: Annotated[Path, typer.Option("--metadata", help="A CSV file with a column 'case' and the metadata.")],
     by: Annotated[list[str], typer.Option("--by", help="A column of the metadata; may be repeated.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The CSV file of the groups.")],
