@@ -74,11 +74,14 @@ class AovaMaps:
         anomaly_score: 0 (normal) to 1, the highest of all windows: one suspicious window makes a suspicious scan.
             Paper not available to us: it scores a volume at once, we score windows since scans differ in size.
         latent: The scan's latent, blended over windows, (1, l, x, y, z); inpainting starts from it.
+        organ: Where the prompted organ is more likely than not (P > 0.5), ill or healthy, (X, Y, Z); None from heads without
+            `elsewhere`, which do not say.
     """
 
     abnormal: Float[Tensor, "X Y Z"]
     anomaly_score: float
     latent: Float[Tensor, "1 l x y z"]
+    organ: Bool[Tensor, "X Y Z"] | None = None
 
     def smoothed(
         self,
@@ -357,7 +360,7 @@ def attend(
             encoding, with the same numbers bit for bit. None keeps nothing.
     """
     scores: list[float] = []
-    prompts = prompts[None].to(image.device)
+    prompts, tells_organ = prompts[None].to(image.device), bool(head.config["elsewhere"])
 
     def encode(window: Tensor) -> tuple[Tensor, ...]:
         """Return the latent and the adapted features."""
@@ -370,7 +373,10 @@ def attend(
             encode(window) if memory is None else memory.remembered("window", window, lambda: encode(window))
         )
         answer = head.answer(adapted, prompts)
-        return answer.maps[:, ABNORMAL : ABNORMAL + 1], answer.score_logits.sigmoid(), latent
+        maps = answer.maps[:, ABNORMAL : ABNORMAL + 1]
+        if tells_organ:
+            maps = torch.cat([maps, 1 - answer.maps[:, ELSEWHERE : ELSEWHERE + 1]], dim=1)
+        return maps, answer.score_logits.sigmoid(), latent
 
     def attention(window: Tensor) -> tuple[Tensor, Tensor]:
         maps, score, latent = query(window)
@@ -381,5 +387,6 @@ def attend(
         return maps, latent.clone()  # blending weights it in place, and it may be remembered
 
     overlap = aligned_overlap(window_voxels, overlap, autoencoder.downsampling)
-    abnormal, latent = over_windows(image, window_voxels, overlap, attention, on_window, where)
-    return AovaMaps(abnormal[0, 0].clamp(0, 1), max(scores), latent)
+    maps, latent = over_windows(image, window_voxels, overlap, attention, on_window, where)
+    organ = maps[0, 1] > 0.5 if tells_organ else None
+    return AovaMaps(maps[0, 0].clamp(0, 1), max(scores), latent, organ)

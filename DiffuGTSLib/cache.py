@@ -30,12 +30,14 @@ class Cache:
         aova: Abnormal map on the canonical grid, (X, Y, Z), before it is smoothed.
         anomaly_score: Of the scan.
         made_of: What it belongs to, from `key_of`.
+        organ: Where the organ is, as `AovaMaps.organ`.
     """
 
     latent: np.ndarray
     aova: np.ndarray
     anomaly_score: float
     made_of: Mapping[str, str]
+    organ: np.ndarray | None = None
 
     def require_key(self, key: Mapping[str, str]) -> None:
         """Refuse to be used with another scan, question or model.
@@ -82,6 +84,8 @@ def cache_bytes(cache: Cache, region: Volume | None, owner_sha256: str) -> bytes
             In the file it is "scan_sha256" either way.
     """
     tensors = {"latent": np.ascontiguousarray(cache.latent), "aova": np.ascontiguousarray(cache.aova)}
+    if cache.organ is not None:
+        tensors["organ"] = np.ascontiguousarray(cache.organ)
     if region is not None:
         tensors["region_bits"] = np.packbits(region.array > 0)
     about = {
@@ -106,7 +110,8 @@ def read_cache(path: Path, geometry: Geometry, owner_sha256: str) -> tuple[Cache
             about = json.loads((file.metadata() or {})["cache"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         score, made_of = about["anomaly_score"], dict(about["made_of"])
-        cache = Cache(tensors["latent"], tensors["aova"], math.nan if score is None else float(score), made_of)
+        score = math.nan if score is None else float(score)
+        cache = Cache(tensors["latent"], tensors["aova"], score, made_of, tensors.get("organ"))
         fits = about["scan_sha256"] == owner_sha256
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path} is damaged: {error!r}.", hint=RUN_AGAIN, code="cache") from error

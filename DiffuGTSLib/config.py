@@ -170,6 +170,9 @@ class MasksConfig:
     region_floor: float = 0.0
     """The same where a region says where to look: no other organ can be taken for a tumor there, so that less attention is
     enough. Ours, not the paper's."""
+    organ_share: float = 0.0
+    """Without a region: look only where the head sees the organ (P > 0.5), in connected parts that are at least this share of
+    the largest one. Ours, not the paper's; 0: everywhere. Heads that do not say where the organ is look everywhere."""
     peak: float = 0.0
     """Drop connected candidates whose highest attention stays below this: hysteresis, so that a low threshold draws the
     outline and a high one decides. Ours, not the paper's; 0 keeps all."""
@@ -188,6 +191,7 @@ class MasksConfig:
         _require(self.rule in rules, "masks.rule", "'fixed', 'relative' or 'otsu'", self.rule)
         _require(0 <= self.floor < 1, "masks.floor", "0, or below 1", self.floor)
         _require(0 <= self.region_floor < 1, "masks.region_floor", "0, or below 1", self.region_floor)
+        _require(0 <= self.organ_share <= 1, "masks.organ_share", "0 to 1", self.organ_share)
         _require(0 <= self.peak < 1, "masks.peak", "0, or below 1", self.peak)
         _require(0 <= self.gate <= 1, "masks.gate", "0 to 1", self.gate)
         _require(self.minimum_ml >= 0, "masks.minimum_ml", "0 or more ml", self.minimum_ml)

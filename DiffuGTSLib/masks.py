@@ -52,6 +52,25 @@ def candidate_levels(
     return threshold, peak
 
 
+def in_main_parts(
+    allowed: Shaped[np.ndarray, "X Y Z"], organ: Shaped[np.ndarray, "X Y Z"] | None, share: float
+) -> Bool[np.ndarray, "X Y Z"]:
+    """Return what of a mask lies in the organ's main parts: connected (26 neighbors), at least a share of the largest.
+
+    Not in the paper. An organ is one piece or a few of like size; what a head takes for it elsewhere is mostly small. All
+    of the mask stays where the head does not say where the organ is (None), sees it nowhere, or the share is 0.
+    """
+    allowed = as_mask(allowed)
+    if organ is None or share <= 0:
+        return allowed
+    parts, count = label_lesions(as_mask(organ) & allowed)
+    if not count:
+        return allowed
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= share * sizes.max())[parts])
+
+
 def drop_faint(
     mask: Shaped[np.ndarray, "X Y Z"], values: Float[np.ndarray, "X Y Z"], peak: float
 ) -> Bool[np.ndarray, "X Y Z"]:

@@ -12,19 +12,20 @@ from DiffuGTSLib.volumes.lesions import label_lesions
 
 
 def nothing_to_repaint(
-    abnormal: np.ndarray, anomaly_score: float, candidate: np.ndarray, allowed: np.ndarray, config: MasksConfig,
-    floor_key: str = "floor",
+    abnormal: np.ndarray, anomaly_score: float, candidate: np.ndarray, allowed: np.ndarray, searched: np.ndarray,
+    config: MasksConfig, floor_key: str = "floor",
 ) -> str:  # fmt: skip
     """Say why detection leaves nothing to repaint; "" where it leaves a candidate.
 
-    The floor may be that of a region: `floor_key` names it.
+    Of what is allowed the organ's main parts alone may have been searched. The floor may be that of a region: `floor_key`
+    names it.
     """
     if anomaly_score < config.gate:
         return f"judged normal: anomaly score {anomaly_score:.2f} is below the gate {config.gate:.2f}"
     if candidate.any():
         return ""
-    highest = abnormal[allowed].max()
-    threshold, peak = candidate_levels(abnormal, allowed, config)
+    highest, anywhere = abnormal[searched].max(), abnormal[allowed].max()
+    threshold, peak = candidate_levels(abnormal, searched, config)
     if config.rule == "relative" and highest < config.floor:
         why = f"nothing reaches masks.{floor_key} ({config.floor:.2f})"
     elif highest <= threshold:
@@ -33,7 +34,10 @@ def nothing_to_repaint(
         why = f"no candidate reaches masks.peak ({peak:.2f})"
     else:
         why = "every candidate is smaller than masks.minimum_ml"
-    return f"{why}: the highest abnormal attention is {highest:.2f}"
+    said = f"{why}: the highest abnormal attention is {highest:.2f}"
+    if anywhere > highest:
+        said += f" in what was taken for the organ (masks.organ_share), {anywhere:.2f} elsewhere"
+    return said
 
 
 def found_in_words(mask: np.ndarray, refinement: Refinement | None, config: Config, drawn: Drawn | None) -> str:

@@ -21,7 +21,7 @@ from DiffuGTSLib.components import Components, ScanContext, load_components
 from DiffuGTSLib.config import Config
 from DiffuGTSLib.drawn import TOUCHED, Drawn, drawn_candidates, within
 from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
-from DiffuGTSLib.masks import dilate_mm, drop_small, find_candidates
+from DiffuGTSLib.masks import dilate_mm, drop_small, find_candidates, in_main_parts
 from DiffuGTSLib.outcome import found_in_words, nothing_to_repaint
 from DiffuGTSLib.refinement import Refinement
 from DiffuGTSLib.residual import Evidence, ResidualMaps, attention_residuals, residual_maps, tumor_probability
@@ -173,7 +173,7 @@ def segment(
                 anomaly_score=maps.anomaly_score, modality=modality, modality_reason=modality_reason, prompts=prompts,
                 config=config, timings_s=clock.seconds, refinement=refinement,
                 outcome=why_none or found_in_words(mask.array, refinement, config, drawn),
-                cache=Cache(maps.latent[0].cpu().numpy(), raw.abnormal.cpu().numpy(), maps.anomaly_score, cache_key),
+                cache=_kept(raw, cache_key),
             )  # fmt: skip
 
 
@@ -193,7 +193,13 @@ def _aova_maps(
             code="cache",
         )
     latent = torch.from_numpy(cache.latent)[None].to(device)
-    return AovaMaps(torch.from_numpy(cache.aova).to(device), cache.anomaly_score, latent)
+    organ = None if cache.organ is None else torch.from_numpy(cache.organ).to(device)
+    return AovaMaps(torch.from_numpy(cache.aova).to(device), cache.anomaly_score, latent, organ)
+
+
+def _kept(raw: AovaMaps, cache_key: Mapping[str, str]) -> Cache:
+    organ = None if raw.organ is None else raw.organ.cpu().numpy()
+    return Cache(raw.latent[0].cpu().numpy(), raw.abnormal.cpu().numpy(), raw.anomaly_score, cache_key, organ)
 
 
 def _detected(
@@ -202,9 +208,11 @@ def _detected(
     """Return the candidates of the attention map, and why there are none to repaint ("" where there are)."""
     key = "floor" if region is None else "region_floor"
     masks = replace(config.masks, floor=getattr(config.masks, key))
-    abnormal = maps.abnormal.cpu().numpy()
-    candidate = find_candidates(abnormal, allowed, scan.spacing_mm, masks)
-    return candidate, nothing_to_repaint(abnormal, maps.anomaly_score, candidate, allowed, masks, key)
+    abnormal, searched = maps.abnormal.cpu().numpy(), allowed
+    if region is None and maps.organ is not None:
+        searched = in_main_parts(allowed, maps.organ.cpu().numpy(), masks.organ_share)
+    candidate = find_candidates(abnormal, searched, scan.spacing_mm, masks)
+    return candidate, nothing_to_repaint(abnormal, maps.anomaly_score, candidate, allowed, searched, masks, key)
 
 
 _FILLED, _EDGE_VOXELS = 0.9, 3

@@ -34,7 +34,7 @@ from DiffuGTSLib.errors import ConfigError, InputError, did_you_mean
 from DiffuGTSLib.evaluation.detection import false_positive_count
 from DiffuGTSLib.evaluation.metrics import dice
 from DiffuGTSLib.evaluation.report import write_rows
-from DiffuGTSLib.masks import find_candidates
+from DiffuGTSLib.masks import find_candidates, in_main_parts
 from DiffuGTSLib.smoothing import smooth_within_edges
 from DiffuGTSLib.storage import make_folder, whole_file, write_json
 from DiffuGTSLib.text.prompts import organ_prompts
@@ -103,6 +103,7 @@ class ValidationMap:
         picture: Canonical intensities.
         truth: Tumor of the organ that was asked for.
         spacing_mm: Of the voxels.
+        allowed: Where candidates are looked for, by the preset's `organ_share`.
     """
 
     group: str
@@ -110,6 +111,7 @@ class ValidationMap:
     picture: NDArray[np.float32]
     truth: NDArray[np.bool_]
     spacing_mm: tuple[float, float, float]
+    allowed: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -301,36 +303,37 @@ def _shows_no_organ(sample: Sample) -> bool:
 def cached_map(sample: Sample, folder: Path, components: Components, config: Config) -> ValidationMap:
     """Return a sample's attention, read or computed now; padding is cut off, since it is no place for a finding."""
     path = folder / f"{fingerprint(sample, components, config)}.safetensors"
-    abnormal = _read_attention(path)
-    if abnormal is None:
-        abnormal = _attention(sample, components, config)
+    maps = _read_maps(path)
+    if maps is None:
+        maps = _attention(sample, components, config)
         make_folder(folder)
         with whole_file(path) as temporary:
-            save_file({"abnormal": abnormal}, temporary)
-    inside = sample.inside
-    return ValidationMap(
-        group_of(sample), abnormal[inside], sample.image[inside], sample.mask[inside], sample.spacing_mm
+            save_file(maps, temporary)
+    inside, abnormal, organ = sample.inside, maps["abnormal"], maps.get("organ")
+    truth = sample.mask[inside]
+    allowed = in_main_parts(
+        np.ones(truth.shape, dtype=bool), None if organ is None else organ[inside], config.masks.organ_share
     )
+    return ValidationMap(group_of(sample), abnormal[inside], sample.image[inside], truth, sample.spacing_mm, allowed)
 
 
-def _read_attention(path: Path) -> NDArray[np.float32] | None:
+def _read_maps(path: Path) -> dict[str, NDArray[Any]] | None:
     if not path.is_file():
         return None
     try:
-        abnormal: NDArray[np.float32] = load_file(path)["abnormal"]
-        return abnormal
-    except (SafetensorError, KeyError):
+        return dict(load_file(path))
+    except SafetensorError:
         return None  # cut off: made again
 
 
-def _attention(sample: Sample, components: Components, config: Config) -> NDArray[np.float32]:
+def _attention(sample: Sample, components: Components, config: Config) -> dict[str, NDArray[Any]]:
     """Attend as `DiffuGTSLib.pipeline.segment` does."""
     pair = organ_prompts(sample.organ, sample.modality)
     image = torch.from_numpy(np.ascontiguousarray(sample.image, dtype=np.float32))[None, None].to(components.device)
     with torch.inference_mode(), components.autocast(config):
         maps = ScanContext.of(pair, sample.spacing_mm, sample.modality, components, config).attend(image)
-    abnormal: NDArray[np.float32] = maps.abnormal.float().cpu().numpy()
-    return abnormal
+    found = {"abnormal": maps.abnormal.float().cpu().numpy()}
+    return found if maps.organ is None else found | {"organ": maps.organ.cpu().numpy()}
 
 
 def measured(maps: Sequence[ValidationMap], preset: MasksConfig) -> Iterator[Setting]:
@@ -361,8 +364,7 @@ def measure(maps: Sequence[ValidationMap], masks: MasksConfig) -> Setting:
     overlaps: dict[str, list[float]] = {}
     wrong, wrong_healthy = [], []
     for each in maps:
-        everywhere = np.ones(each.truth.shape, dtype=bool)
-        found = find_candidates(each.abnormal, everywhere, each.spacing_mm, masks)
+        found = find_candidates(each.abnormal, each.allowed, each.spacing_mm, masks)
         wrong.append(false_positive_count(found, each.truth))
         if each.truth.any():
             overlaps.setdefault(each.group, []).append(dice(found, each.truth))
@@ -400,7 +402,7 @@ def fingerprint(sample: Sample, components: Components, config: Config) -> str:
     """Return a digest of all that a sample's attention follows from: picture, prompt, weights and settings."""
     backbone = asdict(config.backbone) | {"folder": ""}
     asked = [sample.organ, sample.modality, sample.spacing_mm, asdict(config.text), config.runtime.precision]
-    made_of = [components.weights, backbone, asked, sample.image.shape]
+    made_of = ["abnormal, organ", components.weights, backbone, asked, sample.image.shape]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(sample.image, dtype=np.float32).data)
     return digest.hexdigest()[:32]

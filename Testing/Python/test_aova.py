@@ -334,6 +334,33 @@ def test_cancelling_in_a_window_stops_there(an_autoencoder: LatentAutoencoder, a
         attend(torch.rand(1, 1, 64, 32, 32), an_autoencoder, a_fitting_head, two_prompts()[0], 32, 0.25, cancel)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_where_the_organ_is_is_told_by_heads_that_can_say_elsewhere(
+    an_autoencoder: LatentAutoencoder, a_fitting_head: AovaHead, mirror: bool
+) -> None:
+    """In one window: as the head answers, and with the mirror image the mean of both."""
+    image, prompts = torch.rand(1, 1, 32, 32, 32), two_prompts()[0]
+
+    def asked(head: AovaHead) -> AovaMaps:
+        return attend(image, an_autoencoder, head, prompts, 32, 0.25, lambda *_: None, mirror)
+
+    assert asked(a_fitting_head).organ is None
+    head = freeze(AovaHead(an_autoencoder.feature_channels, DIM, elsewhere=True))
+    for key in head.to_presence_keys:
+        torch.nn.init.normal_(key.get_parameter("weight"))
+    head.presence_bias.zero_()
+    maps = asked(head)
+    windows = [image, image.flip(2)] if mirror else [image]
+    with torch.inference_mode():
+        answers = [head(an_autoencoder.encode(window).features, prompts[None]).maps for window in windows]
+    answers[1:] = [answer.flip(2) for answer in answers[1:]]
+    mean = torch.stack(answers).mean(0)[0]
+    assert maps.organ is not None and 0 < maps.organ.float().mean() < 1
+    clear = (mean[2] - 0.5).abs() > 1e-5
+    assert torch.equal(maps.organ[clear], (mean[2] < 0.5)[clear])
+    torch.testing.assert_close(maps.abnormal, mean[1], rtol=0, atol=1e-5)
+
+
 def test_sentences_come_with_their_step_away_from_the_mean() -> None:
     # (3, 4) and (3, -4): the mean is (3, 0), the steps are (0, 4) and (0, -4); unit length, times √2.
     given = with_difference(torch.tensor([[[3.0, 4.0], [3.0, -4.0]]]))

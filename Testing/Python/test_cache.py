@@ -24,7 +24,7 @@ def a_body() -> Phantom:
 def a_cache() -> Cache:
     """Any numbers."""
     latent, aova = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2), np.full((2, 2, 2), 0.5, np.float32)
-    return Cache(latent, aova, 0.75, {"scan": "abc"})
+    return Cache(latent, aova, 0.75, {"scan": "abc"}, aova > 0.4)
 
 
 def test_a_cache_comes_back_with_its_region(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
@@ -32,15 +32,16 @@ def test_a_cache_comes_back_with_its_region(a_body: Phantom, a_cache: Cache, tmp
     back, region = read_cache(tmp_path / "cache", a_body.scan.geometry, "this scan")
     assert back is not None and region is not None
     assert np.array_equal(back.latent, a_cache.latent) and np.array_equal(back.aova, a_cache.aova)
+    assert back.organ is not None and back.organ.dtype == bool and back.organ.all()
     assert (back.anomaly_score, back.made_of) == (0.75, {"scan": "abc"})
     assert np.array_equal(region.array, a_body.organ.array)
 
 
 def test_a_score_that_does_not_exist_survives_the_cache(a_body: Phantom, a_cache: Cache, tmp_path: Path) -> None:
-    unknown = dataclasses.replace(a_cache, anomaly_score=math.nan)
+    unknown = dataclasses.replace(a_cache, anomaly_score=math.nan, organ=None)
     (tmp_path / "cache").write_bytes(cache_bytes(unknown, None, "x"))
     back, region = read_cache(tmp_path / "cache", a_body.scan.geometry, "x")
-    assert back is not None and math.isnan(back.anomaly_score) and region is None
+    assert back is not None and math.isnan(back.anomaly_score) and region is None and back.organ is None
 
 
 def test_no_file_is_no_cache_and_no_error(a_body: Phantom, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_a_configuration_survives_its_record() -> None:
         "residual.beta_pixel=-0.1",
         "residual.beta_pixel=1e308",
         "masks.region_floor=1",
+        "masks.organ_share=1.1",
         "residual.beta_feature=Infinity",
         "residual.rule=median",
         "masks.smooth_mm=-1",

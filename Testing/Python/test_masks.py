@@ -15,6 +15,7 @@ from DiffuGTSLib.masks import (
     find_candidates,
     fine_mask,
     fine_threshold,
+    in_main_parts,
     largest_part,
     otsu,
 )
@@ -106,6 +107,27 @@ def test_a_map_below_the_floor_has_no_candidate() -> None:
     masks = MasksConfig(rule="relative", threshold=0.5, floor=0.3, minimum_ml=0.0)
     assert find_candidates(abnormal, everywhere(abnormal), MM, masks).sum() == 20
     assert not find_candidates(abnormal, everywhere(abnormal), MM, replace(masks, floor=0.31)).any()
+
+
+def test_one_looks_in_the_organ_s_main_parts_alone() -> None:
+    """Pieces of 20, 6 and 5 voxels, one after the other along x."""
+    organ = a_map((1.0, 20), (1.0, 6), (1.0, 5)) > 0.5
+    allowed = everywhere(organ)
+
+    def kept(share: float) -> int:
+        return int((in_main_parts(allowed, organ, share) & organ).sum())
+
+    assert (kept(1.0), kept(0.31), kept(0.3), kept(0.25)) == (20, 20, 26, 31)
+    assert not in_main_parts(allowed, organ, 0.3)[~organ].any()
+    allowed[:40] = organ[:40] & (np.arange(40) >= 18)[:, None, None]
+    assert kept(1.0) == 6, "the largest is that of where one may look"
+
+
+@pytest.mark.parametrize(("seen", "share"), [(True, 0.0), (False, 0.3), (None, 0.3)])
+def test_one_looks_everywhere_where_the_organ_is_not_seen_or_not_asked_for(seen: bool | None, share: float) -> None:
+    allowed = a_map((1.0, 20)) > 0.5
+    organ = None if seen is None else np.roll(allowed, 30, axis=0) & seen
+    assert np.array_equal(in_main_parts(allowed, organ, share), allowed)
 
 
 def test_otsus_rule_finds_what_a_fixed_threshold_misses() -> None:

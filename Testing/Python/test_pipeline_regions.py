@@ -82,6 +82,48 @@ def test_less_attention_is_enough_where_a_region_says_where_to_look(
         assert result.coarse_mask.array.any() == is_found
 
 
+@pytest.mark.parametrize(
+    ("share", "by_region", "found"), [(0.0, False, "both"), (0.3, False, "lesion"), (0.3, True, "both")]
+)
+def test_what_looks_ill_outside_the_organ_s_main_part_is_no_candidate(
+    some_components: Components, a_result: Segmentation, share: float, by_region: bool, found: str
+) -> None:
+    """A second place is as suspicious as the lesion; the head takes it for the organ, but it is small and lies elsewhere."""
+    phantom = ct_phantom()
+    second = np.roll(phantom.lesion.array, -(np.argwhere(phantom.lesion.array)[:, 2].min() - 1), axis=2) > 0
+    cache = seen_as(a_result, phantom, 0.9, 0.2, 0.8)
+    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
+    there = scan.project(Volume(second.astype(np.uint8), phantom.scan.geometry)) >= 0.5
+    aova = np.where(there, np.float32(0.9), cache.aova)
+    cache = dataclasses.replace(cache, aova=aova, organ=there | (scan.project(phantom.organ) >= 0.5))
+    assert not (second & (phantom.organ.array > 0)).any(), "the phantom's lesion is inside its organ, the copy is not"
+    region = Volume(np.ones_like(phantom.lesion.array), phantom.scan.geometry) if by_region else None
+    config = tiny(f"masks.organ_share={share}", "masks.gate=0")
+    result = segment(phantom.scan, LIVER, some_components, config, cache=cache, region=region, stages=("aova",))
+    assert result.coarse_mask.array[phantom.lesion.array > 0].any()
+    assert result.coarse_mask.array[second].any() == (found == "both")
+    kept = result.cache.organ
+    assert kept is not None and np.array_equal(kept, cache.organ), "for the next run with another region"
+
+
+def test_why_nothing_was_found_tells_of_attention_outside_the_organ(
+    some_components: Components, a_result: Segmentation
+) -> None:
+    phantom = ct_phantom()
+    cache = seen_as(a_result, phantom, 0.45, 0.2, 0.9)
+    scan = to_canonical(phantom.scan, tiny().canonical, "CT")
+    organ = scan.project(phantom.organ) >= 0.5
+    corner = tuple(start for start, _ in scan.inside)
+    assert not organ[corner]
+    cache.aova[corner] = 0.95
+    config = tiny("masks.organ_share=0.3")
+    result = segment(phantom.scan, LIVER, some_components, config, cache=dataclasses.replace(cache, organ=organ))
+    assert result.outcome == (
+        "nothing above the threshold: the highest abnormal attention is 0.45 in what was taken for the organ "
+        "(masks.organ_share), 0.95 elsewhere"
+    )
+
+
 def test_a_region_restricts_to_itself(some_components: Components, a_result: Segmentation) -> None:
     phantom = ct_phantom()
     half = np.zeros(phantom.scan.array.shape, dtype=np.uint8)

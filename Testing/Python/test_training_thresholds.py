@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from mini_data import GRID, shared_run, tiny_networks, training_scan, write_case, write_mini_data
 from phantoms import ct_phantom
+from safetensors.numpy import load_file, save_file
 
+from DiffuGTSLib.aova import AovaHead
 from DiffuGTSLib.backbones.maisi import MaisiDenoiser, MaisiUNet
 from DiffuGTSLib.components import load_components
 from DiffuGTSLib.config import MasksConfig, load_config
@@ -76,7 +78,7 @@ def a_map(inside: float, outside: float, group: str = "liver, CT, real") -> Vali
     abnormal = np.zeros(truth.shape, dtype=np.float32)
     abnormal[truth] = inside
     abnormal[10:14, 10:14, 10:14] = outside
-    return ValidationMap(group, abnormal, np.zeros_like(abnormal), truth, MM)
+    return ValidationMap(group, abnormal, np.zeros_like(abnormal), truth, MM, np.ones_like(truth))
 
 
 def test_the_choice_is_a_configuration_and_the_best_row_of_the_table(a_run: Path) -> None:
@@ -187,6 +189,28 @@ def test_padding_is_no_place_for_a_finding(two_scans: dict[str, list[TrainingSca
     config = load_config("tiny", overrides=["runtime.device=cpu"])
     made = cached_map(whole, tmp_path, load_components(config, allow_untrained=True), config)
     assert made.abnormal.shape == made.truth.shape == (16, 24, 28)
+
+
+def test_candidates_are_looked_for_in_the_organ_s_main_parts_as_in_a_scan(
+    two_scans: dict[str, list[TrainingScan]], tmp_path: Path
+) -> None:
+    config = load_config("tiny", overrides=["runtime.device=cpu", "masks.organ_share=0.3"])
+    components = load_components(config, allow_untrained=True)
+    encoder, text = components.autoencoder, components.text_encoder
+    components = replace(components, head=AovaHead(encoder.feature_channels, text.dim, elsewhere=True).eval())
+    sample = validation_samples(two_scans, ThresholdOptions(painted=0, healthy=0, absent=0), seed=0)[0]
+    assert cached_map(sample, tmp_path, components, config).allowed.all(), "an untrained head sees the organ everywhere"
+    (path,) = tmp_path.iterdir()
+    maps = load_file(path)
+    maps["organ"][:] = False
+    organ = maps["organ"][sample.inside]
+    organ[:4, :4, :4] = organ[8:10, 8:10, 8:10] = True
+    save_file(maps, path)
+    allowed = cached_map(sample, tmp_path, components, config).allowed
+    assert allowed[:4, :4, :4].all() and allowed.sum() == 64, "the smaller part is an eighth of the larger"
+    both = a_map(0.9, 0.9)
+    half = replace(both, allowed=both.truth)
+    assert (measure([both], MasksConfig()).false_positives, measure([half], MasksConfig()).false_positives) == (1, 0)
 
 
 @pytest.mark.parametrize(
