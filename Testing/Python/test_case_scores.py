@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mini_data import mini_config
+from phantoms import grid, mr_phantom
 from scored_cases import a_case, a_phantom, a_result, no_lesion, scored
 
-from DiffuGTSLib.evaluation.baselines import ThresholdRule
+from DiffuGTSLib.evaluation.baselines import ThresholdRule, body_mask
 from DiffuGTSLib.evaluation.case_scores import case_file, fingerprint, keep_score, kept_score, score_case
 from DiffuGTSLib.evaluation.metrics import dice
 
@@ -38,6 +39,23 @@ def test_calibration_is_that_of_the_body_and_not_of_the_air() -> None:
     row = scored().row
     # In the body the map says 0.1 where nothing is and 0.9 in the lesion: off by 0.1 everywhere.
     assert row["ece"] == pytest.approx(0.1, abs=1e-6) and row["brier"] == pytest.approx(0.01, abs=1e-6)
+
+
+def test_a_lesion_outside_of_what_is_taken_for_the_body_counts_all_the_same() -> None:
+    phantom = a_phantom()
+    in_air = np.roll(phantom.lesion.array, -np.argwhere(phantom.lesion.array).min(axis=0), (0, 1, 2))
+    assert not (body_mask(phantom.scan, "CT") & (in_air > 0)).any()
+    moved = replace(phantom, lesion=phantom.lesion.with_array(in_air))
+    row = score_case(CASE, moved.scan, moved.lesion, a_result(moved), ThresholdRule()).row
+    assert row["voxel_auroc"] == 1.0 and row["ece"] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_surfaces_may_be_off_by_two_millimeters_and_in_brains_by_one() -> None:
+    phantom = mr_phantom(grid((32, 32, 32), (1.5, 1.5, 1.5)), lesion_mm=5.0)
+    row = score_case(
+        a_case(modality="MR"), phantom.scan, phantom.lesion, a_result(phantom, shift=1), ThresholdRule()
+    ).row
+    assert row["nsd_2mm_refined"] == 1.0 and float(row["nsd_1mm_refined"]) < 0.9, "it is off by 1.5 mm"
 
 
 def test_the_finer_tolerance_is_for_the_brain_only() -> None:
