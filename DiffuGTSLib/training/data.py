@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from DiffuGTSLib.config import CanonicalConfig
 from DiffuGTSLib.datasets.protocol import ORGAN_DEPTH_MM, Case, named_file, read_scan, row_of
-from DiffuGTSLib.errors import InputError
+from DiffuGTSLib.errors import InputError, naming_case
 from DiffuGTSLib.masks import largest_part
 from DiffuGTSLib.synthesis.anatomy import paint_anatomy, paint_ct_anatomy
 from DiffuGTSLib.training.prepared import Prepared, PreparedFolder, digest_of, facts_of, scan_of
@@ -90,15 +90,16 @@ def load_case(case: Case, root: Path, config: CanonicalConfig, prepared: Prepare
         prepared: Where scans on the grid are kept; None holds them in memory.
 
     Raises:
-        InputError: As the case's files are read.
+        InputError: As the case's files are read; the message names the case.
         StorageError: If what is kept cannot be written, or is damaged.
     """
-    if prepared is None:
-        return _prepare(case, root, config)
-    told = {key: value for key, value in row_of(case).items() if key not in ("name", "patient", "split")}
-    files = [scan_sha256(named_file(root, file)) for file in case.files]
-    made_of = digest_of(case=told, files=files, grid=asdict(config))
-    return _unpacked(case, made_of, prepared.take(made_of, lambda: _packed(_prepare(case, root, config))))
+    with naming_case(case.name):
+        if prepared is None:
+            return _prepare(case, root, config)
+        told = {key: value for key, value in row_of(case).items() if key not in ("name", "patient", "split")}
+        files = [scan_sha256(named_file(root, file)) for file in case.files]
+        made_of = digest_of(case=told, files=files, grid=asdict(config))
+        return _unpacked(case, made_of, prepared.take(made_of, lambda: _packed(_prepare(case, root, config))))
 
 
 _TUMOR, _HEALTHY, _ORGAN = "tumor", "healthy", "organ "

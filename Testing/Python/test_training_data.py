@@ -20,12 +20,14 @@ from DiffuGTSLib.training.data import (
     Crop,
     View,
     inner_body_mask,
+    load_case,
     load_cases,
     lung_by_air,
     random_crop,
     random_view,
     split_cases,
 )
+from DiffuGTSLib.training.prepared import PreparedFolder
 from DiffuGTSLib.volumes import CanonicalScan, Volume, to_canonical, write_volume
 
 
@@ -169,6 +171,17 @@ def test_a_split_is_loaded_in_the_protocol_s_order_and_each_case_is_told_before_
     loading = load_cases(split_cases(cases, "train"), tmp_path, canonical(), said.append)
     assert next(loading).case.name == "b" and said == ["reading train 1 of 2: b"]
     assert [scan.case.name for scan in loading] == ["a"] and said[1:] == ["reading train 2 of 2: a"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_of_many_cases_the_one_that_cannot_be_read_is_named(
+    tmp_path: Path, a_case_row: dict[str, Any], kept: bool
+) -> None:
+    other = grid((28, 26, 30), (4.0, 4.0, 5.0))
+    write_volume(Volume(np.ones(other.shape, np.uint8), other), tmp_path / "ct" / "organ.nii.gz")
+    prepared = PreparedFolder(tmp_path / "prepared") if kept else None
+    with pytest.raises(GeometryError, match="^Case 'ct': .* different grids"):
+        load_case(Case(**a_case_row), tmp_path, canonical(), prepared)
 
 
 def test_a_scan_s_size_in_memory_is_that_of_its_picture_and_masks(tmp_path: Path, a_case_row: dict[str, Any]) -> None:
